@@ -1,0 +1,173 @@
+//! What a PersistentVolume of ours tells the node plugin.
+
+use std::collections::BTreeMap;
+
+use crate::CommitId;
+
+/// Name of the CSI driver.
+pub const DRIVER_NAME: &str = "csi.hyprstream.io";
+
+const REPOSITORY: &str = "hyprstream.io/repository";
+const COMMIT: &str = "hyprstream.io/commit";
+const SOURCE: &str = "hyprstream.io/source";
+const REFERENCE: &str = "hyprstream.io/ref";
+const INCLUDE: &str = "hyprstream.io/include";
+const MODE: &str = "hyprstream.io/mode";
+
+/// How a volume may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VolumeMode {
+    /// Overlay of the checkout and the manifest layer, without an upper.
+    ReadOnly,
+    /// The same with a private upper that lives as long as the volume on its node.
+    ReadWrite,
+}
+
+/// The `volumeAttributes` of a PersistentVolume, complete and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeAttributes {
+    /// Path of the repository on the registry, as in [`crate::registry::MirrorStatus::repository`].
+    pub repository: String,
+    /// The commit to show.
+    pub commit: CommitId,
+    /// The upstream without credentials, for the manifest.
+    pub source: String,
+    /// The branch or tag that led to the commit, for the manifest.
+    pub reference: Option<String>,
+    /// Globs of the files to show, relative to the repository's root; empty for all.
+    pub include: Vec<String>,
+    /// Read-only or with an upper.
+    pub mode: VolumeMode,
+}
+
+/// An attribute is missing, unknown or malformed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidAttributes {
+    /// A required attribute is not there.
+    #[error("volume attribute {0} is missing")]
+    Missing(&'static str),
+    /// An attribute of our prefix that we do not know.
+    #[error("volume attribute {0:?} is unknown")]
+    Unknown(String),
+    /// A value that cannot be read.
+    #[error("volume attribute {name} has the value {value:?}: {why}")]
+    Malformed {
+        /// Name of the attribute.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+impl VolumeAttributes {
+    /// The attributes as they stand in the PersistentVolume.
+    pub fn to_map(&self) -> BTreeMap<String, String> {
+        let mode = match self.mode {
+            VolumeMode::ReadOnly => "ro",
+            VolumeMode::ReadWrite => "rw",
+        };
+        let mut map = BTreeMap::from([
+            (REPOSITORY.to_owned(), self.repository.clone()),
+            (COMMIT.to_owned(), self.commit.to_string()),
+            (SOURCE.to_owned(), self.source.clone()),
+            (MODE.to_owned(), mode.to_owned()),
+        ]);
+        if let Some(reference) = &self.reference {
+            map.insert(REFERENCE.to_owned(), reference.clone());
+        }
+        if !self.include.is_empty() {
+            let list = serde_json::to_string(&self.include).expect("a list of strings is JSON");
+            map.insert(INCLUDE.to_owned(), list);
+        }
+        map
+    }
+
+    /// Reads what [`Self::to_map`] wrote. Attributes without our prefix, such as the pod
+    /// information that the kubelet adds, are passed over.
+    pub fn from_map<'a>(
+        map: impl IntoIterator<Item = (&'a String, &'a String)>,
+    ) -> Result<Self, InvalidAttributes> {
+        let mut ours: BTreeMap<&str, &str> = map
+            .into_iter()
+            .filter(|(name, _)| name.starts_with("hyprstream.io/"))
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        let mut required =
+            |name: &'static str| ours.remove(name).ok_or(InvalidAttributes::Missing(name));
+        let malformed = |name, value: &str, why: String| InvalidAttributes::Malformed {
+            name,
+            value: value.to_owned(),
+            why,
+        };
+        let repository = required(REPOSITORY)?.to_owned();
+        let commit = required(COMMIT)?;
+        let commit = commit.parse().map_err(|e| malformed(COMMIT, commit, format!("{e}")))?;
+        let source = required(SOURCE)?.to_owned();
+        let mode = match required(MODE)? {
+            "ro" => VolumeMode::ReadOnly,
+            "rw" => VolumeMode::ReadWrite,
+            other => return Err(malformed(MODE, other, "it must be \"ro\" or \"rw\"".into())),
+        };
+        let reference = ours.remove(REFERENCE).map(str::to_owned);
+        let include = match ours.remove(INCLUDE) {
+            None => Vec::new(),
+            Some(list) => {
+                serde_json::from_str(list).map_err(|e| malformed(INCLUDE, list, e.to_string()))?
+            }
+        };
+        match ours.into_keys().next() {
+            Some(name) => Err(InvalidAttributes::Unknown(name.to_owned())),
+            None => Ok(Self { repository, commit, source, reference, include, mode }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn attributes_survive_the_round_trip(
+            repository in "[a-z0-9/]{1,40}", commit in "[0-9a-f]{40}", source in ".{0,60}",
+            reference in proptest::option::of("[a-z/]{1,20}"),
+            include in proptest::collection::vec(".{1,20}", 0..4), write in any::<bool>(),
+        ) {
+            let attributes = VolumeAttributes {
+                repository, source, reference, include,
+                commit: commit.parse().unwrap(),
+                mode: if write { VolumeMode::ReadWrite } else { VolumeMode::ReadOnly },
+            };
+            let mut map = attributes.to_map();
+            map.insert("csi.storage.k8s.io/pod.name".into(), "p".into());
+            prop_assert_eq!(VolumeAttributes::from_map(&map), Ok(attributes));
+        }
+    }
+
+    #[test]
+    fn what_is_missing_unknown_or_malformed_is_named() {
+        let good = VolumeAttributes {
+            repository: "git/default/m".into(),
+            commit: "0123456789abcdef0123456789abcdef01234567".parse().unwrap(),
+            source: "hyprstream://default/m".into(),
+            reference: None,
+            include: vec![],
+            mode: VolumeMode::ReadOnly,
+        }
+        .to_map();
+        let mut map = good.clone();
+        map.remove(COMMIT);
+        assert_eq!(VolumeAttributes::from_map(&map), Err(InvalidAttributes::Missing(COMMIT)));
+        let mut map = good.clone();
+        map.insert("hyprstream.io/upper".into(), "x".into());
+        assert!(matches!(VolumeAttributes::from_map(&map), Err(InvalidAttributes::Unknown(_))));
+        let mut map = good;
+        map.insert(MODE.into(), "wo".into());
+        let error = VolumeAttributes::from_map(&map).unwrap_err().to_string();
+        assert!(error.contains("hyprstream.io/mode") && error.contains("wo"), "{error}");
+    }
+}

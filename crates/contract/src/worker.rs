@@ -1,0 +1,69 @@
+//! What the operator and a worker pod agree on.
+
+use serde::{Deserialize, Serialize};
+
+/// Where the operator mounts the model's volume.
+pub const MODEL_DIR: &str = "/model";
+/// Port of the worker's HTTP server; its name in the pod and the Service is [`PORT_NAME`].
+pub const PORT: u16 = 8000;
+/// Name of [`PORT`].
+pub const PORT_NAME: &str = "http";
+/// Name of the worker's container.
+pub const CONTAINER: &str = "worker";
+/// Path that answers 200 while the engine lives.
+pub const HEALTH_PATH: &str = "/health";
+/// Path that answers 200 once the model is loaded and until the worker drains.
+pub const READY_PATH: &str = "/ready";
+
+/// Environment variables of the worker; each is a flag of `serve` as well.
+pub mod env {
+    /// Directory of the Hugging Face folder (`--model`).
+    pub const MODEL: &str = "HYPRSTREAM_MODEL";
+    /// Name of the Model (`--name`).
+    pub const NAME: &str = "HYPRSTREAM_NAME";
+    /// Namespace of the Model (`--namespace`).
+    pub const NAMESPACE: &str = "HYPRSTREAM_NAMESPACE";
+    /// Port to listen on (`--port`).
+    pub const PORT: &str = "HYPRSTREAM_PORT";
+    /// `auto`, `cpu`, `cuda` or `cuda:N` (`--device`).
+    pub const DEVICE: &str = "HYPRSTREAM_DEVICE";
+    /// `auto`, `float32`, `float16` or `bfloat16` (`--dtype`).
+    pub const DTYPE: &str = "HYPRSTREAM_DTYPE";
+    /// Longest prompt plus answer in tokens (`--max-model-len`).
+    pub const MAX_MODEL_LEN: &str = "HYPRSTREAM_MAX_MODEL_LEN";
+    /// Most requests in one step (`--max-batch`).
+    pub const MAX_BATCH: &str = "HYPRSTREAM_MAX_BATCH";
+    /// Threads of the CPU backend (`--threads`).
+    pub const THREADS: &str = "HYPRSTREAM_THREADS";
+}
+
+/// Exit status of a worker that refuses the model: another start on the same commit and options
+/// fails in the same way.
+pub const EXIT_MODEL_REFUSED: i32 = 65;
+
+/// Where a worker leaves its [`LastWords`]; the kubelet copies them into the pod's status.
+pub const TERMINATION_LOG: &str = "/dev/termination-log";
+
+/// Why a worker ended, in its container's termination message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastWords {
+    /// CamelCase, for a condition: `UnsupportedArchitecture`, `InvalidWeights`, `InvalidConfig`,
+    /// `MissingFile`, `InvalidTokenizer`, `OutOfMemory`, `UnavailableDevice`, `InternalError`.
+    pub reason: String,
+    /// A sentence for the user of the Model.
+    pub message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_survive_the_round_trip() {
+        let words = LastWords { reason: "InvalidWeights".into(), message: "header".into() };
+        let text = serde_json::to_string(&words).unwrap();
+        assert_eq!(text, r#"{"reason":"InvalidWeights","message":"header"}"#);
+        assert_eq!(serde_json::from_str::<LastWords>(&text).unwrap(), words);
+    }
+}

@@ -1,0 +1,3 @@
+//! operator.
+
+fn main() {}
