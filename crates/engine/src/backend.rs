@@ -1,0 +1,165 @@
+//! The narrow interface between the engine and what computes: one step over a mixed batch.
+//!
+//! The engine decides what runs (which tokens of which sequences, which cache blocks they own);
+//! the backend only computes and stores keys and values where it is told. It knows nothing of
+//! requests, sampling, text or time.
+
+use std::fmt;
+
+/// Index of a cache block, from 0 to [`ModelSpec::num_blocks`] - 1.
+pub type BlockId = u32;
+
+/// What runs a model. Owned by the engine's thread; never called from two threads at once.
+pub trait Backend: Send {
+    /// Facts about the loaded model. They do not change.
+    fn spec(&self) -> &ModelSpec;
+
+    /// Runs every sequence of `batch` through the model and returns the logits that were asked
+    /// for, in f32, row after row: sequences in the order of the batch, positions ascending
+    /// within a sequence. The caller may overwrite the rows.
+    ///
+    /// Keys and values of position `p` are stored at block `blocks[p / block_size]`, slot
+    /// `p % block_size`. All positions before [`SequenceStep::position`] were stored by earlier
+    /// steps (of this sequence or, with a shared prefix, of another). Blocks of different
+    /// sequences that are written in one step are disjoint. A result must not depend on what
+    /// else is in the batch.
+    ///
+    /// # Errors
+    /// After [`BackendError::Step`] the backend is sound and other requests go on; what the step
+    /// wrote counts as lost. After [`BackendError::Fatal`] it is not called again.
+    fn step(&mut self, batch: &StepBatch) -> Result<StepLogits<'_>, BackendError>;
+}
+
+/// Facts about a loaded model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelSpec {
+    /// Name of the architecture as in `config.json`, such as `LlamaForCausalLM`.
+    pub architecture: String,
+    /// Length of a row of logits. It may be more than the tokenizer knows (padding).
+    pub vocab_size: usize,
+    /// Longest sequence that the model was made for, in tokens (`max_position_embeddings`), or
+    /// the smaller limit that the backend was loaded with.
+    pub max_positions: usize,
+    /// Tokens in one cache block.
+    pub block_size: usize,
+    /// Cache blocks that the backend has allocated.
+    pub num_blocks: usize,
+    /// Type in which the model computes: `float32`, `bfloat16`, `float16`.
+    pub dtype: String,
+    /// Where it computes: `cpu`, `cuda:0`.
+    pub device: String,
+    /// Bytes of weights in memory, mapped files included.
+    pub weight_bytes: u64,
+    /// Bytes of the key and value cache.
+    pub kv_cache_bytes: u64,
+}
+
+/// One step: some prompts or pieces of prompts, and the next token of running sequences, mixed.
+#[derive(Clone, Debug, Default)]
+pub struct StepBatch {
+    /// Sequences; never empty, each at most once.
+    pub sequences: Vec<SequenceStep>,
+}
+
+impl StepBatch {
+    /// Tokens that the step computes.
+    pub fn num_tokens(&self) -> usize {
+        self.sequences.iter().map(|s| s.tokens.len()).sum()
+    }
+
+    /// Rows of logits that the step returns.
+    pub fn num_rows(&self) -> usize {
+        self.sequences.iter().map(SequenceStep::num_rows).sum()
+    }
+}
+
+/// What one sequence contributes to a step.
+///
+/// The sequence is also what adapters will be attached to, as a list of (adapter, scale) that
+/// holds for all of its tokens: build it with `..Default::default()`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SequenceStep {
+    /// New tokens at positions `position..position + tokens.len()`; never empty, and each less
+    /// than [`ModelSpec::vocab_size`].
+    pub tokens: Vec<u32>,
+    /// Position of the first of them, from 0: the number of tokens already in the cache.
+    pub position: usize,
+    /// The sequence's cache blocks in order of position, enough for all of `tokens`.
+    pub blocks: Vec<BlockId>,
+    /// Which rows of logits are wanted.
+    pub logits: LogitsWanted,
+}
+
+impl SequenceStep {
+    /// Rows of logits that this sequence asks for.
+    pub fn num_rows(&self) -> usize {
+        match self.logits {
+            LogitsWanted::None => 0,
+            LogitsWanted::Last => 1,
+            LogitsWanted::All => self.tokens.len(),
+        }
+    }
+}
+
+/// Which of a sequence's new positions yield logits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogitsWanted {
+    /// None: a piece of a prompt that is not its end.
+    None,
+    /// The last one: the next token is to be sampled.
+    #[default]
+    Last,
+    /// Every one: the prompt's own log-probabilities are wanted.
+    All,
+}
+
+/// Rows of logits, borrowed from the backend until its next step.
+#[derive(Debug)]
+pub struct StepLogits<'a> {
+    values: &'a mut [f32],
+    vocab_size: usize,
+}
+
+impl<'a> StepLogits<'a> {
+    /// Rows of `vocab_size` values each, one after the other.
+    ///
+    /// # Errors
+    /// [`BackendError::Step`] when `values` is not a whole number of rows.
+    pub fn new(values: &'a mut [f32], vocab_size: usize) -> Result<Self, BackendError> {
+        if vocab_size == 0 || !values.len().is_multiple_of(vocab_size) {
+            return Err(BackendError::Step(format!(
+                "{} logits are not rows of {vocab_size}",
+                values.len()
+            )));
+        }
+        Ok(Self { values, vocab_size })
+    }
+
+    /// Number of rows.
+    pub fn num_rows(&self) -> usize {
+        self.values.len() / self.vocab_size
+    }
+
+    /// The rows in order, each to be overwritten at will.
+    pub fn rows_mut(&mut self) -> std::slice::ChunksExactMut<'_, f32> {
+        self.values.chunks_exact_mut(self.vocab_size)
+    }
+}
+
+/// Why a step gave no logits.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BackendError {
+    /// This step failed (an exception of the library, memory for its activations); the backend
+    /// is sound. The requests in it fail, the others go on.
+    #[error("the step failed: {0}")]
+    Step(String),
+    /// The backend cannot be used any more (a device error that sticks). The engine ends.
+    #[error("the backend failed: {0}")]
+    Fatal(String),
+}
+
+impl fmt::Display for ModelSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in {} on {}", self.architecture, self.dtype, self.device)
+    }
+}
