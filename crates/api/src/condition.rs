@@ -1,0 +1,94 @@
+//! Condition types of a Model and their reasons.
+//!
+//! Reasons that come from elsewhere are passed on as they are: the registry's from
+//! `hyprstream_contract::registry::reason`, a worker's from its last words.
+
+/// The reference names a commit, and that commit lies complete and verified on the registry.
+pub const SOURCE_RESOLVED: &str = "SourceResolved";
+/// The volume of the commit being rolled out is mounted in its pods.
+pub const VOLUME_READY: &str = "VolumeReady";
+/// As many workers as asked for are ready on the latest commit and spec.
+pub const WORKERS_READY: &str = "WorkersReady";
+/// Requests are answered (or none are wanted: `replicas: 0`). Stays True while another commit is
+/// being rolled out or has failed, as long as the old one serves.
+pub const READY: &str = "Ready";
+/// Work is under way that needs no edit.
+pub const PROGRESSING: &str = "Progressing";
+/// Nothing more happens until the user acts: an edit, a push, a credential.
+pub const STALLED: &str = "Stalled";
+
+/// All condition types, in the order in which they are reported.
+pub const ALL: [&str; 6] = [
+    READY,
+    SOURCE_RESOLVED,
+    VOLUME_READY,
+    WORKERS_READY,
+    PROGRESSING,
+    STALLED,
+];
+
+/// Reasons of our own.
+pub mod reason {
+    /// Not looked at yet.
+    pub const PENDING: &str = "Pending";
+    /// All is as it should be.
+    pub const SUCCEEDED: &str = "Succeeded";
+    /// `spec.suspend` is set.
+    pub const SUSPENDED: &str = "Suspended";
+
+    /// `SourceResolved`: objects are being downloaded to the registry.
+    pub const FETCHING: &str = "Fetching";
+    /// `SourceResolved`: the registry does not answer.
+    pub const REGISTRY_UNREACHABLE: &str = "RegistryUnreachable";
+    /// `SourceResolved`: `spec.source.secretRef` names a Secret that does not exist.
+    pub const SECRET_NOT_FOUND: &str = "SecretNotFound";
+    /// `SourceResolved`: the Secret does not hold credentials that can be used.
+    pub const INVALID_SECRET: &str = "InvalidSecret";
+    /// The spec asks for something impossible.
+    pub const INVALID_SPEC: &str = "InvalidSpec";
+
+    /// `VolumeReady`: pods wait for the volume.
+    pub const MOUNTING: &str = "Mounting";
+    /// `VolumeReady`: the kubelet reports that mounting fails; it is tried again.
+    pub const MOUNT_FAILED: &str = "MountFailed";
+    /// `VolumeReady`: all pods have it.
+    pub const MOUNTED: &str = "Mounted";
+
+    /// `Ready`, `WorkersReady`: `replicas` is 0.
+    pub const IDLE: &str = "Idle";
+    /// `Ready`: at least one worker answers.
+    pub const SERVING: &str = "Serving";
+    /// `WorkersReady`, `Progressing`: new workers start.
+    pub const ROLLING_OUT: &str = "RollingOut";
+    /// `WorkersReady`: all of them.
+    pub const ALL_READY: &str = "AllReady";
+    /// `WorkersReady`: fewer than asked for, no rollout under way.
+    pub const REPLICAS_MISSING: &str = "ReplicasMissing";
+    /// Pods cannot be scheduled.
+    pub const UNSCHEDULABLE: &str = "Unschedulable";
+    /// The workers' image cannot be pulled.
+    pub const IMAGE_PULL_FAILED: &str = "ImagePullFailed";
+    /// A worker ended again and again without saying why.
+    pub const CRASH_LOOP: &str = "CrashLoop";
+    /// `rollout.progressDeadlineSeconds` went by without a ready worker.
+    pub const DEADLINE_EXCEEDED: &str = "ProgressDeadlineExceeded";
+    /// Pods are refused by the API server: a quota, an admission policy.
+    pub const PODS_REFUSED: &str = "PodsRefused";
+
+    /// `Stalled`, `Progressing`: the latest commit failed; the last good one serves.
+    pub const COMMIT_FAILED: &str = "CommitFailed";
+    /// `Progressing`: the last good commit is being restored.
+    pub const ROLLING_BACK: &str = "RollingBack";
+    /// An object of the name that we need belongs to someone else.
+    pub const NAME_CONFLICT: &str = "NameConflict";
+    /// `Ready`: no worker answers.
+    pub const NO_WORKERS: &str = "NoWorkers";
+    /// The API server refused or failed a request of ours.
+    pub const API_ERROR: &str = "APIError";
+    /// `Stalled`: it is not.
+    pub const NOT_STALLED: &str = "NotStalled";
+    /// `Progressing`: nothing is left to do.
+    pub const UP_TO_DATE: &str = "UpToDate";
+    /// `Progressing`: a step failed and is tried again.
+    pub const RETRYING: &str = "Retrying";
+}
