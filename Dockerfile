@@ -1,0 +1,62 @@
+# Images of the control plane and of the CPU worker, one target each:
+#
+#   control-plane   operator, gateway and node plugin
+#   registry        the registry, with git
+#   worker          the worker with the CPU libraries of torch 2.11.0
+#
+#   docker build --target worker -t hyprstream/worker .
+#
+# `cargo xtask images` builds all of them without a registry and without Docker: it makes the base
+# image with mmdebstrap and passes the binaries and libtorch that it has built already as the build
+# contexts `bin` and `libtorch`, which then stand in for the stages of these names. With
+# `--from-source` it runs the stages below as they are.
+ARG RUST_IMAGE=docker.io/library/rust:1.95-bookworm
+ARG BASE_IMAGE=docker.io/library/debian:bookworm-slim
+
+FROM ${RUST_IMAGE} AS build
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends g++ libssl-dev pkg-config python3-pip zlib1g-dev \
+ && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY . .
+ENV CARGO_INCREMENTAL=0 HYPRSTREAM_CACHE=/cache
+RUN cargo xtask libtorch --link /libtorch
+RUN LIBTORCH=/libtorch/torch cargo build --release --locked \
+      -p hyprstream-operator -p hyprstream-registry -p hyprstream-csi -p hyprstream-gateway \
+ && LIBTORCH=/libtorch/torch cargo build --release --locked -p hyprstream-worker --features torch
+
+FROM scratch AS bin
+COPY --from=build /src/target/release/hyprstream-operator /
+COPY --from=build /src/target/release/hyprstream-registry /
+COPY --from=build /src/target/release/hyprstream-csi /
+COPY --from=build /src/target/release/hyprstream-gateway /
+COPY --from=build /src/target/release/hyprstream-worker /
+
+FROM scratch AS libtorch
+COPY --from=build /libtorch/torch/lib /torch/lib
+COPY --from=build /libtorch/nvidia /nvidia
+
+FROM ${BASE_IMAGE} AS control-plane
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends ca-certificates libssl3 \
+ && rm -rf /var/lib/apt/lists/*
+COPY --from=bin hyprstream-operator hyprstream-gateway hyprstream-csi /usr/local/bin/
+USER 65532:65532
+
+FROM ${BASE_IMAGE} AS registry
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends ca-certificates git libssl3 \
+ && rm -rf /var/lib/apt/lists/*
+COPY --from=bin hyprstream-registry /usr/local/bin/
+USER 65532:65532
+ENTRYPOINT ["/usr/local/bin/hyprstream-registry"]
+
+FROM ${BASE_IMAGE} AS worker
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends ca-certificates libstdc++6 \
+ && rm -rf /var/lib/apt/lists/*
+COPY --from=libtorch / /opt/libtorch/
+COPY --from=bin hyprstream-worker /usr/local/bin/
+ENV LD_LIBRARY_PATH=/opt/libtorch/torch/lib
+USER 65532:65532
+ENTRYPOINT ["/usr/local/bin/hyprstream-worker"]

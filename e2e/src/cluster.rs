@@ -1,0 +1,329 @@
+//! The cluster, namespaces of a test's own, Models in them.
+
+use std::{
+    env,
+    io::Write,
+    process::{Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::{Output, run};
+
+/// A running cluster with the chart installed.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// URL of the ingress, without a slash at its end.
+    pub ingress: String,
+    /// URL of the registry as the host reaches it.
+    pub registry: String,
+    /// Password for pushes to the registry.
+    pub registry_token: String,
+    /// Namespace of the release.
+    pub system: String,
+    /// Name of the cluster, for `xtask`.
+    pub name: String,
+    kubectl: String,
+    xtask: String,
+}
+
+impl Cluster {
+    /// The cluster that the environment names: `KUBECONFIG`, `HYPRSTREAM_E2E_KUBECTL`,
+    /// `HYPRSTREAM_E2E_XTASK`, `HYPRSTREAM_E2E_NAME`, `HYPRSTREAM_E2E_INGRESS`,
+    /// `HYPRSTREAM_E2E_REGISTRY`.
+    pub fn from_env() -> Result<Self> {
+        let var = |name: &str| {
+            env::var(name).with_context(|| {
+                format!("{name} is not set; the end-to-end tests are run by `cargo xtask test`")
+            })
+        };
+        var("KUBECONFIG")?;
+        let mut cluster = Self {
+            ingress: var("HYPRSTREAM_E2E_INGRESS")?,
+            registry: var("HYPRSTREAM_E2E_REGISTRY")?,
+            registry_token: String::new(),
+            system: "hyprstream-system".to_owned(),
+            name: var("HYPRSTREAM_E2E_NAME")?,
+            kubectl: var("HYPRSTREAM_E2E_KUBECTL")?,
+            xtask: var("HYPRSTREAM_E2E_XTASK")?,
+        };
+        cluster.registry_token = cluster.secret("hyprstream-registry-keys", "admin-token")?;
+        Ok(cluster)
+    }
+
+    fn secret(&self, name: &str, key: &str) -> Result<String> {
+        let template = format!("go-template={{{{index .data {key:?} | base64decode}}}}");
+        self.kubectl(&["-n", &self.system, "get", "secret", name, "-o", &template])
+    }
+
+    /// A kubectl command, not yet run.
+    pub fn kubectl_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.kubectl);
+        command.args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    /// Standard output of kubectl, which must succeed.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        run(&mut self.kubectl_command(arguments))
+    }
+
+    /// Whatever kubectl printed.
+    pub fn try_kubectl(&self, arguments: &[&str]) -> Result<Output> {
+        Output::of(&mut self.kubectl_command(arguments))
+    }
+
+    /// One object or list as JSON.
+    pub fn get(&self, arguments: &[&str]) -> Result<Value> {
+        let text = self.kubectl(&[&["get", "-o", "json"], arguments].concat())?;
+        serde_json::from_str(&text).context("read kubectl's JSON")
+    }
+
+    /// `kubectl apply -f -`, whatever came of it.
+    pub fn try_apply(&self, manifest: &str) -> Result<Output> {
+        let mut child = Command::new(&self.kubectl)
+            .args(["apply", "-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("start kubectl")?;
+        child.stdin.take().context("stdin")?.write_all(manifest.as_bytes())?;
+        let done = child.wait_with_output()?;
+        Ok(Output {
+            success: done.status.success(),
+            stdout: String::from_utf8_lossy(&done.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&done.stderr).into_owned(),
+        })
+    }
+
+    /// `kubectl apply -f -`, which must succeed.
+    pub fn apply(&self, manifest: &str) -> Result<()> {
+        let output = self.try_apply(manifest)?;
+        if output.success { Ok(()) } else { bail!("kubectl apply: {}", output.stderr) }
+    }
+
+    /// Standard output of one of xtask's commands on this cluster.
+    pub fn xtask(&self, arguments: &[&str]) -> Result<String> {
+        run(Command::new(&self.xtask).args(arguments).args(["--name", &self.name]))
+    }
+
+    /// A namespace that no other test has; deleted when dropped.
+    pub fn namespace(&self, hint: &str) -> Result<Namespace> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("e2e-{hint}-{}-{number}", std::process::id());
+        self.kubectl(&["create", "namespace", &name])?;
+        self.kubectl(&[
+            "label",
+            "namespace",
+            &name,
+            "pod-security.kubernetes.io/enforce=restricted",
+        ])?;
+        Ok(Namespace { cluster: self.clone(), name })
+    }
+
+    /// Value of a metric of a program of the release: the sum over the samples whose line starts
+    /// with `metric` and holds every one of `labels`.
+    pub fn metric(&self, pod: &str, port: u16, metric: &str, labels: &[&str]) -> Result<f64> {
+        let path = format!("/api/v1/namespaces/{}/pods/{pod}:{port}/proxy/metrics", self.system);
+        let text = self.kubectl(&["get", "--raw", &path])?;
+        Ok(text
+            .lines()
+            .filter(|line| line.starts_with(metric) && labels.iter().all(|l| line.contains(l)))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum())
+    }
+
+    /// Names of the running pods of a component of the release.
+    pub fn pods(&self, component: &str) -> Result<Vec<String>> {
+        let selector = format!("app.kubernetes.io/component={component}");
+        let list = self.get(&["-n", &self.system, "pods", "-l", &selector])?;
+        Ok(list["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
+            .filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned))
+            .collect())
+    }
+}
+
+/// A namespace of one test.
+#[derive(Debug)]
+pub struct Namespace {
+    cluster: Cluster,
+    /// Its name.
+    pub name: String,
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for arguments in [
+                &["get", "models,deployments,pods,pvc,events", "-o", "wide"][..],
+                &["get", "models", "-o", "yaml"],
+            ] {
+                let all = [&["-n", self.name.as_str()], arguments].concat();
+                if let Ok(output) = self.cluster.try_kubectl(&all) {
+                    eprintln!("{}\n{}", output.stdout, output.stderr);
+                }
+            }
+        }
+        let _ = self.cluster.try_kubectl(&["delete", "namespace", &self.name, "--wait=false"]);
+    }
+}
+
+impl Namespace {
+    /// A Model of this namespace that is applied from `spec` (YAML, indented by two).
+    pub fn apply_model(&self, name: &str, spec: &str) -> Result<Model> {
+        self.cluster.apply(&self.manifest(name, spec))?;
+        Ok(self.model(name))
+    }
+
+    /// The manifest of a Model of this namespace.
+    pub fn manifest(&self, name: &str, spec: &str) -> String {
+        format!(
+            "apiVersion: hyprstream.io/v1alpha1\nkind: Model\nmetadata:\n  name: {name}\n  \
+             namespace: {}\nspec:\n{spec}",
+            self.name
+        )
+    }
+
+    /// The Model of that name, whether or not it exists.
+    pub fn model(&self, name: &str) -> Model {
+        Model {
+            cluster: self.cluster.clone(),
+            namespace: self.name.clone(),
+            name: name.to_owned(),
+        }
+    }
+}
+
+/// A Model on the cluster.
+#[derive(Clone, Debug)]
+pub struct Model {
+    cluster: Cluster,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl Model {
+    /// The id that the gateway always accepts.
+    pub fn id(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// The object.
+    pub fn get(&self) -> Result<Value> {
+        self.cluster.get(&["-n", &self.namespace, "model", &self.name])
+    }
+
+    /// Commit in its status; empty when there is none.
+    pub fn commit(&self) -> Result<String> {
+        Ok(self.get()?["status"]["commit"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// One of its conditions: status, reason and message.
+    pub fn condition(&self, kind: &str) -> Result<Option<(String, String, String)>> {
+        let object = self.get()?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        Ok(object["status"]["conditions"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|condition| condition["type"] == kind)
+            .map(|c| (text(&c["status"]), text(&c["reason"]), text(&c["message"]))))
+    }
+
+    /// Waits until a condition has a status, and a reason if one is given; its message.
+    pub fn wait_condition(
+        &self,
+        kind: &str,
+        status: &str,
+        reason: Option<&str>,
+        limit: Duration,
+    ) -> Result<String> {
+        let mut last = None;
+        let found = wait_until(limit, || {
+            last = self.condition(kind)?;
+            Ok(match &last {
+                Some((s, r, m)) if s == status && reason.is_none_or(|want| want == r) => {
+                    Some(m.clone())
+                }
+                _ => None,
+            })
+        });
+        found.with_context(|| {
+            format!("{} wants {kind}={status} {reason:?}; it is {last:?}", self.id())
+        })
+    }
+
+    /// Waits until it is ready on a commit.
+    pub fn wait_ready_on(&self, commit: &str, limit: Duration) -> Result<()> {
+        let mut last = String::new();
+        wait_until(limit, || {
+            last = self.commit()?;
+            let ready = self.condition("Ready")?.is_some_and(|(status, ..)| status == "True");
+            Ok((last == commit && ready).then_some(()))
+        })
+        .with_context(|| format!("{} must serve {commit}; it serves {last:?}", self.id()))
+    }
+
+    /// Merges a patch into the object.
+    pub fn patch(&self, patch: &str) -> Result<()> {
+        self.cluster
+            .kubectl(&[
+                "-n",
+                &self.namespace,
+                "patch",
+                "model",
+                &self.name,
+                "--type=merge",
+                "-p",
+                patch,
+            ])
+            .map(drop)
+    }
+
+    /// Names of its pods that are not being deleted.
+    pub fn pods(&self) -> Result<Vec<Value>> {
+        let selector = format!("hyprstream.io/model={}", self.name);
+        let list = self.cluster.get(&["-n", &self.namespace, "pods", "-l", &selector])?;
+        Ok(list["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
+            .cloned()
+            .collect())
+    }
+}
+
+/// Asks until there is an answer. Errors of single attempts are kept for the message: a cluster
+/// that is being hurt may fail to answer.
+pub fn wait_until<T>(
+    limit: Duration,
+    mut ask: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        let last = match ask() {
+            Ok(Some(answer)) => return Ok(answer),
+            Ok(None) => None,
+            Err(error) => Some(error),
+        };
+        if start.elapsed() > limit {
+            return match last {
+                Some(error) => Err(error.context(format!("gave up after {limit:?}"))),
+                None => bail!("gave up after {limit:?}"),
+            };
+        }
+        std::thread::sleep(Duration::from_millis(250));
+    }
+}

@@ -1,0 +1,94 @@
+//! Steady questions while something happens to the cluster.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+use anyhow::{Result, bail};
+
+use crate::Chat;
+
+/// Clients that ask one question after the other until told to stop.
+#[derive(Debug)]
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    report: Arc<Mutex<LoadReport>>,
+    clients: Vec<JoinHandle<()>>,
+}
+
+/// What the clients met.
+#[derive(Clone, Debug, Default)]
+pub struct LoadReport {
+    /// Whole answers by commit.
+    pub answers: BTreeMap<String, usize>,
+    /// Everything else.
+    pub failures: Vec<String>,
+}
+
+/// Most questions of one client, so that a test that hangs does not load the machine for ever.
+const MAX_QUESTIONS: usize = 5_000;
+
+impl Load {
+    /// Starts `clients` clients that ask `question`, every second time without streaming.
+    pub fn start(clients: usize, question: &Chat) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let report = Arc::new(Mutex::new(LoadReport::default()));
+        let clients = (0..clients)
+            .map(|client| {
+                let (stop, report, question) = (stop.clone(), report.clone(), question.clone());
+                std::thread::spawn(move || {
+                    for turn in 0..MAX_QUESTIONS {
+                        if stop.load(Ordering::Relaxed) {
+                            return;
+                        }
+                        let mut chat = question.clone();
+                        chat.prompt = format!("{client} {turn} {}", chat.prompt);
+                        chat.stream = turn % 2 == 0;
+                        let outcome = chat.ask().and_then(|answer| {
+                            if answer.completion_tokens == u64::from(chat.tokens) {
+                                Ok(answer.commit)
+                            } else {
+                                bail!("{} of {} tokens", answer.completion_tokens, chat.tokens)
+                            }
+                        });
+                        let mut report = report.lock().expect("no client panics with the lock");
+                        match outcome {
+                            Ok(commit) => *report.answers.entry(commit).or_default() += 1,
+                            Err(error) => report.failures.push(format!("{error:#}")),
+                        }
+                    }
+                })
+            })
+            .collect();
+        Self { stop, report, clients }
+    }
+
+    /// What was met so far.
+    pub fn report(&self) -> LoadReport {
+        self.report.lock().expect("no client panics with the lock").clone()
+    }
+
+    /// Lets every client finish its question, and tells what all of them met.
+    pub fn stop(self) -> Result<LoadReport> {
+        self.stop.store(true, Ordering::Relaxed);
+        for client in self.clients {
+            if client.join().is_err() {
+                bail!("a client panicked");
+            }
+        }
+        let report = self.report.lock().expect("the clients have ended").clone();
+        Ok(report)
+    }
+}
+
+impl LoadReport {
+    /// Whole answers of all commits.
+    pub fn total(&self) -> usize {
+        self.answers.values().sum()
+    }
+}

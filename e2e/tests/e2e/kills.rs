@@ -1,0 +1,83 @@
+//! kill -9 of every program, in turn and during a rollout.
+
+use anyhow::Result;
+use hyprstream_e2e::{Chat, Load, wait_until};
+
+use crate::{PATIENCE, Tiny};
+
+/// Kills `program` during a rollout while clients ask; the rollout completes. `harmless` says that
+/// no request may fail: the program is not on the path of a request.
+#[track_caller]
+fn check(program: &str, harmless: bool) -> Result<()> {
+    let tiny = Tiny::serve(&format!("kill-{program}"))?;
+    let question = Chat::new(&tiny.cluster.ingress, &tiny.model.id(), "go on", 32);
+    question.ask()?;
+    let load = Load::start(2, &question);
+    let second = tiny.push_seed(2)?;
+    wait_until(PATIENCE, || {
+        Ok((tiny.model.get()?["status"]["latestCommit"] == second.as_str()).then_some(()))
+    })?;
+    tiny.cluster.xtask(&["chaos", "kill", program])?;
+    tiny.model.wait_ready_on(&second, PATIENCE)?;
+    tiny.cluster.xtask(&["chaos", "kill", program])?;
+    let third = tiny.push_seed(3)?;
+    tiny.model.wait_ready_on(&third, PATIENCE)?;
+    wait_until(PATIENCE, || Ok(load.report().answers.contains_key(&third).then_some(())))?;
+    let report = load.stop()?;
+    println!("{program}: {:?}, failures {:?}", report.answers, report.failures);
+    if harmless {
+        assert_eq!(report.failures, Vec::<String>::new(), "{program} is not on the path");
+    }
+    wait_until(PATIENCE, || Ok(question.ask().ok().filter(|answer| answer.commit == third)))?;
+    Ok(())
+}
+
+#[test]
+fn s05_the_operator_may_die_at_any_time() -> Result<()> {
+    check("hyprstream-operator", true)
+}
+
+#[test]
+fn s05_the_registry_may_die_at_any_time() -> Result<()> {
+    check("hyprstream-registry", true)
+}
+
+#[test]
+fn s05_the_node_plugin_may_die_at_any_time() -> Result<()> {
+    check("hyprstream-csi", true)
+}
+
+#[test]
+fn s05_the_kubelet_may_die_at_any_time() -> Result<()> {
+    check("kubelet", true)
+}
+
+#[test]
+fn s05_the_gateway_may_die_and_only_its_requests_with_it() -> Result<()> {
+    check("hyprstream-gateway", false)
+}
+
+#[test]
+fn s05_a_worker_may_die_and_only_its_requests_with_it() -> Result<()> {
+    let tiny = Tiny::serve_with("kill-worker", "  replicas: 2\n")?;
+    wait_until(PATIENCE, || {
+        Ok((tiny.model.get()?["status"]["readyReplicas"] == 2).then_some(()))
+    })?;
+    let question = Chat::new(&tiny.cluster.ingress, &tiny.model.id(), "go on", 64);
+    let load = Load::start(4, &question);
+    wait_until(PATIENCE, || Ok((load.report().total() >= 20).then_some(())))?;
+    let pod = tiny.model.pods()?[0]["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+    tiny.cluster.xtask(&["chaos", "kill", "hyprstream-worker", "--pod-uid", &pod])?;
+    let before = load.report().total();
+    wait_until(PATIENCE, || Ok((load.report().total() >= before + 40).then_some(())))?;
+    let report = load.stop()?;
+    println!("worker: {:?}, failures {:?}", report.answers, report.failures);
+    assert!(
+        report.failures.len() <= 4,
+        "at most what each of the four clients had in flight: {:?}",
+        report.failures
+    );
+    wait_until(PATIENCE, || {
+        Ok((tiny.model.get()?["status"]["readyReplicas"] == 2).then_some(()))
+    })
+}

@@ -1,0 +1,61 @@
+//! A node is gone: the Model is ready again on the other.
+
+use anyhow::{Context, Result};
+use hyprstream_e2e::{Chat, Cluster, wait_until};
+
+use crate::{PATIENCE, Tiny};
+
+/// Mends the link also when the test fails.
+struct Severed<'a>(&'a Tiny, String);
+
+impl Drop for Severed<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.cluster.xtask(&["chaos", "link", &self.1, "up"]);
+    }
+}
+
+#[test]
+fn s07_the_model_is_ready_again_on_the_other_node() -> Result<()> {
+    let cluster = Cluster::from_env()?;
+    let nodes = cluster.get(&["nodes"])?;
+    let nodes: Vec<&str> = nodes["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|node| node["metadata"]["name"].as_str())
+        .collect();
+    assert!(nodes.len() >= 2, "this test needs two nodes: {nodes:?}");
+    // The Model starts where the release's own pods are not: only the last node carries the label,
+    // and the first gets it when the last is cut off.
+    let (first, last) = (nodes[0], nodes[nodes.len() - 1]);
+    let label = |node: &str, value: &str| {
+        cluster.kubectl(&["label", "node", node, value, "--overwrite"])
+    };
+    label(last, "hyprstream.io/e2e-losable=true")?;
+    let tiny = Tiny::serve_with(
+        "node-loss",
+        "  nodeSelector: {hyprstream.io/e2e-losable: \"true\"}\n",
+    )?;
+    let node = tiny.model.pods()?[0]["spec"]["nodeName"].as_str().context("a node")?.to_owned();
+    assert_eq!(node, last);
+    label(first, "hyprstream.io/e2e-losable=true")?;
+    cluster.xtask(&["chaos", "link", last, "down"])?;
+    let severed = Severed(&tiny, last.to_owned());
+    let question = Chat::new(&cluster.ingress, &tiny.model.id(), "still there?", 8);
+    wait_until(PATIENCE, || {
+        let moved = tiny.model.pods()?.iter().any(|pod| {
+            pod["spec"]["nodeName"] == first
+                && pod["status"]["conditions"].as_array().into_iter().flatten().any(|condition| {
+                    condition["type"] == "Ready" && condition["status"] == "True"
+                })
+        });
+        Ok(moved.then_some(()))
+    })?;
+    assert_eq!(wait_until(PATIENCE, || Ok(question.ask().ok()))?.commit, tiny.commit);
+    drop(severed);
+    cluster.kubectl(&["wait", "--for=condition=Ready", "node", last, "--timeout=120s"])?;
+    for node in [first, last] {
+        cluster.kubectl(&["label", "node", node, "hyprstream.io/e2e-losable-"])?;
+    }
+    tiny.model.wait_ready_on(&tiny.commit, PATIENCE)
+}
