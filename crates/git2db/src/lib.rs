@@ -1,1 +1,28 @@
-//! git2db.
+//! All that hyprstream does with git, LFS and checkouts.
+//!
+//! **State: the types and signatures stand, the functions whose body says "not done yet" are being
+//! written.**
+//!
+//! A synchronous library: calls block, so an async program makes them on a thread of their own
+//! (`spawn_blocking`). It knows nothing of Kubernetes.
+
+pub mod checkout;
+pub mod commit;
+mod credentials;
+mod id;
+mod include;
+pub mod lfs;
+mod observer;
+pub mod remote;
+mod remote_url;
+pub mod repo;
+pub mod store;
+pub mod tree;
+
+pub use credentials::Credentials;
+pub use id::{CommitId, Digest, InvalidId, Reference};
+pub use include::{Include, InvalidGlob};
+pub use observer::{Cancel, Observer, Progress, Watch};
+pub use remote::RemoteError;
+pub use remote_url::{InvalidUrl, RemoteUrl, Scheme};
+pub use repo::RepoError;

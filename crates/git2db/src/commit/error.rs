@@ -1,0 +1,71 @@
+//! Why a commit could not be made or pushed.
+
+use crate::{RemoteError, RemoteUrl, RepoError, lfs::LfsError, store::StoreError};
+
+/// A commit could not be made or pushed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// The repository cannot be read or written.
+    #[error(transparent)]
+    Repo(RepoError),
+    /// The object store failed.
+    #[error(transparent)]
+    Store(StoreError),
+    /// A path that must not be in a repository.
+    #[error("{path:?} cannot be committed: {why}")]
+    InvalidPath {
+        /// The path.
+        path: String,
+        /// Why.
+        why: String,
+    },
+    /// A file to commit cannot be read.
+    #[error("{path:?} cannot be read")]
+    Read {
+        /// The path in the repository.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The author's name or address cannot be written.
+    #[error("the author {0:?} is not valid")]
+    InvalidAuthor(String),
+    /// The branch moved since the change was staged.
+    #[error("branch {branch:?} moved: stage the change again on its new commit")]
+    BranchMoved {
+        /// The branch.
+        branch: String,
+    },
+    /// LFS objects could not be uploaded; the branch was not pushed.
+    #[error(transparent)]
+    Lfs(LfsError),
+    /// The remote could not be reached or failed.
+    #[error(transparent)]
+    Remote(RemoteError),
+    /// The remote refused the branch, such as because it has other commits.
+    #[error("{url} refused branch {branch:?}: {detail}")]
+    Rejected {
+        /// The repository.
+        url: RemoteUrl,
+        /// The branch.
+        branch: String,
+        /// What it said.
+        detail: String,
+    },
+}
+
+impl CommitError {
+    /// The reason for conditions and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Repo(error) => error.reason(),
+            Self::Store(error) => error.reason(),
+            Self::Lfs(error) => error.reason(),
+            Self::Remote(error) => error.reason(),
+            Self::InvalidPath { .. } => "RefusedContent",
+            Self::BranchMoved { .. } | Self::Rejected { .. } => "Rejected",
+            Self::Read { .. } | Self::InvalidAuthor(_) => "InternalError",
+        }
+    }
+}
