@@ -1,1 +1,32 @@
-//! torch.
+//! Runs models on libtorch: the only crate that links it.
+//!
+//! [`load`] maps a Hugging Face folder and returns a [`TorchBackend`], which the engine drives
+//! through [`hyprstream_engine::Backend`]. A step is one mixed batch: the tokens of all sequences
+//! go through the linear layers together, attention runs sequence by sequence over blocks of the
+//! cache.
+//!
+//! Building needs `LIBTORCH` (`cargo xtask libtorch` prints it). The libraries for CUDA and ROCm
+//! are looked for when the program runs; see [`Device`].
+//!
+//! # Limitations
+//! The Llama family only. Weights are used as they lie on disk where device and type allow, and
+//! are not packed for the CPU.
+
+mod arch;
+mod attention;
+mod backend;
+mod cache;
+mod checkpoint;
+mod config;
+mod device;
+mod error;
+mod layers;
+mod load;
+mod memory;
+mod plan;
+mod rope;
+
+pub use backend::TorchBackend;
+pub use device::{Device, InvalidDevice};
+pub use error::LoadError;
+pub use load::{DType, InvalidDType, LoadOptions, load};

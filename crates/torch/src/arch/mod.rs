@@ -1,0 +1,5 @@
+//! Architectures, a file each.
+
+mod llama;
+
+pub(crate) use llama::Llama;

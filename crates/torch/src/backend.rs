@@ -1,0 +1,75 @@
+//! The engine's backend on libtorch.
+
+use std::{any::Any, panic, thread};
+
+use hyprstream_engine::{Backend, BackendError, ModelSpec, StepBatch, StepLogits};
+use tch::{Device, Kind, TchError};
+
+use crate::{arch::Llama, cache::KvCache, checkpoint::MappedFile, error::step_error, plan::Plan};
+
+/// A loaded model with its cache; see [`crate::load`].
+#[derive(Debug)]
+pub struct TorchBackend {
+    // Invariant: fields are dropped in this order, so that no tensor outlives its mapped file.
+    pub(crate) model: Llama,
+    pub(crate) cache: KvCache,
+    #[expect(dead_code, reason = "the weights lie in them")]
+    pub(crate) files: Vec<MappedFile>,
+    pub(crate) spec: ModelSpec,
+    pub(crate) device: Device,
+    pub(crate) num_threads: usize,
+    /// The thread for which libtorch's number of threads has been set.
+    pub(crate) prepared: Option<thread::ThreadId>,
+    /// The last step's logits.
+    pub(crate) logits: Vec<f32>,
+}
+
+impl Backend for TorchBackend {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    fn step(&mut self, batch: &StepBatch) -> Result<StepLogits<'_>, BackendError> {
+        let plan = Plan::new(batch, &self.spec, self.device)?;
+        // A few functions of tch panic where libtorch throws; that is this step's failure too.
+        panic::catch_unwind(panic::AssertUnwindSafe(|| self.run(&plan)))
+            .unwrap_or_else(|panic| Err(BackendError::Step(message(&*panic))))?;
+        StepLogits::new(&mut self.logits, self.spec.vocab_size)
+    }
+}
+
+impl TorchBackend {
+    fn run(&mut self, plan: &Plan) -> Result<(), BackendError> {
+        self.prepare_thread();
+        let _no_grad = tch::no_grad_guard();
+        self.compute(plan).map_err(|error| step_error(&error))
+    }
+
+    fn compute(&mut self, plan: &Plan) -> Result<(), TchError> {
+        self.logits.clear();
+        if let Some(logits) = self.model.forward(plan, &mut self.cache)? {
+            let count = plan.num_rows * self.spec.vocab_size;
+            self.logits.resize(count, 0.0);
+            logits.f_to_kind(Kind::Float)?.f_copy_data(&mut self.logits, count)?;
+        }
+        Ok(())
+    }
+
+    /// OpenMP keeps the number of threads per calling thread.
+    fn prepare_thread(&mut self) {
+        let current = thread::current().id();
+        if self.prepared != Some(current) {
+            tch::set_num_threads(self.num_threads as i32);
+            self.prepared = Some(current);
+        }
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic without a message");
+    text.lines().next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,277 @@
+//! Loading a Hugging Face folder.
+
+use std::{fmt, path::Path, str::FromStr, time::Instant};
+
+use hyprstream_engine::ModelSpec;
+use tch::Kind;
+
+use crate::{
+    Device, LoadError, TorchBackend,
+    arch::Llama,
+    cache::{BLOCK_SIZE, CacheShape, KvCache},
+    checkpoint::{Checkpoint, MappedFile},
+    config::LlamaConfig,
+    memory,
+};
+
+/// How a model is to be loaded.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Where it runs.
+    pub device: Device,
+    /// In which type it computes.
+    pub dtype: DType,
+    /// Longest sequence in tokens. `None` is what the model was made for, or less if the cache
+    /// cannot hold it.
+    pub max_model_len: Option<usize>,
+    /// Most sequences in a step; only bounds the default size of the cache.
+    pub max_batch: usize,
+    /// Bytes of the key and value cache. `None` is a share of the memory that is free, on the
+    /// CPU within the limit of the cgroup, but not more than `max_batch` longest sequences need.
+    pub kv_cache_bytes: Option<u64>,
+    /// Threads of the CPU. `None` is what the machine and the quota of the cgroup allow.
+    pub threads: Option<usize>,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            device: Device::Auto,
+            dtype: DType::Auto,
+            max_model_len: None,
+            max_batch: 32,
+            kv_cache_bytes: None,
+            threads: None,
+        }
+    }
+}
+
+/// The type in which a model computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DType {
+    /// As the weights were saved if the device is fast at it, else [`Self::Float32`].
+    #[default]
+    Auto,
+    /// 32 bits.
+    Float32,
+    /// 16 bits, 5 of them exponent.
+    Float16,
+    /// 16 bits, 8 of them exponent.
+    BFloat16,
+}
+
+/// The text names no type.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a type: auto, float32, float16 or bfloat16 is needed")]
+pub struct InvalidDType(String);
+
+impl FromStr for DType {
+    type Err = InvalidDType;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "float32" => Ok(Self::Float32),
+            "float16" => Ok(Self::Float16),
+            "bfloat16" => Ok(Self::BFloat16),
+            _ => Err(InvalidDType(text.chars().take(80).collect())),
+        }
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Float32 => "float32",
+            Self::Float16 => "float16",
+            Self::BFloat16 => "bfloat16",
+        })
+    }
+}
+
+impl DType {
+    fn resolve(self, stored: Kind, device: tch::Device) -> Kind {
+        match self {
+            Self::Float32 => Kind::Float,
+            Self::Float16 => Kind::Half,
+            Self::BFloat16 => Kind::BFloat16,
+            Self::Auto => match (device, stored) {
+                (tch::Device::Cpu, Kind::BFloat16) if cpu_has_bf16() => stored,
+                (tch::Device::Cpu, _) => Kind::Float,
+                _ => stored,
+            },
+        }
+    }
+}
+
+/// Loads the model in `dir`: `config.json` and its safetensors.
+///
+/// Weights that lie on disk in the type and for the device that they are used on are mapped, not
+/// copied: the files must not change while the backend lives. The tokenizer is not looked at.
+///
+/// # Errors
+/// [`LoadError`]; [`LoadError::reason`] is for a condition, its text for the user of the Model.
+pub fn load(dir: &Path, options: &LoadOptions) -> Result<TorchBackend, LoadError> {
+    let begin = Instant::now();
+    let config = LlamaConfig::read(dir)?;
+    let mut checkpoint = Checkpoint::open(dir)?;
+    let device = options.device.resolve()?;
+    let num_threads = options.threads.unwrap_or_else(default_threads).clamp(1, 1024);
+    tch::set_num_threads(num_threads as i32);
+    let _no_grad = tch::no_grad_guard();
+
+    let stored = checkpoint.kind().or(config.kind).unwrap_or(Kind::Float);
+    let kind = options.dtype.resolve(stored, device);
+    let weight_bytes = checkpoint.bytes();
+    check_weights_fit(weight_bytes, stored, kind, device)?;
+    let model = Llama::load(&config, &mut checkpoint, kind, device)?;
+    let files = checkpoint.into_files()?;
+    if device == tch::Device::Cpu && kind == stored {
+        files.iter().try_for_each(MappedFile::read_ahead)?;
+    }
+
+    let shape = Llama::cache_shape(&config, kind);
+    let (num_blocks, max_positions) = size_cache(shape, config.max_positions, options, device)?;
+    let cache = KvCache::new(shape, num_blocks, device)
+        .map_err(LoadError::torch("allocating the cache"))?;
+    let spec = ModelSpec {
+        architecture: "LlamaForCausalLM".to_owned(),
+        vocab_size: config.vocab_size as usize,
+        max_positions,
+        block_size: BLOCK_SIZE,
+        num_blocks: cache.num_blocks(),
+        dtype: dtype_name(kind).to_owned(),
+        device: device_name(device),
+        weight_bytes,
+        kv_cache_bytes: num_blocks as u64 * shape.block_bytes(),
+    };
+    tracing::info!(
+        model = %spec,
+        weight_bytes,
+        kv_cache_bytes = spec.kv_cache_bytes,
+        max_positions,
+        num_threads,
+        seconds = begin.elapsed().as_secs_f64(),
+        "model loaded"
+    );
+    Ok(TorchBackend {
+        model,
+        cache,
+        files,
+        spec,
+        device,
+        num_threads,
+        prepared: None,
+        logits: Vec::new(),
+    })
+}
+
+/// Share of the free memory that the cache takes by default. On the CPU the rest is for
+/// activations, the page cache that holds the weights, and the process.
+const CPU_SHARE: f64 = 0.5;
+const GPU_SHARE: f64 = 0.85;
+
+/// Number of blocks of the cache, and the longest sequence in tokens.
+fn size_cache(
+    shape: CacheShape,
+    trained_positions: usize,
+    options: &LoadOptions,
+    device: tch::Device,
+) -> Result<(usize, usize), LoadError> {
+    let asked = options.max_model_len;
+    if let Some(asked) = asked.filter(|a| *a == 0 || *a > trained_positions) {
+        return Err(LoadError::InvalidConfig(format!(
+            "a maximum length of {asked} tokens was asked for, but max_position_embeddings is \
+             {trained_positions}"
+        )));
+    }
+    let positions = asked.unwrap_or(trained_positions);
+    let block_bytes = shape.block_bytes();
+    let blocks_each = positions.div_ceil(BLOCK_SIZE);
+    let num_blocks = if let Some(bytes) = options.kv_cache_bytes {
+        bytes / block_bytes
+    } else {
+        let (free, share) = match device {
+            tch::Device::Cpu => (memory::available_bytes(), CPU_SHARE),
+            _ => (memory::gpu_available_bytes(device), GPU_SHARE),
+        };
+        let enough = (blocks_each * options.max_batch.max(1)) as u64;
+        free.map_or(enough, |free| ((free as f64 * share) as u64 / block_bytes).min(enough))
+    };
+    // An index of a block is 32 bits wide.
+    let num_blocks = num_blocks.min(u64::from(u32::MAX)) as usize;
+    if num_blocks >= blocks_each {
+        return Ok((num_blocks, positions));
+    }
+    if asked.is_some() || num_blocks == 0 {
+        return Err(LoadError::OutOfMemory(format!(
+            "the cache has room for {} tokens, but one sequence may have {positions}: give it \
+             more memory or lower the maximum length",
+            num_blocks * BLOCK_SIZE
+        )));
+    }
+    let fitting = num_blocks * BLOCK_SIZE;
+    tracing::warn!(positions, fitting, "the cache cannot hold the longest sequence of the model");
+    Ok((num_blocks, fitting))
+}
+
+/// Refuses weights that cannot fit, before the kernel ends the process for them.
+fn check_weights_fit(
+    bytes: u64,
+    stored: Kind,
+    kind: Kind,
+    device: tch::Device,
+) -> Result<(), LoadError> {
+    let needed =
+        bytes / stored.elt_size_in_bytes() as u64 * kind.elt_size_in_bytes() as u64;
+    let free = match device {
+        tch::Device::Cpu => memory::available_bytes(),
+        _ => memory::gpu_available_bytes(device),
+    };
+    match free {
+        Some(free) if needed > free => Err(LoadError::OutOfMemory(format!(
+            "the weights need {needed} bytes as {}, but {free} are available on {}",
+            dtype_name(kind),
+            device_name(device)
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Heeds the CPU quota of the cgroup.
+fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Whether aten's kernels have instructions for bfloat16 here; without them it is slower than
+/// float32.
+fn cpu_has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        std::arch::is_x86_feature_detected!("avx512bf16")
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        std::arch::is_aarch64_feature_detected!("bf16")
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        false
+    }
+}
+
+fn dtype_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Half => "float16",
+        Kind::BFloat16 => "bfloat16",
+        _ => "float32",
+    }
+}
+
+fn device_name(device: tch::Device) -> String {
+    match device {
+        tch::Device::Cuda(index) => format!("cuda:{index}"),
+        _ => "cpu".to_owned(),
+    }
+}
