@@ -1,0 +1,22 @@
+//! What a fresh cluster holds before anything is installed.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use super::{CONTROL_PLANE_IP, Cluster, DNS_SERVICE_IP};
+use crate::{components, versions::CONTOUR};
+
+/// Manifests of DNS, storage, ingress and the rights of the programs outside of pods.
+const MANIFESTS: &str = include_str!("../../../deploy/local/bootstrap.yaml");
+
+/// Applies them; safe to repeat.
+pub(crate) fn apply(cluster: &Cluster) -> Result<()> {
+    let crds = components::program(&cluster.cache, &CONTOUR, "crds.yaml");
+    let crds = fs::read_to_string(&crds)
+        .with_context(|| format!("cannot read {}", crds.display()))?;
+    let own = MANIFESTS
+        .replace("${DNS_SERVICE_IP}", &DNS_SERVICE_IP.to_string())
+        .replace("${CONTROL_PLANE_IP}", &CONTROL_PLANE_IP.to_string());
+    cluster.apply(&format!("{own}\n---\n{crds}"))
+}

@@ -1,0 +1,383 @@
+//! The process that holds a cluster together.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket},
+    path::Path,
+    process::Stdio,
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::FlockOperation;
+
+use super::{
+    BRIDGE_CIDR, CONTROL_PLANE_IP, Cluster, POD_CIDR, SERVICE_CIDR, Spec, bootstrap,
+    cgroups::Hierarchies,
+    config::{Component, Config, EGRESS_PORT, HOST_DNS_PORT, INGRESS_PORT, api_address, path},
+    dns,
+    namespace::Namespaces,
+    node_ip, node_name, place_name, pod_cidr,
+    relay::{self, Target},
+    state::{ComponentState, State, start_time},
+};
+use crate::proc;
+
+/// Name and port of the Service that the host's registry port leads to.
+const REGISTRY: (&str, u16) = ("hyprstream-registry.hyprstream-system.svc.cluster.local", 80);
+
+/// Runs the cluster until it is killed.
+pub(crate) fn supervise(cluster: &Cluster) -> Result<()> {
+    // Detached from the terminal of the one who started it.
+    let _ = rustix::process::setsid();
+    let lock = File::create(cluster.dir.join("supervisor.lock"))?;
+    if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        bail!("another supervisor of cluster {:?} is running", cluster.name);
+    }
+    let pid = std::process::id();
+    let supervisor = Supervisor {
+        cluster: cluster.clone(),
+        state: Arc::new(Mutex::new(State {
+            supervisor: pid,
+            started: start_time(pid).unwrap_or(0),
+            ..State::default()
+        })),
+        cgroups: Hierarchies::find()?,
+    };
+    let result = supervisor.run();
+    if let Err(error) = &result {
+        supervisor.update(|state| state.error = Some(format!("{error:#}")));
+        supervisor.cgroups.kill(&cluster.prefix, Duration::from_secs(10));
+    }
+    result
+}
+
+struct Supervisor {
+    cluster: Cluster,
+    state: Arc<Mutex<State>>,
+    cgroups: Hierarchies,
+}
+
+impl Supervisor {
+    fn run(&self) -> Result<()> {
+        let cluster = &self.cluster;
+        self.phase("makes cgroups and namespaces");
+        let own = format!("{}/system", cluster.prefix);
+        self.cgroups.make(&own)?;
+        self.cgroups.delegate(&cluster.prefix);
+        self.cgroups.join(&own)?;
+        let spec = cluster.spec().context("spec.json is missing")?;
+
+        let control = Namespaces::make(cluster, &cluster.dir.join(place_name(0)))?;
+        self.update(|s| drop(s.namespaces.insert(place_name(0), control.place())));
+        self.make_bridge(&control)?;
+        self.start_relays(&control, &spec)?;
+
+        self.phase("starts etcd and the API server");
+        let config = Config::write(cluster, spec.api_port)?;
+        self.start(&config.etcd(), &control)?;
+        self.start(&config.api_server(), &control)?;
+        self.wait_for(Duration::from_secs(120), "the API server", || {
+            proc::succeeds(cluster.kubectl().args(["get", "--raw", "/readyz"]))
+        })?;
+
+        self.phase("starts controllers, DNS and ingress");
+        for component in config.controllers() {
+            self.start(&component, &control)?;
+        }
+        self.start(&config.coredns()?, &control)?;
+        bootstrap::apply(cluster)?;
+        for component in config.ingress(&config.envoy_bootstrap()?) {
+            self.start(&component, &control)?;
+        }
+
+        let mut nodes: BTreeMap<u8, Namespaces> = BTreeMap::new();
+        loop {
+            // More nodes may be asked for while the cluster runs.
+            let wanted = cluster.spec().map_or(spec.nodes, |s| s.nodes);
+            for node in 1..=wanted {
+                if !nodes.contains_key(&node) {
+                    self.phase(&format!("starts {}", node_name(node)));
+                    nodes.insert(node, self.start_node(&config, &control, node)?);
+                }
+            }
+            let ready = self.count_ready_nodes();
+            let was = self.read(|s| s.ready_nodes);
+            if ready != was || (!self.read(|s| s.ready) && ready >= wanted) {
+                self.update(|s| {
+                    s.ready_nodes = ready;
+                    if ready >= wanted {
+                        s.ready = true;
+                        s.phase = "runs".into();
+                    }
+                });
+            }
+            if ready < wanted && !self.read(|s| s.ready) {
+                self.phase(&format!("waits for the nodes, {ready} of {wanted} are ready"));
+            }
+            // Nobody waits any more once all are ready: look seldom then.
+            let pause = if ready >= wanted && self.read(|s| s.ready) { 20 } else { 1 };
+            for _ in 0..pause {
+                thread::sleep(Duration::from_millis(500));
+                if cluster.spec().map_or(wanted, |s| s.nodes) != wanted {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn make_bridge(&self, control: &Namespaces) -> Result<()> {
+        let ip = |args: &[&str]| self.inside(control, "ip", args);
+        ip(&["link", "add", "hs0", "type", "bridge"])?;
+        ip(&["addr", "add", &format!("{CONTROL_PLANE_IP}/16"), "dev", "hs0"])?;
+        ip(&["link", "set", "hs0", "up"])?;
+        // What pods send to the world goes to the relay, which connects from the host.
+        let rules = format!(
+            "table ip egress {{ chain prerouting {{ type nat hook prerouting priority -90; \
+             ip daddr {{ {BRIDGE_CIDR}, {POD_CIDR}, {SERVICE_CIDR}, 127.0.0.0/8 }} accept; \
+             meta l4proto tcp redirect to :{EGRESS_PORT}; }} }}"
+        );
+        self.inside(control, "nft", &[&rules])
+    }
+
+    fn start_relays(&self, control: &Namespaces, spec: &Spec) -> Result<()> {
+        let here = |port: u16| {
+            TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+                .with_context(|| format!("cannot listen on 127.0.0.1:{port}"))
+        };
+        let local = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+        let inwards = [
+            ("API server", here(spec.api_port)?, Target::Fixed(api_address())),
+            ("ingress", here(spec.ingress_port)?, Target::Fixed(local(INGRESS_PORT))),
+            ("registry", here(spec.registry_port)?, Target::Lookup(Box::new(registry))),
+        ];
+        for (name, listener, target) in inwards {
+            control.spawn(move || {
+                let result = relay::serve(&listener, &target);
+                eprintln!("the relay to the {name} ended: {result:?}");
+            })?;
+        }
+        let egress = control.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, EGRESS_PORT)))??;
+        thread::spawn(move || {
+            let result = relay::serve(&egress, &Target::Original);
+            eprintln!("the relay to the world ended: {result:?}");
+        });
+        let questions = control.run(|| UdpSocket::bind((Ipv4Addr::LOCALHOST, HOST_DNS_PORT)))??;
+        thread::spawn(move || {
+            let result = dns::forward(questions);
+            eprintln!("the relay to the host's DNS ended: {result:?}");
+        });
+        // Long answers come again over TCP.
+        let questions = control.run(|| TcpListener::bind((Ipv4Addr::LOCALHOST, HOST_DNS_PORT)))??;
+        thread::spawn(move || {
+            let server = || match dns::host_server() {
+                Some(SocketAddr::V4(server)) => Some(server),
+                _ => None,
+            };
+            let result = relay::serve(&questions, &Target::Lookup(Box::new(server)));
+            eprintln!("the TCP relay to the host's DNS ended: {result:?}");
+        });
+        Ok(())
+    }
+
+    fn start_node(&self, config: &Config, control: &Namespaces, node: u8) -> Result<Namespaces> {
+        let cluster = &self.cluster;
+        let name = node_name(node);
+        let group = format!("{}/{name}", cluster.prefix);
+        self.cgroups.make(&group)?;
+        self.cgroups.delegate(&group);
+        let namespaces = Namespaces::make(cluster, &cluster.dir.join(place_name(node)))?;
+        self.update(|s| drop(s.namespaces.insert(place_name(node), namespaces.place())));
+
+        let ip = node_ip(node).to_string();
+        let net = namespaces.place().net;
+        self.inside(
+            control,
+            "ip",
+            &["link", "add", &name, "type", "veth", "peer", "name", "eth0", "netns", &net],
+        )?;
+        self.inside(control, "ip", &["link", "set", &name, "master", "hs0", "up"])?;
+        let here = |args: &[&str]| self.inside(&namespaces, "ip", args);
+        here(&["addr", "add", &format!("{ip}/16"), "dev", "eth0"])?;
+        here(&["link", "set", "eth0", "up"])?;
+        here(&["route", "add", "default", "via", &CONTROL_PLANE_IP.to_string()])?;
+        // Pods of other nodes are reached straight, without the way over the control plane.
+        self.inside(control, "ip", &["route", "replace", &pod_cidr(node), "via", &ip])?;
+        for other in 1..node {
+            here(&["route", "replace", &pod_cidr(other), "via", &node_ip(other).to_string()])?;
+            let place = self.read(|s| s.namespaces.get(&place_name(other)).cloned());
+            let place = place.context("a node has no namespaces")?;
+            proc::output(place.enter().args(["ip", "route", "replace", &pod_cidr(node), "via", &ip]))?;
+        }
+
+        let [containerd, kubelet] = config.node(node)?;
+        self.start(&containerd, &namespaces)?;
+        self.wait_for(Duration::from_secs(30), "containerd", || {
+            let pid = self.read(|s| s.components.get(&containerd.name).and_then(|c| c.pid));
+            pid.is_some_and(|pid| {
+                Path::new(&format!("/proc/{pid}/root/run/containerd/containerd.sock")).exists()
+            })
+        })?;
+        self.start(&kubelet, &namespaces)?;
+        self.wait_for(Duration::from_secs(60), &format!("the Node {name}"), || {
+            proc::succeeds(cluster.kubectl().args(["get", "node", &name]))
+        })?;
+        self.start(&config.proxy(node), &namespaces)?;
+        if node == 1 {
+            self.start(&config.proxy(0), control)?;
+        }
+        Ok(namespaces)
+    }
+
+    fn count_ready_nodes(&self) -> u8 {
+        let path = "-o=jsonpath={.items[*].status.conditions[?(@.type=='Ready')].status}";
+        proc::output(self.cluster.kubectl().args(["get", "nodes", path]))
+            .map_or(0, |text| text.split_whitespace().filter(|s| *s == "True").count() as u8)
+    }
+
+    /// Runs a short command in a place.
+    fn inside(&self, place: &Namespaces, program: &str, args: &[&str]) -> Result<()> {
+        proc::output(place.place().enter().arg(program).args(args)).map(drop)
+    }
+
+    /// Starts a component and keeps it running.
+    fn start(&self, component: &Component, namespaces: &Namespaces) -> Result<()> {
+        let runner = Runner {
+            component: component.clone(),
+            place: namespaces.place(),
+            cluster: self.cluster.clone(),
+            state: self.state.clone(),
+        };
+        runner.spawn_once()?;
+        Ok(())
+    }
+
+    fn wait_for(&self, limit: Duration, what: &str, ready: impl Fn() -> bool) -> Result<()> {
+        let started = Instant::now();
+        while !ready() {
+            if started.elapsed() > limit {
+                bail!(
+                    "{what} is not ready after {} s{}; logs: {}",
+                    limit.as_secs(),
+                    self.read(State::failing),
+                    self.cluster.logs().display()
+                );
+            }
+            thread::sleep(Duration::from_millis(150));
+        }
+        Ok(())
+    }
+
+    fn phase(&self, phase: &str) {
+        if self.read(|s| s.phase != phase) {
+            eprintln!("{phase}");
+            self.update(|s| phase.clone_into(&mut s.phase));
+        }
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&State) -> T) -> T {
+        read(&self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    fn update(&self, change: impl FnOnce(&mut State)) {
+        update(&self.state, &self.cluster, change);
+    }
+}
+
+fn update(state: &Mutex<State>, cluster: &Cluster, change: impl FnOnce(&mut State)) {
+    let mut state = state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    change(&mut state);
+    if let Err(error) = state.write(&cluster.dir) {
+        eprintln!("cannot write the state: {error:#}");
+    }
+}
+
+/// The registry's address inside the cluster at the moment.
+fn registry() -> Option<SocketAddrV4> {
+    let server = SocketAddr::from((CONTROL_PLANE_IP, 53));
+    Some(SocketAddrV4::new(dns::lookup(server, REGISTRY.0)?, REGISTRY.1))
+}
+
+/// Keeps one component running.
+struct Runner {
+    component: Component,
+    place: super::state::Place,
+    cluster: Cluster,
+    state: Arc<Mutex<State>>,
+}
+
+impl Runner {
+    /// Starts the component and a thread that starts it again whenever it ends.
+    fn spawn_once(self) -> Result<()> {
+        let first = self.launch()?;
+        thread::Builder::new().stack_size(256 * 1024).spawn(move || self.keep(first))?;
+        Ok(())
+    }
+
+    fn launch(&self) -> Result<std::process::Child> {
+        let component = &self.component;
+        let log = self.cluster.logs().join(format!("{}.log", component.name));
+        keep_small(&log);
+        let log = proc::open_log(&log)?;
+        let child = self
+            .place
+            .enter()
+            .arg(&component.program)
+            .args(&component.args)
+            .env_clear()
+            .env("PATH", path(&self.cluster))
+            .env("HOME", "/root")
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("cannot start {}", component.name))?;
+        self.note(|s| {
+            s.pid = Some(child.id());
+            s.started = start_time(child.id()).unwrap_or(0);
+        });
+        Ok(child)
+    }
+
+    fn keep(self, mut child: std::process::Child) {
+        let mut pause = Duration::from_millis(250);
+        loop {
+            let started = Instant::now();
+            let exit = child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
+            eprintln!("{} ended: {exit}", self.component.name);
+            self.note(|s| {
+                s.pid = None;
+                s.restarts += 1;
+                s.last_exit = Some(exit);
+            });
+            if started.elapsed() > Duration::from_secs(30) {
+                pause = Duration::from_millis(250);
+            }
+            child = loop {
+                thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_secs(8));
+                match self.launch() {
+                    Ok(child) => break child,
+                    Err(error) => eprintln!("{error:#}"),
+                }
+            };
+        }
+    }
+
+    fn note(&self, change: impl FnOnce(&mut ComponentState)) {
+        update(&self.state, &self.cluster, |state| {
+            change(state.components.entry(self.component.name.clone()).or_default());
+        });
+    }
+}
+
+/// Starts a log anew once it is large; the last one is kept.
+fn keep_small(log: &Path) {
+    if fs::metadata(log).is_ok_and(|m| m.len() > 50_000_000) {
+        let _ = fs::rename(log, log.with_extension("log.1"));
+    }
+}
