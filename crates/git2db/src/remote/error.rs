@@ -65,6 +65,12 @@ pub enum RemoteError {
     /// The observer ended the work.
     #[error("the transfer was cancelled")]
     Cancelled,
+    /// No space is left on this machine.
+    #[error("no space is left: {detail}")]
+    DiskFull {
+        /// What could not be written.
+        detail: String,
+    },
     /// Something on this machine failed.
     #[error("git failed on this machine: {detail}")]
     Local {
@@ -83,6 +89,7 @@ impl RemoteError {
             Self::ReferenceNotFound { .. } => "ReferenceNotFound",
             Self::Timeout { .. } | Self::Upstream { .. } => "UpstreamError",
             Self::Cancelled => "Cancelled",
+            Self::DiskFull { .. } => "DiskFull",
             Self::Local { .. } => "InternalError",
         }
     }

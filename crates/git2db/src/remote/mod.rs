@@ -2,18 +2,84 @@
 
 mod error;
 
+use git2::{Direction, Remote};
+
 pub use error::RemoteError;
 
-use crate::{CommitId, Credentials, Reference, RemoteUrl};
+use crate::{
+    CommitId, Credentials, Observer, Reference, RemoteUrl,
+    libgit::{Session, proxy, remote_error},
+};
 
 /// The commit that `reference` names now, asked from the remote as `git ls-remote` does.
 ///
 /// An annotated tag is peeled. A [`Reference::Commit`] is returned as it is, without asking.
+/// An empty repository has no [`Reference::Head`].
 pub fn resolve(
     url: &RemoteUrl,
     reference: &Reference,
     credentials: &Credentials,
 ) -> Result<CommitId, RemoteError> {
-    let _ = (url, reference, credentials);
-    unimplemented!("not done yet")
+    if let Reference::Commit(commit) = reference {
+        return Ok(commit.clone());
+    }
+    let heads = list(url, credentials, &())?;
+    pick(&heads, reference)
+        .ok_or_else(|| RemoteError::ReferenceNotFound {
+            url: url.clone(),
+            reference: reference.clone(),
+        })
+}
+
+/// One ref of a remote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteRef {
+    /// Full name, such as `refs/heads/main` or `HEAD`.
+    pub name: String,
+    /// What it names. For an annotated tag, the tag's own object: its commit stands at
+    /// `refs/tags/NAME^{}`.
+    pub commit: CommitId,
+}
+
+/// All refs of the remote, as `git ls-remote` shows them.
+pub fn list(
+    url: &RemoteUrl,
+    credentials: &Credentials,
+    observer: &dyn Observer,
+) -> Result<Vec<RemoteRef>, RemoteError> {
+    let session = Session::new(url, credentials, observer)?;
+    let mut remote = Remote::create_detached(url.as_str()).map_err(|e| remote_error(url, &e))?;
+    let connection = remote
+        .connect_auth(Direction::Fetch, Some(session.callbacks()), Some(proxy()))
+        .map_err(|e| session.error(&e))?;
+    let heads = connection.list().map_err(|e| session.error(&e))?;
+    Ok(heads
+        .iter()
+        .map(|head| RemoteRef {
+            name: head.name().to_owned(),
+            commit: CommitId::from_oid(head.oid()),
+        })
+        .collect())
+}
+
+/// The commit that `reference` names among `heads`.
+pub(crate) fn pick(heads: &[RemoteRef], reference: &Reference) -> Option<CommitId> {
+    let name = reference.full_name()?;
+    let find = |name: &str| heads.iter().find(|head| head.name == name);
+    find(&format!("{name}^{{}}")).or_else(|| find(&name)).map(|head| head.commit.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_annotated_tag_is_peeled() {
+        let id = |digit: &str| digit.repeat(40).parse::<CommitId>().unwrap();
+        let head = |name: &str, digit| RemoteRef { name: name.to_owned(), commit: id(digit) };
+        let heads = [head("refs/tags/v1", "1"), head("refs/tags/v1^{}", "2"), head("HEAD", "3")];
+        assert_eq!(pick(&heads, &Reference::Tag("v1".into())), Some(id("2")));
+        assert_eq!(pick(&heads, &Reference::Head), Some(id("3")));
+        assert_eq!(pick(&heads, &Reference::Branch("v1".into())), None);
+    }
 }

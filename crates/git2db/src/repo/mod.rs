@@ -1,58 +1,166 @@
 //! Bare repositories on this machine and how commits come into them.
 
 mod error;
+mod fetch;
 
 use std::path::Path;
 
-pub use error::RepoError;
+use git2::{
+    ErrorCode, ObjectType, Oid, Repository, RepositoryInitOptions, RepositoryOpenFlags, Tree,
+};
 
-use crate::{CommitId, Credentials, Observer, Reference, RemoteError, RemoteUrl};
+pub use error::RepoError;
+pub use fetch::{Fetch, History, fetch_commit};
+
+use crate::{CommitId, Reference, libgit};
 
 /// Makes a bare repository at `path`, or does nothing if there is one.
 ///
-/// It allows clients to fetch any commit by name (`uploadpack.allowAnySHA1InWant`), and runs no
-/// hooks of templates.
+/// It allows clients to fetch any commit by name (`uploadpack.allowAnySHA1InWant`) and has no
+/// hooks. Its `HEAD` names `refs/heads/main` until [`set_reference`] changes that.
 pub fn init_bare(path: &Path) -> Result<(), RepoError> {
-    let _ = path;
-    unimplemented!("not done yet")
+    libgit::init();
+    let failed = |source: git2::Error| {
+        if libgit::is_disk_full(&source) {
+            RepoError::DiskFull { path: path.to_owned() }
+        } else {
+            RepoError::Open { path: path.to_owned(), source }
+        }
+    };
+    match open(path) {
+        Ok(_) => return Ok(()),
+        Err(RepoError::Open { source, .. }) if source.code() == ErrorCode::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let mut options = RepositoryInitOptions::new();
+    options.bare(true).mkpath(true).external_template(false).initial_head("main");
+    let repo = Repository::init_opts(path, &options).map_err(failed)?;
+    let mut config = repo.config().map_err(failed)?;
+    config.set_bool("uploadpack.allowAnySHA1InWant", true).map_err(failed)?;
+    config.set_bool("core.fsyncObjectFiles", true).map_err(failed)?;
+    Ok(())
 }
 
 /// Whether the commit lies in the repository with its whole tree. LFS objects are not looked at.
 pub fn has_commit(path: &Path, commit: &CommitId) -> Result<bool, RepoError> {
-    let _ = (path, commit);
-    unimplemented!("not done yet")
+    is_complete(&open(path)?, path, commit)
 }
 
-/// Brings `commit` with its tree into the bare repository at `path`; nothing to do if it is there.
-///
-/// Fetches with depth 1 by name where the server allows it, else the tip of `reference`, else the
-/// history of `reference`, else everything. One fetch at a time per repository, across processes.
-/// Keeps the commit by the ref `refs/hyprstream/commits/<commit>`.
-pub fn fetch_commit(
-    path: &Path,
-    url: &RemoteUrl,
-    reference: &Reference,
-    commit: &CommitId,
-    credentials: &Credentials,
-    observer: &dyn Observer,
-) -> Result<(), RemoteError> {
-    let _ = (path, url, reference, commit, credentials, observer);
-    unimplemented!("not done yet")
-}
-
-/// Lets a branch or tag of the repository at `path` name `commit`, whatever it named before, and
-/// with [`Reference::Branch`] lets `HEAD` name that branch, so that `git clone` works.
+/// Lets a branch or tag of the repository at `path` name `commit`, whatever it named before.
+/// With [`Reference::Branch`] `HEAD` then names that branch, so that `git clone` works.
+/// [`Reference::Head`] means the branch `main`; for a [`Reference::Commit`] nothing is done.
 pub fn set_reference(
     path: &Path,
     reference: &Reference,
     commit: &CommitId,
 ) -> Result<(), RepoError> {
-    let _ = (path, reference, commit);
-    unimplemented!("not done yet")
+    let name = match reference {
+        Reference::Head => "refs/heads/main".to_owned(),
+        Reference::Commit(_) => return Ok(()),
+        other => other.full_name().unwrap_or_default(),
+    };
+    if !git2::Reference::is_valid_name(&name) {
+        return Err(RepoError::InvalidReference { name });
+    }
+    let repo = open(path)?;
+    if repo.find_commit(commit.oid()).is_err() {
+        return Err(RepoError::CommitMissing { path: path.to_owned(), commit: commit.clone() });
+    }
+    repo.reference(&name, commit.oid(), true, "hyprstream").map_err(access(path))?;
+    if name.starts_with("refs/heads/") {
+        repo.set_head(&name).map_err(access(path))?;
+    }
+    Ok(())
 }
 
 /// The commit that `reference` names in the repository at `path`; `None` if it does not exist.
 pub fn resolve_local(path: &Path, reference: &Reference) -> Result<Option<CommitId>, RepoError> {
-    let _ = (path, reference);
-    unimplemented!("not done yet")
+    let repo = open(path)?;
+    let found = match reference {
+        Reference::Commit(commit) => repo.find_commit(commit.oid()).map(|c| c.id()),
+        other => repo
+            .find_reference(&other.full_name().unwrap_or_default())
+            .and_then(|r| r.peel_to_commit())
+            .map(|c| c.id()),
+    };
+    match found {
+        Ok(oid) => Ok(Some(CommitId::from_oid(oid))),
+        Err(error) => match error.code() {
+            ErrorCode::NotFound | ErrorCode::UnbornBranch | ErrorCode::InvalidSpec => Ok(None),
+            _ => Err(access(path)(error)),
+        },
+    }
+}
+
+/// Opens exactly the repository at `path`, not one above it.
+pub(crate) fn open(path: &Path) -> Result<Repository, RepoError> {
+    libgit::init();
+    let flags = RepositoryOpenFlags::NO_SEARCH | RepositoryOpenFlags::NO_DOTGIT;
+    let none: [&Path; 0] = [];
+    Repository::open_ext(path, flags, none).map_err(|source| match source.code() {
+        ErrorCode::Owner => RepoError::NotOurs { path: path.to_owned() },
+        _ => RepoError::Open { path: path.to_owned(), source },
+    })
+}
+
+/// The error for a failed operation on the open repository at `path`.
+pub(crate) fn access(path: &Path) -> impl Fn(git2::Error) -> RepoError + '_ {
+    |source| {
+        if libgit::is_disk_full(&source) {
+            RepoError::DiskFull { path: path.to_owned() }
+        } else {
+            RepoError::Access { path: path.to_owned(), source }
+        }
+    }
+}
+
+/// The ref that keeps a fetched commit; it is made when the commit is known to be complete.
+fn keeping_ref(commit: &CommitId) -> String {
+    format!("refs/hyprstream/commits/{commit}")
+}
+
+fn is_complete(repo: &Repository, path: &Path, commit: &CommitId) -> Result<bool, RepoError> {
+    let found = match repo.find_commit(commit.oid()) {
+        Ok(found) => found,
+        Err(error) if error.code() == ErrorCode::NotFound => return Ok(false),
+        Err(error) => return Err(access(path)(error)),
+    };
+    if repo.find_reference(&keeping_ref(commit)).is_ok() {
+        return Ok(true);
+    }
+    let mut seen = std::collections::HashSet::new();
+    match found.tree() {
+        Ok(tree) => is_tree_complete(repo, &tree, &mut seen).map_err(access(path)),
+        Err(error) if error.code() == ErrorCode::NotFound => Ok(false),
+        Err(error) => Err(access(path)(error)),
+    }
+}
+
+fn is_tree_complete(
+    repo: &Repository,
+    root: &Tree<'_>,
+    seen: &mut std::collections::HashSet<Oid>,
+) -> Result<bool, git2::Error> {
+    let odb = repo.odb()?;
+    let mut pending = vec![root.id()];
+    while let Some(id) = pending.pop() {
+        if !seen.insert(id) {
+            continue;
+        }
+        let tree = match repo.find_tree(id) {
+            Ok(tree) => tree,
+            Err(error) if error.code() == ErrorCode::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        for entry in &tree {
+            match entry.kind() {
+                Some(ObjectType::Tree) => pending.push(entry.id()),
+                // A submodule names a commit of another repository.
+                Some(ObjectType::Commit) => {}
+                _ if !odb.exists(entry.id()) => return Ok(false),
+                _ => {}
+            }
+        }
+    }
+    Ok(true)
 }

@@ -1,0 +1,214 @@
+//! How we use libgit2: settings of the process, credentials, and what its errors mean.
+
+mod classify;
+mod settings;
+mod ssh;
+
+use std::cell::Cell;
+
+use git2::{
+    AutotagOption, CertificateCheckStatus, Cred, CredentialType, ErrorClass, ErrorCode,
+    FetchOptions, ProxyOptions, RemoteCallbacks, RemoteRedirect,
+};
+
+pub(crate) use classify::{is_disk_full, remote_error};
+pub use settings::{Timeouts, set_timeouts};
+pub(crate) use settings::init;
+
+use crate::{Credentials, Observer, Progress, RemoteError, RemoteUrl, Scheme};
+
+/// How often credentials are given on one connection before they count as refused.
+const MAX_ASKED: u8 = 2;
+
+/// One connection to a remote: credentials, host keys, progress.
+///
+/// A session is for one connection. Its callbacks borrow from it.
+pub(crate) struct Session<'a> {
+    url: &'a RemoteUrl,
+    credentials: &'a Credentials,
+    observer: &'a dyn Observer,
+    asked: Cell<u8>,
+    cancelled: Cell<bool>,
+    host_keys: Option<ssh::HostKeys>,
+}
+
+impl<'a> Session<'a> {
+    /// Prepares a connection. Over ssh this waits for other connections that are being made.
+    pub(crate) fn new(
+        url: &'a RemoteUrl,
+        credentials: &'a Credentials,
+        observer: &'a dyn Observer,
+    ) -> Result<Self, RemoteError> {
+        init();
+        let host_keys = match (url.scheme(), credentials) {
+            (Scheme::Ssh, Credentials::SshKey { known_hosts, .. }) => {
+                Some(ssh::HostKeys::trust_only(url, known_hosts)?)
+            }
+            (Scheme::Ssh, _) => {
+                return Err(RemoteError::AuthenticationFailed {
+                    url: url.clone(),
+                    detail: "ssh needs a private key and known_hosts".to_owned(),
+                });
+            }
+            (_, Credentials::SshKey { .. }) => {
+                return Err(RemoteError::AuthenticationFailed {
+                    url: url.clone(),
+                    detail: "an ssh key is of no use for a URL that is not ssh".to_owned(),
+                });
+            }
+            _ => None,
+        };
+        Ok(Self {
+            url,
+            credentials,
+            observer,
+            asked: Cell::new(0),
+            cancelled: Cell::new(false),
+            host_keys,
+        })
+    }
+
+    /// The callbacks for this connection.
+    pub(crate) fn callbacks(&self) -> RemoteCallbacks<'_> {
+        let mut callbacks = RemoteCallbacks::new();
+        callbacks.credentials(|url, user, allowed| self.credential(url, user, allowed));
+        callbacks.certificate_check(|_, _| {
+            if let Some(host_keys) = &self.host_keys {
+                // The known hosts have been read by now; let the next connection have its own.
+                host_keys.release();
+            }
+            // The verdict of OpenSSL, or that of the known hosts, stands.
+            Ok(CertificateCheckStatus::CertificatePassthrough)
+        });
+        callbacks.transfer_progress(|stats| {
+            self.observer.progress(Progress::Git {
+                bytes_done: stats.received_bytes() as u64,
+                objects_done: stats.received_objects() as u64,
+                objects_total: stats.total_objects() as u64,
+            });
+            self.go_on()
+        });
+        callbacks.sideband_progress(|_| self.go_on());
+        callbacks
+    }
+
+    /// Options of a fetch with `depth` (0 for all) by `callbacks` of this session.
+    pub(crate) fn fetch_options(&self, depth: i32) -> FetchOptions<'_> {
+        let mut options = FetchOptions::new();
+        options
+            .remote_callbacks(self.callbacks())
+            .proxy_options(proxy())
+            .depth(depth)
+            .download_tags(AutotagOption::None)
+            .update_fetchhead(false)
+            .follow_redirects(self.redirects());
+        options
+    }
+
+    /// To other hosts only without credentials, since libgit2 would take them along.
+    pub(crate) fn redirects(&self) -> RemoteRedirect {
+        match self.credentials {
+            Credentials::None => RemoteRedirect::Initial,
+            _ => RemoteRedirect::None,
+        }
+    }
+
+    /// What an error of this session's connection means.
+    pub(crate) fn error(&self, error: &git2::Error) -> RemoteError {
+        if self.cancelled.get() || error.code() == ErrorCode::User {
+            return RemoteError::Cancelled;
+        }
+        remote_error(self.url, error)
+    }
+
+    fn go_on(&self) -> bool {
+        if self.observer.is_cancelled() {
+            self.cancelled.set(true);
+        }
+        !self.cancelled.get()
+    }
+
+    fn credential(
+        &self,
+        url: &str,
+        user: Option<&str>,
+        allowed: CredentialType,
+    ) -> Result<Cred, git2::Error> {
+        let refuse = |why: &str| {
+            let class =
+                if self.url.scheme() == Scheme::Ssh { ErrorClass::Ssh } else { ErrorClass::Http };
+            git2::Error::new(ErrorCode::Auth, class, why)
+        };
+        if allowed.contains(CredentialType::USERNAME) {
+            return Cred::username(self.url.user().unwrap_or("git"));
+        }
+        // libgit2 asks again after a refusal, without end, and now and then for a new connection.
+        if self.asked.replace(self.asked.get().saturating_add(1)) >= MAX_ASKED {
+            return Err(refuse("the server does not accept them"));
+        }
+        match self.credentials {
+            Credentials::None => Err(refuse("the server wants credentials and none were given")),
+            Credentials::SshKey { private_key, passphrase, .. } => Cred::ssh_key_from_memory(
+                user.or(self.url.user()).unwrap_or("git"),
+                None,
+                private_key,
+                passphrase.as_deref(),
+            ),
+            Credentials::Token(_) | Credentials::Basic { .. } => {
+                if !same_origin(self.url, url) {
+                    return Err(refuse("the server redirects to another one, which gets none"));
+                }
+                let (name, password) =
+                    self.credentials.basic().ok_or_else(|| refuse("none were given"))?;
+                Cred::userpass_plaintext(name, password)
+            }
+        }
+    }
+}
+
+/// Proxies as the environment names them.
+pub(crate) fn proxy<'a>() -> ProxyOptions<'a> {
+    let mut proxy = ProxyOptions::new();
+    proxy.auto();
+    proxy
+}
+
+/// Whether `asking` is on the host and port of `url`, or its upgrade to https.
+fn same_origin(url: &RemoteUrl, asking: &str) -> bool {
+    let Ok(asking) = url::Url::parse(asking) else {
+        return false;
+    };
+    let upgrade = url.scheme() == Scheme::Http && url.port().is_none();
+    let ours = (url.scheme(), url.port());
+    let theirs = match asking.scheme() {
+        "https" => (Scheme::Https, asking.port()),
+        "http" => (Scheme::Http, asking.port()),
+        _ => return false,
+    };
+    asking.host_str().is_some_and(|host| host.eq_ignore_ascii_case(url.host()))
+        && (theirs == ours || (upgrade && theirs == (Scheme::Https, None)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_same_host_and_port_or_its_upgrade_is_asked_with_credentials() {
+        let http = RemoteUrl::parse("http://host/a").unwrap();
+        for (asking, expected) in [
+            ("http://host/a", true),
+            ("http://HOST:80/b", true),
+            ("https://host/a", true),
+            ("https://host:444/a", false),
+            ("http://host:8080/a", false),
+            ("http://other/a", false),
+            ("host", false),
+        ] {
+            assert_eq!(same_origin(&http, asking), expected, "{asking}");
+        }
+        let https = RemoteUrl::parse("https://host/a").unwrap();
+        assert!(!same_origin(&https, "http://host/a"));
+        assert!(same_origin(&https, "https://host:443/a"));
+    }
+}

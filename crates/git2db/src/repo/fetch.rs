@@ -1,0 +1,176 @@
+//! Fetching one commit, as little else as the server allows.
+
+use std::path::Path;
+
+use git2::{Direction, Repository};
+
+use crate::{
+    CommitId, Credentials, Observer, Reference, RemoteError, RemoteUrl, RepoError, Scheme,
+    libgit::{Session, proxy},
+    lock::FileLock,
+    remote::{self, RemoteRef},
+};
+
+/// What `git fetch --unshallow` asks for.
+const UNSHALLOW: i32 = i32::MAX;
+
+/// What to fetch from where.
+#[derive(Clone, Copy, Debug)]
+pub struct Fetch<'a> {
+    /// The remote.
+    pub url: &'a RemoteUrl,
+    /// How `commit` was found; helps with servers that do not serve commits by name.
+    pub reference: &'a Reference,
+    /// The commit.
+    pub commit: &'a CommitId,
+    /// What beside the commit.
+    pub history: History,
+    /// How to authenticate.
+    pub credentials: &'a Credentials,
+}
+
+/// What comes with a fetched commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum History {
+    /// All that led to it. Needed where the repository is served to others: libgit2 cannot fetch
+    /// from a shallow repository (1.9 refuses the `shallow` lines that git advertises).
+    Whole,
+    /// Nothing, where the server allows it (depth 1).
+    None,
+}
+
+/// Brings a commit with its tree into the bare repository at `path`; nothing to do if it is there.
+///
+/// Asks for a ref that names the commit, or for the commit by its own name where the server allows
+/// that, else for the history of the reference, else for everything. One fetch at a time per
+/// repository, across processes. Keeps the commit by the ref `refs/hyprstream/commits/<commit>`.
+pub fn fetch_commit(
+    path: &Path,
+    fetch: &Fetch<'_>,
+    observer: &dyn Observer,
+) -> Result<(), RemoteError> {
+    let Fetch { url, commit, .. } = *fetch;
+    let repo = super::open(path).map_err(local)?;
+    let lock_path = path.join("hyprstream.lock");
+    let _lock = FileLock::acquire(&lock_path, &|| observer.is_cancelled())
+        .map_err(|e| RemoteError::Local { detail: format!("cannot lock {lock_path:?}: {e}") })?
+        .ok_or(RemoteError::Cancelled)?;
+    let is_there = || {
+        let shallow = fetch.history == History::Whole && repo.is_shallow();
+        super::is_complete(&repo, path, commit).map(|there| there && !shallow).map_err(local)
+    };
+    if is_there()? {
+        return keep(&repo, path, commit);
+    }
+    let heads = remote::list(url, fetch.credentials, observer)?;
+    let mut last = None;
+    for attempt in attempts(fetch, &heads) {
+        if observer.is_cancelled() {
+            return Err(RemoteError::Cancelled);
+        }
+        tracing::debug!(refspecs = ?attempt.refspecs, "fetching");
+        match download(&repo, fetch, &attempt, observer) {
+            Ok(()) => last = None,
+            Err(error) if is_final(&error) => return Err(error),
+            Err(error) => {
+                tracing::debug!(%error, "this way of fetching did not work");
+                last = Some(error);
+            }
+        }
+        if is_there()? {
+            return keep(&repo, path, commit);
+        }
+    }
+    Err(last.unwrap_or_else(|| RemoteError::ReferenceNotFound {
+        url: url.clone(),
+        reference: Reference::Commit(commit.clone()),
+    }))
+}
+
+struct Attempt {
+    refspecs: Vec<String>,
+    shallow: bool,
+}
+
+/// Ways to get at the commit, the cheapest first.
+fn attempts(fetch: &Fetch<'_>, heads: &[RemoteRef]) -> Vec<Attempt> {
+    let Fetch { url, reference, commit, .. } = *fetch;
+    // The local transport knows no depth.
+    let shallow = fetch.history == History::None && url.scheme() != Scheme::File;
+    let mut attempts = Vec::new();
+    let wanted = reference.full_name();
+    let at_tip = |head: &&RemoteRef| head.commit == *commit;
+    let tip = heads
+        .iter()
+        .filter(at_tip)
+        .find(|head| Some(plain(&head.name)) == wanted.as_deref())
+        .or_else(|| heads.iter().find(at_tip));
+    if let Some(head) = tip {
+        attempts.push(Attempt { refspecs: vec![plain(&head.name).to_owned()], shallow });
+    }
+    attempts.push(Attempt { refspecs: vec![commit.to_string()], shallow });
+    if let Some(name) = wanted.filter(|name| heads.iter().any(|head| head.name == *name)) {
+        attempts.push(Attempt { refspecs: vec![name], shallow: false });
+    }
+    let all = ["refs/heads/*", "refs/tags/*"];
+    let refspecs = all.map(|name| format!("+{name}:{name}")).to_vec();
+    attempts.push(Attempt { refspecs, shallow: false });
+    attempts
+}
+
+/// The ref without the mark of a peeled tag.
+fn plain(name: &str) -> &str {
+    name.strip_suffix("^{}").unwrap_or(name)
+}
+
+/// Downloads objects; no ref is changed.
+fn download(
+    repo: &Repository,
+    fetch: &Fetch<'_>,
+    attempt: &Attempt,
+    observer: &dyn Observer,
+) -> Result<(), RemoteError> {
+    let Fetch { url, credentials, .. } = *fetch;
+    let session = Session::new(url, credentials, observer)?;
+    let failed = |error: git2::Error| session.error(&error);
+    let mut remote = repo.remote_anonymous(url.as_str()).map_err(failed)?;
+    let depth = match attempt.shallow {
+        true => 1,
+        false if repo.is_shallow() => UNSHALLOW,
+        false => 0,
+    };
+    let mut connection = remote
+        .connect_auth(Direction::Fetch, Some(session.callbacks()), Some(proxy()))
+        .map_err(failed)?;
+    let mut options = session.fetch_options(depth);
+    connection.remote().download(&attempt.refspecs, Some(&mut options)).map_err(failed)
+}
+
+/// Whether no other way of fetching can do better.
+fn is_final(error: &RemoteError) -> bool {
+    matches!(
+        error,
+        RemoteError::Cancelled
+            | RemoteError::DiskFull { .. }
+            | RemoteError::AuthenticationFailed { .. }
+            | RemoteError::HostUnreachable { .. }
+            | RemoteError::HostNotTrusted { .. }
+            | RemoteError::Timeout { .. }
+    )
+}
+
+fn keep(repo: &Repository, path: &Path, commit: &CommitId) -> Result<(), RemoteError> {
+    repo.reference(&super::keeping_ref(commit), commit.oid(), true, "hyprstream")
+        .map(|_| ())
+        .map_err(|e| local(super::access(path)(e)))
+}
+
+fn local(error: RepoError) -> RemoteError {
+    match error {
+        RepoError::DiskFull { path } => RemoteError::DiskFull { detail: format!("{path:?}") },
+        RepoError::Open { ref source, .. } | RepoError::Access { ref source, .. } => {
+            RemoteError::Local { detail: format!("{error}: {source}") }
+        }
+        other => RemoteError::Local { detail: other.to_string() },
+    }
+}

@@ -1,0 +1,10 @@
+//! Real git, and servers on the loopback interface, for the tests.
+#![allow(dead_code, missing_docs, unreachable_pub)]
+
+pub mod git;
+pub mod http;
+pub mod lfs;
+
+pub use git::{GitServer, Work};
+pub use http::{Request, Response, Server};
+pub use lfs::LfsServer;
