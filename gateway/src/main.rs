@@ -1,3 +1,98 @@
-//! gateway.
+//! `hyprstream-gateway`: the cluster's one OpenAI endpoint.
 
-fn main() {}
+mod args;
+
+use std::{num::NonZeroUsize, sync::Arc, thread::available_parallelism};
+
+use anyhow::{Context, Result, anyhow};
+use clap::Parser;
+use hyprstream_gateway::{Gateway, Metrics, check, rlimit, table::Table, watch};
+use hyprstream_telemetry::{AdminServer, init_logs};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch as channel,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::args::{Args, Command, ServeArgs};
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    init_logs(&args.log, args.log_format).map_err(|error| anyhow!(error))?;
+    // Knows the CPU quota of the container.
+    let threads = available_parallelism().map_or(1, NonZeroUsize::get);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(async {
+        match args.command {
+            Some(Command::Check { url, timeout }) => {
+                let models = check::check(&url, timeout.into()).await?;
+                println!("{url} is ready; models: {}", models.join(" "));
+                Ok(())
+            }
+            None => serve(args.serve).await,
+        }
+    })
+}
+
+async fn serve(args: ServeArgs) -> Result<()> {
+    match rlimit::raise_open_files() {
+        Ok(limit) => info!(limit, "open files"),
+        Err(error) => warn!(%error, "the limit of open files stays as it is"),
+    }
+    let registry = prometheus::Registry::new();
+    let metrics = Metrics::new(&registry).context("make the metrics")?;
+    let (sender, tables) = channel::channel(Arc::new(Table::default()));
+    let gateway = Gateway::new(args.config(), tables, metrics.clone());
+
+    let shutdown = on_signal()?;
+    let listener = TcpListener::bind(args.listen)
+        .await
+        .with_context(|| format!("listen on {}", args.listen))?;
+    let admin_listener = TcpListener::bind(args.admin_listen)
+        .await
+        .with_context(|| format!("listen on {}", args.admin_listen))?;
+    let probed = gateway.clone();
+    let admin = AdminServer {
+        metrics: registry,
+        health: Arc::new(|| Ok(())),
+        ready: Arc::new(move || probed.ready()),
+    };
+    // The admin server outlives the drain, so that its metrics can be read to the end.
+    let admin = tokio::spawn(admin.run(admin_listener, std::future::pending()));
+
+    let client = kube::Client::try_default()
+        .await
+        .context("find the API server")?;
+    let namespaces = args.watch_namespaces;
+    let watching =
+        tokio::spawn(async move { watch::run(client, &namespaces, sender, metrics).await });
+    let cut = tokio::select! {
+        cut = gateway.run(listener, shutdown.cancelled_owned()) => cut.context("serve")?,
+        ended = admin => return Err(anyhow!("the admin server ended: {ended:?}")),
+        ended = watching => return Err(anyhow!("the watch ended: {ended:?}")),
+    };
+    info!(connections_cut = cut, "stopped");
+    Ok(())
+}
+
+/// Cancelled on SIGTERM or SIGINT.
+fn on_signal() -> Result<CancellationToken> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let token = CancellationToken::new();
+    let cancel = token.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        cancel.cancel();
+    });
+    Ok(token)
+}

@@ -1,0 +1,131 @@
+//! The command line.
+
+use std::net::SocketAddr;
+
+use clap::{Parser, Subcommand};
+use humantime::Duration;
+use hyprstream_gateway::Config;
+use hyprstream_telemetry::LogFormat;
+
+/// The cluster's one OpenAI endpoint: routes requests to the workers of Models.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) serve: ServeArgs,
+    /// What is logged, as a list of TARGET=LEVEL.
+    #[arg(long, env = "HYPRSTREAM_LOG", default_value = "info", global = true)]
+    pub(crate) log: String,
+    /// Form of the log: text or json.
+    #[arg(long, env = "HYPRSTREAM_LOG_FORMAT", default_value_t, global = true)]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Asks a running gateway whether it is ready, prints its models, and fails if it is not.
+    Check {
+        /// Where it listens: http://HOST[:PORT].
+        #[arg(long, env = "HYPRSTREAM_URL")]
+        url: String,
+        /// How long to wait.
+        #[arg(long, env = "HYPRSTREAM_TIMEOUT", default_value = "10s")]
+        timeout: Duration,
+    },
+}
+
+/// Options of serving, which is what happens without a subcommand.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ServeArgs {
+    /// Where clients are served.
+    #[arg(long, env = "HYPRSTREAM_LISTEN", default_value = "0.0.0.0:8080")]
+    pub(crate) listen: SocketAddr,
+    /// Where /healthz, /readyz and /metrics are served.
+    #[arg(long, env = "HYPRSTREAM_ADMIN_LISTEN", default_value = "0.0.0.0:9090")]
+    pub(crate) admin_listen: SocketAddr,
+    /// Namespaces whose Models are served, separated by commas. Without it, all.
+    #[arg(long, env = "HYPRSTREAM_WATCH_NAMESPACES", value_delimiter = ',')]
+    pub(crate) watch_namespaces: Vec<String>,
+    /// How long a request waits for a Model that is starting.
+    #[arg(long, env = "HYPRSTREAM_HOLD_TIMEOUT", default_value = "120s")]
+    hold_timeout: Duration,
+    /// Most requests that wait for Models at the same time; more get 429.
+    #[arg(long, env = "HYPRSTREAM_MAX_HELD", default_value_t = 1024)]
+    max_held: usize,
+    /// Most requests at the same time; more get 503.
+    #[arg(long, env = "HYPRSTREAM_MAX_REQUESTS", default_value_t = 8192)]
+    max_requests: usize,
+    /// Most connections at the same time; more are not accepted until others end.
+    #[arg(long, env = "HYPRSTREAM_MAX_CONNECTIONS", default_value_t = 16384)]
+    max_connections: usize,
+    /// Largest request body in bytes; larger ones get 413.
+    #[arg(long, env = "HYPRSTREAM_MAX_BODY_BYTES", default_value_t = 16 << 20)]
+    max_body_bytes: usize,
+    /// Most bytes of request bodies in memory; requests beyond get 503.
+    #[arg(long, env = "HYPRSTREAM_MAX_BUFFERED_BYTES", default_value_t = 256 << 20)]
+    max_buffered_bytes: usize,
+    /// Largest request head in bytes, at least 8192; larger ones get 431.
+    #[arg(long, env = "HYPRSTREAM_MAX_HEADER_BYTES", default_value_t = 32 << 10)]
+    max_header_bytes: usize,
+    /// Time for a request head to arrive.
+    #[arg(long, env = "HYPRSTREAM_HEADER_TIMEOUT", default_value = "10s")]
+    header_timeout: Duration,
+    /// Time for a request body to arrive.
+    #[arg(long, env = "HYPRSTREAM_BODY_TIMEOUT", default_value = "60s")]
+    body_timeout: Duration,
+    /// Time that a client may leave what is sent to it unread.
+    #[arg(long, env = "HYPRSTREAM_WRITE_TIMEOUT", default_value = "60s")]
+    write_timeout: Duration,
+    /// Time that a connection may be idle; longer than that of the proxies in front.
+    #[arg(long, env = "HYPRSTREAM_IDLE_TIMEOUT", default_value = "3700s")]
+    idle_timeout: Duration,
+    /// Time for a connection to a worker to be made.
+    #[arg(long, env = "HYPRSTREAM_CONNECT_TIMEOUT", default_value = "2s")]
+    connect_timeout: Duration,
+    /// Time for requests in flight to end after SIGTERM.
+    #[arg(long, env = "HYPRSTREAM_DRAIN_TIMEOUT", default_value = "300s")]
+    drain_timeout: Duration,
+}
+
+impl ServeArgs {
+    pub(crate) fn config(&self) -> Config {
+        Config {
+            hold_timeout: self.hold_timeout.into(),
+            max_held: self.max_held,
+            max_requests: self.max_requests,
+            max_connections: self.max_connections,
+            max_body_bytes: self.max_body_bytes,
+            max_buffered_bytes: self.max_buffered_bytes,
+            max_header_bytes: self.max_header_bytes,
+            header_timeout: self.header_timeout.into(),
+            body_timeout: self.body_timeout.into(),
+            write_timeout: self.write_timeout.into(),
+            idle_timeout: self.idle_timeout.into(),
+            connect_timeout: self.connect_timeout.into(),
+            drain_timeout: self.drain_timeout.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn serving_needs_no_flag_and_checking_needs_a_url() {
+        let args = Args::try_parse_from(["gateway", "--watch-namespaces", "a,b"]).unwrap();
+        assert!(args.command.is_none());
+        assert_eq!(args.serve.watch_namespaces, ["a", "b"]);
+        assert!(Args::try_parse_from(["gateway", "check"]).is_err());
+        assert!(Args::try_parse_from(["gateway", "check", "--url", "http://g"]).is_ok());
+    }
+}

@@ -1,0 +1,170 @@
+//! One worker: its load, its fitness and the connections to it.
+
+mod connect;
+mod pool;
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use hyprstream_contract::CommitId;
+use parking_lot::Mutex;
+
+pub use connect::{Connection, SendError};
+
+/// A worker that drains is gone from the endpoints soon; until then it is asked this seldom.
+const DRAINING_PAUSE: Duration = Duration::from_secs(5);
+/// Pause after the first failed connect; doubled by each that follows.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Longest pause after a failed connect.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A worker's address and what the gateway learned of it. Lives as long as the table names it or
+/// a request is on it.
+#[derive(Debug)]
+pub struct Endpoint {
+    address: SocketAddr,
+    in_flight: AtomicUsize,
+    fitness: Mutex<Fitness>,
+    commit: Mutex<Option<CommitId>>,
+    idle: pool::Pool,
+}
+
+#[derive(Debug, Default)]
+struct Fitness {
+    failures: u32,
+    unfit_until: Option<Instant>,
+}
+
+impl Endpoint {
+    /// A worker of which nothing is known but its address.
+    pub fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            in_flight: AtomicUsize::new(0),
+            fitness: Mutex::default(),
+            commit: Mutex::default(),
+            idle: pool::Pool::default(),
+        }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Requests of this gateway that are on it.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// The commit that it named in its last answer.
+    pub fn commit(&self) -> Option<CommitId> {
+        self.commit.lock().clone()
+    }
+
+    /// Remembers the commit that an answer named.
+    pub fn learn_commit(&self, commit: &CommitId) {
+        let mut known = self.commit.lock();
+        if known.as_ref() != Some(commit) {
+            *known = Some(commit.clone());
+        }
+    }
+
+    /// Whether a request may be sent to it.
+    pub fn is_fit(&self, now: Instant) -> bool {
+        self.unfit_until().is_none_or(|until| until <= now)
+    }
+
+    /// Until when it should be left alone, if at all.
+    pub fn unfit_until(&self) -> Option<Instant> {
+        self.fitness.lock().unfit_until
+    }
+
+    /// It answered: earlier failures count no more.
+    pub fn succeeded(&self) {
+        let mut fitness = self.fitness.lock();
+        if fitness.failures > 0 {
+            *fitness = Fitness::default();
+        }
+    }
+
+    /// It could not be reached: it is left alone for a while that doubles each time.
+    pub fn failed(&self, now: Instant) {
+        let mut fitness = self.fitness.lock();
+        let doublings = fitness.failures.min(8);
+        fitness.failures = fitness.failures.saturating_add(1);
+        fitness.unfit_until = Some(now + (FIRST_PAUSE * 2_u32.pow(doublings)).min(LONGEST_PAUSE));
+    }
+
+    /// It shuts down.
+    pub fn drains(&self, now: Instant) {
+        let mut fitness = self.fitness.lock();
+        fitness.failures = fitness.failures.saturating_add(1);
+        fitness.unfit_until = Some(now + DRAINING_PAUSE);
+    }
+
+    /// Closes the connections that have been idle too long.
+    pub fn prune(&self, now: Instant) {
+        self.idle.prune(now);
+    }
+}
+
+/// Counts one request on an endpoint until it is dropped.
+#[derive(Debug)]
+pub struct Lease(Arc<Endpoint>);
+
+impl Lease {
+    /// Adds one to the endpoint's load.
+    pub fn new(endpoint: Arc<Endpoint>) -> Self {
+        endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(endpoint)
+    }
+
+    /// The endpoint.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.0
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_counts_while_it_lives() {
+        let endpoint = Arc::new(Endpoint::new(([127, 0, 0, 1], 1).into()));
+        let lease = Lease::new(Arc::clone(&endpoint));
+        assert_eq!(endpoint.in_flight(), 1);
+        drop(lease);
+        assert_eq!(endpoint.in_flight(), 0);
+    }
+
+    #[test]
+    fn failures_keep_an_endpoint_away_longer_and_longer_until_it_answers() {
+        let endpoint = Endpoint::new(([127, 0, 0, 1], 1).into());
+        let now = Instant::now();
+        assert!(endpoint.is_fit(now));
+        endpoint.failed(now);
+        assert!(!endpoint.is_fit(now));
+        assert!(endpoint.is_fit(now + FIRST_PAUSE));
+        for _ in 0..50 {
+            endpoint.failed(now);
+        }
+        assert!(!endpoint.is_fit(now + LONGEST_PAUSE / 2));
+        assert!(endpoint.is_fit(now + LONGEST_PAUSE));
+        endpoint.succeeded();
+        assert!(endpoint.is_fit(now));
+    }
+}

@@ -1,0 +1,264 @@
+//! The state of the cluster, event by event, without a client.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::Hash,
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use kube::runtime::watcher::Event;
+
+use super::facts::SliceFacts;
+use crate::{
+    endpoint::Endpoint,
+    table::{ModelFacts, ModelKey, Table},
+};
+
+/// One event of one of the watches. The number is that of the watched namespace.
+#[derive(Debug)]
+pub(super) enum Change {
+    Models(usize, Event<ModelFacts>),
+    Slices(usize, Event<SliceFacts>),
+}
+
+/// What is known of the cluster.
+#[derive(Debug)]
+pub(super) struct Cluster {
+    models: Vec<Mirror<ModelKey, ModelFacts>>,
+    slices: Vec<Mirror<(Arc<str>, String), SliceFacts>>,
+    /// The endpoints of the last table, so that a new one keeps their load and connections.
+    endpoints: HashMap<Worker, Arc<Endpoint>>,
+}
+
+/// A worker as it stands in the slices. Another pod at the same address is another worker.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Worker {
+    model: ModelKey,
+    uid: String,
+    address: SocketAddr,
+}
+
+impl Cluster {
+    /// Nothing known yet of `sources` namespaces (or of all, as one).
+    pub(super) fn new(sources: usize) -> Self {
+        Self {
+            models: (0..sources).map(|_| Mirror::default()).collect(),
+            slices: (0..sources).map(|_| Mirror::default()).collect(),
+            endpoints: HashMap::new(),
+        }
+    }
+
+    /// Takes an event in. Returns whether the table is another one now.
+    pub(super) fn apply(&mut self, change: Change) -> bool {
+        match change {
+            Change::Models(source, event) => {
+                self.models[source].apply(event, |facts| facts.key.clone())
+            }
+            Change::Slices(source, event) => self.slices[source].apply(event, |facts| {
+                (Arc::clone(&facts.model.namespace), facts.name.clone())
+            }),
+        }
+    }
+
+    /// The table of this state.
+    pub(super) fn table(&mut self) -> Table {
+        // A pod stands in a slice for each of its address families; one of them is enough.
+        let mut workers: BTreeMap<(ModelKey, String), SocketAddr> = BTreeMap::new();
+        for slice in self.slices.iter().flat_map(|mirror| mirror.live.values()) {
+            for (uid, address) in &slice.workers {
+                let identity = if uid.is_empty() {
+                    address.to_string()
+                } else {
+                    uid.clone()
+                };
+                let chosen = workers
+                    .entry((slice.model.clone(), identity))
+                    .or_insert(*address);
+                *chosen = (*chosen).min(*address);
+            }
+        }
+        let mut known = HashMap::with_capacity(workers.len());
+        let mut by_model: HashMap<ModelKey, Vec<Arc<Endpoint>>> = HashMap::new();
+        for ((model, uid), address) in workers {
+            let worker = Worker {
+                model: model.clone(),
+                uid,
+                address,
+            };
+            let endpoint = match self.endpoints.remove(&worker) {
+                Some(endpoint) => endpoint,
+                None => Arc::new(Endpoint::new(address)),
+            };
+            known.insert(worker, Arc::clone(&endpoint));
+            by_model.entry(model).or_default().push(endpoint);
+        }
+        self.endpoints = known;
+        let models = self
+            .models
+            .iter()
+            .flat_map(|mirror| mirror.live.values().cloned());
+        let complete = self.models.iter().all(|mirror| mirror.complete)
+            && self.slices.iter().all(|mirror| mirror.complete);
+        Table::new(models, by_model, complete)
+    }
+}
+
+/// The objects of one watch. A list that is coming in replaces them as a whole when it is
+/// complete, so that a watch that starts anew never makes objects vanish for a moment.
+#[derive(Debug)]
+struct Mirror<K, T> {
+    live: HashMap<K, T>,
+    incoming: HashMap<K, T>,
+    complete: bool,
+}
+
+impl<K, T> Default for Mirror<K, T> {
+    fn default() -> Self {
+        Self {
+            live: HashMap::new(),
+            incoming: HashMap::new(),
+            complete: false,
+        }
+    }
+}
+
+impl<K: Eq + Hash, T: PartialEq> Mirror<K, T> {
+    fn apply(&mut self, event: Event<T>, key: impl Fn(&T) -> K) -> bool {
+        match event {
+            Event::Init => {
+                self.incoming.clear();
+                false
+            }
+            Event::InitApply(object) => {
+                self.incoming.insert(key(&object), object);
+                false
+            }
+            Event::InitDone => {
+                let listed = std::mem::take(&mut self.incoming);
+                let changed = !self.complete || self.live != listed;
+                self.live = listed;
+                self.complete = true;
+                changed
+            }
+            Event::Apply(object) => {
+                let key = key(&object);
+                let changed = self.live.get(&key) != Some(&object);
+                self.live.insert(key, object);
+                changed
+            }
+            Event::Delete(object) => self.live.remove(&key(&object)).is_some(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::Reference;
+
+    fn facts(name: &str) -> ModelFacts {
+        ModelFacts {
+            key: ModelKey::new("a", name),
+            repository: String::new(),
+            reference: Reference::Head,
+            commit: None,
+            replicas: 1,
+            suspended: false,
+            stalled: false,
+            reason: String::new(),
+            message: String::new(),
+            created: 0,
+        }
+    }
+
+    fn slice(name: &str, workers: &[(&str, &str)]) -> SliceFacts {
+        let workers = workers
+            .iter()
+            .map(|(uid, at)| ((*uid).to_owned(), at.parse().unwrap()));
+        SliceFacts {
+            name: name.to_owned(),
+            model: ModelKey::new("a", "m"),
+            workers: workers.collect(),
+        }
+    }
+
+    fn started() -> Cluster {
+        let mut cluster = Cluster::new(1);
+        for change in [
+            Change::Models(0, Event::Init),
+            Change::Models(0, Event::InitApply(facts("m"))),
+            Change::Models(0, Event::InitDone),
+            Change::Slices(0, Event::Init),
+            Change::Slices(0, Event::InitApply(slice("s", &[("u", "10.0.0.1:8000")]))),
+        ] {
+            cluster.apply(change);
+            assert!(!cluster.table().is_complete());
+        }
+        cluster.apply(Change::Slices(0, Event::InitDone));
+        assert!(cluster.table().is_complete());
+        cluster
+    }
+
+    fn endpoints(cluster: &mut Cluster) -> Vec<Arc<Endpoint>> {
+        let table = cluster.table();
+        table
+            .models()
+            .next()
+            .map_or(Vec::new(), |entry| entry.endpoints.clone())
+    }
+
+    #[test]
+    fn an_endpoint_stays_the_same_as_long_as_its_pod_does() {
+        let mut cluster = started();
+        let before = endpoints(&mut cluster);
+        let more = slice("s", &[("u", "10.0.0.1:8000"), ("v", "10.0.0.2:8000")]);
+        assert!(cluster.apply(Change::Slices(0, Event::Apply(more.clone()))));
+        assert!(
+            !cluster.apply(Change::Slices(0, Event::Apply(more))),
+            "nothing new"
+        );
+        let after = endpoints(&mut cluster);
+        assert_eq!(after.len(), 2);
+        assert!(Arc::ptr_eq(&before[0], &after[0]));
+        let replaced = slice("s", &[("w", "10.0.0.1:8000")]);
+        cluster.apply(Change::Slices(0, Event::Apply(replaced)));
+        let last = endpoints(&mut cluster);
+        assert_eq!(last.len(), 1);
+        assert!(
+            !Arc::ptr_eq(&last[0], &after[0]),
+            "another pod took the address over"
+        );
+    }
+
+    #[test]
+    fn slices_are_joined_and_a_pod_with_two_addresses_counts_once() {
+        let mut cluster = started();
+        let v6 = slice("s6", &[("u", "[fd00::1]:8000"), ("v", "[fd00::2]:8000")]);
+        cluster.apply(Change::Slices(0, Event::Apply(v6)));
+        let found: Vec<_> = endpoints(&mut cluster)
+            .iter()
+            .map(|e| e.address().to_string())
+            .collect();
+        assert_eq!(found, ["10.0.0.1:8000", "[fd00::2]:8000"]);
+    }
+
+    #[test]
+    fn a_watch_that_starts_anew_takes_nothing_away_until_its_list_is_complete() {
+        let mut cluster = started();
+        for event in [Event::Init, Event::InitApply(facts("n"))] {
+            assert!(!cluster.apply(Change::Models(0, event)));
+        }
+        assert_eq!(endpoints(&mut cluster).len(), 1);
+        assert!(cluster.apply(Change::Models(0, Event::InitDone)));
+        let table = cluster.table();
+        let names: Vec<_> = table
+            .models()
+            .map(|entry| entry.facts.key.to_string())
+            .collect();
+        assert_eq!(names, ["a/n"]);
+        assert!(cluster.apply(Change::Models(0, Event::Delete(facts("n")))));
+        assert!(!cluster.apply(Change::Models(0, Event::Delete(facts("n")))));
+        assert!(cluster.apply(Change::Slices(0, Event::Delete(slice("s", &[])))));
+    }
+}
