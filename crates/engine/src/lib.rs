@@ -1,10 +1,28 @@
 //! The engine: scheduling, cache blocks, sampling, stopping, tokenising and chat templates.
 //!
-//! It links no libtorch and speaks no HTTP. A [`backend::Backend`] computes; the engine decides
-//! what.
+//! It links no libtorch and speaks no HTTP. A [`Backend`] computes; the engine decides what.
+//! [`Engine::start`] puts a backend on a thread of its own; [`EngineHandle::submit`] gives it a
+//! [`Request`] and returns a [`TextStream`], whose drop stops the generation.
+//!
+//! Deliberately absent: clocks and randomness in the scheduler, text in the backend, and locks
+//! that the engine's thread could wait for.
 
 pub mod backend;
+mod blocks;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
+mod run;
+mod sampling;
+mod scheduler;
+mod text;
 
 pub use backend::{
     Backend, BackendError, BlockId, LogitsWanted, ModelSpec, SequenceStep, StepBatch, StepLogits,
 };
+pub use run::{
+    Engine, EngineConfig, EngineHandle, FinishReason, GenerationError, InvalidRequest, Load,
+    NoObserver, Observer, Request, StartError, Stats, StepReport, StopRules, SubmitError,
+    TextPiece, TextStream, TokenLogprobs,
+};
+pub use sampling::{InvalidParams, SamplingParams};
+pub use text::{Guard, Tokenizer, TokenizerError};

@@ -1,0 +1,205 @@
+//! A model that computes nothing, for tests of what stands above a backend.
+//!
+//! Its logits are a hash of the sequence so far, read back from the cache blocks through the
+//! block table. A scheduler that mixes up blocks, positions or rows gets other tokens.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    Backend, BackendError, LogitsWanted, ModelSpec, StepBatch, StepLogits, text::Tokenizer,
+};
+
+/// Size of the vocabulary of [`tokenizer`]: special tokens, bytes and a few words.
+pub const VOCAB_SIZE: usize = 262;
+/// Beginning of a text.
+pub const BOS: u32 = 0;
+/// End of a text.
+pub const EOS: u32 = 1;
+
+/// See the module. Made by [`FakeBackend::new`].
+pub struct FakeBackend {
+    spec: ModelSpec,
+    cache: Vec<Option<u32>>,
+    logits: Vec<f32>,
+    options: FakeOptions,
+}
+
+/// How a [`FakeBackend`] behaves.
+#[derive(Clone, Debug, Default)]
+pub struct FakeOptions {
+    /// How long a step takes.
+    pub step_time: Duration,
+    /// A step with this token fails.
+    pub failing_token: Option<u32>,
+    /// A step with this token panics.
+    pub panicking_token: Option<u32>,
+    /// A step with this token breaks the backend for good.
+    pub fatal_token: Option<u32>,
+    /// The end of a text is as likely as other tokens; otherwise it never comes.
+    pub may_end: bool,
+    /// Counts steps.
+    pub steps: Arc<AtomicUsize>,
+}
+
+impl FakeBackend {
+    /// A model with `num_blocks` cache blocks of 16 tokens and `max_positions` positions.
+    pub fn new(num_blocks: usize, max_positions: usize, options: FakeOptions) -> Self {
+        let spec = ModelSpec {
+            architecture: "FakeForCausalLM".to_owned(),
+            vocab_size: VOCAB_SIZE,
+            max_positions,
+            block_size: 16,
+            num_blocks,
+            dtype: "float32".to_owned(),
+            device: "cpu".to_owned(),
+            weight_bytes: 0,
+            kv_cache_bytes: 0,
+        };
+        Self { cache: vec![None; num_blocks * 16], spec, logits: Vec::new(), options }
+    }
+
+    fn check(&self, tokens: &[u32]) -> Result<(), BackendError> {
+        let has = |token: Option<u32>| token.is_some_and(|token| tokens.contains(&token));
+        if has(self.options.fatal_token) {
+            return Err(BackendError::Fatal("the device is gone".to_owned()));
+        }
+        if has(self.options.failing_token) {
+            return Err(BackendError::Step("out of memory".to_owned()));
+        }
+        assert!(!has(self.options.panicking_token), "a panic in the backend");
+        Ok(())
+    }
+}
+
+impl Backend for FakeBackend {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    fn step(&mut self, batch: &StepBatch) -> Result<StepLogits<'_>, BackendError> {
+        self.options.steps.fetch_add(1, Ordering::Relaxed);
+        std::thread::sleep(self.options.step_time);
+        self.logits.clear();
+        for sequence in &batch.sequences {
+            self.check(&sequence.tokens)?;
+            let slot = |position: usize| {
+                let block = sequence.blocks.get(position / 16)?;
+                Some(*block as usize * 16 + position % 16)
+            };
+            for (position, &token) in (sequence.position..).zip(&sequence.tokens) {
+                let cell = slot(position).and_then(|slot| self.cache.get_mut(slot));
+                *cell.ok_or_else(|| BackendError::Fatal("no block for a token".to_owned()))? =
+                    Some(token);
+            }
+            let end = sequence.position + sequence.tokens.len();
+            let wanted = match sequence.logits {
+                LogitsWanted::None => end..end,
+                LogitsWanted::Last => end - 1..end,
+                LogitsWanted::All => sequence.position..end,
+            };
+            for last in wanted {
+                let stored: Option<Vec<u32>> =
+                    (0..=last).map(|p| slot(p).and_then(|slot| self.cache[slot])).collect();
+                let stored = stored
+                    .ok_or_else(|| BackendError::Fatal("a position was not stored".to_owned()))?;
+                self.logits.extend(logits(&stored, self.options.may_end));
+            }
+        }
+        StepLogits::new(&mut self.logits, VOCAB_SIZE)
+    }
+}
+
+/// The logits that follow `tokens`.
+pub fn logits(tokens: &[u32], may_end: bool) -> Vec<f32> {
+    let seed = tokens.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &token| {
+        (hash ^ u64::from(token)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    (0..VOCAB_SIZE as u64)
+        .map(|token| {
+            let mut bits = (seed ^ token.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+                .wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            bits ^= bits >> 31;
+            let wild = (bits % 10_000) as f32 / 1_000.0;
+            match token {
+                1 if may_end => wild,
+                0..=2 => -100.0,
+                // Letters and spaces, so that the text reads as one.
+                35..=127 => wild + 4.0,
+                _ => wild,
+            }
+        })
+        .collect()
+}
+
+/// The answer that greedy decoding gives to `prompt`.
+pub fn greedy(prompt: &[u32], count: usize) -> Vec<u32> {
+    let mut tokens = prompt.to_vec();
+    for _ in 0..count {
+        let row = logits(&tokens, false);
+        let best = (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best });
+        tokens.push(best as u32);
+    }
+    tokens.split_off(prompt.len())
+}
+
+/// A byte-level tokenizer: `<s>`, `</s>`, `<|im_end|>`, 256 bytes, and the pairs `he`, `ll` and
+/// `th`. Its ids are below [`VOCAB_SIZE`].
+///
+/// # Panics
+/// Never: the description is constant.
+pub fn tokenizer() -> Tokenizer {
+    Tokenizer::from_json(tokenizer_json().to_string().as_bytes())
+        .expect("the description is constant and right")
+}
+
+/// What [`tokenizer`] is made of, as a `tokenizer.json`.
+pub fn tokenizer_json() -> Value {
+    let specials = ["<s>", "</s>", "<|im_end|>"];
+    let mut vocab = Map::new();
+    let mut next = 0x100_u32;
+    let mut letters = Vec::new();
+    for byte in 0..=255_u8 {
+        let printable =
+            (b'!'..=b'~').contains(&byte) || (0xa1..=0xac).contains(&byte) || byte >= 0xae;
+        let code = if printable {
+            u32::from(byte)
+        } else {
+            next += 1;
+            next - 1
+        };
+        letters.extend(char::from_u32(code).map(String::from));
+    }
+    let pairs = ["he", "ll", "th"].map(str::to_owned);
+    for name in specials.map(str::to_owned).into_iter().chain(letters).chain(pairs) {
+        vocab.insert(name, Value::from(vocab.len()));
+    }
+    let added: Vec<Value> = specials
+        .iter()
+        .zip(0..)
+        .map(|(content, id)| {
+            json!({"id": id, "content": content, "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": false, "special": true})
+        })
+        .collect();
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+        "normalizer": null,
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+            "use_regex": true},
+        "post_processor": null,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true,
+            "use_regex": true},
+        "model": {"type": "BPE", "dropout": null, "unk_token": null,
+            "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": false,
+            "byte_fallback": false, "vocab": vocab,
+            "merges": [["h", "e"], ["l", "l"], ["t", "h"]]},
+    })
+}

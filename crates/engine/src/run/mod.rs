@@ -1,0 +1,18 @@
+//! The engine's thread and what talks to it.
+
+mod answer;
+mod engine;
+mod event;
+mod observer;
+mod request;
+mod stream;
+mod worker;
+
+pub use engine::{Engine, EngineConfig, EngineHandle, Load, StartError, SubmitError};
+pub use event::{FinishReason, GenerationError, Stats, TokenLogprobs};
+pub use observer::{NoObserver, Observer, StepReport};
+pub use request::{InvalidRequest, Request, StopRules};
+pub use stream::{TextPiece, TextStream};
+
+#[cfg(test)]
+mod tests;

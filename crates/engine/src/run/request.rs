@@ -1,0 +1,128 @@
+//! What a client of the engine asks for.
+
+use crate::sampling::{InvalidParams, SamplingParams};
+
+/// A prompt and how to continue it.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// Tokens to continue; at least one.
+    pub prompt: Vec<u32>,
+    /// How to choose tokens.
+    pub sampling: SamplingParams,
+    /// When to end.
+    pub stop: StopRules,
+    /// Tell log-probabilities, with so many alternatives each.
+    pub logprobs: Option<usize>,
+    /// Show special tokens in the text.
+    pub show_special_tokens: bool,
+}
+
+/// When an answer ends.
+#[derive(Clone, Debug, Default)]
+pub struct StopRules {
+    /// Most tokens; `None` for what the context has room for.
+    pub max_tokens: Option<usize>,
+    /// The answer does not end by itself or by a stop rule before so many tokens.
+    pub min_tokens: usize,
+    /// End before one of these texts; none of them empty.
+    pub strings: Vec<String>,
+    /// End at one of these tokens, which is not shown.
+    pub tokens: Vec<u32>,
+    /// Show the stop text that ended the answer.
+    pub include_string: bool,
+    /// Go on after the model's own ending.
+    pub ignore_eos: bool,
+}
+
+/// A request that cannot be run, whatever the load.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum InvalidRequest {
+    /// There is nothing to continue.
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    /// The prompt leaves no room for an answer.
+    #[error("the prompt has {tokens} tokens, but prompt and answer together may have {limit}")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Most tokens of prompt and answer.
+        limit: usize,
+    },
+    /// Prompt and answer would be too long together.
+    #[error(
+        "the prompt has {tokens} tokens and max_tokens is {max_tokens}, but together they may be {limit}"
+    )]
+    AnswerTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Tokens asked for.
+        max_tokens: usize,
+        /// Most tokens of prompt and answer.
+        limit: usize,
+    },
+    /// No answer can be so short and so long.
+    #[error("min_tokens is {min_tokens}, but max_tokens is {max_tokens}")]
+    MinAboveMax {
+        /// Least.
+        min_tokens: usize,
+        /// Most.
+        max_tokens: usize,
+    },
+    /// Nothing can be generated into no room.
+    #[error("max_tokens is 0")]
+    NoAnswer,
+    /// The prompt or a stop rule names a token that the model does not have.
+    #[error("{name} names the token {token}, but the model has {vocab_size} tokens")]
+    UnknownToken {
+        /// Where.
+        name: &'static str,
+        /// The id.
+        token: u32,
+        /// Tokens that there are.
+        vocab_size: usize,
+    },
+    /// An empty stop text would end every answer.
+    #[error("a stop text is empty")]
+    EmptyStopString,
+    /// A sampling parameter is out of its range.
+    #[error(transparent)]
+    Sampling(#[from] InvalidParams),
+}
+
+impl Request {
+    /// Checks the request and says how many tokens it may generate at most.
+    pub(crate) fn validate(
+        &self,
+        vocab_size: usize,
+        max_len: usize,
+    ) -> Result<usize, InvalidRequest> {
+        let tokens = self.prompt.len();
+        if tokens == 0 {
+            return Err(InvalidRequest::EmptyPrompt);
+        }
+        if tokens >= max_len {
+            return Err(InvalidRequest::PromptTooLong { tokens, limit: max_len });
+        }
+        let max_tokens = self.stop.max_tokens.unwrap_or(max_len - tokens);
+        if max_tokens == 0 {
+            return Err(InvalidRequest::NoAnswer);
+        }
+        if max_tokens > max_len - tokens {
+            return Err(InvalidRequest::AnswerTooLong { tokens, max_tokens, limit: max_len });
+        }
+        if self.stop.min_tokens > max_tokens {
+            let min_tokens = self.stop.min_tokens;
+            return Err(InvalidRequest::MinAboveMax { min_tokens, max_tokens });
+        }
+        for (name, list) in [("prompt", &self.prompt), ("stop_token_ids", &self.stop.tokens)] {
+            if let Some(&token) = list.iter().find(|token| **token as usize >= vocab_size) {
+                return Err(InvalidRequest::UnknownToken { name, token, vocab_size });
+            }
+        }
+        if self.stop.strings.iter().any(String::is_empty) {
+            return Err(InvalidRequest::EmptyStopString);
+        }
+        self.sampling.validate(vocab_size)?;
+        Ok(max_tokens)
+    }
+}

@@ -1,0 +1,13 @@
+//! Choosing the next token from a row of logits.
+
+mod nucleus;
+mod params;
+mod penalties;
+mod rng;
+mod sampler;
+
+pub use params::{InvalidParams, SamplingParams};
+pub(crate) use sampler::{SampleError, Sampler};
+
+#[cfg(test)]
+mod tests;
