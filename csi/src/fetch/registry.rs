@@ -1,0 +1,192 @@
+//! Checkouts out of the cluster's registry, by git and LFS.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+};
+
+use hyprstream_contract::{VolumeAttributes, manifest::ManifestFile};
+use hyprstream_git2db::{
+    CommitId, Credentials, Include, Observer, Reference, RemoteUrl,
+    checkout::{self, FileMode},
+    lfs::{self, ObjectSource},
+    repo,
+    store::ObjectStore,
+    tree,
+};
+
+use super::{Checkout, FetchError, Progress, Source};
+use crate::{
+    error::Error,
+    layout::{CheckoutKey, Layout},
+    metrics::Metrics,
+};
+
+/// The registry of the cluster.
+pub struct Registry {
+    /// Its URL, without a path.
+    pub url: String,
+    /// File with the token of the nodes, read anew for every fetch; none asks without one.
+    pub token_file: Option<PathBuf>,
+    /// Where everything goes.
+    pub layout: Layout,
+    /// Where fetched bytes are counted.
+    pub metrics: Metrics,
+}
+
+impl Registry {
+    /// Removes what a killed process left half done. Call it at start, before any fetch.
+    pub fn clean(&self) -> Result<(), Error> {
+        let folder = self.layout.repositories();
+        let roots = std::fs::read_dir(&folder).map_err(|e| Error::io("read", &folder, e))?;
+        for root in roots.flatten() {
+            checkout::clean(&root.path())
+                .map_err(|e| Error::Fetch(Arc::new(FetchError::from(e))))?;
+        }
+        Ok(())
+    }
+
+    fn credentials(&self) -> Result<Credentials, FetchError> {
+        let Some(path) = &self.token_file else {
+            return Ok(Credentials::None);
+        };
+        let token = std::fs::read_to_string(path).map_err(|e| FetchError::Unreachable {
+            why: format!(
+                "the token for it cannot be read from {}: {e}",
+                path.display()
+            ),
+        })?;
+        Ok(Credentials::Token(token.trim().to_owned()))
+    }
+
+    fn remote(&self, repository: &str) -> Result<RemoteUrl, FetchError> {
+        let url = format!("{}/{repository}.git", self.url.trim_end_matches('/'));
+        RemoteUrl::parse(&url).map_err(|e| FetchError::Refused { why: e.to_string() })
+    }
+
+    fn store(&self) -> Result<ObjectStore, FetchError> {
+        Ok(ObjectStore::open(&self.layout.store())?)
+    }
+}
+
+impl Source for Registry {
+    fn open(&self, key: &CheckoutKey) -> Result<Option<Checkout>, FetchError> {
+        let found = checkout::open(&self.layout.repository(key), key.name())?;
+        Ok(found.map(|found| ours(&found)))
+    }
+
+    fn fetch(
+        &self,
+        key: &CheckoutKey,
+        volume: &VolumeAttributes,
+        progress: &Progress,
+    ) -> Result<Checkout, FetchError> {
+        let url = self.remote(&volume.repository)?;
+        let credentials = self.credentials()?;
+        let commit: CommitId = volume
+            .commit
+            .as_str()
+            .parse()
+            .expect("both crates mean the same by a commit");
+        let include = Include::new(&volume.include)
+            .map_err(|e| FetchError::Refused { why: e.to_string() })?;
+        let root = self.layout.repository(key);
+        std::fs::create_dir_all(&root).map_err(|e| FetchError::Internal {
+            why: format!("{} cannot be made: {e}", root.display()),
+        })?;
+        let bare = self.layout.bare(key);
+        let watch = Watch { progress };
+
+        repo::init_bare(&bare)?;
+        let reference = Reference::Commit(commit.clone());
+        repo::fetch_commit(
+            &bare,
+            &repo::Fetch {
+                url: &url,
+                reference: &reference,
+                commit: &commit,
+                credentials: &credentials,
+                history: repo::History::None,
+            },
+            &watch,
+        )?;
+        let limits = tree::Limits::default();
+        let entries = tree::walk(&bare, &commit, &include, &limits)?;
+        let pointers = tree::pointers(&entries);
+        let total: u64 = pointers.iter().map(|pointer| pointer.size).sum();
+        // Never 0: that would mean that it is not known.
+        progress.bytes_total.store(total.max(1), Ordering::Relaxed);
+
+        let store = self.store()?;
+        let client = lfs::Client::new(&url, credentials, lfs::Options::default())?;
+        let transfer = client.fetch(&pointers, &store, &watch)?;
+        self.metrics.fetched_bytes.inc_by(transfer.bytes_moved);
+        let made = checkout::materialise(&bare, &commit, &include, &limits, &store, &root)?;
+        tracing::info!(
+            repository = volume.repository,
+            commit = volume.commit.as_str(),
+            files = made.files.len(),
+            objects_present = transfer.objects_present,
+            objects_fetched = transfer.objects_moved,
+            bytes_fetched = transfer.bytes_moved,
+            "checkout complete"
+        );
+        Ok(ours(&made))
+    }
+}
+
+/// Passes the progress of files on, and the wish to end.
+struct Watch<'a> {
+    progress: &'a Progress,
+}
+
+impl Observer for Watch<'_> {
+    fn progress(&self, progress: hyprstream_git2db::Progress) {
+        if let hyprstream_git2db::Progress::Objects { bytes_done, .. } = progress {
+            self.progress
+                .bytes_done
+                .store(bytes_done, Ordering::Relaxed);
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.progress.cancelled.load(Ordering::Relaxed)
+    }
+}
+
+/// What of a checkout a volume's manifest tells. A link to a file of the checkout stands there as
+/// that file, for so it reads; other links have no content of their own.
+fn ours(found: &checkout::Checkout) -> Checkout {
+    let root = found
+        .path
+        .canonicalize()
+        .unwrap_or_else(|_| found.path.clone());
+    let real: std::collections::HashMap<PathBuf, &checkout::CheckoutFile> = found
+        .files
+        .iter()
+        .filter(|file| file.mode != FileMode::Symlink)
+        .map(|file| (root.join(&file.path), file))
+        .collect();
+    let files = found
+        .files
+        .iter()
+        .filter_map(|file| {
+            let content = match file.mode {
+                FileMode::File | FileMode::Executable => file,
+                FileMode::Symlink => {
+                    let target = root.join(&file.path).canonicalize().ok()?;
+                    real.get(&target)?
+                }
+            };
+            Some(ManifestFile {
+                path: file.path.clone(),
+                size_bytes: content.size_bytes,
+                sha256: content.sha256.to_string(),
+            })
+        })
+        .collect();
+    Checkout {
+        path: found.path.clone(),
+        files,
+    }
+}

@@ -1,0 +1,333 @@
+//! Deleting what nothing on the node uses any more.
+//!
+//! What a journal entry, a mount or a call under way refers to stays. The rest goes when it has
+//! been unused for a while, or at once, the longest unused first, while the disk is too full.
+
+mod measure;
+
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use hyprstream_git2db::{checkout, store::ObjectStore};
+
+use crate::{
+    error::Error,
+    fetch::FetchError,
+    layout::{CheckoutKey, Layout},
+    volumes::Volumes,
+};
+
+/// When to delete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// How long to keep what nothing uses.
+    pub keep_unused: Duration,
+    /// From this share of the disk in use on, everything unused may go.
+    pub disk_high_percent: u8,
+    /// Until this share is in use.
+    pub disk_low_percent: u8,
+}
+
+/// Deletes what nothing uses.
+pub struct Collector {
+    /// The volumes of the node.
+    pub volumes: Arc<Volumes>,
+    /// When.
+    pub policy: Policy,
+}
+
+/// What a collection deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Checkouts.
+    pub checkouts: usize,
+    /// Uppers of read-write volumes.
+    pub uppers: usize,
+    /// Objects of the store.
+    pub objects: u64,
+    /// Bytes of these objects.
+    pub object_bytes: u64,
+}
+
+impl Collector {
+    /// Deletes what nothing uses and has not been used for long enough. `disk_full` says that
+    /// space is needed now: then age does not matter. Blocks.
+    pub fn collect(&self, disk_full: bool) -> Result<Collected, Error> {
+        let layout = &self.volumes.layout;
+        empty_trash(layout)?;
+        let mut done = Collected::default();
+        let pressed = disk_full || self.disk_percent()? >= self.policy.disk_high_percent;
+        self.collect_checkouts(pressed, disk_full, &mut done)?;
+        self.collect_layers()?;
+        self.collect_uppers(&mut done)?;
+        self.collect_repositories(pressed)?;
+        // With pressure the checkouts went one by one until there was space; an object that
+        // nothing links to is not worth keeping then.
+        self.collect_objects(
+            if pressed {
+                Duration::ZERO
+            } else {
+                self.policy.keep_unused
+            },
+            &mut done,
+        )?;
+        empty_trash(layout)?;
+        if done != Collected::default() {
+            tracing::info!(
+                checkouts = done.checkouts,
+                uppers = done.uppers,
+                objects = done.objects,
+                object_bytes = done.object_bytes,
+                "unused data deleted"
+            );
+        }
+        Ok(done)
+    }
+
+    fn collect_checkouts(
+        &self,
+        pressed: bool,
+        disk_full: bool,
+        done: &mut Collected,
+    ) -> Result<(), Error> {
+        let layout = &self.volumes.layout;
+        let used = self.used_checkouts()?;
+        let mut unused: Vec<(SystemTime, CheckoutKey)> = Vec::new();
+        for key in all_checkouts(layout)? {
+            if !used.contains(&key) {
+                unused.push((modified(&layout.last_use(&key)), key));
+            }
+        }
+        unused.sort();
+        for (last_use, key) in unused {
+            let old = age(last_use) >= self.policy.keep_unused;
+            if !old && !pressed {
+                continue;
+            }
+            // The files of a checkout are freed only with their objects. So that the watermark
+            // is judged by what is really free, each one goes with its objects.
+            if !old && !disk_full && self.disk_percent()? <= self.policy.disk_low_percent {
+                break;
+            }
+            let removed = self.volumes.checkouts.remove_unused(&key, || {
+                // A volume may have come since the list was made.
+                if self.used_checkouts()?.contains(&key) {
+                    return Ok(false);
+                }
+                checkout::remove(&layout.repository(&key), key.name())
+                    .map(|()| true)
+                    .map_err(|e| Error::Fetch(Arc::new(FetchError::from(e))))
+            })?;
+            if removed == Some(true) {
+                tracing::info!(checkout = %key, "unused checkout deleted");
+                remove_if_there(&layout.last_use(&key))?;
+                done.checkouts += 1;
+                if !old {
+                    self.collect_objects(Duration::ZERO, done)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes objects that no checkout links to, unless a fetch is under way: that counts on the
+    /// objects that it found.
+    fn collect_objects(&self, min_age: Duration, done: &mut Collected) -> Result<(), Error> {
+        let Ok(_alone) = self.volumes.checkouts.collecting().try_write_owned() else {
+            return Ok(());
+        };
+        let store = ObjectStore::open(&self.volumes.layout.store()).map_err(store_error)?;
+        let collected = store.gc(&HashSet::new(), min_age).map_err(store_error)?;
+        done.objects += collected.files;
+        done.object_bytes += collected.bytes;
+        self.volumes.metrics.collected_bytes.inc_by(collected.bytes);
+        Ok(())
+    }
+
+    /// The checkouts that a journal entry or a mount refers to.
+    fn used_checkouts(&self) -> Result<HashSet<CheckoutKey>, Error> {
+        let mut used: HashSet<CheckoutKey> = self
+            .volumes
+            .journal
+            .all()
+            .iter()
+            .filter_map(|entry| entry.lowers().map(|(checkout, _)| checkout))
+            .collect();
+        for folder in self.mounted_folders()? {
+            used.extend(self.volumes.layout.checkout_key(&folder));
+        }
+        Ok(used)
+    }
+
+    fn mounted_folders(&self) -> Result<HashSet<PathBuf>, Error> {
+        let mounts = self
+            .volumes
+            .mounts
+            .list()
+            .map_err(|e| Error::io("read", Path::new("/proc/self/mountinfo"), e))?;
+        Ok(mounts
+            .into_iter()
+            .flat_map(|mounted| mounted.folders)
+            .collect())
+    }
+
+    fn collect_layers(&self) -> Result<(), Error> {
+        let layout = &self.volumes.layout;
+        let mut used: HashSet<PathBuf> = self
+            .volumes
+            .journal
+            .all()
+            .iter()
+            .filter_map(|entry| entry.lowers().map(|(_, layer)| layout.layer(&layer)))
+            .collect();
+        used.extend(self.mounted_folders()?);
+        for folder in children(&layout.layers())? {
+            if !used.contains(&folder) && age(modified(&folder)) >= self.policy.keep_unused {
+                to_trash(layout, &folder)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Uppers of volumes that were not on the node for long. They hold what no other place holds,
+    /// so a full disk does not hasten this.
+    fn collect_uppers(&self, done: &mut Collected) -> Result<(), Error> {
+        let Volumes {
+            layout,
+            journal,
+            locks,
+            ..
+        } = &*self.volumes;
+        for entry in journal.all() {
+            let gone = entry.staging.is_none() && entry.targets.is_empty();
+            if !gone || entry.age() < self.policy.keep_unused {
+                continue;
+            }
+            let Ok(_guard) = locks.take(&entry.handle) else {
+                continue;
+            };
+            // Somebody may have staged it since.
+            if journal.get(&entry.handle).as_ref() == Some(&entry) {
+                self.volumes.discard_upper(&entry.handle)?;
+                journal.remove(&entry.handle)?;
+                done.uppers += 1;
+            }
+        }
+        let known: HashSet<PathBuf> = journal
+            .all()
+            .iter()
+            .map(|entry| layout.volume(&entry.handle))
+            .collect();
+        for folder in children(&layout.volumes())? {
+            // An entry is written before its folder is made, so one without is nobody's.
+            if !known.contains(&folder) && age(modified(&folder)) >= self.policy.keep_unused {
+                to_trash(layout, &folder)?;
+                done.uppers += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn collect_repositories(&self, pressed: bool) -> Result<(), Error> {
+        let Ok(_alone) = self.volumes.checkouts.collecting().try_write_owned() else {
+            return Ok(());
+        };
+        let layout = &self.volumes.layout;
+        let with_checkouts: HashSet<PathBuf> = all_checkouts(layout)?
+            .iter()
+            .map(|key| layout.repository(key))
+            .collect();
+        for folder in children(&layout.repositories())? {
+            let unused_since = modified(&folder.join("checkouts")).max(modified(&folder));
+            if !with_checkouts.contains(&folder)
+                && (pressed || age(unused_since) >= self.policy.keep_unused)
+            {
+                to_trash(layout, &folder)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn disk_percent(&self) -> Result<u8, Error> {
+        let root = self.volumes.layout.root();
+        let disk = rustix::fs::statvfs(root).map_err(|e| Error::io("measure", root, e.into()))?;
+        // As `df` counts: what is kept for root is neither used nor available.
+        let used = disk.f_blocks.saturating_sub(disk.f_bfree);
+        let usable = used + disk.f_bavail;
+        Ok((used * 100)
+            .checked_div(usable)
+            .map_or(100, |percent| percent.min(100) as u8))
+    }
+}
+
+/// The complete checkouts on the node.
+pub(crate) fn all_checkouts(layout: &Layout) -> Result<Vec<CheckoutKey>, Error> {
+    let mut keys = Vec::new();
+    for folder in children(&layout.repositories())? {
+        let Some(repository) = folder.file_name().and_then(|name| name.to_str()) else {
+            continue;
+        };
+        let names =
+            checkout::list(&folder).map_err(|e| Error::Fetch(Arc::new(FetchError::from(e))))?;
+        keys.extend(
+            names
+                .iter()
+                .map(|name| CheckoutKey::found(repository, name)),
+        );
+    }
+    Ok(keys)
+}
+
+/// Puts a folder out of sight; [`Collector::collect`] deletes it.
+pub(crate) fn to_trash(layout: &Layout, folder: &Path) -> Result<(), Error> {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_nanos();
+    let place = layout.trash().join(format!("{name}.{now}"));
+    std::fs::rename(folder, &place).map_err(|e| Error::io("move to the trash", folder, e))
+}
+
+fn empty_trash(layout: &Layout) -> Result<(), Error> {
+    for path in children(&layout.trash())? {
+        std::fs::remove_dir_all(&path).map_err(|e| Error::io("delete", &path, e))?;
+    }
+    Ok(())
+}
+
+fn children(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    std::fs::read_dir(folder)
+        .and_then(|entries| {
+            entries
+                .map(|entry| entry.map(|entry| entry.path()))
+                .collect()
+        })
+        .map_err(|e| Error::io("read", folder, e))
+}
+
+fn remove_if_there(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
+        _ => Ok(()),
+    }
+}
+
+/// When a file changed last; long ago if it is not there.
+fn modified(path: &Path) -> SystemTime {
+    std::fs::metadata(path)
+        .and_then(|found| found.modified())
+        .unwrap_or(UNIX_EPOCH)
+}
+
+fn age(time: SystemTime) -> Duration {
+    SystemTime::now().duration_since(time).unwrap_or_default()
+}
+
+fn store_error(error: hyprstream_git2db::store::StoreError) -> Error {
+    Error::Fetch(Arc::new(FetchError::from(error)))
+}

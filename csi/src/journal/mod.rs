@@ -1,0 +1,230 @@
+//! What was asked for, volume by volume, so that a restart knows it.
+//!
+//! The journal holds intents: an entry is written before the first mount of its volume and
+//! removed after the last unmount. What is true is in mountinfo. So a kill at any point leaves
+//! either an entry whose mounts are repeated or undone, or nothing.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use hyprstream_contract::VolumeAttributes;
+use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::Error,
+    layout::{CheckoutKey, LayerKey, Layout, handle_hash},
+    mount::sync_folder,
+};
+
+/// One volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Entry {
+    /// Handle of the volume.
+    pub handle: String,
+    /// Attributes of the volume as they stood in the PersistentVolume.
+    pub attributes: BTreeMap<String, String>,
+    /// SELinux label that it is mounted with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<String>,
+    /// Where it is staged, or was about to be. `None` for a read-write volume that is not on the
+    /// node at present and whose upper is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staging: Option<PathBuf>,
+    /// Where it is published, or was about to be.
+    #[serde(default)]
+    pub targets: BTreeMap<PathBuf, Target>,
+    /// When the entry was written last, in seconds since 1970.
+    pub written_seconds: u64,
+}
+
+/// One publication of a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Target {
+    /// Whether the pod asked for it read-only.
+    pub read_only: bool,
+    /// Whether no other publication is allowed beside it.
+    pub exclusive: bool,
+}
+
+impl Entry {
+    /// The attributes, read.
+    pub fn volume(&self) -> Result<VolumeAttributes, Error> {
+        VolumeAttributes::from_map(&self.attributes).map_err(Error::Attributes)
+    }
+
+    /// The checkout and the layer that the volume shows, while it is staged or about to be.
+    pub fn lowers(&self) -> Option<(CheckoutKey, LayerKey)> {
+        self.staging.as_ref()?;
+        let volume = self.volume().ok()?;
+        let checkout = CheckoutKey::of(&volume).ok()?;
+        let layer = LayerKey::of(&checkout, &volume);
+        Some((checkout, layer))
+    }
+
+    /// How long ago the entry was written.
+    pub fn age(&self) -> Duration {
+        let written = UNIX_EPOCH + Duration::from_secs(self.written_seconds);
+        SystemTime::now()
+            .duration_since(written)
+            .unwrap_or_default()
+    }
+}
+
+/// All entries, in memory and on disk.
+pub struct Journal {
+    folder: PathBuf,
+    entries: RwLock<BTreeMap<String, Entry>>,
+}
+
+impl Journal {
+    /// Reads the journal.
+    ///
+    /// # Errors
+    /// The folder cannot be read, or an entry cannot. An entry is replaced by rename, so a kill
+    /// leaves none half written: one that cannot be read is worth a person's look.
+    pub fn open(layout: &Layout) -> Result<Self, Error> {
+        let folder = layout.journal();
+        let mut entries = BTreeMap::new();
+        let files = std::fs::read_dir(&folder).map_err(|e| Error::io("read", &folder, e))?;
+        for file in files {
+            let path = file.map_err(|e| Error::io("read", &folder, e))?.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                // Left by a kill between write and rename.
+                std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+                continue;
+            }
+            let text = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
+            let entry: Entry = serde_json::from_slice(&text).map_err(|source| Error::Journal {
+                path: path.clone(),
+                source,
+            })?;
+            entries.insert(entry.handle.clone(), entry);
+        }
+        Ok(Self {
+            folder,
+            entries: RwLock::new(entries),
+        })
+    }
+
+    /// The entry of a volume.
+    pub fn get(&self, handle: &str) -> Option<Entry> {
+        self.entries.read().get(handle).cloned()
+    }
+
+    /// All entries, ordered by handle.
+    pub fn all(&self) -> Vec<Entry> {
+        self.entries.read().values().cloned().collect()
+    }
+
+    /// Writes an entry and stamps it with the present time. It is on disk when this returns.
+    pub fn put(&self, mut entry: Entry) -> Result<(), Error> {
+        entry.written_seconds = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
+        let text = serde_json::to_vec_pretty(&entry).expect("an entry is JSON");
+        // One call at a time works on a volume, so the name of the new file is free.
+        write_durably(&self.path(&entry.handle), &text)?;
+        self.entries.write().insert(entry.handle.clone(), entry);
+        Ok(())
+    }
+
+    /// Removes the entry of a volume, if there is one.
+    pub fn remove(&self, handle: &str) -> Result<(), Error> {
+        let path = self.path(handle);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", &path, e));
+            }
+            _ => {}
+        }
+        sync_folder(&self.folder).map_err(|e| Error::io("sync", &self.folder, e))?;
+        self.entries.write().remove(handle);
+        Ok(())
+    }
+
+    fn path(&self, handle: &str) -> PathBuf {
+        self.folder.join(format!("{}.json", handle_hash(handle)))
+    }
+}
+
+/// Replaces the file at `path`; readers and crashes see the old content or the new.
+pub(crate) fn write_durably(path: &Path, content: &[u8]) -> Result<(), Error> {
+    use std::io::Write;
+
+    let new = path.with_extension("new");
+    let write = || -> io::Result<()> {
+        let mut file = std::fs::File::create(&new)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        std::fs::rename(&new, path)?;
+        path.parent().map_or(Ok(()), sync_folder)
+    };
+    write().map_err(|e| {
+        let _ = std::fs::remove_file(&new);
+        Error::io("write", path, e)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(handle: &str) -> Entry {
+        Entry {
+            handle: handle.into(),
+            attributes: BTreeMap::from([("a".into(), "b".into())]),
+            context: None,
+            staging: Some("/s".into()),
+            targets: BTreeMap::from([(
+                "/t".into(),
+                Target {
+                    read_only: true,
+                    exclusive: false,
+                },
+            )]),
+            written_seconds: 0,
+        }
+    }
+
+    fn layout() -> (tempfile::TempDir, Layout) {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path()).unwrap();
+        layout.create().unwrap();
+        (folder, layout)
+    }
+
+    #[test]
+    fn entries_survive_a_restart() {
+        let (_folder, layout) = layout();
+        let journal = Journal::open(&layout).unwrap();
+        journal.put(entry("a/../b")).unwrap();
+        journal.put(entry("c")).unwrap();
+        journal.remove("c").unwrap();
+        journal.remove("never there").unwrap();
+
+        let again = Journal::open(&layout).unwrap();
+        assert_eq!(again.all(), journal.all());
+        let found = again.get("a/../b").unwrap();
+        assert_eq!(found.targets, entry("x").targets);
+        assert!(found.age() < Duration::from_secs(60), "put stamps the time");
+    }
+
+    #[test]
+    fn a_kill_while_writing_leaves_the_old_entry() {
+        let (_folder, layout) = layout();
+        let journal = Journal::open(&layout).unwrap();
+        journal.put(entry("a")).unwrap();
+        let half = layout.journal().join(format!("{}.new", handle_hash("a")));
+        std::fs::write(&half, b"{\"handle\": \"a").unwrap();
+        assert_eq!(Journal::open(&layout).unwrap().all().len(), 1);
+        assert!(!half.exists());
+    }
+}

@@ -1,0 +1,120 @@
+//! The mounts of the Linux kernel.
+
+use std::{io, path::Path};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags},
+    io::Errno,
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags,
+        fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount,
+        mount_bind, mount_remount, move_mount, unmount,
+    },
+};
+
+use super::{Mounted, Mounts, Overlay, SOURCE, parse_mountinfo};
+
+/// Mounts in the mount namespace of this process. Needs CAP_SYS_ADMIN.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Kernel;
+
+impl Mounts for Kernel {
+    fn list(&self) -> io::Result<Vec<Mounted>> {
+        // Not always UTF-8: other programs choose the paths of their mounts.
+        let bytes = std::fs::read("/proc/self/mountinfo")?;
+        Ok(parse_mountinfo(&String::from_utf8_lossy(&bytes)))
+    }
+
+    fn overlay(&self, overlay: &Overlay, target: &Path) -> io::Result<()> {
+        match mount_by_file_descriptor(overlay, target) {
+            // Kernels before 6.5 take no `lowerdir+`, and before 5.2 have no fsopen at all.
+            Err(Errno::INVAL | Errno::NOSYS) => mount_by_options(overlay, target)?,
+            other => other?,
+        }
+        Ok(())
+    }
+
+    fn bind(&self, from: &Path, to: &Path) -> io::Result<()> {
+        Ok(mount_bind(from, to)?)
+    }
+
+    fn set_read_only(&self, target: &Path, read_only: bool) -> io::Result<()> {
+        let mut flags =
+            MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
+        flags.set(MountFlags::RDONLY, read_only);
+        Ok(mount_remount(target, flags, "")?)
+    }
+
+    fn unmount(&self, target: &Path, detach: bool) -> io::Result<()> {
+        let mut flags = UnmountFlags::NOFOLLOW;
+        flags.set(UnmountFlags::DETACH, detach);
+        Ok(unmount(target, flags)?)
+    }
+}
+
+/// The options beside the folders. With `index=on` a second mount of an upper, after a crash of
+/// the node, would be refused for good. `metacopy` keeps a chmod or chown of a weight file from
+/// copying it, and needs `redirect_dir`; neither means anything without an upper.
+fn options(overlay: &Overlay) -> Vec<(&'static str, &str)> {
+    let mut options = vec![("index", "off")];
+    if let Some(upper) = &overlay.upper {
+        options.push(("redirect_dir", "on"));
+        options.push(("metacopy", "on"));
+        // Checked by Layout::new: our paths are UTF-8.
+        options.push(("upperdir", upper.upper.to_str().unwrap_or_default()));
+        options.push(("workdir", upper.work.to_str().unwrap_or_default()));
+    }
+    if let Some(context) = &overlay.context {
+        options.push(("context", context));
+    }
+    options
+}
+
+fn mount_by_file_descriptor(overlay: &Overlay, target: &Path) -> Result<(), Errno> {
+    let filesystem = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&filesystem, "source", SOURCE)?;
+    for lower in &overlay.lowers {
+        fsconfig_set_string(&filesystem, "lowerdir+", lower)?;
+    }
+    for (name, value) in options(overlay) {
+        fsconfig_set_string(&filesystem, name, value)?;
+    }
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOATIME;
+    if overlay.upper.is_none() {
+        fsconfig_set_flag(&filesystem, "ro")?;
+        attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
+    }
+    fsconfig_create(&filesystem)?;
+    let mount = fsmount(&filesystem, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    move_mount(
+        &mount,
+        "",
+        CWD,
+        target,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )
+}
+
+fn mount_by_options(overlay: &Overlay, target: &Path) -> Result<(), Errno> {
+    let lowers: Vec<&str> = overlay
+        .lowers
+        .iter()
+        .filter_map(|lower| lower.to_str())
+        .collect();
+    let mut data = format!("lowerdir={}", lowers.join(":"));
+    for (name, value) in options(overlay) {
+        data.push_str(&format!(",{name}={value}"));
+    }
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
+    flags.set(MountFlags::RDONLY, overlay.upper.is_none());
+    let data = std::ffi::CString::new(data).map_err(|_| Errno::INVAL)?;
+    mount(SOURCE, target, "overlay", flags, data.as_c_str())
+}
+
+/// Writes what the kernel holds of the filesystem at `path` to its disk.
+pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+    Ok(rustix::fs::fsync(folder)?)
+}

@@ -1,0 +1,69 @@
+//! Mounting, behind a trait so that what decides about mounts is tested without them.
+
+mod kernel;
+mod table;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+pub use kernel::Kernel;
+pub(crate) use kernel::sync_folder;
+pub use table::{Mounted, parse_mountinfo};
+
+/// Source of every overlay that this program mounts, as mountinfo shows it.
+pub const SOURCE: &str = "hyprstream";
+
+/// One overlay mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overlay {
+    /// Immutable folders, the topmost first; at least two without an upper.
+    pub lowers: Vec<PathBuf>,
+    /// Folders that take the writes; without them the mount is read-only.
+    pub upper: Option<Upper>,
+    /// SELinux label of everything in it.
+    pub context: Option<String>,
+}
+
+/// The writable part of an [`Overlay`]. Both folders lie on one filesystem.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upper {
+    /// What was written.
+    pub upper: PathBuf,
+    /// Scratch folder of the kernel.
+    pub work: PathBuf,
+}
+
+/// What the kernel does for us.
+pub trait Mounts: Send + Sync + 'static {
+    /// All mounts that this process sees.
+    fn list(&self) -> io::Result<Vec<Mounted>>;
+
+    /// Mounts an overlay at `target`, an existing folder, with nosuid, nodev and noatime.
+    fn overlay(&self, overlay: &Overlay, target: &Path) -> io::Result<()>;
+
+    /// Shows the mount at `from` at `to`, an existing folder, as well.
+    fn bind(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Makes the one mount at `target` read-only or writable; others of the same filesystem keep
+    /// what they have.
+    fn set_read_only(&self, target: &Path, read_only: bool) -> io::Result<()>;
+
+    /// Unmounts the topmost mount at `target`. With `detach`, also while it is in use.
+    fn unmount(&self, target: &Path, detach: bool) -> io::Result<()>;
+}
+
+/// The topmost mount at `path`, if one is mounted right there.
+pub fn mounted_at(mounts: &dyn Mounts, path: &Path) -> io::Result<Option<Mounted>> {
+    // Mountinfo shows paths without symbolic links.
+    let path = match path.canonicalize() {
+        Ok(path) => path,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    Ok(mounts
+        .list()?
+        .into_iter()
+        .rfind(|mounted| mounted.path == path))
+}

@@ -1,0 +1,250 @@
+//! The program: state, servers and chores, until told to end.
+
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use hyprstream_telemetry::AdminServer;
+use tokio::sync::watch;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+use crate::{
+    args::Args,
+    error::Error,
+    fetch::{Checkouts, Registry},
+    gc::Collector,
+    journal::Journal,
+    layout::Layout,
+    metrics::Metrics,
+    mount::{Kernel, Mounts},
+    proto::{
+        csi::{identity_server::IdentityServer, node_server::NodeServer},
+        registration::registration_server::RegistrationServer,
+    },
+    server::{
+        IdentityService, NodeService, Outcome, RegistrationService, bind, socket_name, unlink,
+    },
+    volumes::{Locks, PATIENCE, Volumes, blocking},
+};
+
+/// How often mounts are compared with what the kubelet knows, and figures are taken.
+const RECONCILE_EVERY: Duration = Duration::from_secs(60);
+/// How often unused data is looked for.
+const COLLECT_EVERY: Duration = Duration::from_secs(5 * 60);
+/// Figures are taken at most so often after volumes come or go.
+const MEASURE_PAUSE: Duration = Duration::from_secs(2);
+
+/// The program could not start or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The flags contradict each other.
+    #[error("{0}")]
+    Flags(String),
+    /// The state directory or a socket.
+    #[error(transparent)]
+    State(#[from] Error),
+    /// A metric is there twice.
+    #[error("the metrics cannot be set up: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The admin port.
+    #[error("could not listen at {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A server ended.
+    #[error("the {name} server ended: {why}")]
+    Server {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        why: String,
+    },
+    /// The kubelet does not want this plugin. Ending makes it be asked again.
+    #[error("the kubelet refused to register the plugin: {0}")]
+    Refused(String),
+}
+
+/// Serves until `shutdown` ends. Mounts stay.
+pub async fn run(
+    args: Args,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), RunError> {
+    let policy = args.policy().map_err(RunError::Flags)?;
+    let metrics = Metrics::new()?;
+    let volumes = open(&args, &metrics).await?;
+    let collector = Arc::new(Collector {
+        volumes: Arc::clone(&volumes),
+        policy,
+    });
+
+    let (stop, stopped) = watch::channel(false);
+    let until_stopped = move || {
+        let mut stopped = stopped.clone();
+        async move {
+            // An error means that the sender is gone, which is an end as well.
+            let _ = stopped.wait_for(|stop| *stop).await;
+        }
+    };
+
+    let registration_socket = args.registration_dir.join(socket_name());
+    let csi = UnixListenerStream::new(bind(&args.endpoint)?);
+    let node = NodeService {
+        volumes: Arc::clone(&volumes),
+        node_name: args.node_name,
+    };
+    let csi_server = tokio::spawn(
+        Server::builder()
+            .add_service(IdentityServer::new(IdentityService))
+            .add_service(NodeServer::new(node))
+            .serve_with_incoming_shutdown(csi, until_stopped()),
+    );
+
+    // The kubelet calls the CSI socket as soon as it sees this one: it comes second.
+    let (outcome, mut outcomes) = watch::channel(Outcome::Pending);
+    let registration = RegistrationService {
+        host_endpoint: args.host_endpoint,
+        outcome,
+    };
+    let listener = UnixListenerStream::new(bind(&registration_socket)?);
+    let registration_server = tokio::spawn(
+        Server::builder()
+            .add_service(RegistrationServer::new(registration))
+            .serve_with_incoming_shutdown(listener, until_stopped()),
+    );
+
+    let address = args.admin_listen;
+    let admin_listener = tokio::net::TcpListener::bind(address)
+        .await
+        .map_err(|source| RunError::Listen { address, source })?;
+    let registered = outcomes.clone();
+    let admin = AdminServer {
+        metrics: metrics.registry.clone(),
+        health: Arc::new(|| Ok(())),
+        ready: Arc::new(move || match &*registered.borrow() {
+            Outcome::Registered => Ok(()),
+            Outcome::Pending => Err("the kubelet has not registered the plugin yet".to_owned()),
+            Outcome::Refused(why) => Err(format!("the kubelet refused the plugin: {why}")),
+        }),
+    };
+    let admin_server = tokio::spawn(admin.run(admin_listener, until_stopped()));
+    let chores = tokio::spawn(chores(collector));
+
+    let end = tokio::select! {
+        () = shutdown => Ok(()),
+        refused = refusal(&mut outcomes) => Err(RunError::Refused(refused)),
+        ended = csi_server => Err(server_ended("CSI", ended)),
+        ended = registration_server => Err(server_ended("registration", ended)),
+        ended = admin_server => Err(server_ended("admin", ended)),
+    };
+    chores.abort();
+    // First this one, so that the kubelet forgets us before the other is gone.
+    unlink(&registration_socket)?;
+    stop.send_replace(true);
+    unlink(&args.endpoint)?;
+    end
+}
+
+/// Reads the state and brings it in line with what is mounted.
+async fn open(args: &Args, metrics: &Metrics) -> Result<Arc<Volumes>, RunError> {
+    let layout = Layout::new(&args.state_dir)?;
+    let (kubelet_dir, url, token_file, metrics) = (
+        args.kubelet_dir.clone(),
+        args.registry_url.clone(),
+        args.registry_token_file.clone(),
+        metrics.clone(),
+    );
+    let volumes = blocking(move || {
+        layout.create()?;
+        let mounts: Arc<dyn Mounts> = Arc::new(Kernel);
+        let source = Arc::new(Registry {
+            url,
+            token_file,
+            layout: layout.clone(),
+            metrics: metrics.clone(),
+        });
+        source.clean()?;
+        let volumes = Volumes {
+            journal: Journal::open(&layout)?,
+            checkouts: Checkouts::new(source, layout.clone()),
+            layout,
+            mounts,
+            // Mountinfo shows paths without symbolic links.
+            kubelet_dir: kubelet_dir.canonicalize().unwrap_or(kubelet_dir),
+            metrics,
+            patience: PATIENCE,
+            locks: Locks::default(),
+            disk_full: tokio::sync::Notify::new(),
+            changed: tokio::sync::Notify::new(),
+        };
+        let done = volumes.reconcile()?;
+        tracing::info!(
+            volumes = volumes.journal.all().len(),
+            unmounted = done.unmounted,
+            forgotten = done.forgotten,
+            "state read"
+        );
+        Ok(volumes)
+    })
+    .await?;
+    Ok(Arc::new(volumes))
+}
+
+/// What is done beside the calls of the kubelet. A failure is logged and tried again in its turn.
+async fn chores(collector: Arc<Collector>) {
+    let mut reconcile = tokio::time::interval(RECONCILE_EVERY);
+    let mut collect = tokio::time::interval(COLLECT_EVERY);
+    loop {
+        let volumes = &collector.volumes;
+        let done = tokio::select! {
+            _ = reconcile.tick() => {
+                let collector = Arc::clone(&collector);
+                blocking(move || {
+                    collector.volumes.reconcile()?;
+                    collector.measure()
+                })
+                .await
+            }
+            () = volumes.changed.notified() => {
+                tokio::time::sleep(MEASURE_PAUSE).await;
+                let collector = Arc::clone(&collector);
+                blocking(move || collector.measure()).await
+            }
+            _ = collect.tick() => {
+                let collector = Arc::clone(&collector);
+                blocking(move || collector.collect(false).map(|_| ())).await
+            }
+            () = volumes.disk_full.notified() => {
+                let collector = Arc::clone(&collector);
+                blocking(move || collector.collect(true).map(|_| ())).await
+            }
+        };
+        if let Err(error) = done {
+            tracing::warn!(%error, "chore failed");
+        }
+    }
+}
+
+async fn refusal(outcomes: &mut watch::Receiver<Outcome>) -> String {
+    let refused = outcomes
+        .wait_for(|outcome| matches!(outcome, Outcome::Refused(_)))
+        .await;
+    match refused.as_deref() {
+        Ok(Outcome::Refused(why)) => why.clone(),
+        // The sender lives in the registration server, whose end is seen elsewhere.
+        _ => std::future::pending().await,
+    }
+}
+
+fn server_ended<E: std::fmt::Display>(
+    name: &'static str,
+    ended: Result<Result<(), E>, tokio::task::JoinError>,
+) -> RunError {
+    let why = match ended {
+        Ok(Ok(())) => "its socket was closed".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    RunError::Server { name, why }
+}

@@ -1,0 +1,179 @@
+//! How a volume is, and how much it holds.
+
+use std::{
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use super::Volumes;
+use crate::{error::Error, fetch::Checkout, journal::Entry, layout::CheckoutKey};
+
+/// What is wrong with a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Nothing.
+    Good,
+    /// A mount is gone.
+    MountVanished {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// Files of the checkout are gone or have another size.
+    FilesDamaged {
+        /// The first of them, below the root of the volume.
+        path: String,
+    },
+}
+
+impl Health {
+    /// CamelCase, for machines.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Good => "Good",
+            Self::MountVanished { .. } => "MountVanished",
+            Self::FilesDamaged { .. } => "FilesDamaged",
+        }
+    }
+
+    /// For people.
+    pub fn message(&self) -> String {
+        match self {
+            Self::Good => "mounts and files are as they should be".to_owned(),
+            Self::MountVanished { path } => format!(
+                "the mount at {} is gone: delete the pod, so that it is mounted anew",
+                path.display()
+            ),
+            Self::FilesDamaged { path } => format!(
+                "{path:?} of the checkout was removed or changed on the node's disk: delete the \
+                 pods that use it, so that it is fetched anew"
+            ),
+        }
+    }
+}
+
+/// How much a volume holds, in bytes and in files, and the filesystem that it lies on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of the commit's files, shared with other volumes, and of what was written.
+    pub used_bytes: u64,
+    /// Files of the commit and those that were written.
+    pub used_inodes: u64,
+    /// Bytes that may still be written to the node's disk.
+    pub available_bytes: u64,
+    /// Bytes of the node's disk.
+    pub total_bytes: u64,
+    /// Files that may still be made on the node's disk.
+    pub available_inodes: u64,
+    /// Files that the node's disk can hold.
+    pub total_inodes: u64,
+}
+
+impl Volumes {
+    /// Health of a volume: of its staging mount, of the mounts at `paths`, of its files. Blocks.
+    pub fn health(&self, handle: &str, paths: &[PathBuf]) -> Result<Health, Error> {
+        let (entry, staging) = self.staged(handle)?;
+        for path in std::iter::once(&staging).chain(paths) {
+            if self.our_mount(path)?.is_none() {
+                return Ok(Health::MountVanished { path: path.clone() });
+            }
+        }
+        let Some(checkout) = self.checkout_of(&entry)? else {
+            return Ok(Health::FilesDamaged {
+                path: "/".to_owned(),
+            });
+        };
+        let damaged = checkout.files.iter().find(|file| {
+            std::fs::metadata(checkout.path.join(&file.path))
+                .map_or(true, |found| found.len() != file.size_bytes)
+        });
+        Ok(damaged.map_or(Health::Good, |file| Health::FilesDamaged {
+            path: file.path.clone(),
+        }))
+    }
+
+    /// How much the volume at `path` holds. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVolume`] if it is neither staged nor published there.
+    pub fn usage(&self, handle: &str, path: &Path) -> Result<Usage, Error> {
+        let (entry, staging) = self.staged(handle)?;
+        if staging != path && !entry.targets.contains_key(path) {
+            return Err(Error::UnknownVolume {
+                handle: handle.to_owned(),
+                path: path.to_owned(),
+            });
+        }
+        let checkout = self.checkout_of(&entry)?;
+        let (mut used_bytes, mut used_inodes) = checkout
+            .map(|checkout| (checkout.bytes(), checkout.files.len() as u64))
+            .unwrap_or_default();
+        let written = disk_use(&self.layout.volume(handle).join("upper"));
+        used_bytes += written.bytes;
+        used_inodes += written.files;
+        let disk = rustix::fs::statvfs(self.layout.root())
+            .map_err(|e| Error::io("measure", self.layout.root(), e.into()))?;
+        Ok(Usage {
+            used_bytes,
+            used_inodes,
+            available_bytes: disk.f_bavail * disk.f_frsize,
+            total_bytes: disk.f_blocks * disk.f_frsize,
+            available_inodes: disk.f_favail,
+            total_inodes: disk.f_files,
+        })
+    }
+
+    fn staged(&self, handle: &str) -> Result<(Entry, PathBuf), Error> {
+        let unknown = || Error::UnknownVolume {
+            handle: handle.to_owned(),
+            path: PathBuf::from("/"),
+        };
+        let entry = self.journal.get(handle).ok_or_else(unknown)?;
+        let staging = entry.staging.clone().ok_or_else(unknown)?;
+        Ok((entry, staging))
+    }
+
+    fn checkout_of(&self, entry: &Entry) -> Result<Option<Checkout>, Error> {
+        self.checkouts.open(&CheckoutKey::of(&entry.volume()?)?)
+    }
+}
+
+/// What a folder takes on the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DiskUse {
+    /// Bytes.
+    pub(crate) bytes: u64,
+    /// Files, links and folders.
+    pub(crate) files: u64,
+}
+
+/// What lies below `folder`; what cannot be read, or goes away meanwhile, counts for nothing.
+pub(crate) fn disk_use(folder: &Path) -> DiskUse {
+    let mut sum = DiskUse::default();
+    let mut seen = std::collections::HashSet::new();
+    add_disk_use(folder, &mut seen, &mut sum);
+    sum
+}
+
+/// Adds what lies below `folder` and whose inode is not in `seen`.
+pub(crate) fn add_disk_use(
+    folder: &Path,
+    seen: &mut std::collections::HashSet<(u64, u64)>,
+    sum: &mut DiskUse,
+) {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let Ok(found) = entry.metadata() else {
+            continue;
+        };
+        if seen.insert((found.dev(), found.ino())) {
+            // st_blocks counts 512 bytes whatever the filesystem's blocks are.
+            sum.bytes += found.blocks() * 512;
+            sum.files += 1;
+        }
+        if found.is_dir() {
+            add_disk_use(&entry.path(), seen, sum);
+        }
+    }
+}

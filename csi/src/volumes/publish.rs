@@ -1,0 +1,135 @@
+//! `NodePublishVolume` and `NodeUnpublishVolume`.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{Guard, Publish, Volumes, blocking, stage::create_folder};
+use crate::{error::Error, journal::Target};
+
+impl Volumes {
+    /// Shows the staged volume at the target as well; does nothing if it is there.
+    pub async fn publish(self: &Arc<Self>, publish: Publish) -> Result<(), Error> {
+        let guard = self.locks.take(&publish.handle)?;
+        let volumes = Arc::clone(self);
+        blocking(move || volumes.publish_now(&guard, &publish)).await
+    }
+
+    fn publish_now(&self, _guard: &Guard, publish: &Publish) -> Result<(), Error> {
+        let handle = &publish.handle;
+        let not_staged = || Error::NotStaged {
+            handle: handle.clone(),
+            path: publish.staging.clone(),
+        };
+        let mut entry = self.journal.get(handle).ok_or_else(not_staged)?;
+        if entry.staging.as_ref() != Some(&publish.staging) {
+            return Err(not_staged());
+        }
+        let staged = self.our_mount(&publish.staging)?.ok_or_else(not_staged)?;
+
+        let target = Target {
+            read_only: publish.read_only,
+            exclusive: publish.exclusive,
+        };
+        let known = entry.targets.get(&publish.target);
+        if known.is_some_and(|known| known.read_only != target.read_only) {
+            return Err(Error::PublishedDifferently {
+                handle: handle.clone(),
+                path: publish.target.clone(),
+                what: "readOnly",
+            });
+        }
+        if known != Some(&target) {
+            self.check_exclusive(&entry.targets, publish)?;
+            entry.targets.insert(publish.target.clone(), target);
+            self.journal.put(entry)?;
+        }
+
+        create_folder(&publish.target)?;
+        match self.our_mount(&publish.target)? {
+            Some(mounted) if mounted.device != staged.device => {
+                // Left from before this volume was staged anew: it shows the same, but keeps the
+                // old mount alive.
+                self.unmount_all(&publish.target, true)?;
+                self.bind(publish)?;
+            }
+            Some(_) => {}
+            None => self.bind(publish)?,
+        }
+        // A kill between these two calls is mended by the next call, before the pod starts.
+        if self
+            .our_mount(&publish.target)?
+            .is_some_and(|mounted| !mounted.read_only)
+            && publish.read_only
+        {
+            self.mounts
+                .set_read_only(&publish.target, true)
+                .map_err(|e| Error::io("make read-only", &publish.target, e))?;
+        }
+        tracing::info!(volume = handle, target = %publish.target.display(), "volume published");
+        Ok(())
+    }
+
+    fn bind(&self, publish: &Publish) -> Result<(), Error> {
+        self.mounts
+            .bind(&publish.staging, &publish.target)
+            .map_err(|e| Error::io("mount the volume at", &publish.target, e))
+    }
+
+    fn check_exclusive(
+        &self,
+        targets: &std::collections::BTreeMap<PathBuf, Target>,
+        publish: &Publish,
+    ) -> Result<(), Error> {
+        for (path, target) in targets {
+            if *path != publish.target
+                && (target.exclusive || publish.exclusive)
+                && self.our_mount(path)?.is_some()
+            {
+                let (handle, other) = (publish.handle.clone(), path.clone());
+                return Err(Error::SingleWriter { handle, other });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the volume away from the target and removes the target. Neither need be there.
+    pub async fn unpublish(self: &Arc<Self>, handle: String, target: PathBuf) -> Result<(), Error> {
+        let guard = self.locks.take(&handle)?;
+        let volumes = Arc::clone(self);
+        blocking(move || volumes.unpublish_now(&guard, &handle, &target)).await
+    }
+
+    pub(super) fn unpublish_now(
+        &self,
+        _guard: &Guard,
+        handle: &str,
+        target: &Path,
+    ) -> Result<(), Error> {
+        self.unmount_all(target, true)?;
+        match std::fs::remove_dir(target) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", target, e));
+            }
+            _ => {}
+        }
+        let Some(mut entry) = self.journal.get(handle) else {
+            return Ok(());
+        };
+        if entry.targets.remove(target).is_some() {
+            if entry.staging.is_none() && entry.targets.is_empty() && !self.has_upper(handle) {
+                self.journal.remove(handle)?;
+            } else {
+                self.journal.put(entry)?;
+            }
+            tracing::info!(volume = handle, target = %target.display(), "volume unpublished");
+        }
+        Ok(())
+    }
+
+    pub(super) fn has_upper(&self, handle: &str) -> bool {
+        self.layout.volume(handle).exists()
+    }
+}

@@ -1,0 +1,219 @@
+//! `NodeStageVolume` and `NodeUnstageVolume`.
+
+use std::{
+    collections::BTreeMap,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use hyprstream_contract::volume::VolumeMode;
+
+use super::{Guard, Stage, Volumes, blocking};
+use crate::{
+    error::Error,
+    fetch::Checkout,
+    journal::Entry,
+    layer::ensure_layer,
+    layout::{CheckoutKey, LayerKey},
+    mount::{Overlay, Upper},
+};
+
+/// Everyone may write at the root of a read-write volume, as in an `emptyDir`: the pod's user is
+/// not known here.
+const UPPER_MODE: u32 = 0o777;
+
+impl Volumes {
+    /// Shows the volume at its staging path; does nothing if it is there.
+    ///
+    /// # Errors
+    /// [`Error::Fetching`] while the files are still coming: call again.
+    pub async fn stage(self: &Arc<Self>, stage: Stage) -> Result<(), Error> {
+        let timer = self.metrics.stage_seconds.start_timer();
+        let result = self.stage_in_time(stage).await;
+        timer.observe_duration();
+        if result.as_ref().is_err_and(Error::is_disk_full) {
+            self.disk_full.notify_one();
+        }
+        self.changed.notify_one();
+        result
+    }
+
+    async fn stage_in_time(self: &Arc<Self>, stage: Stage) -> Result<(), Error> {
+        let key = CheckoutKey::of(&stage.volume)?;
+        self.check_against_journal(&stage)?;
+        // From here on the checkout stays, until the journal names it or we give up.
+        let lease = self.checkouts.lease(&key);
+        let checkout = self
+            .checkouts
+            .ensure(&key, &stage.volume, self.patience)
+            .await?;
+        let guard = self.locks.take(&stage.handle)?;
+        let volumes = Arc::clone(self);
+        blocking(move || {
+            let result = volumes.stage_checkout(&guard, &stage, &key, &checkout);
+            drop(lease);
+            result
+        })
+        .await
+    }
+
+    fn check_against_journal(&self, stage: &Stage) -> Result<(), Error> {
+        let Some(entry) = self.journal.get(&stage.handle) else {
+            return Ok(());
+        };
+        let Some(staging) = &entry.staging else {
+            return Ok(());
+        };
+        let differently = |what| {
+            Err(Error::StagedDifferently {
+                handle: stage.handle.clone(),
+                what,
+            })
+        };
+        if entry.attributes != stage.volume.to_map() {
+            return differently("content: a handle must name one PersistentVolume");
+        }
+        if *staging != stage.staging {
+            return differently("staging path");
+        }
+        if entry.context != stage.context {
+            return differently("SELinux label");
+        }
+        Ok(())
+    }
+
+    fn stage_checkout(
+        &self,
+        _guard: &Guard,
+        stage: &Stage,
+        key: &CheckoutKey,
+        checkout: &Checkout,
+    ) -> Result<(), Error> {
+        self.check_against_journal(stage)?;
+        let attributes = stage.volume.to_map();
+        let before = self.journal.get(&stage.handle);
+        // What was written above another commit would hide files of this one.
+        if before
+            .as_ref()
+            .is_some_and(|entry| entry.attributes != attributes)
+        {
+            self.discard_upper(&stage.handle)?;
+        }
+        let targets = before.map(|entry| entry.targets).unwrap_or_default();
+        self.journal.put(Entry {
+            handle: stage.handle.clone(),
+            attributes,
+            context: stage.context.clone(),
+            staging: Some(stage.staging.clone()),
+            targets,
+            written_seconds: 0,
+        })?;
+        self.checkouts.touch(key)?;
+        if self.our_mount(&stage.staging)?.is_some() {
+            return Ok(());
+        }
+        let layer_key = LayerKey::of(key, &stage.volume);
+        let layer = ensure_layer(&self.layout, &layer_key, &stage.volume, checkout)?;
+        let upper = match stage.volume.mode {
+            VolumeMode::ReadOnly => None,
+            VolumeMode::ReadWrite => Some(self.ensure_upper(&stage.handle)?),
+        };
+        let overlay = Overlay {
+            lowers: vec![layer, checkout.path.clone()],
+            upper,
+            context: stage.context.clone(),
+        };
+        create_folder(&stage.staging)?;
+        self.mounts
+            .overlay(&overlay, &stage.staging)
+            .map_err(|e| Error::io("mount an overlay at", &stage.staging, e))?;
+        tracing::info!(
+            volume = stage.handle,
+            commit = stage.volume.commit.as_str(),
+            staging = %stage.staging.display(),
+            "volume staged"
+        );
+        Ok(())
+    }
+
+    fn ensure_upper(&self, handle: &str) -> Result<Upper, Error> {
+        let folder = self.layout.volume(handle);
+        let upper = Upper {
+            upper: folder.join("upper"),
+            work: folder.join("work"),
+        };
+        for path in [&upper.upper, &upper.work] {
+            create_folder(path)?;
+        }
+        std::fs::set_permissions(&upper.upper, std::fs::Permissions::from_mode(UPPER_MODE))
+            .map_err(|e| Error::io("set the mode of", &upper.upper, e))?;
+        Ok(upper)
+    }
+
+    /// Takes what was written to a volume out of the way; the collector deletes it.
+    pub(crate) fn discard_upper(&self, handle: &str) -> Result<(), Error> {
+        let folder = self.layout.volume(handle);
+        if !folder.exists() {
+            return Ok(());
+        }
+        crate::gc::to_trash(&self.layout, &folder)
+    }
+
+    /// Takes the volume away from its staging path. It may not be known, or not be staged.
+    ///
+    /// What was written to a read-write volume is kept for a while: the same volume may come back.
+    pub async fn unstage(self: &Arc<Self>, handle: String, staging: PathBuf) -> Result<(), Error> {
+        let guard = self.locks.take(&handle)?;
+        let volumes = Arc::clone(self);
+        let result = blocking(move || volumes.unstage_now(&guard, &handle, &staging)).await;
+        self.changed.notify_one();
+        result
+    }
+
+    pub(super) fn unstage_now(
+        &self,
+        _guard: &Guard,
+        handle: &str,
+        staging: &Path,
+    ) -> Result<(), Error> {
+        let entry = self.journal.get(handle);
+        let writable = entry
+            .as_ref()
+            .and_then(|entry| entry.volume().ok())
+            .is_some_and(|volume| volume.mode == VolumeMode::ReadWrite);
+        let mut targets = BTreeMap::new();
+        for (path, target) in entry.iter().flat_map(|entry| &entry.targets) {
+            if self.our_mount(path)?.is_some() {
+                // Staged anew, its upper would be mounted twice.
+                if writable {
+                    let (handle, path) = (handle.to_owned(), path.clone());
+                    return Err(Error::StillPublished { handle, path });
+                }
+                targets.insert(path.clone(), *target);
+            }
+        }
+        // Nobody may write to an upper that a later stage mounts again, so that one is not detached.
+        self.unmount_all(staging, !writable)?;
+        let Some(mut entry) = entry else {
+            return Ok(());
+        };
+        if let Some((key, _)) = entry.lowers() {
+            self.checkouts.touch(&key)?;
+        }
+        if writable || !targets.is_empty() {
+            entry.staging = None;
+            entry.targets = targets;
+            self.journal.put(entry)?;
+        } else {
+            self.journal.remove(handle)?;
+        }
+        tracing::info!(volume = handle, staging = %staging.display(), "volume unstaged");
+        Ok(())
+    }
+}
+
+/// Makes the folder and those above it, if they are not there.
+pub(super) fn create_folder(path: &Path) -> Result<(), Error> {
+    std::fs::create_dir_all(path).map_err(|e| Error::io("create", path, e))
+}
