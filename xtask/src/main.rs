@@ -100,8 +100,11 @@ fn run(verb: Verb) -> Result<()> {
             let step = steps.begin("Envoy");
             wheels::ensure_envoy(&cache, &log)?;
             step.done("");
+            let pause = images::ensure_pause(&checkout, &cache, &log)?;
+            let debian = images::debian(&cache, &log)?;
             let step = steps.begin("cluster");
             let spec = cluster.start(args.nodes, args.port, &step)?;
+            images::load(&cluster, &[pause, debian])?;
             step.done(&format!("{spec:?}"));
             Ok(())
         }

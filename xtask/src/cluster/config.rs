@@ -171,7 +171,7 @@ impl<'a> Config<'a> {
     pub(crate) fn controllers(&self) -> Vec<Component> {
         let manager = strings([
             &format!("--kubeconfig={}", self.kubeconfig("kube-controller-manager").display()),
-            "--controllers=*,-nodeipam,-cloud-node-lifecycle-controller",
+            "--controllers=*,-nodeipam",
             "--use-service-account-credentials=true",
             &format!("--root-ca-file={}", self.pki("ca.crt")),
             &format!("--service-account-private-key-file={}", self.pki("service-accounts.key")),
@@ -417,16 +417,16 @@ SystemdCgroup = false
     pub(crate) fn envoy_bootstrap(&self) -> Result<PathBuf> {
         let file = self.cluster.dir.join("envoy.json");
         // Sockets have short names at most; /tmp is the control plane's own.
-        let text = crate::proc::output(
-            std::process::Command::new(program(&self.cluster.cache, &CONTOUR, "contour")).args([
-                "bootstrap",
-                "--xds-address=127.0.0.1",
-                "--xds-port=8001",
-                "--admin-address=/tmp/envoy-admin.sock",
-                "-",
-            ]),
+        crate::proc::output(
+            std::process::Command::new(program(&self.cluster.cache, &CONTOUR, "contour"))
+                .args([
+                    "bootstrap",
+                    "--xds-address=127.0.0.1",
+                    "--xds-port=8001",
+                    "--admin-address=/tmp/envoy-admin.sock",
+                ])
+                .arg(&file),
         )?;
-        write_atomically(&file, text)?;
         Ok(file)
     }
 

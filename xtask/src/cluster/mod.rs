@@ -38,7 +38,7 @@ pub(crate) use self::{
 };
 use crate::{
     components,
-    paths::{Cache, Checkout, write_atomically},
+    paths::{Cache, Checkout, remove_all, write_atomically},
     proc,
     ui::Step,
     versions,
@@ -210,6 +210,15 @@ impl Cluster {
         Ok(place.enter())
     }
 
+    /// `ctr` on the images and containers of a node.
+    pub(crate) fn ctr(&self, node: u8) -> Result<Command> {
+        let mut command = self.enter(node)?;
+        command
+            .arg(components::program(&self.cache, &versions::CONTAINERD, "ctr"))
+            .args(["--namespace", "k8s.io"]);
+        Ok(command)
+    }
+
     /// Cuts a node off the network, or connects it again.
     pub(crate) fn set_node_link(&self, node: u8, up: bool) -> Result<()> {
         proc::output(self.enter(0)?.args([
@@ -294,7 +303,9 @@ impl Cluster {
         let aside = self.dir.join("xtask.new");
         fs::copy(std::env::current_exe()?, &aside)?;
         fs::rename(&aside, &copy)?;
-        let log = proc::open_log(&self.logs().join("supervisor.log"))?;
+        let log = self.logs().join("supervisor.log");
+        remove_all(&log)?;
+        let log = proc::open_log(&log)?;
         Command::new(&copy)
             .args(["supervise", "--name", &self.name])
             .env("CARGO_MANIFEST_DIR", self.checkout.join("xtask"))

@@ -136,9 +136,12 @@ impl Supervisor {
         ip(&["link", "set", "hs0", "up"])?;
         // What pods send to the world goes to the relay, which connects from the host.
         let rules = format!(
-            "table ip egress {{ chain prerouting {{ type nat hook prerouting priority -90; \
-             ip daddr {{ {BRIDGE_CIDR}, {POD_CIDR}, {SERVICE_CIDR}, 127.0.0.0/8 }} accept; \
-             meta l4proto tcp redirect to :{EGRESS_PORT}; }} }}"
+            "table ip egress {{\n\
+             chain prerouting {{\n\
+             type nat hook prerouting priority -90\n\
+             ip daddr {{ {BRIDGE_CIDR}, {POD_CIDR}, {SERVICE_CIDR}, 127.0.0.0/8 }} accept\n\
+             meta l4proto tcp redirect to :{EGRESS_PORT}\n\
+             }}\n}}\n"
         );
         self.inside(control, "nft", &[&rules])
     }

@@ -1,0 +1,3 @@
+module hyprstream.io/local/pause
+
+go 1.26.0

@@ -1,0 +1,161 @@
+//! Container images: built with buildah out of Debian packages, put on the nodes without a
+//! registry.
+
+mod base;
+mod inputs;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result};
+
+pub(crate) use self::base::{PAUSE, debian, ensure_pause};
+use self::inputs::Digester;
+use crate::{
+    cluster::Cluster,
+    paths::{Cache, Checkout},
+    proc,
+};
+
+/// An image to build from a Dockerfile of the project.
+pub(crate) struct Recipe<'a> {
+    /// Last part of its name.
+    pub(crate) name: &'a str,
+    /// Dockerfile below the checkout.
+    pub(crate) dockerfile: &'a str,
+    /// Stage of the Dockerfile.
+    pub(crate) target: &'a str,
+    /// Named contexts: name and folder. All of their content is part of the image's identity.
+    pub(crate) contexts: &'a [(&'a str, PathBuf)],
+    /// Named contexts whose folders never change once they have their name, for example a version
+    /// of a library; only the name is looked at.
+    pub(crate) fixed_contexts: &'a [(&'a str, PathBuf)],
+}
+
+/// A built image.
+#[derive(Clone, Debug)]
+pub(crate) struct Image {
+    /// Full reference.
+    pub(crate) reference: String,
+    /// It as a docker archive in the cache.
+    pub(crate) archive: PathBuf,
+    /// Whether it was built just now.
+    pub(crate) fresh: bool,
+}
+
+/// Builds an image, unless one of the same inputs lies in the cache.
+pub(crate) fn build(
+    checkout: &Checkout,
+    cache: &Cache,
+    recipe: &Recipe,
+    log: &Path,
+) -> Result<Image> {
+    let dockerfile = checkout.join(recipe.dockerfile);
+    let mut digester = Digester::new();
+    digester.text(base::IDENTITY);
+    digester.text(recipe.target);
+    digester.file(&dockerfile)?;
+    for (name, dir) in recipe.contexts {
+        digester.text(name);
+        digester.tree(dir)?;
+    }
+    for (name, dir) in recipe.fixed_contexts {
+        digester.text(name);
+        digester.text(&dir.display().to_string());
+    }
+    let digest = digester.finish();
+    let reference = format!(
+        "docker.io/hyprstream/{}:{}-{}",
+        recipe.name,
+        env!("CARGO_PKG_VERSION"),
+        &digest[..12]
+    );
+    let entry = format!("images/{}-{}", recipe.name, &digest[..12]);
+    let archive = cache.join(&entry).join("image.tar");
+    if archive.is_file() {
+        return Ok(Image { reference, archive, fresh: false });
+    }
+    base::ensure_debian(cache, log)?;
+    cache.replace(&entry, |dir| {
+        let mut command = buildah(cache);
+        command
+            .args(["build", "--pull-never", "--layers=false", "--force-rm"])
+            .args(["--network=host", "--target", recipe.target, "--tag", &reference])
+            .arg("--file")
+            .arg(&dockerfile);
+        for (name, dir) in recipe.contexts.iter().chain(recipe.fixed_contexts) {
+            command.arg("--build-context").arg(format!("{name}={}", dir.display()));
+        }
+        proc::logged(command.arg(checkout.root()), log)
+            .with_context(|| format!("cannot build the image {}", recipe.name))?;
+        push(cache, &reference, &dir.join("image.tar"), log)?;
+        // The archive is all that is needed of it.
+        proc::logged(buildah(cache).args(["rmi", "--force", &reference]), log)
+    })?;
+    forget_older(cache, recipe.name, &entry)?;
+    Ok(Image { reference, archive, fresh: true })
+}
+
+/// Puts images on every node of a running cluster that does not have them; returns how many were
+/// put.
+pub(crate) fn load(cluster: &Cluster, images: &[Image]) -> Result<usize> {
+    let nodes = cluster.spec().context("the cluster is not running")?.nodes;
+    let mut put = 0;
+    for node in 1..=nodes {
+        let there = proc::output(cluster.ctr(node)?.args(["images", "list", "--quiet"]))?;
+        for image in images {
+            if there.lines().any(|line| line == image.reference) {
+                continue;
+            }
+            proc::output(
+                cluster.ctr(node)?.args(["images", "import", "--local"]).arg(&image.archive),
+            )
+            .with_context(|| format!("cannot put {} on node {node}", image.reference))?;
+            put += 1;
+        }
+    }
+    Ok(put)
+}
+
+/// buildah with its storage in the cache, apart from that of the user.
+fn buildah(cache: &Cache) -> Command {
+    let mut command = Command::new("buildah");
+    command
+        .arg("--root")
+        .arg(cache.join("buildah/storage"))
+        .arg("--runroot")
+        .arg(cache.join("buildah/run"))
+        .env("BUILDAH_ISOLATION", "chroot");
+    command
+}
+
+fn push(cache: &Cache, reference: &str, archive: &Path, log: &Path) -> Result<()> {
+    proc::logged(
+        buildah(cache)
+            .args(["push", reference])
+            .arg(format!("docker-archive:{}:{reference}", archive.display())),
+        log,
+    )
+}
+
+/// Keeps this archive and the one before it, for a quick way back.
+fn forget_older(cache: &Cache, name: &str, keep: &str) -> Result<()> {
+    let mut old: Vec<_> = fs::read_dir(cache.join("images"))?
+        .flatten()
+        .filter(|entry| {
+            let file = entry.file_name();
+            let file = file.to_string_lossy();
+            let digest = file.strip_prefix(name).and_then(|rest| rest.strip_prefix('-'));
+            digest.is_some_and(|d| d.len() == 12 && !d.contains('-')) && !keep.ends_with(&*file)
+        })
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    old.sort();
+    for (_, path) in old.iter().rev().skip(1) {
+        fs::remove_dir_all(path)?;
+    }
+    Ok(())
+}
