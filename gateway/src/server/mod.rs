@@ -168,7 +168,7 @@ impl Gateway {
             .timer(TokioTimer::new())
             // The socket has it, more precisely.
             .header_read_timeout(None)
-            .max_buf_size(config.max_header_bytes.max(8192))
+            .max_header_size(config.max_header_bytes.max(8192))
             .max_headers(MAX_HEADERS)
             .serve_connection(io, service);
         let connection = graceful.watch(connection);

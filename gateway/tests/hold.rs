@@ -1,0 +1,173 @@
+//! Requests for Models that have no worker yet.
+
+mod common;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use common::*;
+use hyprstream_gateway::Config;
+use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinSet};
+
+fn soon() -> Config {
+    Config {
+        hold_timeout: Duration::from_millis(300),
+        ..Config::default()
+    }
+}
+
+#[tokio::test]
+async fn requests_wait_for_the_first_worker() {
+    let gateway =
+        Arc::new(Running::start(Config::default(), table(vec![(facts("a", "m"), vec![])])).await);
+    let mut requests = JoinSet::new();
+    for _ in 0..50 {
+        let gateway = Arc::clone(&gateway);
+        requests.spawn(async move { gateway.post(CHAT, BODY).await.body });
+    }
+    eventually("they wait", || gateway.metric("held") == 50.0).await;
+    let worker = Worker::saying("ok").await;
+    // A table that changes without bringing a worker lets them wait on.
+    gateway.set(table(vec![
+        (facts("a", "m"), vec![]),
+        (facts("a", "n"), vec![]),
+    ]));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(gateway.metric("held"), 50.0);
+    gateway.set(table(vec![(facts("a", "m"), vec![&worker.endpoint])]));
+    while let Some(body) = requests.join_next().await {
+        assert_eq!(body.unwrap(), "ok");
+    }
+    assert_eq!(gateway.metric("held"), 0.0);
+}
+
+#[tokio::test]
+async fn the_wait_ends_with_the_models_own_reason() {
+    let gateway = Running::start(soon(), table(vec![(facts("a", "m"), vec![])])).await;
+    let answer = gateway.post(CHAT, BODY).await;
+    let (status, code, message) = answer.error();
+    assert_eq!((status, code.as_str()), (503, "model_not_ready"));
+    assert!(
+        message.contains("Fetching") && message.contains("3 of 10 bytes"),
+        "{message}"
+    );
+    assert!(answer.head.contains("retry-after: "));
+}
+
+#[tokio::test]
+async fn nobody_waits_for_what_will_not_come() {
+    let mut stalled = facts("a", "stalled");
+    (stalled.stalled, stalled.commit) = (true, None);
+    (stalled.reason, stalled.message) = ("UnsupportedArchitecture".into(), "it is a Mamba".into());
+    let mut idle = facts("a", "idle");
+    idle.replicas = 0;
+    let mut suspended = facts("a", "suspended");
+    suspended.suspended = true;
+    let models = [stalled, idle, suspended]
+        .map(|facts| (facts, vec![]))
+        .into();
+    let gateway = Running::start(Config::default(), table(models)).await;
+    for (name, says) in [
+        ("stalled", "it is a Mamba"),
+        ("idle", "zero replicas"),
+        ("suspended", "suspended"),
+    ] {
+        let began = Instant::now();
+        let body = serde_json::json!({ "model": name }).to_string();
+        let answer = gateway.post(CHAT, body).await;
+        let (status, code, message) = answer.error();
+        assert_eq!(
+            (status, code.as_str()),
+            (503, "model_unavailable"),
+            "{name}"
+        );
+        assert!(message.contains(says), "{message}");
+        assert!(answer.head.contains("retry-after: "));
+        assert!(began.elapsed() < Duration::from_secs(5));
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_stalls_or_goes_away_while_requests_wait_ends_their_wait() {
+    let gateway =
+        Arc::new(Running::start(Config::default(), table(vec![(facts("a", "m"), vec![])])).await);
+    let wait = async || {
+        let gateway_of_task = Arc::clone(&gateway);
+        let request = tokio::spawn(async move { gateway_of_task.post(CHAT, BODY).await });
+        eventually("it waits", || gateway.metric("held") == 1.0).await;
+        request
+    };
+    let request = wait().await;
+    let mut stalled = facts("a", "m");
+    (stalled.stalled, stalled.commit) = (true, None);
+    gateway.set(table(vec![(stalled, vec![])]));
+    assert_eq!(request.await.unwrap().error().1, "model_unavailable");
+
+    gateway.set(table(vec![(facts("a", "m"), vec![])]));
+    let request = wait().await;
+    gateway.set(table(vec![]));
+    assert_eq!(request.await.unwrap().error().1, "model_not_found");
+}
+
+#[tokio::test]
+async fn only_so_many_wait_and_those_who_leave_make_room() {
+    let config = Config {
+        max_held: 2,
+        ..Config::default()
+    };
+    let gateway = Running::start(config, table(vec![(facts("a", "m"), vec![])])).await;
+    let mut clients = Vec::new();
+    for waiting in 1..=2 {
+        let mut client = TcpStream::connect(gateway.address).await.unwrap();
+        let request = format!(
+            "POST {CHAT} HTTP/1.1\r\nhost: g\r\ncontent-length: {}\r\n\r\n{BODY}",
+            BODY.len()
+        );
+        client.write_all(request.as_bytes()).await.unwrap();
+        clients.push(client);
+        eventually("it waits", || gateway.metric("held") == f64::from(waiting)).await;
+    }
+    let answer = gateway.post(CHAT, BODY).await;
+    assert_eq!(answer.error().0, 429);
+    assert!(answer.head.contains("retry-after: "));
+    clients.pop();
+    eventually("the one who left does not wait", || {
+        gateway.metric("held") == 1.0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_worker_that_is_killed_and_comes_back_costs_no_new_request() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let endpoint = Arc::new(hyprstream_gateway::endpoint::Endpoint::new(address));
+    let models = table(vec![(facts("a", "m"), vec![&endpoint])]);
+    let gateway = Arc::new(Running::start(Config::default(), models).await);
+    let gateway_of_task = Arc::clone(&gateway);
+    let request = tokio::spawn(async move { gateway_of_task.post(CHAT, BODY).await.body });
+    eventually("it was tried", || gateway.metric("retries_total") >= 2.0).await;
+    let app = axum::Router::new().fallback(|| async { "back" });
+    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    assert_eq!(request.await.unwrap(), "back");
+}
+
+#[tokio::test]
+async fn a_shutdown_sends_those_who_wait_elsewhere() {
+    let mut gateway =
+        Running::start(Config::default(), table(vec![(facts("a", "m"), vec![])])).await;
+    let mut client = TcpStream::connect(gateway.address).await.unwrap();
+    let request = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: g\r\ncontent-length: {}\r\n\r\n{BODY}",
+        BODY.len()
+    );
+    client.write_all(request.as_bytes()).await.unwrap();
+    eventually("it waits", || gateway.metric("held") == 1.0).await;
+    gateway.stop();
+    assert_eq!(Answer::read(client).await.error().1, "shutting_down");
+    assert_eq!((&mut gateway.task).await.unwrap().unwrap(), 0);
+}
