@@ -118,7 +118,7 @@ impl Source for Registry {
         progress.bytes_total.store(total.max(1), Ordering::Relaxed);
 
         let store = self.store()?;
-        let client = lfs::Client::new(&url, credentials, lfs::Options::default())?;
+        let client = lfs::Client::new(&url, &credentials, lfs::Options::default())?;
         let transfer = client.fetch(&pointers, &store, &watch)?;
         self.metrics.fetched_bytes.inc_by(transfer.bytes_moved);
         let made = checkout::materialise(&bare, &commit, &include, &limits, &store, &root)?;

@@ -1,5 +1,7 @@
 //! Mounting, behind a trait so that what decides about mounts is tested without them.
 
+#[cfg(test)]
+pub(crate) mod fake;
 mod kernel;
 mod table;
 

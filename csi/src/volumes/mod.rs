@@ -11,6 +11,8 @@ mod publish;
 mod reconcile;
 mod request;
 mod stage;
+#[cfg(test)]
+mod tests;
 
 use std::{
     path::{Path, PathBuf},
@@ -21,6 +23,7 @@ use std::{
 pub(crate) use health::{DiskUse, add_disk_use, disk_use};
 pub use health::{Health, Usage};
 pub use lock::{Guard, Locks};
+pub use reconcile::Reconciled;
 pub use request::{Publish, Stage, absolute_path};
 
 use crate::{

@@ -1,0 +1,443 @@
+//! Volumes over mounts in memory: decisions, restarts and kills.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use hyprstream_contract::{VolumeAttributes, manifest::ManifestFile, volume::VolumeMode};
+use tonic::Code;
+
+use super::{Health, Locks, Publish, Reconciled, Stage, Volumes};
+use crate::{
+    error::Error,
+    fetch::{Checkout, Checkouts, FetchError, Progress, Source},
+    journal::Journal,
+    layout::{CheckoutKey, Layout},
+    metrics::Metrics,
+    mount::{Mounts, fake::FakeMounts},
+};
+
+/// Checkouts of one file that says which commit it is of.
+struct OneFile(Layout);
+
+impl Source for OneFile {
+    fn open(&self, key: &CheckoutKey) -> Result<Option<Checkout>, FetchError> {
+        let path = self.0.checkout(key);
+        Ok(path.exists().then(|| Checkout {
+            path,
+            files: vec![ManifestFile {
+                path: "config.json".into(),
+                size_bytes: 2,
+                sha256: "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a".into(),
+            }],
+        }))
+    }
+
+    fn fetch(
+        &self,
+        key: &CheckoutKey,
+        _: &VolumeAttributes,
+        _: &Progress,
+    ) -> Result<Checkout, FetchError> {
+        std::fs::create_dir_all(self.0.checkout(key)).unwrap();
+        std::fs::write(self.0.checkout(key).join("config.json"), "{}").unwrap();
+        Ok(self.open(key)?.unwrap())
+    }
+}
+
+/// A node with its disk and its kernel, on which the program may be started again and again.
+struct Node {
+    folder: tempfile::TempDir,
+    kernel: FakeMounts,
+}
+
+impl Node {
+    fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            kernel: FakeMounts::default(),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().canonicalize().unwrap().join(name)
+    }
+
+    fn start(&self) -> Arc<Volumes> {
+        let layout = Layout::new(self.path("state")).unwrap();
+        layout.create().unwrap();
+        Arc::new(Volumes {
+            journal: Journal::open(&layout).unwrap(),
+            checkouts: Checkouts::new(Arc::new(OneFile(layout.clone())), layout.clone()),
+            layout,
+            mounts: Arc::new(self.kernel.clone()),
+            kubelet_dir: self.path("kubelet"),
+            metrics: Metrics::new().unwrap(),
+            patience: Duration::from_secs(60),
+            locks: Locks::default(),
+            disk_full: tokio::sync::Notify::new(),
+            changed: tokio::sync::Notify::new(),
+        })
+    }
+
+    /// The staging path of a volume, with the kubelet's note.
+    fn staging(&self, handle: &str) -> PathBuf {
+        self.noted(&format!(
+            "kubelet/plugins/kubernetes.io/csi/x/{handle}/globalmount"
+        ))
+    }
+
+    /// The target of a volume in a pod, with the kubelet's note.
+    fn target(&self, pod: &str) -> PathBuf {
+        self.noted(&format!(
+            "kubelet/pods/{pod}/volumes/kubernetes.io~csi/v/mount"
+        ))
+    }
+
+    fn noted(&self, path: &str) -> PathBuf {
+        let path = self.path(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(note(&path), "{}").unwrap();
+        path
+    }
+
+    fn stage(&self, handle: &str, mode: VolumeMode) -> Stage {
+        let volume = VolumeAttributes {
+            repository: "mirror/1".into(),
+            commit: "0123456789abcdef0123456789abcdef01234567".parse().unwrap(),
+            source: "s".into(),
+            reference: None,
+            include: vec![],
+            mode,
+        };
+        Stage {
+            handle: handle.into(),
+            staging: self.staging(handle),
+            volume,
+            context: None,
+        }
+    }
+
+    fn publish(&self, handle: &str, pod: &str) -> Publish {
+        Publish {
+            handle: handle.into(),
+            staging: self.staging(handle),
+            target: self.target(pod),
+            read_only: true,
+            exclusive: false,
+        }
+    }
+
+    fn mounts(&self) -> Vec<PathBuf> {
+        self.kernel
+            .list()
+            .unwrap()
+            .into_iter()
+            .map(|mounted| mounted.path)
+            .collect()
+    }
+}
+
+fn note(path: &Path) -> PathBuf {
+    path.parent().unwrap().join("vol_data.json")
+}
+
+fn code<T: std::fmt::Debug>(result: Result<T, Error>) -> Code {
+    tonic::Status::from(result.unwrap_err()).code()
+}
+
+const RO: VolumeMode = VolumeMode::ReadOnly;
+const RW: VolumeMode = VolumeMode::ReadWrite;
+
+#[tokio::test]
+async fn every_call_may_come_twice() {
+    let node = Node::new();
+    let volumes = node.start();
+    let (staging, target) = (node.staging("a"), node.target("p"));
+    for _ in 0..2 {
+        volumes.stage(node.stage("a", RO)).await.unwrap();
+    }
+    for _ in 0..2 {
+        volumes.publish(node.publish("a", "p")).await.unwrap();
+    }
+    assert_eq!(node.mounts(), [staging.clone(), target.clone()]);
+    for _ in 0..2 {
+        volumes.unpublish("a".into(), target.clone()).await.unwrap();
+    }
+    assert!(!target.exists());
+    for _ in 0..2 {
+        volumes.unstage("a".into(), staging.clone()).await.unwrap();
+    }
+    assert_eq!(node.mounts(), Vec::<PathBuf>::new());
+    assert_eq!(volumes.journal.all(), []);
+}
+
+#[tokio::test]
+async fn a_handle_names_one_content() {
+    let node = Node::new();
+    let volumes = node.start();
+    volumes.stage(node.stage("a", RO)).await.unwrap();
+    let mut other = node.stage("a", RO);
+    other.volume.reference = Some("other".into());
+    assert_eq!(code(volumes.stage(other).await), Code::AlreadyExists);
+    let mut elsewhere = node.stage("a", RO);
+    elsewhere.staging = node.staging("b");
+    assert_eq!(code(volumes.stage(elsewhere).await), Code::AlreadyExists);
+}
+
+#[tokio::test]
+async fn only_what_is_staged_is_published() {
+    let node = Node::new();
+    let volumes = node.start();
+    let published = volumes.publish(node.publish("a", "p")).await;
+    assert_eq!(code(published), Code::FailedPrecondition);
+    volumes.stage(node.stage("a", RO)).await.unwrap();
+    volumes.publish(node.publish("a", "p")).await.unwrap();
+    let mut writable = node.publish("a", "p");
+    writable.read_only = false;
+    assert_eq!(code(volumes.publish(writable).await), Code::AlreadyExists);
+}
+
+#[tokio::test]
+async fn an_exclusive_volume_is_published_once() {
+    let node = Node::new();
+    let volumes = node.start();
+    volumes.stage(node.stage("a", RW)).await.unwrap();
+    let exclusive = |pod| Publish {
+        exclusive: true,
+        ..node.publish("a", pod)
+    };
+    volumes.publish(exclusive("p")).await.unwrap();
+    volumes.publish(exclusive("p")).await.unwrap();
+    assert_eq!(
+        code(volumes.publish(exclusive("q")).await),
+        Code::FailedPrecondition
+    );
+    volumes
+        .unpublish("a".into(), node.target("p"))
+        .await
+        .unwrap();
+    volumes.publish(exclusive("q")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_volume_in_use_by_a_call_is_busy_for_others() {
+    let node = Node::new();
+    let volumes = node.start();
+    let _guard = volumes.locks.take("a").unwrap();
+    assert_eq!(
+        code(volumes.stage(node.stage("a", RO)).await),
+        Code::Aborted
+    );
+    volumes.stage(node.stage("b", RO)).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_written_stays_for_the_same_content_only() {
+    let node = Node::new();
+    let volumes = node.start();
+    volumes.stage(node.stage("a", RW)).await.unwrap();
+    let written = volumes.layout.volume("a").join("upper/adapter");
+    std::fs::write(&written, "x").unwrap();
+    volumes
+        .unstage("a".into(), node.staging("a"))
+        .await
+        .unwrap();
+
+    let volumes = node.start();
+    volumes.stage(node.stage("a", RW)).await.unwrap();
+    assert!(written.exists());
+    volumes
+        .unstage("a".into(), node.staging("a"))
+        .await
+        .unwrap();
+
+    let mut next = node.stage("a", RW);
+    next.volume.commit = "1123456789abcdef0123456789abcdef01234567".parse().unwrap();
+    volumes.stage(next).await.unwrap();
+    assert!(
+        !written.exists(),
+        "what was written above another commit would hide files"
+    );
+}
+
+#[tokio::test]
+async fn an_upper_is_never_mounted_twice() {
+    let node = Node::new();
+    let volumes = node.start();
+    volumes.stage(node.stage("a", RW)).await.unwrap();
+    volumes.publish(node.publish("a", "p")).await.unwrap();
+    let unstaged = volumes.unstage("a".into(), node.staging("a")).await;
+    assert_eq!(code(unstaged), Code::FailedPrecondition);
+
+    let volumes = node.start();
+    volumes
+        .unpublish("a".into(), node.target("p"))
+        .await
+        .unwrap();
+    node.kernel.set_busy(&node.staging("a"));
+    assert!(
+        volumes
+            .unstage("a".into(), node.staging("a"))
+            .await
+            .is_err(),
+        "never detached"
+    );
+    volumes.stage(node.stage("a", RW)).await.unwrap();
+    assert_eq!(node.mounts().len(), 1);
+}
+
+#[tokio::test]
+async fn a_busy_read_only_mount_is_detached() {
+    let node = Node::new();
+    let volumes = node.start();
+    volumes.stage(node.stage("a", RO)).await.unwrap();
+    node.kernel.set_busy(&node.staging("a"));
+    volumes
+        .unstage("a".into(), node.staging("a"))
+        .await
+        .unwrap();
+    assert_eq!(node.mounts(), Vec::<PathBuf>::new());
+}
+
+#[tokio::test]
+async fn a_restart_keeps_what_the_kubelet_knows() {
+    let node = Node::new();
+    let volumes = node.start();
+    volumes.stage(node.stage("a", RO)).await.unwrap();
+    volumes.publish(node.publish("a", "p")).await.unwrap();
+
+    let volumes = node.start();
+    assert_eq!(volumes.reconcile().unwrap(), Reconciled::default());
+    assert_eq!(node.mounts().len(), 2);
+    assert_eq!(
+        volumes.health("a", &[node.target("p")]).unwrap(),
+        Health::Good
+    );
+}
+
+#[tokio::test]
+async fn a_restart_cleans_what_the_kubelet_forgot() {
+    let node = Node::new();
+    let volumes = node.start();
+    for handle in ["a", "b"] {
+        volumes.stage(node.stage(handle, RO)).await.unwrap();
+        volumes.publish(node.publish(handle, handle)).await.unwrap();
+    }
+    let forgotten = [node.staging("a"), node.target("a")];
+    for path in &forgotten {
+        std::fs::remove_file(note(path)).unwrap();
+    }
+    let volumes = node.start();
+    assert_eq!(volumes.reconcile().unwrap().unmounted, 2);
+    assert_eq!(node.mounts(), [node.staging("b"), node.target("b")]);
+    assert_eq!(volumes.journal.all().len(), 1);
+
+    // The same with the journal lost.
+    std::fs::remove_file(note(&node.target("b"))).unwrap();
+    volumes.journal.remove("b").unwrap();
+    std::fs::remove_file(note(&node.staging("b"))).unwrap();
+    assert_eq!(node.start().reconcile().unwrap().unmounted, 2);
+}
+
+#[tokio::test]
+async fn after_a_reboot_written_data_is_there_and_vanished_mounts_are_told() {
+    let node = Node::new();
+    let volumes = node.start();
+    volumes.stage(node.stage("rw", RW)).await.unwrap();
+    volumes.stage(node.stage("ro", RO)).await.unwrap();
+    volumes.publish(node.publish("rw", "p")).await.unwrap();
+    let written = volumes.layout.volume("rw").join("upper/adapter");
+    std::fs::write(&written, "x").unwrap();
+    node.kernel.reboot();
+    std::fs::remove_file(note(
+        &node.path("kubelet/plugins/kubernetes.io/csi/x/ro/globalmount"),
+    ))
+    .unwrap();
+
+    let volumes = node.start();
+    assert_eq!(
+        volumes.reconcile().unwrap(),
+        Reconciled {
+            unmounted: 0,
+            forgotten: 1
+        }
+    );
+    let gone = volumes.health("rw", &[]).unwrap();
+    assert_eq!(
+        gone,
+        Health::MountVanished {
+            path: node.staging("rw")
+        }
+    );
+    assert_eq!(volumes.journal.get("rw").unwrap().targets, BTreeMap::new());
+    volumes.stage(node.stage("rw", RW)).await.unwrap();
+    assert_eq!(volumes.health("rw", &[]).unwrap(), Health::Good);
+    assert!(written.exists());
+}
+
+#[tokio::test]
+async fn a_missing_file_is_told() {
+    let node = Node::new();
+    let volumes = node.start();
+    volumes.stage(node.stage("a", RO)).await.unwrap();
+    let key = CheckoutKey::of(&node.stage("a", RO).volume).unwrap();
+    std::fs::remove_file(volumes.layout.checkout(&key).join("config.json")).unwrap();
+    let damaged = Health::FilesDamaged {
+        path: "config.json".into(),
+    };
+    assert_eq!(volumes.health("a", &[]).unwrap(), damaged);
+}
+
+#[tokio::test]
+async fn usage_is_told_for_the_volume_and_its_paths_only() {
+    let node = Node::new();
+    let volumes = node.start();
+    volumes.stage(node.stage("a", RO)).await.unwrap();
+    let usage = volumes.usage("a", &node.staging("a")).unwrap();
+    assert_eq!((usage.used_bytes, usage.used_inodes), (2, 1));
+    assert!(usage.total_bytes >= usage.available_bytes && usage.total_bytes > 0);
+    assert_eq!(
+        code(volumes.usage("a", Path::new("/some/path"))),
+        Code::NotFound
+    );
+    assert_eq!(code(volumes.usage("b", &node.staging("a"))), Code::NotFound);
+}
+
+/// Kills the program after every number of changes to mounts, starts it again and finishes.
+#[tokio::test]
+async fn a_kill_after_any_mount_is_mended_by_the_next_calls() {
+    for mode in [RO, RW] {
+        for changes in 0..8 {
+            let node = Node::new();
+            let paths = (node.staging("a"), node.target("p"));
+            node.kernel.kill_after(Some(changes));
+            let _ = whole_life(&node, &node.start(), mode, &paths).await;
+
+            node.kernel.kill_after(None);
+            let volumes = node.start();
+            volumes.reconcile().unwrap();
+            whole_life(&node, &volumes, mode, &paths).await.unwrap();
+            assert_eq!(
+                node.mounts(),
+                Vec::<PathBuf>::new(),
+                "{mode:?} after {changes}"
+            );
+        }
+    }
+}
+
+async fn whole_life(
+    node: &Node,
+    volumes: &Arc<Volumes>,
+    mode: VolumeMode,
+    (staging, target): &(PathBuf, PathBuf),
+) -> Result<(), Error> {
+    volumes.stage(node.stage("a", mode)).await?;
+    volumes.publish(node.publish("a", "p")).await?;
+    volumes.unpublish("a".into(), target.clone()).await?;
+    volumes.unstage("a".into(), staging.clone()).await
+}
