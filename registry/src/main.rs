@@ -1,3 +1,216 @@
-//! registry.
+//! `hyprstream-registry`: the git and LFS origin of a cluster.
 
-fn main() {}
+use std::{io::Write, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use hyprstream_registry::{
+    GitLimits, Limits, Namespace, OpenError, Registry, Settings, TokenFiles, read_signing_key,
+};
+use hyprstream_telemetry::{AdminServer, LogFormat, init_logs};
+use tokio::{net::TcpListener, signal::unix::{SignalKind, signal}};
+use tokio_util::sync::CancellationToken;
+
+/// The git and LFS origin of a cluster.
+#[derive(Parser)]
+#[command(name = "hyprstream-registry", version)]
+struct Cli {
+    /// Log filter: a list of target=level.
+    #[arg(long, env = "HYPRSTREAM_LOG", default_value = "info", global = true)]
+    log: String,
+    /// Form of the log lines: text or json.
+    #[arg(long, env = "HYPRSTREAM_LOG_FORMAT", default_value_t = LogFormat::Text, global = true)]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serves git, LFS and the API.
+    Serve(Box<ServeArgs>),
+    /// Prints a signed token for git and LFS.
+    Token(TokenArgs),
+}
+
+#[derive(Args)]
+struct ServeArgs {
+    /// Address of git, LFS and the API.
+    #[arg(long, env = "HYPRSTREAM_LISTEN", default_value = "0.0.0.0:8080")]
+    listen: SocketAddr,
+    /// Address of /healthz, /readyz and /metrics.
+    #[arg(long, env = "HYPRSTREAM_ADMIN_LISTEN", default_value = "0.0.0.0:9090")]
+    admin_listen: SocketAddr,
+    /// Folder of everything that is kept.
+    #[arg(long, env = "HYPRSTREAM_ROOT", default_value = "/var/lib/hyprstream-registry")]
+    root: PathBuf,
+    /// File with the token that may do everything; at least 16 bytes.
+    #[arg(long, env = "HYPRSTREAM_ADMIN_TOKEN_FILE")]
+    admin_token_file: PathBuf,
+    /// File with the token that may read every repository; at least 16 bytes.
+    #[arg(long, env = "HYPRSTREAM_NODE_TOKEN_FILE")]
+    node_token_file: PathBuf,
+    /// File with the key of signed tokens; at least 32 bytes.
+    #[arg(long, env = "HYPRSTREAM_SIGNING_KEY_FILE")]
+    signing_key_file: PathBuf,
+    /// Bytes that stay free on the disk: what would leave less is refused.
+    #[arg(long, env = "HYPRSTREAM_MIN_FREE_BYTES", default_value_t = Limits::default().min_free_bytes)]
+    min_free_bytes: u64,
+    /// Largest LFS object that is taken, in bytes.
+    #[arg(long, env = "HYPRSTREAM_MAX_OBJECT_BYTES", default_value_t = Limits::default().max_object_bytes)]
+    max_object_bytes: u64,
+    /// Largest pack that a push may send, in bytes; LFS objects do not count.
+    #[arg(long, env = "HYPRSTREAM_MAX_PUSH_BYTES", default_value_t = GitLimits::default().max_push_bytes)]
+    max_push_bytes: u64,
+    /// Git processes at the same time.
+    #[arg(long, env = "HYPRSTREAM_MAX_GIT_PROCESSES", default_value_t = GitLimits::default().processes)]
+    max_git_processes: usize,
+    /// Time without a byte after which a git process is ended.
+    #[arg(long, env = "HYPRSTREAM_GIT_IDLE_TIMEOUT", default_value = "5m", value_parser = humantime::parse_duration)]
+    git_idle_timeout: Duration,
+    /// Connections at the same time.
+    #[arg(long, env = "HYPRSTREAM_MAX_CONNECTIONS", default_value_t = Limits::default().max_connections)]
+    max_connections: usize,
+    /// Fetches from upstreams at the same time.
+    #[arg(long, env = "HYPRSTREAM_MAX_FETCHES", default_value_t = Limits::default().max_fetches)]
+    max_fetches: usize,
+    /// Transfers of LFS objects at the same time within one fetch.
+    #[arg(long, env = "HYPRSTREAM_PARALLEL_DOWNLOADS", default_value_t = Limits::default().parallel_downloads)]
+    parallel_downloads: usize,
+    /// First wait after a failed fetch; it doubles up to five minutes.
+    #[arg(long, env = "HYPRSTREAM_MIN_BACKOFF", default_value = "5s", value_parser = humantime::parse_duration)]
+    min_backoff: Duration,
+    /// Removes mirrors that nobody used for this long, such as 30d, and the LFS objects that no
+    /// repository has. Without it everything is kept.
+    #[arg(long, env = "HYPRSTREAM_KEEP", value_parser = humantime::parse_duration)]
+    keep: Option<Duration>,
+}
+
+#[derive(Args)]
+struct TokenArgs {
+    /// File with the key of signed tokens.
+    #[arg(long, env = "HYPRSTREAM_SIGNING_KEY_FILE")]
+    signing_key_file: PathBuf,
+    /// Namespace whose repositories the token opens.
+    #[arg(long)]
+    namespace: Namespace,
+    /// Lets the token push as well.
+    #[arg(long)]
+    write: bool,
+    /// How long the token is valid.
+    #[arg(long, default_value = "24h", value_parser = humantime::parse_duration)]
+    ttl: Duration,
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    match cli.command {
+        Command::Token(args) => print_token(&args),
+        Command::Serve(args) => {
+            init_logs(&cli.log, cli.log_format).map_err(anyhow::Error::msg)?;
+            tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()
+                .context("cannot start the runtime")?
+                .block_on(serve(*args))
+        }
+    }
+}
+
+fn print_token(args: &TokenArgs) -> anyhow::Result<()> {
+    let key = read_signing_key(&args.signing_key_file)?;
+    let token = key.sign(&args.namespace, args.write, args.ttl);
+    writeln!(std::io::stdout(), "{token}").context("cannot print the token")
+}
+
+async fn serve(args: ServeArgs) -> anyhow::Result<()> {
+    let shutdown = CancellationToken::new();
+    tokio::spawn(watch_signals(shutdown.clone())?);
+    let defaults = Limits::default();
+    let settings = Settings {
+        root: args.root,
+        tokens: TokenFiles {
+            admin: args.admin_token_file,
+            node: args.node_token_file,
+            signing_key: args.signing_key_file,
+        },
+        limits: Limits {
+            git: GitLimits {
+                processes: args.max_git_processes,
+                idle: args.git_idle_timeout,
+                max_push_bytes: args.max_push_bytes,
+            },
+            min_free_bytes: args.min_free_bytes,
+            max_object_bytes: args.max_object_bytes,
+            max_connections: args.max_connections,
+            max_fetches: args.max_fetches,
+            parallel_downloads: args.parallel_downloads,
+            min_backoff: args.min_backoff,
+            ..defaults
+        },
+        keep: args.keep,
+    };
+    let Some(registry) = open(settings, &shutdown).await? else { return Ok(()) };
+    let admin = AdminServer {
+        metrics: registry.metrics(),
+        health: Arc::new(|| Ok(())),
+        ready: registry.ready(),
+    };
+    let bind = |address: SocketAddr| async move {
+        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+    };
+    let (admin_listener, listener) = (bind(args.admin_listen).await?, bind(args.listen).await?);
+    let end = shutdown.clone();
+    let admin = tokio::spawn(admin.run(admin_listener, async move { end.cancelled().await }));
+    tracing::info!(listen = %args.listen, admin = %args.admin_listen, "serving");
+    registry.run(listener, shutdown.cancelled()).await.context("cannot serve")?;
+    admin.abort();
+    Ok(())
+}
+
+/// Opens the registry, and waits while the process that it replaces still uses the root.
+async fn open(
+    settings: Settings,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Option<Registry>> {
+    loop {
+        let attempt = settings.clone();
+        match tokio::task::spawn_blocking(move || Registry::open(attempt)).await? {
+            Err(OpenError::InUse { path }) => {
+                tracing::info!(?path, "waiting for another registry to leave the root");
+            }
+            other => return other.map(Some).context("cannot open the registry"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            () = shutdown.cancelled() => return Ok(None),
+        }
+    }
+}
+
+fn watch_signals(
+    shutdown: CancellationToken,
+) -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("ending");
+        shutdown.cancel();
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

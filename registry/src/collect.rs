@@ -1,0 +1,86 @@
+//! Removing what nobody needs any more.
+
+use std::{
+    collections::HashSet,
+    fs,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use crate::{layout::Layout, names::Repository, state::State};
+
+/// All repositories of the root. Folders with other names are passed over.
+pub(crate) fn repositories(layout: &Layout) -> Vec<Repository> {
+    let mut found = Vec::new();
+    for name in folder(&layout.root().join("mirror")) {
+        if let Some(Ok(id)) = name.strip_suffix(".git").map(str::parse) {
+            found.push(Repository::Mirror(id));
+        }
+    }
+    let git = layout.root().join("git");
+    for namespace in folder(&git) {
+        for name in folder(&git.join(&namespace)) {
+            let name = name.strip_suffix(".git").map(str::parse);
+            if let (Ok(namespace), Some(Ok(name))) = (namespace.parse(), name) {
+                found.push(Repository::Pushed { namespace, name });
+            }
+        }
+    }
+    found
+}
+
+/// Empties the folders of what was being made or removed when the last process ended.
+pub(crate) fn clear(layout: &Layout) {
+    for parent in [layout.tmp(), layout.trash()] {
+        for name in folder(&parent) {
+            let path = parent.join(name);
+            let removed =
+                if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            if let Err(error) = removed {
+                tracing::warn!(%error, ?path, "a leftover could not be removed");
+            }
+        }
+    }
+}
+
+/// Removes the mirrors that nobody used for `keep`, then the objects that no repository has and
+/// that are older than `keep`. Pushed repositories and their objects always stay.
+pub(crate) fn collect(state: &State, keep: Duration) {
+    let layout = &state.layout;
+    for repository in repositories(layout) {
+        if !matches!(repository, Repository::Mirror(_)) || state.mirrors.is_busy(&repository) {
+            continue;
+        }
+        let path = layout.repository(&repository);
+        let used = age(&path.join("hyprstream/used")).or_else(|| age(&path.join("HEAD")));
+        if used.is_none_or(|used| used < keep) {
+            continue;
+        }
+        state.mirrors.forget(&repository);
+        let trash = layout.trash().join(repository.to_string().replace('/', "-"));
+        let removed = fs::rename(&path, &trash).and_then(|()| fs::remove_dir_all(&trash));
+        match removed {
+            Ok(()) => tracing::info!(%repository, "removed a mirror that nobody used"),
+            Err(error) => tracing::warn!(%repository, %error, "a mirror could not be removed"),
+        }
+    }
+    // What a repository has is linked there, and so is kept without being listed.
+    match layout.store().gc(&HashSet::new(), keep) {
+        Ok(gone) => tracing::info!(files = gone.files, bytes = gone.bytes, "collected objects"),
+        Err(error) => {
+            let error = crate::refusal::chain(&error);
+            tracing::warn!(error, "objects could not be collected");
+        }
+    }
+}
+
+fn age(path: &Path) -> Option<Duration> {
+    let modified = fs::metadata(path).and_then(|metadata| metadata.modified()).ok()?;
+    // A time in the future is no age; the file then counts as new.
+    Some(SystemTime::now().duration_since(modified).unwrap_or_default())
+}
+
+fn folder(path: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}

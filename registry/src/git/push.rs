@@ -1,0 +1,123 @@
+//! What follows a push, and what follows a kill in the middle of one.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use futures::FutureExt;
+
+use super::{GitRunner, process::{Finisher, Outcome}};
+use crate::{names::Repository, state::State};
+
+/// Announces the push and keeps the repository in order.
+pub(super) fn finisher(state: Arc<State>, repository: Repository, path: PathBuf) -> Finisher {
+    Box::new(move |outcome: Outcome| {
+        async move {
+            // With 4 bytes git only asks whether it may push.
+            if outcome.bytes_in <= 4 {
+                return;
+            }
+            let result = if outcome.success { "success" } else { "failure" };
+            state.metrics.pushes.with_label_values(&[result]).inc();
+            if let Err(error) = choose_head(&state.git, &path).await {
+                tracing::warn!(%repository, %error, "HEAD could not be set after a push");
+            }
+            // Some refs may have moved even if the push as a whole failed.
+            if let Repository::Pushed { namespace, name } = &repository {
+                state.events.push(namespace.as_str(), name.as_str());
+            }
+            tracing::info!(%repository, result, "push");
+        }
+        .boxed()
+    })
+}
+
+/// Lets `HEAD` name a branch that exists, if the one that it names does not: the first push to a
+/// repository may be of `master`.
+async fn choose_head(git: &GitRunner, path: &Path) -> std::io::Result<()> {
+    if git.run(path, &["rev-parse", "--verify", "--quiet", "HEAD^{commit}"]).await.is_ok() {
+        return Ok(());
+    }
+    let branches = git.run(path, &["for-each-ref", "--format=%(refname)", "refs/heads"]).await?;
+    let branches = String::from_utf8_lossy(&branches);
+    let mut branches = branches.lines();
+    let Some(first) = branches.next() else { return Ok(()) };
+    let chosen =
+        branches.find(|name| *name == "refs/heads/master").unwrap_or(first);
+    git.run(path, &["symbolic-ref", "HEAD", chosen]).await.map(drop)
+}
+
+/// Removes the locks and half packs that a killed git left in a repository. Returns how many.
+///
+/// Only what is older than `min_age` goes, so that a process that still runs keeps its own.
+pub(crate) fn repair(repository: &Path, min_age: Duration) -> usize {
+    let old = |path: &Path| {
+        let modified = fs::symlink_metadata(path).and_then(|m| m.modified());
+        let age = modified.ok().and_then(|time| SystemTime::now().duration_since(time).ok());
+        age.is_some_and(|age| age >= min_age)
+    };
+    let mut removed = 0;
+    let mut folders = vec![repository.join("refs")];
+    let locks = |folder: &Path| -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+        entries.flatten().map(|entry| entry.path()).collect()
+    };
+    for path in locks(repository) {
+        if path.extension().is_some_and(|e| e == "lock") && old(&path) {
+            removed += usize::from(fs::remove_file(&path).is_ok());
+        }
+    }
+    while let Some(folder) = folders.pop() {
+        for path in locks(&folder) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "lock") && old(&path) {
+                removed += usize::from(fs::remove_file(&path).is_ok());
+            }
+        }
+    }
+    for path in locks(&repository.join("objects")) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("tmp_objdir-") && old(&path) {
+            removed += usize::from(fs::remove_dir_all(&path).is_ok());
+        }
+    }
+    for path in locks(&repository.join("objects/pack")) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if (name.starts_with("tmp_") || name.starts_with(".tmp-")) && old(&path) {
+            removed += usize::from(fs::remove_file(&path).is_ok());
+        }
+    }
+    removed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leftovers_of_a_killed_push_go_and_branches_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, "x").unwrap();
+            path
+        };
+        let stale = [
+            file("HEAD.lock"),
+            file("packed-refs.lock"),
+            file("refs/heads/feature/x.lock"),
+            file("objects/tmp_objdir-incoming-abc/pack/p"),
+            file("objects/pack/tmp_pack_abc"),
+        ];
+        let kept = [file("HEAD"), file("refs/heads/main"), file("objects/pack/pack-1.pack")];
+        assert_eq!(repair(dir.path(), Duration::from_secs(3600)), 0);
+        assert_eq!(repair(dir.path(), Duration::ZERO), 5);
+        assert!(stale.iter().all(|path| !path.exists()));
+        assert!(kept.iter().all(|path| path.exists()));
+    }
+}

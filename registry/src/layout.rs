@@ -1,0 +1,210 @@
+//! Where things lie below the registry's root.
+//!
+//! ```text
+//! store/                      contents by SHA-256, shared by all repositories
+//! git/<namespace>/<name>.git  pushed repositories
+//! mirror/<id>.git             copies of upstreams
+//! <repository>.git/hyprstream/lfs/ab/cd/<sha256>
+//!                             hard links to the contents that the repository may give away
+//! mirror/<id>.git/hyprstream/used
+//!                             its modification time is the last use of the mirror
+//! empty.git                   advertised for a repository that a push is about to make
+//! tmp/  trash/                being made, being removed
+//! ```
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use hyprstream_git2db::{
+    Digest, RepoError,
+    repo::init_bare,
+    store::{ObjectStore, StoreError},
+};
+
+use crate::names::Repository;
+
+/// The folders of one registry.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    root: PathBuf,
+    store: ObjectStore,
+}
+
+/// The root cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LayoutError {
+    /// A folder cannot be made.
+    #[error("cannot make folder {path}")]
+    MakeFolder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The object store cannot be opened.
+    #[error("cannot open the object store")]
+    Store(#[source] StoreError),
+    /// The empty repository cannot be made.
+    #[error("cannot make the empty repository")]
+    Empty(#[source] RepoError),
+}
+
+/// A repository could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CreateError {
+    #[error("cannot initialise a repository")]
+    Init(#[source] RepoError),
+    #[error("cannot put a new repository into place at {path}")]
+    Place { path: PathBuf, source: io::Error },
+}
+
+impl Layout {
+    /// Opens the root, and makes what is missing in it.
+    pub(crate) fn open(root: &Path) -> Result<Self, LayoutError> {
+        for folder in ["git", "mirror", "tmp", "trash"] {
+            let path = root.join(folder);
+            fs::create_dir_all(&path)
+                .map_err(|source| LayoutError::MakeFolder { path, source })?;
+        }
+        let store = ObjectStore::open(&root.join("store")).map_err(LayoutError::Store)?;
+        let layout = Self { root: root.to_owned(), store };
+        init_bare(&layout.empty_repository()).map_err(LayoutError::Empty)?;
+        Ok(layout)
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn store(&self) -> &ObjectStore {
+        &self.store
+    }
+
+    pub(crate) fn empty_repository(&self) -> PathBuf {
+        self.root.join("empty.git")
+    }
+
+    pub(crate) fn tmp(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    pub(crate) fn trash(&self) -> PathBuf {
+        self.root.join("trash")
+    }
+
+    /// Where the repository lies, whether or not it is there.
+    pub(crate) fn repository(&self, repository: &Repository) -> PathBuf {
+        self.root.join(format!("{repository}.git"))
+    }
+
+    pub(crate) fn exists(&self, repository: &Repository) -> bool {
+        self.repository(repository).join("HEAD").is_file()
+    }
+
+    /// Makes the repository if it is not there. Several callers at once are fine.
+    pub(crate) fn create(&self, repository: &Repository) -> Result<PathBuf, CreateError> {
+        let path = self.repository(repository);
+        if self.exists(repository) {
+            return Ok(path);
+        }
+        let place = |source| CreateError::Place { path: path.clone(), source };
+        let aside = tempfile::Builder::new().prefix("new-").tempdir_in(self.tmp()).map_err(place)?;
+        let made = aside.path().join("repository.git");
+        init_bare(&made).map_err(CreateError::Init)?;
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(place)?;
+        }
+        match fs::rename(&made, &path) {
+            Ok(()) => Ok(path),
+            // Another request was faster; a repository is never empty, so that it was not replaced.
+            Err(_) if self.exists(repository) => Ok(path),
+            Err(source) => Err(place(source)),
+        }
+    }
+
+    /// Where the repository's own name of an object lies, whether or not it is there. Only what
+    /// lies there is given to readers of the repository.
+    pub(crate) fn member(&self, repository: &Repository, oid: &Digest) -> PathBuf {
+        let hex = oid.as_str();
+        let folder = self.repository(repository).join("hyprstream/lfs");
+        folder.join(&hex[..2]).join(&hex[2..4]).join(hex)
+    }
+
+    /// The size in bytes of an object that the repository has.
+    pub(crate) fn member_size(
+        &self,
+        repository: &Repository,
+        oid: &Digest,
+    ) -> io::Result<Option<u64>> {
+        match fs::metadata(self.member(repository, oid)) {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives the repository an object of the store; nothing to do if it has it.
+    ///
+    /// # Errors
+    /// `NotFound` if the store does not have it.
+    pub(crate) fn add_member(&self, repository: &Repository, oid: &Digest) -> io::Result<()> {
+        let (source, link) = (self.store.path(oid), self.member(repository, oid));
+        if let Some(parent) = link.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        match fs::hard_link(&source, &link) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            // Some file systems allow no further links to a much used file: then a copy.
+            Err(error) if error.kind() == io::ErrorKind::TooManyLinks => {
+                let mut copy = tempfile::NamedTempFile::new_in(self.tmp())?;
+                io::copy(&mut fs::File::open(&source)?, copy.as_file_mut())?;
+                copy.as_file().sync_all()?;
+                copy.persist(&link).map(drop).map_err(|error| error.error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pushed(name: &str) -> Repository {
+        Repository::Pushed { namespace: "a".parse().unwrap(), name: name.parse().unwrap() }
+    }
+
+    #[test]
+    fn many_creators_of_one_repository_all_find_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::open(dir.path()).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| layout.create(&pushed("m")).unwrap());
+            }
+        });
+        assert!(layout.exists(&pushed("m")));
+        assert_eq!(fs::read_dir(layout.tmp()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_object_of_the_store_belongs_to_a_repository_only_once_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::open(dir.path()).unwrap();
+        let oid = layout.store().insert_bytes(b"weights").unwrap();
+        for name in ["m", "n"] {
+            layout.create(&pushed(name)).unwrap();
+            assert_eq!(layout.member_size(&pushed(name), &oid).unwrap(), None);
+        }
+        layout.add_member(&pushed("m"), &oid).unwrap();
+        layout.add_member(&pushed("m"), &oid).unwrap();
+        assert_eq!(layout.member_size(&pushed("m"), &oid).unwrap(), Some(7));
+        assert_eq!(layout.member_size(&pushed("n"), &oid).unwrap(), None);
+        let missing = Digest::of(b"other");
+        let error = layout.add_member(&pushed("m"), &missing).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+}

@@ -1,0 +1,65 @@
+//! One commit of one upstream.
+
+use std::sync::atomic::Ordering;
+
+use hyprstream_git2db::{
+    CommitId, Credentials, Include, Reference, RemoteUrl,
+    repo::{self, Fetch, History},
+    tree::{self, Limits},
+};
+
+use super::{Job, failure::Failure, objects};
+use crate::{names::Repository, state::State};
+
+/// What is to be brought here.
+pub(super) struct Order {
+    pub(super) repository: Repository,
+    pub(super) url: RemoteUrl,
+    pub(super) reference: Reference,
+    pub(super) commit: CommitId,
+    pub(super) include: Include,
+    pub(super) credentials: Credentials,
+}
+
+/// Brings here what is missing of the commit. Everything that came in stays after a failure.
+pub(super) fn run(state: &State, job: &Job, order: &Order) -> Result<(), Failure> {
+    let repository = &order.repository;
+    let path = state
+        .layout
+        .create(repository)
+        .map_err(|error| Failure::internal("making the mirror", &error))?;
+    state.touch(repository);
+    if !repo::has_commit(&path, &order.commit)? {
+        let fetch = Fetch {
+            url: &order.url,
+            reference: &order.reference,
+            commit: &order.commit,
+            // Nodes fetch from here through libgit2, which cannot read shallow repositories.
+            history: History::Whole,
+            credentials: &order.credentials,
+        };
+        repo::fetch_commit(&path, &fetch, &state.mirrors.cancel)?;
+    }
+    if matches!(order.reference, Reference::Branch(_) | Reference::Tag(_)) {
+        repo::set_reference(&path, &order.reference, &order.commit)?;
+    }
+    let entries = tree::walk(&path, &order.commit, &order.include, &Limits::default())?;
+    let pointers = tree::pointers(&entries);
+    let total = pointers.iter().map(|pointer| pointer.size).sum();
+    job.bytes_total.store(total, Ordering::Relaxed);
+    objects::bring(state, job, order, pointers).map_err(|failure| name_file(failure, &entries))
+}
+
+/// Says which file an object belongs to, since users know files and not objects.
+fn name_file(mut failure: Failure, entries: &[tree::Entry]) -> Failure {
+    let file = entries.iter().find_map(|entry| match &entry.kind {
+        tree::EntryKind::Lfs { pointer, .. } if failure.message.contains(pointer.oid.as_str()) => {
+            Some(&entry.path)
+        }
+        _ => None,
+    });
+    if let Some(path) = file {
+        failure.message = format!("file {path:?}: {}", failure.message);
+    }
+    failure
+}

@@ -1,0 +1,206 @@
+//! The registry as a program runs it.
+
+use std::{
+    fs::{self, File, TryLockError},
+    future::Future,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use hyprstream_telemetry::Probe;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    auth::{Auth, SecretsError, TokenFiles},
+    collect,
+    events::Events,
+    git::{GitRunner, repair},
+    layout::{Layout, LayoutError},
+    limits::Limits,
+    metrics::Metrics,
+    mirrors::Mirrors,
+    server,
+    state::State,
+};
+
+/// What a registry is opened with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Folder of everything that is kept.
+    pub root: PathBuf,
+    /// Where the secrets lie.
+    pub tokens: TokenFiles,
+    /// How much clients may ask for.
+    pub limits: Limits,
+    /// Mirrors that nobody used for this long are removed, with the objects that belong to no
+    /// other repository. `None` keeps everything.
+    pub keep: Option<Duration>,
+}
+
+/// An open registry.
+pub struct Registry {
+    state: Arc<State>,
+    keep: Option<Duration>,
+    _lock: File,
+}
+
+/// The registry cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The root cannot be made or locked.
+    #[error("cannot use {path}")]
+    Root {
+        /// The root or a file in it.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another process uses the root.
+    #[error("another registry uses {path}")]
+    InUse {
+        /// The root.
+        path: PathBuf,
+    },
+    /// The folders in the root cannot be made.
+    #[error("cannot lay out the root")]
+    Layout(#[source] LayoutError),
+    /// The secrets cannot be read.
+    #[error("cannot read the secrets")]
+    Secrets(#[source] SecretsError),
+    /// The metrics cannot be set up.
+    #[error("cannot set up the metrics")]
+    Metrics(#[source] prometheus::Error),
+    /// There is no usable git.
+    #[error("git cannot be run: install git 2.39 or later")]
+    Git(#[source] io::Error),
+}
+
+/// A git process that outlived a kill of the registry ends with its pipe, well within this time.
+const ORPHAN_AGE: Duration = Duration::from_secs(5);
+const STALE_LOCK_AGE: Duration = Duration::from_secs(3600);
+const SECRETS_INTERVAL: Duration = Duration::from_secs(10);
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(600);
+
+impl Registry {
+    /// Opens the root, and cleans up what a killed process left in it. Blocks.
+    pub fn open(settings: Settings) -> Result<Self, OpenError> {
+        let Settings { root, tokens, limits, keep } = settings;
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| OpenError::Root { path, source }
+        };
+        fs::create_dir_all(&root).map_err(failed(&root))?;
+        let root = root.canonicalize().map_err(failed(&root))?;
+        let path = root.join("lock");
+        let lock = File::create(&path).map_err(failed(&path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { path: root }),
+            Err(TryLockError::Error(source)) => return Err(OpenError::Root { path, source }),
+        }
+        std::process::Command::new("git").arg("--version").output().map_err(OpenError::Git)?;
+        let auth = Auth::open(tokens).map_err(OpenError::Secrets)?;
+        let metrics = Metrics::new().map_err(OpenError::Metrics)?;
+        let layout = Layout::open(&root).map_err(OpenError::Layout)?;
+        collect::clear(&layout);
+        for repository in collect::repositories(&layout) {
+            let removed = repair(&layout.repository(&repository), ORPHAN_AGE);
+            if removed > 0 {
+                tracing::info!(%repository, removed, "removed what a killed push left behind");
+            }
+        }
+        let git = GitRunner::new(limits.git, &root, metrics.git_processes.clone());
+        let state = State {
+            mirrors: Mirrors::new(limits.max_fetches),
+            layout,
+            auth,
+            git,
+            events: Events::new(),
+            metrics,
+            limits,
+            shutdown: CancellationToken::new(),
+        };
+        Ok(Self { state: Arc::new(state), keep, _lock: lock })
+    }
+
+    /// The metrics, for the admin server.
+    pub fn metrics(&self) -> prometheus::Registry {
+        self.state.metrics.registry.clone()
+    }
+
+    /// Says whether requests can be served.
+    pub fn ready(&self) -> Probe {
+        let state = Arc::clone(&self.state);
+        Arc::new(move || {
+            if state.shutdown.is_cancelled() {
+                return Err("the registry is ending".to_owned());
+            }
+            // A full disk is no reason to stop serving what is there.
+            state.layout.store().available_bytes().map(drop).map_err(|error| error.to_string())
+        })
+    }
+
+    /// Serves until `shutdown` ends, then lets requests end for up to 25 seconds.
+    ///
+    /// # Errors
+    /// The listener failed.
+    pub async fn run(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> io::Result<()> {
+        let upkeep = tokio::spawn(upkeep(Arc::clone(&self.state), self.keep));
+        let secrets = tokio::spawn(follow_secrets(Arc::clone(&self.state)));
+        let served = server::serve(listener, Arc::clone(&self.state), shutdown).await;
+        self.state.mirrors.cancel.cancel();
+        upkeep.abort();
+        secrets.abort();
+        served
+    }
+}
+
+async fn follow_secrets(state: Arc<State>) {
+    let mut failing = false;
+    loop {
+        tokio::time::sleep(SECRETS_INTERVAL).await;
+        let reloading = Arc::clone(&state);
+        let result = tokio::task::spawn_blocking(move || reloading.auth.reload()).await;
+        match result {
+            Ok(Err(error)) if !failing => {
+                let error = crate::refusal::chain(&error);
+                tracing::error!(error, "the secrets could not be read again; the old ones stay");
+                failing = true;
+            }
+            Ok(Ok(())) => failing = false,
+            _ => {}
+        }
+        for (name, count) in state.mirrors.count() {
+            state.metrics.mirrors.with_label_values(&[name]).set(count as i64);
+        }
+        if let Ok(free) = state.layout.store().available_bytes() {
+            state.metrics.free_bytes.set(free.try_into().unwrap_or(i64::MAX));
+        }
+    }
+}
+
+async fn upkeep(state: Arc<State>, keep: Option<Duration>) {
+    loop {
+        tokio::time::sleep(UPKEEP_INTERVAL).await;
+        for repository in collect::repositories(&state.layout) {
+            let path = state.layout.repository(&repository);
+            let repaired = path.clone();
+            let _ = tokio::task::spawn_blocking(move || repair(&repaired, STALE_LOCK_AGE)).await;
+            // Mirrors are written by us alone, a pack for a commit; git decides when to repack.
+            if let Err(error) = state.git.run(&path, &["gc", "--auto", "--quiet"]).await {
+                tracing::warn!(%repository, %error, "git gc failed");
+            }
+        }
+        if let Some(keep) = keep {
+            let collecting = Arc::clone(&state);
+            let _ = tokio::task::spawn_blocking(move || collect::collect(&collecting, keep)).await;
+        }
+    }
+}

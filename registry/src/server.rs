@@ -1,0 +1,166 @@
+//! The HTTP server: routes, and connections with their limits.
+
+use std::{
+    future::Future,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Request, State as AxumState},
+    middleware::{self, Next},
+    response::Response,
+    routing::{any, get, post},
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+    service::TowerToHyperService,
+};
+use tokio::{net::TcpListener, sync::Semaphore};
+use tower::Layer;
+use tower_http::{catch_panic::CatchPanicLayer, decompression::RequestDecompressionLayer};
+
+use crate::{access::Access, api, git, lfs, refusal::{self, Refusal}, state::State};
+
+const HEADER_PATIENCE: Duration = Duration::from_secs(15);
+const MAX_HEADER_BYTES: usize = 64 << 10;
+const MAX_HEADERS: usize = 64;
+/// Below the 30 seconds that Kubernetes gives a pod to end.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(25);
+
+/// All routes.
+pub(crate) fn router(state: Arc<State>) -> Router {
+    let api = Router::new()
+        .route("/resolve", post(api::resolve))
+        .route("/mirrors", post(api::mirror))
+        .route("/events", get(api::events))
+        .fallback(api::unknown)
+        .layer(DefaultBodyLimit::max(api::MAX_BODY_BYTES));
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .nest("/api/v1", api)
+        .nest("/git/{namespace}", repositories())
+        .nest("/mirror", repositories())
+        .fallback(any(|| async { Refusal::not_found("there is nothing here") }))
+        .layer(CatchPanicLayer::new())
+        .layer(middleware::from_fn(refusal::render))
+        .layer(middleware::from_fn_with_state(Arc::clone(&state), observe))
+        .with_state(state)
+}
+
+fn repositories() -> Router<Arc<State>> {
+    // Git compresses long requests.
+    let packs = Router::new()
+        .route("/{repository}/git-upload-pack", post(git::upload_pack))
+        .route("/{repository}/git-receive-pack", post(git::receive_pack))
+        .layer(RequestDecompressionLayer::new());
+    Router::new()
+        .route("/{repository}/info/refs", get(git::info_refs))
+        .merge(packs)
+        .route("/{repository}/info/lfs/objects/batch", post(lfs::batch))
+        .route("/{repository}/info/lfs/objects/verify", post(lfs::verify))
+        .route(
+            "/{repository}/info/lfs/objects/{oid}",
+            get(lfs::download).put(lfs::upload).layer(DefaultBodyLimit::disable()),
+        )
+        .route("/{repository}/info/lfs/locks", any(lfs::locks))
+        .route("/{repository}/info/lfs/locks/{*rest}", any(lfs::locks))
+        .route("/{repository}/{*rest}", any(nothing))
+        .layer(DefaultBodyLimit::max(lfs::MAX_JSON_BYTES))
+}
+
+async fn nothing(_: Access) -> Refusal {
+    Refusal::not_found("only git's smart HTTP protocol and LFS are served")
+}
+
+/// Counts requests and logs those that fail.
+async fn observe(
+    AxumState(state): AxumState<Arc<State>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let started = Instant::now();
+    let path = request.uri().path().to_owned();
+    let method = request.method().clone();
+    let protocol = match &path {
+        path if path.starts_with("/api/") => "api",
+        path if path.contains("/info/lfs/") => "lfs",
+        path if path.starts_with("/git/") || path.starts_with("/mirror/") => "git",
+        _ => "other",
+    };
+    let response = next.run(request).await;
+    let status = response.status();
+    state.metrics.requests.with_label_values(&[protocol, status.as_str()]).inc();
+    let elapsed = started.elapsed();
+    if status.is_server_error() {
+        tracing::warn!(%method, path, status = status.as_u16(), ?elapsed, "request");
+    } else {
+        tracing::debug!(%method, path, status = status.as_u16(), ?elapsed, "request");
+    }
+    response
+}
+
+/// Serves until `shutdown` ends, then lets requests end for up to 25 seconds.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    state: Arc<State>,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let places = Arc::new(Semaphore::new(state.limits.max_connections));
+    // `TraceLayer` and the like are left out: every layer costs each chunk of a large object.
+    let service = tower::layer::util::Identity::new().layer(router(Arc::clone(&state)));
+    let service = TowerToHyperService::new(service);
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_PATIENCE)
+        .max_buf_size(512 << 10)
+        .max_headers(MAX_HEADERS)
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(MAX_HEADER_BYTES as u32)
+        .keep_alive_interval(Some(Duration::from_secs(30)));
+    let graceful = GracefulShutdown::new();
+    tokio::pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            accepted = async {
+                let place = Arc::clone(&places).acquire_owned().await;
+                (place, listener.accept().await)
+            } => accepted,
+            () = &mut shutdown => break,
+        };
+        let (place, stream) = match accepted {
+            (place, Ok((stream, _))) => (place, stream),
+            (_, Err(error)) => {
+                // Too many open files, or the client is gone already: others go on.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let _ = stream.set_nodelay(true);
+        let connection = builder.serve_connection(TokioIo::new(stream), service.clone());
+        let connection = graceful.watch(connection.into_owned());
+        tokio::spawn(async move {
+            let _place = place;
+            if let Err(error) = connection.await {
+                tracing::debug!(error, "a connection ended early");
+            }
+        });
+    }
+    drop(listener);
+    state.shutdown.cancel();
+    let ended = async {
+        graceful.shutdown().await;
+        state.git.finished().await;
+    };
+    if tokio::time::timeout(SHUTDOWN_PATIENCE, ended).await.is_err() {
+        tracing::warn!("requests were still under way at the end");
+    }
+    Ok(())
+}

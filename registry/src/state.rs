@@ -1,0 +1,90 @@
+//! What all requests share.
+
+use std::{path::PathBuf, sync::Arc};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    auth::Auth,
+    events::Events,
+    git::GitRunner,
+    layout::Layout,
+    limits::Limits,
+    metrics::Metrics,
+    mirrors::Mirrors,
+    names::Repository,
+    refusal::{Refusal, is_disk_full},
+};
+
+/// What all requests share.
+pub(crate) struct State {
+    pub(crate) layout: Layout,
+    pub(crate) auth: Auth,
+    pub(crate) git: GitRunner,
+    pub(crate) events: Events,
+    pub(crate) mirrors: Mirrors,
+    pub(crate) metrics: Metrics,
+    pub(crate) limits: Limits,
+    /// Set when the registry is to end.
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl State {
+    /// Refuses if less than `bytes` and the reserve are free.
+    pub(crate) fn require_space(&self, bytes: u64) -> Result<(), Refusal> {
+        let free = self
+            .layout
+            .store()
+            .available_bytes()
+            .map_err(|error| Refusal::internal("looking at the free space", &error))?;
+        if free >= bytes.saturating_add(self.limits.min_free_bytes) {
+            return Ok(());
+        }
+        Err(Refusal::disk_full(format!(
+            "no space is left on the registry: {bytes} bytes are to be written, {free} are free, \
+             {} of them are kept in reserve; enlarge its volume or remove repositories",
+            self.limits.min_free_bytes
+        )))
+    }
+
+    /// Makes the repository if it is not there. Returns its path.
+    pub(crate) async fn create(
+        self: &Arc<Self>,
+        repository: &Repository,
+    ) -> Result<PathBuf, Refusal> {
+        if self.layout.exists(repository) {
+            return Ok(self.layout.repository(repository));
+        }
+        let (state, repository) = (Arc::clone(self), repository.clone());
+        let made = blocking(move || state.layout.create(&repository)).await?;
+        made.map_err(|error| Refusal::internal("making the repository", &error))
+    }
+
+    /// Notes that a mirror is in use, for the sake of the collector.
+    pub(crate) fn touch(&self, repository: &Repository) {
+        if matches!(repository, Repository::Mirror(_)) {
+            let path = self.layout.repository(repository).join("hyprstream/used");
+            if let Err(error) = std::fs::write(&path, b"") {
+                tracing::debug!(%error, ?path, "the use of a mirror could not be noted");
+            }
+        }
+    }
+
+    /// An IO error of the disk as an answer.
+    pub(crate) fn io_refusal(act: &'static str, error: &std::io::Error) -> Refusal {
+        if is_disk_full(error) {
+            Refusal::disk_full("no space is left on the registry")
+        } else {
+            Refusal::internal(act, error)
+        }
+    }
+}
+
+/// Runs what blocks on a thread for that.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refusal> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Refusal::internal("work in the background", &error))
+}
