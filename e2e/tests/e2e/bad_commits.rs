@@ -68,7 +68,7 @@ fn s03_a_missing_lfs_object_leaves_the_old_commit_serving() -> Result<()> {
             assert!(done.success());
             Ok(commit)
         },
-        "VolumeReady",
+        "SourceResolved",
         "MissingLFSObject",
         &["model.safetensors"],
     )
