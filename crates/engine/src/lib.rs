@@ -14,6 +14,7 @@ pub mod fake;
 mod run;
 mod sampling;
 mod scheduler;
+mod template;
 mod text;
 
 pub use backend::{
@@ -25,4 +26,5 @@ pub use run::{
     TextPiece, TextStream, TokenLogprobs,
 };
 pub use sampling::{InvalidParams, SamplingParams};
+pub use template::{ChatTemplate, TemplateError, TemplateMessage};
 pub use text::{Guard, Tokenizer, TokenizerError};

@@ -1,0 +1,89 @@
+use std::collections::HashMap;
+
+use serde::Deserialize;
+
+use super::*;
+
+#[derive(Deserialize)]
+struct Goldens {
+    special_tokens: Vec<(String, String)>,
+    templates: HashMap<String, String>,
+    conversations: HashMap<String, Vec<GoldenMessage>>,
+    goldens: Vec<Golden>,
+}
+
+#[derive(Deserialize)]
+struct Golden {
+    template: String,
+    conversation: String,
+    add_generation_prompt: bool,
+    rendered: Option<String>,
+    refused: Option<String>,
+}
+
+#[derive(Clone, Deserialize)]
+struct GoldenMessage {
+    role: String,
+    content: String,
+    name: Option<String>,
+}
+
+#[test]
+fn templates_render_as_transformers_renders_them() {
+    let all: Goldens =
+        serde_json::from_str(include_str!("../../tests/goldens/templates.json")).unwrap();
+    assert!(all.goldens.len() > 100, "{}", all.goldens.len());
+    for golden in all.goldens {
+        let case = format!("{}, {}", golden.template, golden.conversation);
+        let template =
+            ChatTemplate::new(&all.templates[&golden.template], all.special_tokens.clone());
+        let messages: Vec<_> = all.conversations[&golden.conversation]
+            .iter()
+            .cloned()
+            .map(|m| TemplateMessage { role: m.role, content: m.content, name: m.name })
+            .collect();
+        match template.unwrap().render(&messages, golden.add_generation_prompt) {
+            Ok(text) => assert_eq!(Some(text), golden.rendered, "{case}"),
+            Err(TemplateError::Refused(why)) => assert_eq!(Some(why), golden.refused, "{case}"),
+            Err(error) => panic!("{case}: {error}"),
+        }
+    }
+}
+
+fn user(content: &str) -> Vec<TemplateMessage> {
+    vec![TemplateMessage { role: "user".into(), content: content.into(), name: None }]
+}
+
+#[test]
+fn a_template_without_end_is_stopped() {
+    let source = "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}";
+    let template = ChatTemplate::new(source, vec![]).unwrap();
+    assert!(matches!(template.render(&user("a"), true), Err(TemplateError::TooMuchWork)));
+    let template = ChatTemplate::new("{{ 'x' * 1000000000000 }}", vec![]).unwrap();
+    assert!(template.render(&user("a"), true).is_err());
+}
+
+#[test]
+fn a_broken_template_is_refused_and_a_failing_one_is_an_error() {
+    assert!(matches!(ChatTemplate::new("{% if %}", vec![]), Err(TemplateError::Syntax(_))));
+    let template = ChatTemplate::new("{{ messages[0].content.nope() }}", vec![]).unwrap();
+    assert!(matches!(template.render(&user("a"), true), Err(TemplateError::Failed(_))));
+    let template = ChatTemplate::new("{{ missing.field }}", vec![]).unwrap();
+    assert!(matches!(template.render(&user("a"), true), Err(TemplateError::Failed(_))));
+}
+
+#[test]
+fn the_time_is_formatted_as_asked() {
+    let template = ChatTemplate::new("{{ strftime_now('%d %b %Y') }}", vec![]).unwrap();
+    let text = template.render(&user("a"), true).unwrap();
+    let parts: Vec<_> = text.split(' ').collect();
+    assert_eq!(parts.len(), 3, "{text}");
+    assert!(parts[2].parse::<u16>().unwrap() >= 2024, "{text}");
+}
+
+#[test]
+fn a_message_is_never_read_as_a_template() {
+    let template = ChatTemplate::new("{{ messages[0].content }}", vec![]).unwrap();
+    let evil = "{{ raise_exception('x') }}{% for %}";
+    assert_eq!(template.render(&user(evil), true).unwrap(), evil);
+}
