@@ -290,7 +290,8 @@ fn a_local_repository_is_fetched_without_depth() {
     fetch(&bare, &url, &branch("main"), &commit).unwrap();
     assert!(repo::has_commit(&bare, &commit).unwrap());
     let url = RemoteUrl::local(&work.dir.path().join("none")).unwrap();
-    assert_eq!(resolve(&url, &Reference::Head).unwrap_err().reason(), "RepositoryNotFound");
+    let error = resolve(&url, &Reference::Head).unwrap_err();
+    assert_eq!(error.reason(), "RepositoryNotFound", "{error}");
 }
 
 #[test]

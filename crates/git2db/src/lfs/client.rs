@@ -1,19 +1,31 @@
-//! The LFS client.
+//! The LFS client and its batch call.
 
-use crate::{
-    Credentials, Observer, RemoteUrl,
-    lfs::{LfsError, ObjectSource, Pointer},
-    store::ObjectStore,
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
 };
+
+use ureq::http::Method;
+
+use super::{
+    LfsError, ObjectSource, Pointer,
+    batch::{
+        Action, BatchObject, BatchRef, BatchRequest, BatchResponse, CONTENT_TYPE, ObjectResponse,
+        Operation,
+    },
+    http::{Call, Failure, Http, Payload},
+    retry::Retry,
+};
+use crate::{Credentials, Digest, Observer, RemoteUrl, store::ObjectStore};
 
 /// Downloads and uploads the LFS objects of one repository.
 ///
 /// Credentials go only to the endpoint's own origin (scheme, host and port), never along a
 /// redirect or an action to another one. A `.lfsconfig` in the repository is not read.
 pub struct Client {
-    endpoint: String,
-    credentials: Credentials,
-    options: Options,
+    pub(super) endpoint: String,
+    pub(super) http: Http,
+    pub(super) options: Options,
 }
 
 /// How a [`Client`] works.
@@ -23,24 +35,27 @@ pub struct Options {
     pub parallel: usize,
     /// Objects in one batch call.
     pub batch_objects: usize,
-    /// Attempts per call after failures that may pass.
+    /// Attempts per call after failures that may pass. A download that gets on counts anew.
     pub attempts: u32,
+    /// Wait after the first failure; doubled after every further one.
+    pub backoff: Duration,
     /// Time to connect.
-    pub connect_timeout: std::time::Duration,
+    pub connect_timeout: Duration,
     /// Time without a byte after which a transfer is broken off and continued.
-    pub stall_timeout: std::time::Duration,
-    /// Longest wait that a server may ask for (`Retry-After`).
-    pub max_wait: std::time::Duration,
+    pub stall_timeout: Duration,
+    /// Longest wait between two attempts, also where the server asks for one (`Retry-After`).
+    pub max_wait: Duration,
 }
 
 impl Default for Options {
-    /// 4 transfers, 100 objects, 5 attempts, 15 s to connect, 60 s without a byte, 60 s of wait.
+    /// 4 transfers, 100 objects, 5 attempts, half a second of wait doubled up to 60 s, 15 s to
+    /// connect, 60 s without a byte.
     fn default() -> Self {
-        use std::time::Duration;
         Self {
             parallel: 4,
             batch_objects: 100,
             attempts: 5,
+            backoff: Duration::from_millis(500),
             connect_timeout: Duration::from_secs(15),
             stall_timeout: Duration::from_secs(60),
             max_wait: Duration::from_secs(60),
@@ -59,42 +74,151 @@ pub struct Transfer {
     pub bytes_moved: u64,
 }
 
+/// An answer about one object, with the time it came.
+pub(super) struct Answer {
+    pub(super) response: ObjectResponse,
+    came: Instant,
+}
+
 impl Client {
     /// A client for the LFS API beside `url`.
     pub fn new(
         url: &RemoteUrl,
-        credentials: Credentials,
+        credentials: &Credentials,
         options: Options,
     ) -> Result<Self, LfsError> {
         let endpoint = url
             .lfs_endpoint()
             .ok_or_else(|| LfsError::UnsupportedRemote { url: url.to_string() })?;
-        Ok(Self { endpoint, credentials, options })
+        let http = Http::new(&endpoint, credentials, &options)?;
+        Ok(Self { endpoint, http, options })
     }
 
-    /// Brings `objects` into `store`, verified by size and SHA-256.
-    pub fn download(
+    /// Asks what to do with `objects`, as often as need be.
+    pub(super) fn batch(
         &self,
-        objects: &[Pointer],
-        store: &ObjectStore,
-        observer: &dyn Observer,
-    ) -> Result<Transfer, LfsError> {
-        let _ = (&self.endpoint, &self.credentials, &self.options, objects, store, observer);
-        unimplemented!("not done yet")
-    }
-
-    /// Brings `objects` from `store` to the server, which is told the full name of the ref they
-    /// belong to. Those that it has are not sent.
-    pub fn upload(
-        &self,
-        objects: &[Pointer],
-        store: &ObjectStore,
+        operation: Operation,
+        objects: &[&Pointer],
         reference: Option<&str>,
         observer: &dyn Observer,
-    ) -> Result<Transfer, LfsError> {
-        let _ = (objects, store, reference, observer);
-        unimplemented!("not done yet")
+    ) -> Result<HashMap<Digest, Answer>, LfsError> {
+        let mut answers = HashMap::new();
+        let mut pending = vec![objects];
+        let mut retry = Retry::new(&self.options, observer);
+        let url = format!("{}/objects/batch", self.endpoint);
+        while let Some(part) = pending.pop() {
+            if observer.is_cancelled() {
+                return Err(LfsError::Cancelled);
+            }
+            match self.batch_once(&url, operation, part, reference) {
+                Ok(response) => {
+                    retry.reset();
+                    let came = Instant::now();
+                    answers.extend(response.objects.into_iter().filter_map(|response| {
+                        let oid = response.oid.parse().ok()?;
+                        Some((oid, Answer { response, came }))
+                    }));
+                }
+                Err(Failure::Status { status: 413, .. }) if part.len() > 1 => {
+                    let (left, right) = part.split_at(part.len() / 2);
+                    pending.extend([right, left]);
+                }
+                Err(Failure::Status { status: status @ (404 | 405 | 410 | 501), .. }) => {
+                    return Err(LfsError::NoEndpoint { url: self.endpoint.clone(), status });
+                }
+                Err(failure) => {
+                    retry.after(failure, &self.endpoint)?;
+                    pending.push(part);
+                }
+            }
+        }
+        Ok(answers)
     }
+
+    fn batch_once(
+        &self,
+        url: &str,
+        operation: Operation,
+        objects: &[&Pointer],
+        reference: Option<&str>,
+    ) -> Result<BatchResponse, Failure> {
+        let request = BatchRequest {
+            operation,
+            transfers: vec!["basic".to_owned()],
+            reference: reference.map(|name| BatchRef { name: name.to_owned() }),
+            objects: objects
+                .iter()
+                .map(|o| BatchObject { oid: o.oid.to_string(), size: o.size })
+                .collect(),
+            hash_algo: Some("sha256".to_owned()),
+        };
+        let protocol = |detail: String| Failure::Broken { detail, may_pass: false };
+        let body = serde_json::to_vec(&request).map_err(|e| protocol(e.to_string()))?;
+        let headers = ["Accept", "Content-Type"].map(|n| (n.to_owned(), CONTENT_TYPE.to_owned()));
+        let mut response = self.http.call(&Call {
+            method: Method::POST,
+            url,
+            headers: headers.to_vec(),
+            body: Payload::Bytes(&body),
+        })?;
+        let broken = |e: ureq::Error| Failure::Broken { detail: e.to_string(), may_pass: true };
+        let text = response.body_mut().read_to_vec().map_err(broken)?;
+        let answer: BatchResponse = serde_json::from_slice(&text)
+            .map_err(|e| protocol(format!("the batch answer cannot be read: {e}")))?;
+        if let Some(other) = answer.transfer.as_deref().filter(|t| *t != "basic") {
+            return Err(protocol(format!("it chose the transfer {other:?}, not \"basic\"")));
+        }
+        if let Some(other) = answer.hash_algo.as_deref().filter(|t| *t != "sha256") {
+            return Err(protocol(format!("it hashes with {other:?}, not sha256")));
+        }
+        Ok(answer)
+    }
+
+    /// The error of an object that the server does not transfer.
+    pub(super) fn object_error(&self, oid: &Digest, answer: &ObjectResponse) -> LfsError {
+        match &answer.error {
+            Some(error) if matches!(error.code, 401 | 403) => {
+                LfsError::AuthenticationFailed { url: self.endpoint.clone(), status: error.code }
+            }
+            Some(error) if matches!(error.code, 404 | 410) => LfsError::MissingObject {
+                oid: oid.clone(),
+                detail: error.message.chars().filter(|c| !c.is_control()).take(200).collect(),
+            },
+            Some(error) => LfsError::Upstream {
+                url: self.endpoint.clone(),
+                detail: format!("object {oid}: {} ({})", error.message, error.code),
+            },
+            None => LfsError::Upstream {
+                url: self.endpoint.clone(),
+                detail: format!("it says nothing about object {oid}"),
+            },
+        }
+    }
+}
+
+impl Answer {
+    /// Whether the action may still be used.
+    pub(super) fn is_fresh(&self, action: &Action) -> bool {
+        match action.expires_in {
+            // Some servers send 0 for "never".
+            Some(seconds) if seconds > 0 => {
+                self.came.elapsed() + Duration::from_secs(5)
+                    < Duration::from_secs(seconds.unsigned_abs())
+            }
+            _ => true,
+        }
+    }
+}
+
+/// The headers of an action that we send; those that HTTP itself sets are left out.
+pub(super) fn action_headers(action: &Action) -> Vec<(String, String)> {
+    let own = ["host", "content-length", "connection", "transfer-encoding", "accept-encoding"];
+    action
+        .header
+        .iter()
+        .filter(|(name, _)| !own.contains(&name.to_ascii_lowercase().as_str()))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
 }
 
 impl ObjectSource for Client {

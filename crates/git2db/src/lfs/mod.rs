@@ -1,12 +1,20 @@
 //! Git LFS: pointers, attributes, the batch API, downloads and uploads.
 
+mod attributes;
 pub mod batch;
 mod client;
+mod download;
 mod error;
+mod http;
 mod pointer;
+mod retry;
+mod upload;
+mod work;
 
 pub use client::{Client, Options, Transfer};
 pub use error::LfsError;
+pub(crate) use attributes::Attributes;
+pub(crate) use pointer::MAX_POINTER_BYTES;
 pub use pointer::{InvalidPointer, Pointer};
 
 use crate::{Observer, store::ObjectStore};

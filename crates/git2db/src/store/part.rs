@@ -61,6 +61,12 @@ impl ObjectStore {
         Ok(Claim::Mine(part))
     }
 
+    /// Bytes of the object that came earlier and are to be continued.
+    pub(crate) fn part_len(&self, object: &Pointer) -> u64 {
+        let path = self.root.join("parts").join(object.oid.as_str());
+        std::fs::metadata(path).map_or(0, |found| found.len())
+    }
+
     fn is_present(&self, expected: &Pointer) -> Result<bool, StoreError> {
         match self.size(&expected.oid)? {
             None => Ok(false),

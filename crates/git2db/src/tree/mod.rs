@@ -1,12 +1,15 @@
 //! The files of a commit, and which of them are refused.
 
 mod error;
-
-use std::path::Path;
+mod links;
+mod names;
+mod walk;
 
 pub use error::{Refusal, TreeError};
+pub use walk::walk;
+pub(crate) use names::{check_name, is_reserved};
 
-use crate::{CommitId, Include, lfs::Pointer};
+use crate::lfs::Pointer;
 
 /// One file of a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,20 +60,6 @@ impl Default for Limits {
     fn default() -> Self {
         Self { max_blob_bytes: 64 << 20, max_entries: 100_000 }
     }
-}
-
-/// The files of `commit` in the bare repository at `path` that `include` wants, ordered by path.
-///
-/// A file is an LFS object if `.gitattributes` of the commit give it `filter=lfs` and its blob is
-/// a pointer. What is dangerous to put on a disk is refused; see [`Refusal`].
-pub fn walk(
-    path: &Path,
-    commit: &CommitId,
-    include: &Include,
-    limits: &Limits,
-) -> Result<Vec<Entry>, TreeError> {
-    let _ = (path, commit, include, limits);
-    unimplemented!("not done yet")
 }
 
 /// The LFS objects of `entries`, each once.

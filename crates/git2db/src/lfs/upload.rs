@@ -1,0 +1,153 @@
+//! Uploads.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+};
+
+use ureq::http::Method;
+
+use super::{
+    Client, LfsError, Pointer, Transfer,
+    batch::{Action, Actions, BatchObject, CONTENT_TYPE, Operation},
+    client::{Answer, action_headers},
+    download::unique,
+    http::{Call, Failure, Payload},
+    retry::Retry,
+    work::Work,
+};
+use crate::{Observer, store::ObjectStore};
+
+impl Client {
+    /// Brings `objects` from `store` to the server, which is told the full name of the ref they
+    /// belong to. Those that it has are not sent. One that is neither there nor in `store` is a
+    /// `NotInStore`.
+    pub fn upload(
+        &self,
+        objects: &[Pointer],
+        store: &ObjectStore,
+        reference: Option<&str>,
+        observer: &dyn Observer,
+    ) -> Result<Transfer, LfsError> {
+        let objects = unique(objects);
+        let work = Work::new(&objects, observer);
+        let all: Vec<&Pointer> = objects.iter().collect();
+        for chunk in all.chunks(self.options.batch_objects.max(1)) {
+            let answers = self.batch(Operation::Upload, chunk, reference, observer)?;
+            work.each(chunk, self.options.parallel, &|object| {
+                self.upload_one(object, answers.get(&object.oid), store, reference, &work)
+            })?;
+        }
+        Ok(work.transfer())
+    }
+
+    fn upload_one(
+        &self,
+        object: &Pointer,
+        answer: Option<&Answer>,
+        store: &ObjectStore,
+        reference: Option<&str>,
+        work: &Work<'_>,
+    ) -> Result<(), LfsError> {
+        let mut retry = Retry::new(&self.options, work);
+        let mut fresh = None;
+        let mut refreshed = false;
+        loop {
+            let Some(answer) = fresh.as_ref().or(answer) else {
+                return Err(self.object_error(&object.oid, &Default::default()));
+            };
+            if answer.response.error.is_some() {
+                return Err(self.object_error(&object.oid, &answer.response));
+            }
+            let Some(Actions { upload: Some(upload), verify, .. }) = &answer.response.actions
+            else {
+                work.present(object);
+                return Ok(());
+            };
+            if store.size(&object.oid).map_err(LfsError::Store)? != Some(object.size) {
+                return Err(LfsError::NotInStore { oid: object.oid.clone() });
+            }
+            let sent = if answer.is_fresh(upload) || refreshed {
+                self.put(object, upload, store, work)
+                    .and_then(|()| verify.as_ref().map_or(Ok(()), |v| self.verify(object, v)))
+            } else {
+                Err(Failure::Status { status: 401, retry_after: None, message: String::new() })
+            };
+            match sent {
+                Ok(()) => {
+                    work.moved(object.size);
+                    work.finished();
+                    return Ok(());
+                }
+                Err(_) if work.is_cancelled() => return Err(LfsError::Cancelled),
+                Err(Failure::Status { status: 401 | 403, .. }) if !refreshed => {
+                    refreshed = true;
+                    fresh = self
+                        .batch(Operation::Upload, &[object], reference, work)?
+                        .remove(&object.oid);
+                }
+                Err(Failure::Payload(source)) => {
+                    return Err(LfsError::Read { oid: object.oid.clone(), source });
+                }
+                Err(failure) => retry.after(failure, &upload.href)?,
+            }
+        }
+    }
+
+    fn put(
+        &self,
+        object: &Pointer,
+        action: &Action,
+        store: &ObjectStore,
+        work: &Work<'_>,
+    ) -> Result<(), Failure> {
+        let mut headers = action_headers(action);
+        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
+            headers.push(("Content-Type".to_owned(), "application/octet-stream".to_owned()));
+        }
+        let chunked = action.header.iter().any(|(name, value)| {
+            name.eq_ignore_ascii_case("transfer-encoding") && value.eq_ignore_ascii_case("chunked")
+        });
+        let path = store.path(&object.oid);
+        let open = || -> io::Result<Box<dyn Read + '_>> {
+            Ok(Box::new(Stoppable { file: File::open(&path)?, work }))
+        };
+        let body = Payload::File { open: &open, size: object.size, chunked };
+        let call = Call { method: Method::PUT, url: &action.href, headers, body };
+        self.http.call(&call).map(|_| ())
+    }
+
+    fn verify(&self, object: &Pointer, action: &Action) -> Result<(), Failure> {
+        let body = BatchObject { oid: object.oid.to_string(), size: object.size };
+        let body = serde_json::to_vec(&body)
+            .map_err(|e| Failure::Broken { detail: e.to_string(), may_pass: false })?;
+        let mut headers = action_headers(action);
+        for name in ["Accept", "Content-Type"] {
+            if !headers.iter().any(|(given, _)| given.eq_ignore_ascii_case(name)) {
+                headers.push((name.to_owned(), CONTENT_TYPE.to_owned()));
+            }
+        }
+        let call = Call {
+            method: Method::POST,
+            url: &action.href,
+            headers,
+            body: Payload::Bytes(&body),
+        };
+        self.http.call(&call).map(|_| ())
+    }
+}
+
+/// A file that fails to be read once the work is cancelled.
+struct Stoppable<'a> {
+    file: File,
+    work: &'a Work<'a>,
+}
+
+impl Read for Stoppable<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.work.is_cancelled() {
+            return Err(io::Error::other("cancelled"));
+        }
+        self.file.read(buffer)
+    }
+}
