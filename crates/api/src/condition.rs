@@ -51,8 +51,10 @@ pub mod reason {
     pub const MOUNTING: &str = "Mounting";
     /// `VolumeReady`: the kubelet reports that mounting fails; it is tried again.
     pub const MOUNT_FAILED: &str = "MountFailed";
-    /// `VolumeReady`: all pods have it.
+    /// `VolumeReady`: pods have it.
     pub const MOUNTED: &str = "Mounted";
+    /// `VolumeReady`: the claim is bound, and no pod asks for it yet.
+    pub const BOUND: &str = "Bound";
 
     /// `Ready`, `WorkersReady`: `replicas` is 0.
     pub const IDLE: &str = "Idle";

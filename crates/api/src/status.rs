@@ -55,8 +55,9 @@ pub struct ModelStatus {
 pub struct FailedCommit {
     /// The commit.
     pub commit: String,
-    /// The generation of the Model that it was tried with.
-    pub generation: i64,
+    /// Digest of what it was tried with: the parts of the spec and the image that make a worker.
+    /// With another digest it is tried again.
+    pub attempt: String,
     /// CamelCase word, as in a condition.
     pub reason: String,
     /// What was wrong.

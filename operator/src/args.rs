@@ -1,0 +1,146 @@
+//! The command line.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use hyprstream_telemetry::LogFormat;
+
+/// Makes the commits that Models name answer requests.
+#[derive(Debug, Parser)]
+#[command(name = "hyprstream-operator", version)]
+pub struct Args {
+    /// What to log, as target=level,...
+    #[arg(long, env = "HYPRSTREAM_LOG", default_value = "info", global = true)]
+    pub log: String,
+    /// Form of the log: json or text.
+    #[arg(long, env = "HYPRSTREAM_LOG_FORMAT", default_value_t, global = true)]
+    pub log_format: LogFormat,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the controller.
+    Run(Box<RunArgs>),
+    /// Print the CustomResourceDefinitions as YAML.
+    Crds,
+    /// Remove what was made for Models, and keep the Models: for use before an uninstall.
+    Cleanup(CleanupArgs),
+}
+
+/// Options of `run`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RunArgs {
+    /// Namespace of the operator; its Lease lies there.
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub namespace: String,
+    /// Name of this pod, by which it holds the Lease.
+    #[arg(long, env = "POD_NAME")]
+    pub pod_name: String,
+    /// Where the registry answers, as http://hyprstream-registry.NAMESPACE.svc.
+    #[arg(long, env = "HYPRSTREAM_REGISTRY_URL")]
+    pub registry_url: url::Url,
+    /// File with the registry's admin token. Read again for every request.
+    #[arg(long, env = "HYPRSTREAM_REGISTRY_TOKEN_FILE")]
+    pub registry_token_file: PathBuf,
+    /// Images of the workers.
+    #[command(flatten)]
+    pub images: Images,
+    /// Namespaces whose Models to look after, separated by commas; all if none is given.
+    #[arg(long, env = "HYPRSTREAM_WATCH_NAMESPACES", value_delimiter = ',')]
+    pub watch_namespaces: Vec<String>,
+    /// Where health and metrics answer.
+    #[arg(long, env = "HYPRSTREAM_ADMIN_LISTEN", default_value = "0.0.0.0:9090")]
+    pub admin_listen: SocketAddr,
+}
+
+/// Images of the workers.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Images {
+    /// Image of workers that compute on the CPU.
+    #[arg(long = "worker-image", env = "HYPRSTREAM_WORKER_IMAGE")]
+    pub cpu: String,
+    /// Image of workers that compute on GPUs of NVIDIA. Without it, device cuda is refused.
+    #[arg(long = "worker-image-cuda", env = "HYPRSTREAM_WORKER_IMAGE_CUDA")]
+    pub cuda: Option<String>,
+    /// Image of workers that compute on GPUs of AMD. Without it, device rocm is refused.
+    #[arg(long = "worker-image-rocm", env = "HYPRSTREAM_WORKER_IMAGE_ROCM")]
+    pub rocm: Option<String>,
+    /// When the kubelet pulls the workers' image.
+    #[arg(
+        long = "worker-image-pull-policy",
+        env = "HYPRSTREAM_WORKER_IMAGE_PULL_POLICY",
+        value_enum,
+        default_value_t = PullPolicy::IfNotPresent
+    )]
+    pub pull_policy: PullPolicy,
+}
+
+/// When the kubelet pulls an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PullPolicy {
+    /// Before every start.
+    #[value(name = "Always")]
+    Always,
+    /// If the node does not have it.
+    #[value(name = "IfNotPresent")]
+    IfNotPresent,
+    /// Never.
+    #[value(name = "Never")]
+    Never,
+}
+
+impl PullPolicy {
+    /// The name as in a pod.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "Always",
+            Self::IfNotPresent => "IfNotPresent",
+            Self::Never => "Never",
+        }
+    }
+}
+
+/// Options of `cleanup`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct CleanupArgs {
+    /// Namespace of the operator; its Lease lies there.
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub namespace: String,
+    /// Namespaces whose objects to remove, separated by commas; all if none is given.
+    #[arg(long, env = "HYPRSTREAM_WATCH_NAMESPACES", value_delimiter = ',')]
+    pub watch_namespaces: Vec<String>,
+    /// How long to wait until all of it is gone.
+    #[arg(long, env = "HYPRSTREAM_TIMEOUT", default_value = "240s", value_parser = duration)]
+    pub timeout: Duration,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: kube::core::Duration = text.parse().map_err(|e| format!("{e}"))?;
+    if parsed.is_negative() {
+        Err("it is negative".to_owned())
+    } else {
+        Ok(parsed.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn cleanup_reads_durations_as_go_writes_them() {
+        assert_eq!(duration("4m30s"), Ok(Duration::from_secs(270)));
+        assert!(duration("-1s").is_err() && duration("soon").is_err());
+    }
+}

@@ -1,0 +1,289 @@
+//! What the operator sees of the cluster: its own objects, cut down to what it looks at.
+//!
+//! Every watch is narrowed to our label by the API server. What is kept in memory of an object is
+//! its metadata, its status where we read it, and a digest of its spec ([`fingerprint`]), by which
+//! a change made by somebody else is noticed.
+
+use std::{fmt::Debug, hash::Hash, sync::Arc};
+
+use futures::{Stream, StreamExt, future::BoxFuture};
+use hyprstream_api::Model;
+use hyprstream_contract::label;
+use k8s_openapi::api::{
+    apps::v1::{Deployment, DeploymentSpec},
+    core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, PodSpec, Service},
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    runtime::{
+        WatchStreamExt,
+        reflector::{ObjectRef, Store, store::Writer},
+        watcher,
+    },
+};
+use serde::{Serialize, de::DeserializeOwned};
+use sha2::{Digest, Sha256};
+
+/// Annotation in memory only: digest of the spec, labels and owners of an object.
+const FINGERPRINT: &str = "memory.hyprstream.io/fingerprint";
+
+/// What a stream of changes yields: Models to look at.
+pub type Touched = futures::stream::BoxStream<'static, ObjectRef<Model>>;
+
+/// An object of a kind that the operator makes and watches.
+pub trait Watched:
+    Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + Debug + Send + Sync + 'static
+{
+    /// Drops what nobody looks at.
+    fn trim(&mut self);
+}
+
+impl Watched for Deployment {
+    fn trim(&mut self) {
+        self.spec = DeploymentSpec::default();
+    }
+}
+
+impl Watched for Service {
+    fn trim(&mut self) {
+        self.spec = None;
+        self.status = None;
+    }
+}
+
+impl Watched for PersistentVolumeClaim {
+    fn trim(&mut self) {
+        self.spec = None;
+    }
+}
+
+impl Watched for PersistentVolume {
+    fn trim(&mut self) {
+        self.spec = None;
+    }
+}
+
+impl Watched for Pod {
+    fn trim(&mut self) {
+        if let Some(spec) = self.spec.take() {
+            self.spec = Some(PodSpec {
+                node_name: spec.node_name,
+                termination_grace_period_seconds: spec.termination_grace_period_seconds,
+                volumes: spec.volumes.map(|mut volumes| {
+                    volumes.retain(|v| v.persistent_volume_claim.is_some());
+                    volumes
+                }),
+                ..PodSpec::default()
+            });
+        }
+        if let Some(status) = &mut self.status {
+            *status = k8s_openapi::api::core::v1::PodStatus {
+                conditions: status.conditions.take(),
+                container_statuses: status.container_statuses.take(),
+                phase: status.phase.take(),
+                reason: status.reason.take(),
+                message: status.message.take(),
+                ..Default::default()
+            };
+        }
+    }
+}
+
+/// Digest of what makes an object: spec, labels and owners. Equal for an object as an answer to a
+/// request and as it comes out of a [`Cache`].
+pub fn fingerprint<K: Watched>(object: &K) -> String {
+    if let Some(known) = object.annotations().get(FINGERPRINT) {
+        return known.clone();
+    }
+    let value = serde_json::to_value(object).unwrap_or_default();
+    let parts = [
+        &value["spec"],
+        &value["metadata"]["labels"],
+        &value["metadata"]["ownerReferences"],
+    ];
+    digest(&parts)
+}
+
+/// The first 16 hexadecimal digits of the SHA-256 of a value's JSON.
+pub fn digest(value: &impl Serialize) -> String {
+    // Values that come from JSON have a JSON form.
+    let text = serde_json::to_vec(value).unwrap_or_default();
+    hex::encode(&Sha256::digest(text)[..8])
+}
+
+/// The objects of one kind.
+pub struct Cache<K: Resource<DynamicType = ()> + Clone + 'static>
+where
+    K::DynamicType: Hash + Eq,
+{
+    store: Store<K>,
+}
+
+impl<K: Resource<DynamicType = ()> + Clone> Clone for Cache<K> {
+    fn clone(&self) -> Self {
+        Self {
+            store: self.store.clone(),
+        }
+    }
+}
+
+impl<K: Watched> Cache<K> {
+    /// A cache and the stream that feeds it. The stream yields the Models whose objects changed
+    /// and must be polled.
+    pub fn start(api: Api<K>) -> (Self, Touched) {
+        let writer = Writer::<K>::default();
+        let store = writer.as_reader();
+        let selector = format!("{}={}", label::MANAGED_BY, label::MANAGER);
+        let config = watcher::Config::default().labels(&selector);
+        let stream = watcher(api, config)
+            .modify(|object| {
+                let fingerprint = fingerprint(object);
+                object.managed_fields_mut().clear();
+                object
+                    .annotations_mut()
+                    .insert(FINGERPRINT.to_owned(), fingerprint);
+                object.trim();
+            })
+            .reflect(writer)
+            .default_backoff()
+            .touched_objects()
+            .filter_map(|result| async move {
+                match result {
+                    Ok(object) => model_of(&object),
+                    Err(error) => {
+                        warn_of::<K>(&error);
+                        None
+                    }
+                }
+            });
+        (Self { store }, stream.boxed())
+    }
+
+    /// The object of that name.
+    pub fn get(&self, namespace: Option<&str>, name: &str) -> Option<Arc<K>> {
+        let mut key = ObjectRef::new(name);
+        if let Some(namespace) = namespace {
+            key = key.within(namespace);
+        }
+        self.store.get(&key)
+    }
+
+    /// All objects of a Model.
+    pub fn of_model(&self, namespace: &str, model: &str) -> Vec<Arc<K>> {
+        self.store.state_filter(|object| {
+            object
+                .labels()
+                .get(label::MODEL)
+                .is_some_and(|m| m == model)
+                && object
+                    .namespace()
+                    .or_else(|| object.labels().get(label::MODEL_NAMESPACE).cloned())
+                    .is_some_and(|n| n == namespace)
+        })
+    }
+
+    /// All objects.
+    pub fn all(&self) -> Vec<Arc<K>> {
+        self.store.state()
+    }
+
+    /// Ends once the first list is there.
+    pub fn ready(&self) -> BoxFuture<'static, ()> {
+        let store = self.store.clone();
+        Box::pin(async move {
+            // The writer lives as long as the controller.
+            let _ = store.wait_until_ready().await;
+        })
+    }
+}
+
+/// The caches of one scope: all namespaces, or one.
+#[derive(Clone)]
+pub struct Caches {
+    /// Deployments of workers.
+    pub deployments: Cache<Deployment>,
+    /// Services of workers.
+    pub services: Cache<Service>,
+    /// Claims, one per Model and commit.
+    pub claims: Cache<PersistentVolumeClaim>,
+    /// Worker pods.
+    pub pods: Cache<Pod>,
+    /// Volumes of all scopes.
+    pub volumes: Cache<PersistentVolume>,
+}
+
+impl Caches {
+    /// Starts the caches of a namespace, or of all, beside that of volumes.
+    pub fn start(
+        client: &Client,
+        namespace: Option<&str>,
+        volumes: Cache<PersistentVolume>,
+    ) -> (Self, Touched) {
+        let (deployments, a) = Cache::start(scoped(client, namespace));
+        let (services, b) = Cache::start(scoped(client, namespace));
+        let (claims, c) = Cache::start(scoped(client, namespace));
+        let (pods, d) = Cache::start(scoped(client, namespace));
+        let touched = futures::stream::select_all([a, b, c, d]).boxed();
+        (
+            Self {
+                deployments,
+                services,
+                claims,
+                pods,
+                volumes,
+            },
+            touched,
+        )
+    }
+
+    /// Ends once all of them have their first list.
+    pub async fn ready(&self) {
+        futures::join!(
+            self.deployments.ready(),
+            self.services.ready(),
+            self.claims.ready(),
+            self.pods.ready(),
+            self.volumes.ready(),
+        );
+    }
+}
+
+/// An Api of a namespace, or of all.
+pub fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+/// Says that a watch of a kind failed; it is tried again.
+pub fn warn_of<K: Resource<DynamicType = ()>>(error: &watcher::Error) {
+    tracing::warn!(
+        kind = %K::kind(&()),
+        error = error as &dyn std::error::Error,
+        "watch failed, trying again"
+    );
+}
+
+fn model_of<K: Resource>(object: &K) -> Option<ObjectRef<Model>> {
+    let model = object.labels().get(label::MODEL)?;
+    let namespace = object
+        .namespace()
+        .or_else(|| object.labels().get(label::MODEL_NAMESPACE).cloned())?;
+    Some(ObjectRef::new(model).within(&namespace))
+}
+
+/// Polls a stream of touched Models into a channel until either ends.
+pub async fn forward(
+    mut touched: impl Stream<Item = ObjectRef<Model>> + Unpin,
+    trigger: crate::source::Trigger,
+) {
+    while let Some(model) = touched.next().await {
+        if trigger.send(model).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,281 @@
+use std::collections::BTreeMap;
+
+use hyprstream_api::Device;
+use hyprstream_contract::{label, worker};
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
+        core::v1::{
+            Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, HTTPGetAction,
+            Lifecycle, LifecycleHandler, PersistentVolumeClaimVolumeSource, PodSecurityContext,
+            PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecurityContext, SleepAction,
+            Toleration, TopologySpreadConstraint, Volume, VolumeMount,
+        },
+    },
+    apimachinery::pkg::{
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
+};
+
+use super::{CLAIM, Plan, REVISION, Revision, labels, metadata, selector};
+use crate::cache::digest;
+
+const MODEL_VOLUME: &str = "model";
+const TMP_VOLUME: &str = "tmp";
+/// The user of all our images.
+const USER: i64 = 65532;
+/// Time for load balancers to learn that a worker ends before it stops listening.
+const PRE_STOP_SECONDS: i64 = 3;
+/// Time for running generations to end.
+const GRACE_SECONDS: i64 = 120;
+/// Longest that loading may take.
+const LOADING_SECONDS: i32 = 24 * 3600;
+/// After how long the workers of a lost node are replaced. Kubernetes' default is five minutes.
+const LOST_NODE_SECONDS: i64 = 30;
+
+/// The Deployment of a Model's workers, on a revision. It has the Model's name.
+pub fn deployment(plan: &Plan, revision: &Revision) -> Deployment {
+    let rollout = &plan.spec.rollout;
+    let mut meta = metadata(plan, &plan.name);
+    meta.labels.get_or_insert_default().extend([
+        (label::COMMIT.to_owned(), revision.commit.to_string()),
+        (REVISION.to_owned(), revision_of(plan, revision)),
+    ]);
+    meta.annotations = Some(BTreeMap::from([(CLAIM.to_owned(), revision.claim.clone())]));
+    Deployment {
+        metadata: meta,
+        spec: DeploymentSpec {
+            replicas: Some(plan.spec.replicas),
+            selector: LabelSelector {
+                match_labels: Some(selector(&plan.name)),
+                ..LabelSelector::default()
+            },
+            strategy: Some(DeploymentStrategy {
+                type_: Some("RollingUpdate".to_owned()),
+                rolling_update: Some(RollingUpdateDeployment {
+                    max_surge: Some(rollout.max_surge.clone()),
+                    max_unavailable: Some(rollout.max_unavailable.clone()),
+                }),
+            }),
+            progress_deadline_seconds: Some(rollout.progress_deadline_seconds),
+            revision_history_limit: Some(2),
+            template: template(plan, revision),
+            ..DeploymentSpec::default()
+        },
+        status: None,
+    }
+}
+
+/// Digest of the pods that a revision gives. Pods carry it as the label [`REVISION`].
+pub fn revision_of(plan: &Plan, revision: &Revision) -> String {
+    digest(&bare_template(plan, revision))
+}
+
+/// Digest of what trying a revision means. A failed attempt is not repeated while it is the same.
+pub fn attempt(plan: &Plan, revision: &Revision) -> String {
+    digest(&(
+        bare_template(plan, revision),
+        plan.spec.rollout.progress_deadline_seconds,
+    ))
+}
+
+fn template(plan: &Plan, revision: &Revision) -> PodTemplateSpec {
+    let mut template = bare_template(plan, revision);
+    let digest = digest(&template);
+    if let Some(meta) = &mut template.metadata {
+        meta.labels
+            .get_or_insert_default()
+            .insert(REVISION.to_owned(), digest);
+    }
+    template
+}
+
+fn bare_template(plan: &Plan, revision: &Revision) -> PodTemplateSpec {
+    let mut labels = labels(plan);
+    labels.insert(label::COMMIT.to_owned(), revision.commit.to_string());
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(labels),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(PodSpec {
+            automount_service_account_token: Some(false),
+            enable_service_links: Some(false),
+            containers: vec![container(plan)],
+            node_selector: Some(plan.spec.node_selector.clone()).filter(|s| !s.is_empty()),
+            runtime_class_name: plan.spec.runtime_class_name.clone(),
+            security_context: Some(PodSecurityContext {
+                run_as_non_root: Some(true),
+                run_as_user: Some(USER),
+                run_as_group: Some(USER),
+                seccomp_profile: Some(SeccompProfile {
+                    type_: "RuntimeDefault".to_owned(),
+                    ..SeccompProfile::default()
+                }),
+                ..PodSecurityContext::default()
+            }),
+            termination_grace_period_seconds: Some(GRACE_SECONDS),
+            tolerations: Some(tolerations(plan)),
+            topology_spread_constraints: Some(vec![TopologySpreadConstraint {
+                max_skew: 1,
+                topology_key: "kubernetes.io/hostname".to_owned(),
+                when_unsatisfiable: "ScheduleAnyway".to_owned(),
+                label_selector: Some(LabelSelector {
+                    match_labels: Some(selector(&plan.name)),
+                    ..LabelSelector::default()
+                }),
+                // Old workers, which are about to go, do not count.
+                match_label_keys: Some(vec!["pod-template-hash".to_owned()]),
+                ..TopologySpreadConstraint::default()
+            }]),
+            volumes: Some(vec![
+                Volume {
+                    name: MODEL_VOLUME.to_owned(),
+                    persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                        claim_name: revision.claim.clone(),
+                        read_only: Some(true),
+                    }),
+                    ..Volume::default()
+                },
+                Volume {
+                    name: TMP_VOLUME.to_owned(),
+                    empty_dir: Some(EmptyDirVolumeSource::default()),
+                    ..Volume::default()
+                },
+            ]),
+            ..PodSpec::default()
+        }),
+    }
+}
+
+fn container(plan: &Plan) -> Container {
+    Container {
+        name: worker::CONTAINER.to_owned(),
+        image: Some(plan.image.clone()),
+        image_pull_policy: Some(plan.pull_policy.to_owned()),
+        args: Some(vec!["serve".to_owned()]),
+        env: Some(environment(plan)),
+        ports: Some(vec![ContainerPort {
+            name: Some(worker::PORT_NAME.to_owned()),
+            container_port: i32::from(worker::PORT),
+            protocol: Some("TCP".to_owned()),
+            ..ContainerPort::default()
+        }]),
+        resources: plan.spec.resources.clone(),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            capabilities: Some(Capabilities {
+                drop: Some(vec!["ALL".to_owned()]),
+                ..Capabilities::default()
+            }),
+            read_only_root_filesystem: Some(true),
+            ..SecurityContext::default()
+        }),
+        // The other probes begin once the model is loaded; one that never is falls to the
+        // rollout's deadline long before this.
+        startup_probe: Some(probe(worker::READY_PATH, 1, LOADING_SECONDS)),
+        readiness_probe: Some(probe(worker::READY_PATH, 2, 3)),
+        liveness_probe: Some(probe(worker::HEALTH_PATH, 10, 6)),
+        lifecycle: Some(Lifecycle {
+            pre_stop: Some(LifecycleHandler {
+                sleep: Some(SleepAction {
+                    seconds: PRE_STOP_SECONDS,
+                }),
+                ..LifecycleHandler::default()
+            }),
+            ..Lifecycle::default()
+        }),
+        termination_message_path: Some(worker::TERMINATION_LOG.to_owned()),
+        // The end of the log of a worker that ended without last words.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        volume_mounts: Some(vec![
+            VolumeMount {
+                name: MODEL_VOLUME.to_owned(),
+                mount_path: worker::MODEL_DIR.to_owned(),
+                read_only: Some(true),
+                ..VolumeMount::default()
+            },
+            VolumeMount {
+                name: TMP_VOLUME.to_owned(),
+                mount_path: "/tmp".to_owned(),
+                ..VolumeMount::default()
+            },
+        ]),
+        ..Container::default()
+    }
+}
+
+fn environment(plan: &Plan) -> Vec<EnvVar> {
+    let engine = &plan.spec.engine;
+    let device = match engine.device {
+        Device::Cpu => "cpu",
+        // To libtorch a GPU of AMD is a cuda device as well.
+        Device::Cuda | Device::Rocm => "cuda",
+    };
+    let mut pairs = vec![
+        (worker::env::MODEL, worker::MODEL_DIR.to_owned()),
+        (worker::env::NAME, plan.name.clone()),
+        (worker::env::NAMESPACE, plan.namespace.clone()),
+        (worker::env::PORT, worker::PORT.to_string()),
+        (worker::env::DEVICE, device.to_owned()),
+        (worker::env::DTYPE, engine.dtype.as_str().to_owned()),
+    ];
+    let optional = [
+        (worker::env::MAX_MODEL_LEN, engine.max_model_len),
+        (worker::env::MAX_BATCH, engine.max_batch),
+        (worker::env::THREADS, engine.threads),
+    ];
+    pairs.extend(
+        optional
+            .into_iter()
+            .filter_map(|(name, v)| Some((name, v?.to_string()))),
+    );
+    pairs
+        .into_iter()
+        .map(|(name, value)| EnvVar {
+            name: name.to_owned(),
+            value: Some(value),
+            ..EnvVar::default()
+        })
+        .collect()
+}
+
+fn probe(path: &str, period_seconds: i32, failure_threshold: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String(worker::PORT_NAME.to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period_seconds),
+        failure_threshold: Some(failure_threshold),
+        timeout_seconds: Some(5),
+        ..Probe::default()
+    }
+}
+
+/// The user's, and leaving a lost node sooner than by default unless the user says otherwise.
+fn tolerations(plan: &Plan) -> Vec<Toleration> {
+    let mut tolerations = plan.spec.tolerations.clone();
+    for key in [
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+    ] {
+        let theirs = plan
+            .spec
+            .tolerations
+            .iter()
+            .any(|t| t.key.as_deref() == Some(key));
+        if !theirs {
+            tolerations.push(Toleration {
+                key: Some(key.to_owned()),
+                operator: Some("Exists".to_owned()),
+                effect: Some("NoExecute".to_owned()),
+                toleration_seconds: Some(LOST_NODE_SECONDS),
+                ..Toleration::default()
+            });
+        }
+    }
+    tolerations
+}

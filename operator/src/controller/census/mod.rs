@@ -1,0 +1,290 @@
+//! What the worker pods of a Model are doing: pure.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use hyprstream_api::condition::reason;
+use hyprstream_contract::{
+    label,
+    worker::{CONTAINER, EXIT_MODEL_REFUSED, LastWords},
+};
+use k8s_openapi::{
+    api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod},
+    jiff::Timestamp,
+};
+use kube::ResourceExt;
+
+use super::build::REVISION;
+
+/// From how many restarts on a worker that ends without saying why counts as failed.
+const CRASHES: i32 = 3;
+/// How long a pod may wait for its volume before the kubelet's events are looked at.
+const MOUNT_PATIENCE: Duration = Duration::from_secs(4);
+
+/// Counts of pods and the worst that befell them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Pods that are not on their way out.
+    pub replicas: i32,
+    /// Those that answer requests.
+    pub ready: i32,
+    /// Those of the revision asked for.
+    pub updated: i32,
+    /// Those of the revision asked for that answer requests.
+    pub updated_ready: i32,
+    /// Ready pods by their commit.
+    pub serving: BTreeMap<String, i32>,
+    /// A pod of the revision has its volume.
+    pub mounted: bool,
+    /// UID of a pod of the revision that waits for its volume for longer than it should.
+    pub waiting_for_volume: Option<String>,
+    /// The worst that befell pods of the revision.
+    pub problem: Option<WorkerProblem>,
+    /// When to look again, if nothing happens before.
+    pub look_again: Option<Duration>,
+}
+
+/// Why a worker does not become ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerProblem {
+    /// CamelCase reason.
+    pub reason: String,
+    /// For the user of the Model.
+    pub message: String,
+    /// The attempt has failed, and waiting does not help.
+    pub is_final: bool,
+}
+
+/// Counts `pods`; looks closer at those of `revision`. A pod that is not ready for `deadline`
+/// while no other becomes so is a final problem.
+pub fn census(pods: &[Arc<Pod>], revision: &str, deadline: Duration, now: Timestamp) -> Census {
+    let mut census = Census::default();
+    let mut unready_since: Option<Timestamp> = None;
+    let mut last_progress: Option<Timestamp> = None;
+    for pod in pods {
+        let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+        if pod.metadata.deletion_timestamp.is_some()
+            || matches!(phase, Some("Failed" | "Succeeded"))
+        {
+            continue;
+        }
+        let ready_since = ready_since(pod);
+        census.replicas += 1;
+        if ready_since.is_some() {
+            census.ready += 1;
+            if let Some(commit) = pod.labels().get(label::COMMIT) {
+                *census.serving.entry(commit.clone()).or_default() += 1;
+            }
+        }
+        if pod.labels().get(REVISION).is_none_or(|r| r != revision) {
+            continue;
+        }
+        census.updated += 1;
+        if let Some(since) = ready_since {
+            census.updated_ready += 1;
+            census.mounted = true;
+            last_progress = last_progress.max(Some(since));
+            continue;
+        }
+        let since = unready_from(pod).unwrap_or(now);
+        unready_since = Some(unready_since.map_or(since, |t| t.min(since)));
+        look_at(&mut census, pod, since, now);
+    }
+    if let Some(since) = unready_since {
+        let since = last_progress.map_or(since, |progress| progress.max(since));
+        let left = deadline.saturating_sub(elapsed(since, now));
+        if left.is_zero() {
+            let problem = match census.problem.take() {
+                Some(problem) if problem.is_final => problem,
+                Some(WorkerProblem {
+                    reason, message, ..
+                }) => WorkerProblem {
+                    reason,
+                    message,
+                    is_final: true,
+                },
+                None => WorkerProblem {
+                    reason: reason::DEADLINE_EXCEEDED.to_owned(),
+                    message: "no worker became ready within rollout.progressDeadlineSeconds"
+                        .to_owned(),
+                    is_final: true,
+                },
+            };
+            census.problem = Some(problem);
+        } else {
+            census.look_again = Some(census.look_again.map_or(left, |at| at.min(left)));
+        }
+    }
+    census
+}
+
+fn look_at(census: &mut Census, pod: &Pod, since: Timestamp, now: Timestamp) {
+    if let Some(message) = unschedulable(pod) {
+        worsen(census, reason::UNSCHEDULABLE, message, false);
+        return;
+    }
+    let Some(status) = container(pod) else { return };
+    let state = status.state.clone().unwrap_or_default();
+    let is_starting = state
+        .waiting
+        .as_ref()
+        .is_some_and(|w| matches!(w.reason.as_deref(), Some("ContainerCreating")));
+    if is_starting
+        && status
+            .last_state
+            .as_ref()
+            .is_none_or(|s| s.terminated.is_none())
+    {
+        let waited = elapsed(since, now);
+        if waited >= MOUNT_PATIENCE {
+            census.waiting_for_volume = census.waiting_for_volume.take().or_else(|| pod.uid());
+        }
+        // Mounts are tried again by the kubelet without a sign in the pod.
+        let again = MOUNT_PATIENCE
+            .saturating_sub(waited)
+            .max(Duration::from_secs(2));
+        census.look_again = Some(census.look_again.map_or(again, |at| at.min(again)));
+        return;
+    }
+    if let Some(waiting) = &state.waiting
+        && let Some(
+            why @ ("ErrImagePull"
+            | "ImagePullBackOff"
+            | "InvalidImageName"
+            | "ErrImageNeverPull"
+            | "CreateContainerConfigError"
+            | "CreateContainerError"
+            | "RunContainerError"),
+        ) = waiting.reason.as_deref()
+    {
+        let image = status.image.as_str();
+        let message = match why {
+            // Its own message only says that it waits.
+            "ImagePullBackOff" => format!("image {image} cannot be pulled"),
+            "ErrImageNeverPull" => {
+                format!("image {image} is not on the node, and may not be pulled")
+            }
+            "InvalidImageName" => format!("image name {image:?} is invalid"),
+            "ErrImagePull" => format!("image {image} cannot be pulled"),
+            _ => waiting.message.clone().unwrap_or_else(|| why.to_owned()),
+        };
+        let reason = if why.contains("Image") {
+            reason::IMAGE_PULL_FAILED
+        } else {
+            "ContainerCannotStart"
+        };
+        worsen(census, reason, message, false);
+        return;
+    }
+    census.mounted = true;
+    if let Some(ended) = terminated(&state, status) {
+        let (reason, message) = obituary(ended);
+        let is_final = ended.exit_code == EXIT_MODEL_REFUSED || status.restart_count >= CRASHES;
+        worsen(census, &reason, message, is_final);
+    }
+}
+
+fn worsen(census: &mut Census, reason: &str, message: String, is_final: bool) {
+    if census
+        .problem
+        .as_ref()
+        .is_none_or(|known| is_final && !known.is_final)
+    {
+        census.problem = Some(WorkerProblem {
+            reason: reason.to_owned(),
+            message,
+            is_final,
+        });
+    }
+}
+
+/// Reason and message of a worker's end, in words for the user of the Model.
+fn obituary(ended: &ContainerStateTerminated) -> (String, String) {
+    let message = ended.message.as_deref().unwrap_or_default().trim();
+    if let Some(words) = message
+        .lines()
+        .rev()
+        .find_map(|line| serde_json::from_str::<LastWords>(line).ok())
+    {
+        return (words.reason, words.message);
+    }
+    if ended.reason.as_deref() == Some("OOMKilled") {
+        return (
+            "OutOfMemory".to_owned(),
+            "a worker needed more memory than it may have and was killed: raise \
+             spec.resources.limits.memory"
+                .to_owned(),
+        );
+    }
+    let how = match (ended.signal, ended.exit_code) {
+        (Some(signal), _) if signal != 0 => format!("was ended by signal {signal}"),
+        (_, code @ 129..=165) => format!("was ended by signal {}", code - 128),
+        (_, code) => format!("ended with status {code}"),
+    };
+    let last = message.lines().last().unwrap_or_default();
+    let last: String = last.chars().take(300).collect();
+    let colon = if last.is_empty() { "" } else { ": " };
+    (
+        reason::CRASH_LOOP.to_owned(),
+        format!("a worker {how}{colon}{last}"),
+    )
+}
+
+fn terminated<'a>(
+    state: &'a ContainerState,
+    status: &'a ContainerStatus,
+) -> Option<&'a ContainerStateTerminated> {
+    state.terminated.as_ref().or_else(|| {
+        status
+            .last_state
+            .as_ref()
+            .and_then(|s| s.terminated.as_ref())
+    })
+}
+
+fn container(pod: &Pod) -> Option<&ContainerStatus> {
+    pod.status
+        .as_ref()?
+        .container_statuses
+        .as_ref()?
+        .iter()
+        .find(|c| c.name == CONTAINER)
+}
+
+fn unschedulable(pod: &Pod) -> Option<String> {
+    let condition = condition(pod, "PodScheduled")?;
+    (condition.status == "False").then(|| {
+        let why = condition.message.clone().unwrap_or_default();
+        format!("no node can take a worker: {why}")
+    })
+}
+
+fn ready_since(pod: &Pod) -> Option<Timestamp> {
+    let ready = condition(pod, "Ready")?;
+    let since = ready.last_transition_time.as_ref().map(|t| t.0);
+    (ready.status == "True").then(|| since.unwrap_or(Timestamp::UNIX_EPOCH))
+}
+
+/// Since when a pod is not ready.
+fn unready_from(pod: &Pod) -> Option<Timestamp> {
+    let created = pod.metadata.creation_timestamp.as_ref().map(|t| t.0);
+    let turned = condition(pod, "Ready")
+        .and_then(|c| c.last_transition_time.as_ref())
+        .map(|t| t.0);
+    created.max(turned)
+}
+
+fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a k8s_openapi::api::core::v1::PodCondition> {
+    pod.status
+        .as_ref()?
+        .conditions
+        .as_ref()?
+        .iter()
+        .find(|c| c.type_ == kind)
+}
+
+fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(since)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,231 @@
+//! The only place where a spec is refused.
+
+use std::time::Duration;
+
+use hyprstream_api::{Device, Model, ModelSpec, SourceRef, condition};
+use hyprstream_contract::{
+    commit::InvalidCommit,
+    registry::{Reference, reason},
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::{Resource, ResourceExt};
+
+use crate::{
+    args::Images,
+    source::{SourceKey, own_repository},
+};
+
+/// A Model that can be worked on.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Namespace of the Model.
+    pub namespace: String,
+    /// Name of the Model.
+    pub name: String,
+    /// UID of the Model.
+    pub uid: String,
+    /// Makes the Model the owner of an object.
+    pub owner: OwnerReference,
+    /// What to follow.
+    pub source: SourceKey,
+    /// Image of the workers.
+    pub image: String,
+    /// When to pull it.
+    pub pull_policy: &'static str,
+    /// The spec.
+    pub spec: ModelSpec,
+}
+
+/// Why a spec cannot work. Only an edit helps.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// The object came without what the API server always sets.
+    #[error("the Model has no {0}")]
+    Incomplete(&'static str),
+    /// The interval is no duration.
+    #[error("spec.source.interval {0:?} is no duration such as 10m")]
+    Interval(String),
+    /// The commit is no commit.
+    #[error("spec.source.ref.commit: {0}")]
+    Commit(InvalidCommit),
+    /// More than one of branch, tag and commit.
+    #[error("spec.source.ref: at most one of branch, tag and commit may be set")]
+    Ambiguous,
+    /// A repository of another namespace.
+    #[error(
+        "spec.source.url: the repository belongs to namespace {0}; a Model may only name \
+         repositories of its own namespace. Push it to hyprstream://{1}/{2} instead"
+    )]
+    ForeignRepository(String, String, String),
+    /// There is no image for the device.
+    #[error(
+        "spec.engine.device: this installation has no worker image for {0}; set it in the Helm \
+         values, or use another device"
+    )]
+    NoImage(&'static str),
+}
+
+impl Invalid {
+    /// Reason of the condition.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::ForeignRepository(..) => reason::ACCESS_DENIED,
+            _ => condition::reason::INVALID_SPEC,
+        }
+    }
+}
+
+/// Checks what the schema of the CRD cannot.
+///
+/// # Errors
+/// See [`Invalid`].
+pub fn validate(model: &Model, images: &Images) -> Result<Plan, Invalid> {
+    let spec = &model.spec;
+    let namespace = model.namespace().ok_or(Invalid::Incomplete("namespace"))?;
+    let owner = model
+        .controller_owner_ref(&())
+        .ok_or(Invalid::Incomplete("name"))?;
+    let uid = model.uid().ok_or(Invalid::Incomplete("uid"))?;
+    if let Some((other, name)) = own_repository(&spec.source.url)
+        && other != namespace
+    {
+        return Err(Invalid::ForeignRepository(
+            other.to_owned(),
+            namespace,
+            name.to_owned(),
+        ));
+    }
+    let interval = interval(&spec.source.interval)
+        .ok_or_else(|| Invalid::Interval(spec.source.interval.clone()))?;
+    let source = SourceKey {
+        namespace: namespace.clone(),
+        url: spec.source.url.clone(),
+        reference: reference(spec.source.reference.as_ref())?,
+        include: spec.source.include.clone(),
+        secret: spec.source.secret_ref.as_ref().map(|s| s.name.clone()),
+        interval,
+    };
+    let image = match spec.engine.device {
+        Device::Cpu => Some(&images.cpu),
+        Device::Cuda => images.cuda.as_ref(),
+        Device::Rocm => images.rocm.as_ref(),
+    };
+    let image = image
+        .filter(|image| !image.is_empty())
+        .ok_or(Invalid::NoImage(device_name(spec.engine.device)))?;
+    Ok(Plan {
+        name: model.name_any(),
+        namespace,
+        uid,
+        owner,
+        source,
+        image: image.clone(),
+        pull_policy: images.pull_policy.as_str(),
+        spec: spec.clone(),
+    })
+}
+
+fn interval(text: &str) -> Option<Duration> {
+    let parsed: kube::core::Duration = text.parse().ok()?;
+    let parsed = (!parsed.is_negative()).then(|| Duration::from(parsed))?;
+    (parsed >= Duration::from_secs(1)).then_some(parsed)
+}
+
+fn reference(reference: Option<&SourceRef>) -> Result<Reference, Invalid> {
+    let Some(SourceRef {
+        branch,
+        tag,
+        commit,
+    }) = reference
+    else {
+        return Ok(Reference::Head);
+    };
+    match (branch, tag, commit) {
+        (None, None, None) => Ok(Reference::Head),
+        (Some(branch), None, None) => Ok(Reference::Branch(branch.clone())),
+        (None, Some(tag), None) => Ok(Reference::Tag(tag.clone())),
+        (None, None, Some(commit)) => commit
+            .parse()
+            .map(Reference::Commit)
+            .map_err(Invalid::Commit),
+        _ => Err(Invalid::Ambiguous),
+    }
+}
+
+fn device_name(device: Device) -> &'static str {
+    match device {
+        Device::Cpu => "cpu",
+        Device::Cuda => "cuda",
+        Device::Rocm => "rocm",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::args::PullPolicy;
+
+    fn images() -> Images {
+        Images {
+            cpu: "w:1".into(),
+            cuda: None,
+            rocm: None,
+            pull_policy: PullPolicy::IfNotPresent,
+        }
+    }
+
+    #[track_caller]
+    fn check(spec: &serde_json::Value, expected: Result<Reference, &str>) {
+        let model: Model = serde_json::from_value(json!({
+            "apiVersion": "hyprstream.io/v1alpha1", "kind": "Model",
+            "metadata": {"name": "m", "namespace": "ns", "uid": "u"}, "spec": spec,
+        }))
+        .unwrap();
+        let found = validate(&model, &images());
+        match (found, expected) {
+            (Ok(plan), Ok(reference)) => assert_eq!(plan.source.reference, reference),
+            (Err(error), Err(reason)) => assert_eq!(error.reason(), reason),
+            (found, expected) => panic!("{found:?} is not {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn a_reference_is_the_default_branch_or_what_is_named() {
+        let url = "https://example.org/m";
+        check(&json!({"source": {"url": url}}), Ok(Reference::Head));
+        check(
+            &json!({"source": {"url": url, "ref": {"tag": "v1"}}}),
+            Ok(Reference::Tag("v1".into())),
+        );
+        check(
+            &json!({"source": {"url": url, "ref": {"tag": "v1", "branch": "b"}}}),
+            Err("InvalidSpec"),
+        );
+        check(
+            &json!({"source": {"url": url, "ref": {"commit": "abc"}}}),
+            Err("InvalidSpec"),
+        );
+    }
+
+    #[test]
+    fn a_repository_of_another_namespace_is_denied() {
+        check(
+            &json!({"source": {"url": "hyprstream://ns/m"}}),
+            Ok(Reference::Head),
+        );
+        check(
+            &json!({"source": {"url": "hyprstream://other/m"}}),
+            Err("AccessDenied"),
+        );
+    }
+
+    #[test]
+    fn a_device_without_an_image_is_refused() {
+        check(
+            &json!({"source": {"url": "hyprstream://ns/m"}, "engine": {"device": "cuda"}}),
+            Err("InvalidSpec"),
+        );
+    }
+}

@@ -1,0 +1,19 @@
+//! The controller of Models.
+//!
+//! A Model's reconciliation is five steps: `fetch` looks at what there is, `validate` refuses what
+//! cannot work, `build` says what there should be, `apply` makes it so, `status` tells. The first
+//! and the last two do IO, the others are pure. What takes long, resolving a reference and
+//! mirroring a commit, happens in [`source`], a task per Model whose findings a reconciliation
+//! only reads; so a slow upstream never holds up another Model.
+
+pub mod args;
+pub mod cache;
+pub mod cleanup;
+pub mod controller;
+pub mod crds;
+pub mod leader;
+pub mod metrics;
+pub mod registry;
+pub mod run;
+pub mod source;
+pub mod sweep;

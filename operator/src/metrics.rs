@@ -1,0 +1,74 @@
+//! What the operator counts.
+
+use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+/// All metrics of the operator.
+#[derive(Clone)]
+pub struct Metrics {
+    /// Where they are registered.
+    pub registry: Registry,
+    /// Reconciliations by result: `ok` or the reason of the error.
+    pub reconciles: IntCounterVec,
+    /// Duration of reconciliations.
+    pub reconcile_seconds: Histogram,
+    /// Models by whether they are ready.
+    pub models: IntGaugeVec,
+    /// Requests that change something, by kind of object.
+    pub writes: IntCounterVec,
+    /// 1 while this process leads.
+    pub leader: IntGauge,
+}
+
+impl Metrics {
+    /// Registers all of them.
+    ///
+    /// # Errors
+    /// A name is taken or malformed, which would be a bug.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str, label: &str| {
+            let counter = IntCounterVec::new(Opts::new(name, help), &[label])?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok::<_, prometheus::Error>(counter)
+        };
+        let reconciles = counter(
+            "hyprstream_operator_reconcile_total",
+            "Reconciliations of Models by result.",
+            "result",
+        )?;
+        let writes = counter(
+            "hyprstream_operator_writes_total",
+            "Requests to the API server that change something, by kind.",
+            "kind",
+        )?;
+        let reconcile_seconds = Histogram::with_opts(
+            HistogramOpts::new(
+                "hyprstream_operator_reconcile_duration_seconds",
+                "Duration of reconciliations of Models.",
+            )
+            .buckets(vec![0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0]),
+        )?;
+        let models = IntGaugeVec::new(
+            Opts::new(
+                "hyprstream_operator_models",
+                "Models by whether they are ready.",
+            ),
+            &["ready"],
+        )?;
+        let leader = IntGauge::new(
+            "hyprstream_operator_leader",
+            "1 while this process holds the Lease.",
+        )?;
+        registry.register(Box::new(reconcile_seconds.clone()))?;
+        registry.register(Box::new(models.clone()))?;
+        registry.register(Box::new(leader.clone()))?;
+        Ok(Self {
+            registry,
+            reconciles,
+            reconcile_seconds,
+            models,
+            writes,
+            leader,
+        })
+    }
+}

@@ -1,0 +1,172 @@
+//! Client of the registry's API.
+
+use std::{path::PathBuf, time::Duration};
+
+use hyprstream_contract::registry::{
+    ApiError, EVENTS_PATH, EventPage, MIRRORS_PATH, MirrorRequest, MirrorStatus, RESOLVE_PATH,
+    ResolveRequest, ResolveResponse,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use url::Url;
+
+/// Longest that resolving may take; an upstream is asked in the meantime.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest that asking for a mirror may take; the registry never waits for the upstream here.
+const MIRROR_TIMEOUT: Duration = Duration::from_secs(20);
+/// Longest that waiting for events may take; the registry waits up to 30 s.
+const EVENTS_TIMEOUT: Duration = Duration::from_secs(45);
+/// Longest that a connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The registry, as the operator sees it.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    http: reqwest::Client,
+    url: Url,
+    token_file: PathBuf,
+}
+
+/// A call to the registry failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// The HTTP client could not be made.
+    #[error("make an HTTP client")]
+    Client(#[source] reqwest::Error),
+    /// The token's file cannot be read.
+    #[error("read the registry's token from {path}")]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No answer.
+    #[error("call {url}")]
+    Unreachable {
+        /// What was called.
+        url: Url,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// An answer that does not follow the contract, as of a proxy, or one that refuses our token.
+    #[error("{url} answered with status {status}")]
+    Unexpected {
+        /// What was called.
+        url: Url,
+        /// Status of the answer.
+        status: u16,
+    },
+    /// The registry said what was wrong.
+    #[error("the registry refused")]
+    Refused(#[source] ApiError),
+}
+
+impl Registry {
+    /// A client of the registry at `url`. The token is read from its file for every call, so that
+    /// it may change.
+    ///
+    /// # Errors
+    /// The HTTP client cannot be made.
+    pub fn new(url: Url, token_file: PathBuf) -> Result<Self, RegistryError> {
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(RegistryError::Client)?;
+        Ok(Self {
+            http,
+            url,
+            token_file,
+        })
+    }
+
+    /// The commit that a reference names now.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub async fn resolve(
+        &self,
+        request: &ResolveRequest,
+    ) -> Result<ResolveResponse, RegistryError> {
+        self.post(RESOLVE_PATH, request, RESOLVE_TIMEOUT).await
+    }
+
+    /// How far a commit is mirrored; asks for it if it is not.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub async fn mirror(&self, request: &MirrorRequest) -> Result<MirrorStatus, RegistryError> {
+        self.post(MIRRORS_PATH, request, MIRROR_TIMEOUT).await
+    }
+
+    /// Pushes after the event with number `after`; waits up to 30 s for one.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub async fn events(&self, after: u64) -> Result<EventPage, RegistryError> {
+        let mut url = self.endpoint(EVENTS_PATH);
+        url.query_pairs_mut()
+            .append_pair("after", &after.to_string());
+        self.send(self.http.get(url.clone()), url, EVENTS_TIMEOUT)
+            .await
+    }
+
+    async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        timeout: Duration,
+    ) -> Result<T, RegistryError> {
+        let url = self.endpoint(path);
+        self.send(self.http.post(url.clone()).json(body), url, timeout)
+            .await
+    }
+
+    async fn send<T: DeserializeOwned>(
+        &self,
+        request: reqwest::RequestBuilder,
+        url: Url,
+        timeout: Duration,
+    ) -> Result<T, RegistryError> {
+        let token = tokio::fs::read_to_string(&self.token_file)
+            .await
+            .map_err(|source| RegistryError::Token {
+                path: self.token_file.clone(),
+                source,
+            })?;
+        let unreachable = |source| RegistryError::Unreachable {
+            url: url.clone(),
+            source,
+        };
+        let response = request
+            .bearer_auth(token.trim())
+            .timeout(timeout)
+            .send()
+            .await
+            .map_err(unreachable)?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(unreachable)?;
+        let unexpected = || RegistryError::Unexpected {
+            url: url.clone(),
+            status: status.as_u16(),
+        };
+        if status.is_success() {
+            serde_json::from_slice(&body).map_err(|_| unexpected())
+        } else {
+            match serde_json::from_slice(&body) {
+                Ok(error) => Err(RegistryError::Refused(error)),
+                Err(_) => Err(unexpected()),
+            }
+        }
+    }
+
+    fn endpoint(&self, path: &str) -> Url {
+        let mut url = self.url.clone();
+        let base = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&format!("{base}{path}"));
+        url
+    }
+}

@@ -1,0 +1,320 @@
+//! `run`: election, caches, controllers, sweep.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use futures::StreamExt;
+use hyprstream_api::Model;
+use hyprstream_contract::label;
+use hyprstream_telemetry::AdminServer;
+use kube::{
+    Client, ResourceExt,
+    runtime::{
+        Config, Controller, WatchStreamExt,
+        controller::Error as ControllerError,
+        events::{Recorder, Reporter},
+        reflector::{ObjectRef, Store, store::Writer},
+        watcher,
+    },
+};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, mpsc},
+    task::JoinSet,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    args::{Images, RunArgs},
+    cache::{Cache, Caches, forward, scoped},
+    controller::{Context, Memory, apply::Applier, reconcile},
+    leader::Candidate,
+    metrics::Metrics,
+    registry::Registry,
+    source::{Sources, follow_pushes},
+    sweep::{Scope, Sweep},
+};
+
+/// How many Models are reconciled at once.
+const CONCURRENCY: u16 = 16;
+/// Triggers that may wait.
+const QUEUE: usize = 1024;
+/// How long running reconciliations may take to end.
+const SHUTDOWN: Duration = Duration::from_secs(10);
+
+/// Runs until SIGTERM or SIGINT, or until leadership is lost.
+///
+/// # Errors
+/// Nothing can be begun, or leadership is lost.
+pub async fn run(args: RunArgs) -> anyhow::Result<()> {
+    let client = Client::try_default().await.context("find the API server")?;
+    let metrics = Metrics::new().context("register metrics")?;
+    let shutdown = CancellationToken::new();
+    let listener = TcpListener::bind(args.admin_listen)
+        .await
+        .with_context(|| format!("listen on {}", args.admin_listen))?;
+    let is_stuck = Arc::new(AtomicBool::new(false));
+    let admin = AdminServer {
+        metrics: metrics.registry.clone(),
+        health: {
+            let is_stuck = is_stuck.clone();
+            Arc::new(move || {
+                if is_stuck.load(Ordering::Relaxed) {
+                    Err("the controller ended".to_owned())
+                } else {
+                    Ok(())
+                }
+            })
+        },
+        // One that waits for the Lease is as ready as it gets.
+        ready: Arc::new(|| Ok(())),
+    };
+    let admin = tokio::spawn(admin.run(listener, shutdown.clone().cancelled_owned()));
+    tokio::spawn(cancel_on_signal(shutdown.clone()));
+
+    let candidate = Candidate::new(client.clone(), &args.namespace, args.pod_name.clone());
+    tracing::info!(identity = args.pod_name, "waiting for the Lease");
+    let mut held = tokio::select! {
+        held = candidate.acquire() => held,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    tracing::info!("leading");
+    metrics.leader.set(1);
+
+    let registry = Registry::new(args.registry_url.clone(), args.registry_token_file.clone())
+        .context("make a client of the registry")?;
+    let operator = Operator {
+        client,
+        registry,
+        images: args.images.clone(),
+        namespaces: namespaces(&args.watch_namespaces),
+        reporter: Reporter {
+            controller: label::MANAGER.to_owned(),
+            instance: Some(args.pod_name),
+        },
+        metrics: metrics.clone(),
+    };
+    let mut work = tokio::spawn(operator.run(shutdown.clone()));
+    let ended = tokio::select! {
+        // Without the Lease nothing may be written any more: leave without ceremony.
+        () = held.keep() => bail!("leadership is lost"),
+        ended = &mut work => ended,
+        () = shutdown.cancelled() => {
+            tokio::time::timeout(SHUTDOWN, &mut work).await.unwrap_or(Ok(()))
+        }
+    };
+    is_stuck.store(!shutdown.is_cancelled(), Ordering::Relaxed);
+    metrics.leader.set(0);
+    work.abort();
+    held.release().await;
+    let was_asked = shutdown.is_cancelled();
+    shutdown.cancel();
+    let _ = admin.await;
+    ended.context("the controller broke")?;
+    if was_asked {
+        Ok(())
+    } else {
+        bail!("the controller ended by itself")
+    }
+}
+
+/// Everything that the leader does.
+pub struct Operator {
+    /// The API server.
+    pub client: Client,
+    /// The registry.
+    pub registry: Registry,
+    /// Images of the workers.
+    pub images: Images,
+    /// Namespaces to look after; empty for all.
+    pub namespaces: Vec<String>,
+    /// Who writes events.
+    pub reporter: Reporter,
+    /// Counts.
+    pub metrics: Metrics,
+}
+
+impl Operator {
+    /// Works until `shutdown`, and then until running reconciliations are done.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let (trigger, triggered) = mpsc::channel(QUEUE);
+        let sources = Arc::new(Sources::new(
+            self.registry.clone(),
+            self.client.clone(),
+            trigger.clone(),
+        ));
+        let applier = Arc::new(Applier::new(self.client.clone(), self.metrics.clone()));
+        let memory = Arc::new(Memory::default());
+        let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
+        let wake = Arc::new(Notify::new());
+
+        let mut side = JoinSet::new();
+        let (volumes, touched) = Cache::start(kube::Api::all(self.client.clone()));
+        let touched = {
+            let wake = wake.clone();
+            touched.inspect(move |_| wake.notify_one())
+        };
+        side.spawn(forward(touched, trigger));
+        side.spawn(follow_pushes(self.registry.clone(), sources.clone()));
+
+        let scopes: Vec<Option<String>> = if self.namespaces.is_empty() {
+            vec![None]
+        } else {
+            self.namespaces.iter().cloned().map(Some).collect()
+        };
+        let mut controllers = JoinSet::new();
+        let mut swept = Vec::new();
+        let mut routes = Vec::new();
+        for namespace in scopes {
+            let (caches, touched) =
+                Caches::start(&self.client, namespace.as_deref(), volumes.clone());
+            let context = Arc::new(Context {
+                client: self.client.clone(),
+                caches: caches.clone(),
+                sources: sources.clone(),
+                applier: applier.clone(),
+                recorder: recorder.clone(),
+                metrics: self.metrics.clone(),
+                images: self.images.clone(),
+                memory: memory.clone(),
+            });
+            let (route, routed) = mpsc::channel(QUEUE);
+            routes.push((namespace.clone(), route));
+            let triggers = futures::stream::select(touched, ReceiverStream::new(routed));
+            let (models, controller) =
+                controller(&self.client, namespace.as_deref(), triggers, &shutdown);
+            let metrics = self.metrics.clone();
+            controllers.spawn(
+                controller
+                    .with_config(Config::default().concurrency(CONCURRENCY))
+                    .run(reconcile, |_, error, _| match *error {}, context)
+                    .for_each(move |result| {
+                        note(&metrics, result.err());
+                        std::future::ready(())
+                    }),
+            );
+            swept.push(Scope {
+                namespace,
+                models,
+                caches,
+            });
+        }
+        side.spawn(route_triggers(triggered, routes));
+        let sweep = Sweep {
+            client: self.client.clone(),
+            scopes: swept,
+            volumes,
+            wake,
+            sources,
+            applier,
+            memory,
+            metrics: self.metrics.clone(),
+        };
+        side.spawn(sweep.run());
+        while controllers.join_next().await.is_some() {}
+        side.shutdown().await;
+    }
+}
+
+/// A controller of Models and the store that it keeps.
+fn controller(
+    client: &Client,
+    namespace: Option<&str>,
+    triggers: impl futures::Stream<Item = ObjectRef<Model>> + Send + 'static,
+    shutdown: &CancellationToken,
+) -> (Store<Model>, Controller<Model>) {
+    let writer = Writer::<Model>::default();
+    let store = writer.as_reader();
+    let models = watcher(
+        scoped::<Model>(client, namespace),
+        watcher::Config::default(),
+    )
+    .modify(|model| {
+        model.managed_fields_mut().clear();
+        model
+            .annotations_mut()
+            .remove("kubectl.kubernetes.io/last-applied-configuration");
+    })
+    .reflect(writer)
+    .default_backoff()
+    .applied_objects();
+    let controller = Controller::for_stream(models, store.clone())
+        .reconcile_on(triggers)
+        .graceful_shutdown_on(shutdown.clone().cancelled_owned());
+    (store, controller)
+}
+
+/// Hands each trigger to the controller of its namespace.
+async fn route_triggers(
+    mut triggers: mpsc::Receiver<ObjectRef<Model>>,
+    routes: Vec<(Option<String>, mpsc::Sender<ObjectRef<Model>>)>,
+) {
+    while let Some(model) = triggers.recv().await {
+        let route = routes
+            .iter()
+            .find(|(namespace, _)| namespace.is_none() || *namespace == model.namespace);
+        if let Some((_, route)) = route {
+            // The receiver is gone only when its controller ends.
+            let _ = route.send(model).await;
+        }
+    }
+}
+
+fn note(
+    metrics: &Metrics,
+    error: Option<ControllerError<std::convert::Infallible, watcher::Error>>,
+) {
+    match error {
+        // A trigger for a Model that is gone.
+        None | Some(ControllerError::ObjectNotFound(_)) => {}
+        Some(error) => {
+            metrics
+                .reconciles
+                .with_label_values(&["ControllerError"])
+                .inc();
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "controller error, going on"
+            );
+        }
+    }
+}
+
+fn namespaces(given: &[String]) -> Vec<String> {
+    let mut namespaces: Vec<String> = given
+        .iter()
+        .map(|n| n.trim().to_owned())
+        .filter(|n| !n.is_empty())
+        .collect();
+    namespaces.sort();
+    namespaces.dedup();
+    namespaces
+}
+
+async fn cancel_on_signal(shutdown: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        }
+        Err(error) => {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "SIGTERM is not listened to"
+            );
+            let _ = tokio::signal::ctrl_c().await;
+        }
+    }
+    tracing::info!("shutting down");
+    shutdown.cancel();
+}

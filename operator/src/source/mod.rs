@@ -1,0 +1,275 @@
+//! What is known of the repositories that Models name.
+//!
+//! # Expected flow
+//! A reconciliation calls [`Sources::observe`] with what its Model asks for and gets what is known
+//! by now. Behind it runs one task per Model: resolve the reference, mirror the commit, wait for
+//! the interval or for a wake-up, again. When something changes, the task triggers the
+//! reconciliation of its Model.
+//!
+//! # Guarantees
+//! - A finding always belongs to the source that was observed last: another URL, reference or
+//!   Secret name starts over.
+//! - An error is tried again with growing pauses, never given up.
+//! - A slow upstream takes one of [`SLOTS`], not a reconciliation.
+//!
+//! # Caveats
+//! Findings live in memory. After a restart every reference is resolved once more, and until then
+//! a reconciliation keeps to what the cluster holds.
+
+mod secret;
+mod task;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use hyprstream_api::Model;
+use hyprstream_contract::{CommitId, registry::Reference};
+use kube::{Client, runtime::reflector::ObjectRef};
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::registry::Registry;
+
+/// How many upstreams are asked at once.
+const SLOTS: usize = 32;
+
+/// Where triggers of reconciliations go.
+pub type Trigger = mpsc::Sender<ObjectRef<Model>>;
+
+/// What a Model asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceKey {
+    /// Namespace of the Model.
+    pub namespace: String,
+    /// URL of the repository.
+    pub url: String,
+    /// What to follow.
+    pub reference: Reference,
+    /// Globs of the files.
+    pub include: Vec<String>,
+    /// Name of the Secret with credentials.
+    pub secret: Option<String>,
+    /// How often to resolve.
+    pub interval: Duration,
+}
+
+/// What is known of a source.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// The commit that the reference names.
+    pub latest: Option<CommitId>,
+    /// `latest` lies complete on the registry, here.
+    pub mirrored: Option<Mirrored>,
+    /// How far `latest` is.
+    pub download: Option<Progress>,
+    /// Why the last step failed. What was found before it stays.
+    pub problem: Option<Problem>,
+}
+
+/// A commit that lies complete on the registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirrored {
+    /// The commit.
+    pub commit: CommitId,
+    /// Path of the repository on the registry.
+    pub repository: String,
+    /// Size of its LFS objects.
+    pub size_bytes: u64,
+}
+
+/// Bytes on the registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes that are there.
+    pub done_bytes: u64,
+    /// Bytes in all, 0 while unknown.
+    pub total_bytes: u64,
+}
+
+/// Why a source cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// CamelCase reason.
+    pub reason: String,
+    /// What is wrong and what to do.
+    pub message: String,
+    /// Whether it may go away without an edit or a push.
+    pub retriable: bool,
+}
+
+/// All tasks and their findings.
+pub struct Sources {
+    shared: Arc<Shared>,
+    trigger: Trigger,
+    entries: Mutex<HashMap<String, Entry>>,
+}
+
+/// What the tasks share.
+struct Shared {
+    registry: Registry,
+    client: Client,
+    slots: Semaphore,
+}
+
+struct Entry {
+    key: SourceKey,
+    token: Option<String>,
+    wake: Arc<Notify>,
+    findings: Arc<Mutex<Findings>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Sources {
+    /// No tasks yet. Reconciliations are triggered through `trigger`.
+    pub fn new(registry: Registry, client: Client, trigger: Trigger) -> Self {
+        let shared = Arc::new(Shared {
+            registry,
+            client,
+            slots: Semaphore::new(SLOTS),
+        });
+        Self {
+            shared,
+            trigger,
+            entries: Mutex::default(),
+        }
+    }
+
+    /// What is known of the source of the Model with `uid`; starts looking if nobody does.
+    /// Another `token` than at the last call resolves at once.
+    pub fn observe(
+        &self,
+        uid: &str,
+        model: &ObjectRef<Model>,
+        key: &SourceKey,
+        token: Option<&str>,
+    ) -> Findings {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = entries.get_mut(uid)
+            && entry.key == *key
+        {
+            if entry.token.as_deref() != token {
+                entry.token = token.map(str::to_owned);
+                entry.wake.notify_one();
+            }
+            return entry
+                .findings
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
+        }
+        let wake = Arc::new(Notify::new());
+        let findings = Arc::new(Mutex::new(Findings::default()));
+        let task = task::Task {
+            shared: self.shared.clone(),
+            key: key.clone(),
+            wake: wake.clone(),
+            findings: findings.clone(),
+            trigger: self.trigger.clone(),
+            model: model.clone(),
+        };
+        let task = AbortOnDropHandle::new(tokio::spawn(task.run()));
+        let token = token.map(str::to_owned);
+        entries.insert(
+            uid.to_owned(),
+            Entry {
+                key: key.clone(),
+                token,
+                wake,
+                findings,
+                _task: task,
+            },
+        );
+        Findings::default()
+    }
+
+    /// Stops looking at the source of the Model with `uid`.
+    pub fn forget(&self, uid: &str) {
+        self.entries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(uid);
+    }
+
+    /// Stops looking at the sources of all Models that `keep` does not name.
+    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.retain(|uid, _| keep(uid));
+    }
+
+    /// Resolves at once what follows a repository of the registry; `None` for all of them.
+    pub fn pushed(&self, repository: Option<(&str, &str)>) {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        for entry in entries.values() {
+            let Some(own) = own_repository(&entry.key.url) else {
+                continue;
+            };
+            if repository.is_none_or(|pushed| pushed == own) {
+                entry.wake.notify_one();
+            }
+        }
+    }
+}
+
+/// Namespace and name of a repository on the registry, if the URL names one.
+pub fn own_repository(url: &str) -> Option<(&str, &str)> {
+    let (namespace, name) = url.strip_prefix("hyprstream://")?.split_once('/')?;
+    let name = name.trim_end_matches('/');
+    Some((namespace, name.strip_suffix(".git").unwrap_or(name)))
+}
+
+/// Tells `sources` of every push to the registry. Never ends by itself.
+pub async fn follow_pushes(registry: Registry, sources: Arc<Sources>) {
+    let mut after = 0;
+    let mut first = true;
+    let mut pause = Duration::from_secs(1);
+    loop {
+        match registry.events(after).await {
+            Ok(page) => {
+                pause = Duration::from_secs(1);
+                after = page.last;
+                // What the tasks resolved before the first answer may be older than its events.
+                if page.reset || first {
+                    sources.pushed(None);
+                }
+                first = false;
+                for event in &page.events {
+                    tracing::debug!(
+                        namespace = event.namespace,
+                        repository = event.name,
+                        "pushed to the registry"
+                    );
+                    sources.pushed(Some((&event.namespace, &event.name)));
+                }
+            }
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot follow pushes to the registry"
+                );
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(15));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::own_repository;
+
+    #[test]
+    fn own_repositories_are_named_by_namespace_and_name() {
+        assert_eq!(
+            own_repository("hyprstream://default/m"),
+            Some(("default", "m"))
+        );
+        assert_eq!(
+            own_repository("hyprstream://default/m.git/"),
+            Some(("default", "m"))
+        );
+        assert_eq!(own_repository("https://default/m"), None);
+    }
+}

@@ -1,0 +1,342 @@
+//! The task that looks after one Model's source.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use hyprstream_api::{Model, condition};
+use hyprstream_contract::{
+    CommitId,
+    registry::{
+        ApiError, Credentials, MirrorRequest, MirrorState, Reference, ResolveRequest, Upstream,
+    },
+};
+use kube::runtime::reflector::ObjectRef;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
+
+use super::{
+    Findings, Mirrored, Problem, Progress, Shared, SourceKey, Trigger, own_repository,
+    secret::{self, SecretError},
+};
+use crate::registry::RegistryError;
+
+/// Pause after the first failure; it doubles up to [`LAST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+/// Longest pause between attempts.
+const LAST_PAUSE: Duration = Duration::from_secs(300);
+/// How often the Secret is looked at while its credentials do not work.
+const SECRET_PAUSE: Duration = Duration::from_secs(10);
+/// How often the registry is asked while it fetches.
+const POLL: Duration = Duration::from_secs(1);
+/// How often progress is reported at most.
+const REPORT: Duration = Duration::from_secs(3);
+/// How long the registry may be silent before that is reported, so that its restart is not.
+const SILENCE: Duration = Duration::from_secs(8);
+
+pub(super) struct Task {
+    pub(super) shared: Arc<Shared>,
+    pub(super) key: SourceKey,
+    pub(super) wake: Arc<Notify>,
+    pub(super) findings: Arc<Mutex<Findings>>,
+    pub(super) trigger: Trigger,
+    pub(super) model: ObjectRef<Model>,
+}
+
+/// How an attempt ended well.
+enum Outcome {
+    /// The commit lies on the registry.
+    Mirrored,
+    /// The reference moved in the meantime.
+    Superseded,
+}
+
+/// Why an attempt did not end with a mirrored commit.
+struct Failure {
+    problem: Problem,
+    /// Version of the Secret that was used or refused.
+    secret: Option<String>,
+    /// Another attempt is due soon, without counting this one.
+    fleeting: bool,
+}
+
+impl Task {
+    pub(super) async fn run(self) {
+        let mut pause = FIRST_PAUSE;
+        let mut silent_since: Option<Instant> = None;
+        loop {
+            match self.attempt().await {
+                Ok(Outcome::Superseded) => {}
+                Ok(Outcome::Mirrored) => {
+                    pause = FIRST_PAUSE;
+                    silent_since = None;
+                    // A commit cannot move, but what the registry holds of it can be lost.
+                    self.wait(self.key.interval).await;
+                }
+                Err(failure) if failure.fleeting => {
+                    let since = *silent_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= SILENCE {
+                        self.update(|f| f.problem = Some(failure.problem)).await;
+                        self.wait(pause).await;
+                        pause = (pause * 2).min(Duration::from_secs(30));
+                    } else {
+                        self.wait(Duration::from_secs(1)).await;
+                    }
+                }
+                Err(failure) => {
+                    silent_since = None;
+                    tracing::info!(
+                        model = %self.model,
+                        reason = failure.problem.reason,
+                        message = failure.problem.message,
+                        "source cannot be had"
+                    );
+                    self.update(|f| f.problem = Some(failure.problem)).await;
+                    self.wait_after_failure(pause, failure.secret.as_deref())
+                        .await;
+                    pause = (pause * 2).min(LAST_PAUSE);
+                }
+            }
+        }
+    }
+
+    async fn attempt(&self) -> Result<Outcome, Failure> {
+        let mut version = None;
+        let credentials = match &self.key.secret {
+            None => None,
+            Some(name) => {
+                let found = secret::read(&self.shared.client, &self.key.namespace, name)
+                    .await
+                    .map_err(secret_failure)?;
+                version = Some(found.version);
+                Some(found.credentials)
+            }
+        };
+        self.attempt_with(credentials)
+            .await
+            .map_err(|(problem, fleeting)| Failure {
+                problem,
+                secret: version,
+                fleeting,
+            })
+    }
+
+    async fn attempt_with(
+        &self,
+        credentials: Option<Credentials>,
+    ) -> Result<Outcome, (Problem, bool)> {
+        let upstream = Upstream {
+            url: self.key.url.clone(),
+            namespace: self.key.namespace.clone(),
+            credentials,
+        };
+        let commit = self.resolve(&upstream).await?;
+        self.update(|f| {
+            if f.latest.as_ref() != Some(&commit) {
+                f.mirrored = None;
+                f.download = None;
+            }
+            f.latest = Some(commit.clone());
+            // A failed mirror stays reported until it is ready or fails in another way.
+        })
+        .await;
+        self.mirror(upstream, commit).await
+    }
+
+    async fn resolve(&self, upstream: &Upstream) -> Result<CommitId, (Problem, bool)> {
+        if let Reference::Commit(commit) = &self.key.reference {
+            return Ok(commit.clone());
+        }
+        let _slot = self.shared.slots.acquire().await;
+        let request = ResolveRequest {
+            upstream: upstream.clone(),
+            reference: self.key.reference.clone(),
+        };
+        match self.shared.registry.resolve(&request).await {
+            Ok(answer) => Ok(answer.commit),
+            Err(error) => Err(self.problem(&error)),
+        }
+    }
+
+    /// Returns once the commit lies on the registry, or another is wanted.
+    async fn mirror(
+        &self,
+        upstream: Upstream,
+        commit: CommitId,
+    ) -> Result<Outcome, (Problem, bool)> {
+        let request = MirrorRequest {
+            upstream,
+            reference: self.key.reference.clone(),
+            commit: commit.clone(),
+            include: self.key.include.clone(),
+        };
+        let mut reported: Option<Instant> = None;
+        loop {
+            let status = {
+                let _slot = self.shared.slots.acquire().await;
+                self.shared.registry.mirror(&request).await
+            }
+            .map_err(|error| self.problem(&error))?;
+            let progress = Progress {
+                done_bytes: status.bytes_done,
+                total_bytes: status.bytes_total,
+            };
+            match status.state {
+                MirrorState::Ready => {
+                    self.update(|f| {
+                        *f = Findings {
+                            latest: Some(commit.clone()),
+                            mirrored: Some(Mirrored {
+                                commit,
+                                repository: status.repository,
+                                size_bytes: status.bytes_total,
+                            }),
+                            download: Some(progress),
+                            problem: None,
+                        };
+                    })
+                    .await;
+                    return Ok(Outcome::Mirrored);
+                }
+                MirrorState::Fetching => {
+                    if reported.is_none_or(|at| at.elapsed() >= REPORT) {
+                        reported = Some(Instant::now());
+                        self.update(|f| {
+                            f.download = Some(progress);
+                            f.problem = None;
+                        })
+                        .await;
+                    }
+                    // A push while an older commit is being fetched: look again at once.
+                    tokio::select! {
+                        () = sleep(POLL) => {}
+                        () = self.wake.notified() => {
+                            if self.resolve(&request.upstream).await? != commit {
+                                return Ok(Outcome::Superseded);
+                            }
+                        }
+                    }
+                }
+                MirrorState::Failed => {
+                    let error = status.error.unwrap_or_else(|| ApiError {
+                        reason: hyprstream_contract::registry::reason::INTERNAL.to_owned(),
+                        message: "the registry did not say why".to_owned(),
+                        retriable: true,
+                    });
+                    self.update(|f| {
+                        f.mirrored = None;
+                        f.download = Some(progress);
+                    })
+                    .await;
+                    return Err((refused(&error), false));
+                }
+            }
+        }
+    }
+
+    fn problem(&self, error: &RegistryError) -> (Problem, bool) {
+        match error {
+            RegistryError::Refused(error) => (refused(error), false),
+            other => {
+                tracing::warn!(
+                    model = %self.model,
+                    error = other as &dyn std::error::Error,
+                    "the registry does not answer"
+                );
+                let problem = Problem {
+                    reason: condition::reason::REGISTRY_UNREACHABLE.to_owned(),
+                    message: "the registry of this cluster does not answer as it should; it is \
+                              asked again until it does. Is the hyprstream-registry pod running?"
+                        .to_owned(),
+                    retriable: true,
+                };
+                (problem, true)
+            }
+        }
+    }
+
+    /// Changes the findings and, if that made a difference, triggers a reconciliation.
+    async fn update(&self, change: impl FnOnce(&mut Findings) + Send) {
+        let changed = {
+            let mut findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = findings.clone();
+            change(&mut findings);
+            *findings != before
+        };
+        if changed {
+            // The receiver is gone only when the controller ends.
+            let _ = self.trigger.send(self.model.clone()).await;
+        }
+    }
+
+    async fn wait(&self, pause: Duration) {
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = self.wake.notified() => {}
+        }
+    }
+
+    /// Waits, but no longer than until the Secret changes.
+    async fn wait_after_failure(&self, pause: Duration, version: Option<&str>) {
+        // A push is the usual cure for what an own repository lacks, and it wakes.
+        let pause = if own_repository(&self.key.url).is_some() {
+            pause.min(Duration::from_secs(60))
+        } else {
+            pause
+        };
+        let deadline = Instant::now() + pause;
+        let Some(name) = &self.key.secret else {
+            return self.wait(pause).await;
+        };
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let notified = tokio::select! {
+                () = sleep(left.min(SECRET_PAUSE)) => false,
+                () = self.wake.notified() => true,
+            };
+            if notified || Instant::now() >= deadline {
+                return;
+            }
+            let now = secret::read(&self.shared.client, &self.key.namespace, name).await;
+            let now = match now {
+                Ok(found) => Some(found.version),
+                Err(SecretError::Invalid { version, .. }) => Some(version),
+                Err(SecretError::NotFound(_)) => None,
+                Err(_) => continue,
+            };
+            if now.as_deref() != version {
+                return;
+            }
+        }
+    }
+}
+
+fn refused(error: &ApiError) -> Problem {
+    Problem {
+        reason: error.reason.clone(),
+        message: error.message.clone(),
+        retriable: error.retriable,
+    }
+}
+
+fn secret_failure(error: SecretError) -> Failure {
+    use condition::reason::{API_ERROR, INVALID_SECRET, SECRET_NOT_FOUND};
+    let (reason, secret, retriable) = match &error {
+        SecretError::Get(..) => (API_ERROR, None, true),
+        SecretError::Forbidden(_) => (API_ERROR, None, true),
+        SecretError::NotFound(_) => (SECRET_NOT_FOUND, None, false),
+        SecretError::Invalid { version, .. } => (INVALID_SECRET, Some(version.clone()), false),
+    };
+    Failure {
+        problem: Problem {
+            reason: reason.to_owned(),
+            message: error.to_string(),
+            retriable,
+        },
+        secret,
+        fleeting: false,
+    }
+}
