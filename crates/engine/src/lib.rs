@@ -11,6 +11,7 @@ pub mod backend;
 mod blocks;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+mod files;
 mod run;
 mod sampling;
 mod scheduler;
@@ -20,6 +21,7 @@ mod text;
 pub use backend::{
     Backend, BackendError, BlockId, LogitsWanted, ModelSpec, SequenceStep, StepBatch, StepLogits,
 };
+pub use files::{FilesError, GenerationDefaults, ModelFiles};
 pub use run::{
     Engine, EngineConfig, EngineHandle, FinishReason, GenerationError, InvalidRequest, Load,
     NoObserver, Observer, Request, StartError, Stats, StepReport, StopRules, SubmitError,
