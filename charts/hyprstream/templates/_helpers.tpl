@@ -1,0 +1,133 @@
+{{/*
+One release per cluster: the CSIDriver is cluster-wide and has a fixed name. So names do not carry
+the release's, and a second release is refused by Helm because it does not own them.
+*/}}
+
+{{/* Labels of an object. Call with (dict "root" $ "component" NAME). */}}
+{{- define "hyprstream.labels" -}}
+{{ include "hyprstream.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: hyprstream
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{/* Labels that select a component's pods. They never change. */}}
+{{- define "hyprstream.selector" -}}
+app.kubernetes.io/name: hyprstream
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{/* Reference of an image. Call with (dict "root" $ "name" NAME "override" REFERENCE). */}}
+{{- define "hyprstream.image" -}}
+{{- $images := .root.Values.images -}}
+{{- if .override -}}
+{{- .override -}}
+{{- else -}}
+{{- list $images.registry $images.repository .name | compact | join "/" -}}
+:{{- $images.tag | default .root.Chart.AppVersion -}}
+{{- end -}}
+{{- end }}
+
+{{- define "hyprstream.controlPlaneImage" -}}
+{{- include "hyprstream.image" (dict "root" . "name" "control-plane" "override" .Values.images.references.controlPlane) -}}
+{{- end }}
+
+{{/* Secret with the registry's keys. */}}
+{{- define "hyprstream.keysSecret" -}}
+{{- .Values.registry.existingSecret | default "hyprstream-registry-keys" -}}
+{{- end }}
+
+{{/* Claim of the registry. */}}
+{{- define "hyprstream.registryClaim" -}}
+{{- .Values.registry.persistence.existingClaim | default "hyprstream-registry" -}}
+{{- end }}
+
+{{- define "hyprstream.registryUrl" -}}
+{{- $port := int .Values.registry.service.port -}}
+http://hyprstream-registry.{{ .Release.Namespace }}.svc{{ if ne $port 80 }}:{{ $port }}{{ end }}
+{{- end }}
+
+{{/* Environment of every program. */}}
+{{- define "hyprstream.logEnv" -}}
+- name: HYPRSTREAM_LOG
+  value: {{ .Values.log.filter | quote }}
+- name: HYPRSTREAM_LOG_FORMAT
+  value: {{ .Values.log.format | quote }}
+{{- end }}
+
+{{/* What the Restricted Pod Security Standard asks of a pod and of a container. */}}
+{{- define "hyprstream.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+{{- define "hyprstream.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}
+
+{{/* Where a component's pods may run. Call with (dict "root" $ "values" VALUES). */}}
+{{- define "hyprstream.placement" -}}
+{{- with .root.Values.images.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . | quote }}
+  {{- end }}
+{{- end }}
+{{- with .values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.priorityClassName }}
+priorityClassName: {{ . | quote }}
+{{- end }}
+{{- end }}
+
+{{/* Metadata of a component's pods. Call with (dict "root" $ "component" NAME "values" VALUES). */}}
+{{- define "hyprstream.podMetadata" -}}
+labels:
+  {{- with .values.podLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+  {{- include "hyprstream.labels" . | nindent 2 }}
+annotations:
+  kubectl.kubernetes.io/default-container: {{ .component }}
+  {{- with .values.podAnnotations }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+
+{{/* Probes of a program's admin port. */}}
+{{- define "hyprstream.probes" -}}
+livenessProbe:
+  httpGet: {path: /healthz, port: admin}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 6
+readinessProbe:
+  httpGet: {path: /readyz, port: admin}
+  periodSeconds: 2
+  timeoutSeconds: 2
+{{- end }}
+
+{{/* Bytes of a quantity such as 100Gi. */}}
+{{- define "hyprstream.bytes" -}}
+{{- $text := toString . -}}
+{{- $number := regexFind "^[0-9.]+" $text | float64 -}}
+{{- $units := dict "" 1.0 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 "Pi" 1125899906842624.0 -}}
+{{- mulf $number (get $units (regexReplaceAll "^[0-9.]+" $text "")) | int64 -}}
+{{- end }}
