@@ -1,0 +1,143 @@
+//! A registry: `git http-backend` and LFS from memory, behind a token.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use hyprstream_contract::{VolumeAttributes, volume::VolumeMode};
+use hyprstream_git2db::Digest;
+
+use super::remote::{
+    git::{Work, backend, basic},
+    http::{Response, Server},
+    lfs::answer,
+};
+
+pub const TOKEN: &str = "node-token";
+const REPOSITORY: &str = "mirror/m1";
+
+pub struct Registry {
+    work: Work,
+    server: Server,
+    objects: Arc<Mutex<HashMap<String, Vec<u8>>>>,
+    down: Arc<AtomicBool>,
+    /// Object downloads wait while it is locked.
+    pub gate: Arc<Mutex<()>>,
+}
+
+impl Registry {
+    pub fn start() -> Self {
+        let work = Work::new();
+        work.write(
+            ".gitattributes",
+            "*.safetensors filter=lfs diff=lfs merge=lfs -text\n",
+        );
+        let objects: Arc<Mutex<HashMap<String, Vec<u8>>>> = Arc::default();
+        let (down, gate) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(())));
+        let root = work.dir.path().to_owned();
+        let (shared, is_down, waits) = (objects.clone(), down.clone(), gate.clone());
+        let expected = basic("x-access-token", TOKEN);
+        let server = Server::start(move |request| {
+            if is_down.load(Ordering::SeqCst) {
+                return Response::new(503);
+            }
+            if request.path.starts_with("/obj/") {
+                let _open = waits.lock().unwrap_or_else(|e| e.into_inner());
+                return answer(request, &shared);
+            }
+            if request.header("authorization") != Some(&expected) {
+                return Response::new(401).header("WWW-Authenticate", "Basic realm=\"git\"");
+            }
+            let Some(rest) = request.path.strip_prefix(&format!("/{REPOSITORY}.git")) else {
+                return Response::new(404);
+            };
+            if rest.starts_with("/info/lfs") {
+                return answer(request, &shared);
+            }
+            let mut request = request.clone();
+            request.path = format!("/origin.git{rest}");
+            backend(&root, &request)
+        });
+        Self {
+            work,
+            server,
+            objects,
+            down,
+            gate,
+        }
+    }
+
+    pub fn url(&self) -> String {
+        self.server.url("")
+    }
+
+    pub fn write(&self, path: &str, content: impl AsRef<[u8]>) -> &Self {
+        self.work.write(path, content);
+        self
+    }
+
+    /// Writes the pointer of an LFS object and keeps the object.
+    pub fn write_lfs(&self, path: &str, content: &[u8]) -> &Self {
+        let oid = Digest::of(content).to_string();
+        let pointer = format!(
+            "version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {}\n",
+            content.len()
+        );
+        self.objects.lock().unwrap().insert(oid, content.to_vec());
+        self.write(path, pointer)
+    }
+
+    pub fn symlink(&self, path: &str, target: &str) -> &Self {
+        std::os::unix::fs::symlink(target, self.work.work().join(path)).unwrap();
+        self
+    }
+
+    pub fn commit(&self) -> String {
+        self.work.commit().to_string()
+    }
+
+    /// Takes an object away, or puts other bytes in its place.
+    pub fn spoil(&self, content: &[u8], instead: Option<&[u8]>) {
+        let oid = Digest::of(content).to_string();
+        let mut objects = self.objects.lock().unwrap();
+        match instead {
+            Some(bytes) => objects.insert(oid, bytes.to_vec()),
+            None => objects.remove(&oid),
+        };
+    }
+
+    pub fn restore(&self, content: &[u8]) {
+        self.objects
+            .lock()
+            .unwrap()
+            .insert(Digest::of(content).to_string(), content.to_vec());
+    }
+
+    pub fn set_down(&self, down: bool) {
+        self.down.store(down, Ordering::SeqCst);
+    }
+
+    /// Objects that were downloaded, in order.
+    pub fn downloads(&self) -> Vec<String> {
+        let requests = self.server.requests().into_iter();
+        requests
+            .filter_map(|r| r.path.strip_prefix("/obj/").map(str::to_owned))
+            .collect()
+    }
+
+    pub fn volume(&self, commit: &str, mode: VolumeMode) -> BTreeMap<String, String> {
+        let volume = VolumeAttributes {
+            repository: REPOSITORY.into(),
+            commit: commit.parse().unwrap(),
+            source: "https://example.org/m".into(),
+            reference: Some("main".into()),
+            include: vec![],
+            mode,
+        };
+        volume.to_map()
+    }
+}
