@@ -71,6 +71,10 @@ impl Layout {
         let store = ObjectStore::open(&root.join("store")).map_err(LayoutError::Store)?;
         let layout = Self { root: root.to_owned(), store };
         init_bare(&layout.empty_repository()).map_err(LayoutError::Empty)?;
+        quieten(&layout.empty_repository()).map_err(|source| LayoutError::MakeFolder {
+            path: layout.empty_repository(),
+            source,
+        })?;
         Ok(layout)
     }
 
@@ -113,6 +117,9 @@ impl Layout {
         let aside = tempfile::Builder::new().prefix("new-").tempdir_in(self.tmp()).map_err(place)?;
         let made = aside.path().join("repository.git");
         init_bare(&made).map_err(CreateError::Init)?;
+        if matches!(repository, Repository::Pushed { .. }) {
+            quieten(&made).map_err(place)?;
+        }
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(place)?;
         }
@@ -167,6 +174,15 @@ impl Layout {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Takes a setting of libgit2 out of a repository that only git writes: git has another of its
+/// own, and would warn everyone who pushes about the old one.
+fn quieten(repository: &Path) -> io::Result<()> {
+    let path = repository.join("config");
+    let config = fs::read_to_string(&path)?;
+    let lines = config.lines().filter(|line| !line.to_lowercase().contains("fsyncobjectfiles"));
+    fs::write(&path, lines.fold(String::new(), |text, line| text + line + "\n"))
 }
 
 #[cfg(test)]

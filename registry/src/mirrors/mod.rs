@@ -212,7 +212,7 @@ fn claim(state: &State, key: &Key) -> (Arc<Job>, Option<u32>) {
             (at.elapsed() >= wait).then_some(attempt.saturating_add(1))
         }
     };
-    if let Some(attempt) = next {
+    if next.is_some() {
         *phase = Phase::Fetching;
     }
     drop(phase);

@@ -111,6 +111,15 @@ pub(super) fn bring(
         }
     }
     job.bytes_done.store(done, Ordering::Relaxed);
+    // Counted before the first byte comes: better no mirror than a disk that is full for all.
+    let missing: u64 = lacking
+        .iter()
+        .filter(|pointer| !state.layout.store().contains(&pointer.oid))
+        .map(|pointer| pointer.size)
+        .sum();
+    if missing > 0 && state.require_space(missing).is_err() {
+        return Err(Failure::disk_full());
+    }
     while !lacking.is_empty() {
         lacking = round(state, job, order, lacking)?;
     }

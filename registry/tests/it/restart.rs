@@ -1,0 +1,186 @@
+//! Ends at the worst moment.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    client::{Workspace, ask, call, noise, ready, size_of, upstream},
+    server::{ADMIN, NODE, Server, token, token_files},
+    upstream::{Door, Mode},
+};
+
+/// The program itself, which can be killed.
+struct Program {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Program {
+    fn start(dir: &Path, port: u16) -> Self {
+        let files = token_files(dir);
+        let mut child = Command::new(env!("CARGO_BIN_EXE_hyprstream-registry"))
+            .arg("serve")
+            .arg("--root")
+            .arg(dir.join("root"))
+            .arg("--admin-token-file")
+            .arg(files.admin)
+            .arg("--node-token-file")
+            .arg(files.node)
+            .arg("--signing-key-file")
+            .arg(files.signing_key)
+            .args(["--min-free-bytes", "0", "--min-backoff", "100ms"])
+            .args(["--admin-listen", "127.0.0.1:0"])
+            .arg("--listen")
+            .arg(format!("127.0.0.1:{port}"))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let line = lines.by_ref().find(|line| line.as_ref().unwrap().contains("serving"));
+        let line = line.expect("the program says that it serves").unwrap();
+        std::thread::spawn(move || lines.for_each(drop));
+        let address = line.split("listen=").nth(1).unwrap();
+        let address = address.trim_start_matches(|c: char| !c.is_ascii_digit());
+        let end = address.find(|c: char| !(c.is_ascii_digit() || ".:".contains(c)));
+        let address = address[..end.unwrap_or(address.len())].parse().unwrap();
+        Self { child, address }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    fn git_url(&self, path: &str) -> String {
+        format!("http://any:{ADMIN}@{}/{path}", self.address)
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_mirror_goes_on_where_the_last_life_ended() {
+    let (work, origin, registry) = (Workspace::new(), Server::start(), Server::start());
+    let commit = work.model("a", 4_000_000, 1);
+    work.git("a", &["push", "-q", &origin.git_url(ADMIN, "git/a/m.git"), "main"]);
+    let door = Door::open(origin.address, true);
+    door.set(Mode::StallAfter(3_000_000));
+    let source = upstream(&door.url("git/a/m.git"), "default", None);
+    let start = Instant::now();
+    while ask(&registry, &source, &commit, &[]).bytes_done < 2_500_000 {
+        assert!(start.elapsed() < Duration::from_secs(30));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    door.set(Mode::Pass);
+    let before = door.bytes();
+    let registry = registry.restart();
+    let status = ready(&registry, &source, &commit, &[]);
+    assert_eq!(status.bytes_done, 4_000_000);
+    let again = door.bytes() - before;
+    assert!(again < 2_000_000, "{again} bytes came again");
+    let url = registry.git_url(NODE, &format!("{}.git", status.repository));
+    work.git("", &["clone", "-q", &url, "b"]);
+    assert_eq!(work.read("b/weights.bin"), noise(4_000_000, 1));
+}
+
+#[test]
+fn a_kill_in_the_middle_of_a_push_is_healed_by_the_next_push() {
+    let (dir, work) = (tempfile::tempdir().unwrap(), Workspace::new());
+    work.model("a", 1_000_000, 2);
+    std::fs::write(work.path("a/large.dat"), noise(30_000_000, 3)).unwrap();
+    let commit = work.commit("a");
+    let mut program = Program::start(dir.path(), 0);
+    let port = program.address.port();
+    let url = program.git_url("git/a/m.git");
+    let mut push = work.command("a", &["push", "-q", &url, "main"]).spawn().unwrap();
+    let objects = dir.path().join("root/git/a/m.git/objects");
+    let start = Instant::now();
+    // The pack comes into a folder of its own.
+    let incoming = || {
+        let entries = std::fs::read_dir(&objects).ok()?;
+        let packs = entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with("tmp_"));
+        let size = packs
+            .flat_map(|folder| std::fs::read_dir(folder.path().join("pack")))
+            .flatten()
+            .flatten()
+            .map(|file| size_of(&file.path()))
+            .sum::<u64>();
+        (size > 1_000_000).then_some(())
+    };
+    while incoming().is_none() && push.try_wait().unwrap().is_none() {
+        assert!(start.elapsed() < Duration::from_secs(30));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    program.kill();
+    assert!(!push.wait().unwrap().success());
+    // A lock such as a killed git leaves.
+    let lock = dir.path().join("root/git/a/m.git/refs/heads/main.lock");
+    std::fs::create_dir_all(lock.parent().unwrap()).unwrap();
+    std::fs::write(&lock, "").unwrap();
+    let old = std::time::SystemTime::now() - Duration::from_secs(60);
+    std::fs::File::options().append(true).open(&lock).unwrap().set_modified(old).unwrap();
+    let program = Program::start(dir.path(), port);
+    work.git("a", &["push", "-q", &url, "main"]);
+    work.git("", &["clone", "-q", &url, "b"]);
+    assert_eq!(work.git("b", &["rev-parse", "HEAD"]), commit);
+    assert_eq!(work.read("b/weights.bin"), noise(1_000_000, 2));
+    work.git("b", &["fsck", "--strict"]);
+    drop(program);
+}
+
+#[test]
+fn the_term_signal_ends_it_at_once_when_nothing_is_under_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut program = Program::start(dir.path(), 0);
+    assert_eq!(call("GET", &program.url("/healthz"), "", &[], None).status, 200);
+    // A reader of events does not hold it up.
+    let url = program.url("/api/v1/events?after=0");
+    let page = call("GET", &url, ADMIN, &[], None).json();
+    let url = program.url(&format!("/api/v1/events?after={}", page["last"]));
+    let waiting = std::thread::spawn(move || call("GET", &url, ADMIN, &[], None).status);
+    std::thread::sleep(Duration::from_millis(200));
+    let pid = program.child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let start = Instant::now();
+    assert!(program.child.wait().unwrap().success());
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert_eq!(waiting.join().unwrap(), 200);
+}
+
+#[test]
+fn the_token_command_prints_a_token_that_opens_its_namespace() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = Program::start(dir.path(), 0);
+    let print = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_hyprstream-registry"))
+            .args(["token", "--signing-key-file"])
+            .arg(dir.path().join("key"))
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let status = |token: &str| {
+        let url = program.url("/git/a/m.git/info/refs?service=git-receive-pack");
+        call("GET", &url, token, &[], None).status
+    };
+    assert_eq!(status(&print(&["--namespace", "a", "--write", "--ttl", "1h"])), 200);
+    assert_eq!(status(&print(&["--namespace", "a"])), 403);
+    assert_eq!(status(&print(&["--namespace", "b", "--write"])), 403);
+    assert_eq!(status(&token("a", true)), 200);
+}

@@ -1,0 +1,127 @@
+//! A registry in this process, on a port of its own.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use hyprstream_registry::{Limits, Registry, Settings, SigningKey, TokenFiles};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) const ADMIN: &str = "admin-token-of-the-tests";
+pub(crate) const NODE: &str = "node-token-of-the-tests";
+const KEY: &str = "a signing key of the tests, long enough";
+
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) dir: Arc<TempDir>,
+    limits: Limits,
+    stop: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+    metrics: prometheus::Registry,
+}
+
+impl Server {
+    pub(crate) fn start() -> Self {
+        Self::with(|_| {})
+    }
+
+    pub(crate) fn with(change: impl FnOnce(&mut Limits)) -> Self {
+        let mut limits = Limits {
+            min_free_bytes: 0,
+            min_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_millis(100),
+            ..Limits::default()
+        };
+        change(&mut limits);
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        Self::open(dir, limits, "127.0.0.1:0".parse().unwrap())
+    }
+
+    /// The same root and port in a new life.
+    pub(crate) fn restart(mut self) -> Self {
+        self.end();
+        Self::open(Arc::clone(&self.dir), self.limits, self.address)
+    }
+
+    fn open(dir: Arc<TempDir>, limits: Limits, address: SocketAddr) -> Self {
+        let tokens = token_files(dir.path());
+        let root = dir.path().join("root");
+        let registry = Registry::open(Settings { root, tokens, limits, keep: None }).unwrap();
+        let metrics = registry.metrics();
+        let stop = CancellationToken::new();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let end = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let listener = TcpListener::bind(address).await.unwrap();
+                sender.send(listener.local_addr().unwrap()).unwrap();
+                registry.run(listener, end.cancelled()).await.unwrap();
+            });
+            runtime.shutdown_timeout(Duration::from_secs(20));
+        });
+        let address = receiver.recv().unwrap();
+        Self { address, dir, limits, stop, thread: Some(thread), metrics }
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// A URL that carries a token, as git takes it.
+    pub(crate) fn git_url(&self, token: &str, path: &str) -> String {
+        format!("http://any:{token}@{}/{path}", self.address)
+    }
+
+    pub(crate) fn root(&self) -> PathBuf {
+        self.dir.path().join("root")
+    }
+
+    /// The value of a counter or gauge, all its labels together.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let families = self.metrics.gather();
+        let family = families.iter().find(|family| family.name() == name);
+        let value = |m: &prometheus::proto::Metric| m.get_counter().get_value() + m.get_gauge().get_value();
+        family.map_or(0, |family| family.get_metric().iter().map(value).sum::<f64>() as u64)
+    }
+
+    fn end(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+pub(crate) fn token_files(dir: &Path) -> TokenFiles {
+    let file = |name: &str, content: &str| {
+        let path = dir.join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    };
+    TokenFiles {
+        admin: file("admin", ADMIN),
+        node: file("node", NODE),
+        signing_key: file("key", KEY),
+    }
+}
+
+pub(crate) fn token(namespace: &str, write: bool) -> String {
+    let key = SigningKey::new(KEY.as_bytes()).unwrap();
+    key.sign(&namespace.parse().unwrap(), write, Duration::from_secs(600))
+}

@@ -1,0 +1,190 @@
+//! An upstream: a door in front of another registry that counts what goes through it, lets
+//! strangers in or not, and breaks things when told to.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderValue, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use futures::StreamExt;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::server::ADMIN;
+
+/// What the door does to downloads of objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Pass,
+    /// Gives other bytes.
+    Corrupt,
+    /// Gives so many bytes and then hangs.
+    StallAfter(usize),
+    /// Says that the object is not there, but offers it.
+    Gone,
+}
+
+pub(crate) struct Door {
+    pub(crate) address: SocketAddr,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+struct Shared {
+    behind: SocketAddr,
+    /// Lets everyone in, as a public server does.
+    public: bool,
+    mode: Mutex<Mode>,
+    downloads: AtomicUsize,
+    bytes: AtomicU64,
+    batches: AtomicUsize,
+    client: Client<HttpConnector, Body>,
+}
+
+impl Door {
+    pub(crate) fn open(behind: SocketAddr, public: bool) -> Self {
+        let shared = Arc::new(Shared {
+            behind,
+            public,
+            mode: Mutex::new(Mode::Pass),
+            downloads: AtomicUsize::new(0),
+            bytes: AtomicU64::new(0),
+            batches: AtomicUsize::new(0),
+            client: Client::builder(TokioExecutor::new()).build_http(),
+        });
+        let stop = CancellationToken::new();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let (end, state) = (stop.clone(), Arc::clone(&shared));
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+                sender.send(listener.local_addr().unwrap()).unwrap();
+                let app = Router::new().fallback(pass).with_state(state);
+                tokio::select! {
+                    served = axum::serve(listener, app) => served.unwrap(),
+                    () = end.cancelled() => {}
+                }
+            });
+            runtime.shutdown_timeout(Duration::from_secs(1));
+        });
+        let address = receiver.recv().unwrap();
+        Self { address, shared, stop, thread: Some(thread) }
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}/{path}", self.address)
+    }
+
+    pub(crate) fn set(&self, mode: Mode) {
+        *self.shared.mode.lock() = mode;
+    }
+
+    /// Downloads of objects that were begun.
+    pub(crate) fn downloads(&self) -> usize {
+        self.shared.downloads.load(Ordering::SeqCst)
+    }
+
+    /// Bytes of objects that were given.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.shared.bytes.load(Ordering::SeqCst)
+    }
+
+    /// Batch calls.
+    pub(crate) fn batches(&self) -> usize {
+        self.shared.batches.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn pass(State(shared): State<Arc<Shared>>, mut request: Request) -> Response {
+    let path = request.uri().path().to_owned();
+    let is_object = path.contains("/info/lfs/objects/")
+        && !path.ends_with("/batch")
+        && !path.ends_with("/verify");
+    if path.ends_with("/batch") {
+        shared.batches.fetch_add(1, Ordering::SeqCst);
+    }
+    let mode = *shared.mode.lock();
+    if is_object {
+        shared.downloads.fetch_add(1, Ordering::SeqCst);
+        if mode == Mode::Gone {
+            return StatusCode::NOT_FOUND.into_response();
+        }
+    }
+    if shared.public {
+        let basic = format!("Basic {}", STANDARD.encode(format!("door:{ADMIN}")));
+        let value = HeaderValue::from_str(&basic).unwrap();
+        request.headers_mut().insert(header::AUTHORIZATION, value);
+    }
+    let target = request.uri().path_and_query().unwrap().clone();
+    *request.uri_mut() = Uri::builder()
+        .scheme("http")
+        .authority(shared.behind.to_string())
+        .path_and_query(target)
+        .build()
+        .unwrap();
+    let Ok(response) = shared.client.request(request).await else {
+        return StatusCode::BAD_GATEWAY.into_response();
+    };
+    let response = response.map(Body::new);
+    if is_object && response.status().is_success() { object(&shared, response, mode) } else { response }
+}
+
+fn object(shared: &Arc<Shared>, response: Response, mode: Mode) -> Response {
+    let (parts, body) = response.into_parts();
+    let shared = Arc::clone(shared);
+    let counted = body.into_data_stream().map(move |chunk| {
+        let chunk: Bytes = chunk?;
+        shared.bytes.fetch_add(chunk.len() as u64, Ordering::SeqCst);
+        Ok::<_, axum::Error>(match mode {
+            Mode::Corrupt => chunk.iter().map(|byte| byte ^ 1).collect(),
+            _ => chunk,
+        })
+    });
+    let Mode::StallAfter(limit) = mode else {
+        return Response::from_parts(parts, Body::from_stream(counted));
+    };
+    let mut left = limit;
+    let first = counted.map(move |chunk| {
+        let mut chunk = chunk?;
+        let whole = chunk.len() <= left;
+        chunk.truncate(left);
+        left -= chunk.len();
+        Ok::<_, axum::Error>((chunk, whole))
+    });
+    let stalled = first.then(|chunk| async move {
+        match chunk {
+            Ok((chunk, _)) if chunk.is_empty() => std::future::pending().await,
+            Ok((chunk, _)) => Ok(chunk),
+            Err(error) => Err(error),
+        }
+    });
+    Response::from_parts(parts, Body::from_stream(stalled))
+}
