@@ -55,12 +55,6 @@ pub enum Refusal {
     /// An LFS pointer with extension lines.
     #[error("the LFS pointer uses extensions, which are not supported")]
     PointerExtension,
-    /// `.gitattributes` says LFS, but the file is no pointer; a file added without git-lfs.
-    #[error(
-        "it is marked for LFS but holds no LFS pointer: add it again with git-lfs installed \
-         (`git lfs migrate import --no-rewrite`)"
-    )]
-    NotAPointer,
     /// More files and folders than the limit.
     #[error("the repository has more than {0} files and folders")]
     TooManyEntries(usize),

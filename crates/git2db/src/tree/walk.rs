@@ -22,7 +22,7 @@ const MAX_ATTRIBUTES_BYTES: usize = 100 << 20;
 /// The files of `commit` in the bare repository at `path` that `include` wants, ordered by path.
 ///
 /// A file is an LFS object if `.gitattributes` of the commit give it `filter=lfs` and its blob is
-/// a pointer. An empty file is an empty file in any case. What is dangerous to put on a disk is
+/// a pointer; a file that was added without git-lfs is an ordinary one. What is dangerous to put on a disk is
 /// refused; see [`Refusal`]. Names are checked everywhere, what lies behind them only where
 /// `include` wants it.
 pub fn walk(
@@ -150,16 +150,14 @@ impl Walker<'_> {
         if kind != ObjectType::Blob {
             return refuse(Refusal::Mode(raw.mode));
         }
-        if size > 0 && attributes.is_lfs(&raw.path) {
-            if size >= MAX_POINTER_BYTES {
-                return refuse(Refusal::NotAPointer);
-            }
+        if (1..MAX_POINTER_BYTES).contains(&size) && attributes.is_lfs(&raw.path) {
             let blob = self.odb.read(raw.oid).map_err(|e| self.failed(e))?;
-            return match Pointer::parse(blob.data()) {
-                Ok(pointer) => Ok(EntryKind::Lfs { pointer, executable }),
-                Err(InvalidPointer::Extension) => refuse(Refusal::PointerExtension),
-                Err(InvalidPointer::NotAPointer) => refuse(Refusal::NotAPointer),
-            };
+            match Pointer::parse(blob.data()) {
+                Ok(pointer) => return Ok(EntryKind::Lfs { pointer, executable }),
+                Err(InvalidPointer::Extension) => return refuse(Refusal::PointerExtension),
+                // Added without git-lfs; git-lfs takes it as it is, too.
+                Err(InvalidPointer::NotAPointer) => {}
+            }
         }
         let size = size as u64;
         if size > limits.max_blob_bytes {

@@ -45,7 +45,10 @@ pub struct Work {
 impl Work {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        git(dir.path(), &["init", "-q", "--bare", "-b", "main", "origin.git"]);
+        git(
+            dir.path(),
+            &["init", "-q", "--bare", "-b", "main", "origin.git"],
+        );
         git(dir.path(), &["init", "-q", "-b", "main", "work"]);
         let work = Self { dir };
         work.git(&["remote", "add", "origin", "../origin.git"]);
@@ -115,7 +118,10 @@ impl GitServer {
 pub fn basic(user: &str, password: &str) -> String {
     use base64::Engine as _;
     let text = format!("{user}:{password}");
-    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(text))
+    format!(
+        "Basic {}",
+        base64::engine::general_purpose::STANDARD.encode(text)
+    )
 }
 
 /// One request by CGI.
@@ -130,10 +136,19 @@ pub fn backend(root: &Path, request: &Request) -> Response {
         .env("REQUEST_METHOD", &request.method)
         .env("PATH_INFO", &request.path)
         .env("QUERY_STRING", &request.query)
-        .env("CONTENT_TYPE", request.header("content-type").unwrap_or_default())
+        .env(
+            "CONTENT_TYPE",
+            request.header("content-type").unwrap_or_default(),
+        )
         .env("CONTENT_LENGTH", request.body.len().to_string())
-        .env("HTTP_CONTENT_ENCODING", request.header("content-encoding").unwrap_or_default())
-        .env("GIT_PROTOCOL", request.header("git-protocol").unwrap_or_default())
+        .env(
+            "HTTP_CONTENT_ENCODING",
+            request.header("content-encoding").unwrap_or_default(),
+        )
+        .env(
+            "GIT_PROTOCOL",
+            request.header("git-protocol").unwrap_or_default(),
+        )
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -146,9 +161,14 @@ pub fn backend(root: &Path, request: &Request) -> Response {
     });
     let output = child.wait_with_output().unwrap();
     feed.join().unwrap();
-    let split = output.stdout.windows(4).position(|w| w == b"\r\n\r\n").unwrap_or(0);
+    let split = output
+        .stdout
+        .windows(4)
+        .position(|w| w == b"\r\n\r\n")
+        .unwrap_or(0);
     let head = String::from_utf8_lossy(&output.stdout[..split]).into_owned();
-    let mut response = Response::new(200).body(&output.stdout[(split + 4).min(output.stdout.len())..]);
+    let mut response =
+        Response::new(200).body(&output.stdout[(split + 4).min(output.stdout.len())..]);
     for (name, value) in head.lines().filter_map(|line| line.split_once(": ")) {
         if name == "Status" {
             response.status = value[..3].parse().unwrap();

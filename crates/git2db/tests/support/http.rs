@@ -21,7 +21,10 @@ pub struct Request {
 
 impl Request {
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+        self.headers
+            .iter()
+            .find(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, v)| v.as_str())
     }
 }
 
@@ -36,7 +39,12 @@ pub struct Response {
 
 impl Response {
     pub fn new(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: Vec::new(), declared: None }
+        Self {
+            status,
+            headers: Vec::new(),
+            body: Vec::new(),
+            declared: None,
+        }
     }
 
     pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
@@ -81,7 +89,12 @@ impl Server {
                 }
             }
         });
-        Self { addr, stop, thread: Some(thread), log }
+        Self {
+            addr,
+            stop,
+            thread: Some(thread),
+            log,
+        }
     }
 
     pub fn port(&self) -> u16 {
@@ -134,12 +147,20 @@ fn serve(stream: TcpStream, handler: &Handler, log: &Mutex<Vec<Request>>) -> std
             headers.push((name.trim().to_owned(), value.trim().to_owned()));
         }
     }
-    let mut request =
-        Request { method, path: path.to_owned(), query: query.to_owned(), headers, body: vec![] };
+    let mut request = Request {
+        method,
+        path: path.to_owned(),
+        query: query.to_owned(),
+        headers,
+        body: vec![],
+    };
     if request.header("expect").is_some() {
         writer.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
     }
-    if request.header("transfer-encoding").is_some_and(|v| v.eq_ignore_ascii_case("chunked")) {
+    if request
+        .header("transfer-encoding")
+        .is_some_and(|v| v.eq_ignore_ascii_case("chunked"))
+    {
         loop {
             let mut size = String::new();
             reader.read_line(&mut size)?;
@@ -151,13 +172,20 @@ fn serve(stream: TcpStream, handler: &Handler, log: &Mutex<Vec<Request>>) -> std
                 break;
             }
         }
-    } else if let Some(length) = request.header("content-length").and_then(|v| v.parse().ok()) {
+    } else if let Some(length) = request
+        .header("content-length")
+        .and_then(|v| v.parse().ok())
+    {
         request.body = vec![0; length];
         reader.read_exact(&mut request.body)?;
     }
     log.lock().unwrap().push(request.clone());
     let response = handler(&request);
-    write!(writer, "HTTP/1.1 {} Status\r\nConnection: close\r\n", response.status)?;
+    write!(
+        writer,
+        "HTTP/1.1 {} Status\r\nConnection: close\r\n",
+        response.status
+    )?;
     let length = response.declared.unwrap_or(response.body.len());
     write!(writer, "Content-Length: {length}\r\n")?;
     for (name, value) in &response.headers {

@@ -34,8 +34,14 @@ impl LfsServer {
 
     pub fn put(&self, content: &[u8]) -> Pointer {
         let oid = Digest::of(content);
-        self.objects.lock().unwrap().insert(oid.to_string(), content.to_vec());
-        Pointer { oid, size: content.len() as u64 }
+        self.objects
+            .lock()
+            .unwrap()
+            .insert(oid.to_string(), content.to_vec());
+        Pointer {
+            oid,
+            size: content.len() as u64,
+        }
     }
 
     pub fn url(&self) -> hyprstream_git2db::RemoteUrl {
@@ -44,7 +50,10 @@ impl LfsServer {
 
     pub fn downloads(&self) -> Vec<Request> {
         let requests = self.http.requests();
-        requests.into_iter().filter(|r| r.method == "GET" && r.path.starts_with("/obj/")).collect()
+        requests
+            .into_iter()
+            .filter(|r| r.method == "GET" && r.path.starts_with("/obj/"))
+            .collect()
     }
 }
 
@@ -57,7 +66,11 @@ pub fn answer(request: &Request, objects: &Mutex<HashMap<String, Vec<u8>>>) -> R
     }
     if request.path == "/verify" {
         let object: BatchObject = serde_json::from_slice(&request.body).unwrap();
-        let there = objects.lock().unwrap().get(&object.oid).map(|c| c.len() as u64);
+        let there = objects
+            .lock()
+            .unwrap()
+            .get(&object.oid)
+            .map(|c| c.len() as u64);
         return Response::new(if there == Some(object.size) { 200 } else { 422 });
     }
     let Some(oid) = request.path.strip_prefix("/obj/") else {
@@ -67,7 +80,10 @@ pub fn answer(request: &Request, objects: &Mutex<HashMap<String, Vec<u8>>>) -> R
         if Digest::of(&request.body).as_str() != oid {
             return Response::new(422);
         }
-        objects.lock().unwrap().insert(oid.to_owned(), request.body.clone());
+        objects
+            .lock()
+            .unwrap()
+            .insert(oid.to_owned(), request.body.clone());
         return Response::new(200);
     }
     match objects.lock().unwrap().get(oid) {
@@ -78,17 +94,26 @@ pub fn answer(request: &Request, objects: &Mutex<HashMap<String, Vec<u8>>>) -> R
 
 /// The content, or the part that a Range header asks for.
 pub fn ranged(request: &Request, content: &[u8]) -> Response {
-    let Some(range) = request.header("range").and_then(|r| r.strip_prefix("bytes=")) else {
+    let Some(range) = request
+        .header("range")
+        .and_then(|r| r.strip_prefix("bytes="))
+    else {
         return Response::new(200).body(content);
     };
     let (first, last) = range.split_once('-').unwrap();
     let first: usize = first.parse().unwrap();
-    let last = last.parse().unwrap_or(content.len() - 1).min(content.len().saturating_sub(1));
+    let last = last
+        .parse()
+        .unwrap_or(content.len() - 1)
+        .min(content.len().saturating_sub(1));
     if first >= content.len() {
         return Response::new(416);
     }
     Response::new(206)
-        .header("Content-Range", format!("bytes {first}-{last}/{}", content.len()))
+        .header(
+            "Content-Range",
+            format!("bytes {first}-{last}/{}", content.len()),
+        )
         .body(&content[first..=last])
 }
 
@@ -104,19 +129,30 @@ fn respond(
     objects: &Mutex<HashMap<String, Vec<u8>>>,
 ) -> BatchResponse {
     let objects = objects.lock().unwrap();
-    let action = |path: &str| Action { href: format!("http://{host}{path}"), ..Action::default() };
+    let action = |path: &str| Action {
+        href: format!("http://{host}{path}"),
+        ..Action::default()
+    };
     let answers = batch.objects.iter().map(|object| {
         let there = objects.contains_key(&object.oid);
         let at = format!("/obj/{}", object.oid);
-        let mut answer =
-            ObjectResponse { oid: object.oid.clone(), size: object.size, ..Default::default() };
+        let mut answer = ObjectResponse {
+            oid: object.oid.clone(),
+            size: object.size,
+            ..Default::default()
+        };
         match (batch.operation, there) {
             (Operation::Download, true) => {
-                answer.actions =
-                    Some(Actions { download: Some(action(&at)), ..Actions::default() });
+                answer.actions = Some(Actions {
+                    download: Some(action(&at)),
+                    ..Actions::default()
+                });
             }
             (Operation::Download, false) => {
-                answer.error = Some(ObjectError { code: 404, message: "not here".into() });
+                answer.error = Some(ObjectError {
+                    code: 404,
+                    message: "not here".into(),
+                });
             }
             (Operation::Upload, true) => {}
             (Operation::Upload, false) => {
@@ -129,5 +165,9 @@ fn respond(
         }
         answer
     });
-    BatchResponse { transfer: Some("basic".into()), objects: answers.collect(), hash_algo: None }
+    BatchResponse {
+        transfer: Some("basic".into()),
+        objects: answers.collect(),
+        hash_algo: None,
+    }
 }
