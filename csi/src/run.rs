@@ -33,6 +33,9 @@ const COLLECT_EVERY: Duration = Duration::from_secs(5 * 60);
 /// Figures are taken at most so often after volumes come or go.
 const MEASURE_PAUSE: Duration = Duration::from_secs(2);
 
+/// How long the calls under way have for their answers at the end.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
 /// The program could not start or had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -94,7 +97,7 @@ pub async fn run(
         volumes: Arc::clone(&volumes),
         node_name: args.node_name,
     };
-    let csi_server = tokio::spawn(
+    let mut csi_server = tokio::spawn(
         Server::builder()
             .add_service(IdentityServer::new(IdentityService))
             .add_service(NodeServer::new(node))
@@ -108,7 +111,7 @@ pub async fn run(
         outcome,
     };
     let listener = UnixListenerStream::new(bind(&registration_socket)?);
-    let registration_server = tokio::spawn(
+    let mut registration_server = tokio::spawn(
         Server::builder()
             .add_service(RegistrationServer::new(registration))
             .serve_with_incoming_shutdown(listener, until_stopped()),
@@ -128,21 +131,33 @@ pub async fn run(
             Outcome::Refused(why) => Err(format!("the kubelet refused the plugin: {why}")),
         }),
     };
-    let admin_server = tokio::spawn(admin.run(admin_listener, until_stopped()));
+    let mut admin_server = tokio::spawn(admin.run(admin_listener, until_stopped()));
     let chores = tokio::spawn(chores(collector));
 
     let end = tokio::select! {
         () = shutdown => Ok(()),
         refused = refusal(&mut outcomes) => Err(RunError::Refused(refused)),
-        ended = csi_server => Err(server_ended("CSI", ended)),
-        ended = registration_server => Err(server_ended("registration", ended)),
-        ended = admin_server => Err(server_ended("admin", ended)),
+        ended = &mut csi_server => Err(server_ended("CSI", ended)),
+        ended = &mut registration_server => Err(server_ended("registration", ended)),
+        ended = &mut admin_server => Err(server_ended("admin", ended)),
     };
     chores.abort();
     // First this one, so that the kubelet forgets us before the other is gone.
     unlink(&registration_socket)?;
-    stop.send_replace(true);
     unlink(&args.endpoint)?;
+    stop.send_replace(true);
+    // Calls under way get their answers, above all the one that brought the refusal. One that
+    // waits for a fetch does not: the kubelet asks the next process.
+    let answered = async {
+        for server in [csi_server, registration_server] {
+            if !server.is_finished() {
+                let _ = server.await;
+            }
+        }
+    };
+    if tokio::time::timeout(LAST_ANSWERS, answered).await.is_err() {
+        tracing::info!("calls under way are left to the next process");
+    }
     end
 }
 

@@ -121,7 +121,16 @@ impl Source for Registry {
         let client = lfs::Client::new(&url, &credentials, lfs::Options::default())?;
         let transfer = client.fetch(&pointers, &store, &watch)?;
         self.metrics.fetched_bytes.inc_by(transfer.bytes_moved);
-        let made = checkout::materialise(&bare, &commit, &include, &limits, &store, &root)?;
+        let made = checkout::materialise(
+            &checkout::Source {
+                bare: &bare,
+                commit: &commit,
+                include: &include,
+                limits,
+                store: &store,
+            },
+            &root,
+        )?;
         tracing::info!(
             repository = volume.repository,
             commit = volume.commit.as_str(),
