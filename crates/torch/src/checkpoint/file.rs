@@ -89,6 +89,13 @@ impl MappedFile {
         (self.map.len() - self.data) as u64
     }
 
+    /// Addresses of the mapped file.
+    #[cfg(test)]
+    pub(super) fn address_range(&self) -> Range<usize> {
+        let range = self.map.as_ptr_range();
+        range.start.addr()..range.end.addr()
+    }
+
     /// Where the tensor of this name lies. `None` if there is none.
     pub(super) fn entry(&self, name: &str) -> Option<Entry> {
         let info = self.metadata.info(name)?;
