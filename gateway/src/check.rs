@@ -8,7 +8,10 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyprstream_openai::ModelList;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep, timeout_at},
+};
 
 /// Largest answer that is read, in bytes.
 const MAX_ANSWER: usize = 16 << 20;
@@ -53,15 +56,26 @@ pub enum CheckError {
     Timeout(Duration),
 }
 
+/// Pause between attempts.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// The ids of the models that the gateway at `url` lists, after it said that it is healthy and
-/// ready.
+/// ready. Tries until `limit` is over.
 ///
 /// # Errors
-/// It cannot be reached within `limit`, or one of the answers is not as it must be.
+/// It could not be reached in time, or one of the answers is not as it must be: the failure of the
+/// last attempt.
 pub async fn check(url: &str, limit: Duration) -> Result<Vec<String>, CheckError> {
-    timeout(limit, check_all(url))
-        .await
-        .map_err(|_| CheckError::Timeout(limit))?
+    let deadline = Instant::now() + limit;
+    loop {
+        let attempt = timeout_at(deadline, check_all(url)).await;
+        let result = attempt.map_err(|_| CheckError::Timeout(limit))?;
+        let is_final = matches!(result, Ok(_) | Err(CheckError::Url(_)));
+        if is_final || Instant::now() + PAUSE >= deadline {
+            return result;
+        }
+        sleep(PAUSE).await;
+    }
 }
 
 async fn check_all(url: &str) -> Result<Vec<String>, CheckError> {

@@ -2,7 +2,7 @@
 
 mod args;
 
-use std::{num::NonZeroUsize, sync::Arc, thread::available_parallelism};
+use std::{num::NonZeroUsize, process::ExitCode, sync::Arc, thread::available_parallelism};
 
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
@@ -14,13 +14,26 @@ use tokio::{
     sync::watch as channel,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::args::{Args, Command, ServeArgs};
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let args = Args::parse();
-    init_logs(&args.log, args.log_format).map_err(|error| anyhow!(error))?;
+    if let Err(error) = init_logs(&args.log, args.log_format) {
+        eprintln!("hyprstream-gateway: {error}");
+        return ExitCode::from(2);
+    }
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!(error = format!("{error:#}"), "hyprstream-gateway ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> Result<()> {
     // Knows the CPU quota of the container.
     let threads = available_parallelism().map_or(1, NonZeroUsize::get);
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -125,6 +125,13 @@ async fn a_reference_that_leads_nowhere_is_answered_with_what_there_is() {
         );
         assert!(message.contains(says), "{message}");
     }
+    assert!(
+        gateway
+            .post(CHAT, "{}")
+            .await
+            .head
+            .contains("x-request-id: ")
+    );
 }
 
 #[tokio::test]

@@ -10,14 +10,14 @@ use std::{sync::Arc, time::Instant};
 
 use axum::{
     extract::{Request, State as Shared},
-    response::Response,
+    response::{IntoResponse, Response},
 };
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, request::Parts};
 use http_body_util::Full;
 use hyprstream_contract::{
     CommitId, ModelRef,
-    header::{COMMIT, DRAINING},
+    header::{COMMIT, DRAINING, REQUEST_ID},
 };
 use tracing::debug;
 
@@ -51,25 +51,24 @@ enum Again {
 }
 
 /// Answers a request that names a Model in its body, by one of the Model's workers.
-pub(crate) async fn forward(
-    Shared(state): Shared<Arc<State>>,
-    request: Request,
-) -> Result<Response, GatewayError> {
+pub(crate) async fn forward(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
+    let request_id = headers::request_id(request.headers());
     let mut outcome = Outcome::new(&state.metrics);
-    let result = admit(&state, request, &mut outcome).await;
-    outcome.code = match &result {
-        Ok(response) => response.status(),
-        Err(error) => error.status(),
-    };
-    if let Err(error) = &result {
-        debug!(%error, model = outcome.model, "request refused");
-    }
-    result
+    let result = admit(&state, request, &request_id, &mut outcome).await;
+    let response = result.unwrap_or_else(|error| {
+        debug!(%error, model = outcome.model, ?request_id, "request refused");
+        let mut response = error.into_response();
+        response.headers_mut().insert(REQUEST_ID, request_id);
+        response
+    });
+    outcome.code = response.status();
+    response
 }
 
 async fn admit(
     state: &Arc<State>,
     request: Request,
+    request_id: &HeaderValue,
     outcome: &mut Outcome<'_>,
 ) -> Result<Response, GatewayError> {
     let slot = state.admit()?;
@@ -79,10 +78,10 @@ async fn admit(
     let read_at = Instant::now();
     let reference = request::model(&body.bytes)?;
 
-    let request_id = headers::request_id(&parts.headers);
     let visitor = parts.extensions.get::<Visitor>().map(|visitor| visitor.0);
     // The host is set per attempt; everything else is the same for every worker.
-    headers::to_worker(&mut parts.headers, visitor, &request_id);
+    headers::to_worker(&mut parts.headers, visitor, request_id);
+    let request_id = request_id.clone();
     let call = Call {
         state,
         parts,

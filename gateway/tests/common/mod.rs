@@ -1,5 +1,5 @@
 //! Real workers on loopback, made to fail on demand, and a gateway in front of them.
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
 use std::{
     collections::HashMap,
