@@ -1,39 +1,109 @@
 //! Chores of the project, above all the local cluster: `cargo xtask up`, `status`, `down`, `test`.
 
+mod ask;
+mod chaos;
+mod chart;
 mod cluster;
+mod codegen;
 mod components;
+mod deps;
+mod forward;
 mod images;
+mod libtorch;
 mod paths;
 mod proc;
+mod programs;
+mod sample;
+mod status;
+mod target;
+mod test;
 mod ui;
+mod up;
 mod versions;
+mod weights;
 mod wheels;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
 use crate::{
+    chaos::Chaos,
     cluster::{Cluster, DEFAULT_NAME, HoldArgs},
-    paths::{Cache, Checkout},
-    ui::Steps,
+    paths::{Cache, Checkout, remove_all},
+    test::TestArgs,
+    ui::Step,
+    up::{Up, UpArgs},
 };
 
 /// Chores of hyprstream.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask", version)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
 struct Args {
     #[command(subcommand)]
-    command: Verb,
+    verb: Verb,
 }
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Starts a cluster and all that runs on it.
+    /// Starts a cluster with a model on it and asks it a question.
     Up(UpArgs),
-    /// Ends a cluster.
-    Down(DownArgs),
+    /// Tells what runs, with versions and addresses.
+    Status {
+        /// Only the cluster of this name.
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Ends everything that `up` started, also after a crash.
+    Down {
+        /// Only the cluster of this name; without it all of the checkout.
+        #[arg(long)]
+        name: Option<String>,
+        /// Clears the caches too.
+        #[arg(long)]
+        purge: bool,
+    },
+    /// Runs all tests.
+    Test(TestArgs),
+    /// Builds the images.
+    Images {
+        /// Builds the CUDA worker's image too, some gigabytes.
+        #[arg(long)]
+        cuda: bool,
+    },
+    /// Puts image archives (docker or OCI) on every node.
+    Load {
+        /// Name of the cluster.
+        #[arg(long, default_value = DEFAULT_NAME)]
+        name: String,
+        /// The archives.
+        #[arg(required = true)]
+        archives: Vec<PathBuf>,
+    },
+    /// Writes the generated files.
+    Codegen {
+        /// Only says whether they are current.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Fetches libtorch and prints its folder, which holds `torch` (the value of LIBTORCH) and
+    /// `nvidia`.
+    Libtorch {
+        /// Makes this folder a copy of it.
+        #[arg(long)]
+        link: Option<PathBuf>,
+    },
+    /// Makes the Hugging Face folder of SmolLM2-135M-Instruct and prints it.
+    Weights,
+    /// Hurts a running cluster, for tests.
+    Chaos {
+        /// Name of the cluster.
+        #[arg(long, default_value = DEFAULT_NAME, global = true)]
+        name: String,
+        #[command(subcommand)]
+        chaos: Chaos,
+    },
     /// Holds a cluster together; started by `up`.
     #[command(hide = true)]
     Supervise {
@@ -46,34 +116,8 @@ enum Verb {
     Hold(HoldArgs),
 }
 
-#[derive(Debug, clap::Args)]
-struct UpArgs {
-    /// Nodes of the cluster.
-    #[arg(long, default_value_t = 1)]
-    nodes: u8,
-    /// Port of the ingress on 127.0.0.1.
-    #[arg(long, default_value_t = 8080)]
-    port: u16,
-    /// Name of the cluster.
-    #[arg(long, default_value = DEFAULT_NAME)]
-    name: String,
-    /// Only Kubernetes, without the chart and the model.
-    #[arg(long)]
-    bare: bool,
-}
-
-#[derive(Debug, clap::Args)]
-struct DownArgs {
-    /// Name of the cluster.
-    #[arg(long, default_value = DEFAULT_NAME)]
-    name: String,
-    /// Clears the caches too.
-    #[arg(long)]
-    purge: bool,
-}
-
 fn main() -> ExitCode {
-    match run(Args::parse().command) {
+    match run(Args::parse().verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("\nerror: {error:#}");
@@ -86,38 +130,99 @@ fn run(verb: Verb) -> Result<()> {
     if let Verb::Hold(args) = &verb {
         return cluster::hold(args);
     }
-    let checkout = Checkout::find()?;
-    let cache = Cache::open()?;
+    let checkout = &Checkout::find()?;
+    let cache = &Cache::open()?;
+    let open = |name: &str| Cluster::open(checkout, cache, name);
     match verb {
-        Verb::Up(args) => {
-            let cluster = Cluster::open(&checkout, &cache, &args.name)?;
-            let _lock = cluster.lock()?;
-            let mut steps = Steps::new(3);
-            let log = cache.join("log/components.log");
-            let step = steps.begin("Kubernetes components");
-            components::ensure(&checkout, &cache, versions::CLUSTER, &log, &step)?;
-            step.done("");
-            let step = steps.begin("Envoy");
-            wheels::ensure_envoy(&cache, &log)?;
-            step.done("");
-            let pause = images::ensure_pause(&checkout, &cache, &log)?;
-            let debian = images::debian(&cache, &log)?;
-            let step = steps.begin("cluster");
-            let spec = cluster.start(args.nodes, args.port, &step)?;
-            images::load(&cluster, &[pause, debian])?;
-            step.done(&format!("{spec:?}"));
+        Verb::Up(args) => Up { checkout, cache, args: &args }.run(),
+        Verb::Status { name } => {
+            if !status::print(checkout, cache, name.as_deref())? {
+                bail!("not all of it runs");
+            }
             Ok(())
         }
-        Verb::Down(args) => {
-            let cluster = Cluster::open(&checkout, &cache, &args.name)?;
-            let _lock = cluster.lock()?;
-            let (ended, left) = cluster::down(&cluster)?;
-            println!("{ended} processes ended, left: {left:?}");
+        Verb::Down { name, purge } => down(checkout, cache, name.as_deref(), purge),
+        Verb::Test(args) => test::run(checkout, cache, &args),
+        Verb::Images { cuda } => build_images(checkout, cache, cuda),
+        Verb::Load { name, archives } => {
+            let cluster = open(&name)?;
+            archives.iter().try_for_each(|archive| images::load_archive(&cluster, archive))
+        }
+        Verb::Codegen { check } => codegen::run(checkout, check),
+        Verb::Libtorch { link } => {
+            match link {
+                Some(link) => programs::place_libtorch(cache, &link)?,
+                None => {
+                    let torch = libtorch::ensure(cache.root())?;
+                    println!("{}", torch.parent().unwrap_or(&torch).display());
+                }
+            }
             Ok(())
         }
-        Verb::Supervise { name } => {
-            cluster::supervise(&Cluster::open(&checkout, &cache, &name)?)
+        Verb::Weights => {
+            let step = Step::new("weights of SmolLM2-135M-Instruct".to_owned());
+            let dir = weights::ensure_smollm2(cache, &cache.join("log/sample.log"), &step)?;
+            step.done("");
+            println!("{}", dir.display());
+            Ok(())
         }
+        Verb::Chaos { name, chaos } => chaos::run(checkout, cache, &open(&name)?, &chaos),
+        Verb::Supervise { name } => cluster::supervise(&open(&name)?),
         Verb::Hold(_) => Ok(()),
+    }
+}
+
+fn down(checkout: &Checkout, cache: &Cache, name: Option<&str>, purge: bool) -> Result<()> {
+    let names = match name {
+        Some(name) => vec![name.to_owned()],
+        None => Cluster::all(checkout)?,
+    };
+    let mut left = Vec::new();
+    for name in names {
+        let cluster = Cluster::open(checkout, cache, &name)?;
+        let lock = cluster.lock()?;
+        let (ended, leftovers) = cluster::down(&cluster)?;
+        println!("cluster {name}: {ended} processes ended");
+        left.extend(leftovers);
+        cluster.unlock(lock)?;
+    }
+    if !left.is_empty() {
+        bail!("these are left, run it again:\n  {}", left.join("\n  "));
+    }
+    println!("Nothing of it is left on this machine but the cache.");
+    if purge {
+        images::purge(cache)?;
+        remove_all(cache.root())?;
+        println!("The cache {} is removed.", cache.root().display());
+    }
+    Ok(())
+}
+
+fn build_images(checkout: &Checkout, cache: &Cache, cuda: bool) -> Result<()> {
+    deps::require_root()?;
+    let step = Step::new("images".to_owned());
+    deps::ensure(cache, false, &step)?;
+    let programs = programs::build(checkout, cache, &cache.join("log/programs.log"), &step)?;
+    let log = cache.join("log/images.log");
+    let built = images::project(checkout, cache, &programs, &log, &|name| step.amount(name))?;
+    let mut all = built.all().to_vec();
+    if cuda {
+        step.amount("worker-cuda");
+        all.push(images::cuda(checkout, cache, &programs, &log)?);
+    }
+    step.done("");
+    for image in all {
+        println!("{}\n  {}", image.reference, image.archive.display());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        super::Args::command().debug_assert();
     }
 }

@@ -97,9 +97,7 @@ impl Hierarchies {
             }
             for pid in left {
                 killed.insert(pid);
-                if let Some(pid) = Pid::from_raw(pid) {
-                    let _ = kill_process(pid, Signal::KILL);
-                }
+                kill(pid);
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -139,6 +137,11 @@ impl Hierarchies {
             .filter(|name| name.starts_with(prefix))
             .collect()
     }
+}
+
+/// Kills a process; whether it was there.
+pub(crate) fn kill(pid: i32) -> bool {
+    Pid::from_raw(pid).is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
 }
 
 fn parse(mounts: &str) -> Vec<Hierarchy> {

@@ -35,8 +35,6 @@ pub(crate) const INGRESS_PORT: u16 = 8080;
 pub(crate) struct Component {
     /// Unique name; also that of its log.
     pub(crate) name: String,
-    /// Node it runs on; 0 for the control plane.
-    pub(crate) node: u8,
     /// The program.
     pub(crate) program: PathBuf,
     /// Its arguments.
@@ -111,7 +109,6 @@ impl<'a> Config<'a> {
         let suffix = if node == 0 { String::new() } else { format!("-{}", node_name(node)) };
         Component {
             name: format!("{name}{suffix}"),
-            node,
             program: program(&self.cluster.cache, &KUBERNETES, name),
             args,
         }
@@ -122,7 +119,6 @@ impl<'a> Config<'a> {
         let data = self.cluster.dir.join("etcd");
         Component {
             name: "etcd".into(),
-            node: 0,
             program: program(&self.cluster.cache, &ETCD, "server"),
             args: strings([
                 "--name=local",
@@ -183,24 +179,15 @@ impl<'a> Config<'a> {
             "--node-monitor-grace-period=16s",
             "--profiling=false",
         ]);
-        let manager = self.kubernetes(0, "kube-controller-manager", manager);
-        // The volumes that it makes are for pods of any user.
-        let manager = Component {
-            args: ["-c", "umask 0; exec \"$0\" \"$@\""]
-                .into_iter()
-                .map(str::to_owned)
-                .chain([self.file(&manager.program)])
-                .chain(manager.args)
-                .collect(),
-            program: "/bin/sh".into(),
-            ..manager
-        };
         let scheduler = strings([
             &format!("--kubeconfig={}", self.kubeconfig("kube-scheduler").display()),
             "--leader-elect=false",
             "--profiling=false",
         ]);
-        vec![manager, self.kubernetes(0, "kube-scheduler", scheduler)]
+        vec![
+            self.kubernetes(0, "kube-controller-manager", manager),
+            self.kubernetes(0, "kube-scheduler", scheduler),
+        ]
     }
 
     /// kube-proxy of a node, or of the control plane, where it speaks in the first node's name.
@@ -235,7 +222,6 @@ impl<'a> Config<'a> {
         write_atomically(&file, corefile)?;
         Ok(Component {
             name: "coredns".into(),
-            node: 0,
             program: program(&self.cluster.cache, &COREDNS, "coredns"),
             args: vec!["-conf".into(), self.file(&file)],
         })
@@ -276,13 +262,11 @@ impl<'a> Config<'a> {
         vec![
             Component {
                 name: "contour".into(),
-                node: 0,
                 program: program(&self.cluster.cache, &CONTOUR, "contour"),
                 args: contour,
             },
             Component {
                 name: "envoy".into(),
-                node: 0,
                 program: wheels::envoy(&self.cluster.cache),
                 args: envoy,
             },
@@ -317,7 +301,6 @@ impl<'a> Config<'a> {
         write_atomically(&kubelet_config, serde_yaml::to_string(&kubelet)?)?;
         let containerd = Component {
             name: format!("containerd-{name}"),
-            node,
             program: program(&self.cluster.cache, &CONTAINERD, "containerd"),
             args: vec!["--config".into(), self.file(&containerd_toml)],
         };

@@ -16,6 +16,7 @@ mod relay;
 mod state;
 mod supervisor;
 mod teardown;
+mod volumes;
 
 use std::{
     fs,
@@ -32,9 +33,9 @@ use sha2::{Digest, Sha256};
 
 pub(crate) use self::{
     namespace::{HoldArgs, hold},
-    state::{ComponentState, State},
+    state::State,
     supervisor::supervise,
-    teardown::{Leftovers, down},
+    teardown::down,
 };
 use crate::{
     components,
@@ -70,7 +71,18 @@ pub(crate) struct Cluster {
     cache: Cache,
 }
 
-/// What a cluster shall be.
+/// What a cluster is asked to be.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    /// Number of nodes.
+    pub(crate) nodes: u8,
+    /// Port of the ingress on 127.0.0.1.
+    pub(crate) ingress_port: u16,
+    /// See [`Spec::disk_mb`].
+    pub(crate) disk_mb: Option<u32>,
+}
+
+/// What a cluster is made as.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Spec {
     /// Number of nodes, 1 or more.
@@ -81,19 +93,19 @@ pub(crate) struct Spec {
     pub(crate) api_port: u16,
     /// Port of the in-cluster registry on 127.0.0.1.
     pub(crate) registry_port: u16,
+    /// Size of the disks of the volumes and of each node plugin, which then lie in memory; without
+    /// it they are folders on this machine's disk.
+    #[serde(default)]
+    pub(crate) disk_mb: Option<u32>,
 }
 
 impl Cluster {
     /// The cluster of that name; starts and changes nothing.
     pub(crate) fn open(checkout: &Checkout, cache: &Cache, name: &str) -> Result<Self> {
-        let valid = (1..=20).contains(&name.len())
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-        if !valid {
+        if !is_name(name) {
             bail!("a cluster's name is 1 to 20 lower-case letters, digits and '-', not {name:?}");
         }
-        let mut hash = Sha256::new();
-        hash.update(checkout.root().as_os_str().as_encoded_bytes());
-        let id = hex::encode(&hash.finalize()[..3]);
+        let id = checkout_id(checkout);
         Ok(Self {
             name: name.to_owned(),
             prefix: format!("hs-{id}-{name}"),
@@ -114,6 +126,20 @@ impl Cluster {
             .collect();
         names.sort();
         names
+    }
+
+    /// Names of all clusters of the checkout that have left any trace: a folder or processes.
+    pub(crate) fn all(checkout: &Checkout) -> Result<Vec<String>> {
+        let mut names = Self::names(checkout);
+        let prefix = format!("hs-{}-", checkout_id(checkout));
+        for group in cgroups::Hierarchies::find()?.tops(&prefix) {
+            names.extend(group.strip_prefix(&prefix).map(str::to_owned));
+        }
+        names.sort();
+        names.dedup();
+        // A folder of another kind, such as that of a context.
+        names.retain(|name| is_name(name));
+        Ok(names)
     }
 
     /// Its name.
@@ -143,11 +169,6 @@ impl Cluster {
         } else {
             self.dir.join("kubeconfig")
         }
-    }
-
-    /// Names of its nodes.
-    pub(crate) fn node_names(nodes: u8) -> Vec<String> {
-        (1..=nodes).map(node_name).collect()
     }
 
     /// `kubectl` on this cluster.
@@ -200,6 +221,31 @@ impl Cluster {
         Ok(file)
     }
 
+    /// Gives the lock back and removes its file.
+    pub(crate) fn unlock(&self, lock: fs::File) -> Result<()> {
+        remove_all(&self.checkout.join(".local").join(format!("{}.lock", self.name)))?;
+        drop(lock);
+        // Only when nothing else is in it.
+        let _ = fs::remove_dir(self.checkout.join(".local"));
+        Ok(())
+    }
+
+    /// Kills every process of a program, on all nodes and in all pods or in one pod; returns how
+    /// many.
+    pub(crate) fn kill_program(&self, program: &str, pod_uid: Option<&str>) -> Result<usize> {
+        let cgroups = cgroups::Hierarchies::find()?;
+        let mut killed = 0;
+        for pid in cgroups.processes(&self.prefix) {
+            let in_pod = pod_uid.is_none_or(|uid| {
+                fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|t| t.contains(uid))
+            });
+            if in_pod && crate::chaos::program_of(pid).as_deref() == Some(program) {
+                killed += usize::from(cgroups::kill(pid));
+            }
+        }
+        Ok(killed)
+    }
+
     /// A program in the network and mount namespaces of a node, or with `node` 0 of the control
     /// plane.
     pub(crate) fn enter(&self, node: u8) -> Result<Command> {
@@ -233,14 +279,14 @@ impl Cluster {
 
     /// Starts the cluster, or adds nodes to a running one, and waits until its nodes are ready.
     /// The lock of [`Cluster::lock`] must be held.
-    pub(crate) fn start(&self, nodes: u8, port: u16, step: &Step) -> Result<Spec> {
+    pub(crate) fn start(&self, wanted: &Wanted, step: &Step) -> Result<Spec> {
         fs::create_dir_all(self.logs())?;
         let running = self.is_supervised();
         if !running {
             teardown::end_processes(self)?;
             State::forget(&self.dir)?;
         }
-        let spec = self.decide(nodes, port, running)?;
+        let spec = self.decide(wanted, running)?;
         write_atomically(&self.dir.join("spec.json"), serde_json::to_vec_pretty(&spec)?)?;
         if !running {
             self.spawn_supervisor()?;
@@ -249,7 +295,8 @@ impl Cluster {
         Ok(spec)
     }
 
-    fn decide(&self, nodes: u8, port: u16, running: bool) -> Result<Spec> {
+    fn decide(&self, wanted: &Wanted, running: bool) -> Result<Spec> {
+        let (nodes, port, disk_mb) = (wanted.nodes, wanted.ingress_port, wanted.disk_mb);
         if !(1..=9).contains(&nodes) {
             bail!("a cluster has 1 to 9 nodes, not {nodes}");
         }
@@ -292,9 +339,9 @@ impl Cluster {
             port.filter(|p| is_free(*p) && !not.contains(p)).map_or_else(free_port, Ok)
         };
         let api_port = keep(old.as_ref().map(|o| o.api_port), &[port])?;
-        let wanted = old.as_ref().map_or(port.checked_add(1), |o| Some(o.registry_port));
-        let registry_port = keep(wanted, &[port, api_port])?;
-        Ok(Spec { nodes, ingress_port: port, api_port, registry_port })
+        let beside = old.as_ref().map_or(port.checked_add(1), |o| Some(o.registry_port));
+        let registry_port = keep(beside, &[port, api_port])?;
+        Ok(Spec { nodes, ingress_port: port, api_port, registry_port, disk_mb })
     }
 
     fn spawn_supervisor(&self) -> Result<()> {
@@ -306,7 +353,10 @@ impl Cluster {
         let log = self.logs().join("supervisor.log");
         remove_all(&log)?;
         let log = proc::open_log(&log)?;
-        Command::new(&copy)
+        // In mounts of its own, so that what it mounts for the nodes is not seen by the host.
+        Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "--"])
+            .arg(&copy)
             .args(["supervise", "--name", &self.name])
             .env("CARGO_MANIFEST_DIR", self.checkout.join("xtask"))
             .env("HYPRSTREAM_CACHE", self.cache.root())
@@ -350,6 +400,18 @@ impl Cluster {
             std::thread::sleep(Duration::from_millis(100));
         }
     }
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=20).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+/// Six digits that tell this checkout from others on the machine.
+fn checkout_id(checkout: &Checkout) -> String {
+    let mut hash = Sha256::new();
+    hash.update(checkout.root().as_os_str().as_encoded_bytes());
+    hex::encode(&hash.finalize()[..3])
 }
 
 /// Name of a node.

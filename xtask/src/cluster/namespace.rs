@@ -35,6 +35,9 @@ pub(crate) struct HoldArgs {
     /// Folder of the volumes that all places share.
     #[arg(long)]
     volumes: PathBuf,
+    /// Size of the node plugin's disk in memory, in megabytes.
+    #[arg(long)]
+    disk_mb: Option<u32>,
     /// A folder that must stay visible; may be repeated.
     #[arg(long)]
     keep: Vec<PathBuf>,
@@ -42,11 +45,12 @@ pub(crate) struct HoldArgs {
 
 impl Namespaces {
     /// Makes namespaces for a place that writes to `dir`.
-    pub(crate) fn make(cluster: &Cluster, dir: &Path) -> Result<Self> {
+    pub(crate) fn make(cluster: &Cluster, dir: &Path, disk_mb: Option<u32>) -> Result<Self> {
         fs::create_dir_all(dir)?;
         let volumes = cluster.dir().join("volumes");
         fs::create_dir_all(&volumes)?;
-        let mut child = Command::new("unshare")
+        let mut unshare = Command::new("unshare");
+        unshare
             .args(["--net", "--mount", "--propagation", "private", "--"])
             .arg(cluster.dir().join("xtask"))
             .arg("hold")
@@ -57,7 +61,11 @@ impl Namespaces {
             .arg("--keep")
             .arg(cluster.checkout.root())
             .arg("--keep")
-            .arg(cluster.cache.root())
+            .arg(cluster.cache.root());
+        if let Some(megabytes) = disk_mb {
+            unshare.arg(format!("--disk-mb={megabytes}"));
+        }
+        let mut child = unshare
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -158,6 +166,9 @@ fn mounts(args: &HoldArgs) -> Result<()> {
     for folder in ["kubelet", "hyprstream", "containerd"] {
         bind(own(&format!("lib/{folder}")).as_ref(), Path::new("/var/lib").join(folder).as_ref())?;
     }
+    if let Some(megabytes) = args.disk_mb {
+        disk_in_memory("/var/lib/hyprstream".as_ref(), megabytes)?;
+    }
     fs::create_dir_all("/run/lock")?;
     fs::create_dir_all("/tmp/hostpath_pv")?;
     bind(fd_path(&volumes).as_ref(), "/tmp/hostpath_pv".as_ref())?;
@@ -169,6 +180,14 @@ fn mounts(args: &HoldArgs) -> Result<()> {
     }
     rustix::mount::mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC)
         .context("cannot share the mounts of the node")
+}
+
+/// Mounts a disk of that size in memory.
+pub(crate) fn disk_in_memory(path: &Path, megabytes: u32) -> Result<()> {
+    fs::create_dir_all(path)?;
+    let options = std::ffi::CString::new(format!("mode=755,size={megabytes}m"))?;
+    rustix::mount::mount("tmpfs", path, "tmpfs", MountFlags::NOSUID, options.as_c_str())
+        .with_context(|| format!("cannot mount a disk in memory at {}", path.display()))
 }
 
 fn open_path(path: &Path) -> Result<rustix::fd::OwnedFd> {

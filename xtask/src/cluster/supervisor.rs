@@ -19,10 +19,11 @@ use super::{
     cgroups::Hierarchies,
     config::{Component, Config, EGRESS_PORT, HOST_DNS_PORT, INGRESS_PORT, api_address, path},
     dns,
-    namespace::Namespaces,
+    namespace::{Namespaces, disk_in_memory},
     node_ip, node_name, place_name, pod_cidr,
     relay::{self, Target},
     state::{ComponentState, State, start_time},
+    volumes,
 };
 use crate::proc;
 
@@ -71,10 +72,15 @@ impl Supervisor {
         self.cgroups.join(&own)?;
         let spec = cluster.spec().context("spec.json is missing")?;
 
-        let control = Namespaces::make(cluster, &cluster.dir.join(place_name(0)))?;
+        if let Some(megabytes) = spec.disk_mb {
+            disk_in_memory(&cluster.dir.join("volumes"), megabytes)?;
+        }
+        let control = Namespaces::make(cluster, &cluster.dir.join(place_name(0)), None)?;
         self.update(|s| drop(s.namespaces.insert(place_name(0), control.place())));
         self.make_bridge(&control)?;
         self.start_relays(&control, &spec)?;
+
+        volumes::open_to_all(&cluster.dir.join("volumes"))?;
 
         self.phase("starts etcd and the API server");
         let config = Config::write(cluster, spec.api_port)?;
@@ -192,7 +198,9 @@ impl Supervisor {
         let group = format!("{}/{name}", cluster.prefix);
         self.cgroups.make(&group)?;
         self.cgroups.delegate(&group);
-        let namespaces = Namespaces::make(cluster, &cluster.dir.join(place_name(node)))?;
+        let disk_mb = cluster.spec().and_then(|s| s.disk_mb);
+        let dir = cluster.dir.join(place_name(node));
+        let namespaces = Namespaces::make(cluster, &dir, disk_mb)?;
         self.update(|s| drop(s.namespaces.insert(place_name(node), namespaces.place())));
 
         let ip = node_ip(node).to_string();

@@ -17,6 +17,11 @@ pub(crate) const PAUSE: &str = "docker.io/hyprstream/pause:1";
 pub(super) const IDENTITY: &str = concat!("debian:bookworm-slim", " of mmdebstrap, 1");
 const BASE: &str = "docker.io/library/debian:bookworm-slim";
 
+/// Whether the pause image lies in the cache.
+pub(crate) fn has_pause(cache: &Cache) -> bool {
+    cache.join("images/pause-1/image.tar").is_file()
+}
+
 /// Builds the pause image, unless it lies in the cache.
 pub(crate) fn ensure_pause(checkout: &Checkout, cache: &Cache, log: &Path) -> Result<Image> {
     let entry = cache.ensure("images/pause-1", |dir| {

@@ -3,6 +3,7 @@
 
 mod base;
 mod inputs;
+mod project;
 
 use std::{
     fs,
@@ -12,7 +13,8 @@ use std::{
 
 use anyhow::{Context, Result};
 
-pub(crate) use self::base::{PAUSE, debian, ensure_pause};
+pub(crate) use self::base::{PAUSE, debian, ensure_pause, has_pause};
+pub(crate) use self::project::{ProjectImages, cuda, project};
 use self::inputs::Digester;
 use crate::{
     cluster::Cluster,
@@ -26,8 +28,8 @@ pub(crate) struct Recipe<'a> {
     pub(crate) name: &'a str,
     /// Dockerfile below the checkout.
     pub(crate) dockerfile: &'a str,
-    /// Stage of the Dockerfile.
-    pub(crate) target: &'a str,
+    /// Stage of the Dockerfile; the last one if none is named.
+    pub(crate) target: Option<&'a str>,
     /// Named contexts: name and folder. All of their content is part of the image's identity.
     pub(crate) contexts: &'a [(&'a str, PathBuf)],
     /// Named contexts whose folders never change once they have their name, for example a version
@@ -56,7 +58,7 @@ pub(crate) fn build(
     let dockerfile = checkout.join(recipe.dockerfile);
     let mut digester = Digester::new();
     digester.text(base::IDENTITY);
-    digester.text(recipe.target);
+    digester.text(recipe.target.unwrap_or_default());
     digester.file(&dockerfile)?;
     for (name, dir) in recipe.contexts {
         digester.text(name);
@@ -83,9 +85,12 @@ pub(crate) fn build(
         let mut command = buildah(cache);
         command
             .args(["build", "--pull-never", "--layers=false", "--force-rm"])
-            .args(["--network=host", "--target", recipe.target, "--tag", &reference])
+            .args(["--network=host", "--tag", &reference])
             .arg("--file")
             .arg(&dockerfile);
+        if let Some(target) = recipe.target {
+            command.args(["--target", target]);
+        }
         for (name, dir) in recipe.contexts.iter().chain(recipe.fixed_contexts) {
             command.arg("--build-context").arg(format!("{name}={}", dir.display()));
         }
@@ -118,6 +123,56 @@ pub(crate) fn load(cluster: &Cluster, images: &[Image]) -> Result<usize> {
         }
     }
     Ok(put)
+}
+
+/// Puts any image archive on every node.
+pub(crate) fn load_archive(cluster: &Cluster, archive: &Path) -> Result<()> {
+    let archive = archive
+        .canonicalize()
+        .with_context(|| format!("there is no archive {}", archive.display()))?;
+    let nodes = cluster.spec().context("the cluster is not running")?.nodes;
+    for node in 1..=nodes {
+        // On its standard input, for the node does not see every folder of the host.
+        let input = fs::File::open(&archive)?;
+        let status = cluster
+            .ctr(node)?
+            .args(["images", "import", "--local", "-"])
+            .stdin(input)
+            .status()
+            .context("cannot start ctr")?;
+        anyhow::ensure!(status.success(), "node {node} does not take {}", archive.display());
+    }
+    Ok(())
+}
+
+/// Pushes an image to a registry that nodes can pull from, and returns its name there.
+pub(crate) fn push_to(cache: &Cache, image: &Image, registry: &str, log: &Path) -> Result<String> {
+    let name = image.reference.trim_start_matches("docker.io/");
+    let there = format!("{}/{name}", registry.trim_end_matches('/'));
+    let source = format!("docker-archive:{}", image.archive.display());
+    proc::logged(buildah(cache).args(["pull", "--quiet", &source]), log)?;
+    proc::logged(
+        buildah(cache).args(["push", "--quiet", &image.reference, &format!("docker://{there}")]),
+        log,
+    )
+    .with_context(|| format!("cannot push {there}; log in with `buildah login` first"))?;
+    proc::logged(buildah(cache).args(["rmi", "--force", &image.reference]), log)?;
+    Ok(there)
+}
+
+/// Removes buildah's storage, which holds mounts and files that only it can remove well.
+pub(crate) fn purge(cache: &Cache) -> Result<()> {
+    if cache.join("buildah").exists() && proc::on_path("buildah") {
+        let _ = proc::output(buildah(cache).args(["rm", "--all"]));
+        let _ = proc::output(buildah(cache).args(["rmi", "--all", "--force"]));
+    }
+    for mount in fs::read_to_string("/proc/self/mountinfo")?.lines().rev() {
+        let at = mount.split(' ').nth(4).unwrap_or_default();
+        if Path::new(at).starts_with(cache.root()) {
+            proc::output(Command::new("umount").arg(at))?;
+        }
+    }
+    Ok(())
 }
 
 /// buildah with its storage in the cache, apart from that of the user.

@@ -1,0 +1,156 @@
+//! Installs the chart.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use crate::{
+    components,
+    images::ProjectImages,
+    paths::{Cache, Checkout, write_atomically},
+    proc,
+    target::Target,
+    versions::HELM,
+};
+
+/// Name of the release.
+pub(crate) const RELEASE: &str = "hyprstream";
+/// Namespace of the release.
+pub(crate) const NAMESPACE: &str = "hyprstream-system";
+/// Secret with the registry's tokens, and the key of the one that may push anywhere.
+pub(crate) const KEYS: (&str, &str) = ("hyprstream-registry-keys", "admin-token");
+
+/// Values that fit the local cluster and the images just built.
+pub(crate) fn values(images: &ProjectImages, local: bool) -> Value {
+    let image = |reference: &str| {
+        let (repository, tag) = reference.rsplit_once(':').unwrap_or((reference, "latest"));
+        json!({"repository": repository, "tag": tag, "pullPolicy": "IfNotPresent"})
+    };
+    let mut values = json!({
+        "images": {
+            "controlPlane": image(&images.control_plane.reference),
+            "registry": image(&images.registry.reference),
+            "worker": image(&images.worker.reference),
+        },
+    });
+    if local {
+        values["ingress"] = json!({"enabled": true, "className": "contour"});
+    }
+    if let Some(proxy) = host_proxy() {
+        values["registry"]["httpsProxy"] = json!(proxy);
+    }
+    values
+}
+
+/// The proxy that this machine needs for the world, which the registry then needs too.
+fn host_proxy() -> Option<String> {
+    ["HTTPS_PROXY", "https_proxy"]
+        .iter()
+        .filter_map(|name| std::env::var(name).ok())
+        .find(|value| !value.is_empty())
+}
+
+/// Installs the CRDs and the release, or upgrades them, and waits until its programs are ready.
+/// `extra` are further arguments for Helm.
+pub(crate) fn install(
+    checkout: &Checkout,
+    cache: &Cache,
+    target: &Target,
+    values: Option<&Value>,
+    extra: &[String],
+) -> Result<()> {
+    crds(checkout, target)?;
+    let file = values_file(target);
+    if let Some(values) = values {
+        write_atomically(&file, serde_yaml::to_string(values)?)?;
+    }
+    namespace(target)?;
+    let mut helm = helm(cache, target);
+    helm.args(["upgrade", "--install", RELEASE])
+        .arg(checkout.join("charts/hyprstream"))
+        .args(["--namespace", NAMESPACE, "--wait", "--timeout=180s"])
+        .arg("--values")
+        .arg(&file)
+        .args(extra);
+    proc::output(&mut helm).map(drop).with_context(|| {
+        format!("cannot install the chart{}", unready(target).unwrap_or_default())
+    })
+}
+
+/// Removes the release; the CRDs and the Models stay.
+pub(crate) fn uninstall(cache: &Cache, target: &Target) -> Result<()> {
+    let mut helm = helm(cache, target);
+    helm.args(["uninstall", RELEASE, "--namespace", NAMESPACE, "--wait", "--timeout=180s"]);
+    proc::output(&mut helm).map(drop)
+}
+
+/// Runs the chart's tests.
+pub(crate) fn test(cache: &Cache, target: &Target) -> Result<String> {
+    proc::output(helm(cache, target).args(["test", RELEASE, "--namespace", NAMESPACE]))
+}
+
+/// Applies the CRDs, which Helm would never upgrade.
+fn crds(checkout: &Checkout, target: &Target) -> Result<()> {
+    let mut all = String::new();
+    for entry in fs::read_dir(checkout.join("crds"))?.flatten() {
+        if entry.path().extension().is_some_and(|e| e == "yaml") {
+            all.push_str(&fs::read_to_string(entry.path())?);
+            all.push_str("\n---\n");
+        }
+    }
+    target.apply(&all)?;
+    proc::output(target.kubectl().args([
+        "wait",
+        "--for=condition=Established",
+        "crd/models.hyprstream.io",
+        "--timeout=60s",
+    ]))
+    .map(drop)
+}
+
+/// The node plugin mounts, which only a privileged namespace lets a pod do.
+fn namespace(target: &Target) -> Result<()> {
+    target.apply(&format!(
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {NAMESPACE}\n  labels:\n    \
+         pod-security.kubernetes.io/enforce: privileged\n"
+    ))
+}
+
+/// The registry's password for pushes.
+pub(crate) fn registry_token(target: &Target) -> Result<String> {
+    let template = format!("go-template={{{{index .data {:?} | base64decode}}}}", KEYS.1);
+    proc::output(target.kubectl().args(["-n", NAMESPACE, "get", "secret", KEYS.0, "-o", &template]))
+}
+
+/// Where the values of the last installation are kept.
+pub(crate) fn values_file(target: &Target) -> PathBuf {
+    target.dir().join("values.yaml")
+}
+
+fn helm(cache: &Cache, target: &Target) -> Command {
+    let mut command = Command::new(components::program(cache, &HELM, "helm"));
+    target.name_to(&mut command, "--kube-context");
+    let home = cache.join("helm");
+    command
+        .env("HELM_CACHE_HOME", home.join("cache"))
+        .env("HELM_CONFIG_HOME", home.join("config"))
+        .env("HELM_DATA_HOME", home.join("data"));
+    command
+}
+
+/// The pods of the release that are not ready, in words.
+fn unready(target: &Target) -> Result<String> {
+    let pods = proc::output(target.kubectl().args(["-n", NAMESPACE, "get", "pods"]))?;
+    let events = proc::output(target.kubectl().args([
+        "-n",
+        NAMESPACE,
+        "get",
+        "events",
+        "--field-selector=type=Warning",
+        "--sort-by=.lastTimestamp",
+    ]))?;
+    let tail: Vec<&str> = events.lines().rev().take(5).collect();
+    let tail: Vec<&str> = tail.into_iter().rev().collect();
+    Ok(format!("\n{pods}{}\n", tail.join("\n")))
+}

@@ -1,0 +1,86 @@
+//! The project's own images.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::{Image, Recipe, build};
+use crate::{
+    paths::{Cache, Checkout},
+    programs::{CONTROL_PLANE, Programs, REGISTRY, WORKER},
+};
+
+/// The images that the chart names.
+pub(crate) struct ProjectImages {
+    /// Operator, gateway and node plugin.
+    pub(crate) control_plane: Image,
+    /// Registry.
+    pub(crate) registry: Image,
+    /// CPU worker.
+    pub(crate) worker: Image,
+}
+
+impl ProjectImages {
+    /// All of them.
+    pub(crate) fn all(&self) -> [Image; 3] {
+        [self.control_plane.clone(), self.registry.clone(), self.worker.clone()]
+    }
+}
+
+/// Builds the images of `Dockerfile` out of built programs.
+pub(crate) fn project(
+    checkout: &Checkout,
+    cache: &Cache,
+    programs: &Programs,
+    log: &Path,
+    progress: &dyn Fn(&str),
+) -> Result<ProjectImages> {
+    let one = |name: &str, binaries: &[&str]| {
+        progress(name);
+        let bin = programs.staged(cache, name, binaries)?;
+        let libtorch = if name == "worker" {
+            vec![("libtorch", programs.libtorch(cache)?)]
+        } else {
+            Vec::new()
+        };
+        build(
+            checkout,
+            cache,
+            &Recipe {
+                name,
+                dockerfile: "Dockerfile",
+                target: Some(name),
+                contexts: &[("bin", bin)],
+                fixed_contexts: &libtorch,
+            },
+            log,
+        )
+    };
+    Ok(ProjectImages {
+        control_plane: one("control-plane", CONTROL_PLANE)?,
+        registry: one("registry", REGISTRY)?,
+        worker: one("worker", WORKER)?,
+    })
+}
+
+/// Builds the image of `Dockerfile.cuda`, some gigabytes.
+pub(crate) fn cuda(
+    checkout: &Checkout,
+    cache: &Cache,
+    programs: &Programs,
+    log: &Path,
+) -> Result<Image> {
+    let bin = programs.staged(cache, "worker-cuda", WORKER)?;
+    build(
+        checkout,
+        cache,
+        &Recipe {
+            name: "worker-cuda",
+            dockerfile: "Dockerfile.cuda",
+            target: None,
+            contexts: &[("bin", bin)],
+            fixed_contexts: &[],
+        },
+        log,
+    )
+}

@@ -1,0 +1,126 @@
+//! Builds our own programs for the images.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    libtorch,
+    paths::{Cache, Checkout, remove_all},
+    proc,
+    ui::Step,
+};
+
+/// Programs of the image `control-plane`.
+pub(crate) const CONTROL_PLANE: &[&str] =
+    &["hyprstream-operator", "hyprstream-gateway", "hyprstream-csi"];
+/// Programs of the image `registry`.
+pub(crate) const REGISTRY: &[&str] = &["hyprstream-registry"];
+/// Programs of the image `worker`.
+pub(crate) const WORKER: &[&str] = &["hyprstream-worker"];
+
+/// Where the programs were built.
+pub(crate) struct Programs {
+    folder: PathBuf,
+    libtorch: PathBuf,
+}
+
+/// Builds all programs in release mode; cargo decides what has to be done.
+pub(crate) fn build(
+    checkout: &Checkout,
+    cache: &Cache,
+    log: &Path,
+    step: &Step,
+) -> Result<Programs> {
+    let libtorch = libtorch::ensure(cache.root())?;
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| checkout.join("target"), |dir| checkout.join(dir));
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .current_dir(checkout.root())
+        .args(["build", "--release", "--locked", "--color", "never"])
+        .env("LIBTORCH", &libtorch)
+        .env_remove("CARGO_MANIFEST_DIR");
+    for program in CONTROL_PLANE.iter().chain(REGISTRY).chain(WORKER) {
+        cargo.args(["--package", program]);
+    }
+    cargo.args(["--features", "hyprstream-worker/torch"]);
+    watched(&mut cargo, log, step)?;
+    Ok(Programs { folder: target.join("release"), libtorch })
+}
+
+impl Programs {
+    /// A folder with just these programs, for a build context.
+    pub(crate) fn staged(&self, cache: &Cache, name: &str, programs: &[&str]) -> Result<PathBuf> {
+        cache.replace(&format!("staged/{name}"), |dir| {
+            for program in programs {
+                let from = self.folder.join(program);
+                fs::copy(&from, dir.join(program))
+                    .with_context(|| format!("cannot copy {}", from.display()))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// A folder with what of libtorch the worker needs when it runs.
+    pub(crate) fn libtorch(&self, cache: &Cache) -> Result<PathBuf> {
+        let root = self.libtorch.parent().context("libtorch lies nowhere")?;
+        let name = format!("staged/libtorch-{}", libtorch::VERSION);
+        cache.ensure(&name, |dir| {
+            fs::create_dir(dir.join("torch"))?;
+            link_copy(&root.join("torch/lib"), &dir.join("torch"))?;
+            link_copy(&root.join("nvidia"), dir)
+        })
+    }
+}
+
+/// The folder with `torch` and `nvidia`, as a copy at `to` that shares its files where it can.
+pub(crate) fn place_libtorch(cache: &Cache, to: &Path) -> Result<()> {
+    let torch = libtorch::ensure(cache.root())?;
+    let root = torch.parent().context("libtorch lies nowhere")?;
+    remove_all(to)?;
+    fs::create_dir_all(to)?;
+    link_copy(&torch, to)?;
+    link_copy(&root.join("nvidia"), to)
+}
+
+fn link_copy(from: &Path, into: &Path) -> Result<()> {
+    let copy = |how: &str| {
+        proc::output(Command::new("cp").args(["-a", how]).arg(from).arg(into)).map(drop)
+    };
+    copy("--link").or_else(|_| copy("--reflink=auto"))
+}
+
+/// Runs cargo, shows what it compiles, and keeps its output.
+fn watched(cargo: &mut Command, log: &Path, step: &Step) -> Result<()> {
+    let mut file = proc::open_log(log)?;
+    writeln!(file, "$ cargo build --release")?;
+    let mut child = cargo
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot start cargo")?;
+    let mut compiled = 0;
+    for line in BufReader::new(child.stderr.take().context("cargo has no output")?).lines() {
+        let line = line?;
+        writeln!(file, "{line}")?;
+        if let Some(name) = line.trim_start().strip_prefix("Compiling ") {
+            compiled += 1;
+            let name = name.split(" (").next().unwrap_or(name);
+            step.amount(&format!("{compiled} crates, {name}"));
+        } else if line.contains("waiting for file lock") {
+            step.amount("waits for another cargo");
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("cargo build ended with {status}\n{}", proc::tail_of(log));
+    }
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! The sample model: pushed to the registry, applied, asked.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+
+use crate::{
+    paths::{Cache, Checkout, remove_all},
+    proc,
+    target::Target,
+    ui::Step,
+};
+
+/// Name of the Model and of its repository.
+pub(crate) const NAME: &str = "smollm2";
+/// What is asked.
+pub(crate) const QUESTION: &str = "What is the capital of France? Tell me one thing about it.";
+
+/// Makes a git repository with LFS out of a folder of weights, once, and returns it.
+pub(crate) fn repository(cache: &Cache, weights: &Path, log: &Path) -> Result<PathBuf> {
+    let name = weights.file_name().context("the weights have no name")?.to_string_lossy();
+    cache.ensure(&format!("repositories/{name}"), |dir| {
+        for entry in fs::read_dir(weights)?.flatten() {
+            let to = dir.join(entry.file_name());
+            if fs::hard_link(entry.path(), &to).is_err() {
+                fs::copy(entry.path(), &to)?;
+            }
+        }
+        fs::write(dir.join(".gitattributes"), "*.safetensors filter=lfs diff=lfs merge=lfs -text\n")?;
+        let git = |args: &[&str]| proc::logged(git(dir).args(args), log);
+        git(&["init", "--quiet", "--initial-branch=main"])?;
+        git(&["lfs", "install", "--local"])?;
+        git(&["add", "--all"])?;
+        git(&["commit", "--quiet", "--message", "SmolLM2-135M-Instruct"])
+    })
+}
+
+/// Pushes the repository to the registry at `http://address/git/default/smollm2.git`, unless its
+/// branch is there already with later commits, and returns the commit that is served then.
+pub(crate) fn push(repository: &Path, address: &str, token: &str, log: &Path) -> Result<String> {
+    let url = format!("http://{address}/git/default/{NAME}.git");
+    // In a header, so that neither a command line nor the repository's configuration has it.
+    let header = format!("Authorization: Basic {}", STANDARD.encode(format!("hyprstream:{token}")));
+    let with_token = || {
+        let mut git = git(repository);
+        git.env("GIT_CONFIG_COUNT", "2")
+            .env("GIT_CONFIG_KEY_0", "http.extraHeader")
+            .env("GIT_CONFIG_VALUE_0", &header)
+            .env("GIT_CONFIG_KEY_1", "lfs.locksverify")
+            .env("GIT_CONFIG_VALUE_1", "false");
+        git
+    };
+    let head = proc::output(git(repository).args(["rev-parse", "HEAD"]))?.trim().to_owned();
+    let there = proc::output(with_token().args(["ls-remote", &url, "refs/heads/main"]))
+        .unwrap_or_default();
+    if let Some(commit) = there.split_whitespace().next()
+        && commit != head
+    {
+        // Somebody pushed their own since; that is what they want to have served.
+        return Ok(commit.to_owned());
+    }
+    proc::logged(with_token().args(["push", "--quiet", &url, "HEAD:refs/heads/main"]), log)
+        .context("cannot push the model to the registry")?;
+    Ok(head)
+}
+
+/// Applies the sample and waits until it is ready.
+pub(crate) fn apply(checkout: &Checkout, target: &Target, step: &Step) -> Result<Duration> {
+    let started = Instant::now();
+    let manifest = checkout.join("deploy/samples/smollm2.yaml");
+    proc::output(target.kubectl().arg("apply").arg("-f").arg(&manifest))?;
+    let limit = Duration::from_secs(180);
+    loop {
+        let (ready, told) = condition(target).unwrap_or_default();
+        if ready {
+            return Ok(started.elapsed());
+        }
+        step.amount(&told);
+        if started.elapsed() > limit {
+            let all = proc::output(target.kubectl().args(["describe", "model", NAME]))
+                .unwrap_or_default();
+            let tail: Vec<&str> = all.lines().rev().take(30).collect();
+            let tail: Vec<&str> = tail.into_iter().rev().collect();
+            bail!(
+                "the model is not ready after {} s: {told}\n{}\n    look at: kubectl describe \
+                 model {NAME}; kubectl get pods",
+                limit.as_secs(),
+                tail.join("\n")
+            );
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// Whether the Model is ready on what its manifest asks for, and what it says.
+fn condition(target: &Target) -> Result<(bool, String)> {
+    let text = proc::output(target.kubectl().args(["get", "model", NAME, "-o", "json"]))?;
+    let model: serde_json::Value = serde_json::from_str(&text)?;
+    let generation = &model["metadata"]["generation"];
+    let ready = model["status"]["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|c| c["type"] == "Ready");
+    let Some(ready) = ready else { return Ok((false, "waits for the operator".to_owned())) };
+    let told = format!(
+        "{} {}",
+        ready["reason"].as_str().unwrap_or_default(),
+        ready["message"].as_str().unwrap_or_default()
+    );
+    Ok((ready["status"] == "True" && &ready["observedGeneration"] == generation, told))
+}
+
+fn git(dir: &Path) -> Command {
+    let mut command = Command::new("git");
+    command
+        .arg("-C")
+        .arg(dir)
+        .args(["-c", "user.name=hyprstream", "-c", "user.email=hyprstream@localhost"])
+        .args(["-c", "commit.gpgsign=false", "-c", "core.hooksPath=.git/hooks"])
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .env_remove("GIT_DIR");
+    command
+}
+
+/// Forgets the prepared repository, so that the next push makes it anew.
+#[cfg_attr(not(test), allow(dead_code))]
+pub(crate) fn forget(cache: &Cache) -> Result<()> {
+    remove_all(&cache.join("repositories"))
+}
