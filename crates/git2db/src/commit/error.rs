@@ -1,6 +1,6 @@
 //! Why a commit could not be made or pushed.
 
-use crate::{RemoteError, RemoteUrl, RepoError, lfs::LfsError, store::StoreError};
+use crate::{RemoteError, RemoteUrl, RepoError, lfs::LfsError, store::StoreError, tree::TreeError};
 
 /// A commit could not be made or pushed.
 #[derive(Debug, thiserror::Error)]
@@ -9,6 +9,9 @@ pub enum CommitError {
     /// The repository cannot be read or written.
     #[error(transparent)]
     Repo(RepoError),
+    /// The tree to change cannot be read or is refused.
+    #[error(transparent)]
+    Tree(TreeError),
     /// The object store failed.
     #[error(transparent)]
     Store(StoreError),
@@ -60,12 +63,29 @@ impl CommitError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Repo(error) => error.reason(),
+            Self::Tree(error) => error.reason(),
             Self::Store(error) => error.reason(),
             Self::Lfs(error) => error.reason(),
             Self::Remote(error) => error.reason(),
             Self::InvalidPath { .. } => "RefusedContent",
             Self::BranchMoved { .. } | Self::Rejected { .. } => "Rejected",
             Self::Read { .. } | Self::InvalidAuthor(_) => "InternalError",
+        }
+    }
+
+    /// Whether the same call may succeed later without anyone changing anything.
+    pub fn is_retriable(&self) -> bool {
+        match self {
+            Self::Repo(error) => error.is_retriable(),
+            Self::Tree(error) => error.is_retriable(),
+            Self::Store(error) => error.is_retriable(),
+            Self::Lfs(error) => error.is_retriable(),
+            Self::Remote(error) => error.is_retriable(),
+            Self::Read { .. } => true,
+            Self::InvalidPath { .. }
+            | Self::InvalidAuthor(_)
+            | Self::BranchMoved { .. }
+            | Self::Rejected { .. } => false,
         }
     }
 }

@@ -1,16 +1,18 @@
 //! Making commits and pushing them.
 
 mod error;
+mod push;
+mod stage;
 
 use std::path::{Path, PathBuf};
 
-pub use error::CommitError;
+use git2::{ErrorCode, Oid, Signature};
 
-use crate::{
-    CommitId, Credentials, Observer, RemoteUrl,
-    lfs::{Pointer, Transfer},
-    store::ObjectStore,
-};
+pub use error::CommitError;
+pub use push::push;
+pub use stage::stage;
+
+use crate::{CommitId, RepoError, lfs::Pointer, repo};
 
 /// One change to the files of a commit.
 #[derive(Clone, Debug)]
@@ -60,24 +62,8 @@ pub struct Staged {
     pub objects: Vec<Pointer>,
 }
 
-/// Writes `changes` to the files of `base` (of none, if it is `None`) as a tree into the bare
-/// repository.
-///
-/// A file goes to LFS, that is into `store` with a pointer in git, if `.gitattributes` of the new
-/// tree say so. A `*.safetensors` file of more than 10 MiB, and any file above the limit of
-/// [`Limits`](crate::tree::Limits), goes there too; the root's `.gitattributes` gets a line for it.
-pub fn stage(
-    bare: &Path,
-    base: Option<&CommitId>,
-    changes: &[Change],
-    store: &ObjectStore,
-) -> Result<Staged, CommitError> {
-    let _ = (bare, base, changes, store);
-    unimplemented!("not done yet")
-}
-
 /// Commits what is staged to `branch`, which must still name [`Staged::base`] (not exist, if that
-/// is `None`).
+/// is `None`). Nothing is pushed.
 pub fn commit(
     bare: &Path,
     branch: &str,
@@ -85,20 +71,42 @@ pub fn commit(
     author: &Author,
     message: &str,
 ) -> Result<CommitId, CommitError> {
-    let _ = (bare, branch, staged, author, message);
-    unimplemented!("not done yet")
+    let name = branch_ref(branch)?;
+    let repo = repo::open(bare).map_err(CommitError::Repo)?;
+    let access = |e| CommitError::Repo(repo::access(bare)(e));
+    let moved = || CommitError::BranchMoved { branch: branch.to_owned() };
+    let signature = Signature::now(&author.name, &author.email)
+        .map_err(|_| CommitError::InvalidAuthor(author.name.clone()))?;
+    let tree = Oid::from_str(&staged.tree).and_then(|id| repo.find_tree(id)).map_err(access)?;
+    let parent = match &staged.base {
+        Some(base) => Some(repo.find_commit(base.oid()).map_err(access)?),
+        None => None,
+    };
+    let parents: Vec<_> = parent.iter().collect();
+    let id = repo
+        .commit(None, &signature, &signature, message, &tree, &parents)
+        .map_err(access)?;
+    // The ref is changed only if it still names what was changed.
+    let updated = match &staged.base {
+        Some(base) => repo.reference_matching(&name, id, true, base.oid(), "commit"),
+        None => repo.reference(&name, id, false, "commit"),
+    };
+    match updated {
+        Ok(_) => Ok(CommitId::from_oid(id)),
+        Err(error) => match error.code() {
+            ErrorCode::Modified | ErrorCode::Exists | ErrorCode::NotFound | ErrorCode::Locked => {
+                Err(moved())
+            }
+            _ => Err(access(error)),
+        },
+    }
 }
 
-/// Pushes `branch` to the remote: first the LFS objects of its commits that the remote does not
-/// have and that lie in `store`, then the branch. Never forces.
-pub fn push(
-    bare: &Path,
-    branch: &str,
-    url: &RemoteUrl,
-    credentials: &Credentials,
-    store: &ObjectStore,
-    observer: &dyn Observer,
-) -> Result<Transfer, CommitError> {
-    let _ = (bare, branch, url, credentials, store, observer);
-    unimplemented!("not done yet")
+fn branch_ref(branch: &str) -> Result<String, CommitError> {
+    let name = format!("refs/heads/{branch}");
+    if branch.starts_with('-') || !git2::Reference::is_valid_name(&name) {
+        let name = branch.to_owned();
+        return Err(CommitError::Repo(RepoError::InvalidReference { name }));
+    }
+    Ok(name)
 }

@@ -13,7 +13,7 @@ mod work;
 
 pub use client::{Client, Options, Transfer};
 pub use error::LfsError;
-pub(crate) use attributes::Attributes;
+pub(crate) use attributes::{Attributes, track_line};
 pub(crate) use pointer::MAX_POINTER_BYTES;
 pub use pointer::{InvalidPointer, Pointer};
 

@@ -6,8 +6,9 @@ mod names;
 mod walk;
 
 pub use error::{Refusal, TreeError};
-pub use walk::walk;
 pub(crate) use names::{check_name, is_reserved};
+pub(crate) use walk::attributes;
+pub use walk::walk;
 
 use crate::lfs::Pointer;
 

@@ -33,7 +33,11 @@ pub fn walk(
 ) -> Result<Vec<Entry>, TreeError> {
     let repo = repo::open(path).map_err(TreeError::Repo)?;
     let walker = Walker { repo: &repo, odb: odb(&repo, path)?, path, commit };
-    let raw = walker.list(limits)?;
+    let root = repo
+        .find_commit(commit.oid())
+        .and_then(|commit| commit.tree())
+        .map_err(|e| walker.failed(e))?;
+    let raw = walker.list(root.id(), limits)?;
     let attributes = walker.attributes(&raw)?;
     let wanted: Vec<&Raw> = raw.iter().filter(|raw| include.matches(&raw.path)).collect();
     let mut entries = Vec::with_capacity(wanted.len());
@@ -44,6 +48,18 @@ pub fn walk(
     check_links(&entries)?;
     entries.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(entries)
+}
+
+/// The rules of all `.gitattributes` in a tree that `commit` is made of, or will be.
+pub(crate) fn attributes(
+    repo: &Repository,
+    path: &Path,
+    tree: Oid,
+    commit: &CommitId,
+) -> Result<Attributes, TreeError> {
+    let walker = Walker { repo, odb: odb(repo, path)?, path, commit };
+    let raw = walker.list(tree, &Limits::default())?;
+    walker.attributes(&raw)
 }
 
 struct Walker<'a> {
@@ -70,15 +86,10 @@ fn refused(path: &str, refusal: Refusal) -> TreeError {
 
 impl Walker<'_> {
     /// All files, with their names checked.
-    fn list(&self, limits: &Limits) -> Result<Vec<Raw>, TreeError> {
-        let root = self
-            .repo
-            .find_commit(self.commit.oid())
-            .and_then(|commit| commit.tree())
-            .map_err(|e| self.failed(e))?;
+    fn list(&self, root: Oid, limits: &Limits) -> Result<Vec<Raw>, TreeError> {
         let mut files = Vec::new();
         let mut seen = HashSet::new();
-        let mut pending = vec![(String::new(), root.id(), 1)];
+        let mut pending = vec![(String::new(), root, 1)];
         while let Some((folder, id, depth)) = pending.pop() {
             let tree = self.repo.find_tree(id).map_err(|e| self.failed(e))?;
             for entry in &tree {

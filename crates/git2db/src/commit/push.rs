@@ -1,0 +1,137 @@
+//! Pushing a branch with its LFS objects.
+
+use std::{cell::RefCell, path::Path};
+
+use git2::{ErrorCode, Oid, PushOptions, Repository};
+
+use super::{CommitError, branch_ref};
+use crate::{
+    CommitId, Credentials, Observer, RemoteUrl,
+    lfs::{Client, MAX_POINTER_BYTES, Options, Pointer, Transfer},
+    libgit::{Session, proxy},
+    remote::{self, RemoteRef},
+    repo,
+    store::ObjectStore,
+    tree,
+};
+
+/// Pushes `branch` to the remote: first the LFS objects of those of its commits that the remote
+/// does not have, out of `store`, then the branch. Never forces; a branch that has other commits
+/// there is `Rejected`.
+pub fn push(
+    bare: &Path,
+    branch: &str,
+    url: &RemoteUrl,
+    credentials: &Credentials,
+    store: &ObjectStore,
+    observer: &dyn Observer,
+) -> Result<Transfer, CommitError> {
+    let name = branch_ref(branch)?;
+    let repo = repo::open(bare).map_err(CommitError::Repo)?;
+    let heads = remote::list(url, credentials, observer).map_err(CommitError::Remote)?;
+    let objects = new_objects(&repo, bare, &name, &heads)?;
+    let transfer = if objects.is_empty() {
+        Transfer::default()
+    } else {
+        Client::new(url, credentials, Options::default())
+            .and_then(|client| client.upload(&objects, store, Some(&name), observer))
+            .map_err(CommitError::Lfs)?
+    };
+    push_ref(&repo, branch, &name, url, credentials, observer)?;
+    Ok(transfer)
+}
+
+/// The LFS objects that commits of the ref bring and that no commit of the remote has.
+fn new_objects(
+    repo: &Repository,
+    bare: &Path,
+    name: &str,
+    heads: &[RemoteRef],
+) -> Result<Vec<Pointer>, CommitError> {
+    let access = |e| CommitError::Repo(repo::access(bare)(e));
+    let mut walk = repo.revwalk().map_err(access)?;
+    walk.push_ref(name).map_err(access)?;
+    for head in heads {
+        if repo.find_commit(head.commit.oid()).is_ok() {
+            walk.hide(head.commit.oid()).map_err(access)?;
+        }
+    }
+    let mut objects = Vec::new();
+    for id in walk {
+        changed_pointers(repo, bare, id.map_err(access)?, &mut objects)?;
+    }
+    Ok(objects)
+}
+
+/// Adds the LFS objects of the files that a commit changed.
+fn changed_pointers(
+    repo: &Repository,
+    bare: &Path,
+    id: Oid,
+    objects: &mut Vec<Pointer>,
+) -> Result<(), CommitError> {
+    let access = |e| CommitError::Repo(repo::access(bare)(e));
+    let commit = repo.find_commit(id).map_err(access)?;
+    let tree = commit.tree().map_err(access)?;
+    // Without its parent, as at the end of a shallow history, all of it counts as changed.
+    let parent = commit.parent(0).and_then(|parent| parent.tree()).ok();
+    let diff = repo.diff_tree_to_tree(parent.as_ref(), Some(&tree), None).map_err(access)?;
+    let odb = repo.odb().map_err(access)?;
+    let rules = tree::attributes(repo, bare, tree.id(), &CommitId::from_oid(id))
+        .map_err(CommitError::Tree)?;
+    for delta in diff.deltas() {
+        let file = delta.new_file();
+        let path = file.path().and_then(Path::to_str).unwrap_or_default();
+        if file.id().is_zero() || !rules.is_lfs(path) {
+            continue;
+        }
+        let (size, _) = odb.read_header(file.id()).map_err(access)?;
+        if size < MAX_POINTER_BYTES
+            && let Ok(pointer) = Pointer::parse(odb.read(file.id()).map_err(access)?.data())
+        {
+            objects.push(pointer);
+        }
+    }
+    Ok(())
+}
+
+fn push_ref(
+    repo: &Repository,
+    branch: &str,
+    name: &str,
+    url: &RemoteUrl,
+    credentials: &Credentials,
+    observer: &dyn Observer,
+) -> Result<(), CommitError> {
+    let rejected = |detail: String| CommitError::Rejected {
+        url: url.clone(),
+        branch: branch.to_owned(),
+        detail: detail.chars().filter(|c| !c.is_control()).take(300).collect(),
+    };
+    let session = Session::new(url, credentials, observer).map_err(CommitError::Remote)?;
+    let refused = RefCell::new(None);
+    let pushed = {
+        let mut callbacks = session.callbacks();
+        callbacks.push_update_reference(|_, status| {
+            if let Some(status) = status {
+                refused.replace(Some(status.to_owned()));
+            }
+            Ok(())
+        });
+        let mut options = PushOptions::new();
+        options
+            .remote_callbacks(callbacks)
+            .proxy_options(proxy())
+            .follow_redirects(session.redirects());
+        repo.remote_anonymous(url.as_str())
+            .and_then(|mut remote| remote.push(&[format!("{name}:{name}")], Some(&mut options)))
+    };
+    match (pushed, refused.into_inner()) {
+        (_, Some(status)) => Err(rejected(status)),
+        (Ok(()), None) => Ok(()),
+        (Err(error), None) if error.code() == ErrorCode::NotFastForward => {
+            Err(rejected("it has commits that this branch does not have".to_owned()))
+        }
+        (Err(error), None) => Err(CommitError::Remote(session.error(&error))),
+    }
+}
