@@ -38,7 +38,7 @@ use crate::{
     leader::Candidate,
     metrics::Metrics,
     registry::Registry,
-    source::{Sources, follow_pushes},
+    source::{Pace, Sources, follow_pushes},
     sweep::{Scope, Sweep},
 };
 
@@ -100,6 +100,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
             instance: Some(args.pod_name),
         },
         metrics: metrics.clone(),
+        pace: Pace::default(),
     };
     let mut work = tokio::spawn(operator.run(shutdown.clone()));
     let ended = tokio::select! {
@@ -139,6 +140,8 @@ pub struct Operator {
     pub reporter: Reporter,
     /// Counts.
     pub metrics: Metrics,
+    /// How often what is done.
+    pub pace: Pace,
 }
 
 impl Operator {
@@ -149,6 +152,7 @@ impl Operator {
             self.registry.clone(),
             self.client.clone(),
             trigger.clone(),
+            self.pace,
         ));
         let applier = Arc::new(Applier::new(self.client.clone(), self.metrics.clone()));
         let memory = Arc::new(Memory::default());

@@ -99,7 +99,6 @@ impl Memory {
 
 /// Brings the cluster nearer to what a Model asks for and says in its status how far it is. Never
 /// fails: an error is in the status, and in when to look again.
-#[tracing::instrument(skip_all, fields(model = %ObjectRef::from_obj(&*model)))]
 pub async fn reconcile(model: Arc<Model>, context: Arc<Context>) -> Result<Action, Infallible> {
     let started = Instant::now();
     context.caches.ready().await;

@@ -107,8 +107,39 @@ pub struct Sources {
     entries: Mutex<HashMap<String, Entry>>,
 }
 
+/// How often what is done. Tests hurry.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Pause after the first failure; it doubles up to `last_pause`.
+    pub first_pause: Duration,
+    /// Longest pause between attempts.
+    pub last_pause: Duration,
+    /// How often the Secret is looked at while its credentials do not work.
+    pub secret: Duration,
+    /// How often the registry is asked while it fetches.
+    pub poll: Duration,
+    /// How often progress is reported at most.
+    pub report: Duration,
+    /// How long the registry may be silent before that is reported, so that its restart is not.
+    pub silence: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            first_pause: Duration::from_secs(5),
+            last_pause: Duration::from_secs(300),
+            secret: Duration::from_secs(10),
+            poll: Duration::from_secs(1),
+            report: Duration::from_secs(3),
+            silence: Duration::from_secs(8),
+        }
+    }
+}
+
 /// What the tasks share.
 struct Shared {
+    pace: Pace,
     registry: Registry,
     client: Client,
     slots: Semaphore,
@@ -124,8 +155,9 @@ struct Entry {
 
 impl Sources {
     /// No tasks yet. Reconciliations are triggered through `trigger`.
-    pub fn new(registry: Registry, client: Client, trigger: Trigger) -> Self {
+    pub fn new(registry: Registry, client: Client, trigger: Trigger, pace: Pace) -> Self {
         let shared = Arc::new(Shared {
+            pace,
             registry,
             client,
             slots: Semaphore::new(SLOTS),

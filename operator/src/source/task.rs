@@ -24,19 +24,6 @@ use super::{
 };
 use crate::registry::RegistryError;
 
-/// Pause after the first failure; it doubles up to [`LAST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_secs(5);
-/// Longest pause between attempts.
-const LAST_PAUSE: Duration = Duration::from_secs(300);
-/// How often the Secret is looked at while its credentials do not work.
-const SECRET_PAUSE: Duration = Duration::from_secs(10);
-/// How often the registry is asked while it fetches.
-const POLL: Duration = Duration::from_secs(1);
-/// How often progress is reported at most.
-const REPORT: Duration = Duration::from_secs(3);
-/// How long the registry may be silent before that is reported, so that its restart is not.
-const SILENCE: Duration = Duration::from_secs(8);
-
 pub(super) struct Task {
     pub(super) shared: Arc<Shared>,
     pub(super) key: SourceKey,
@@ -65,25 +52,26 @@ struct Failure {
 
 impl Task {
     pub(super) async fn run(self) {
-        let mut pause = FIRST_PAUSE;
+        let pace = self.shared.pace;
+        let mut pause = pace.first_pause;
         let mut silent_since: Option<Instant> = None;
         loop {
             match self.attempt().await {
                 Ok(Outcome::Superseded) => {}
                 Ok(Outcome::Mirrored) => {
-                    pause = FIRST_PAUSE;
+                    pause = pace.first_pause;
                     silent_since = None;
                     // A commit cannot move, but what the registry holds of it can be lost.
                     self.wait(self.key.interval).await;
                 }
                 Err(failure) if failure.fleeting => {
                     let since = *silent_since.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= SILENCE {
+                    if since.elapsed() >= pace.silence {
                         self.update(|f| f.problem = Some(failure.problem)).await;
                         self.wait(pause).await;
                         pause = (pause * 2).min(Duration::from_secs(30));
                     } else {
-                        self.wait(Duration::from_secs(1)).await;
+                        self.wait(pace.poll).await;
                     }
                 }
                 Err(failure) => {
@@ -97,7 +85,7 @@ impl Task {
                     self.update(|f| f.problem = Some(failure.problem)).await;
                     self.wait_after_failure(pause, failure.secret.as_deref())
                         .await;
-                    pause = (pause * 2).min(LAST_PAUSE);
+                    pause = (pause * 2).min(pace.last_pause);
                 }
             }
         }
@@ -202,7 +190,7 @@ impl Task {
                     return Ok(Outcome::Mirrored);
                 }
                 MirrorState::Fetching => {
-                    if reported.is_none_or(|at| at.elapsed() >= REPORT) {
+                    if reported.is_none_or(|at| at.elapsed() >= self.shared.pace.report) {
                         reported = Some(Instant::now());
                         self.update(|f| {
                             f.download = Some(progress);
@@ -212,7 +200,7 @@ impl Task {
                     }
                     // A push while an older commit is being fetched: look again at once.
                     tokio::select! {
-                        () = sleep(POLL) => {}
+                        () = sleep(self.shared.pace.poll) => {}
                         () = self.wake.notified() => {
                             if self.resolve(&request.upstream).await? != commit {
                                 return Ok(Outcome::Superseded);
@@ -294,7 +282,7 @@ impl Task {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let notified = tokio::select! {
-                () = sleep(left.min(SECRET_PAUSE)) => false,
+                () = sleep(left.min(self.shared.pace.secret)) => false,
                 () = self.wake.notified() => true,
             };
             if notified || Instant::now() >= deadline {

@@ -1,0 +1,192 @@
+//! What the controllers of Kubernetes and the kubelet do with Deployments, claims and volumes.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use super::cluster::Cluster;
+
+pub const DEPLOYMENTS: &str = "apps/v1/deployments";
+pub const PODS: &str = "v1/pods";
+pub const CLAIMS: &str = "v1/persistentvolumeclaims";
+pub const VOLUMES: &str = "v1/persistentvolumes";
+
+/// How the workers of a commit fare.
+#[derive(Clone, Debug)]
+pub enum Fate {
+    /// They become ready.
+    Ready,
+    /// They start and never become ready.
+    Loading,
+    /// They end with this status and message.
+    Ends(i32, String, i32),
+    /// Their volume cannot be mounted, as this event says.
+    MountFails(String),
+}
+
+/// Fates by commit; a commit without one is ready.
+pub type Fates = Arc<Mutex<BTreeMap<String, Fate>>>;
+
+/// Plays their part until the test ends.
+pub async fn run(cluster: Cluster, fates: Fates) {
+    let mut count = 0;
+    loop {
+        bind(&cluster);
+        for deployment in cluster.list(DEPLOYMENTS) {
+            roll(&cluster, &deployment, &fates, &mut count);
+        }
+        orphans(&cluster);
+        tokio::time::sleep(Duration::from_millis(15)).await;
+    }
+}
+
+fn bind(cluster: &Cluster) {
+    let claims = cluster.list(CLAIMS);
+    for claim in &claims {
+        if claim["status"]["phase"].is_null() {
+            let meta = &claim["metadata"];
+            let (namespace, name) = (text(&meta["namespace"]), text(&meta["name"]));
+            cluster.change(CLAIMS, namespace, name, |c| {
+                c["status"]["phase"] = json!("Bound")
+            });
+        }
+    }
+    for volume in cluster.list(VOLUMES) {
+        let claim = &volume["spec"]["claimRef"];
+        let has = claims.iter().any(|c| {
+            c["metadata"]["name"] == claim["name"]
+                && c["metadata"]["namespace"] == claim["namespace"]
+        });
+        let phase = match (has, volume["status"]["phase"].as_str()) {
+            (true, None | Some("Available")) => "Bound",
+            (false, Some("Bound")) => "Released",
+            _ => continue,
+        };
+        let name = text(&volume["metadata"]["name"]).to_owned();
+        cluster.change(VOLUMES, "", &name, |v| v["status"]["phase"] = json!(phase));
+    }
+}
+
+/// A rolling update with maxSurge 1 and maxUnavailable 0, in coarse steps.
+fn roll(cluster: &Cluster, deployment: &Value, fates: &Fates, count: &mut usize) {
+    let wanted = deployment["spec"]["replicas"].as_u64().unwrap_or(1) as usize;
+    let template = &deployment["spec"]["template"];
+    let revision = &template["metadata"]["labels"]["hyprstream.io/revision"];
+    let pods: Vec<Value> = cluster
+        .list(PODS)
+        .into_iter()
+        .filter(|p| p["metadata"]["ownerReferences"][0]["uid"] == deployment["metadata"]["uid"])
+        .collect();
+    let (new, old): (Vec<&Value>, Vec<&Value>) = pods
+        .iter()
+        .partition(|p| p["metadata"]["labels"]["hyprstream.io/revision"] == *revision);
+    let is_ready = |p: &&Value| p["status"]["conditions"][0]["status"] == "True";
+    let ready = new.iter().copied().filter(|p| is_ready(&p)).count();
+    let remove = |pod: &Value| {
+        let meta = &pod["metadata"];
+        cluster.delete(PODS, text(&meta["namespace"]), text(&meta["name"]));
+    };
+    if new.len() > wanted {
+        new[wanted..].iter().for_each(|p| remove(p));
+    }
+    if ready >= wanted {
+        old.iter().for_each(|p| remove(p));
+    } else {
+        // Old workers that never became ready go first, as the ReplicaSets have it.
+        old.iter()
+            .copied()
+            .filter(|p| !is_ready(&p))
+            .for_each(remove);
+    }
+    for _ in new.len()..wanted {
+        *count += 1;
+        let commit = text(&template["metadata"]["labels"]["hyprstream.io/commit"]).to_owned();
+        let fate = fates
+            .lock()
+            .unwrap()
+            .get(&commit)
+            .cloned()
+            .unwrap_or(Fate::Ready);
+        create(cluster, deployment, *count, &fate);
+    }
+}
+
+fn create(cluster: &Cluster, deployment: &Value, number: usize, fate: &Fate) {
+    let meta = &deployment["metadata"];
+    let template = &deployment["spec"]["template"];
+    let name = format!("{}-{number}", text(&meta["name"]));
+    let now = k8s_openapi::jiff::Timestamp::now().to_string();
+    let ready = if matches!(fate, Fate::Ready) {
+        "True"
+    } else {
+        "False"
+    };
+    let (state, last, restarts) = match fate {
+        Fate::Ready | Fate::Loading => (json!({"running": {}}), json!({}), 0),
+        Fate::Ends(code, message, restarts) => (
+            json!({"waiting": {"reason": "CrashLoopBackOff"}}),
+            json!({"terminated": {"exitCode": code, "message": message}}),
+            *restarts,
+        ),
+        Fate::MountFails(_) => (
+            json!({"waiting": {"reason": "ContainerCreating"}}),
+            json!({}),
+            0,
+        ),
+    };
+    let pod = cluster.put(
+        PODS,
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {
+                "name": name, "namespace": meta["namespace"],
+                "labels": template["metadata"]["labels"],
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet",
+                    "name": meta["name"], "uid": meta["uid"]}],
+            },
+            "spec": template["spec"],
+            "status": {
+                "phase": "Running",
+                "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": now}],
+                "containerStatuses": [{
+                    "name": "worker", "image": "w", "imageID": "", "ready": ready == "True",
+                    "restartCount": restarts, "state": state, "lastState": last,
+                }],
+            },
+        }),
+    );
+    if let Fate::MountFails(message) = fate {
+        cluster.put(
+            "v1/events",
+            json!({
+                "apiVersion": "v1", "kind": "Event", "type": "Warning",
+                "metadata": {"name": format!("{name}.mount"), "namespace": meta["namespace"]},
+                "involvedObject": {"uid": pod["metadata"]["uid"], "kind": "Pod"},
+                "reason": "FailedMount", "message": message, "lastTimestamp": now,
+            }),
+        );
+    }
+}
+
+/// The ReplicaSet between is not played, so the pods of a gone Deployment go here.
+fn orphans(cluster: &Cluster) {
+    let live: Vec<Value> = cluster
+        .list(DEPLOYMENTS)
+        .iter()
+        .map(|d| d["metadata"]["uid"].clone())
+        .collect();
+    for pod in cluster.list(PODS) {
+        let meta = &pod["metadata"];
+        if !live.contains(&meta["ownerReferences"][0]["uid"]) {
+            cluster.delete(PODS, text(&meta["namespace"]), text(&meta["name"]));
+        }
+    }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}

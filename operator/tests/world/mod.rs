@@ -1,0 +1,214 @@
+//! A cluster, a registry and an operator in one process.
+
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
+
+pub mod cluster;
+pub mod kubelet;
+pub mod registry;
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use hyprstream_api::ModelStatus;
+use hyprstream_operator::{
+    args::{Images, PullPolicy},
+    metrics::Metrics,
+    registry::Registry,
+    run::Operator,
+    source::Pace,
+};
+use kube::{Client, Config, runtime::events::Reporter};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    cluster::Cluster,
+    kubelet::{Fate, Fates},
+    registry::FakeRegistry,
+};
+
+pub const MODELS: &str = "hyprstream.io/v1alpha1/models";
+pub const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+pub const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+pub const C: &str = "cccccccccccccccccccccccccccccccccccccccc";
+/// The repository that tests push to.
+pub const URL: &str = "hyprstream://ns/m";
+
+pub struct World {
+    pub cluster: Cluster,
+    pub registry: FakeRegistry,
+    pub fates: Fates,
+    client: Client,
+    remote: Registry,
+    operator: Option<(JoinHandle<()>, CancellationToken)>,
+    kubelet: JoinHandle<()>,
+    _token: tempfile::NamedTempFile,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.kubelet.abort();
+        if let Some((task, _)) = &self.operator {
+            task.abort();
+        }
+    }
+}
+
+impl World {
+    /// Everything runs, and there is no Model.
+    pub async fn new() -> Self {
+        let cluster = Cluster::new();
+        let registry = FakeRegistry::default();
+        let token = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(token.path(), "t\n").unwrap();
+        let url: http::Uri = cluster.serve().await.parse().unwrap();
+        let client = Client::try_from(Config::new(url)).unwrap();
+        let remote = Registry::new(registry.serve().await, token.path().to_owned()).unwrap();
+        let fates = Fates::default();
+        let kubelet = tokio::spawn(kubelet::run(cluster.clone(), fates.clone()));
+        let mut world = Self {
+            cluster,
+            registry,
+            fates,
+            client,
+            remote,
+            operator: None,
+            kubelet,
+            _token: token,
+        };
+        world.start();
+        world
+    }
+
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    pub fn start(&mut self) {
+        let operator = Operator {
+            client: self.client.clone(),
+            registry: self.remote.clone(),
+            images: Images {
+                cpu: "worker:1".into(),
+                cuda: None,
+                rocm: None,
+                pull_policy: PullPolicy::IfNotPresent,
+            },
+            namespaces: vec![],
+            reporter: Reporter {
+                controller: "hyprstream-operator".into(),
+                instance: None,
+            },
+            metrics: Metrics::new().unwrap(),
+            pace: Pace {
+                first_pause: Duration::from_millis(100),
+                last_pause: Duration::from_millis(300),
+                secret: Duration::from_millis(50),
+                poll: Duration::from_millis(30),
+                report: Duration::from_millis(30),
+                silence: Duration::from_millis(100),
+            },
+        };
+        let token = CancellationToken::new();
+        self.operator = Some((tokio::spawn(operator.run(token.clone())), token));
+    }
+
+    /// As kill -9 does.
+    pub fn kill_operator(&mut self) {
+        if let Some((task, _)) = self.operator.take() {
+            task.abort();
+        }
+    }
+
+    pub fn fate(&self, commit: &str, fate: Fate) {
+        self.fates.lock().unwrap().insert(commit.to_owned(), fate);
+    }
+
+    pub fn apply_model(&self, name: &str, spec: Value) {
+        let model = json!({
+            "apiVersion": "hyprstream.io/v1alpha1", "kind": "Model",
+            "metadata": {"name": name, "namespace": "ns"}, "spec": spec,
+        });
+        self.cluster.put(MODELS, model);
+    }
+
+    pub fn edit(&self, name: &str, change: impl FnOnce(&mut Value)) {
+        self.cluster.change(MODELS, "ns", name, change);
+    }
+
+    pub fn status(&self, name: &str) -> ModelStatus {
+        let model = self.cluster.get(MODELS, "ns", name).unwrap_or_default();
+        serde_json::from_value(model["status"].clone()).unwrap_or_default()
+    }
+
+    /// Waits until a condition has a reason.
+    #[track_caller]
+    pub fn reason<'a>(
+        &'a self,
+        name: &'a str,
+        kind: &'a str,
+        reason: &'a str,
+    ) -> impl Future<Output = ()> + 'a {
+        let caller = std::panic::Location::caller();
+        async move {
+            let is = || {
+                self.status(name)
+                    .condition(kind)
+                    .is_some_and(|c| c.reason == reason)
+            };
+            self.wait(&format!("{kind} has reason {reason} ({caller})"), is)
+                .await;
+        }
+    }
+
+    /// Waits until a Model serves a commit with all workers, and nothing is left to do.
+    pub async fn settled(&self, name: &str, commit: &str) {
+        let is = || {
+            let status = self.status(name);
+            status.commit.as_deref() == Some(commit)
+                && status.is_true("Ready")
+                && status
+                    .condition("Progressing")
+                    .is_some_and(|c| c.reason == "UpToDate")
+        };
+        self.wait(&format!("{name} serves {commit}"), is).await;
+    }
+
+    pub async fn wait(&self, what: &str, is: impl Fn() -> bool) {
+        let begun = tokio::time::Instant::now();
+        while !is() {
+            if begun.elapsed() > Duration::from_secs(15) {
+                let models = self.cluster.list(MODELS);
+                panic!(
+                    "never: {what}\n{}",
+                    serde_json::to_string_pretty(&models).unwrap()
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits until nothing is written any more, and returns how many writes there were in all.
+    pub async fn quiet(&self) -> usize {
+        let last = AtomicUsize::new(usize::MAX);
+        loop {
+            let now = self.cluster.writes().len();
+            if last.swap(now, Ordering::Relaxed) == now {
+                return now;
+            }
+            tokio::time::sleep(Duration::from_millis(400)).await;
+        }
+    }
+}
+
+/// A spec that names [`URL`].
+pub fn spec() -> Value {
+    json!({
+        "source": {"url": URL, "ref": {"branch": "main"}, "interval": "1h"},
+        "rollout": {"maxSurge": 1, "maxUnavailable": 0, "progressDeadlineSeconds": 600},
+        "replicas": 1,
+    })
+}

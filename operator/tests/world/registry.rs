@@ -1,0 +1,192 @@
+//! A registry that says what a test wants.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    extract::{Query, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use hyprstream_contract::{
+    CommitId,
+    registry::{
+        ApiError, Credentials, EVENTS_PATH, EventPage, MIRRORS_PATH, MirrorRequest, MirrorState,
+        MirrorStatus, PushEvent, RESOLVE_PATH, ResolveRequest, ResolveResponse,
+    },
+};
+use tokio::sync::Notify;
+
+#[derive(Clone, Default)]
+pub struct FakeRegistry {
+    state: Arc<Mutex<Inner>>,
+    pushed: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// What a URL resolves to.
+    heads: BTreeMap<String, Result<CommitId, ApiError>>,
+    /// The token that a URL wants.
+    tokens: BTreeMap<String, String>,
+    /// Mirrors that are not ready at once.
+    mirrors: BTreeMap<String, (MirrorState, u64, Option<ApiError>)>,
+    events: Vec<PushEvent>,
+    resolves: usize,
+    is_down: bool,
+}
+
+impl FakeRegistry {
+    pub async fn serve(&self) -> url::Url {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap())
+            .parse()
+            .unwrap();
+        let app = Router::new()
+            .route(RESOLVE_PATH, post(resolve))
+            .route(MIRRORS_PATH, post(mirror))
+            .route(EVENTS_PATH, get(events))
+            .with_state(self.clone());
+        tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        url
+    }
+
+    pub fn set_head(&self, url: &str, head: Result<&str, ApiError>) {
+        let head = head.map(|commit| commit.parse().unwrap());
+        self.state
+            .lock()
+            .unwrap()
+            .heads
+            .insert(url.to_owned(), head);
+    }
+
+    pub fn want_token(&self, url: &str, token: &str) {
+        self.state
+            .lock()
+            .unwrap()
+            .tokens
+            .insert(url.to_owned(), token.to_owned());
+    }
+
+    pub fn set_mirror(&self, commit: &str, state: MirrorState, done: u64, error: Option<ApiError>) {
+        let mut inner = self.state.lock().unwrap();
+        inner
+            .mirrors
+            .insert(commit.to_owned(), (state, done, error));
+    }
+
+    pub fn set_down(&self, is_down: bool) {
+        self.state.lock().unwrap().is_down = is_down;
+    }
+
+    pub fn resolves(&self) -> usize {
+        self.state.lock().unwrap().resolves
+    }
+
+    /// A push to `hyprstream://namespace/name`.
+    pub fn push(&self, namespace: &str, name: &str, commit: &str) {
+        self.set_head(&format!("hyprstream://{namespace}/{name}"), Ok(commit));
+        let mut inner = self.state.lock().unwrap();
+        let sequence = inner.events.len() as u64 + 1;
+        inner.events.push(PushEvent {
+            sequence,
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        });
+        drop(inner);
+        self.pushed.notify_waiters();
+    }
+}
+
+pub fn refusal(reason: &str, message: &str, retriable: bool) -> ApiError {
+    ApiError {
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+        retriable,
+    }
+}
+
+async fn resolve(
+    State(registry): State<FakeRegistry>,
+    Json(request): Json<ResolveRequest>,
+) -> Response {
+    let mut inner = registry.state.lock().unwrap();
+    inner.resolves += 1;
+    if inner.is_down {
+        return StatusCode::BAD_GATEWAY.into_response();
+    }
+    let url = &request.upstream.url;
+    if let Some(token) = inner.tokens.get(url)
+        && request.upstream.credentials != Some(Credentials::Token(token.clone()))
+    {
+        let error = refusal(
+            "AuthenticationFailed",
+            "the upstream wants other credentials",
+            false,
+        );
+        return (StatusCode::UNAUTHORIZED, Json(error)).into_response();
+    }
+    match inner.heads.get(url) {
+        Some(Ok(commit)) => Json(ResolveResponse {
+            commit: commit.clone(),
+        })
+        .into_response(),
+        Some(Err(error)) => (StatusCode::NOT_FOUND, Json(error.clone())).into_response(),
+        None => {
+            let error = refusal("RepositoryNotFound", "there is no such repository", false);
+            (StatusCode::NOT_FOUND, Json(error)).into_response()
+        }
+    }
+}
+
+async fn mirror(
+    State(registry): State<FakeRegistry>,
+    Json(request): Json<MirrorRequest>,
+) -> Response {
+    let inner = registry.state.lock().unwrap();
+    if inner.is_down {
+        return StatusCode::BAD_GATEWAY.into_response();
+    }
+    let (state, bytes_done, error) = inner
+        .mirrors
+        .get(request.commit.as_str())
+        .cloned()
+        .unwrap_or((MirrorState::Ready, 1000, None));
+    let repository = "mirror/0123".to_owned();
+    Json(MirrorStatus {
+        repository,
+        state,
+        bytes_done,
+        bytes_total: 1000,
+        error,
+    })
+    .into_response()
+}
+
+async fn events(
+    State(registry): State<FakeRegistry>,
+    Query(query): Query<BTreeMap<String, u64>>,
+) -> Json<EventPage> {
+    let after = query["after"];
+    let notified = registry.pushed.notified();
+    let page = |events: &Vec<PushEvent>| EventPage {
+        events: events
+            .iter()
+            .filter(|e| e.sequence > after)
+            .cloned()
+            .collect(),
+        last: events.len() as u64,
+        reset: after > events.len() as u64,
+    };
+    let first = page(&registry.state.lock().unwrap().events);
+    if !first.events.is_empty() || first.reset {
+        return Json(first);
+    }
+    let _ = tokio::time::timeout(Duration::from_secs(5), notified).await;
+    Json(page(&registry.state.lock().unwrap().events))
+}
