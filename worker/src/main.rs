@@ -1,3 +1,22 @@
-//! worker.
+//! `hyprstream-worker`: runs a model and answers the OpenAI API.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use hyprstream_worker::{Args, Command, bench, serve};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let logs = match &args.command {
+        Command::Serve(args) => &args.logs,
+        Command::Bench(args) => &args.logs,
+    };
+    if let Err(why) = hyprstream_telemetry::init_logs(&logs.log, logs.log_format) {
+        eprintln!("error: {why}");
+        return ExitCode::from(2);
+    }
+    match args.command {
+        Command::Serve(args) => serve::run(*args),
+        Command::Bench(args) => bench::run(&args),
+    }
+}

@@ -1,0 +1,166 @@
+//! The command line.
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use clap::{Parser, Subcommand};
+use hyprstream_contract::worker::{self, env};
+use hyprstream_telemetry::LogFormat;
+
+/// Runs a model and answers the OpenAI API.
+#[derive(Debug, Parser)]
+#[command(name = "hyprstream-worker", version)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serves a model over HTTP.
+    Serve(Box<ServeArgs>),
+    /// Measures how fast a model runs here.
+    Bench(Box<BenchArgs>),
+}
+
+/// Where log lines go and which.
+#[derive(Clone, Debug, clap::Args)]
+pub struct LogArgs {
+    /// Which log lines, as a list of target=level.
+    #[arg(long, env = "HYPRSTREAM_LOG", default_value = "info")]
+    pub log: String,
+    /// Form of log lines: json or text.
+    #[arg(long, env = "HYPRSTREAM_LOG_FORMAT", default_value_t)]
+    pub log_format: LogFormat,
+}
+
+/// Which model, and how it is run.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ModelArgs {
+    /// Directory of the model in Hugging Face's layout.
+    #[arg(long, env = env::MODEL)]
+    pub model: PathBuf,
+    /// auto, cpu, cuda or cuda:N.
+    #[arg(long, env = env::DEVICE, default_value = "auto")]
+    pub device: String,
+    /// auto, float32, bfloat16 or float16.
+    #[arg(long, env = env::DTYPE, default_value = "auto")]
+    pub dtype: String,
+    /// Longest prompt plus answer in tokens; by default what the model was made for, as far as
+    /// the cache has room.
+    #[arg(long, env = env::MAX_MODEL_LEN, value_parser = at_least_one)]
+    pub max_model_len: Option<usize>,
+    /// Most requests in one step.
+    #[arg(long, env = env::MAX_BATCH, default_value = "32", value_parser = at_least_one)]
+    pub max_batch: usize,
+    /// Threads of the CPU backend; by default what the machine and the cgroup's quota allow.
+    #[arg(long, env = env::THREADS, value_parser = at_least_one)]
+    pub threads: Option<usize>,
+    /// Bytes of the key and value cache; by default a share of the free memory.
+    #[arg(long, env = "HYPRSTREAM_KV_CACHE_BYTES")]
+    pub kv_cache_bytes: Option<u64>,
+    /// Most tokens in one step; longer prompts run in pieces of this size.
+    #[arg(long, env = "HYPRSTREAM_MAX_STEP_TOKENS", default_value = "512", value_parser = at_least_one)]
+    pub max_step_tokens: usize,
+}
+
+/// Arguments of `serve`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ServeArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Address to listen on.
+    #[arg(long, env = "HYPRSTREAM_HOST", default_value = "0.0.0.0")]
+    pub host: IpAddr,
+    /// Port to listen on.
+    #[arg(long, env = env::PORT, default_value_t = worker::PORT)]
+    pub port: u16,
+    /// Name by which clients call the model; by default the directory's.
+    #[arg(long, env = env::NAME)]
+    pub name: Option<String>,
+    /// Namespace that clients may put before the name.
+    #[arg(long, env = env::NAMESPACE)]
+    pub namespace: Option<String>,
+    /// Most requests that wait for their first step; further ones get a 429.
+    #[arg(long, env = "HYPRSTREAM_MAX_QUEUE", default_value = "512", value_parser = at_least_one)]
+    pub max_queue: usize,
+    /// Longest request body in bytes.
+    #[arg(long, env = "HYPRSTREAM_MAX_BODY_BYTES", default_value_t = 8 << 20)]
+    pub max_body_bytes: usize,
+    /// After SIGTERM, how long requests in flight may go on.
+    #[arg(long, env = "HYPRSTREAM_DRAIN_TIMEOUT", default_value = "100s", value_parser = humantime::parse_duration)]
+    pub drain_timeout: Duration,
+    /// After SIGTERM, how long at least new requests are answered with a 503 that sends them
+    /// elsewhere.
+    #[arg(long, env = "HYPRSTREAM_DRAIN_DELAY", default_value = "1s", value_parser = humantime::parse_duration)]
+    pub drain_delay: Duration,
+    /// File for the reason of a failure, which the kubelet reads.
+    #[arg(long, env = "HYPRSTREAM_TERMINATION_LOG", default_value = worker::TERMINATION_LOG)]
+    pub termination_log: PathBuf,
+    /// Logs.
+    #[command(flatten)]
+    pub logs: LogArgs,
+}
+
+/// Arguments of `bench`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct BenchArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Tokens of each prompt.
+    #[arg(long, default_value = "512", value_parser = at_least_one)]
+    pub prompt_tokens: usize,
+    /// Tokens to generate after each prompt.
+    #[arg(long, default_value = "128", value_parser = at_least_one)]
+    pub gen_tokens: usize,
+    /// How many requests at once; a list of sizes that are measured one after the other.
+    #[arg(long, default_value = "1,8", value_delimiter = ',', value_parser = at_least_one)]
+    pub batch: Vec<usize>,
+    /// Times that each size is measured; the median is told.
+    #[arg(long, default_value = "3", value_parser = at_least_one)]
+    pub repeat: usize,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Logs.
+    #[command(flatten)]
+    pub logs: LogArgs,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound_and_every_flag_of_serve_has_a_variable() {
+        Args::command().debug_assert();
+        let command = Args::command();
+        let serve = command.find_subcommand("serve").unwrap();
+        for arg in serve.get_arguments().filter(|arg| arg.get_id() != "help") {
+            let flag = arg.get_long().unwrap().to_uppercase().replace('-', "_");
+            let variable = arg.get_env().unwrap().to_str().unwrap();
+            assert_eq!(variable, format!("HYPRSTREAM_{flag}"));
+        }
+    }
+
+    #[test]
+    fn zero_is_no_size() {
+        for flag in ["--max-batch", "--max-queue", "--threads", "--max-model-len"] {
+            let args = ["hyprstream-worker", "serve", "--model", "/m", flag, "0"];
+            assert!(Args::try_parse_from(args).is_err(), "{flag}");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Loading a model on a backend.
+
+use std::{path::Path, sync::Arc};
+
+use hyprstream_engine::{
+    Backend, Engine, EngineConfig, EngineHandle, FilesError, GenerationDefaults, ModelFiles,
+    Observer, StartError,
+};
+
+use crate::ModelArgs;
+
+/// A model that is ready to answer.
+pub struct Loaded {
+    /// Runs it.
+    pub engine: EngineHandle,
+    /// Text to tokens and back.
+    pub tokenizer: Arc<hyprstream_engine::Tokenizer>,
+    /// How conversations become prompts.
+    pub template: Option<hyprstream_engine::ChatTemplate>,
+    /// What the model's makers advise.
+    pub defaults: GenerationDefaults,
+}
+
+/// A model could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadFailure {
+    /// This build has no backend.
+    #[error("this build has no backend: it was built without the feature \"torch\"")]
+    NoBackend,
+    /// An option has a value that the backend does not know.
+    #[error("{0}")]
+    InvalidOption(String),
+    /// The weights or their configuration.
+    #[error("{message}")]
+    Backend {
+        /// CamelCase, for a condition.
+        reason: &'static str,
+        /// In words.
+        message: String,
+        /// Whether another start fails in the same way.
+        is_final: bool,
+    },
+    /// Tokenizer, template or defaults.
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    /// The engine's thread.
+    #[error(transparent)]
+    Engine(#[from] StartError),
+    /// A thread of the loading died.
+    #[error("loading ended in a panic")]
+    Panic,
+}
+
+impl LoadFailure {
+    /// CamelCase, for a condition.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Backend { reason, .. } => reason,
+            Self::Files(error) => error.reason(),
+            Self::InvalidOption(_) => "InvalidConfig",
+            Self::NoBackend => "UnavailableDevice",
+            Self::Engine(_) | Self::Panic => "InternalError",
+        }
+    }
+
+    /// Whether another start on the same files and options fails in the same way.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Backend { is_final, .. } => *is_final,
+            Self::Files(error) => error.is_final(),
+            Self::InvalidOption(_) | Self::NoBackend => true,
+            Self::Engine(_) | Self::Panic => false,
+        }
+    }
+
+    /// The error and its causes, in one line.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            let cause_text = cause.to_string();
+            if !text.ends_with(&cause_text) {
+                text.push_str(": ");
+                text.push_str(&cause_text);
+            }
+            source = cause.source();
+        }
+        text
+    }
+}
+
+/// Loads the model that `args` names and starts an engine on it.
+///
+/// # Errors
+/// The model, an option or the machine does not allow it.
+pub fn load(
+    args: &ModelArgs,
+    max_queue: usize,
+    observer: Arc<dyn Observer>,
+) -> Result<Loaded, LoadFailure> {
+    // Weights are mapped while the tokenizer is parsed: both take a good part of the start.
+    let (backend, files) = std::thread::scope(|scope| {
+        let files = scope.spawn(|| ModelFiles::load(&args.model));
+        let backend = open(&args.model, args);
+        (backend, files.join())
+    });
+    let backend = backend?;
+    let files = files.map_err(|_| LoadFailure::Panic)??;
+    start(backend, files, args, max_queue, observer)
+}
+
+/// Starts an engine on `backend` and `files`.
+///
+/// # Errors
+/// [`LoadFailure::Engine`].
+pub fn start(
+    backend: Box<dyn Backend>,
+    files: ModelFiles,
+    args: &ModelArgs,
+    max_queue: usize,
+    observer: Arc<dyn Observer>,
+) -> Result<Loaded, LoadFailure> {
+    let tokenizer = Arc::new(files.tokenizer);
+    let config = EngineConfig {
+        max_batch: args.max_batch,
+        max_step_tokens: args.max_step_tokens,
+        max_queue,
+        max_model_len: args.max_model_len.unwrap_or(usize::MAX),
+        eos: files.defaults.eos.clone(),
+    };
+    let engine = Engine::start(backend, Arc::clone(&tokenizer), config, observer)?;
+    Ok(Loaded { engine, tokenizer, template: files.template, defaults: files.defaults })
+}
+
+#[cfg(not(feature = "torch"))]
+fn open(_: &Path, _: &ModelArgs) -> Result<Box<dyn Backend>, LoadFailure> {
+    Err(LoadFailure::NoBackend)
+}
+
+#[cfg(feature = "torch")]
+fn open(dir: &Path, args: &ModelArgs) -> Result<Box<dyn Backend>, LoadFailure> {
+    use hyprstream_torch::{LoadError, LoadOptions};
+
+    let options = LoadOptions {
+        device: args
+            .device
+            .parse()
+            .map_err(|error| LoadFailure::InvalidOption(format!("--device: {error}")))?,
+        dtype: args
+            .dtype
+            .parse()
+            .map_err(|error| LoadFailure::InvalidOption(format!("--dtype: {error}")))?,
+        max_model_len: args.max_model_len,
+        max_batch: args.max_batch,
+        kv_cache_bytes: args.kv_cache_bytes,
+        threads: args.threads,
+    };
+    let backend = hyprstream_torch::load(dir, &options).map_err(|error: LoadError| {
+        let (reason, is_final) = (error.reason(), error.is_final());
+        let message = match std::error::Error::source(&error) {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        };
+        LoadFailure::Backend { reason, message, is_final }
+    })?;
+    Ok(Box::new(backend))
+}

@@ -1,0 +1,14 @@
+//! The worker: the only program that runs models.
+//!
+//! `serve` listens before the model is loaded, so that the kubelet and people can see what it
+//! does; [`server`] is the HTTP side and knows no libtorch; [`backend`] is the only module that
+//! does, and only with the feature `torch`.
+
+mod args;
+pub mod backend;
+pub mod bench;
+mod last_words;
+pub mod serve;
+pub mod server;
+
+pub use args::{Args, BenchArgs, Command, LogArgs, ModelArgs, ServeArgs};

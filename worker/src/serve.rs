@@ -1,0 +1,124 @@
+//! `serve`: load a model and answer until told to stop.
+
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, thread};
+
+use anyhow::Context;
+use hyprstream_contract::worker::EXIT_MODEL_REFUSED;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
+use tracing::{error, info};
+
+use crate::{
+    ServeArgs,
+    backend::{self, LoadFailure, Loaded},
+    last_words,
+    server::{self, App, Identity, ServerOptions},
+};
+
+/// Exit status of a build that has no backend (`EX_CONFIG`).
+const EXIT_NO_BACKEND: u8 = 78;
+/// Threads that move bytes. The model's own threads are what the processor is for.
+const HTTP_THREADS: usize = 2;
+/// Threads that render and tokenize prompts.
+const TOKENIZE_THREADS: usize = 4;
+
+/// How a server ended.
+enum End {
+    Drained,
+    Refused(LoadFailure),
+}
+
+/// Serves until SIGTERM or SIGINT, and drains then.
+pub fn run(args: ServeArgs) -> ExitCode {
+    if cfg!(not(feature = "torch")) {
+        eprintln!("error: {}", LoadFailure::NoBackend);
+        return ExitCode::from(EXIT_NO_BACKEND);
+    }
+    let termination_log = args.termination_log.clone();
+    let ended = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(HTTP_THREADS)
+        .max_blocking_threads(TOKENIZE_THREADS)
+        .enable_all()
+        .build()
+        .context("the runtime cannot be started")
+        .and_then(|runtime| {
+            let end = runtime.block_on(serve(args));
+            // What a thread still computes is of no use to anybody.
+            runtime.shutdown_background();
+            end
+        });
+    match ended {
+        Ok(End::Drained) => ExitCode::SUCCESS,
+        Ok(End::Refused(failure)) => {
+            let (reason, message) = (failure.reason(), failure.chain());
+            error!(reason, message, "the model cannot be loaded");
+            last_words::leave(&termination_log, reason, &message);
+            if failure.is_final() {
+                ExitCode::from(EXIT_MODEL_REFUSED as u8)
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+        Err(error) => {
+            let message = format!("{error:#}");
+            error!(message, "the worker cannot run");
+            last_words::leave(&termination_log, "InternalError", &message);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(args: ServeArgs) -> anyhow::Result<End> {
+    let identity = Identity::read(&args.model.model, args.name.clone(), args.namespace.clone())?;
+    let app = Arc::new(App::new(identity, args.max_body_bytes)?);
+    let address = SocketAddr::new(args.host, args.port);
+    let listener =
+        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let mut terminate = signal(SignalKind::terminate()).context("no signal handler")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("no signal handler")?;
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let options =
+        ServerOptions { drain_timeout: args.drain_timeout, drain_delay: args.drain_delay };
+    let mut server = Box::pin(server::run(listener, Arc::clone(&app), options, stop));
+    info!(%address, model = %args.model.model.display(), "listening, loading the model");
+
+    let started = std::time::Instant::now();
+    tokio::select! {
+        ended = &mut server => ended.map(|()| End::Drained).context("the server failed"),
+        loaded = load(&args, &app) => match loaded {
+            Ok(loaded) => {
+                let spec = loaded.engine.spec().clone();
+                let max_model_len = loaded.engine.max_model_len();
+                app.set_ready(loaded);
+                info!(
+                    model = %spec, max_model_len, blocks = spec.num_blocks,
+                    seconds = started.elapsed().as_secs_f64(), "ready"
+                );
+                server.await.map(|()| End::Drained).context("the server failed")
+            }
+            Err(failure) => Ok(End::Refused(failure)),
+        },
+    }
+}
+
+/// Loads on a thread of its own, so that the server answers meanwhile.
+async fn load(args: &ServeArgs, app: &App) -> Result<Loaded, LoadFailure> {
+    let (sender, receiver) = oneshot::channel();
+    let (model, max_queue, observer) = (args.model.clone(), args.max_queue, app.observer());
+    let loading = thread::Builder::new().name("load".to_owned()).spawn(move || {
+        // Nobody waits any more when the worker was told to stop meanwhile.
+        let _ = sender.send(backend::load(&model, max_queue, observer));
+    });
+    match loading {
+        Ok(_) => receiver.await.unwrap_or(Err(LoadFailure::Panic)),
+        Err(error) => Err(hyprstream_engine::StartError::Thread(error).into()),
+    }
+}

@@ -1,0 +1,137 @@
+//! The routes.
+
+mod chat;
+mod completions;
+mod logprobs;
+mod probes;
+mod tokenize;
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::{MatchedPath, Path, Request, State},
+    http::{HeaderName, HeaderValue},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use hyprstream_contract::{header, worker};
+use hyprstream_engine::Request as EngineRequest;
+use hyprstream_openai::{ApiError, ErrorKind, Model, ModelList};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use super::{app::App, respond::Failure};
+use crate::backend::Loaded;
+
+type Shared = State<Arc<App>>;
+
+/// Everything that a worker answers.
+pub(super) fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/v1/models", get(models))
+        .route("/v1/models/{*id}", get(model))
+        .route("/v1/chat/completions", post(chat::complete))
+        .route("/v1/completions", post(completions::complete))
+        .route("/tokenize", post(tokenize::tokenize))
+        .route("/detokenize", post(tokenize::detokenize))
+        .route(worker::HEALTH_PATH, get(probes::health))
+        .route(worker::READY_PATH, get(probes::ready))
+        .route("/metrics", get(probes::metrics))
+        .route("/version", get(probes::version))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(CatchPanicLayer::custom(|_| {
+            Failure(ApiError::new(ErrorKind::Internal, "this server made a mistake"))
+                .into_response()
+        }))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), label))
+        .with_state(app)
+}
+
+/// Puts the commit on every answer, carries the request's id over, and counts.
+async fn label(State(app): Shared, request: Request, next: Next) -> Response {
+    let id = request.headers().get(header::REQUEST_ID).cloned();
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| "unknown".to_owned(), |path| path.as_str().to_owned());
+    let mut response = next.run(request).await;
+    app.metrics.count_response(&route, response.status().as_u16());
+    let headers = response.headers_mut();
+    if let Some(commit) = app.identity.commit_header() {
+        headers.insert(HeaderName::from_static(header::COMMIT), commit);
+    }
+    let id = id.or_else(|| HeaderValue::from_str(&new_id("req-")).ok());
+    if let Some(id) = id {
+        headers.insert(HeaderName::from_static(header::REQUEST_ID), id);
+    }
+    response
+}
+
+async fn models(State(app): Shared) -> Json<ModelList> {
+    Json(ModelList::new(vec![entry(&app)]))
+}
+
+async fn model(State(app): Shared, Path(id): Path<String>) -> Result<Json<Model>, Failure> {
+    app.identity.check(&id)?;
+    Ok(Json(entry(&app)))
+}
+
+fn entry(app: &App) -> Model {
+    let max_model_len = app.loaded().ok().map(|loaded| loaded.engine.max_model_len());
+    app.identity.entry(app.created, max_model_len)
+}
+
+async fn unknown_path() -> Failure {
+    Failure(ApiError::new(ErrorKind::NotFound, "there is nothing at this path"))
+}
+
+async fn wrong_method() -> Failure {
+    Failure(ApiError::new(ErrorKind::MethodNotAllowed, "this path does not know that method"))
+}
+
+/// Runs `work`, which computes, off the threads that move bytes.
+async fn compute<T: Send + 'static>(
+    app: &Arc<App>,
+    work: impl FnOnce(&Loaded) -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let app = Arc::clone(app);
+    tokio::task::spawn_blocking(move || work(app.loaded()?)).await.unwrap_or_else(|_| {
+        Err(ApiError::new(ErrorKind::Internal, "the prompt could not be read"))
+    })
+}
+
+/// A name for an answer, different from all others.
+fn new_id(prefix: &str) -> String {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+
+    let random = || RandomState::new().build_hasher().finish();
+    format!("{prefix}{:016x}{:08x}", random(), random() as u32)
+}
+
+/// What stays the same in all pieces of an answer.
+struct Answer {
+    id: String,
+    created: u64,
+    model: String,
+    fingerprint: Option<String>,
+    include_usage: bool,
+}
+
+impl Answer {
+    fn new(app: &App, prefix: &str, model: String, include_usage: bool) -> Self {
+        Self {
+            id: new_id(prefix),
+            created: super::app::now(),
+            model,
+            fingerprint: app.identity.commit().map(str::to_owned),
+            include_usage,
+        }
+    }
+}
+
+/// The requests of one call, with what is needed to answer it.
+struct Prepared {
+    requests: Vec<EngineRequest>,
+}

@@ -1,0 +1,37 @@
+//! What kubelets, scrapers and people look at.
+
+use axum::{
+    Json,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+
+use super::Shared;
+
+pub(super) async fn health(State(app): Shared) -> Response {
+    probe(app.health())
+}
+
+pub(super) async fn ready(State(app): Shared) -> Response {
+    probe(app.ready())
+}
+
+fn probe(state: Result<(), String>) -> Response {
+    match state {
+        Ok(()) => (StatusCode::OK, "ok\n").into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
+}
+
+pub(super) async fn metrics(State(app): Shared) -> Response {
+    hyprstream_telemetry::render(app.metrics.registry())
+}
+
+pub(super) async fn version(State(app): Shared) -> Json<Value> {
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "commit": app.identity.commit(),
+    }))
+}

@@ -1,0 +1,89 @@
+//! Errors and bodies as HTTP answers.
+
+use axum::{
+    Json,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use hyprstream_contract::header::DRAINING;
+use hyprstream_engine::{GenerationError, SubmitError};
+use hyprstream_openai::{ApiError, ErrorKind};
+
+/// An error as an answer.
+#[derive(Debug)]
+pub(super) struct Failure(pub(super) ApiError);
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let Self(error) = self;
+        let status =
+            StatusCode::from_u16(error.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(error.body())).into_response();
+        let headers = response.headers_mut();
+        if let Some(after) = error.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+        }
+        if error.code.as_deref() == Some("draining") {
+            headers.insert(HeaderName::from_static(DRAINING), HeaderValue::from_static("true"));
+        }
+        response
+    }
+}
+
+/// The answer to a request that the engine did not take.
+pub(super) fn submit_error(error: &SubmitError) -> ApiError {
+    use hyprstream_engine::{InvalidParams, InvalidRequest};
+
+    match error {
+        SubmitError::Invalid(why) => {
+            let param = match why {
+                InvalidRequest::EmptyPrompt | InvalidRequest::PromptTooLong { .. } => "prompt",
+                InvalidRequest::AnswerTooLong { .. } | InvalidRequest::NoAnswer => "max_tokens",
+                InvalidRequest::MinAboveMax { .. } => "min_tokens",
+                InvalidRequest::UnknownToken { name, .. }
+                | InvalidRequest::Sampling(
+                    InvalidParams::OutOfRange { name, .. }
+                    | InvalidParams::UnknownToken { name, .. },
+                ) => name,
+                InvalidRequest::EmptyStopString => "stop",
+            };
+            let invalid = ApiError::invalid(param, why);
+            match why {
+                InvalidRequest::PromptTooLong { .. } | InvalidRequest::AnswerTooLong { .. } => {
+                    invalid.with_code("context_length_exceeded")
+                }
+                _ => invalid,
+            }
+        }
+        SubmitError::Busy(_) => {
+            ApiError::new(ErrorKind::RateLimited, "too many requests wait already, try again later")
+                .with_code("queue_full")
+                .with_retry_after(std::time::Duration::from_secs(1))
+        }
+        SubmitError::Stopped => engine_stopped(),
+    }
+}
+
+/// The answer to a request that broke off.
+pub(super) fn generation_error(error: &GenerationError) -> ApiError {
+    match error {
+        // The cause is in the log; it may hold addresses and paths.
+        GenerationError::Failed(_) => {
+            ApiError::new(ErrorKind::Internal, "the model failed on this request")
+                .with_code("generation_failed")
+        }
+        GenerationError::EngineStopped => engine_stopped(),
+    }
+}
+
+fn engine_stopped() -> ApiError {
+    ApiError::new(ErrorKind::Unavailable, "the engine has stopped")
+        .with_code("engine_stopped")
+        .with_retry_after(std::time::Duration::from_secs(5))
+}
