@@ -23,22 +23,21 @@ pub(crate) const KEYS: (&str, &str) = ("hyprstream-registry-keys", "admin-token"
 
 /// Values that fit the local cluster and the images just built.
 pub(crate) fn values(images: &ProjectImages, local: bool) -> Value {
-    let image = |reference: &str| {
-        let (repository, tag) = reference.rsplit_once(':').unwrap_or((reference, "latest"));
-        json!({"repository": repository, "tag": tag, "pullPolicy": "IfNotPresent"})
-    };
     let mut values = json!({
         "images": {
-            "controlPlane": image(&images.control_plane.reference),
-            "registry": image(&images.registry.reference),
-            "worker": image(&images.worker.reference),
+            "pullPolicy": "IfNotPresent",
+            "references": {
+                "controlPlane": images.control_plane.reference,
+                "registry": images.registry.reference,
+                "worker": images.worker.reference,
+            },
         },
     });
     if local {
         values["ingress"] = json!({"enabled": true, "className": "contour"});
     }
     if let Some(proxy) = host_proxy() {
-        values["registry"]["httpsProxy"] = json!(proxy);
+        values["registry"] = json!({"proxy": {"https": proxy}});
     }
     values
 }
@@ -51,7 +50,7 @@ fn host_proxy() -> Option<String> {
         .find(|value| !value.is_empty())
 }
 
-/// Installs the CRDs and the release, or upgrades them, and waits until its programs are ready.
+/// Installs the release with its CRDs, or upgrades it, and waits until its programs are ready.
 /// `extra` are further arguments for Helm.
 pub(crate) fn install(
     checkout: &Checkout,
@@ -60,7 +59,6 @@ pub(crate) fn install(
     values: Option<&Value>,
     extra: &[String],
 ) -> Result<()> {
-    crds(checkout, target)?;
     let file = values_file(target);
     if let Some(values) = values {
         write_atomically(&file, serde_yaml::to_string(values)?)?;
@@ -88,25 +86,6 @@ pub(crate) fn uninstall(cache: &Cache, target: &Target) -> Result<()> {
 /// Runs the chart's tests.
 pub(crate) fn test(cache: &Cache, target: &Target) -> Result<String> {
     proc::output(helm(cache, target).args(["test", RELEASE, "--namespace", NAMESPACE]))
-}
-
-/// Applies the CRDs, which Helm would never upgrade.
-fn crds(checkout: &Checkout, target: &Target) -> Result<()> {
-    let mut all = String::new();
-    for entry in fs::read_dir(checkout.join("crds"))?.flatten() {
-        if entry.path().extension().is_some_and(|e| e == "yaml") {
-            all.push_str(&fs::read_to_string(entry.path())?);
-            all.push_str("\n---\n");
-        }
-    }
-    target.apply(&all)?;
-    proc::output(target.kubectl().args([
-        "wait",
-        "--for=condition=Established",
-        "crd/models.hyprstream.io",
-        "--timeout=60s",
-    ]))
-    .map(drop)
 }
 
 /// The node plugin mounts, which only a privileged namespace lets a pod do.
