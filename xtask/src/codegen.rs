@@ -9,8 +9,9 @@ use crate::{
     proc,
 };
 
-/// The custom resource definitions.
-const CRDS: &str = "crds/models.hyprstream.io.yaml";
+/// The custom resource definitions, and their copy in the chart: Helm reads nothing outside of it.
+const CRDS: [&str; 2] =
+    ["crds/models.hyprstream.io.yaml", "charts/hyprstream/files/crds/models.hyprstream.io.yaml"];
 
 /// Generates anew, or with `check` says whether what is there is current.
 pub(crate) fn run(checkout: &Checkout, check: bool) -> Result<()> {
@@ -19,19 +20,22 @@ pub(crate) fn run(checkout: &Checkout, check: bool) -> Result<()> {
         Command::new(cargo)
             .current_dir(checkout.root())
             .env_remove("CARGO_MANIFEST_DIR")
-            .args(["run", "--quiet", "--package", "hyprstream-operator", "--", "crds"]),
+            .args(["run", "--quiet", "--release", "--package", "hyprstream-operator", "--", "crds"]),
     )
     .context("cannot generate the CRDs")?;
-    let path = checkout.join(CRDS);
-    let current = fs::read_to_string(&path).unwrap_or_default();
-    if current == text {
-        println!("{CRDS} is current");
-        return Ok(());
+    for file in CRDS {
+        let path = checkout.join(file);
+        if fs::read_to_string(&path).unwrap_or_default() == text {
+            println!("{file} is current");
+        } else if check {
+            bail!("{file} is not what the types say; run `cargo xtask codegen` and commit it");
+        } else {
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            write_atomically(&path, &text)?;
+            println!("{file} is written");
+        }
     }
-    if check {
-        bail!("{CRDS} is not what the types say; run `cargo xtask codegen` and commit it");
-    }
-    write_atomically(&path, text)?;
-    println!("{CRDS} is written");
     Ok(())
 }

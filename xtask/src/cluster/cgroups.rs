@@ -118,7 +118,7 @@ impl Hierarchies {
                 });
             }
             // The kernel lets go of a group some time after its last process ended.
-            if left.is_empty() || started.elapsed() > Duration::from_secs(5) {
+            if left.is_empty() || started.elapsed() > Duration::from_secs(20) {
                 return left;
             }
             std::thread::sleep(Duration::from_millis(50));
