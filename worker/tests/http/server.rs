@@ -1,0 +1,165 @@
+//! A worker on a port of its own.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use hyprstream_engine::{
+    ChatTemplate, GenerationDefaults, ModelFiles,
+    fake::{self, FakeBackend, FakeOptions},
+};
+use hyprstream_openai::Provenance;
+use hyprstream_worker::{
+    ModelArgs, backend,
+    server::{App, Identity, ServerOptions, run},
+};
+use reqwest::{Response, StatusCode};
+use serde_json::Value;
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+
+pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+pub(crate) const TEMPLATE: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>\
+    {% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
+
+pub(crate) struct Server {
+    pub(crate) url: String,
+    pub(crate) client: reqwest::Client,
+    pub(crate) app: Arc<App>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+pub(crate) struct Setup {
+    pub(crate) fake: FakeOptions,
+    pub(crate) max_queue: usize,
+    pub(crate) max_body_bytes: usize,
+    pub(crate) drain_timeout: Duration,
+    pub(crate) manifest: bool,
+    pub(crate) loaded: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            fake: FakeOptions::default(),
+            max_queue: 512,
+            max_body_bytes: 1 << 20,
+            drain_timeout: Duration::from_secs(30),
+            manifest: true,
+            loaded: true,
+        }
+    }
+}
+
+impl Server {
+    pub(crate) async fn start() -> Self {
+        Self::with(Setup::default()).await
+    }
+
+    pub(crate) async fn with(setup: Setup) -> Self {
+        let provenance = setup.manifest.then(|| Provenance {
+            repository: "https://example.org/m.git".into(),
+            reference: Some("main".into()),
+            commit: COMMIT.into(),
+        });
+        let identity =
+            Identity { name: "fake".into(), namespace: Some("default".into()), provenance };
+        let app = Arc::new(App::new(identity, setup.max_body_bytes).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (stop, stopped) = oneshot::channel();
+        let options = ServerOptions {
+            drain_timeout: setup.drain_timeout,
+            drain_delay: Duration::from_millis(300),
+        };
+        let serving = Arc::clone(&app);
+        let task = tokio::spawn(async move {
+            run(listener, serving, options, async { drop(stopped.await) }).await
+        });
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let server = Self { url, client, app, stop, task };
+        if setup.loaded {
+            server.load(setup.fake, setup.max_queue);
+        }
+        server
+    }
+
+    pub(crate) fn load(&self, fake: FakeOptions, max_queue: usize) {
+        let files = ModelFiles {
+            tokenizer: fake::tokenizer(),
+            template: Some(ChatTemplate::new(TEMPLATE, vec![]).unwrap()),
+            defaults: GenerationDefaults { eos: vec![fake::EOS], ..Default::default() },
+        };
+        let args = ModelArgs {
+            model: PathBuf::new(),
+            device: "cpu".into(),
+            dtype: "auto".into(),
+            max_model_len: None,
+            max_batch: 32,
+            threads: None,
+            kv_cache_bytes: None,
+            max_step_tokens: 512,
+        };
+        let model = Box::new(FakeBackend::new(4096, 12_000, fake));
+        let loaded = backend::start(model, files, &args, max_queue, self.app.observer()).unwrap();
+        self.app.set_ready(loaded);
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Response {
+        self.client.get(format!("{}{path}", self.url)).send().await.unwrap()
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Response {
+        self.client.post(format!("{}{path}", self.url)).json(body).send().await.unwrap()
+    }
+
+    /// The JSON of a successful answer.
+    pub(crate) async fn ask(&self, path: &str, body: &Value) -> Value {
+        let response = self.post(path, body).await;
+        let status = response.status();
+        let json: Value = response.json().await.unwrap();
+        assert_eq!(status, StatusCode::OK, "{json}");
+        json
+    }
+
+    /// Checks that a request is refused as the API refuses, and returns the error.
+    pub(crate) async fn refused(&self, path: &str, body: &Value, status: u16) -> Value {
+        let response = self.post(path, body).await;
+        assert_eq!(response.status(), status, "{body}");
+        assert_eq!(response.headers()["x-hyprstream-commit"], COMMIT);
+        let mut json: Value = response.json().await.unwrap();
+        let error = json["error"].take();
+        assert!(error["message"].is_string() && error["type"].is_string(), "{error}");
+        error
+    }
+
+    /// The data of every event of a streamed answer, the last being `[DONE]`.
+    pub(crate) async fn events(&self, path: &str, body: &Value) -> Vec<Value> {
+        let response = self.post(path, body).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        parse(&response.text().await.unwrap())
+    }
+
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").await.text().await.unwrap();
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| {
+            panic!("no metric {name} in\n{text}");
+        });
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    pub(crate) fn begin_shutdown(&mut self) {
+        let (unused, _) = oneshot::channel();
+        let _ = std::mem::replace(&mut self.stop, unused).send(());
+    }
+
+    pub(crate) async fn ended(self) {
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+pub(crate) fn parse(text: &str) -> Vec<Value> {
+    let mut events: Vec<&str> =
+        text.split("\n\n").filter_map(|event| event.strip_prefix("data: ")).collect();
+    assert_eq!(events.pop(), Some("[DONE]"), "{text}");
+    events.into_iter().map(|event| serde_json::from_str(event).unwrap()).collect()
+}
