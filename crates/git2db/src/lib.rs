@@ -1,10 +1,97 @@
 //! All that hyprstream does with git, LFS and checkouts.
 //!
-//! **State: the types and signatures stand, the functions whose body says "not done yet" are being
-//! written.**
+//! | Module | What it does |
+//! |---|---|
+//! | [`remote`] | asks a remote what a branch or tag names now |
+//! | [`repo`] | bare repositories and how single commits come into them |
+//! | [`tree`] | the files of a commit, and which of them are refused |
+//! | [`lfs`] | pointers, the batch API, verified downloads that continue, uploads |
+//! | [`store`] | contents by their SHA-256, each once per disk |
+//! | [`checkout`] | a commit's files as hard links into the store, whole or not there |
+//! | [`mod@commit`] | staging, committing, pushing |
 //!
-//! A synchronous library: calls block, so an async program makes them on a thread of their own
-//! (`spawn_blocking`). It knows nothing of Kubernetes.
+//! It is synchronous: calls block, so an async program makes them on threads of their own
+//! (`spawn_blocking`) and ends them through an [`Observer`]. It knows nothing of Kubernetes, reads
+//! no environment but that for proxies and certificates, and no git configuration but a
+//! repository's own.
+//!
+//! Every error has a `reason()` for conditions and metrics and an `is_retriable()`. No error, log
+//! or `Debug` shows a credential.
+//!
+//! # Example
+//!
+//! What the node plugin does, with a repository on this machine in place of a server:
+//!
+//! ```
+//! use hyprstream_git2db::{
+//!     Credentials, Include, Reference, RemoteUrl, checkout, commit, lfs, remote, repo, store, tree,
+//! };
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let dir = tempfile::tempdir()?;
+//! let store = store::ObjectStore::open(&dir.path().join("store"))?;
+//!
+//! // Somebody commits a model.
+//! let upstream = dir.path().join("upstream.git");
+//! repo::init_bare(&upstream)?;
+//! let config = commit::Change::Put {
+//!     path: "config.json".to_owned(),
+//!     content: commit::Content::Bytes(b"{}".to_vec()),
+//!     executable: false,
+//! };
+//! let staged = commit::stage(&upstream, None, &[config], &store)?;
+//! let author = commit::Author { name: "A".to_owned(), email: "a@example.org".to_owned() };
+//! commit::commit(&upstream, "main", &staged, &author, "Add a model")?;
+//!
+//! // Which commit is it, and its git objects.
+//! let url = RemoteUrl::local(&upstream)?; // RemoteUrl::parse("https://...") for a server
+//! let reference = Reference::Branch("main".to_owned());
+//! let credentials = Credentials::None;
+//! let commit = remote::resolve(&url, &reference, &credentials)?;
+//! let bare = dir.path().join("node.git");
+//! repo::init_bare(&bare)?;
+//! let fetch = repo::Fetch {
+//!     url: &url,
+//!     reference: &reference,
+//!     commit: &commit,
+//!     history: repo::History::None,
+//!     credentials: &credentials,
+//! };
+//! repo::fetch_commit(&bare, &fetch, &())?;
+//!
+//! // Its LFS objects.
+//! let include = Include::all();
+//! let limits = tree::Limits::default();
+//! let objects = tree::pointers(&tree::walk(&bare, &commit, &include, &limits)?);
+//! if !objects.is_empty() {
+//!     lfs::Client::new(&url, &credentials, lfs::Options::default())?
+//!         .download(&objects, &store, &())?;
+//! }
+//!
+//! // Its files.
+//! let source = checkout::Source { bare: &bare, commit: &commit, include: &include, limits, store: &store };
+//! let checkout = checkout::materialise(&source, &dir.path().join("node"))?;
+//! assert_eq!(std::fs::read(checkout.path.join("config.json"))?, b"{}");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Limitations
+//!
+//! - Git with SHA-1 only; no protocol v2, no partial clone, no submodules.
+//! - libgit2 cannot fetch from a shallow repository. A repository that is served to this library
+//!   is fetched with [`repo::History::Whole`].
+//! - LFS over HTTP with the `basic` transfer only: no `git-lfs-authenticate` over ssh, no
+//!   extensions, no locks. XET is to be another [`lfs::ObjectSource`].
+//! - Files are what the blobs say: no line endings are converted and no filter but LFS is run.
+//! - ssh host keys are read from a home of libgit2 that exists once per process, so connections
+//!   over ssh are begun one after the other (they then run side by side).
+//! - An LFS server may send downloads to any HTTP host that this machine reaches. What comes is
+//!   visible only if it has the digest that the commit names; where requests alone do harm, keep
+//!   them off by a NetworkPolicy.
+//! - A blocked read ends with its timeout ([`set_timeouts`], [`lfs::Options::stall_timeout`]), not
+//!   at once when the work is cancelled.
+//! - Linux only: `flock`, `renameat2`, hard links.
 
 pub mod checkout;
 pub mod commit;

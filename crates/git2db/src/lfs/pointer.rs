@@ -25,7 +25,7 @@ pub enum InvalidPointer {
 }
 
 /// A pointer is shorter than this, in bytes.
-pub const MAX_POINTER_BYTES: usize = 1024;
+pub(crate) const MAX_POINTER_BYTES: usize = 1024;
 
 /// The specification and the names it had before.
 const VERSIONS: [&str; 3] = [

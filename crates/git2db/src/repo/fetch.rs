@@ -55,6 +55,8 @@ pub fn fetch_commit(
     let _lock = FileLock::acquire(&lock_path, &|| observer.is_cancelled())
         .map_err(|e| RemoteError::Local { detail: format!("cannot lock {lock_path:?}: {e}") })?
         .ok_or(RemoteError::Cancelled)?;
+    super::stale::remove(path)
+        .map_err(|e| RemoteError::Local { detail: format!("cannot tidy {path:?}: {e}") })?;
     let is_there = || {
         let shallow = fetch.history == History::Whole && repo.is_shallow();
         super::is_complete(&repo, path, commit).map(|there| there && !shallow).map_err(local)

@@ -2,6 +2,7 @@
 
 mod error;
 mod fetch;
+mod stale;
 
 use std::path::Path;
 

@@ -35,6 +35,8 @@ pub struct Response {
     pub body: Vec<u8>,
     /// Told as the content length, if not that of the body: the connection breaks off early.
     pub declared: Option<usize>,
+    /// Time for which the connection stays open after the body.
+    pub pause: std::time::Duration,
 }
 
 impl Response {
@@ -44,6 +46,7 @@ impl Response {
             headers: Vec::new(),
             body: Vec::new(),
             declared: None,
+            pause: std::time::Duration::ZERO,
         }
     }
 
@@ -195,5 +198,7 @@ fn serve(stream: TcpStream, handler: &Handler, log: &Mutex<Vec<Request>>) -> std
     if request.method != "HEAD" {
         writer.write_all(&response.body)?;
     }
-    writer.flush()
+    writer.flush()?;
+    std::thread::sleep(response.pause);
+    Ok(())
 }
