@@ -37,7 +37,7 @@ pub(crate) fn values(images: &ProjectImages, local: bool) -> Value {
         values["ingress"] = json!({"enabled": true, "className": "contour"});
     }
     if let Some(proxy) = host_proxy() {
-        values["registry"] = json!({"proxy": {"https": proxy}});
+        values["registry"] = json!({"httpsProxy": proxy});
     }
     values
 }

@@ -20,7 +20,7 @@ use anyhow::{Context as _, bail, ensure};
 use sha2::{Digest as _, Sha256};
 
 /// Version of libtorch that the `tch` of this workspace is made for.
-pub const VERSION: &str = "2.11.0";
+pub(crate) const VERSION: &str = "2.11.0";
 
 /// A wheel, and the parts of it that are unpacked.
 struct Wheel {
@@ -61,7 +61,7 @@ const WHEELS: [Wheel; 3] = [
 /// is not there. Wheels are kept in `<cache>/wheels`. Needs `python3` with pip, and `cc`.
 ///
 /// After a failure nothing half made lies at the returned path.
-pub fn ensure(cache: &Path) -> anyhow::Result<PathBuf> {
+pub(crate) fn ensure(cache: &Path) -> anyhow::Result<PathBuf> {
     let root = cache.join(format!("libtorch-{VERSION}"));
     let torch = root.join("torch");
     if torch.join("build-version").exists() {

@@ -10,7 +10,6 @@ use std::{
 pub(crate) struct Steps {
     total: usize,
     current: usize,
-    started: Instant,
 }
 
 /// One step under way.
@@ -24,7 +23,7 @@ pub(crate) struct Step {
 impl Steps {
     /// Announces so many steps.
     pub(crate) fn new(total: usize) -> Self {
-        Self { total, current: 0, started: Instant::now() }
+        Self { total, current: 0 }
     }
 
     /// Begins the next step.
@@ -32,11 +31,6 @@ impl Steps {
         self.current += 1;
         let label = format!("[{:>2}/{}] {what}", self.current, self.total);
         Step::new(label)
-    }
-
-    /// Time since the first step.
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.started.elapsed()
     }
 }
 

@@ -84,7 +84,8 @@ pub(crate) fn build(
     cache.replace(&entry, |dir| {
         let mut command = buildah(cache);
         command
-            .args(["build", "--pull-never", "--layers=false", "--force-rm"])
+            // What stands before our programs, the packages, is kept between builds.
+            .args(["build", "--pull-never", "--layers", "--force-rm"])
             .args(["--network=host", "--tag", &reference])
             .arg("--file")
             .arg(&dockerfile);
@@ -96,11 +97,10 @@ pub(crate) fn build(
         }
         proc::logged(command.arg(checkout.root()), log)
             .with_context(|| format!("cannot build the image {}", recipe.name))?;
-        push(cache, &reference, &dir.join("image.tar"), log)?;
-        // The archive is all that is needed of it.
-        proc::logged(buildah(cache).args(["rmi", "--force", &reference]), log)
+        push(cache, &reference, &dir.join("image.tar"), log)
     })?;
     forget_older(cache, recipe.name, &entry)?;
+    forget_older_layers(cache, recipe.name, &reference)?;
     Ok(Image { reference, archive, fresh: true })
 }
 
@@ -194,6 +194,19 @@ fn push(cache: &Cache, reference: &str, archive: &Path, log: &Path) -> Result<()
             .arg(format!("docker-archive:{}:{reference}", archive.display())),
         log,
     )
+}
+
+/// Removes other images of that name from buildah's storage; layers that this one shares stay.
+fn forget_older_layers(cache: &Cache, name: &str, keep: &str) -> Result<()> {
+    let filter = format!("reference=docker.io/hyprstream/{name}");
+    let all = proc::output(
+        buildah(cache)
+            .args(["images", "--noheading", "--format", "{{.Name}}:{{.Tag}}", "--filter", &filter]),
+    )?;
+    for other in all.lines().filter(|line| *line != keep && line.contains("/hyprstream/")) {
+        proc::output(buildah(cache).args(["rmi", other]))?;
+    }
+    Ok(())
 }
 
 /// Keeps this archive and the one before it, for a quick way back.
