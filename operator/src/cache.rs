@@ -6,7 +6,7 @@
 
 use std::{fmt::Debug, hash::Hash, sync::Arc};
 
-use futures::{Stream, StreamExt, future::BoxFuture};
+use futures::{Stream, StreamExt};
 use hyprstream_api::Model;
 use hyprstream_contract::label;
 use k8s_openapi::api::{
@@ -23,6 +23,7 @@ use kube::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 
 /// Annotation in memory only: digest of the spec, labels and owners of an object.
 const FINGERPRINT: &str = "memory.hyprstream.io/fingerprint";
@@ -117,12 +118,41 @@ where
     K::DynamicType: Hash + Eq,
 {
     store: Store<K>,
+    synced: Synced,
+}
+
+/// Whether a watch has its first list. Many may wait for it; of those that wait for the store of
+/// kube-runtime itself only the last one would be woken.
+#[derive(Clone)]
+pub struct Synced(watch::Receiver<bool>);
+
+impl Synced {
+    /// Notes in a watch's stream, behind its `reflect`, when the first list is in the store.
+    pub fn note<K, S>(stream: S) -> (Self, impl Stream<Item = watcher::Result<watcher::Event<K>>>)
+    where
+        S: Stream<Item = watcher::Result<watcher::Event<K>>>,
+    {
+        let (sender, receiver) = watch::channel(false);
+        let stream = stream.inspect(move |event| {
+            if matches!(event, Ok(watcher::Event::InitDone)) {
+                sender.send_replace(true);
+            }
+        });
+        (Self(receiver), stream)
+    }
+
+    /// Ends once the first list is there.
+    pub async fn wait(&self) {
+        // The sender lives as long as the watch, and nothing is done without that.
+        let _ = self.0.clone().wait_for(|synced| *synced).await;
+    }
 }
 
 impl<K: Resource<DynamicType = ()> + Clone> Clone for Cache<K> {
     fn clone(&self) -> Self {
         Self {
             store: self.store.clone(),
+            synced: self.synced.clone(),
         }
     }
 }
@@ -144,7 +174,9 @@ impl<K: Watched> Cache<K> {
                     .insert(FINGERPRINT.to_owned(), fingerprint);
                 object.trim();
             })
-            .reflect(writer)
+            .reflect(writer);
+        let (synced, stream) = Synced::note(stream);
+        let stream = stream
             .default_backoff()
             .touched_objects()
             .filter_map(|result| async move {
@@ -156,7 +188,7 @@ impl<K: Watched> Cache<K> {
                     }
                 }
             });
-        (Self { store }, stream.boxed())
+        (Self { store, synced }, stream.boxed())
     }
 
     /// The object of that name.
@@ -188,12 +220,8 @@ impl<K: Watched> Cache<K> {
     }
 
     /// Ends once the first list is there.
-    pub fn ready(&self) -> BoxFuture<'static, ()> {
-        let store = self.store.clone();
-        Box::pin(async move {
-            // The writer lives as long as the controller.
-            let _ = store.wait_until_ready().await;
-        })
+    pub async fn ready(&self) {
+        self.synced.wait().await;
     }
 }
 

@@ -11,15 +11,13 @@ use std::{
 use anyhow::{Context as _, bail};
 use futures::StreamExt;
 use hyprstream_api::Model;
-use hyprstream_contract::label;
 use hyprstream_telemetry::AdminServer;
 use kube::{
     Client, ResourceExt,
     runtime::{
         Config, Controller, WatchStreamExt,
         controller::Error as ControllerError,
-        events::{Recorder, Reporter},
-        reflector::{ObjectRef, Store, store::Writer},
+        reflector::{ObjectRef, store::Writer},
         watcher,
     },
 };
@@ -33,13 +31,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     args::{Images, RunArgs},
-    cache::{Cache, Caches, forward, scoped},
-    controller::{Context, Memory, apply::Applier, reconcile},
+    cache::{Cache, Caches, Synced, forward, scoped},
+    controller::{Context, Memory, apply::Applier, events::Recorder, reconcile},
     leader::Candidate,
     metrics::Metrics,
     registry::Registry,
     source::{Pace, Sources, follow_pushes},
-    sweep::{Scope, Sweep},
+    sweep::{Models, Scope, Sweep},
 };
 
 /// How many Models are reconciled at once.
@@ -95,10 +93,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         registry,
         images: args.images.clone(),
         namespaces: namespaces(&args.watch_namespaces),
-        reporter: Reporter {
-            controller: label::MANAGER.to_owned(),
-            instance: Some(args.pod_name),
-        },
+        instance: args.pod_name,
         metrics: metrics.clone(),
         pace: Pace::default(),
     };
@@ -136,8 +131,8 @@ pub struct Operator {
     pub images: Images,
     /// Namespaces to look after; empty for all.
     pub namespaces: Vec<String>,
-    /// Who writes events.
-    pub reporter: Reporter,
+    /// Name of this process, in events.
+    pub instance: String,
     /// Counts.
     pub metrics: Metrics,
     /// How often what is done.
@@ -156,7 +151,7 @@ impl Operator {
         ));
         let applier = Arc::new(Applier::new(self.client.clone(), self.metrics.clone()));
         let memory = Arc::new(Memory::default());
-        let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
+        let recorder = Recorder::new(self.client.clone(), self.instance.clone());
         let wake = Arc::new(Notify::new());
 
         let mut side = JoinSet::new();
@@ -227,13 +222,13 @@ impl Operator {
     }
 }
 
-/// A controller of Models and the store that it keeps.
+/// A controller of Models, and what it knows of them.
 fn controller(
     client: &Client,
     namespace: Option<&str>,
     triggers: impl futures::Stream<Item = ObjectRef<Model>> + Send + 'static,
     shutdown: &CancellationToken,
-) -> (Store<Model>, Controller<Model>) {
+) -> (Models, Controller<Model>) {
     let writer = Writer::<Model>::default();
     let store = writer.as_reader();
     let models = watcher(
@@ -246,13 +241,13 @@ fn controller(
             .annotations_mut()
             .remove("kubectl.kubernetes.io/last-applied-configuration");
     })
-    .reflect(writer)
-    .default_backoff()
-    .applied_objects();
+    .reflect(writer);
+    let (synced, models) = Synced::note(models);
+    let models = models.default_backoff().applied_objects();
     let controller = Controller::for_stream(models, store.clone())
         .reconcile_on(triggers)
         .graceful_shutdown_on(shutdown.clone().cancelled_owned());
-    (store, controller)
+    (Models { store, synced }, controller)
 }
 
 /// Hands each trigger to the controller of its namespace.

@@ -26,7 +26,7 @@ use kube::{
 use tokio::sync::Notify;
 
 use crate::{
-    cache::{Cache, Caches},
+    cache::{Cache, Caches, Synced},
     controller::{Memory, apply::Applier},
     metrics::Metrics,
     source::Sources,
@@ -62,17 +62,24 @@ pub struct Scope {
     /// The namespace; `None` for all.
     pub namespace: Option<String>,
     /// Its Models.
-    pub models: Store<Model>,
+    pub models: Models,
     /// Its other objects.
     pub caches: Caches,
+}
+
+/// The Models of a scope.
+pub struct Models {
+    /// All of them.
+    pub store: Store<Model>,
+    /// Whether it is filled.
+    pub synced: Synced,
 }
 
 impl Sweep {
     /// Sweeps again and again. Never ends by itself.
     pub async fn run(self) {
         for scope in &self.scopes {
-            // The writers live as long as the controllers.
-            let _ = scope.models.wait_until_ready().await;
+            scope.models.synced.wait().await;
             scope.caches.ready().await;
         }
         loop {
@@ -98,7 +105,11 @@ impl Sweep {
     }
 
     fn forget(&self) {
-        let models: Vec<_> = self.scopes.iter().flat_map(|s| s.models.state()).collect();
+        let models: Vec<_> = self
+            .scopes
+            .iter()
+            .flat_map(|s| s.models.store.state())
+            .collect();
         let uids: std::collections::HashSet<String> =
             models.iter().filter_map(|m| m.uid()).collect();
         self.sources.retain(|uid| uids.contains(uid));
@@ -143,6 +154,7 @@ impl Sweep {
         let key = kube::runtime::reflector::ObjectRef::new(model).within(namespace);
         let is_known = scope
             .models
+            .store
             .get(&key)
             .is_some_and(|m| m.uid().as_ref() == Some(uid));
         if !matches!(phase, Some("Released" | "Failed")) {

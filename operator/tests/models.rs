@@ -401,8 +401,11 @@ async fn scaled_to_zero_is_ready_and_idle() {
         .await;
     assert_eq!(world.status("m").last_known_good.as_deref(), Some(A));
     world.edit("m", |m| m["spec"]["replicas"] = json!(1));
-    world.settled("m", B).await;
-    assert_eq!(world.status("m").last_known_good.as_deref(), Some(B));
+    world
+        .wait("B is known to be good", || {
+            world.status("m").last_known_good.as_deref() == Some(B)
+        })
+        .await;
 }
 
 #[tokio::test]
@@ -466,7 +469,7 @@ async fn what_the_api_server_refuses_is_told() {
     world.settled("m", A).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_idle_models_cause_no_writes_and_reconcile_side_by_side() {
     let world = World::new().await;
     for i in 0..100 {

@@ -1,10 +1,80 @@
-//! Events on transitions: pure.
+//! Events on transitions: which ones is pure.
 
 use hyprstream_api::{
-    ModelStatus,
+    Model, ModelStatus,
     condition::{SOURCE_RESOLVED, STALLED, reason},
 };
-use kube::runtime::events::{Event, EventType};
+use hyprstream_contract::label;
+use k8s_openapi::{
+    api::events::v1::Event as EventObject, apimachinery::pkg::apis::meta::v1::MicroTime,
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{ObjectMeta, PostParams},
+};
+
+/// Something that happened to a Model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    is_warning: bool,
+    /// CamelCase reason.
+    pub reason: String,
+    action: &'static str,
+    /// For the user of the Model.
+    pub note: String,
+}
+
+/// Who writes events.
+#[derive(Clone)]
+pub struct Recorder {
+    client: Client,
+    instance: String,
+}
+
+impl Recorder {
+    /// Writes events as the process `instance`.
+    pub fn new(client: Client, instance: String) -> Self {
+        Self { client, instance }
+    }
+
+    /// Writes an event. Each is an object of its own: events of the same reason tell of different
+    /// commits, so they are not counted as one.
+    ///
+    /// # Errors
+    /// The API server refused or failed.
+    pub async fn publish(&self, model: &Model, event: &Event) -> Result<(), kube::Error> {
+        let namespace = model.namespace().unwrap_or_default();
+        let now = Timestamp::now();
+        let object = EventObject {
+            metadata: ObjectMeta {
+                name: Some(format!("{}.{:x}", model.name_any(), now.as_nanosecond())),
+                namespace: Some(namespace.clone()),
+                ..ObjectMeta::default()
+            },
+            action: Some(event.action.to_owned()),
+            event_time: Some(MicroTime(now)),
+            note: Some(event.note.clone()),
+            reason: Some(event.reason.clone()),
+            regarding: Some(model.object_ref(&())),
+            reporting_controller: Some(label::MANAGER.to_owned()),
+            reporting_instance: Some(self.instance.clone()),
+            type_: Some(
+                if event.is_warning {
+                    "Warning"
+                } else {
+                    "Normal"
+                }
+                .to_owned(),
+            ),
+            ..EventObject::default()
+        };
+        let api: Api<EventObject> = Api::namespaced(self.client.clone(), &namespace);
+        api.create(&PostParams::default(), &object)
+            .await
+            .map(|_| ())
+    }
+}
 
 /// What happened between two statuses, for `kubectl describe`.
 pub fn events(before: &ModelStatus, after: &ModelStatus) -> Vec<Event> {
@@ -62,21 +132,21 @@ pub fn events(before: &ModelStatus, after: &ModelStatus) -> Vec<Event> {
     events
 }
 
-fn normal(reason: &str, action: &str, note: String) -> Event {
-    event(EventType::Normal, reason, action, &note)
+fn normal(reason: &str, action: &'static str, note: String) -> Event {
+    event(false, reason, action, &note)
 }
 
-fn warning(reason: &str, action: &str, note: String) -> Event {
-    event(EventType::Warning, reason, action, &note)
+fn warning(reason: &str, action: &'static str, note: String) -> Event {
+    event(true, reason, action, &note)
 }
 
-fn event(type_: EventType, reason: &str, action: &str, note: &str) -> Event {
+fn event(is_warning: bool, reason: &str, action: &'static str, note: &str) -> Event {
+    // The API server takes 1 kB, and a character up to 4 bytes.
+    let note = note.chars().take(250).collect();
     Event {
-        type_,
+        is_warning,
         reason: reason.to_owned(),
-        action: action.to_owned(),
-        // The API server's limit is 1 kB.
-        note: Some(note.chars().take(250).collect()),
-        secondary: None,
+        action,
+        note,
     }
 }

@@ -23,7 +23,7 @@ use k8s_openapi::{api::core::v1::PersistentVolumeClaim, jiff::Timestamp};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{Patch, PatchParams},
-    runtime::{controller::Action, events::Recorder, reflector::ObjectRef},
+    runtime::{controller::Action, reflector::ObjectRef},
 };
 use serde_json::json;
 
@@ -32,6 +32,7 @@ use self::{
     build::{NewVolume, Revision},
     census::{Census, census},
     decide::{Situation, decide},
+    events::Recorder,
     fetch::Existing,
     status::Observed,
     validate::{Plan, validate},
@@ -402,7 +403,7 @@ impl Context {
         for event in events::events(before, after) {
             tracing::info!(reason = event.reason, note = event.note, "event");
             self.metrics.writes.with_label_values(&["Event"]).inc();
-            if let Err(error) = self.recorder.publish(&event, &model.object_ref(&())).await {
+            if let Err(error) = self.recorder.publish(model, &event).await {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "cannot write an event"

@@ -19,7 +19,7 @@ use hyprstream_operator::{
     run::Operator,
     source::Pace,
 };
-use kube::{Client, Config, runtime::events::Reporter};
+use kube::{Client, Config};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +36,9 @@ pub const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 pub const C: &str = "cccccccccccccccccccccccccccccccccccccccc";
 /// The repository that tests push to.
 pub const URL: &str = "hyprstream://ns/m";
+
+/// How long a test waits for what must come. Machines that build are slow.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct World {
     pub cluster: Cluster,
@@ -98,10 +101,7 @@ impl World {
                 pull_policy: PullPolicy::IfNotPresent,
             },
             namespaces: vec![],
-            reporter: Reporter {
-                controller: "hyprstream-operator".into(),
-                instance: None,
-            },
+            instance: "test".into(),
             metrics: Metrics::new().unwrap(),
             pace: Pace {
                 first_pause: Duration::from_millis(100),
@@ -180,15 +180,33 @@ impl World {
     pub async fn wait(&self, what: &str, is: impl Fn() -> bool) {
         let begun = tokio::time::Instant::now();
         while !is() {
-            if begun.elapsed() > Duration::from_secs(15) {
-                let models = self.cluster.list(MODELS);
-                panic!(
-                    "never: {what}\n{}",
-                    serde_json::to_string_pretty(&models).unwrap()
-                );
+            if begun.elapsed() > PATIENCE {
+                panic!("never: {what}\n{}", self.summary());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// What went on, for a test that failed.
+    fn summary(&self) -> String {
+        let mut text = String::new();
+        for model in self.cluster.list(MODELS) {
+            let status = &model["status"];
+            text += &format!(
+                "{} commit {}\n",
+                model["metadata"]["name"], status["commit"]
+            );
+            for condition in status["conditions"].as_array().into_iter().flatten() {
+                let Value::Object(c) = condition else {
+                    continue;
+                };
+                text += &format!(
+                    "  {} {} {} {}\n",
+                    c["type"], c["status"], c["reason"], c["message"]
+                );
+            }
+        }
+        text.chars().take(6000).collect()
     }
 
     /// Waits until nothing is written any more, and returns how many writes there were in all.
