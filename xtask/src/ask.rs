@@ -33,7 +33,7 @@ pub(crate) fn ask(
     let started = Instant::now();
     let mut stream = TcpStream::connect(("127.0.0.1", port))
         .with_context(|| format!("nothing answers at 127.0.0.1:{port}"))?;
-    stream.set_read_timeout(Some(Duration::from_secs(120)))?;
+    stream.set_read_timeout(Some(Duration::from_mins(2)))?;
     let body = serde_json::json!({
         "model": model,
         "messages": [{"role": "user", "content": question}],
@@ -52,7 +52,11 @@ pub(crate) fn ask(
     let mut reader = BufReader::new(stream);
     let head = read_head(&mut reader)?;
     let mut body: Box<dyn BufRead> = if head.chunked {
-        Box::new(BufReader::new(Chunked { inner: reader, left: 0, ended: false }))
+        Box::new(BufReader::new(Chunked {
+            inner: reader,
+            left: 0,
+            ended: false,
+        }))
     } else {
         Box::new(reader)
     };
@@ -74,7 +78,9 @@ pub(crate) fn ask(
         if body.read_line(&mut line)? == 0 {
             bail!("the answer broke off after {:?}", answer.text);
         }
-        let Some(data) = line.trim_end().strip_prefix("data: ") else { continue };
+        let Some(data) = line.trim_end().strip_prefix("data: ") else {
+            continue;
+        };
         if data == "[DONE]" {
             answer.total = started.elapsed();
             return Ok(answer);
@@ -112,7 +118,9 @@ fn read_head(reader: &mut impl BufRead) -> Result<Head> {
     loop {
         line.clear();
         reader.read_line(&mut line)?;
-        let Some((name, value)) = line.trim_end().split_once(':') else { return Ok(head) };
+        let Some((name, value)) = line.trim_end().split_once(':') else {
+            return Ok(head);
+        };
         match name.to_ascii_lowercase().as_str() {
             "transfer-encoding" => head.chunked = value.contains("chunked"),
             "x-hyprstream-commit" => value.trim().clone_into(&mut head.commit),
@@ -186,8 +194,20 @@ mod tests {
     #[test]
     fn an_error_answer_and_a_broken_stream_are_errors() {
         let port = serve("HTTP/1.1 404 Not Found\r\ncontent-length: 4\r\n\r\nnone");
-        assert!(ask(port, "m", "?", |_| ()).err().unwrap().to_string().contains("404"));
+        assert!(
+            ask(port, "m", "?", |_| ())
+                .err()
+                .unwrap()
+                .to_string()
+                .contains("404")
+        );
         let port = serve("HTTP/1.1 200 OK\r\n\r\ndata: {\"choices\":[]}\n\n");
-        assert!(ask(port, "m", "?", |_| ()).err().unwrap().to_string().contains("broke off"));
+        assert!(
+            ask(port, "m", "?", |_| ())
+                .err()
+                .unwrap()
+                .to_string()
+                .contains("broke off")
+        );
     }
 }

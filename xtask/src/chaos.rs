@@ -101,7 +101,10 @@ pub(crate) fn run(
         Chaos::Kill { program, pod_uid } => {
             let killed = cluster.kill_program(program, pod_uid.as_deref())?;
             if killed == 0 {
-                bail!("no process of {program} runs in cluster {:?}", cluster.name());
+                bail!(
+                    "no process of {program} runs in cluster {:?}",
+                    cluster.name()
+                );
             }
             println!("{killed} processes killed");
             Ok(())
@@ -117,8 +120,10 @@ pub(crate) fn run(
             let target = Target::local(cache, cluster);
             match verb {
                 HelmVerb::Upgrade => {
-                    let extra: Vec<String> =
-                        set.iter().flat_map(|s| ["--set".to_owned(), s.clone()]).collect();
+                    let extra: Vec<String> = set
+                        .iter()
+                        .flat_map(|s| ["--set".to_owned(), s.clone()])
+                        .collect();
                     chart::install(checkout, cache, &target, None, &extra)
                 }
                 HelmVerb::Uninstall => chart::uninstall(cache, &target),
@@ -134,7 +139,10 @@ pub(crate) fn run(
 fn change_disk(cluster: &Cluster, disk: Disk, state: DiskState) -> Result<()> {
     let spec = cluster.spec().context("the cluster is not running")?;
     if spec.disk_mb.is_none() {
-        bail!("cluster {:?} has the disks of this machine, which are not filled", cluster.name());
+        bail!(
+            "cluster {:?} has the disks of this machine, which are not filled",
+            cluster.name()
+        );
     }
     let (nodes, dir) = match disk {
         Disk::Node => (1..=spec.nodes, "/var/lib/hyprstream"),
@@ -153,7 +161,9 @@ fn change_disk(cluster: &Cluster, disk: Disk, state: DiskState) -> Result<()> {
                 let length = free.saturating_sub(LEFT_FREE_BYTES);
                 if length > 0 {
                     proc::output(
-                        inside.args(["fallocate", "--length", &length.to_string()]).arg(&file),
+                        inside
+                            .args(["fallocate", "--length", &length.to_string()])
+                            .arg(&file),
                     )?;
                 }
             }
@@ -164,7 +174,10 @@ fn change_disk(cluster: &Cluster, disk: Disk, state: DiskState) -> Result<()> {
 
 fn free_bytes(enter: &mut Command, dir: &str) -> Result<u64> {
     let text = proc::output(enter.args(["df", "--output=avail", "--block-size=1", dir]))?;
-    text.lines().nth(1).and_then(|l| l.trim().parse().ok()).context("df told no number")
+    text.lines()
+        .nth(1)
+        .and_then(|l| l.trim().parse().ok())
+        .context("df told no number")
 }
 
 /// File name of the program that a process runs, if it can be told.

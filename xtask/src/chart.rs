@@ -72,14 +72,24 @@ pub(crate) fn install(
         .arg(&file)
         .args(extra);
     proc::output(&mut helm).map(drop).with_context(|| {
-        format!("cannot install the chart{}", unready(target).unwrap_or_default())
+        format!(
+            "cannot install the chart{}",
+            unready(target).unwrap_or_default()
+        )
     })
 }
 
 /// Removes the release; the CRDs and the Models stay.
 pub(crate) fn uninstall(cache: &Cache, target: &Target) -> Result<()> {
     let mut helm = helm(cache, target);
-    helm.args(["uninstall", RELEASE, "--namespace", NAMESPACE, "--wait", "--timeout=180s"]);
+    helm.args([
+        "uninstall",
+        RELEASE,
+        "--namespace",
+        NAMESPACE,
+        "--wait",
+        "--timeout=180s",
+    ]);
     proc::output(&mut helm).map(drop)
 }
 
@@ -98,8 +108,15 @@ fn namespace(target: &Target) -> Result<()> {
 
 /// The registry's password for pushes.
 pub(crate) fn registry_token(target: &Target) -> Result<String> {
-    let template = format!("go-template={{{{index .data {:?} | base64decode}}}}", KEYS.1);
-    proc::output(target.kubectl().args(["-n", NAMESPACE, "get", "secret", KEYS.0, "-o", &template]))
+    let template = format!(
+        "go-template={{{{index .data {:?} | base64decode}}}}",
+        KEYS.1
+    );
+    proc::output(
+        target
+            .kubectl()
+            .args(["-n", NAMESPACE, "get", "secret", KEYS.0, "-o", &template]),
+    )
 }
 
 /// Where the values of the last installation are kept.

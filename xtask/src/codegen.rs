@@ -10,8 +10,10 @@ use crate::{
 };
 
 /// The custom resource definitions, and their copy in the chart: Helm reads nothing outside of it.
-const CRDS: [&str; 2] =
-    ["crds/models.hyprstream.io.yaml", "charts/hyprstream/files/crds/models.hyprstream.io.yaml"];
+const CRDS: [&str; 2] = [
+    "crds/models.hyprstream.io.yaml",
+    "charts/hyprstream/files/crds/models.hyprstream.io.yaml",
+];
 
 /// Generates anew, or with `check` says whether what is there is current.
 pub(crate) fn run(checkout: &Checkout, check: bool) -> Result<()> {
@@ -20,7 +22,15 @@ pub(crate) fn run(checkout: &Checkout, check: bool) -> Result<()> {
         Command::new(cargo)
             .current_dir(checkout.root())
             .env_remove("CARGO_MANIFEST_DIR")
-            .args(["run", "--quiet", "--release", "--package", "hyprstream-operator", "--", "crds"]),
+            .args([
+                "run",
+                "--quiet",
+                "--release",
+                "--package",
+                "hyprstream-operator",
+                "--",
+                "crds",
+            ]),
     )
     .context("cannot generate the CRDs")?;
     for file in CRDS {

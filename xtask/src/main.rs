@@ -134,9 +134,14 @@ fn run(verb: Verb) -> Result<()> {
     let cache = &Cache::open()?;
     let open = |name: &str| Cluster::open(checkout, cache, name);
     match verb {
-        Verb::Up(args) => Up { checkout, cache, args: &args }.run(),
+        Verb::Up(args) => Up {
+            checkout,
+            cache,
+            args: &args,
+        }
+        .run(),
         Verb::Status { name } => {
-            if !status::print(checkout, cache, name.as_deref())? {
+            if !status::print(checkout, cache, name.as_deref()) {
                 bail!("not all of it runs");
             }
             Ok(())
@@ -146,17 +151,17 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Images { cuda } => build_images(checkout, cache, cuda),
         Verb::Load { name, archives } => {
             let cluster = open(&name)?;
-            archives.iter().try_for_each(|archive| images::load_archive(&cluster, archive))
+            archives
+                .iter()
+                .try_for_each(|archive| images::load_archive(&cluster, archive))
         }
         Verb::Codegen { check } => codegen::run(checkout, check),
         Verb::Libtorch { link } => {
-            match link {
-                Some(link) => programs::place_libtorch(cache, &link)?,
-                None => {
-                    let torch = libtorch::ensure(cache.root())?;
-                    println!("{}", torch.parent().unwrap_or(&torch).display());
-                }
+            if let Some(link) = link {
+                return programs::place_libtorch(cache, &link);
             }
+            let torch = libtorch::ensure(cache.root())?;
+            println!("{}", torch.parent().unwrap_or(&torch).display());
             Ok(())
         }
         Verb::Weights => {

@@ -17,7 +17,10 @@ impl Checkout {
         let member = env::var_os("CARGO_MANIFEST_DIR")
             .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
         let root = member.join("..").canonicalize().with_context(|| {
-            format!("the checkout that xtask was built from is gone: {}", member.display())
+            format!(
+                "the checkout that xtask was built from is gone: {}",
+                member.display()
+            )
         })?;
         Ok(Self(root))
     }
@@ -87,7 +90,9 @@ impl Cache {
         make: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<PathBuf> {
         let path = self.join(name);
-        let aside = self.join("tmp").join(format!("{}.new", name.replace('/', "_")));
+        let aside = self
+            .join("tmp")
+            .join(format!("{}.new", name.replace('/', "_")));
         remove_all(&aside)?;
         fs::create_dir_all(&aside)?;
         make(&aside)?;

@@ -85,7 +85,9 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
 pub(crate) fn on_path(name: &str) -> bool {
     std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(name).is_file()))
-        || ["/usr/sbin", "/sbin"].iter().any(|dir| Path::new(dir).join(name).is_file())
+        || ["/usr/sbin", "/sbin"]
+            .iter()
+            .any(|dir| Path::new(dir).join(name).is_file())
 }
 
 /// Opens a log for appending and makes its folder.
@@ -106,7 +108,9 @@ pub(crate) fn tail_of(log: &Path) -> String {
     if let Ok(mut file) = File::open(log) {
         let length = file.metadata().map_or(0, |m| m.len());
         let mut bytes = Vec::new();
-        if file.seek(SeekFrom::Start(length.saturating_sub(4096))).is_ok()
+        if file
+            .seek(SeekFrom::Start(length.saturating_sub(4096)))
+            .is_ok()
             && file.read_to_end(&mut bytes).is_ok()
         {
             let all = String::from_utf8_lossy(&bytes);

@@ -17,8 +17,11 @@ use crate::{
 };
 
 /// Programs of the image `control-plane`.
-pub(crate) const CONTROL_PLANE: &[&str] =
-    &["hyprstream-operator", "hyprstream-gateway", "hyprstream-csi"];
+pub(crate) const CONTROL_PLANE: &[&str] = &[
+    "hyprstream-operator",
+    "hyprstream-gateway",
+    "hyprstream-csi",
+];
 /// Programs of the image `registry`.
 pub(crate) const REGISTRY: &[&str] = &["hyprstream-registry"];
 /// Programs of the image `worker`.
@@ -51,7 +54,10 @@ pub(crate) fn build(
     }
     cargo.args(["--features", "hyprstream-worker/torch"]);
     watched(&mut cargo, log, step)?;
-    Ok(Programs { folder: target.join("release"), libtorch })
+    Ok(Programs {
+        folder: target.join("release"),
+        libtorch,
+    })
 }
 
 impl Programs {

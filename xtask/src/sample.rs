@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
 use crate::{
-    paths::{Cache, Checkout, remove_all},
+    paths::{Cache, Checkout},
     proc,
     target::Target,
     ui::Step,
@@ -24,7 +24,10 @@ pub(crate) const QUESTION: &str = "What is the capital of France? Tell me one th
 
 /// Makes a git repository with LFS out of a folder of weights, once, and returns it.
 pub(crate) fn repository(cache: &Cache, weights: &Path, log: &Path) -> Result<PathBuf> {
-    let name = weights.file_name().context("the weights have no name")?.to_string_lossy();
+    let name = weights
+        .file_name()
+        .context("the weights have no name")?
+        .to_string_lossy();
     cache.ensure(&format!("repositories/{name}"), |dir| {
         for entry in fs::read_dir(weights)?.flatten() {
             let to = dir.join(entry.file_name());
@@ -32,7 +35,10 @@ pub(crate) fn repository(cache: &Cache, weights: &Path, log: &Path) -> Result<Pa
                 fs::copy(entry.path(), &to)?;
             }
         }
-        fs::write(dir.join(".gitattributes"), "*.safetensors filter=lfs diff=lfs merge=lfs -text\n")?;
+        fs::write(
+            dir.join(".gitattributes"),
+            "*.safetensors filter=lfs diff=lfs merge=lfs -text\n",
+        )?;
         let git = |args: &[&str]| proc::logged(git(dir).args(args), log);
         git(&["init", "--quiet", "--initial-branch=main"])?;
         git(&["lfs", "install", "--local"])?;
@@ -46,7 +52,10 @@ pub(crate) fn repository(cache: &Cache, weights: &Path, log: &Path) -> Result<Pa
 pub(crate) fn push(repository: &Path, address: &str, token: &str, log: &Path) -> Result<String> {
     let url = format!("http://{address}/git/default/{NAME}.git");
     // In a header, so that neither a command line nor the repository's configuration has it.
-    let header = format!("Authorization: Basic {}", STANDARD.encode(format!("hyprstream:{token}")));
+    let header = format!(
+        "Authorization: Basic {}",
+        STANDARD.encode(format!("hyprstream:{token}"))
+    );
     let with_token = || {
         let mut git = git(repository);
         git.env("GIT_CONFIG_COUNT", "2")
@@ -56,17 +65,22 @@ pub(crate) fn push(repository: &Path, address: &str, token: &str, log: &Path) ->
             .env("GIT_CONFIG_VALUE_1", "false");
         git
     };
-    let head = proc::output(git(repository).args(["rev-parse", "HEAD"]))?.trim().to_owned();
-    let there = proc::output(with_token().args(["ls-remote", &url, "refs/heads/main"]))
-        .unwrap_or_default();
+    let head = proc::output(git(repository).args(["rev-parse", "HEAD"]))?
+        .trim()
+        .to_owned();
+    let there =
+        proc::output(with_token().args(["ls-remote", &url, "refs/heads/main"])).unwrap_or_default();
     if let Some(commit) = there.split_whitespace().next()
         && commit != head
     {
         // Somebody pushed their own since; that is what they want to have served.
         return Ok(commit.to_owned());
     }
-    proc::logged(with_token().args(["push", "--quiet", &url, "HEAD:refs/heads/main"]), log)
-        .context("cannot push the model to the registry")?;
+    proc::logged(
+        with_token().args(["push", "--quiet", &url, "HEAD:refs/heads/main"]),
+        log,
+    )
+    .context("cannot push the model to the registry")?;
     Ok(head)
 }
 
@@ -75,7 +89,7 @@ pub(crate) fn apply(checkout: &Checkout, target: &Target, step: &Step) -> Result
     let started = Instant::now();
     let manifest = checkout.join("deploy/samples/smollm2.yaml");
     proc::output(target.kubectl().arg("apply").arg("-f").arg(&manifest))?;
-    let limit = Duration::from_secs(180);
+    let limit = Duration::from_mins(3);
     loop {
         let (ready, told) = condition(target).unwrap_or_default();
         if ready {
@@ -108,13 +122,18 @@ fn condition(target: &Target) -> Result<(bool, String)> {
         .into_iter()
         .flatten()
         .find(|c| c["type"] == "Ready");
-    let Some(ready) = ready else { return Ok((false, "waits for the operator".to_owned())) };
+    let Some(ready) = ready else {
+        return Ok((false, "waits for the operator".to_owned()));
+    };
     let told = format!(
         "{} {}",
         ready["reason"].as_str().unwrap_or_default(),
         ready["message"].as_str().unwrap_or_default()
     );
-    Ok((ready["status"] == "True" && &ready["observedGeneration"] == generation, told))
+    Ok((
+        ready["status"] == "True" && &ready["observedGeneration"] == generation,
+        told,
+    ))
 }
 
 fn git(dir: &Path) -> Command {
@@ -122,15 +141,19 @@ fn git(dir: &Path) -> Command {
     command
         .arg("-C")
         .arg(dir)
-        .args(["-c", "user.name=hyprstream", "-c", "user.email=hyprstream@localhost"])
-        .args(["-c", "commit.gpgsign=false", "-c", "core.hooksPath=.git/hooks"])
+        .args([
+            "-c",
+            "user.name=hyprstream",
+            "-c",
+            "user.email=hyprstream@localhost",
+        ])
+        .args([
+            "-c",
+            "commit.gpgsign=false",
+            "-c",
+            "core.hooksPath=.git/hooks",
+        ])
         .env("GIT_TERMINAL_PROMPT", "0")
         .env_remove("GIT_DIR");
     command
-}
-
-/// Forgets the prepared repository, so that the next push makes it anew.
-#[cfg_attr(not(test), allow(dead_code))]
-pub(crate) fn forget(cache: &Cache) -> Result<()> {
-    remove_all(&cache.join("repositories"))
 }

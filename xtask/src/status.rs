@@ -1,7 +1,5 @@
 //! Tells what runs.
 
-use anyhow::Result;
-
 use crate::{
     chart,
     cluster::{Cluster, State},
@@ -13,7 +11,7 @@ use crate::{
 
 /// Prints what there is of every cluster of the checkout; returns whether all that should run
 /// does.
-pub(crate) fn print(checkout: &Checkout, cache: &Cache, name: Option<&str>) -> Result<bool> {
+pub(crate) fn print(checkout: &Checkout, cache: &Cache, name: Option<&str>) -> bool {
     let names = match name {
         Some(name) => vec![name.to_owned()],
         None => Cluster::names(checkout),
@@ -21,7 +19,9 @@ pub(crate) fn print(checkout: &Checkout, cache: &Cache, name: Option<&str>) -> R
     let mut well = true;
     let mut any = false;
     for name in names {
-        let Ok(cluster) = Cluster::open(checkout, cache, &name) else { continue };
+        let Ok(cluster) = Cluster::open(checkout, cache, &name) else {
+            continue;
+        };
         if let Some(spec) = cluster.spec() {
             any = true;
             well &= one(cache, &cluster, &spec);
@@ -30,7 +30,7 @@ pub(crate) fn print(checkout: &Checkout, cache: &Cache, name: Option<&str>) -> R
     if !any {
         println!("Nothing runs. `cargo xtask up` starts it.");
     }
-    Ok(well)
+    well
 }
 
 fn one(cache: &Cache, cluster: &Cluster, spec: &crate::cluster::Spec) -> bool {
@@ -58,16 +58,28 @@ fn one(cache: &Cache, cluster: &Cluster, spec: &crate::cluster::Spec) -> bool {
     println!("\n  component                 version   pid      restarts");
     let mut well = state.ready;
     for (name, component) in &state.components {
-        let pid = match component.pid {
-            Some(pid) => pid.to_string(),
-            None => {
-                well = false;
-                format!("- ({})", component.last_exit.as_deref().unwrap_or("not started"))
-            }
-        };
-        println!("  {name:<25} {:<9} {pid:<8} {}", version_of(name), component.restarts);
+        well &= component.pid.is_some();
+        let pid = component.pid.map_or_else(
+            || {
+                format!(
+                    "- ({})",
+                    component.last_exit.as_deref().unwrap_or("not started")
+                )
+            },
+            |pid| pid.to_string(),
+        );
+        println!(
+            "  {name:<25} {:<9} {pid:<8} {}",
+            version_of(name),
+            component.restarts
+        );
     }
-    println!("  {:<25} {:<9} {}", "supervisor", env!("CARGO_PKG_VERSION"), state.supervisor);
+    println!(
+        "  {:<25} {:<9} {}",
+        "supervisor",
+        env!("CARGO_PKG_VERSION"),
+        state.supervisor
+    );
     well & objects(cache, cluster, &state)
 }
 
@@ -90,13 +102,27 @@ fn objects(cache: &Cache, cluster: &Cluster, state: &State) -> bool {
             _ => {}
         }
     };
-    show("nodes", &["get", "nodes", "--request-timeout=5s"], state.ready);
+    show(
+        "nodes",
+        &["get", "nodes", "--request-timeout=5s"],
+        state.ready,
+    );
     show(
         "hyprstream",
-        &["-n", chart::NAMESPACE, "get", "pods", "--request-timeout=5s"],
+        &[
+            "-n",
+            chart::NAMESPACE,
+            "get",
+            "pods",
+            "--request-timeout=5s",
+        ],
         false,
     );
-    show("models", &["get", "models", "--all-namespaces", "--request-timeout=5s"], false);
+    show(
+        "models",
+        &["get", "models", "--all-namespaces", "--request-timeout=5s"],
+        false,
+    );
     well
 }
 
@@ -104,7 +130,9 @@ fn version_of(name: &str) -> &'static str {
     let component = versions::CLUSTER.iter().find(|c| {
         name == c.name
             || name.starts_with(&format!("{}-node", c.name))
-            || c.programs.iter().any(|p| name == *p || name.starts_with(&format!("{p}-node")))
+            || c.programs
+                .iter()
+                .any(|p| name == *p || name.starts_with(&format!("{p}-node")))
     });
     match component {
         Some(component) => component.version,

@@ -37,8 +37,10 @@ impl Target {
 
     /// The user's, by the name of a context in their kubeconfig.
     pub(crate) fn context(checkout: &Checkout, cache: &Cache, context: &str) -> Result<Self> {
-        let name: String =
-            context.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let name: String = context
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+            .collect();
         let dir = checkout.join(".local").join(format!("context-{name}"));
         std::fs::create_dir_all(&dir)?;
         let kubectl = if proc::on_path("kubectl") {
@@ -46,7 +48,12 @@ impl Target {
         } else {
             components::program(cache, &KUBERNETES, "kubectl")
         };
-        Ok(Self { kubectl, kubeconfig: None, context: Some(context.to_owned()), dir })
+        Ok(Self {
+            kubectl,
+            kubeconfig: None,
+            context: Some(context.to_owned()),
+            dir,
+        })
     }
 
     /// `kubectl` on it.

@@ -45,14 +45,21 @@ const DISK_MB: u32 = 1536;
 
 /// Runs the suites in order and stops at the first that fails.
 pub(crate) fn run(checkout: &Checkout, cache: &Cache, args: &TestArgs) -> Result<()> {
-    let suites = Suites { checkout, cache, started: Instant::now() };
+    let suites = Suites {
+        checkout,
+        cache,
+        started: Instant::now(),
+    };
     if !args.e2e {
         suites.fast()?;
     }
     if !args.fast {
         suites.end_to_end(args)?;
     }
-    println!("\nAll passed after {:.0} s.", suites.started.elapsed().as_secs_f64());
+    println!(
+        "\nAll passed after {:.0} s.",
+        suites.started.elapsed().as_secs_f64()
+    );
     Ok(())
 }
 
@@ -64,7 +71,10 @@ struct Suites<'a> {
 
 impl Suites<'_> {
     fn say(&self, what: &str) {
-        println!("\n== {what} ({:.0} s)", self.started.elapsed().as_secs_f64());
+        println!(
+            "\n== {what} ({:.0} s)",
+            self.started.elapsed().as_secs_f64()
+        );
     }
 
     fn fast(&self) -> Result<()> {
@@ -90,7 +100,12 @@ impl Suites<'_> {
         shown(
             self.cargo()
                 .args(["test", "--release", "--locked", "--workspace"])
-                .args(["--exclude", "hyprstream-torch", "--exclude", "hyprstream-e2e"])
+                .args([
+                    "--exclude",
+                    "hyprstream-torch",
+                    "--exclude",
+                    "hyprstream-e2e",
+                ])
                 .env(
                     "HYPRSTREAM_CSI_SANITY",
                     components::program(self.cache, &CSI_SANITY, "csi-sanity"),
@@ -100,7 +115,12 @@ impl Suites<'_> {
         shown(
             self.cargo()
                 .args(["test", "--release", "--locked"])
-                .args(["--package", "hyprstream-torch", "--package", "hyprstream-worker"])
+                .args([
+                    "--package",
+                    "hyprstream-torch",
+                    "--package",
+                    "hyprstream-worker",
+                ])
                 .args(["--features", "hyprstream-worker/torch"])
                 .env("LIBTORCH", &libtorch)
                 .env("LD_LIBRARY_PATH", libtorch.join("lib"))
@@ -111,7 +131,9 @@ impl Suites<'_> {
 
     fn cargo(&self) -> Command {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.current_dir(self.checkout.root()).env_remove("CARGO_MANIFEST_DIR");
+        cargo
+            .current_dir(self.checkout.root())
+            .env_remove("CARGO_MANIFEST_DIR");
         cargo
     }
 
@@ -128,11 +150,26 @@ impl Suites<'_> {
         }
         for file in values {
             let helm = || Command::new(components::program(self.cache, &HELM, "helm"));
-            proc::output(helm().args(["lint", "--strict"]).arg(&chart).arg("-f").arg(&file))
-                .with_context(|| format!("the chart with {}", file.display()))?;
-            let text =
-                proc::output(helm().args(["template", "x"]).arg(&chart).arg("-f").arg(&file))?;
-            println!("{}: {} objects", file.display(), text.matches("\nkind: ").count());
+            proc::output(
+                helm()
+                    .args(["lint", "--strict"])
+                    .arg(&chart)
+                    .arg("-f")
+                    .arg(&file),
+            )
+            .with_context(|| format!("the chart with {}", file.display()))?;
+            let text = proc::output(
+                helm()
+                    .args(["template", "x"])
+                    .arg(&chart)
+                    .arg("-f")
+                    .arg(&file),
+            )?;
+            println!(
+                "{}: {} objects",
+                file.display(),
+                text.matches("\nkind: ").count()
+            );
         }
         Ok(())
     }
@@ -144,7 +181,10 @@ impl Suites<'_> {
         let running = cluster.is_supervised();
         let result = self.on_cluster(&cluster, &python, args);
         if args.keep {
-            println!("\nThe cluster stays: export KUBECONFIG={}", cluster.kubeconfig().display());
+            println!(
+                "\nThe cluster stays: export KUBECONFIG={}",
+                cluster.kubeconfig().display()
+            );
             println!("cargo xtask down --name {CLUSTER_NAME}");
             return result;
         }
@@ -180,11 +220,23 @@ impl Suites<'_> {
             no_sample: false,
             small_disks: Some(DISK_MB),
         };
-        Up { checkout: self.checkout, cache: self.cache, args: &up }.run()?;
+        Up {
+            checkout: self.checkout,
+            cache: self.cache,
+            args: &up,
+        }
+        .run()?;
         let spec = cluster.spec().context("the cluster is not running")?;
         self.say("end-to-end tests");
         let mut cargo = self.cargo();
-        cargo.args(["test", "--release", "--locked", "--package", "hyprstream-e2e", "--"]);
+        cargo.args([
+            "test",
+            "--release",
+            "--locked",
+            "--package",
+            "hyprstream-e2e",
+            "--",
+        ]);
         cargo.args(["--test-threads=1"]).args(&args.filter);
         shown(
             cargo
@@ -194,10 +246,16 @@ impl Suites<'_> {
                     "HYPRSTREAM_E2E_KUBECTL",
                     components::program(self.cache, &KUBERNETES, "kubectl"),
                 )
-                .env("HYPRSTREAM_E2E_HELM", components::program(self.cache, &HELM, "helm"))
+                .env(
+                    "HYPRSTREAM_E2E_HELM",
+                    components::program(self.cache, &HELM, "helm"),
+                )
                 .env("HYPRSTREAM_E2E_XTASK", std::env::current_exe()?)
                 .env("HYPRSTREAM_E2E_PYTHON", python)
-                .env("HYPRSTREAM_E2E_INGRESS", format!("http://127.0.0.1:{}", spec.ingress_port))
+                .env(
+                    "HYPRSTREAM_E2E_INGRESS",
+                    format!("http://127.0.0.1:{}", spec.ingress_port),
+                )
                 .env(
                     "HYPRSTREAM_E2E_REGISTRY",
                     format!("http://127.0.0.1:{}", spec.registry_port),
@@ -215,8 +273,11 @@ impl Suites<'_> {
         let log = self.cache.join("log/python.log");
         crate::paths::remove_all(&folder)?;
         // A virtual environment cannot be moved, so it is marked instead of renamed.
-        proc::logged(Command::new("python3").args(["-m", "venv"]).arg(&folder), &log)
-            .context("cannot make a Python environment; try: apt-get install -y python3-venv")?;
+        proc::logged(
+            Command::new("python3").args(["-m", "venv"]).arg(&folder),
+            &log,
+        )
+        .context("cannot make a Python environment; try: apt-get install -y python3-venv")?;
         proc::logged(
             Command::new(&python).args(["-m", "pip", "install", "--quiet", "openai>=3,<4"]),
             &log,
@@ -252,7 +313,9 @@ impl Suites<'_> {
 
 /// Runs a program whose output the user sees.
 fn shown(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start {command:?}"))?;
     if !status.success() {
         let arguments: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
         bail!("cargo {} ended with {status}", arguments.join(" "));

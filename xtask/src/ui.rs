@@ -44,12 +44,19 @@ impl Step {
         } else {
             eprintln!("{label} ...");
         }
-        Self { label, started: Instant::now(), shown: Mutex::new(Instant::now()), terminal }
+        Self {
+            label,
+            started: Instant::now(),
+            shown: Mutex::new(Instant::now()),
+            terminal,
+        }
     }
 
     /// Shows how far it is. Off a terminal one line in ten seconds at most.
     pub(crate) fn amount(&self, amount: &str) {
-        let Ok(mut shown) = self.shown.lock() else { return };
+        let Ok(mut shown) = self.shown.lock() else {
+            return;
+        };
         let pause = Duration::from_millis(if self.terminal { 200 } else { 10_000 });
         if shown.elapsed() < pause {
             return;

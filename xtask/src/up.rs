@@ -75,7 +75,11 @@ impl Up<'_> {
             _ => 12,
         });
         self.prepare(&mut steps)?;
-        let images = if self.args.bare { None } else { Some(self.images(&mut steps)?) };
+        let images = if self.args.bare {
+            None
+        } else {
+            Some(self.images(&mut steps)?)
+        };
         let spec = self.start(&cluster, &mut steps)?;
         if let Some(images) = images {
             let target = Target::local(self.cache, &cluster);
@@ -97,8 +101,8 @@ impl Up<'_> {
     fn prepare(&self, steps: &mut Steps) -> Result<()> {
         let log = self.cache.join("log/components.log");
         let step = steps.begin("what the machine must have");
-        let needs_go = !components::missing(self.cache, CLUSTER).is_empty()
-            || !images::has_pause(self.cache);
+        let needs_go =
+            !components::missing(self.cache, CLUSTER).is_empty() || !images::has_pause(self.cache);
         deps::ensure(self.cache, needs_go, &step)?;
         step.done("");
         let step = steps.begin("Kubernetes and its companions");
@@ -163,10 +167,18 @@ impl Up<'_> {
         let step = steps.begin("the chart");
         let values = chart::values(images, local);
         step.note(&format!("values: {}", chart::values_file(target).display()));
-        let extra: Vec<String> =
-            self.args.set.iter().flat_map(|s| ["--set".to_owned(), s.clone()]).collect();
+        let extra: Vec<String> = self
+            .args
+            .set
+            .iter()
+            .flat_map(|s| ["--set".to_owned(), s.clone()])
+            .collect();
         chart::install(self.checkout, self.cache, target, Some(&values), &extra)?;
-        step.done(&format!("release {} in {}", chart::RELEASE, chart::NAMESPACE));
+        step.done(&format!(
+            "release {} in {}",
+            chart::RELEASE,
+            chart::NAMESPACE
+        ));
         Ok(())
     }
 
@@ -186,7 +198,11 @@ impl Up<'_> {
         let step = steps.begin("git push to the registry");
         let token = chart::registry_token(target)?;
         let commit = sample::push(&repository, registry, &token, &log)?;
-        step.done(&format!("http://{registry}/git/default/{}.git {}", sample::NAME, &commit[..12]));
+        step.done(&format!(
+            "http://{registry}/git/default/{}.git {}",
+            sample::NAME,
+            &commit[..12]
+        ));
         let step = steps.begin("the model is ready");
         let took = sample::apply(self.checkout, target, &step)?;
         step.done(&format!("{:.1} s after kubectl apply", took.as_secs_f64()));
@@ -199,7 +215,10 @@ impl Up<'_> {
         })?;
         println!();
         if answer.commit != commit {
-            bail!("the answer came from commit {} and not from {commit}", answer.commit);
+            bail!(
+                "the answer came from commit {} and not from {commit}",
+                answer.commit
+            );
         }
         step.done(&format!(
             "{} pieces, the first after {:.2} s, all after {:.1} s, from commit {}",
@@ -214,13 +233,20 @@ impl Up<'_> {
     fn next_steps(&self, cluster: &Cluster, spec: &Spec) {
         let programs = |c| components::folder(self.cache, c).display().to_string();
         println!("\n  export KUBECONFIG={}", cluster.kubeconfig().display());
-        println!("  export PATH=$PATH:{}:{}", programs(&KUBERNETES), programs(&HELM));
+        println!(
+            "  export PATH=$PATH:{}:{}",
+            programs(&KUBERNETES),
+            programs(&HELM)
+        );
         if self.args.bare {
             println!("  kubectl get pods -A");
         } else {
             println!("  kubectl get models");
             self.how_to_ask(&format!("http://127.0.0.1:{}", spec.ingress_port));
-            println!("\n  The registry takes pushes at http://127.0.0.1:{}/git/NAMESPACE/NAME.git", spec.registry_port);
+            println!(
+                "\n  The registry takes pushes at http://127.0.0.1:{}/git/NAMESPACE/NAME.git",
+                spec.registry_port
+            );
             println!(
                 "  (any user name; password: kubectl -n {} get secret {} -o \
                  go-template='{{{{index .data \"{}\" | base64decode}}}}')",
@@ -268,11 +294,21 @@ impl Up<'_> {
         step.done("");
         let step = steps.begin("kubectl and Helm");
         let log = self.cache.join("log/components.log");
-        components::ensure(self.checkout, self.cache, &[&HELM, &KUBERNETES], &log, &step)?;
+        components::ensure(
+            self.checkout,
+            self.cache,
+            &[&HELM, &KUBERNETES],
+            &log,
+            &step,
+        )?;
         step.done("");
         let mut images = self.images(&mut steps)?;
         let log: PathBuf = self.cache.join("log/images.log");
-        for image in [&mut images.control_plane, &mut images.registry, &mut images.worker] {
+        for image in [
+            &mut images.control_plane,
+            &mut images.registry,
+            &mut images.worker,
+        ] {
             image.reference = images::push_to(self.cache, image, registry, &log)?;
         }
         let target = Target::context(self.checkout, self.cache, context)?;

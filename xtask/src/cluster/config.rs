@@ -16,9 +16,10 @@ use super::{
 };
 use crate::{
     components::program,
-    images, wheels,
+    images,
     paths::write_atomically,
     versions::{self, CNI, CONTAINERD, CONTOUR, COREDNS, ETCD, KUBERNETES, RUNC},
+    wheels,
 };
 
 /// Where the API server answers within the control plane.
@@ -67,7 +68,11 @@ impl<'a> Config<'a> {
         for (file, name, group) in [
             ("admin", "hyprstream-local-admin", Some("system:masters")),
             ("kubelet-client", "kube-apiserver-kubelet-client", None),
-            ("kube-controller-manager", "system:kube-controller-manager", None),
+            (
+                "kube-controller-manager",
+                "system:kube-controller-manager",
+                None,
+            ),
             ("kube-scheduler", "system:kube-scheduler", None),
             ("kube-proxy", "system:kube-proxy", None),
             ("coredns", "hyprstream-local:coredns", None),
@@ -85,28 +90,39 @@ impl<'a> Config<'a> {
     }
 
     fn client(&self, file: &str, name: &str, group: Option<&str>) -> Result<()> {
-        self.authority.issue(&Subject { file, name, group, hosts: &[], addresses: &[] })?;
+        self.authority.issue(&Subject {
+            file,
+            name,
+            group,
+            hosts: &[],
+            addresses: &[],
+        })?;
         let server = format!("https://{CONTROL_PLANE_IP}:{API_PORT}");
         write_secret(
             &self.kubeconfig(file),
-            &self.authority.kubeconfig(file, &server, &self.cluster.name)?,
+            &self
+                .authority
+                .kubeconfig(file, &server, &self.cluster.name)?,
         )
     }
 
     fn kubeconfig(&self, file: &str) -> PathBuf {
-        self.cluster.dir.join("pki").join(format!("{file}.kubeconfig"))
-    }
-
-    fn file(&self, path: &Path) -> String {
-        path.display().to_string()
+        self.cluster
+            .dir
+            .join("pki")
+            .join(format!("{file}.kubeconfig"))
     }
 
     fn pki(&self, file: &str) -> String {
-        self.file(&self.cluster.dir.join("pki").join(file))
+        text(&self.cluster.dir.join("pki").join(file))
     }
 
     fn kubernetes(&self, node: u8, name: &str, args: Vec<String>) -> Component {
-        let suffix = if node == 0 { String::new() } else { format!("-{}", node_name(node)) };
+        let suffix = if node == 0 {
+            String::new()
+        } else {
+            format!("-{}", node_name(node))
+        };
         Component {
             name: format!("{name}{suffix}"),
             program: program(&self.cluster.cache, &KUBERNETES, name),
@@ -149,12 +165,21 @@ impl<'a> Config<'a> {
             &format!("--tls-cert-file={}", self.pki("kube-apiserver.crt")),
             &format!("--tls-private-key-file={}", self.pki("kube-apiserver.key")),
             &format!("--kubelet-certificate-authority={}", self.pki("ca.crt")),
-            &format!("--kubelet-client-certificate={}", self.pki("kubelet-client.crt")),
+            &format!(
+                "--kubelet-client-certificate={}",
+                self.pki("kubelet-client.crt")
+            ),
             &format!("--kubelet-client-key={}", self.pki("kubelet-client.key")),
             "--kubelet-preferred-address-types=InternalIP",
             "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
-            &format!("--service-account-key-file={}", self.pki("service-accounts.pub")),
-            &format!("--service-account-signing-key-file={}", self.pki("service-accounts.key")),
+            &format!(
+                "--service-account-key-file={}",
+                self.pki("service-accounts.pub")
+            ),
+            &format!(
+                "--service-account-signing-key-file={}",
+                self.pki("service-accounts.key")
+            ),
             // A lost node's pods move soon, so that one can watch it.
             "--default-not-ready-toleration-seconds=5",
             "--default-unreachable-toleration-seconds=5",
@@ -166,11 +191,17 @@ impl<'a> Config<'a> {
     /// Controllers, scheduler and the Services of the control plane's own network.
     pub(crate) fn controllers(&self) -> Vec<Component> {
         let manager = strings([
-            &format!("--kubeconfig={}", self.kubeconfig("kube-controller-manager").display()),
+            &format!(
+                "--kubeconfig={}",
+                self.kubeconfig("kube-controller-manager").display()
+            ),
             "--controllers=*,-nodeipam",
             "--use-service-account-credentials=true",
             &format!("--root-ca-file={}", self.pki("ca.crt")),
-            &format!("--service-account-private-key-file={}", self.pki("service-accounts.key")),
+            &format!(
+                "--service-account-private-key-file={}",
+                self.pki("service-accounts.key")
+            ),
             &format!("--cluster-signing-cert-file={}", self.pki("ca.crt")),
             &format!("--cluster-signing-key-file={}", self.pki("ca.key")),
             "--enable-hostpath-provisioner=true",
@@ -180,7 +211,10 @@ impl<'a> Config<'a> {
             "--profiling=false",
         ]);
         let scheduler = strings([
-            &format!("--kubeconfig={}", self.kubeconfig("kube-scheduler").display()),
+            &format!(
+                "--kubeconfig={}",
+                self.kubeconfig("kube-scheduler").display()
+            ),
             "--leader-elect=false",
             "--profiling=false",
         ]);
@@ -223,7 +257,7 @@ impl<'a> Config<'a> {
         Ok(Component {
             name: "coredns".into(),
             program: program(&self.cluster.cache, &COREDNS, "coredns"),
-            args: vec!["-conf".into(), self.file(&file)],
+            args: vec!["-conf".into(), text(&file)],
         })
     }
 
@@ -247,7 +281,7 @@ impl<'a> Config<'a> {
         ]);
         let envoy = strings([
             "-c",
-            &self.file(envoy_bootstrap),
+            &text(envoy_bootstrap),
             "--service-cluster",
             "default",
             "--service-node",
@@ -302,7 +336,7 @@ impl<'a> Config<'a> {
         let containerd = Component {
             name: format!("containerd-{name}"),
             program: program(&self.cluster.cache, &CONTAINERD, "containerd"),
-            args: vec!["--config".into(), self.file(&containerd_toml)],
+            args: vec!["--config".into(), text(&containerd_toml)],
         };
         let kubelet = strings([
             &format!("--config={}", kubelet_config.display()),
@@ -412,7 +446,6 @@ SystemdCgroup = false
         )?;
         Ok(file)
     }
-
 }
 
 /// Pods are reached by routes only: an answer from a pod on the same node then passes the node's
@@ -438,6 +471,10 @@ fn network(node: u8) -> Value {
     })
 }
 
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
 fn strings<const N: usize>(args: [&str; N]) -> Vec<String> {
     args.map(str::to_owned).to_vec()
 }
@@ -451,7 +488,11 @@ pub(crate) fn api_address() -> std::net::SocketAddrV4 {
 pub(crate) fn path(cluster: &Cluster) -> String {
     let mut path: Vec<String> = [&KUBERNETES, &CONTAINERD, &RUNC, &versions::CNI]
         .iter()
-        .map(|c| crate::components::folder(&cluster.cache, c).display().to_string())
+        .map(|c| {
+            crate::components::folder(&cluster.cache, c)
+                .display()
+                .to_string()
+        })
         .collect();
     path.push("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
     path.join(":")

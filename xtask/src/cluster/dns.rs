@@ -39,7 +39,11 @@ fn question(name: &str) -> Vec<u8> {
 }
 
 fn first_address(message: &[u8]) -> Option<Ipv4Addr> {
-    let count = |at: usize| Some(u16::from_be_bytes(message.get(at..at + 2)?.try_into().ok()?));
+    let count = |at: usize| {
+        Some(u16::from_be_bytes(
+            message.get(at..at + 2)?.try_into().ok()?,
+        ))
+    };
     let mut at = 12;
     for _ in 0..count(4)? {
         at = skip_name(message, at)? + 4;

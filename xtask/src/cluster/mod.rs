@@ -173,8 +173,11 @@ impl Cluster {
 
     /// `kubectl` on this cluster.
     pub(crate) fn kubectl(&self) -> Command {
-        let mut command =
-            Command::new(components::program(&self.cache, &versions::KUBERNETES, "kubectl"));
+        let mut command = Command::new(components::program(
+            &self.cache,
+            &versions::KUBERNETES,
+            "kubectl",
+        ));
         command.arg("--kubeconfig").arg(self.kubeconfig());
         command
     }
@@ -182,7 +185,8 @@ impl Cluster {
     /// Applies manifests.
     pub(crate) fn apply(&self, manifests: &str) -> Result<()> {
         proc::feed(
-            self.kubectl().args(["apply", "--server-side", "--force-conflicts", "-f", "-"]),
+            self.kubectl()
+                .args(["apply", "--server-side", "--force-conflicts", "-f", "-"]),
             manifests,
         )
         .map(drop)
@@ -200,14 +204,19 @@ impl Cluster {
 
     /// Whether a supervisor lives.
     pub(crate) fn is_supervised(&self) -> bool {
-        let Ok(lock) = fs::File::open(self.dir.join("supervisor.lock")) else { return false };
+        let Ok(lock) = fs::File::open(self.dir.join("supervisor.lock")) else {
+            return false;
+        };
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared).is_err()
     }
 
     /// Takes the lock that keeps two `up` or `down` of this cluster from running at once.
     pub(crate) fn lock(&self) -> Result<fs::File> {
         fs::create_dir_all(self.checkout.join(".local"))?;
-        let path = self.checkout.join(".local").join(format!("{}.lock", self.name));
+        let path = self
+            .checkout
+            .join(".local")
+            .join(format!("{}.lock", self.name));
         let file = fs::File::create(&path)
             .with_context(|| format!("cannot open the lock {}", path.display()))?;
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -223,7 +232,12 @@ impl Cluster {
 
     /// Gives the lock back and removes its file.
     pub(crate) fn unlock(&self, lock: fs::File) -> Result<()> {
-        remove_all(&self.checkout.join(".local").join(format!("{}.lock", self.name)))?;
+        remove_all(
+            &self
+                .checkout
+                .join(".local")
+                .join(format!("{}.lock", self.name)),
+        )?;
         drop(lock);
         // Only when nothing else is in it.
         let _ = fs::remove_dir(self.checkout.join(".local"));
@@ -250,9 +264,10 @@ impl Cluster {
     /// plane.
     pub(crate) fn enter(&self, node: u8) -> Result<Command> {
         let state = self.state().context("the cluster is not running")?;
-        let place = state.namespaces.get(&place_name(node)).with_context(|| {
-            format!("the cluster has no {}", place_name(node))
-        })?;
+        let place = state
+            .namespaces
+            .get(&place_name(node))
+            .with_context(|| format!("the cluster has no {}", place_name(node)))?;
         Ok(place.enter())
     }
 
@@ -260,7 +275,11 @@ impl Cluster {
     pub(crate) fn ctr(&self, node: u8) -> Result<Command> {
         let mut command = self.enter(node)?;
         command
-            .arg(components::program(&self.cache, &versions::CONTAINERD, "ctr"))
+            .arg(components::program(
+                &self.cache,
+                &versions::CONTAINERD,
+                "ctr",
+            ))
             .args(["--namespace", "k8s.io"]);
         Ok(command)
     }
@@ -287,7 +306,10 @@ impl Cluster {
             State::forget(&self.dir)?;
         }
         let spec = self.decide(wanted, running)?;
-        write_atomically(&self.dir.join("spec.json"), serde_json::to_vec_pretty(&spec)?)?;
+        write_atomically(
+            &self.dir.join("spec.json"),
+            serde_json::to_vec_pretty(&spec)?,
+        )?;
         if !running {
             self.spawn_supervisor()?;
         }
@@ -318,7 +340,10 @@ impl Cluster {
                     old.ingress_port
                 );
             }
-            return Ok(Spec { nodes, ..old.clone() });
+            return Ok(Spec {
+                nodes,
+                ..old.clone()
+            });
         }
         if let Some(old) = &old
             && old.nodes > nodes
@@ -336,12 +361,21 @@ impl Cluster {
             );
         }
         let keep = |port: Option<u16>, not: &[u16]| {
-            port.filter(|p| is_free(*p) && !not.contains(p)).map_or_else(free_port, Ok)
+            port.filter(|p| is_free(*p) && !not.contains(p))
+                .map_or_else(free_port, Ok)
         };
         let api_port = keep(old.as_ref().map(|o| o.api_port), &[port])?;
-        let beside = old.as_ref().map_or(port.checked_add(1), |o| Some(o.registry_port));
+        let beside = old
+            .as_ref()
+            .map_or(port.checked_add(1), |o| Some(o.registry_port));
         let registry_port = keep(beside, &[port, api_port])?;
-        Ok(Spec { nodes, ingress_port: port, api_port, registry_port, disk_mb })
+        Ok(Spec {
+            nodes,
+            ingress_port: port,
+            api_port,
+            registry_port,
+            disk_mb,
+        })
     }
 
     fn spawn_supervisor(&self) -> Result<()> {
@@ -371,19 +405,24 @@ impl Cluster {
 
     fn wait(&self, spec: &Spec, step: &Step) -> Result<()> {
         let started = Instant::now();
-        let limit = Duration::from_secs(180);
+        let limit = Duration::from_mins(3);
         let log = self.logs().join("supervisor.log");
         loop {
             let state = self.state();
             if let Some(state) = &state {
                 if let Some(error) = &state.error {
-                    bail!("the cluster did not start: {error}\n{}", proc::tail_of(&log));
+                    bail!(
+                        "the cluster did not start: {error}\n{}",
+                        proc::tail_of(&log)
+                    );
                 }
                 if state.ready_nodes >= spec.nodes && state.ready {
                     return Ok(());
                 }
             }
-            let phase = state.as_ref().map_or("supervisor starts", |s| s.phase.as_str());
+            let phase = state
+                .as_ref()
+                .map_or("supervisor starts", |s| s.phase.as_str());
             step.amount(phase);
             if started.elapsed() > Duration::from_secs(5) && !self.is_supervised() {
                 bail!("the supervisor ended\n{}", proc::tail_of(&log));
@@ -404,7 +443,9 @@ impl Cluster {
 
 fn is_name(name: &str) -> bool {
     (1..=20).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 /// Six digits that tell this checkout from others on the machine.
@@ -421,7 +462,11 @@ pub(crate) fn node_name(node: u8) -> String {
 
 /// Name of a place: a node, or with 0 the control plane.
 fn place_name(node: u8) -> String {
-    if node == 0 { "control-plane".to_owned() } else { node_name(node) }
+    if node == 0 {
+        "control-plane".to_owned()
+    } else {
+        node_name(node)
+    }
 }
 
 fn node_ip(node: u8) -> Ipv4Addr {
@@ -437,5 +482,7 @@ fn is_free(port: u16) -> bool {
 }
 
 fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    Ok(std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port())
 }

@@ -74,7 +74,10 @@ impl Namespaces {
         let told = child.stdout.take().context("no output")?.read(&mut ready)?;
         let opened = (|| {
             let open = |kind: &str| File::open(format!("/proc/{}/ns/{kind}", child.id()));
-            Ok::<_, std::io::Error>(Self { net: open("net")?, mount: open("mnt")? })
+            Ok::<_, std::io::Error>(Self {
+                net: open("net")?,
+                mount: open("mnt")?,
+            })
         })();
         drop(child.stdin.take());
         let status = child.wait()?;
@@ -87,7 +90,10 @@ impl Namespaces {
     /// Where others find them as long as this process lives.
     pub(crate) fn place(&self) -> Place {
         let path = |file: &File| format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
-        Place { net: path(&self.net), mount: path(&self.mount) }
+        Place {
+            net: path(&self.net),
+            mount: path(&self.mount),
+        }
     }
 
     /// Runs `work` on a thread of its own inside the network namespace.
@@ -96,11 +102,13 @@ impl Namespaces {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<thread::JoinHandle<Result<T>>> {
         let net = self.net.try_clone()?;
-        Ok(thread::Builder::new().stack_size(256 * 1024).spawn(move || {
-            move_into_link_name_space(net.as_fd(), Some(LinkNameSpaceType::Network))
-                .context("cannot enter the network namespace")?;
-            Ok(work())
-        })?)
+        Ok(thread::Builder::new()
+            .stack_size(256 * 1024)
+            .spawn(move || {
+                move_into_link_name_space(net.as_fd(), Some(LinkNameSpaceType::Network))
+                    .context("cannot enter the network namespace")?;
+                Ok(work())
+            })?)
     }
 
     /// Like [`Namespaces::spawn`], and waits for the result.
@@ -153,7 +161,14 @@ fn mounts(args: &HoldArgs) -> Result<()> {
     let own = open_path(&args.dir)?;
     let volumes = open_path(&args.volumes)?;
 
-    for folder in ["tmp", "log", "lib/kubelet", "lib/containerd", "lib/cni", "lib/hyprstream"] {
+    for folder in [
+        "tmp",
+        "log",
+        "lib/kubelet",
+        "lib/containerd",
+        "lib/cni",
+        "lib/hyprstream",
+    ] {
         fs::create_dir_all(args.dir.join(folder))?;
     }
     let own = |folder: &str| format!("/proc/self/fd/{}/{folder}", own.as_raw_fd());
@@ -164,7 +179,10 @@ fn mounts(args: &HoldArgs) -> Result<()> {
     bind(own("lib").as_ref(), "/var/lib".as_ref())?;
     // The kubelet shares what is mounted below these with containers and back.
     for folder in ["kubelet", "hyprstream", "containerd"] {
-        bind(own(&format!("lib/{folder}")).as_ref(), Path::new("/var/lib").join(folder).as_ref())?;
+        bind(
+            own(&format!("lib/{folder}")).as_ref(),
+            Path::new("/var/lib").join(folder).as_ref(),
+        )?;
     }
     if let Some(megabytes) = args.disk_mb {
         disk_in_memory("/var/lib/hyprstream".as_ref(), megabytes)?;
@@ -173,26 +191,42 @@ fn mounts(args: &HoldArgs) -> Result<()> {
     fs::create_dir_all("/tmp/hostpath_pv")?;
     bind(fd_path(&volumes).as_ref(), "/tmp/hostpath_pv".as_ref())?;
     for (path, fd) in &kept {
-        if ["/tmp", "/run", "/var/lib", "/var/log"].iter().any(|cover| path.starts_with(cover)) {
+        if ["/tmp", "/run", "/var/lib", "/var/log"]
+            .iter()
+            .any(|cover| path.starts_with(cover))
+        {
             fs::create_dir_all(path)?;
             bind(fd_path(fd).as_ref(), path.as_ref())?;
         }
     }
-    rustix::mount::mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC)
-        .context("cannot share the mounts of the node")
+    rustix::mount::mount_change(
+        "/",
+        MountPropagationFlags::SHARED | MountPropagationFlags::REC,
+    )
+    .context("cannot share the mounts of the node")
 }
 
 /// Mounts a disk of that size in memory.
 pub(crate) fn disk_in_memory(path: &Path, megabytes: u32) -> Result<()> {
     fs::create_dir_all(path)?;
     let options = std::ffi::CString::new(format!("mode=755,size={megabytes}m"))?;
-    rustix::mount::mount("tmpfs", path, "tmpfs", MountFlags::NOSUID, options.as_c_str())
-        .with_context(|| format!("cannot mount a disk in memory at {}", path.display()))
+    rustix::mount::mount(
+        "tmpfs",
+        path,
+        "tmpfs",
+        MountFlags::NOSUID,
+        options.as_c_str(),
+    )
+    .with_context(|| format!("cannot mount a disk in memory at {}", path.display()))
 }
 
 fn open_path(path: &Path) -> Result<rustix::fd::OwnedFd> {
-    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .with_context(|| format!("cannot open {}", path.display()))
+    rustix::fs::open(
+        path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .with_context(|| format!("cannot open {}", path.display()))
 }
 
 fn fd_path(fd: &impl AsRawFd) -> PathBuf {

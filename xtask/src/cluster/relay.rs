@@ -37,7 +37,12 @@ pub(crate) enum Target {
 pub(crate) fn serve(listener: &TcpListener, target: &Target) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    epoll::add(&epoll, listener, EventData::new_u64(LISTENER), EventFlags::IN)?;
+    epoll::add(
+        &epoll,
+        listener,
+        EventData::new_u64(LISTENER),
+        EventFlags::IN,
+    )?;
     let mut connections: HashMap<u64, Connection> = HashMap::new();
     let mut next = 1;
     let mut events = Vec::with_capacity(256);
@@ -54,7 +59,9 @@ pub(crate) fn serve(listener: &TcpListener, target: &Target) -> io::Result<()> {
                 continue;
             }
             let (id, side) = (token >> 1, (token & 1) as usize);
-            let Some(connection) = connections.get_mut(&id) else { continue };
+            let Some(connection) = connections.get_mut(&id) else {
+                continue;
+            };
             if connection.step(side, event.flags).is_err()
                 || connection.is_over()
                 || connection.watch(&epoll, id).is_err()
@@ -80,7 +87,10 @@ fn accept(
                 ErrorKind::WouldBlock => return Ok(()),
                 // One client that is gone already, or no descriptors at the moment.
                 _ if error.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => {
-                    eprintln!("relay: out of file descriptors, {} connections", connections.len());
+                    eprintln!(
+                        "relay: out of file descriptors, {} connections",
+                        connections.len()
+                    );
                     std::thread::sleep(std::time::Duration::from_millis(50));
                     return Ok(());
                 }
@@ -94,7 +104,9 @@ fn accept(
             Target::Lookup(lookup) => lookup(),
         };
         let Some(address) = address else { continue };
-        let Ok(server) = connect(address) else { continue };
+        let Ok(server) = connect(address) else {
+            continue;
+        };
         if client.set_nonblocking(true).is_err() {
             continue;
         }
@@ -242,7 +254,9 @@ impl Connection {
                 buffer.start = 0;
             }
             let used = buffer.bytes.len();
-            buffer.bytes.resize((used + 1).next_multiple_of(BUFFER_BYTES), 0);
+            buffer
+                .bytes
+                .resize((used + 1).next_multiple_of(BUFFER_BYTES), 0);
             let result = rustix::io::read(&self.sockets[side], &mut buffer.bytes[used..]);
             buffer.bytes.truncate(used + *result.as_ref().unwrap_or(&0));
             match result {
@@ -271,7 +285,11 @@ impl Connection {
             }
         }
         // An idle connection keeps no memory.
-        *buffer = Buffer { ended: buffer.ended, told: buffer.told, ..Buffer::default() };
+        *buffer = Buffer {
+            ended: buffer.ended,
+            told: buffer.told,
+            ..Buffer::default()
+        };
         if buffer.ended && !buffer.told {
             buffer.told = true;
             match rustix::net::shutdown(&self.sockets[side], Shutdown::Write) {
@@ -300,7 +318,9 @@ mod tests {
     fn relay_to(address: SocketAddr) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();
-        let SocketAddr::V4(address) = address else { unreachable!() };
+        let SocketAddr::V4(address) = address else {
+            unreachable!()
+        };
         thread::spawn(move || serve(&listener, &Target::Fixed(address)));
         at
     }
@@ -327,7 +347,10 @@ mod tests {
 
     #[test]
     fn a_refused_connection_closes_the_client() {
-        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let closed = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let mut client = TcpStream::connect(relay_to(closed)).unwrap();
         assert!(matches!(client.read(&mut [0; 1]), Ok(0) | Err(_)));
     }

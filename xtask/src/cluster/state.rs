@@ -1,6 +1,6 @@
 //! What the supervisor tells others, in `state.json`.
 
-use std::{collections::BTreeMap, fs, path::Path, process::Command};
+use std::{collections::BTreeMap, fmt::Write, fs, path::Path, process::Command};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -84,7 +84,7 @@ impl State {
         for (name, component) in &self.components {
             if component.pid.is_none() {
                 let exit = component.last_exit.as_deref().unwrap_or("was not started");
-                text.push_str(&format!("\n    {name}: {exit}"));
+                let _ = write!(text, "\n    {name}: {exit}");
             }
         }
         text
@@ -95,5 +95,10 @@ impl State {
 pub(crate) fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything; fields count from behind it.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    stat.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(19)?
+        .parse()
+        .ok()
 }

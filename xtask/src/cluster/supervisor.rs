@@ -1,7 +1,7 @@
 //! The process that holds a cluster together.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     fs::{self, File},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket},
     path::Path,
@@ -28,7 +28,10 @@ use super::{
 use crate::proc;
 
 /// Name and port of the Service that the host's registry port leads to.
-const REGISTRY: (&str, u16) = ("hyprstream-registry.hyprstream-system.svc.cluster.local", 80);
+const REGISTRY: (&str, u16) = (
+    "hyprstream-registry.hyprstream-system.svc.cluster.local",
+    80,
+);
 
 /// Runs the cluster until it is killed.
 pub(crate) fn supervise(cluster: &Cluster) -> Result<()> {
@@ -36,7 +39,10 @@ pub(crate) fn supervise(cluster: &Cluster) -> Result<()> {
     let _ = rustix::process::setsid();
     let lock = File::create(cluster.dir.join("supervisor.lock"))?;
     if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-        bail!("another supervisor of cluster {:?} is running", cluster.name);
+        bail!(
+            "another supervisor of cluster {:?} is running",
+            cluster.name
+        );
     }
     let pid = std::process::id();
     let supervisor = Supervisor {
@@ -51,7 +57,9 @@ pub(crate) fn supervise(cluster: &Cluster) -> Result<()> {
     let result = supervisor.run();
     if let Err(error) = &result {
         supervisor.update(|state| state.error = Some(format!("{error:#}")));
-        supervisor.cgroups.kill(&cluster.prefix, Duration::from_secs(10));
+        supervisor
+            .cgroups
+            .kill(&cluster.prefix, Duration::from_secs(10));
     }
     result
 }
@@ -77,8 +85,8 @@ impl Supervisor {
         }
         let control = Namespaces::make(cluster, &cluster.dir.join(place_name(0)), None)?;
         self.update(|s| drop(s.namespaces.insert(place_name(0), control.place())));
-        self.make_bridge(&control)?;
-        self.start_relays(&control, &spec)?;
+        Self::make_bridge(&control)?;
+        Self::start_relays(&control, &spec)?;
 
         volumes::open_to_all(&cluster.dir.join("volumes"))?;
 
@@ -86,7 +94,7 @@ impl Supervisor {
         let config = Config::write(cluster, spec.api_port)?;
         self.start(&config.etcd(), &control)?;
         self.start(&config.api_server(), &control)?;
-        self.wait_for(Duration::from_secs(120), "the API server", || {
+        self.wait_for(Duration::from_mins(2), "the API server", || {
             proc::succeeds(cluster.kubectl().args(["get", "--raw", "/readyz"]))
         })?;
 
@@ -105,9 +113,9 @@ impl Supervisor {
             // More nodes may be asked for while the cluster runs.
             let wanted = cluster.spec().map_or(spec.nodes, |s| s.nodes);
             for node in 1..=wanted {
-                if !nodes.contains_key(&node) {
+                if let Entry::Vacant(vacant) = nodes.entry(node) {
                     self.phase(&format!("starts {}", node_name(node)));
-                    nodes.insert(node, self.start_node(&config, &control, node)?);
+                    vacant.insert(self.start_node(&config, &control, node)?);
                 }
             }
             let ready = self.count_ready_nodes();
@@ -122,10 +130,16 @@ impl Supervisor {
                 });
             }
             if ready < wanted && !self.read(|s| s.ready) {
-                self.phase(&format!("waits for the nodes, {ready} of {wanted} are ready"));
+                self.phase(&format!(
+                    "waits for the nodes, {ready} of {wanted} are ready"
+                ));
             }
             // Nobody waits any more once all are ready: look seldom then.
-            let pause = if ready >= wanted && self.read(|s| s.ready) { 20 } else { 1 };
+            let pause = if ready >= wanted && self.read(|s| s.ready) {
+                20
+            } else {
+                1
+            };
             for _ in 0..pause {
                 thread::sleep(Duration::from_millis(500));
                 if cluster.spec().map_or(wanted, |s| s.nodes) != wanted {
@@ -135,10 +149,16 @@ impl Supervisor {
         }
     }
 
-    fn make_bridge(&self, control: &Namespaces) -> Result<()> {
-        let ip = |args: &[&str]| self.inside(control, "ip", args);
+    fn make_bridge(control: &Namespaces) -> Result<()> {
+        let ip = |args: &[&str]| inside(control, "ip", args);
         ip(&["link", "add", "hs0", "type", "bridge"])?;
-        ip(&["addr", "add", &format!("{CONTROL_PLANE_IP}/16"), "dev", "hs0"])?;
+        ip(&[
+            "addr",
+            "add",
+            &format!("{CONTROL_PLANE_IP}/16"),
+            "dev",
+            "hs0",
+        ])?;
         ip(&["link", "set", "hs0", "up"])?;
         // What pods send to the world goes to the relay, which connects from the host.
         let rules = format!(
@@ -149,19 +169,31 @@ impl Supervisor {
              meta l4proto tcp redirect to :{EGRESS_PORT}\n\
              }}\n}}\n"
         );
-        self.inside(control, "nft", &[&rules])
+        inside(control, "nft", &[&rules])
     }
 
-    fn start_relays(&self, control: &Namespaces, spec: &Spec) -> Result<()> {
+    fn start_relays(control: &Namespaces, spec: &Spec) -> Result<()> {
         let here = |port: u16| {
             TcpListener::bind((Ipv4Addr::LOCALHOST, port))
                 .with_context(|| format!("cannot listen on 127.0.0.1:{port}"))
         };
         let local = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
         let inwards = [
-            ("API server", here(spec.api_port)?, Target::Fixed(api_address())),
-            ("ingress", here(spec.ingress_port)?, Target::Fixed(local(INGRESS_PORT))),
-            ("registry", here(spec.registry_port)?, Target::Lookup(Box::new(registry))),
+            (
+                "API server",
+                here(spec.api_port)?,
+                Target::Fixed(api_address()),
+            ),
+            (
+                "ingress",
+                here(spec.ingress_port)?,
+                Target::Fixed(local(INGRESS_PORT)),
+            ),
+            (
+                "registry",
+                here(spec.registry_port)?,
+                Target::Lookup(Box::new(registry)),
+            ),
         ];
         for (name, listener, target) in inwards {
             control.spawn(move || {
@@ -180,7 +212,8 @@ impl Supervisor {
             eprintln!("the relay to the host's DNS ended: {result:?}");
         });
         // Long answers come again over TCP.
-        let questions = control.run(|| TcpListener::bind((Ipv4Addr::LOCALHOST, HOST_DNS_PORT)))??;
+        let questions =
+            control.run(|| TcpListener::bind((Ipv4Addr::LOCALHOST, HOST_DNS_PORT)))??;
         thread::spawn(move || {
             let server = || match dns::host_server() {
                 Some(SocketAddr::V4(server)) => Some(server),
@@ -205,23 +238,52 @@ impl Supervisor {
 
         let ip = node_ip(node).to_string();
         let net = namespaces.place().net;
-        self.inside(
+        inside(
             control,
             "ip",
-            &["link", "add", &name, "type", "veth", "peer", "name", "eth0", "netns", &net],
+            &[
+                "link", "add", &name, "type", "veth", "peer", "name", "eth0", "netns", &net,
+            ],
         )?;
-        self.inside(control, "ip", &["link", "set", &name, "master", "hs0", "up"])?;
-        let here = |args: &[&str]| self.inside(&namespaces, "ip", args);
+        inside(
+            control,
+            "ip",
+            &["link", "set", &name, "master", "hs0", "up"],
+        )?;
+        let here = |args: &[&str]| inside(&namespaces, "ip", args);
         here(&["addr", "add", &format!("{ip}/16"), "dev", "eth0"])?;
         here(&["link", "set", "eth0", "up"])?;
-        here(&["route", "add", "default", "via", &CONTROL_PLANE_IP.to_string()])?;
+        here(&[
+            "route",
+            "add",
+            "default",
+            "via",
+            &CONTROL_PLANE_IP.to_string(),
+        ])?;
         // Pods of other nodes are reached straight, without the way over the control plane.
-        self.inside(control, "ip", &["route", "replace", &pod_cidr(node), "via", &ip])?;
+        inside(
+            control,
+            "ip",
+            &["route", "replace", &pod_cidr(node), "via", &ip],
+        )?;
         for other in 1..node {
-            here(&["route", "replace", &pod_cidr(other), "via", &node_ip(other).to_string()])?;
+            here(&[
+                "route",
+                "replace",
+                &pod_cidr(other),
+                "via",
+                &node_ip(other).to_string(),
+            ])?;
             let place = self.read(|s| s.namespaces.get(&place_name(other)).cloned());
             let place = place.context("a node has no namespaces")?;
-            proc::output(place.enter().args(["ip", "route", "replace", &pod_cidr(node), "via", &ip]))?;
+            proc::output(place.enter().args([
+                "ip",
+                "route",
+                "replace",
+                &pod_cidr(node),
+                "via",
+                &ip,
+            ]))?;
         }
 
         let [containerd, kubelet] = config.node(node)?;
@@ -233,7 +295,7 @@ impl Supervisor {
             })
         })?;
         self.start(&kubelet, &namespaces)?;
-        self.wait_for(Duration::from_secs(60), &format!("the Node {name}"), || {
+        self.wait_for(Duration::from_mins(1), &format!("the Node {name}"), || {
             proc::succeeds(cluster.kubectl().args(["get", "node", &name]))
         })?;
         self.start(&config.proxy(node), &namespaces)?;
@@ -245,13 +307,9 @@ impl Supervisor {
 
     fn count_ready_nodes(&self) -> u8 {
         let path = "-o=jsonpath={.items[*].status.conditions[?(@.type=='Ready')].status}";
-        proc::output(self.cluster.kubectl().args(["get", "nodes", path]))
-            .map_or(0, |text| text.split_whitespace().filter(|s| *s == "True").count() as u8)
-    }
-
-    /// Runs a short command in a place.
-    fn inside(&self, place: &Namespaces, program: &str, args: &[&str]) -> Result<()> {
-        proc::output(place.place().enter().arg(program).args(args)).map(drop)
+        proc::output(self.cluster.kubectl().args(["get", "nodes", path])).map_or(0, |text| {
+            text.split_whitespace().filter(|s| *s == "True").count() as u8
+        })
     }
 
     /// Starts a component and keeps it running.
@@ -290,7 +348,12 @@ impl Supervisor {
     }
 
     fn read<T>(&self, read: impl FnOnce(&State) -> T) -> T {
-        read(&self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+        read(
+            &self
+                .state
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        )
     }
 
     fn update(&self, change: impl FnOnce(&mut State)) {
@@ -298,8 +361,15 @@ impl Supervisor {
     }
 }
 
+/// Runs a short command in a place.
+fn inside(place: &Namespaces, program: &str, args: &[&str]) -> Result<()> {
+    proc::output(place.place().enter().arg(program).args(args)).map(drop)
+}
+
 fn update(state: &Mutex<State>, cluster: &Cluster, change: impl FnOnce(&mut State)) {
-    let mut state = state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut state = state
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     change(&mut state);
     if let Err(error) = state.write(&cluster.dir) {
         eprintln!("cannot write the state: {error:#}");
@@ -309,7 +379,10 @@ fn update(state: &Mutex<State>, cluster: &Cluster, change: impl FnOnce(&mut Stat
 /// The registry's address inside the cluster at the moment.
 fn registry() -> Option<SocketAddrV4> {
     let server = SocketAddr::from((CONTROL_PLANE_IP, 53));
-    Some(SocketAddrV4::new(dns::lookup(server, REGISTRY.0)?, REGISTRY.1))
+    Some(SocketAddrV4::new(
+        dns::lookup(server, REGISTRY.0)?,
+        REGISTRY.1,
+    ))
 }
 
 /// Keeps one component running.
@@ -324,7 +397,9 @@ impl Runner {
     /// Starts the component and a thread that starts it again whenever it ends.
     fn spawn_once(self) -> Result<()> {
         let first = self.launch()?;
-        thread::Builder::new().stack_size(256 * 1024).spawn(move || self.keep(first))?;
+        thread::Builder::new()
+            .stack_size(256 * 1024)
+            .spawn(move || self.keep(first))?;
         Ok(())
     }
 
@@ -358,7 +433,9 @@ impl Runner {
         let mut pause = Duration::from_millis(250);
         loop {
             let started = Instant::now();
-            let exit = child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
+            let exit = child
+                .wait()
+                .map_or_else(|e| e.to_string(), |status| status.to_string());
             eprintln!("{} ended: {exit}", self.component.name);
             self.note(|s| {
                 s.pid = None;
@@ -381,7 +458,12 @@ impl Runner {
 
     fn note(&self, change: impl FnOnce(&mut ComponentState)) {
         update(&self.state, &self.cluster, |state| {
-            change(state.components.entry(self.component.name.clone()).or_default());
+            change(
+                state
+                    .components
+                    .entry(self.component.name.clone())
+                    .or_default(),
+            );
         });
     }
 }

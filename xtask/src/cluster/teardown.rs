@@ -76,16 +76,22 @@ pub(crate) fn leftovers(cluster: &Cluster) -> Result<Leftovers> {
         if !is_process {
             continue;
         }
-        let Ok(mounts) = fs::read_to_string(path.join("mountinfo")) else { continue };
+        let Ok(mounts) = fs::read_to_string(path.join("mountinfo")) else {
+            continue;
+        };
         let name = cluster.dir().display().to_string();
         // Field 4 is the folder within its file system, seen only inside of a node.
         let inside = mounts.lines().any(|l| {
             l.split(' ').nth(3).is_some_and(|root| {
-                root.strip_prefix('/').is_some_and(|_| root.contains(&format!("{name}/node-")))
+                root.strip_prefix('/')
+                    .is_some_and(|_| root.contains(&format!("{name}/node-")))
             })
         });
         if inside {
-            left.push(format!("namespace of process {}", entry.file_name().to_string_lossy()));
+            left.push(format!(
+                "namespace of process {}",
+                entry.file_name().to_string_lossy()
+            ));
         }
     }
     Ok(left)

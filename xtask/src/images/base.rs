@@ -42,7 +42,10 @@ pub(crate) fn ensure_pause(checkout: &Checkout, cache: &Cache, log: &Path) -> Re
         let container = container.trim();
         let steps = (|| {
             proc::logged(
-                buildah(cache).args(["copy", container]).arg(&program).arg("/pause"),
+                buildah(cache)
+                    .args(["copy", container])
+                    .arg(&program)
+                    .arg("/pause"),
                 log,
             )?;
             proc::logged(
@@ -63,7 +66,11 @@ pub(crate) fn ensure_pause(checkout: &Checkout, cache: &Cache, log: &Path) -> Re
         push(cache, PAUSE, &dir.join("image.tar"), log)?;
         Ok(std::fs::remove_file(program)?)
     })?;
-    Ok(Image { reference: PAUSE.to_owned(), archive: entry.join("image.tar"), fresh: false })
+    Ok(Image {
+        reference: PAUSE.to_owned(),
+        archive: entry.join("image.tar"),
+        fresh: false,
+    })
 }
 
 /// Makes Debian's base image out of its packages, so that `FROM debian:bookworm-slim` finds it
@@ -90,7 +97,10 @@ pub(super) fn ensure_debian(cache: &Cache, log: &Path) -> Result<()> {
     let container = container.trim();
     let steps = (|| {
         proc::logged(
-            buildah(cache).args(["add", container]).arg(base.join("base.tar")).arg("/"),
+            buildah(cache)
+                .args(["add", container])
+                .arg(base.join("base.tar"))
+                .arg("/"),
             log,
         )?;
         proc::logged(
@@ -109,5 +119,9 @@ pub(crate) fn debian(cache: &Cache, log: &Path) -> Result<Image> {
     let entry = cache.ensure(&format!("images/debian-{DEBIAN}-image"), |dir| {
         push(cache, BASE, &dir.join("image.tar"), log)
     })?;
-    Ok(Image { reference: BASE.to_owned(), archive: entry.join("image.tar"), fresh: false })
+    Ok(Image {
+        reference: BASE.to_owned(),
+        archive: entry.join("image.tar"),
+        fresh: false,
+    })
 }

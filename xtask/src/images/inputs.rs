@@ -34,7 +34,8 @@ impl Digester {
             File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
         let meta = file.metadata()?;
         self.0.update(meta.len().to_le_bytes());
-        self.0.update((meta.permissions().mode() & 0o777).to_le_bytes());
+        self.0
+            .update((meta.permissions().mode() & 0o777).to_le_bytes());
         let mut buffer = vec![0; 1 << 20];
         loop {
             match file.read(&mut buffer)? {

@@ -14,8 +14,8 @@ use std::{
 use anyhow::{Context, Result};
 
 pub(crate) use self::base::{PAUSE, debian, ensure_pause, has_pause};
-pub(crate) use self::project::{ProjectImages, cuda, project};
 use self::inputs::Digester;
+pub(crate) use self::project::{ProjectImages, cuda, project};
 use crate::{
     cluster::Cluster,
     paths::{Cache, Checkout},
@@ -78,7 +78,11 @@ pub(crate) fn build(
     let entry = format!("images/{}-{}", recipe.name, &digest[..12]);
     let archive = cache.join(&entry).join("image.tar");
     if archive.is_file() {
-        return Ok(Image { reference, archive, fresh: false });
+        return Ok(Image {
+            reference,
+            archive,
+            fresh: false,
+        });
     }
     base::ensure_debian(cache, log)?;
     cache.replace(&entry, |dir| {
@@ -93,7 +97,9 @@ pub(crate) fn build(
             command.args(["--target", target]);
         }
         for (name, dir) in recipe.contexts.iter().chain(recipe.fixed_contexts) {
-            command.arg("--build-context").arg(format!("{name}={}", dir.display()));
+            command
+                .arg("--build-context")
+                .arg(format!("{name}={}", dir.display()));
         }
         proc::logged(command.arg(checkout.root()), log)
             .with_context(|| format!("cannot build the image {}", recipe.name))?;
@@ -101,7 +107,11 @@ pub(crate) fn build(
     })?;
     forget_older(cache, recipe.name, &entry)?;
     forget_older_layers(cache, recipe.name, &reference)?;
-    Ok(Image { reference, archive, fresh: true })
+    Ok(Image {
+        reference,
+        archive,
+        fresh: true,
+    })
 }
 
 /// Puts images on every node of a running cluster that does not have them; returns how many were
@@ -116,7 +126,10 @@ pub(crate) fn load(cluster: &Cluster, images: &[Image]) -> Result<usize> {
                 continue;
             }
             proc::output(
-                cluster.ctr(node)?.args(["images", "import", "--local"]).arg(&image.archive),
+                cluster
+                    .ctr(node)?
+                    .args(["images", "import", "--local"])
+                    .arg(&image.archive),
             )
             .with_context(|| format!("cannot put {} on node {node}", image.reference))?;
             put += 1;
@@ -140,7 +153,11 @@ pub(crate) fn load_archive(cluster: &Cluster, archive: &Path) -> Result<()> {
             .stdin(input)
             .status()
             .context("cannot start ctr")?;
-        anyhow::ensure!(status.success(), "node {node} does not take {}", archive.display());
+        anyhow::ensure!(
+            status.success(),
+            "node {node} does not take {}",
+            archive.display()
+        );
     }
     Ok(())
 }
@@ -152,11 +169,19 @@ pub(crate) fn push_to(cache: &Cache, image: &Image, registry: &str, log: &Path) 
     let source = format!("docker-archive:{}", image.archive.display());
     proc::logged(buildah(cache).args(["pull", "--quiet", &source]), log)?;
     proc::logged(
-        buildah(cache).args(["push", "--quiet", &image.reference, &format!("docker://{there}")]),
+        buildah(cache).args([
+            "push",
+            "--quiet",
+            &image.reference,
+            &format!("docker://{there}"),
+        ]),
         log,
     )
     .with_context(|| format!("cannot push {there}; log in with `buildah login` first"))?;
-    proc::logged(buildah(cache).args(["rmi", "--force", &image.reference]), log)?;
+    proc::logged(
+        buildah(cache).args(["rmi", "--force", &image.reference]),
+        log,
+    )?;
     Ok(there)
 }
 
@@ -199,11 +224,18 @@ fn push(cache: &Cache, reference: &str, archive: &Path, log: &Path) -> Result<()
 /// Removes other images of that name from buildah's storage; layers that this one shares stay.
 fn forget_older_layers(cache: &Cache, name: &str, keep: &str) -> Result<()> {
     let filter = format!("reference=docker.io/hyprstream/{name}");
-    let all = proc::output(
-        buildah(cache)
-            .args(["images", "--noheading", "--format", "{{.Name}}:{{.Tag}}", "--filter", &filter]),
-    )?;
-    for other in all.lines().filter(|line| *line != keep && line.contains("/hyprstream/")) {
+    let all = proc::output(buildah(cache).args([
+        "images",
+        "--noheading",
+        "--format",
+        "{{.Name}}:{{.Tag}}",
+        "--filter",
+        &filter,
+    ]))?;
+    for other in all
+        .lines()
+        .filter(|line| *line != keep && line.contains("/hyprstream/"))
+    {
         proc::output(buildah(cache).args(["rmi", other]))?;
     }
     Ok(())
@@ -216,7 +248,9 @@ fn forget_older(cache: &Cache, name: &str, keep: &str) -> Result<()> {
         .filter(|entry| {
             let file = entry.file_name();
             let file = file.to_string_lossy();
-            let digest = file.strip_prefix(name).and_then(|rest| rest.strip_prefix('-'));
+            let digest = file
+                .strip_prefix(name)
+                .and_then(|rest| rest.strip_prefix('-'));
             digest.is_some_and(|d| d.len() == 12 && !d.contains('-')) && !keep.ends_with(&*file)
         })
         .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))

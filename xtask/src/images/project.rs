@@ -23,7 +23,11 @@ pub(crate) struct ProjectImages {
 impl ProjectImages {
     /// All of them.
     pub(crate) fn all(&self) -> [Image; 3] {
-        [self.control_plane.clone(), self.registry.clone(), self.worker.clone()]
+        [
+            self.control_plane.clone(),
+            self.registry.clone(),
+            self.worker.clone(),
+        ]
     }
 }
 

@@ -38,7 +38,10 @@ impl Kind {
             Self::Q4_1 => (BLOCK, 2 + 2 + BLOCK / 2),
             Self::Q8_0 => (BLOCK, 2 + BLOCK),
         };
-        ensure!(count.is_multiple_of(numbers), "{count} numbers do not fill blocks of {numbers}");
+        ensure!(
+            count.is_multiple_of(numbers),
+            "{count} numbers do not fill blocks of {numbers}"
+        );
         Ok(count / numbers * bytes)
     }
 
@@ -55,8 +58,16 @@ impl Kind {
                 for block in data.chunks_exact(4 + BLOCK / 2) {
                     let (scale, offset) = (half(&block[..2]), half(&block[2..4]));
                     // The low halves come first, then the high ones.
-                    out.extend(block[4..].iter().map(|b| f32::from(b & 15) * scale + offset));
-                    out.extend(block[4..].iter().map(|b| f32::from(b >> 4) * scale + offset));
+                    out.extend(
+                        block[4..]
+                            .iter()
+                            .map(|b| f32::from(b & 15) * scale + offset),
+                    );
+                    out.extend(
+                        block[4..]
+                            .iter()
+                            .map(|b| f32::from(b >> 4) * scale + offset),
+                    );
                 }
                 out
             }
@@ -64,7 +75,11 @@ impl Kind {
                 let mut out = Vec::with_capacity(data.len() / 34 * BLOCK);
                 for block in data.chunks_exact(2 + BLOCK) {
                     let scale = half(&block[..2]);
-                    out.extend(block[2..].iter().map(|b| f32::from(b.cast_signed()) * scale));
+                    out.extend(
+                        block[2..]
+                            .iter()
+                            .map(|b| f32::from(b.cast_signed()) * scale),
+                    );
                 }
                 out
             }
@@ -108,7 +123,11 @@ mod tests {
             (0x03ff, 6.097_555e-5),
             (0x7c00, f32::INFINITY),
         ] {
-            assert_eq!(half(&bits.to_le_bytes()).to_bits(), value.to_bits(), "{bits:#x}");
+            assert_eq!(
+                half(&bits.to_le_bytes()).to_bits(),
+                value.to_bits(),
+                "{bits:#x}"
+            );
         }
     }
 
@@ -118,10 +137,11 @@ mod tests {
         block.extend((0..16u8).map(|i| i | (15 - i) << 4));
         let numbers = Kind::Q4_1.decode(&block);
         assert_eq!(numbers.len(), 32);
-        for i in 0..16 {
-            assert_eq!(numbers[i], i as f32 - 2.0);
-            assert_eq!(numbers[16 + i], (15 - i) as f32 - 2.0);
-        }
+        let expected: Vec<f32> = (0..16u8)
+            .chain((0..16).rev())
+            .map(|i| f32::from(i) - 2.0)
+            .collect();
+        assert_eq!(numbers, expected);
         assert_eq!(Kind::Q4_1.byte_length(64).unwrap(), 40);
         assert!(Kind::Q4_1.byte_length(33).is_err());
     }

@@ -48,14 +48,19 @@ impl<'a> Gguf<'a> {
         let mut reader = Reader { bytes, at: 0 };
         ensure!(reader.take(4)? == b"GGUF", "this is no GGUF file");
         let version = reader.u32()?;
-        ensure!((2..=3).contains(&version), "GGUF version {version} is not read");
+        ensure!(
+            (2..=3).contains(&version),
+            "GGUF version {version} is not read"
+        );
         let tensor_count = reader.u64()?;
         let field_count = reader.u64()?;
         let mut fields = HashMap::new();
         for _ in 0..field_count {
             let name = reader.text()?;
             let kind = reader.u32()?;
-            let value = reader.value(kind, 0).with_context(|| format!("field {name}"))?;
+            let value = reader
+                .value(kind, 0)
+                .with_context(|| format!("field {name}"))?;
             fields.insert(name, value);
         }
         let mut found = Vec::new();
@@ -63,8 +68,9 @@ impl<'a> Gguf<'a> {
             let name = reader.text()?;
             let dimensions = reader.u32()?;
             ensure!(dimensions <= 4, "tensor {name} has {dimensions} dimensions");
-            let mut shape =
-                (0..dimensions).map(|_| Ok(reader.u64()? as usize)).collect::<Result<Vec<_>>>()?;
+            let mut shape = (0..dimensions)
+                .map(|_| Ok(reader.u64()? as usize))
+                .collect::<Result<Vec<_>>>()?;
             shape.reverse();
             let kind = Kind::from_code(reader.u32()?).with_context(|| format!("tensor {name}"))?;
             found.push((name, shape, kind, reader.u64()? as usize));
@@ -80,12 +86,19 @@ impl<'a> Gguf<'a> {
                 .iter()
                 .try_fold(1usize, |product, size| product.checked_mul(*size))
                 .with_context(|| format!("tensor {name} is too large"))?;
-            let length = kind.byte_length(count).with_context(|| format!("tensor {name}"))?;
+            let length = kind
+                .byte_length(count)
+                .with_context(|| format!("tensor {name}"))?;
             let data = start
                 .checked_add(offset)
                 .and_then(|from| bytes.get(from..from.checked_add(length)?))
                 .with_context(|| format!("tensor {name} lies outside of the file"))?;
-            tensors.push(Tensor { name, shape, kind, data });
+            tensors.push(Tensor {
+                name,
+                shape,
+                kind,
+                data,
+            });
         }
         Ok(Self { fields, tensors })
     }
@@ -199,7 +212,11 @@ impl<'a> Reader<'a> {
                 let kind = self.u32()?;
                 let count = self.u64()?;
                 // No allocation ahead of what the file really holds.
-                Value::List((0..count).map(|_| self.value(kind, depth + 1)).collect::<Result<_>>()?)
+                Value::List(
+                    (0..count)
+                        .map(|_| self.value(kind, depth + 1))
+                        .collect::<Result<_>>()?,
+                )
             }
             10 => Value::Integer(i64::try_from(self.u64()?)?),
             11 => Value::Integer(i64::from_le_bytes(self.array()?)),

