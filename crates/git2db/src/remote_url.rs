@@ -1,6 +1,6 @@
 //! Where a repository lies.
 
-use std::{fmt, path::Path};
+use std::{fmt, path::Path, sync::Arc};
 
 /// How a remote is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,7 +19,10 @@ pub enum Scheme {
 ///
 /// Two URLs are equal if their [canonical forms](RemoteUrl::as_str) are.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct RemoteUrl {
+pub struct RemoteUrl(Arc<Parts>);
+
+#[derive(PartialEq, Eq, Hash)]
+struct Parts {
     text: String,
     scheme: Scheme,
     user: Option<String>,
@@ -86,46 +89,50 @@ impl RemoteUrl {
             url: path.display().to_string(),
             why: "the path must be absolute",
         })?;
-        Ok(Self {
+        Ok(Self::new(Parts {
             text: url.as_str().trim_end_matches('/').to_owned(),
             scheme: Scheme::File,
             user: None,
             host: String::new(),
             port: None,
-        })
+        }))
+    }
+
+    fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
     }
 
     /// The canonical form: scheme and host in lower case, no default port, no trailing slash, no
     /// credentials. `/a` and `/a.git` stay two URLs, because servers may serve both.
     pub fn as_str(&self) -> &str {
-        &self.text
+        &self.0.text
     }
 
     /// How it is reached.
     pub fn scheme(&self) -> Scheme {
-        self.scheme
+        self.0.scheme
     }
 
     /// The host in lower case; empty for [`Scheme::File`].
     pub fn host(&self) -> &str {
-        &self.host
+        &self.0.host
     }
 
     /// The port, if it is not the scheme's own.
     pub fn port(&self) -> Option<u16> {
-        self.port
+        self.0.port
     }
 
     /// The user name of an ssh URL.
     pub fn user(&self) -> Option<&str> {
-        self.user.as_deref()
+        self.0.user.as_deref()
     }
 
     /// Where the LFS API of this repository lies, `<url>.git/info/lfs`; `None` if not on HTTP.
     pub fn lfs_endpoint(&self) -> Option<String> {
-        match self.scheme {
+        match self.0.scheme {
             Scheme::Https | Scheme::Http => {
-                let base = self.text.strip_suffix(".git").unwrap_or(&self.text);
+                let base = self.0.text.strip_suffix(".git").unwrap_or(&self.0.text);
                 Some(format!("{base}.git/info/lfs"))
             }
             Scheme::Ssh | Scheme::File => None,
@@ -170,7 +177,7 @@ fn parse_url(text: &str, scheme: &str) -> Result<RemoteUrl, InvalidUrl> {
     let at = user.as_ref().map(|u| format!("{u}@")).unwrap_or_default();
     let colon = port.map(|p| format!(":{p}")).unwrap_or_default();
     let text = format!("{name}://{at}{host}{colon}{path}");
-    Ok(RemoteUrl { text, scheme, user, host, port })
+    Ok(RemoteUrl::new(Parts { text, scheme, user, host, port }))
 }
 
 /// `[user@]host:path`. The path is relative to the user's home, unlike that of `ssh://`.
@@ -198,13 +205,13 @@ fn parse_scp(text: &str) -> Result<RemoteUrl, InvalidUrl> {
     }
     let host = host.to_ascii_lowercase();
     let at = user.map(|u| format!("{u}@")).unwrap_or_default();
-    Ok(RemoteUrl {
+    Ok(RemoteUrl::new(Parts {
         text: format!("{at}{host}:{path}"),
         scheme: Scheme::Ssh,
         user: user.map(str::to_owned),
         host,
         port: None,
-    })
+    }))
 }
 
 fn is_user(text: &str) -> bool {
@@ -232,13 +239,13 @@ impl std::str::FromStr for RemoteUrl {
 
 impl fmt::Display for RemoteUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&self.0.text)
     }
 }
 
 impl fmt::Debug for RemoteUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.text)
+        write!(f, "{:?}", self.0.text)
     }
 }
 

@@ -55,7 +55,7 @@ pub fn stage(
         .map_err(CommitError::Tree)?;
     let mut untracked = Vec::new();
     for change in others {
-        let lfs = stager.is_for_lfs(change, &rules, &mut untracked)?;
+        let lfs = is_for_lfs(change, &rules, &mut untracked)?;
         stager.apply(change, lfs)?;
     }
     stager.track(&untracked)?;
@@ -86,9 +86,10 @@ impl Stager<'_> {
             }
             Change::Put { path, content, executable } => {
                 self.check_place(path)?;
-                let blob = match lfs {
-                    true => self.put_lfs(path, content)?,
-                    false => self.blob(&content.read(path)?)?,
+                let blob = if lfs {
+                    self.put_lfs(path, content)?
+                } else {
+                    self.blob(&content.read(path)?)?
                 };
                 let mode =
                     if *executable { FileMode::BlobExecutable } else { FileMode::Blob };
@@ -109,33 +110,6 @@ impl Stager<'_> {
         let blob = self.blob(pointer.to_string().as_bytes())?;
         self.objects.push(pointer);
         Ok(blob)
-    }
-
-    /// Whether the file goes to LFS; `untracked` gets the path if attributes do not say so.
-    fn is_for_lfs(
-        &self,
-        change: &Change,
-        rules: &Attributes,
-        untracked: &mut Vec<String>,
-    ) -> Result<bool, CommitError> {
-        let Change::Put { path, content, .. } = change else { return Ok(false) };
-        let size = content.size(path)?;
-        if size == 0 {
-            return Ok(false);
-        }
-        let small = size < MAX_POINTER_BYTES as u64;
-        if small && Pointer::parse(&content.read(path)?).is_ok() {
-            return Ok(false);
-        }
-        if rules.is_lfs(path) {
-            return Ok(true);
-        }
-        let weights = path.ends_with(".safetensors") && size > LARGE_WEIGHTS_BYTES;
-        let large = weights || size > Limits::default().max_blob_bytes;
-        if large {
-            untracked.push(path.clone());
-        }
-        Ok(large)
     }
 
     /// Adds lines to the root's attributes.
@@ -215,6 +189,32 @@ impl Stager<'_> {
     fn access(&self, error: git2::Error) -> CommitError {
         CommitError::Repo(repo::access(self.bare)(error))
     }
+}
+
+/// Whether the file goes to LFS; `untracked` gets the path if attributes do not say so.
+fn is_for_lfs(
+    change: &Change,
+    rules: &Attributes,
+    untracked: &mut Vec<String>,
+) -> Result<bool, CommitError> {
+    let Change::Put { path, content, .. } = change else { return Ok(false) };
+    let size = content.size(path)?;
+    if size == 0 {
+        return Ok(false);
+    }
+    let small = size < MAX_POINTER_BYTES as u64;
+    if small && Pointer::parse(&content.read(path)?).is_ok() {
+        return Ok(false);
+    }
+    if rules.is_lfs(path) {
+        return Ok(true);
+    }
+    let weights = path.ends_with(".safetensors") && size > LARGE_WEIGHTS_BYTES;
+    let large = weights || size > Limits::default().max_blob_bytes;
+    if large {
+        untracked.push(path.clone());
+    }
+    Ok(large)
 }
 
 impl Change {

@@ -57,8 +57,8 @@ impl Default for Options {
             attempts: 5,
             backoff: Duration::from_millis(500),
             connect_timeout: Duration::from_secs(15),
-            stall_timeout: Duration::from_secs(60),
-            max_wait: Duration::from_secs(60),
+            stall_timeout: Duration::from_mins(1),
+            max_wait: Duration::from_mins(1),
         }
     }
 }

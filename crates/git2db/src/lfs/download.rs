@@ -9,7 +9,7 @@ use ureq::{
 
 use super::{
     Client, LfsError, Pointer, Transfer,
-    batch::Operation,
+    batch::{ObjectResponse, Operation},
     client::{Answer, action_headers},
     http::{Call, Failure, Payload},
     retry::Retry,
@@ -118,7 +118,7 @@ impl Client {
             let (answer, action) = match (answer, action) {
                 (Some(answer), Some(action)) => (answer, action),
                 (Some(answer), None) => return Err(self.object_error(&object.oid, &answer.response)),
-                (None, _) => return Err(self.object_error(&object.oid, &Default::default())),
+                (None, _) => return Err(self.object_error(&object.oid, &ObjectResponse::default())),
             };
             let outcome = if answer.is_fresh(action) || refreshed {
                 let mut headers = action_headers(action);
@@ -132,7 +132,7 @@ impl Client {
                 Err(Failure::Status { status: 401, retry_after: None, message: String::new() })
             };
             let before = part.len();
-            let failure = match outcome.map_err(Some).and_then(|r| self.receive(r, part, work)) {
+            let failure = match outcome.map_err(Some).and_then(|r| receive(r, part, work)) {
                 Ok(()) => continue,
                 Err(Some(failure)) => failure,
                 Err(None) => return Err(LfsError::Cancelled),
@@ -163,51 +163,50 @@ impl Client {
         }
         Ok(())
     }
+}
 
-    /// Takes an answer's bytes into the part. `Err(None)`: cancelled.
-    fn receive(
-        &self,
-        response: Response<Body>,
-        part: &mut Part,
-        work: &Work<'_>,
-    ) -> Result<(), Option<Failure>> {
-        let broken = |detail: &str| {
-            Some(Failure::Broken { detail: detail.to_owned(), may_pass: true })
-        };
-        let store = |error| Some(Failure::Store(error));
-        let restart = |part: &mut Part| {
-            work.take_back(part.len());
-            part.restart().map_err(store)
-        };
-        let expected = part.missing_bytes();
-        match response.status().as_u16() {
-            206 if continues(&response, part) => {}
-            206 => {
-                restart(part)?;
-                return Err(broken("it sent another range than was asked for"));
-            }
-            // All of it, from the beginning.
-            _ if part.len() > 0 => restart(part)?,
-            _ => {}
+/// Takes an answer's bytes into the part. `Err(None)`: cancelled.
+fn receive(
+    response: Response<Body>,
+    part: &mut Part,
+    work: &Work<'_>,
+) -> Result<(), Option<Failure>> {
+    let broken = |detail: &str| {
+        Some(Failure::Broken { detail: detail.to_owned(), may_pass: true })
+    };
+    let store = |error| Some(Failure::Store(error));
+    let restart = |part: &mut Part| {
+        work.take_back(part.len());
+        part.restart().map_err(store)
+    };
+    let expected = part.missing_bytes();
+    match response.status().as_u16() {
+        206 if continues(&response, part) => {}
+        206 => {
+            restart(part)?;
+            return Err(broken("it sent another range than was asked for"));
         }
-        let mut body = response.into_body().into_with_config().limit(u64::MAX).reader();
-        let mut buffer = vec![0; CHUNK_BYTES];
-        loop {
-            if work.is_cancelled() {
-                return Err(None);
+        // All of it, from the beginning.
+        _ if part.len() > 0 => restart(part)?,
+        _ => {}
+    }
+    let mut body = response.into_body().into_with_config().limit(u64::MAX).reader();
+    let mut buffer = vec![0; CHUNK_BYTES];
+    loop {
+        if work.is_cancelled() {
+            return Err(None);
+        }
+        match body.read(&mut buffer) {
+            Ok(0) if part.missing_bytes() == 0 => return Ok(()),
+            Ok(0) => {
+                return Err(broken(&format!("it sent fewer than {expected} bytes")));
             }
-            match body.read(&mut buffer) {
-                Ok(0) if part.missing_bytes() == 0 => return Ok(()),
-                Ok(0) => {
-                    return Err(broken(&format!("it sent fewer than {expected} bytes")));
-                }
-                Ok(read) => {
-                    part.append(&buffer[..read]).map_err(store)?;
-                    work.moved(read as u64);
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(broken(&error.to_string())),
+            Ok(read) => {
+                part.append(&buffer[..read]).map_err(store)?;
+                work.moved(read as u64);
             }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(broken(&error.to_string())),
         }
     }
 }

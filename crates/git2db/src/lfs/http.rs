@@ -169,10 +169,11 @@ fn transport_failure(url: &Url, error: &ureq::Error) -> Failure {
         matches!(kind, K::ConnectionRefused | K::HostUnreachable | K::NetworkUnreachable)
     };
     match error {
-        E::HostNotFound | E::ConnectionFailed | E::Tls(_) | E::Rustls(_) => {
-            Failure::Unreachable { host, detail }
-        }
-        E::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
+        E::HostNotFound
+        | E::ConnectionFailed
+        | E::Tls(_)
+        | E::Rustls(_)
+        | E::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
             Failure::Unreachable { host, detail }
         }
         E::Io(error) if refused(error.kind()) => Failure::Unreachable { host, detail },

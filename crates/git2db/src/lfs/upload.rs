@@ -9,7 +9,7 @@ use ureq::http::Method;
 
 use super::{
     Client, LfsError, Pointer, Transfer,
-    batch::{Action, Actions, BatchObject, CONTENT_TYPE, Operation},
+    batch::{Action, Actions, BatchObject, CONTENT_TYPE, ObjectResponse, Operation},
     client::{Answer, action_headers},
     download::unique,
     http::{Call, Failure, Payload},
@@ -54,7 +54,7 @@ impl Client {
         let mut refreshed = false;
         loop {
             let Some(answer) = fresh.as_ref().or(answer) else {
-                return Err(self.object_error(&object.oid, &Default::default()));
+                return Err(self.object_error(&object.oid, &ObjectResponse::default()));
             };
             if answer.response.error.is_some() {
                 return Err(self.object_error(&object.oid, &answer.response));

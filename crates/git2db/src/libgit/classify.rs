@@ -46,9 +46,8 @@ pub(crate) fn remote_error(url: &RemoteUrl, error: &git2::Error) -> RemoteError 
         ErrorClass::Net | ErrorClass::Indexer | ErrorClass::Zlib => {
             RemoteError::Upstream { url: url_(), detail }
         }
-        // libgit2 has no transport for a path where nothing is.
         _ if url.scheme() == Scheme::File
-            && (error.code() == ErrorCode::NotFound || text.contains("unsupported URL")) =>
+            && (error.code() == ErrorCode::NotFound || text.starts_with("failed to resolve path")) =>
         {
             RemoteError::RepositoryNotFound { url: url_(), detail }
         }
@@ -65,12 +64,11 @@ fn http_error(url: &RemoteUrl, text: &str, detail: String) -> RemoteError {
         Some(401 | 403) => RemoteError::AuthenticationFailed { url, detail },
         Some(404 | 410) => RemoteError::RepositoryNotFound { url, detail },
         Some(408 | 504) => RemoteError::Timeout { url, detail },
-        Some(_) => RemoteError::Upstream { url, detail },
         None if text.contains("content-type") => RemoteError::RepositoryNotFound {
             url,
             detail: format!("the server does not answer as a git server does ({detail})"),
         },
-        None => RemoteError::Upstream { url, detail },
+        _ => RemoteError::Upstream { url, detail },
     }
 }
 

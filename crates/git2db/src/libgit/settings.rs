@@ -21,7 +21,7 @@ pub struct Timeouts {
 impl Default for Timeouts {
     /// 15 s and 60 s.
     fn default() -> Self {
-        Self { connect: Duration::from_secs(15), answer: Duration::from_secs(60) }
+        Self { connect: Duration::from_secs(15), answer: Duration::from_mins(1) }
     }
 }
 

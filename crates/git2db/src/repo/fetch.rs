@@ -53,10 +53,10 @@ pub fn fetch_commit(
     let repo = super::open(path).map_err(local)?;
     let lock_path = path.join("hyprstream.lock");
     let _lock = FileLock::acquire(&lock_path, &|| observer.is_cancelled())
-        .map_err(|e| RemoteError::Local { detail: format!("cannot lock {lock_path:?}: {e}") })?
+        .map_err(|e| RemoteError::Local { detail: format!("cannot lock {}: {e}", lock_path.display()) })?
         .ok_or(RemoteError::Cancelled)?;
     super::stale::remove(path)
-        .map_err(|e| RemoteError::Local { detail: format!("cannot tidy {path:?}: {e}") })?;
+        .map_err(|e| RemoteError::Local { detail: format!("cannot tidy {}: {e}", path.display()) })?;
     let is_there = || {
         let shallow = fetch.history == History::Whole && repo.is_shallow();
         super::is_complete(&repo, path, commit).map(|there| there && !shallow).map_err(local)
@@ -169,7 +169,7 @@ fn keep(repo: &Repository, path: &Path, commit: &CommitId) -> Result<(), RemoteE
 
 fn local(error: RepoError) -> RemoteError {
     match error {
-        RepoError::DiskFull { path } => RemoteError::DiskFull { detail: format!("{path:?}") },
+        RepoError::DiskFull { path } => RemoteError::DiskFull { detail: path.display().to_string() },
         RepoError::Open { ref source, .. } | RepoError::Access { ref source, .. } => {
             RemoteError::Local { detail: format!("{error}: {source}") }
         }

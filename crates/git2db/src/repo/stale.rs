@@ -7,7 +7,7 @@ use std::{
 };
 
 /// No lock of git or libgit2 is held for so long: they are held while one small file is written.
-const STALE_LOCK: Duration = Duration::from_secs(600);
+const STALE_LOCK: Duration = Duration::from_mins(10);
 
 /// Removes half packs of ours, and locks that are too old to be anybody's. The caller holds the
 /// repository's lock, so that no fetch of ours is under way.
@@ -26,7 +26,7 @@ pub(super) fn remove(bare: &Path) -> io::Result<()> {
         for path in entries(&folder)? {
             if path.is_dir() {
                 folders.push(path);
-            } else if name(&path).ends_with(".lock") {
+            } else if path.extension().is_some_and(|e| e == "lock") {
                 remove_if_stale(&path)?;
             }
         }

@@ -202,8 +202,10 @@ impl ObjectStore {
             .set_permissions(Permissions::from_mode(mode))
             .and_then(|()| file.as_file().sync_all())
             .map_err(|e| self.write_error(&path, 0, e))?;
-        self.move_in(&path, target)
-        // The temporary file removes itself, if it is still there under its old name.
+        let new = self.move_in(&path, target)?;
+        // Its old name is free, and may be another's soon.
+        let _ = file.keep();
+        Ok(new)
     }
 
     /// Renames what is verified and synced to `target`; whether nothing was there.

@@ -18,7 +18,7 @@ pub enum Claim {
     /// The object is there.
     Present,
     /// It is not there, and nobody else is bringing it: the caller does.
-    Mine(Part),
+    Mine(Box<Part>),
 }
 
 /// An object that this process is bringing, alone. Dropped unfinished, it is kept for next time.
@@ -55,7 +55,8 @@ impl ObjectStore {
         }
         let store = self.clone();
         let expected = expected.clone();
-        let mut part = Part { store, expected, path, lock, hasher: Sha256::new(), len: 0 };
+        let hasher = Sha256::new();
+        let mut part = Box::new(Part { store, expected, path, lock, hasher, len: 0 });
         part.read_again(observer)?;
         self.ensure_space(part.expected.size - part.len)?;
         Ok(Claim::Mine(part))

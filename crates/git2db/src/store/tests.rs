@@ -13,7 +13,7 @@ fn pointer(content: &[u8]) -> Pointer {
     Pointer { oid: Digest::of(content), size: content.len() as u64 }
 }
 
-fn mine(store: &ObjectStore, expected: &Pointer) -> Part {
+fn mine(store: &ObjectStore, expected: &Pointer) -> Box<Part> {
     match store.claim(expected, &()).unwrap() {
         Claim::Mine(part) => part,
         Claim::Present => panic!("it is there already"),
@@ -152,7 +152,7 @@ fn only_what_nothing_uses_is_collected() {
     left.append(b"le").unwrap();
     drop(left);
     let keep = HashSet::from([kept.clone()]);
-    assert_eq!(store.gc(&keep, Duration::from_secs(60)).unwrap(), Collected::default());
+    assert_eq!(store.gc(&keep, Duration::from_mins(1)).unwrap(), Collected::default());
     assert_eq!(store.gc(&keep, Duration::ZERO).unwrap(), Collected { files: 2, bytes: 6 });
     assert!(store.contains(&linked) && store.contains(&kept) && !store.contains(&idle));
     drop(busy);
