@@ -160,9 +160,11 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
     };
     let (admin_listener, listener) = (bind(args.admin_listen).await?, bind(args.listen).await?);
+    let admin_listen = admin_listener.local_addr().context("cannot tell the admin address")?;
+    let listen = listener.local_addr().context("cannot tell the address")?;
     let end = shutdown.clone();
     let admin = tokio::spawn(admin.run(admin_listener, async move { end.cancelled().await }));
-    tracing::info!(listen = %args.listen, admin = %args.admin_listen, "serving");
+    tracing::info!(listen = %listen, admin = %admin_listen, "serving");
     registry.run(listener, shutdown.cancelled()).await.context("cannot serve")?;
     admin.abort();
     Ok(())
@@ -198,8 +200,8 @@ fn watch_signals(
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("ending");
         shutdown.cancel();
+        tracing::info!("ending");
     })
 }
 

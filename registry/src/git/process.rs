@@ -207,6 +207,8 @@ impl GitRunner {
             "http.receivepack=true",
             "receive.fsckObjects=true",
             "receive.autogc=false",
+            // Packs are kept as they come: to unpack them git would hold whole files in memory.
+            "receive.unpackLimit=1",
             // Our own refs keep commits alive and are nobody's business.
             "transfer.hideRefs=refs/hyprstream",
             "gc.autoDetach=false",

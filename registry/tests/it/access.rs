@@ -155,11 +155,11 @@ fn a_pushed_repository_is_a_source_for_its_own_namespace() {
     assert_eq!(resolve("a", branch("nope"))["reason"], reason::REFERENCE_NOT_FOUND);
     assert_eq!(resolve("b", branch("main"))["reason"], reason::ACCESS_DENIED);
 
-    let ours = ask(&server, &upstream("hyprstream://a/m", "a", None), &commit, &[]);
+    let ours = ask(&server.address, &upstream("hyprstream://a/m", "a", None), &commit, &[]);
     assert_eq!((ours.state, ours.repository.as_str()), (MirrorState::Ready, "git/a/m"));
     assert_eq!((ours.bytes_done, ours.bytes_total), (1000, 1000));
     let failed = |url: &str, namespace: &str, commit: &str| {
-        let status = ask(&server, &upstream(url, namespace, None), commit, &[]);
+        let status = ask(&server.address, &upstream(url, namespace, None), commit, &[]);
         assert_eq!(status.state, MirrorState::Failed);
         status.error.unwrap()
     };
@@ -174,7 +174,7 @@ fn a_pushed_repository_is_a_source_for_its_own_namespace() {
     let bare = server.root().join("git/a/m.git");
     let bare = bare.to_str().unwrap();
     work.git("", &["--git-dir", bare, "-c", "safe.directory=*", "gc", "-q", "--prune=now"]);
-    let kept = ask(&server, &upstream("hyprstream://a/m", "a", None), &commit, &[]);
+    let kept = ask(&server.address, &upstream("hyprstream://a/m", "a", None), &commit, &[]);
     assert_eq!(kept.state, MirrorState::Ready, "{kept:?}");
 }
 
@@ -186,15 +186,15 @@ fn a_pushed_commit_without_its_objects_is_named_with_file_and_object() {
     let mut push = work.command("a", &["push", &url, "main"]);
     assert!(push.env("GIT_LFS_SKIP_PUSH", "1").status().unwrap().success());
     let source = upstream("hyprstream://a/m", "a", None);
-    let status = ask(&server, &source, &commit, &[]);
+    let status = ask(&server.address, &source, &commit, &[]);
     let error = status.error.unwrap();
     assert_eq!(error.reason, reason::MISSING_OBJECT);
     assert!(error.message.contains("weights.bin"), "{error}");
     assert!(error.message.contains(&oid(&noise(1000, 7))), "{error}");
     // Files that are not included are not missed.
-    assert_eq!(ask(&server, &source, &commit, &["*.json"]).state, MirrorState::Ready);
+    assert_eq!(ask(&server.address, &source, &commit, &["*.json"]).state, MirrorState::Ready);
     work.git("a", &["lfs", "push", "--all", &url]);
-    assert_eq!(ask(&server, &source, &commit, &[]).state, MirrorState::Ready);
+    assert_eq!(ask(&server.address, &source, &commit, &[]).state, MirrorState::Ready);
 }
 
 #[test]
@@ -229,10 +229,30 @@ fn bodies_and_batches_have_limits_and_errors_are_json() {
     assert_eq!(answer.status, 400);
     assert!(answer.json()["message"].is_string());
     assert_eq!(answer.header("content-type"), "application/vnd.git-lfs+json");
-    assert_eq!(call("POST", &url, ADMIN, &[], Some(&vec![b' '; 5 << 20])).status, 413);
+    assert!(oversized(&server).starts_with("HTTP/1.1 413 "));
     let answer = call("POST", &server.url("/api/v1/mirrors"), ADMIN, &[], Some(b"{\"x\": \"secret\"}"));
     assert_eq!(answer.status, 400);
     assert!(!String::from_utf8_lossy(&answer.body).contains("secret"));
     let locks = server.url("/git/a/m.git/info/lfs/locks/verify");
     assert_eq!(call("POST", &locks, ADMIN, &[], Some(b"{}")).status, 404);
+}
+
+/// The answer to a batch call of 5 MiB, which the server need not read to its end.
+fn oversized(server: &Server) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(server.address).unwrap();
+    write!(
+        stream,
+        "POST /git/a/m.git/info/lfs/objects/batch HTTP/1.1\r\nhost: x\r\n\
+         content-length: 5242880\r\nauthorization: Bearer {ADMIN}\r\n\r\n"
+    )
+    .unwrap();
+    let mut sender = stream.try_clone().unwrap();
+    let sending = std::thread::spawn(move || {
+        let _ = sender.write_all(&vec![b' '; (4 << 20) + 1]);
+    });
+    let mut head = [0; 13];
+    stream.read_exact(&mut head).unwrap();
+    sending.join().unwrap();
+    String::from_utf8_lossy(&head).into_owned()
 }

@@ -1,6 +1,7 @@
 //! Stock git, and HTTP calls.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Output},
     time::{Duration, Instant},
@@ -189,7 +190,7 @@ pub(crate) fn upstream(url: &str, namespace: &str, credentials: Option<&str>) ->
 /// Asks once for a mirror.
 #[track_caller]
 pub(crate) fn ask(
-    server: &Server,
+    address: &SocketAddr,
     upstream: &Upstream,
     commit: &str,
     include: &[&str],
@@ -201,7 +202,7 @@ pub(crate) fn ask(
         include: include.iter().map(|&glob| glob.to_owned()).collect(),
     };
     let body = serde_json::to_vec(&request).unwrap();
-    let answer = call("POST", &server.url(MIRRORS_PATH), ADMIN, &[], Some(&body));
+    let answer = call("POST", &format!("http://{address}{MIRRORS_PATH}"), ADMIN, &[], Some(&body));
     assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
     serde_json::from_slice(&answer.body).unwrap()
 }
@@ -216,7 +217,7 @@ pub(crate) fn settle(
 ) -> MirrorStatus {
     let start = Instant::now();
     loop {
-        let status = ask(server, upstream, commit, include);
+        let status = ask(&server.address, upstream, commit, include);
         if status.state != MirrorState::Fetching {
             return status;
         }

@@ -230,9 +230,9 @@ fn each_fault_of_a_source_has_its_own_reason() {
     let source = upstream(&good, "default", None);
     let status = settle(&world.registry, &source, &unknown, &[]);
     assert_eq!(status.error.unwrap().reason, reason::REFERENCE_NOT_FOUND);
-    let status = ask(&world.registry, &upstream("file:///etc", "default", None), &unknown, &[]);
+    let status = ask(&world.registry.address, &upstream("file:///etc", "default", None), &unknown, &[]);
     assert_eq!(status.error.unwrap().reason, reason::INVALID_URL);
-    let status = ask(&world.registry, &source, &world.commit, &["a[b"]);
+    let status = ask(&world.registry.address, &source, &world.commit, &["a[b"]);
     assert_eq!(status.state, MirrorState::Failed);
 }
 

@@ -8,9 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hyprstream_contract::registry::{MirrorState, MirrorStatus};
+use serde_json::Value;
+
 use crate::{
-    client::{Workspace, ask, call, noise, ready, size_of, upstream},
-    server::{ADMIN, NODE, Server, token, token_files},
+    client::{Workspace, ask, call, noise, size_of, upstream},
+    server::{ADMIN, Server, token, token_files},
     upstream::{Door, Mode},
 };
 
@@ -34,21 +37,22 @@ impl Program {
             .arg("--signing-key-file")
             .arg(files.signing_key)
             .args(["--min-free-bytes", "0", "--min-backoff", "100ms"])
-            .args(["--admin-listen", "127.0.0.1:0"])
+            .args(["--admin-listen", "127.0.0.1:0", "--log-format", "json"])
             .arg("--listen")
             .arg(format!("127.0.0.1:{port}"))
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
+        // Dropped if what follows panics, so that the process does not stay.
+        let mut program = Self { child, address: "127.0.0.1:1".parse().unwrap() };
+        let child = &mut program.child;
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let line = lines.by_ref().find(|line| line.as_ref().unwrap().contains("serving"));
-        let line = line.expect("the program says that it serves").unwrap();
+        let serving = lines.by_ref().map(Result::unwrap).find(|line| line.contains("\"serving\""));
+        let line: Value = serde_json::from_str(&serving.expect("it says that it serves")).unwrap();
+        // Whoever closes the pipe would end a program that logs.
         std::thread::spawn(move || lines.for_each(drop));
-        let address = line.split("listen=").nth(1).unwrap();
-        let address = address.trim_start_matches(|c: char| !c.is_ascii_digit());
-        let end = address.find(|c: char| !(c.is_ascii_digit() || ".:".contains(c)));
-        let address = address[..end.unwrap_or(address.len())].parse().unwrap();
-        Self { child, address }
+        program.address = line["listen"].as_str().unwrap().parse().unwrap();
+        program
     }
 
     fn url(&self, path: &str) -> String {
@@ -73,27 +77,34 @@ impl Drop for Program {
 }
 
 #[test]
-fn a_mirror_goes_on_where_the_last_life_ended() {
-    let (work, origin, registry) = (Workspace::new(), Server::start(), Server::start());
+fn a_mirror_goes_on_where_a_killed_one_ended() {
+    let (dir, work, origin) = (tempfile::tempdir().unwrap(), Workspace::new(), Server::start());
     let commit = work.model("a", 4_000_000, 1);
     work.git("a", &["push", "-q", &origin.git_url(ADMIN, "git/a/m.git"), "main"]);
     let door = Door::open(origin.address, true);
     door.set(Mode::StallAfter(3_000_000));
     let source = upstream(&door.url("git/a/m.git"), "default", None);
+    let mut program = Program::start(dir.path(), 0);
+    let port = program.address.port();
     let start = Instant::now();
-    while ask(&registry, &source, &commit, &[]).bytes_done < 2_500_000 {
-        assert!(start.elapsed() < Duration::from_secs(30));
+    let wait = |program: &Program, done: &dyn Fn(&MirrorStatus) -> bool| loop {
+        let status = ask(&program.address, &source, &commit, &[]);
+        if done(&status) {
+            break status;
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "{status:?}");
         std::thread::sleep(Duration::from_millis(20));
-    }
+    };
+    wait(&program, &|status| status.bytes_done >= 2_500_000);
+    program.kill();
     door.set(Mode::Pass);
     let before = door.bytes();
-    let registry = registry.restart();
-    let status = ready(&registry, &source, &commit, &[]);
+    let program = Program::start(dir.path(), port);
+    let status = wait(&program, &|status| status.state == MirrorState::Ready);
     assert_eq!(status.bytes_done, 4_000_000);
     let again = door.bytes() - before;
     assert!(again < 2_000_000, "{again} bytes came again");
-    let url = registry.git_url(NODE, &format!("{}.git", status.repository));
-    work.git("", &["clone", "-q", &url, "b"]);
+    work.git("", &["clone", "-q", &program.git_url(&format!("{}.git", status.repository)), "b"]);
     assert_eq!(work.read("b/weights.bin"), noise(4_000_000, 1));
 }
 
