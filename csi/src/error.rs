@@ -130,14 +130,7 @@ pub enum Error {
         /// The state directory.
         path: PathBuf,
     },
-    /// A journal entry cannot be read.
-    #[error("journal entry {path:?} cannot be read: {source}")]
-    Journal {
-        /// Its file.
-        path: PathBuf,
-        /// Why.
-        source: serde_json::Error,
-    },
+
     /// A thread of ours ended early.
     #[error("the work on this call broke off")]
     BrokenOff,
@@ -194,19 +187,16 @@ impl From<Error> for Status {
             | Error::StillPublished { .. }
             | Error::ForeignMount { .. } => Self::failed_precondition(message),
             Error::Fetch(fetch) => match **fetch {
-                FetchError::Unreachable { .. } | FetchError::Cancelled => {
-                    Self::unavailable(message)
-                }
+                FetchError::Unreachable { .. }
+                | FetchError::Damaged { .. }
+                | FetchError::Cancelled => Self::unavailable(message),
                 FetchError::NotFound { .. } => Self::not_found(message),
                 FetchError::Refused { .. } => Self::failed_precondition(message),
                 FetchError::DiskFull { .. } => Self::resource_exhausted(message),
                 FetchError::Internal { .. } => Self::internal(message),
             },
             Error::Io { source, .. } if is_full(source) => Self::resource_exhausted(message),
-            Error::Io { .. }
-            | Error::StateDir { .. }
-            | Error::Journal { .. }
-            | Error::BrokenOff => Self::internal(message),
+            Error::Io { .. } | Error::StateDir { .. } | Error::BrokenOff => Self::internal(message),
         }
     }
 }

@@ -1,6 +1,13 @@
 //! The program: state, servers and chores, until told to end.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use hyprstream_telemetry::AdminServer;
 use tokio::sync::watch;
@@ -172,6 +179,8 @@ async fn open(args: &Args, metrics: &Metrics) -> Result<Arc<Volumes>, RunError> 
     );
     let volumes = blocking(move || {
         layout.create()?;
+        // Mountinfo and the checkouts' paths must agree, also where a symbolic link led here.
+        let layout = Layout::new(canonical(layout.root()))?;
         let mounts: Arc<dyn Mounts> = Arc::new(Kernel);
         let source = Arc::new(Registry {
             url,
@@ -185,12 +194,12 @@ async fn open(args: &Args, metrics: &Metrics) -> Result<Arc<Volumes>, RunError> 
             checkouts: Checkouts::new(source, layout.clone()),
             layout,
             mounts,
-            // Mountinfo shows paths without symbolic links.
-            kubelet_dir: kubelet_dir.canonicalize().unwrap_or(kubelet_dir),
+            kubelet_dir: canonical(&kubelet_dir),
             metrics,
             patience: PATIENCE,
             locks: Locks::default(),
             disk_full: tokio::sync::Notify::new(),
+            damaged: tokio::sync::Notify::new(),
             changed: tokio::sync::Notify::new(),
         };
         let done = volumes.reconcile()?;
@@ -204,6 +213,10 @@ async fn open(args: &Args, metrics: &Metrics) -> Result<Arc<Volumes>, RunError> 
     })
     .await?;
     Ok(Arc::new(volumes))
+}
+
+fn canonical(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
 /// What is done beside the calls of the kubelet. A failure is logged and tried again in its turn.
@@ -229,6 +242,10 @@ async fn chores(collector: Arc<Collector>) {
             _ = collect.tick() => {
                 let collector = Arc::clone(&collector);
                 blocking(move || collector.collect(false).map(|_| ())).await
+            }
+            () = volumes.damaged.notified() => {
+                let collector = Arc::clone(&collector);
+                blocking(move || collector.collect_damaged().map(|_| ())).await
             }
             () = volumes.disk_full.notified() => {
                 let collector = Arc::clone(&collector);

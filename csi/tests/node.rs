@@ -3,15 +3,16 @@
 mod support;
 
 use std::{
+    collections::BTreeMap,
     io::ErrorKind,
     os::unix::fs::{MetadataExt, PermissionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use hyprstream_contract::{Manifest, manifest::MANIFEST_PATH, volume::VolumeMode};
 use hyprstream_csi::proto::{
-    csi::NodeGetVolumeStatsRequest,
+    csi::{NodeGetVolumeHealthRequest, NodeGetVolumeStatsRequest, VolumeHealthErrorType},
     registration::{InfoRequest, RegistrationStatus, registration_client::RegistrationClient},
 };
 use support::{
@@ -365,12 +366,143 @@ scenario!(a_full_disk_is_told_and_recovers, async {
         full.message().contains("4.0 MiB"),
         "it tells the need: {full}"
     );
-    size("32m", ",remount");
+    mount_tmpfs(&state, "32m,remount");
     let staging = kubelet.stage_patiently("a", &volume).await.unwrap();
     assert_eq!(
         std::fs::read(staging.join("one.safetensors")).unwrap(),
         weights(1, 3 << 20)
     );
+});
+
+scenario!(a_full_disk_is_freed_of_what_nothing_uses, async {
+    let registry = Registry::start();
+    let first = model(&registry);
+    registry.write_lfs("one.safetensors", &weights(5, 3 << 20));
+    let second = registry.commit();
+    let node = Node::new(registry.url());
+    mount_tmpfs(&node.path("state"), "7m");
+    let _program = node.start().await;
+    let kubelet = Kubelet::connect(&node).await;
+    kubelet
+        .stage("a", &registry.volume(&first, RO))
+        .await
+        .unwrap();
+    kubelet.unstage("a").await.unwrap();
+
+    let volume = registry.volume(&second, RO);
+    let full = kubelet.stage("b", &volume).await.unwrap_err();
+    assert_eq!(full.code(), Code::ResourceExhausted, "{full}");
+    let staging = until_staged(&kubelet, "b", &volume).await;
+    assert_eq!(
+        std::fs::read(staging.join("one.safetensors")).unwrap(),
+        weights(5, 3 << 20)
+    );
+});
+
+scenario!(what_is_used_outlives_every_collection, async {
+    let registry = Registry::start();
+    let first = model(&registry);
+    registry.write_lfs("one.safetensors", &weights(5, 3 << 20));
+    let second = registry.commit();
+    let mut node = Node::new(registry.url());
+    let mut program = node.start().await;
+    let kubelet = Kubelet::connect(&node).await;
+    for (handle, commit) in [("a", &first), ("b", &second)] {
+        kubelet
+            .stage(handle, &registry.volume(commit, RO))
+            .await
+            .unwrap();
+    }
+    kubelet
+        .stage("w", &registry.volume(&first, RW))
+        .await
+        .unwrap();
+    let before = disk_use(&node.path("state"));
+    kubelet.unstage("b").await.unwrap();
+    kubelet.unstage("w").await.unwrap();
+    assert_eq!(
+        disk_use(&node.path("state")) >> 20,
+        before >> 20,
+        "kept for a while"
+    );
+
+    // It collects when it starts.
+    program.kill();
+    node.flags = vec!["--keep-unused=0s".into()];
+    let program = node.start().await;
+    let volumes = node.path("state/volumes");
+    wait(async || {
+        program.metric("hyprstream_csi_collected_bytes_total").await >= f64::from(3 << 20)
+            && std::fs::read_dir(&volumes).unwrap().count() == 0
+    })
+    .await;
+    let kubelet = Kubelet::connect(&node).await;
+    let a = kubelet.publish("a", "p", true).await.unwrap();
+    assert_eq!(
+        std::fs::read(a.join("one.safetensors")).unwrap(),
+        weights(1, 3 << 20)
+    );
+    assert!(a.join(MANIFEST_PATH).is_file());
+    assert_eq!(registry.downloads().len(), 3);
+    kubelet
+        .stage("b", &registry.volume(&second, RO))
+        .await
+        .unwrap();
+    assert_eq!(
+        registry.downloads().len(),
+        4,
+        "only the file that was deleted comes again"
+    );
+});
+
+scenario!(a_file_damaged_on_the_disk_is_told_and_fetched_anew, async {
+    let registry = Registry::start();
+    let commit = model(&registry);
+    let node = Node::new(registry.url());
+    let program = node.start().await;
+    let kubelet = Kubelet::connect(&node).await;
+    let volume = registry.volume(&commit, RO);
+    kubelet.stage("a", &volume).await.unwrap();
+    let target = kubelet.publish("a", "p", true).await.unwrap();
+    for file in files_below(&node.path("state/repositories")) {
+        if file.file_name().unwrap() == "one.safetensors" {
+            std::fs::File::options()
+                .write(true)
+                .open(file)
+                .unwrap()
+                .set_len(5)
+                .unwrap();
+        }
+    }
+    let request = NodeGetVolumeHealthRequest {
+        volume_id: "a".into(),
+        ..Default::default()
+    };
+    let health = kubelet
+        .client()
+        .node_get_volume_health(request)
+        .await
+        .unwrap()
+        .into_inner();
+    let told = &health.volume_health.unwrap().health_statuses[0];
+    assert_eq!(told.status(), VolumeHealthErrorType::DataLoss);
+    assert!(told.message.contains("one.safetensors"), "{told:?}");
+
+    // While it is used, it stays as it is, and others do not get it.
+    let other = kubelet.stage("b", &volume).await.unwrap_err();
+    assert_eq!(other.code(), Code::Unavailable);
+    assert!(other.message().contains("delete the pods"), "{other}");
+    assert!(target.join("config.json").exists());
+
+    kubelet.unpublish("a", "p").await.unwrap();
+    kubelet.unstage("a").await.unwrap();
+    let staging = until_staged(&kubelet, "b", &volume).await;
+    assert_eq!(
+        std::fs::read(staging.join("one.safetensors")).unwrap(),
+        weights(1, 3 << 20)
+    );
+    assert_eq!(registry.downloads().len(), 3);
+    drop(program);
 });
 
 scenario!(stats_and_condition_are_told, async {
@@ -457,6 +589,56 @@ scenario!(an_idle_program_is_small, async {
     let limit_mib = if cfg!(debug_assertions) { 60 } else { 30 };
     assert!(kib < limit_mib << 10, "{kib} KiB");
 });
+
+/// A disk of its own for `folder`, or another size for the one that it has.
+fn mount_tmpfs(folder: &Path, size: &str) {
+    std::fs::create_dir_all(folder).unwrap();
+    let status = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+        .arg(folder)
+        .status();
+    assert!(status.unwrap().success());
+}
+
+/// Stages as the kubelet does, which tries again after every failure.
+async fn until_staged(
+    kubelet: &Kubelet,
+    handle: &str,
+    volume: &BTreeMap<String, String>,
+) -> PathBuf {
+    for _ in 0..200 {
+        match kubelet.stage(handle, volume).await {
+            Ok(staging) => return staging,
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+    panic!("{:?}", kubelet.stage(handle, volume).await);
+}
+
+async fn wait(done: impl AsyncFn() -> bool) {
+    for _ in 0..200 {
+        if done().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("it does not come to be");
+}
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| {
+            if path.is_dir() && !path.is_symlink() {
+                files_below(&path)
+            } else {
+                vec![path]
+            }
+        })
+        .collect()
+}
 
 /// Bytes below `folder`, each inode once.
 fn disk_use(folder: &Path) -> u64 {

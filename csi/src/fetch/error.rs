@@ -43,6 +43,15 @@ pub enum FetchError {
         /// Bytes that may be written.
         available_bytes: u64,
     },
+    /// A file of a complete checkout was removed or changed on the disk.
+    #[error(
+        "{path:?} of the checkout was removed or changed on the node's disk; it is fetched anew \
+         once no pod uses it: delete the pods of this commit on this node"
+    )]
+    Damaged {
+        /// The file, below the root.
+        path: String,
+    },
     /// Nobody waited for it any more.
     #[error("the fetch was given up because no pod waited for it; retrying")]
     Cancelled,

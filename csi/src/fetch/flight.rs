@@ -3,12 +3,15 @@
 use std::{
     collections::HashMap,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use hyprstream_contract::VolumeAttributes;
 use parking_lot::Mutex;
-use tokio::sync::{RwLock, Semaphore, watch};
+use tokio::{
+    sync::{RwLock, Semaphore, watch},
+    time::Instant,
+};
 
 use super::{Checkout, FetchError, Progress, Source};
 use crate::{
@@ -38,6 +41,7 @@ pub struct Checkouts {
     flights: Mutex<HashMap<CheckoutKey, Flight>>,
     leases: Arc<Mutex<HashMap<CheckoutKey, usize>>>,
     slots: Arc<Semaphore>,
+    abandoned_after: Duration,
     /// Held for reading by every fetch and for writing while objects are collected.
     collecting: Arc<RwLock<()>>,
 }
@@ -63,12 +67,21 @@ impl Drop for Lease {
 impl Checkouts {
     /// Checkouts from `source`, below `layout`.
     pub fn new(source: Arc<dyn Source>, layout: Layout) -> Arc<Self> {
+        Self::abandoning_after(ABANDONED_AFTER, source, layout)
+    }
+
+    fn abandoning_after(
+        abandoned_after: Duration,
+        source: Arc<dyn Source>,
+        layout: Layout,
+    ) -> Arc<Self> {
         Arc::new(Self {
             source,
             layout,
             flights: Mutex::default(),
             leases: Arc::default(),
             slots: Arc::new(Semaphore::new(PARALLEL_FETCHES)),
+            abandoned_after,
             collecting: Arc::default(),
         })
     }
@@ -194,7 +207,14 @@ impl Checkouts {
             tokio::task::spawn_blocking(move || checkouts.source.open(&key)).await
         };
         match found {
-            Ok(Ok(Some(checkout))) => return Ok(Arc::new(checkout)),
+            Ok(Ok(Some(checkout))) => {
+                return match checkout.damaged_file() {
+                    Some(file) => Err(Arc::new(FetchError::Damaged {
+                        path: file.path.clone(),
+                    })),
+                    None => Ok(Arc::new(checkout)),
+                };
+            }
             Ok(Ok(None)) => {}
             Ok(Err(error)) => return Err(Arc::new(error)),
             Err(_) => return Err(broken_off("opening the checkout broke off")),
@@ -209,7 +229,7 @@ impl Checkouts {
         let mut work = tokio::task::spawn_blocking(move || {
             checkouts.source.fetch(&fetched_key, &volume, &watched)
         });
-        let mut look = tokio::time::interval(Duration::from_secs(15));
+        let mut look = tokio::time::interval(self.abandoned_after / 40);
         loop {
             tokio::select! {
                 done = &mut work => {
@@ -221,7 +241,7 @@ impl Checkouts {
                 }
                 _ = look.tick() => {
                     let asked = self.flights.lock().get(&key).map(|flight| flight.asked);
-                    if asked.is_none_or(|asked| asked.elapsed() > ABANDONED_AFTER) {
+                    if asked.is_none_or(|asked| asked.elapsed() > self.abandoned_after) {
                         progress.cancelled.store(true, Ordering::Relaxed);
                     }
                 }
@@ -286,6 +306,10 @@ mod tests {
     }
 
     fn setup() -> Setup {
+        setup_abandoning_after(ABANDONED_AFTER)
+    }
+
+    fn setup_abandoning_after(time: Duration) -> Setup {
         let (go, receiver) = std::sync::mpsc::channel();
         let fake = Arc::new(Fake {
             fetches: AtomicUsize::new(0),
@@ -299,7 +323,8 @@ mod tests {
             include: vec![],
             mode: VolumeMode::ReadOnly,
         };
-        let checkouts = Checkouts::new(fake.clone(), Layout::new("/nowhere").unwrap());
+        let checkouts =
+            Checkouts::abandoning_after(time, fake.clone(), Layout::new("/nowhere").unwrap());
         Setup {
             checkouts,
             fake,
@@ -358,6 +383,20 @@ mod tests {
         s.go.send(Ok(())).unwrap();
         s.checkouts.ensure(&s.key, &s.volume, LONG).await.unwrap();
         assert_eq!(s.fake.fetches.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn a_fetch_that_nobody_asks_for_ends() {
+        let s = setup_abandoning_after(Duration::from_millis(100));
+        let (progress, mut outcome) = s.checkouts.join(&s.key, &s.volume);
+        while !progress.cancelled.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        s.go.send(Err(FetchError::Cancelled)).unwrap();
+        let outcome = outcome.wait_for(Option::is_some).await.unwrap().clone();
+        assert_eq!(*outcome.unwrap().unwrap_err(), FetchError::Cancelled);
+        s.go.send(Ok(())).unwrap();
+        s.checkouts.ensure(&s.key, &s.volume, LONG).await.unwrap();
     }
 
     #[tokio::test]

@@ -29,6 +29,14 @@ pub struct Checkout {
 }
 
 impl Checkout {
+    /// The first file that is gone or has another size. Reads no content.
+    pub fn damaged_file(&self) -> Option<&ManifestFile> {
+        self.files.iter().find(|file| {
+            std::fs::metadata(self.path.join(&file.path))
+                .map_or(true, |found| found.len() != file.size_bytes)
+        })
+    }
+
     /// Sizes of all files together.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.size_bytes).sum()
@@ -65,7 +73,7 @@ impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let done = self.bytes_done.load(Ordering::Relaxed);
         match self.bytes_total.load(Ordering::Relaxed) {
-            0 => f.write_str("asking the registry for the commit"),
+            0 => f.write_str("the fetch is about to begin"),
             total => write!(f, "fetched {} of {}", MiB(done.min(total)), MiB(total)),
         }
     }

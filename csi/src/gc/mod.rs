@@ -3,6 +3,7 @@
 //! What a journal entry, a mount or a call under way refers to stays. The rest goes when it has
 //! been unused for a while, or at once, the longest unused first, while the disk is too full.
 
+mod damage;
 mod measure;
 
 use std::{
@@ -59,6 +60,7 @@ impl Collector {
     pub fn collect(&self, disk_full: bool) -> Result<Collected, Error> {
         let layout = &self.volumes.layout;
         empty_trash(layout)?;
+        self.collect_damaged()?;
         let mut done = Collected::default();
         let pressed = disk_full || self.disk_percent()? >= self.policy.disk_high_percent;
         self.collect_checkouts(pressed, disk_full, &mut done)?;
@@ -217,11 +219,14 @@ impl Collector {
                 done.uppers += 1;
             }
         }
-        let known: HashSet<PathBuf> = journal
+        let mut known: HashSet<PathBuf> = journal
             .all()
             .iter()
             .map(|entry| layout.volume(&entry.handle))
             .collect();
+        for folder in self.mounted_folders()? {
+            known.extend(folder.parent().map(Path::to_owned));
+        }
         for folder in children(&layout.volumes())? {
             // An entry is written before its folder is made, so one without is nobody's.
             if !known.contains(&folder) && age(modified(&folder)) >= self.policy.keep_unused {

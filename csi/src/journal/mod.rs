@@ -11,7 +11,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use hyprstream_contract::VolumeAttributes;
+use hyprstream_contract::{VolumeAttributes, volume::VolumeMode};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,9 @@ use crate::{
     layout::{CheckoutKey, LayerKey, Layout, handle_hash},
     mount::sync_folder,
 };
+
+/// Ending of the name of an entry that could not be read.
+const DAMAGED: &str = "damaged";
 
 /// One volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +62,12 @@ impl Entry {
         VolumeAttributes::from_map(&self.attributes).map_err(Error::Attributes)
     }
 
+    /// Whether pods may write to the volume.
+    pub fn is_writable(&self) -> bool {
+        self.volume()
+            .is_ok_and(|volume| volume.mode == VolumeMode::ReadWrite)
+    }
+
     /// The checkout and the layer that the volume shows, while it is staged or about to be.
     pub fn lowers(&self) -> Option<(CheckoutKey, LayerKey)> {
         self.staging.as_ref()?;
@@ -84,28 +93,37 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Reads the journal.
+    /// Reads the journal. An entry that cannot be read is put aside: its mounts are seen in
+    /// mountinfo, and the kubelet's calls name all paths. A kill leaves no such entry.
     ///
     /// # Errors
-    /// The folder cannot be read, or an entry cannot. An entry is replaced by rename, so a kill
-    /// leaves none half written: one that cannot be read is worth a person's look.
+    /// The folder or a file in it cannot be read.
     pub fn open(layout: &Layout) -> Result<Self, Error> {
         let folder = layout.journal();
         let mut entries = BTreeMap::new();
         let files = std::fs::read_dir(&folder).map_err(|e| Error::io("read", &folder, e))?;
         for file in files {
             let path = file.map_err(|e| Error::io("read", &folder, e))?.path();
-            if path.extension().is_none_or(|extension| extension != "json") {
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("json") => {}
+                Some(DAMAGED) => continue,
                 // Left by a kill between write and rename.
-                std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
-                continue;
+                _ => {
+                    std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+                    continue;
+                }
             }
             let text = std::fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
-            let entry: Entry = serde_json::from_slice(&text).map_err(|source| Error::Journal {
-                path: path.clone(),
-                source,
-            })?;
-            entries.insert(entry.handle.clone(), entry);
+            match serde_json::from_slice::<Entry>(&text) {
+                Ok(entry) => {
+                    entries.insert(entry.handle.clone(), entry);
+                }
+                Err(error) => {
+                    let aside = path.with_extension(DAMAGED);
+                    tracing::error!(entry = %path.display(), %error, "journal entry put aside");
+                    std::fs::rename(&path, &aside).map_err(|e| Error::io("rename", &path, e))?;
+                }
+            }
         }
         Ok(Self {
             folder,
@@ -215,6 +233,17 @@ mod tests {
         let found = again.get("a/../b").unwrap();
         assert_eq!(found.targets, entry("x").targets);
         assert!(found.age() < Duration::from_secs(60), "put stamps the time");
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_read_is_put_aside() {
+        let (_folder, layout) = layout();
+        Journal::open(&layout).unwrap().put(entry("a")).unwrap();
+        std::fs::write(layout.journal().join("b.json"), "{}").unwrap();
+        for _ in 0..2 {
+            assert_eq!(Journal::open(&layout).unwrap().all().len(), 1);
+        }
+        assert!(layout.journal().join("b.damaged").exists());
     }
 
     #[test]

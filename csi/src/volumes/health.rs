@@ -82,10 +82,7 @@ impl Volumes {
                 path: "/".to_owned(),
             });
         };
-        let damaged = checkout.files.iter().find(|file| {
-            std::fs::metadata(checkout.path.join(&file.path))
-                .map_or(true, |found| found.len() != file.size_bytes)
-        });
+        let damaged = checkout.damaged_file();
         Ok(damaged.map_or(Health::Good, |file| Health::FilesDamaged {
             path: file.path.clone(),
         }))

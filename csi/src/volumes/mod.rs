@@ -59,6 +59,8 @@ pub struct Volumes {
     pub locks: Locks,
     /// Told when the disk turned out to be full.
     pub disk_full: tokio::sync::Notify,
+    /// Told when a checkout turned out to be damaged.
+    pub damaged: tokio::sync::Notify,
     /// Told when a volume came or went.
     pub changed: tokio::sync::Notify,
 }

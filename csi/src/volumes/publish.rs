@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::{Guard, Publish, Volumes, blocking, stage::create_folder};
-use crate::{error::Error, journal::Target};
+use crate::{
+    error::Error,
+    journal::{Entry, Target},
+};
 
 impl Volumes {
     /// Shows the staged volume at the target as well; does nothing if it is there.
@@ -108,14 +111,16 @@ impl Volumes {
         handle: &str,
         target: &Path,
     ) -> Result<(), Error> {
-        self.unmount_all(target, true)?;
+        let entry = self.journal.get(handle);
+        // As when unstaging: an upper must be free before it is mounted again.
+        self.unmount_all(target, !entry.as_ref().is_some_and(Entry::is_writable))?;
         match std::fs::remove_dir(target) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 return Err(Error::io("remove", target, e));
             }
             _ => {}
         }
-        let Some(mut entry) = self.journal.get(handle) else {
+        let Some(mut entry) = entry else {
             return Ok(());
         };
         if entry.targets.remove(target).is_some() {

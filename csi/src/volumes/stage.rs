@@ -12,7 +12,7 @@ use hyprstream_contract::volume::VolumeMode;
 use super::{Guard, Stage, Volumes, blocking};
 use crate::{
     error::Error,
-    fetch::Checkout,
+    fetch::{Checkout, FetchError},
     journal::Entry,
     layer::ensure_layer,
     layout::{CheckoutKey, LayerKey},
@@ -32,8 +32,12 @@ impl Volumes {
         let timer = self.metrics.stage_seconds.start_timer();
         let result = self.stage_in_time(stage).await;
         timer.observe_duration();
-        if result.as_ref().is_err_and(Error::is_disk_full) {
-            self.disk_full.notify_one();
+        match &result {
+            Err(error) if error.is_disk_full() => self.disk_full.notify_one(),
+            Err(Error::Fetch(error)) if matches!(**error, FetchError::Damaged { .. }) => {
+                self.damaged.notify_one();
+            }
+            _ => {}
         }
         self.changed.notify_one();
         result
@@ -41,7 +45,9 @@ impl Volumes {
 
     async fn stage_in_time(self: &Arc<Self>, stage: Stage) -> Result<(), Error> {
         let key = CheckoutKey::of(&stage.volume)?;
-        self.check_against_journal(&stage)?;
+        let (volumes, stage) = (Arc::clone(self), Arc::new(stage));
+        let asked = Arc::clone(&stage);
+        blocking(move || volumes.check_against_journal(&asked)).await?;
         // From here on the checkout stays, until the journal names it or we give up.
         let lease = self.checkouts.lease(&key);
         let checkout = self
@@ -65,6 +71,10 @@ impl Volumes {
         let Some(staging) = &entry.staging else {
             return Ok(());
         };
+        // After a reboot, say, what the entry tells is no longer there to be in the way.
+        if self.our_mount(staging)?.is_none() {
+            return Ok(());
+        }
         let differently = |what| {
             Err(Error::StagedDifferently {
                 handle: stage.handle.clone(),
@@ -91,6 +101,15 @@ impl Volumes {
         checkout: &Checkout,
     ) -> Result<(), Error> {
         self.check_against_journal(stage)?;
+        let mounted = self.our_mount(&stage.staging)?;
+        let is_staged = mounted.is_some();
+        // The journal may have been lost; the mount tells what it shows.
+        if mounted.is_some_and(|mounted| !mounted.folders.contains(&checkout.path)) {
+            return Err(Error::StagedDifferently {
+                handle: stage.handle.clone(),
+                what: "content: the path shows another commit",
+            });
+        }
         let attributes = stage.volume.to_map();
         let before = self.journal.get(&stage.handle);
         // What was written above another commit would hide files of this one.
@@ -110,7 +129,7 @@ impl Volumes {
             written_seconds: 0,
         })?;
         self.checkouts.touch(key)?;
-        if self.our_mount(&stage.staging)?.is_some() {
+        if is_staged {
             return Ok(());
         }
         let layer_key = LayerKey::of(key, &stage.volume);
@@ -178,10 +197,7 @@ impl Volumes {
         staging: &Path,
     ) -> Result<(), Error> {
         let entry = self.journal.get(handle);
-        let writable = entry
-            .as_ref()
-            .and_then(|entry| entry.volume().ok())
-            .is_some_and(|volume| volume.mode == VolumeMode::ReadWrite);
+        let writable = entry.as_ref().is_some_and(Entry::is_writable);
         let mut targets = BTreeMap::new();
         for (path, target) in entry.iter().flat_map(|entry| &entry.targets) {
             if self.our_mount(path)?.is_some() {

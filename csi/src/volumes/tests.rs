@@ -79,6 +79,7 @@ impl Node {
             patience: Duration::from_secs(60),
             locks: Locks::default(),
             disk_full: tokio::sync::Notify::new(),
+            damaged: tokio::sync::Notify::new(),
             changed: tokio::sync::Notify::new(),
         })
     }
@@ -186,6 +187,27 @@ async fn a_handle_names_one_content() {
     let mut elsewhere = node.stage("a", RO);
     elsewhere.staging = node.staging("b");
     assert_eq!(code(volumes.stage(elsewhere).await), Code::AlreadyExists);
+}
+
+#[tokio::test]
+async fn what_another_life_staged_is_not_in_the_way_once_it_is_gone() {
+    let node = Node::new();
+    let volumes = node.start();
+    volumes.stage(node.stage("a", RO)).await.unwrap();
+    let mut other = node.stage("a", RO);
+    other.volume.commit = "1123456789abcdef0123456789abcdef01234567".parse().unwrap();
+
+    // With the journal lost, the mount tells that it shows something else.
+    volumes.journal.remove("a").unwrap();
+    assert_eq!(
+        code(volumes.stage(other.clone()).await),
+        Code::AlreadyExists
+    );
+    volumes.stage(node.stage("a", RO)).await.unwrap();
+
+    node.kernel.reboot();
+    node.start().stage(other).await.unwrap();
+    assert_eq!(node.mounts().len(), 1);
 }
 
 #[tokio::test]
