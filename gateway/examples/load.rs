@@ -196,7 +196,7 @@ async fn at_once(address: SocketAddr, args: Args) -> Result<Vec<f64>> {
         let delay = Duration::from_millis(args.interval).mul_f64(i as f64 / args.streams as f64);
         streams.spawn(async move {
             sleep(delay).await;
-            timeout(Duration::from_secs(120), one_stream(address, args)).await?
+            timeout(Duration::from_mins(2), one_stream(address, args)).await?
         });
     }
     let (mut times, mut errors) = (Vec::new(), 0);

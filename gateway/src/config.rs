@@ -38,19 +38,19 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            hold_timeout: Duration::from_secs(120),
+            hold_timeout: Duration::from_mins(2),
             max_held: 1024,
             max_requests: 8192,
             max_connections: 16384,
             max_body_bytes: 16 << 20,
-            max_buffered_bytes: 512 << 20,
+            max_buffered_bytes: 256 << 20,
             max_header_bytes: 32 << 10,
             header_timeout: Duration::from_secs(10),
-            body_timeout: Duration::from_secs(60),
-            write_timeout: Duration::from_secs(60),
+            body_timeout: Duration::from_mins(1),
+            write_timeout: Duration::from_mins(1),
             idle_timeout: Duration::from_secs(3700),
             connect_timeout: Duration::from_secs(2),
-            drain_timeout: Duration::from_secs(300),
+            drain_timeout: Duration::from_mins(5),
         }
     }
 }

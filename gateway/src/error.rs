@@ -105,8 +105,9 @@ impl GatewayError {
     /// Status of the answer.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::InvalidRequest { .. } | Self::BodyBroken(_) => StatusCode::BAD_REQUEST,
-            Self::Resolve(ResolveError::Ambiguous { .. }) => StatusCode::BAD_REQUEST,
+            Self::InvalidRequest { .. }
+            | Self::BodyBroken(_)
+            | Self::Resolve(ResolveError::Ambiguous { .. }) => StatusCode::BAD_REQUEST,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,

@@ -2,7 +2,7 @@
 
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    core::Collector,
+    core::Collector, proto::LabelPair,
 };
 
 use crate::table::{ModelKey, Table};
@@ -146,7 +146,7 @@ impl Metrics {
                         .get_label()
                         .iter()
                         .find(|l| l.name() == name)
-                        .map(|l| l.value())
+                        .map(LabelPair::value)
                 };
                 if let (Some(code), true) = (value("code"), value("model") == Some(&model)) {
                     let _ = self.requests.remove_label_values(&[&model, code]);

@@ -1,5 +1,7 @@
 //! Which worker answers, and what clients are told when none can.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
 mod common;
 
 use std::{sync::Arc, time::Duration};
@@ -209,7 +211,7 @@ async fn a_refused_connection_and_a_draining_worker_cost_no_request() {
     }
     assert_eq!(worker.seen(), 30);
     assert!(draining.seen() <= 1, "it is left alone for a while");
-    assert!(gateway.metric("retries_total") >= 1.0);
+    assert!(gateway.metric("retries_total") >= 1);
 }
 
 #[tokio::test]
@@ -259,12 +261,12 @@ async fn requests_spread_by_load() {
         eventually("the request arrives", || seen() == sent).await;
     }
     assert_eq!([one.seen(), two.seen(), three.seen()], [3, 3, 3]);
-    assert_eq!(gateway.metric("in_flight"), 9.0);
+    assert_eq!(gateway.metric("in_flight"), 9);
     release.send(true).unwrap();
     while let Some(status) = requests.join_next().await {
         assert_eq!(status.unwrap(), 200);
     }
-    eventually("all are counted off", || gateway.metric("in_flight") == 0.0).await;
+    eventually("all are counted off", || gateway.metric("in_flight") == 0).await;
     assert_eq!(one.endpoint.in_flight(), 0);
 }
 
@@ -299,7 +301,7 @@ async fn a_kept_connection_that_the_worker_closed_costs_no_request() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         while let Ok((mut socket, _)) = listener.accept().await {
             tokio::spawn(async move {
-                let mut buf = [0; 65536];
+                let mut buf = [0; 8192];
                 let _ = socket.read(&mut buf).await;
                 let _ = socket
                     .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
@@ -316,7 +318,7 @@ async fn a_kept_connection_that_the_worker_closed_costs_no_request() {
         assert_eq!((answer.status, answer.body.as_str()), (200, "ok"));
     }
     assert!(
-        gateway.metric("retries_total") >= 1.0,
+        gateway.metric("retries_total") >= 1,
         "kept connections were used"
     );
 }
@@ -376,7 +378,7 @@ async fn the_limit_of_requests_is_kept() {
     held.abort_all();
     while held.join_next().await.is_some() {}
     eventually("their slots are free again", || {
-        gateway.metric("in_flight") == 0.0
+        gateway.metric("in_flight") == 0
     })
     .await;
     let waits = tokio::time::timeout(Duration::from_millis(200), gateway.post(CHAT, BODY)).await;

@@ -36,7 +36,7 @@ pub(super) struct Flight {
     model: String,
     request_id: HeaderValue,
     state: Arc<State>,
-    in_flight: IntGauge,
+    load: IntGauge,
 }
 
 impl Flight {
@@ -46,8 +46,8 @@ impl Flight {
         lease: Lease,
         request_id: HeaderValue,
     ) -> Self {
-        let in_flight = state.metrics.in_flight.with_label_values(&[model]);
-        in_flight.inc();
+        let load = state.metrics.in_flight.with_label_values(&[model]);
+        load.inc();
         let state = Arc::clone(state);
         Self {
             answer: None,
@@ -55,7 +55,7 @@ impl Flight {
             model: model.to_owned(),
             request_id,
             state,
-            in_flight,
+            load,
         }
     }
 
@@ -95,7 +95,7 @@ impl Flight {
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        self.in_flight.dec();
+        self.load.dec();
     }
 }
 

@@ -124,11 +124,12 @@ impl ModelEntry {
             reason: reason.to_owned(),
             message,
         };
+        // A suspended one counts the workers that it had; see the facts of a Model.
+        if facts.suspended {
+            return refused("Suspended", "it is suspended and has no workers".to_owned());
+        }
         if facts.replicas == 0 {
             return refused("ScaledToZero", "it is scaled to zero replicas".to_owned());
-        }
-        if facts.suspended {
-            return refused("Suspended", "it is suspended".to_owned());
         }
         // A Model that served before has a last known good commit, which the operator brings
         // back; one that never did fails until somebody changes something.

@@ -136,7 +136,7 @@ mod tests {
 
     use super::*;
 
-    fn model_of(spec: Value, status: Value) -> ModelFacts {
+    fn model_of(spec: &Value, status: &Value) -> ModelFacts {
         let mut object = json!({
             "apiVersion": "hyprstream.io/v1alpha1", "kind": "Model",
             "metadata": {"name": "m", "namespace": "a", "creationTimestamp": "2026-01-01T00:00:00Z"},
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_model_without_status_is_expected_to_start() {
-        let facts = model_of(json!({}), json!(null));
+        let facts = model_of(&json!({}), &json!(null));
         assert_eq!(facts.key.to_string(), "a/m");
         assert_eq!(
             (facts.replicas, facts.suspended, facts.stalled),
@@ -172,7 +172,7 @@ mod tests {
             condition("Ready", "False", "NoWorkers"),
             condition("Stalled", "True", "InvalidWeights"),
         ];
-        let facts = model_of(json!({}), json!({"conditions": conditions}));
+        let facts = model_of(&json!({}), &json!({"conditions": conditions}));
         assert!(facts.stalled);
         assert_eq!(facts.reason, "InvalidWeights");
     }
@@ -180,11 +180,11 @@ mod tests {
     #[test]
     fn a_suspended_model_is_expected_only_as_long_as_it_has_workers() {
         let with = model_of(
-            json!({"suspend": true, "replicas": 0}),
-            json!({"replicas": 2}),
+            &json!({"suspend": true, "replicas": 0}),
+            &json!({"replicas": 2}),
         );
         assert_eq!((with.suspended, with.replicas), (false, 2));
-        let without = model_of(json!({"suspend": true}), json!({"replicas": 0}));
+        let without = model_of(&json!({"suspend": true}), &json!({"replicas": 0}));
         assert!(without.suspended);
     }
 

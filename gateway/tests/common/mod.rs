@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    fmt::Write,
     net::SocketAddr,
     sync::{
         Arc,
@@ -98,17 +99,17 @@ impl Running {
     }
 
     /// Sum of the samples of a metric.
-    pub fn metric(&self, name: &str) -> f64 {
+    pub fn metric(&self, name: &str) -> u64 {
         let families = self.registry.gather();
         let family = families
             .iter()
             .find(|f| f.name() == format!("hyprstream_gateway_{name}"));
-        family.map_or(0.0, |family| {
+        family.map_or(0, |family| {
             family
                 .get_metric()
                 .iter()
                 .map(|m| m.get_counter().get_value() + m.get_gauge().get_value())
-                .sum()
+                .sum::<f64>() as u64
         })
     }
 
@@ -131,9 +132,9 @@ impl Running {
         let body = body.into();
         let mut head = format!("{method} {path} HTTP/1.1\r\nhost: g\r\nconnection: close\r\n");
         for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
+            write!(head, "{name}: {value}\r\n").unwrap();
         }
-        head += &format!("content-length: {}\r\n\r\n", body.len());
+        write!(head, "content-length: {}\r\n\r\n", body.len()).unwrap();
         let mut socket = TcpStream::connect(self.address).await.unwrap();
         socket
             .write_all(&[head.as_bytes(), &body].concat())
@@ -270,7 +271,7 @@ pub async fn raw_worker(answer: &'static str) -> Arc<Endpoint> {
     tokio::spawn(async move {
         while let Ok((mut socket, _)) = listener.accept().await {
             tokio::spawn(async move {
-                let mut buf = [0; 65536];
+                let mut buf = [0; 8192];
                 let _ = socket.read(&mut buf).await;
                 let _ = socket.write_all(answer.as_bytes()).await;
             });
@@ -298,14 +299,11 @@ pub fn events(body: Body) -> Response {
 }
 
 /// Waits until a condition holds; fails after ten seconds.
-#[track_caller]
-pub fn eventually(what: &'static str, holds: impl Fn() -> bool) -> impl Future<Output = ()> {
-    async move {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !holds() {
-            assert!(Instant::now() < deadline, "{what}");
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+pub async fn eventually(what: &'static str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 

@@ -1,0 +1,36 @@
+#!/bin/sh
+# Lints the chart and renders every combination in ci/. With a cluster (KUBECONFIG), its API server
+# checks what was rendered, without keeping it. Needs helm, and kubectl for the latter, on the PATH.
+set -eu
+chart=$(dirname "$0")/hyprstream
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+
+helm lint --strict "$chart"
+cmp "$chart/files/crds/models.hyprstream.io.yaml" "$chart/../../crds/models.hyprstream.io.yaml"
+
+for values in "$chart"/ci/*-values.yaml; do
+    echo "== $(basename "$values")"
+    helm template hyprstream "$chart" --namespace default --values "$values" > "$out/all.yaml"
+    if [ -n "${KUBECONFIG:-}" ]; then
+        # Namespaces that are only named, and kinds that this cluster does not have, are left out.
+        sed -i 's/^  namespace: team-[ab]$/  namespace: default/' "$out/all.yaml"
+        if ! kubectl apply --dry-run=server --filename "$out/all.yaml" > "$out/log" 2>&1; then
+            if grep -v -e '(server dry run)' -e 'ensure CRDs are installed first' \
+                -e 'no matches for kind "HTTPRoute"' -e 'no matches for kind "ServiceMonitor"' \
+                -e '^Warning: ' -e 'would violate PodSecurity' "$out/log"; then
+                exit 1
+            fi
+        fi
+    fi
+done
+
+echo "== values that must be refused"
+for wrong in gateway.replicas=many gatway.replicas=1 ingress.controller=caddy \
+    images.pullPolicy=Sometimes httpRoute.enabled=true csi.stateDir=relative registry.extraArgs[0]=x; do
+    if helm template hyprstream "$chart" --set "$wrong" > "$out/refused" 2>&1; then
+        echo "--set $wrong was accepted" >&2
+        exit 1
+    fi
+done
+echo "the chart is sound"
