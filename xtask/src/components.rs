@@ -57,6 +57,9 @@ pub(crate) fn ensure(
     if missing.is_empty() {
         return Ok(());
     }
+    // One at a time, for they share the build cache and one throws it away.
+    let _lock = cache.lock("components")?;
+    let missing = self::missing(cache, wanted);
     let build_cache = cache.join("tmp/go-build");
     let module_cache = module_cache(cache)?;
     let count = missing.len();

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use rustix::fs::FlockOperation;
 
 /// The folder with the workspace's `Cargo.toml`.
 #[derive(Clone, Debug)]
@@ -78,9 +79,28 @@ impl Cache {
     ) -> Result<PathBuf> {
         let path = self.join(name);
         if !path.exists() {
-            self.replace(name, make)?;
+            let _lock = self.lock(name)?;
+            // Another process may have made it while this one waited.
+            if !path.exists() {
+                self.make(name, make)?;
+            }
         }
         Ok(path)
+    }
+
+    /// Keeps other processes from making the same thing until the value is dropped.
+    pub(crate) fn lock(&self, name: &str) -> Result<fs::File> {
+        let dir = self.join("locks");
+        fs::create_dir_all(&dir)?;
+        let path = dir.join(name.replace('/', "_"));
+        let file = fs::File::create(&path)
+            .with_context(|| format!("cannot open the lock {}", path.display()))?;
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            eprintln!("        waits for another xtask that makes {name}");
+            rustix::fs::flock(&file, FlockOperation::LockExclusive)
+                .with_context(|| format!("cannot take the lock {}", path.display()))?;
+        }
+        Ok(file)
     }
 
     /// Makes `name` anew with `make` and puts it in the place of what is there.
@@ -89,6 +109,11 @@ impl Cache {
         name: &str,
         make: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<PathBuf> {
+        let _lock = self.lock(name)?;
+        self.make(name, make)
+    }
+
+    fn make(&self, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
         let path = self.join(name);
         let aside = self
             .join("tmp")

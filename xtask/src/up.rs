@@ -1,6 +1,10 @@
 //! `cargo xtask up`: from a checkout to an answer.
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    io::Write,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -208,11 +212,7 @@ impl Up<'_> {
         step.done(&format!("{:.1} s after kubectl apply", took.as_secs_f64()));
         let step = steps.begin(&format!("asks: {}", sample::QUESTION));
         step.note("");
-        let answer = ask::ask(ingress_port, sample::NAME, sample::QUESTION, |piece| {
-            use std::io::Write;
-            print!("{piece}");
-            let _ = std::io::stdout().flush();
-        })?;
+        let answer = Self::ask(ingress_port)?;
         println!();
         if answer.commit != commit {
             bail!(
@@ -228,6 +228,23 @@ impl Up<'_> {
             &answer.commit[..12]
         ));
         Ok(())
+    }
+
+    /// Asks, again while the ingress does not know its way yet.
+    fn ask(ingress_port: u16) -> Result<ask::Answer> {
+        let started = Instant::now();
+        loop {
+            let mut shown = false;
+            let answer = ask::ask(ingress_port, sample::NAME, sample::QUESTION, |piece| {
+                shown = true;
+                print!("{piece}");
+                let _ = std::io::stdout().flush();
+            });
+            if answer.is_ok() || shown || started.elapsed() > Duration::from_secs(30) {
+                return answer.context("the model did not answer");
+            }
+            std::thread::sleep(Duration::from_millis(250));
+        }
     }
 
     fn next_steps(&self, cluster: &Cluster, spec: &Spec) {

@@ -18,12 +18,11 @@ pub(crate) fn apply(cluster: &Cluster) -> Result<()> {
     let own = MANIFESTS
         .replace("${DNS_SERVICE_IP}", &DNS_SERVICE_IP.to_string())
         .replace("${CONTROL_PLANE_IP}", &CONTROL_PLANE_IP.to_string());
-    cluster.apply(&format!("{own}\n---\n{crds}"))?;
-    establish(cluster)
+    cluster.apply(&format!("{own}\n---\n{crds}"))
 }
 
 /// Waits until the API server serves what the CRDs define.
-fn establish(cluster: &Cluster) -> Result<()> {
+pub(crate) fn establish(cluster: &Cluster) -> Result<()> {
     let wait = [
         "wait",
         "--for=condition=Established",

@@ -98,17 +98,23 @@ impl Supervisor {
             proc::succeeds(cluster.kubectl().args(["get", "--raw", "/readyz"]))
         })?;
 
-        self.phase("starts controllers, DNS and ingress");
+        self.phase("starts controllers and DNS");
         for component in config.controllers() {
             self.start(&component, &control)?;
         }
         self.start(&config.coredns()?, &control)?;
         bootstrap::apply(cluster)?;
+        let mut nodes: BTreeMap<u8, Namespaces> = BTreeMap::new();
+        for node in 1..=spec.nodes {
+            self.phase(&format!("starts {}", node_name(node)));
+            nodes.insert(node, self.start_node(&config, &control, node)?);
+        }
+        self.phase("starts the ingress");
+        bootstrap::establish(cluster)?;
         for component in config.ingress(&config.envoy_bootstrap()?) {
             self.start(&component, &control)?;
         }
 
-        let mut nodes: BTreeMap<u8, Namespaces> = BTreeMap::new();
         loop {
             // More nodes may be asked for while the cluster runs.
             let wanted = cluster.spec().map_or(spec.nodes, |s| s.nodes);

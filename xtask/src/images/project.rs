@@ -39,6 +39,8 @@ pub(crate) fn project(
     log: &Path,
     progress: &dyn Fn(&str),
 ) -> Result<ProjectImages> {
+    // The staged programs must stay as they are while an image is built from them.
+    let _lock = cache.lock("project-images")?;
     let one = |name: &str, binaries: &[&str]| {
         progress(name);
         let bin = programs.staged(cache, name, binaries)?;
@@ -74,6 +76,7 @@ pub(crate) fn cuda(
     programs: &Programs,
     log: &Path,
 ) -> Result<Image> {
+    let _lock = cache.lock("project-images")?;
     let bin = programs.staged(cache, "worker-cuda", WORKER)?;
     build(
         checkout,
