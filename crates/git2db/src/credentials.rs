@@ -60,7 +60,10 @@ mod tests {
     fn debug_shows_no_secret() {
         let all = [
             Credentials::Token("hunter2".into()),
-            Credentials::Basic { username: "hunter2".into(), password: "hunter2".into() },
+            Credentials::Basic {
+                username: "hunter2".into(),
+                password: "hunter2".into(),
+            },
             Credentials::SshKey {
                 private_key: "hunter2".into(),
                 passphrase: Some("hunter2".into()),

@@ -35,5 +35,8 @@ pub(crate) fn remove_dir_all(path: &Path) -> io::Result<()> {
 
 /// Whether the error says that no space is left.
 pub(crate) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }

@@ -96,7 +96,11 @@ fn parse_hex(text: &str, digits: usize, what: &'static str) -> Result<String, In
     if text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit()) {
         Ok(text.to_ascii_lowercase())
     } else {
-        Err(InvalidId { text: text.chars().take(80).collect(), what, digits })
+        Err(InvalidId {
+            text: text.chars().take(80).collect(),
+            what,
+            digits,
+        })
     }
 }
 
@@ -148,8 +152,16 @@ mod tests {
     #[test]
     fn only_the_full_number_of_hex_digits_is_a_name() {
         let upper = "0123456789ABCDEF0123456789abcdef01234567";
-        assert_eq!(upper.parse::<CommitId>().unwrap().as_str(), upper.to_lowercase());
-        for wrong in ["", "main", &upper[1..], "g123456789abcdef0123456789abcdef01234567"] {
+        assert_eq!(
+            upper.parse::<CommitId>().unwrap().as_str(),
+            upper.to_lowercase()
+        );
+        for wrong in [
+            "",
+            "main",
+            &upper[1..],
+            "g123456789abcdef0123456789abcdef01234567",
+        ] {
             assert!(wrong.parse::<CommitId>().is_err(), "{wrong}");
             assert!(wrong.parse::<Digest>().is_err(), "{wrong}");
         }

@@ -26,7 +26,10 @@ pub struct InvalidGlob {
 impl Include {
     /// Every file.
     pub fn all() -> Self {
-        Self { globs: Vec::new(), set: None }
+        Self {
+            globs: Vec::new(),
+            set: None,
+        }
     }
 
     /// The files that match one of `globs`, or every file if there are none.
@@ -39,10 +42,14 @@ impl Include {
         }
         let mut set = GlobSetBuilder::new();
         for text in &globs {
-            let invalid =
-                |why: String| InvalidGlob { glob: text.chars().take(200).collect(), why };
+            let invalid = |why: String| InvalidGlob {
+                glob: text.chars().take(200).collect(),
+                why,
+            };
             if text.is_empty() || text.starts_with('/') || text.contains('\0') {
-                return Err(invalid("it must be a path below the repository's root".to_owned()));
+                return Err(invalid(
+                    "it must be a path below the repository's root".to_owned(),
+                ));
             }
             let glob = GlobBuilder::new(text)
                 .literal_separator(true)
@@ -50,10 +57,14 @@ impl Include {
                 .map_err(|e| invalid(e.kind().to_string()))?;
             set.add(glob);
         }
-        let set = set
-            .build()
-            .map_err(|e| InvalidGlob { glob: globs.join(", "), why: e.kind().to_string() })?;
-        Ok(Self { globs, set: Some(set) })
+        let set = set.build().map_err(|e| InvalidGlob {
+            glob: globs.join(", "),
+            why: e.kind().to_string(),
+        })?;
+        Ok(Self {
+            globs,
+            set: Some(set),
+        })
     }
 
     /// Whether the file at `path`, with `/` between its parts, is wanted.
@@ -85,7 +96,10 @@ mod tests {
     #[test]
     fn no_globs_want_everything() {
         assert!(Include::new::<&str>(&[]).unwrap().matches("a/b/c"));
-        assert_eq!(Include::all().digest(), Include::new::<&str>(&[]).unwrap().digest());
+        assert_eq!(
+            Include::all().digest(),
+            Include::new::<&str>(&[]).unwrap().digest()
+        );
     }
 
     #[test]

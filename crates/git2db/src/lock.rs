@@ -20,10 +20,7 @@ const MAX_PAUSE: Duration = Duration::from_millis(100);
 impl FileLock {
     /// Waits for the lock on the file at `path`, which is made if need be. `None` if `cancelled`
     /// says so first.
-    pub(crate) fn acquire(
-        path: &Path,
-        cancelled: &dyn Fn() -> bool,
-    ) -> io::Result<Option<Self>> {
+    pub(crate) fn acquire(path: &Path, cancelled: &dyn Fn() -> bool) -> io::Result<Option<Self>> {
         let mut pause = Duration::from_millis(1);
         loop {
             if let Some(lock) = Self::try_acquire(path)? {

@@ -69,12 +69,17 @@ impl RemoteUrl {
     /// Parses `https://host/path`, `http://host/path`, `ssh://user@host/path` or
     /// `user@host:path`.
     pub fn parse(text: &str) -> Result<Self, InvalidUrl> {
-        let malformed = |why| InvalidUrl::Malformed { url: shown(text), why };
+        let malformed = |why| InvalidUrl::Malformed {
+            url: shown(text),
+            why,
+        };
         if text.len() > MAX_BYTES {
             return Err(malformed("it is longer than 2048 bytes"));
         }
         if text.is_empty() || text.contains(|c: char| c.is_control() || c.is_whitespace()) {
-            return Err(malformed("it is empty or holds spaces or control characters"));
+            return Err(malformed(
+                "it is empty or holds spaces or control characters",
+            ));
         }
         match text.split_once("://") {
             Some((scheme, _)) => parse_url(text, scheme),
@@ -141,12 +146,19 @@ impl RemoteUrl {
 }
 
 fn parse_url(text: &str, scheme: &str) -> Result<RemoteUrl, InvalidUrl> {
-    let malformed = |why| InvalidUrl::Malformed { url: shown(text), why };
+    let malformed = |why| InvalidUrl::Malformed {
+        url: shown(text),
+        why,
+    };
     let scheme = match scheme.to_ascii_lowercase().as_str() {
         "https" => Scheme::Https,
         "http" => Scheme::Http,
         "ssh" | "git+ssh" | "ssh+git" => Scheme::Ssh,
-        other => return Err(InvalidUrl::UnsupportedScheme(other.chars().take(20).collect())),
+        other => {
+            return Err(InvalidUrl::UnsupportedScheme(
+                other.chars().take(20).collect(),
+            ));
+        }
     };
     let url = url::Url::parse(text).map_err(|_| malformed("it cannot be parsed"))?;
     let host = url.host_str().unwrap_or_default().to_ascii_lowercase();
@@ -166,7 +178,9 @@ fn parse_url(text: &str, scheme: &str) -> Result<RemoteUrl, InvalidUrl> {
     }
     let user = (!url.username().is_empty()).then(|| url.username().to_owned());
     if user.as_deref().is_some_and(|u| !is_user(u)) {
-        return Err(malformed("the user name holds characters that are not allowed"));
+        return Err(malformed(
+            "the user name holds characters that are not allowed",
+        ));
     }
     let (name, default_port) = match scheme {
         Scheme::Https => ("https", 443),
@@ -177,12 +191,21 @@ fn parse_url(text: &str, scheme: &str) -> Result<RemoteUrl, InvalidUrl> {
     let at = user.as_ref().map(|u| format!("{u}@")).unwrap_or_default();
     let colon = port.map(|p| format!(":{p}")).unwrap_or_default();
     let text = format!("{name}://{at}{host}{colon}{path}");
-    Ok(RemoteUrl::new(Parts { text, scheme, user, host, port }))
+    Ok(RemoteUrl::new(Parts {
+        text,
+        scheme,
+        user,
+        host,
+        port,
+    }))
 }
 
 /// `[user@]host:path`. The path is relative to the user's home, unlike that of `ssh://`.
 fn parse_scp(text: &str) -> Result<RemoteUrl, InvalidUrl> {
-    let malformed = |why| InvalidUrl::Malformed { url: shown(text), why };
+    let malformed = |why| InvalidUrl::Malformed {
+        url: shown(text),
+        why,
+    };
     let (authority, path) = text
         .split_once(':')
         .ok_or_else(|| malformed("it has neither a scheme nor the form user@host:path"))?;
@@ -192,12 +215,16 @@ fn parse_scp(text: &str) -> Result<RemoteUrl, InvalidUrl> {
     };
     let host_ok = !host.is_empty()
         && !host.starts_with('-')
-        && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+        && host
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
     if !host_ok {
         return Err(malformed("what stands before ':' is not user@host"));
     }
     if user.is_some_and(|u| !is_user(u)) {
-        return Err(malformed("the user name holds characters that are not allowed"));
+        return Err(malformed(
+            "the user name holds characters that are not allowed",
+        ));
     }
     let path = path.trim_end_matches('/');
     if path.is_empty() || path.starts_with('-') || path.contains(['@', '?', '#']) {
@@ -217,7 +244,9 @@ fn parse_scp(text: &str) -> Result<RemoteUrl, InvalidUrl> {
 fn is_user(text: &str) -> bool {
     !text.is_empty()
         && !text.starts_with('-')
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
 }
 
 /// The text without anything that could be a password.
@@ -265,12 +294,21 @@ mod tests {
 
     #[test]
     fn urls_are_read_into_their_canonical_form() {
-        check("HTTPS://GitHub.com:443/Org/Repo.git/", "https://github.com/Org/Repo.git");
+        check(
+            "HTTPS://GitHub.com:443/Org/Repo.git/",
+            "https://github.com/Org/Repo.git",
+        );
         check("http://host:8080/a", "http://host:8080/a");
         check("https://host/a/../b", "https://host/b");
         let ssh = check("ssh://git@Host:22/a/b", "ssh://git@host/a/b");
-        assert_eq!((ssh.user(), ssh.host(), ssh.port()), (Some("git"), "host", None));
-        assert_eq!(check("git@GitHub.com:org/repo", "git@github.com:org/repo").host(), "github.com");
+        assert_eq!(
+            (ssh.user(), ssh.host(), ssh.port()),
+            (Some("git"), "host", None)
+        );
+        assert_eq!(
+            check("git@GitHub.com:org/repo", "git@github.com:org/repo").host(),
+            "github.com"
+        );
     }
 
     #[test]
@@ -282,7 +320,10 @@ mod tests {
             "http://:hunter2@host/a",
         ] {
             let error = RemoteUrl::parse(text).unwrap_err();
-            assert!(matches!(error, InvalidUrl::EmbeddedCredentials { .. }), "{error}");
+            assert!(
+                matches!(error, InvalidUrl::EmbeddedCredentials { .. }),
+                "{error}"
+            );
             assert!(!error.to_string().contains("hunter2"), "{error}");
         }
         let error = RemoteUrl::parse("user:hunter2@ho st/x").unwrap_err();
@@ -292,9 +333,22 @@ mod tests {
     #[test]
     fn what_is_no_remote_is_refused() {
         for text in [
-            "", "main", "file:///etc", "git://host/a", "ext::sh -c id", "https://", "https://host",
-            "https://host/", "https://host/a?x", "https://host/a#x", "ssh://-oProxyCommand=x/a",
-            "-oProxyCommand=x:a", "git@host:", "git@host:-x", "https://ho\nst/a", "/srv/repo",
+            "",
+            "main",
+            "file:///etc",
+            "git://host/a",
+            "ext::sh -c id",
+            "https://",
+            "https://host",
+            "https://host/",
+            "https://host/a?x",
+            "https://host/a#x",
+            "ssh://-oProxyCommand=x/a",
+            "-oProxyCommand=x:a",
+            "git@host:",
+            "git@host:-x",
+            "https://ho\nst/a",
+            "/srv/repo",
         ] {
             assert!(RemoteUrl::parse(text).is_err(), "{text:?}");
         }

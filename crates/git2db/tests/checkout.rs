@@ -1,5 +1,10 @@
 //! Trees and checkouts of repositories made with real git and git-lfs.
-#![allow(missing_docs)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cloned_ref_to_slice_refs
+)]
 
 mod support;
 
@@ -31,7 +36,10 @@ impl Node {
     fn new() -> Self {
         let work = Work::new();
         work.git(&["lfs", "install", "--local"]);
-        work.write(".gitattributes", "*.safetensors filter=lfs diff=lfs merge=lfs -text\n");
+        work.write(
+            ".gitattributes",
+            "*.safetensors filter=lfs diff=lfs merge=lfs -text\n",
+        );
         let root = tempfile::tempdir().unwrap();
         let store = ObjectStore::open(&root.path().join("store")).unwrap();
         Self { work, root, store }
@@ -44,12 +52,21 @@ impl Node {
     fn materialise(&self, commit: &CommitId, include: &Include) -> Result<Checkout, CheckoutError> {
         let bare = self.work.origin();
         let (limits, store) = (Limits::default(), &self.store);
-        let source = Source { bare: &bare, commit, include, limits, store };
+        let source = Source {
+            bare: &bare,
+            commit,
+            include,
+            limits,
+            store,
+        };
         checkout::materialise(&source, self.root.path())
     }
 
     fn walk(&self, commit: &CommitId) -> Result<Vec<tree::Entry>, TreeError> {
-        let limits = Limits { max_blob_bytes: 1000, max_entries: 100 };
+        let limits = Limits {
+            max_blob_bytes: 1000,
+            max_entries: 100,
+        };
         tree::walk(&self.work.origin(), commit, &Include::all(), &limits)
     }
 
@@ -62,7 +79,10 @@ impl Node {
     }
 
     fn folder(&self, name: &str) -> Vec<PathBuf> {
-        fs::read_dir(self.root.path().join(name)).unwrap().map(|e| e.unwrap().path()).collect()
+        fs::read_dir(self.root.path().join(name))
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .collect()
     }
 }
 
@@ -96,19 +116,32 @@ fn a_checkout_equals_that_of_git_and_is_hard_linked() {
         .args([&node.work.work(), &checkout.path])
         .output()
         .unwrap();
-    assert!(difference.status.success(), "{}", String::from_utf8_lossy(&difference.stdout));
+    assert!(
+        difference.status.success(),
+        "{}",
+        String::from_utf8_lossy(&difference.stdout)
+    );
     let paths: Vec<_> = checkout.files.iter().map(|f| f.path.as_str()).collect();
     let expected = [
-        ".gitattributes", "config.json", "deep/er/file.txt", "deep/link", "empty",
-        "model.safetensors", "run.sh",
+        ".gitattributes",
+        "config.json",
+        "deep/er/file.txt",
+        "deep/link",
+        "empty",
+        "model.safetensors",
+        "run.sh",
     ];
     assert_eq!(paths, expected);
     for file in &checkout.files {
         let path = checkout.path.join(&file.path);
         let (content, bits) = match file.mode {
-            FileMode::Symlink => {
-                (fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes(), 0o777)
-            }
+            FileMode::Symlink => (
+                fs::read_link(&path)
+                    .unwrap()
+                    .into_os_string()
+                    .into_encoded_bytes(),
+                0o777,
+            ),
             FileMode::File => (fs::read(&path).unwrap(), 0o444),
             FileMode::Executable => (fs::read(&path).unwrap(), 0o555),
         };
@@ -117,14 +150,28 @@ fn a_checkout_equals_that_of_git_and_is_hard_linked() {
         assert_eq!(mode(&path), bits, "{}", file.path);
         if file.mode == FileMode::File {
             let object = fs::metadata(node.store.path(&file.sha256)).unwrap();
-            assert_eq!(object.ino(), fs::metadata(&path).unwrap().ino(), "{}", file.path);
+            assert_eq!(
+                object.ino(),
+                fs::metadata(&path).unwrap().ino(),
+                "{}",
+                file.path
+            );
         }
     }
     assert_eq!(mode(&checkout.path), 0o755);
     assert_eq!(mode(&checkout.path.join("deep")), 0o755);
-    assert_eq!(checkout::open(node.root.path(), &checkout.key).unwrap(), Some(checkout.clone()));
-    assert_eq!(checkout::list(node.root.path()).unwrap(), [checkout.key.clone()]);
-    assert_eq!(node.materialise(&commit, &Include::all()).unwrap(), checkout);
+    assert_eq!(
+        checkout::open(node.root.path(), &checkout.key).unwrap(),
+        Some(checkout.clone())
+    );
+    assert_eq!(
+        checkout::list(node.root.path()).unwrap(),
+        [checkout.key.clone()]
+    );
+    assert_eq!(
+        node.materialise(&commit, &Include::all()).unwrap(),
+        checkout
+    );
     assert!(node.folder("tmp").is_empty() && node.folder("trash").is_empty());
 }
 
@@ -144,21 +191,29 @@ fn an_executable_file_with_the_same_content_as_a_plain_one_has_its_own_mode() {
 fn two_commits_share_what_they_have_in_common() {
     let node = Node::new();
     node.put_object(b"weights");
-    node.work.write("model.safetensors", "weights").write("config.json", "1");
+    node.work
+        .write("model.safetensors", "weights")
+        .write("config.json", "1");
     let first = node.work.commit();
     node.work.write("config.json", "2");
     let second = node.work.commit();
     let first = node.materialise(&first, &Include::all()).unwrap();
     let second = node.materialise(&second, &Include::all()).unwrap();
     let inode = |c: &Checkout, name: &str| fs::metadata(c.path.join(name)).unwrap().ino();
-    assert_eq!(inode(&first, "model.safetensors"), inode(&second, "model.safetensors"));
+    assert_eq!(
+        inode(&first, "model.safetensors"),
+        inode(&second, "model.safetensors")
+    );
     assert_ne!(inode(&first, "config.json"), inode(&second, "config.json"));
 }
 
 #[test]
 fn only_included_files_are_needed_and_made() {
     let node = Node::new();
-    node.work.write("model.safetensors", "weights").write("config.json", "{}").write("a/b.md", "");
+    node.work
+        .write("model.safetensors", "weights")
+        .write("config.json", "{}")
+        .write("a/b.md", "");
     let commit = node.work.commit();
     let include = Include::new(&["*.json", "a/**"]).unwrap();
     let checkout = node.materialise(&commit, &include).unwrap();
@@ -172,7 +227,10 @@ fn only_included_files_are_needed_and_made() {
         "{error}"
     );
     assert_eq!(error.reason(), "MissingLFSObject");
-    assert!(node.folder("tmp").is_empty(), "nothing is left of the attempt");
+    assert!(
+        node.folder("tmp").is_empty(),
+        "nothing is left of the attempt"
+    );
     node.put_object(b"weights");
     node.materialise(&commit, &Include::all()).unwrap();
 }
@@ -191,7 +249,10 @@ fn twenty_at_once_get_one_checkout() {
         for _ in 0..20 {
             scope.spawn(|| {
                 let checkout = node.materialise(&commit, &Include::all()).unwrap();
-                inodes.lock().unwrap().insert(fs::metadata(&checkout.path).unwrap().ino());
+                inodes
+                    .lock()
+                    .unwrap()
+                    .insert(fs::metadata(&checkout.path).unwrap().ino());
             });
         }
     });
@@ -236,7 +297,10 @@ fn a_removed_checkout_frees_its_objects_and_can_be_made_again() {
     checkout::remove(node.root.path(), &checkout.key).unwrap();
     checkout::remove(node.root.path(), &checkout.key).unwrap();
     assert!(!checkout.path.exists());
-    assert_eq!(checkout::open(node.root.path(), &checkout.key).unwrap(), None);
+    assert_eq!(
+        checkout::open(node.root.path(), &checkout.key).unwrap(),
+        None
+    );
     assert!(node.folder("trash").is_empty());
     assert_eq!(gc().files, 2);
     node.put_object(b"weights");
@@ -246,17 +310,27 @@ fn a_removed_checkout_frees_its_objects_and_can_be_made_again() {
 #[test]
 fn lfs_is_decided_by_attributes_and_pointer_together() {
     let node = Node::new();
-    let pointer = Pointer { oid: Digest::of(b"weights"), size: 7 }.to_string();
+    let pointer = Pointer {
+        oid: Digest::of(b"weights"),
+        size: 7,
+    }
+    .to_string();
     node.work.write("model.safetensors", "weights");
     node.work.write("text.md", &pointer);
-    node.work.write("off/.gitattributes", "*.safetensors -filter\n");
+    node.work
+        .write("off/.gitattributes", "*.safetensors -filter\n");
     node.work.write("off/model.safetensors", "plain");
     let commit = node.work.commit();
     let entries = node.walk(&commit).unwrap();
     let kind = |path: &str| &entries.iter().find(|e| e.path == path).unwrap().kind;
-    assert!(matches!(kind("model.safetensors"), EntryKind::Lfs { pointer, .. } if pointer.size == 7));
+    assert!(
+        matches!(kind("model.safetensors"), EntryKind::Lfs { pointer, .. } if pointer.size == 7)
+    );
     assert!(matches!(kind("text.md"), EntryKind::Blob { .. }));
-    assert!(matches!(kind("off/model.safetensors"), EntryKind::Blob { size: 5, .. }));
+    assert!(matches!(
+        kind("off/model.safetensors"),
+        EntryKind::Blob { size: 5, .. }
+    ));
 }
 
 /// A commit with entries that `git add` would not make: mode, name, content.
@@ -271,15 +345,27 @@ fn forge(node: &Node, entries: &[(&str, &str, &[u8])]) -> CommitId {
             String::from_utf8(content.to_vec()).unwrap()
         } else {
             fs::write(&dir, content).unwrap();
-            git(&origin, &["hash-object", "-w", "--no-filters", dir.to_str().unwrap()])
+            git(
+                &origin,
+                &["hash-object", "-w", "--no-filters", dir.to_str().unwrap()],
+            )
         };
         tree.extend(format!("{mode} {name}\0").into_bytes());
         tree.extend((0..20).map(|i| u8::from_str_radix(&oid[2 * i..2 * i + 2], 16).unwrap()));
     }
     fs::write(&dir, tree).unwrap();
-    let args = ["hash-object", "-w", "-t", "tree", "--literally", dir.to_str().unwrap()];
+    let args = [
+        "hash-object",
+        "-w",
+        "-t",
+        "tree",
+        "--literally",
+        dir.to_str().unwrap(),
+    ];
     let tree = git(&origin, &args);
-    git(&origin, &["commit-tree", "-m", "forged", &tree]).parse().unwrap()
+    git(&origin, &["commit-tree", "-m", "forged", &tree])
+        .parse()
+        .unwrap()
 }
 
 #[test]
@@ -303,7 +389,10 @@ fn what_is_dangerous_is_refused() {
     ] {
         let commit = forge(&node, entries);
         let refusal = node.refusal(&commit);
-        assert!(refusal.to_string().contains(expected), "{entries:?}: {refusal}");
+        assert!(
+            refusal.to_string().contains(expected),
+            "{entries:?}: {refusal}"
+        );
         let error = node.materialise(&commit, &Include::all());
         if !matches!(refusal, Refusal::HugeBlob { .. }) {
             assert_eq!(error.unwrap_err().reason(), "RefusedContent");
@@ -320,7 +409,10 @@ fn a_folder_of_a_dangerous_name_and_a_link_in_place_of_a_folder_are_refused() {
     let tree = git(&origin, &["rev-parse", &format!("{inner}^{{tree}}")]);
     let commit = forge(&node, &[("40000", ".git", tree.as_bytes())]);
     assert!(matches!(node.refusal(&commit), Refusal::Name(_)));
-    let commit = forge(&node, &[("120000", "d", b"e"), ("40000", "d", tree.as_bytes())]);
+    let commit = forge(
+        &node,
+        &[("120000", "d", b"e"), ("40000", "d", tree.as_bytes())],
+    );
     assert!(matches!(node.refusal(&commit), Refusal::Duplicate));
     let commit = forge(&node, &[("40000", "d", tree.as_bytes())]);
     assert!(node.walk(&commit).is_ok());
@@ -336,7 +428,10 @@ fn a_pointer_with_extensions_is_refused() {
     );
     let commit = forge(
         &node,
-        &[("100644", ".gitattributes", attributes), ("100644", "a.bin", pointer.as_bytes())],
+        &[
+            ("100644", ".gitattributes", attributes),
+            ("100644", "a.bin", pointer.as_bytes()),
+        ],
     );
     assert!(matches!(node.refusal(&commit), Refusal::PointerExtension));
 }
@@ -348,7 +443,10 @@ fn a_tree_with_too_many_entries_is_refused() {
         node.work.write(&format!("f{i}"), "");
     }
     let commit = node.work.commit();
-    assert!(matches!(node.refusal(&commit), Refusal::TooManyEntries(100)));
+    assert!(matches!(
+        node.refusal(&commit),
+        Refusal::TooManyEntries(100)
+    ));
 }
 
 #[test]
@@ -356,7 +454,10 @@ fn a_commit_that_is_not_there_is_an_error_of_its_own() {
     let node = Node::new();
     let missing: CommitId = "1".repeat(40).parse().unwrap();
     let error = node.walk(&missing).unwrap_err();
-    assert!(matches!(error, TreeError::Repo(RepoError::CommitMissing { .. })), "{error}");
+    assert!(
+        matches!(error, TreeError::Repo(RepoError::CommitMissing { .. })),
+        "{error}"
+    );
 }
 
 #[test]
@@ -371,15 +472,26 @@ fn a_store_on_another_file_system_is_copied_from() {
         return;
     }
     node.put_object(b"weights");
-    node.work.write("model.safetensors", "weights").write("tool", "x");
+    node.work
+        .write("model.safetensors", "weights")
+        .write("tool", "x");
     let tool = node.work.work().join("tool");
     fs::set_permissions(&tool, fs::Permissions::from_mode(0o755)).unwrap();
     let commit = node.work.commit();
     let (bare, include) = (node.work.origin(), Include::all());
     let (limits, store) = (Limits::default(), &node.store);
-    let source = Source { bare: &bare, commit: &commit, include: &include, limits, store };
+    let source = Source {
+        bare: &bare,
+        commit: &commit,
+        include: &include,
+        limits,
+        store,
+    };
     let checkout = checkout::materialise(&source, other.path()).unwrap();
-    assert_eq!(fs::read(checkout.path.join("model.safetensors")).unwrap(), b"weights");
+    assert_eq!(
+        fs::read(checkout.path.join("model.safetensors")).unwrap(),
+        b"weights"
+    );
     assert_eq!(mode(&checkout.path.join("model.safetensors")), 0o444);
     assert_eq!(mode(&checkout.path.join("tool")), 0o555);
 }

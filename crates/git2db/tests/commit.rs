@@ -1,5 +1,10 @@
 //! Staging, committing and pushing, with stock git and git-lfs at the other end.
-#![allow(missing_docs)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cloned_ref_to_slice_refs
+)]
 
 mod support;
 
@@ -16,7 +21,11 @@ use hyprstream_git2db::{
     repo::{self, Fetch, History},
     store::ObjectStore,
 };
-use support::{Server, Work, git::{backend, git}, lfs};
+use support::{
+    Server, Work,
+    git::{backend, git},
+    lfs,
+};
 
 /// A git server with LFS, a bare repository of ours and a store.
 struct Setup {
@@ -37,11 +46,21 @@ impl Setup {
             let to_lfs = request.path.contains("/info/lfs")
                 || request.path.starts_with("/obj/")
                 || request.path == "/verify";
-            if to_lfs { lfs::answer(request, &shared) } else { backend(&root, request) }
+            if to_lfs {
+                lfs::answer(request, &shared)
+            } else {
+                backend(&root, request)
+            }
         });
         let dir = tempfile::tempdir().unwrap();
         let store = ObjectStore::open(&dir.path().join("store")).unwrap();
-        let setup = Self { work, server, objects, dir, store };
+        let setup = Self {
+            work,
+            server,
+            objects,
+            dir,
+            store,
+        };
         repo::init_bare(&setup.bare()).unwrap();
         setup
     }
@@ -60,19 +79,33 @@ impl Setup {
     }
 
     fn commit(&self, staged: &Staged) -> Result<CommitId, CommitError> {
-        let author = Author { name: "T".into(), email: "t@example.org".into() };
+        let author = Author {
+            name: "T".into(),
+            email: "t@example.org".into(),
+        };
         commit::commit(&self.bare(), "main", staged, &author, "Train")
     }
 
     fn push(&self) -> Result<u64, CommitError> {
-        commit::push(&self.bare(), "main", &self.url(), &Credentials::None, &self.store, &())
-            .map(|transfer| transfer.objects_moved)
+        commit::push(
+            &self.bare(),
+            "main",
+            &self.url(),
+            &Credentials::None,
+            &self.store,
+            &(),
+        )
+        .map(|transfer| transfer.objects_moved)
     }
 }
 
 fn put(path: &str, content: &[u8]) -> Change {
     let content = Content::Bytes(content.to_vec());
-    Change::Put { path: path.into(), content, executable: false }
+    Change::Put {
+        path: path.into(),
+        content,
+        executable: false,
+    }
 }
 
 fn remove(path: &str) -> Change {
@@ -87,7 +120,10 @@ fn a_pushed_branch_is_cloned_by_git_and_its_lfs_files_by_git_lfs() {
     let staged = setup.stage(
         None,
         &[
-            put(".gitattributes", b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"),
+            put(
+                ".gitattributes",
+                b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n",
+            ),
             put("config.json", b"{}"),
             Change::Put {
                 path: "adapters/00_base.safetensors".into(),
@@ -101,23 +137,48 @@ fn a_pushed_branch_is_cloned_by_git_and_its_lfs_files_by_git_lfs() {
             },
         ],
     );
-    assert_eq!(staged.objects, [Pointer { oid: Digest::of(b"lora"), size: 4 }]);
+    assert_eq!(
+        staged.objects,
+        [Pointer {
+            oid: Digest::of(b"lora"),
+            size: 4
+        }]
+    );
     let first = setup.commit(&staged).unwrap();
     assert_eq!(setup.push().unwrap(), 1);
-    assert_eq!(setup.objects.lock().unwrap()[Digest::of(b"lora").as_str()], b"lora");
+    assert_eq!(
+        setup.objects.lock().unwrap()[Digest::of(b"lora").as_str()],
+        b"lora"
+    );
 
     let clone = setup.dir.path().join("clone");
-    git(setup.dir.path(), &["clone", "-q", setup.url().as_str(), "clone"]);
+    git(
+        setup.dir.path(),
+        &["clone", "-q", setup.url().as_str(), "clone"],
+    );
     git(&clone, &["lfs", "install", "--local"]);
     git(&clone, &["lfs", "pull"]);
     assert_eq!(git(&clone, &["rev-parse", "HEAD"]), first.as_str());
-    assert_eq!(git(&clone, &["log", "-1", "--format=%an %ae %s"]), "T t@example.org Train");
-    assert_eq!(fs::read(clone.join("adapters/00_base.safetensors")).unwrap(), b"lora");
-    assert_eq!(git(&clone, &["status", "--porcelain"]), "", "byte-identical to what git-lfs makes");
+    assert_eq!(
+        git(&clone, &["log", "-1", "--format=%an %ae %s"]),
+        "T t@example.org Train"
+    );
+    assert_eq!(
+        fs::read(clone.join("adapters/00_base.safetensors")).unwrap(),
+        b"lora"
+    );
+    assert_eq!(
+        git(&clone, &["status", "--porcelain"]),
+        "",
+        "byte-identical to what git-lfs makes"
+    );
     git(&clone, &["fsck", "--strict"]);
 
     // The next commit sends only its own objects, those of commits in between, too.
-    let second = setup.stage(Some(&first), &[put("a.safetensors", b"step 1"), remove("run.sh")]);
+    let second = setup.stage(
+        Some(&first),
+        &[put("a.safetensors", b"step 1"), remove("run.sh")],
+    );
     let second = setup.commit(&second).unwrap();
     let third = setup.stage(Some(&second), &[put("a.safetensors", b"step 2")]);
     let third = setup.commit(&third).unwrap();
@@ -148,8 +209,14 @@ fn a_branch_on_top_of_a_shallow_fetch_is_pushed() {
     let staged = setup.stage(Some(&tip), &[put("b", b"3")]);
     let commit = setup.commit(&staged).unwrap();
     setup.push().unwrap();
-    assert_eq!(git(&setup.work.origin(), &["rev-parse", "main"]), commit.as_str());
-    assert_eq!(git(&setup.work.origin(), &["rev-list", "--count", "main"]), "3");
+    assert_eq!(
+        git(&setup.work.origin(), &["rev-parse", "main"]),
+        commit.as_str()
+    );
+    assert_eq!(
+        git(&setup.work.origin(), &["rev-list", "--count", "main"]),
+        "3"
+    );
     git(&setup.work.origin(), &["fsck", "--strict"]);
 }
 
@@ -159,7 +226,10 @@ fn large_weights_go_to_lfs_even_without_attributes() {
     let weights = vec![1; (10 << 20) + 1];
     let staged = setup.stage(
         None,
-        &[put("sub dir/model.safetensors", &weights), put("small.safetensors", b"x")],
+        &[
+            put("sub dir/model.safetensors", &weights),
+            put("small.safetensors", b"x"),
+        ],
     );
     assert_eq!(staged.objects.len(), 1);
     let commit = setup.commit(&staged).unwrap();
@@ -184,21 +254,29 @@ fn a_branch_that_moved_is_not_overwritten_here_or_there() {
     setup.commit(&mine).unwrap();
     let error = setup.commit(&other).unwrap_err();
     assert!(matches!(error, CommitError::BranchMoved { .. }), "{error}");
-    let error = setup.commit(&setup.stage(None, &[put("a", b"4")])).unwrap_err();
+    let error = setup
+        .commit(&setup.stage(None, &[put("a", b"4")]))
+        .unwrap_err();
     assert!(matches!(error, CommitError::BranchMoved { .. }), "{error}");
     // And somebody else pushed meanwhile.
     setup.work.git(&["pull", "-q", "origin", "main"]);
     let theirs = setup.work.write("b", "x").commit();
     let error = setup.push().unwrap_err();
     assert!(matches!(error, CommitError::Rejected { .. }), "{error}");
-    assert_eq!(git(&setup.work.origin(), &["rev-parse", "main"]), theirs.as_str());
+    assert_eq!(
+        git(&setup.work.origin(), &["rev-parse", "main"]),
+        theirs.as_str()
+    );
 }
 
 #[test]
 fn a_branch_that_a_hook_refuses_is_reported_with_the_reason() {
     let setup = Setup::new();
     setup.commit(&setup.stage(None, &[put("a", b"1")])).unwrap();
-    git(&setup.work.origin(), &["config", "receive.denyCurrentBranch", "refuse"]);
+    git(
+        &setup.work.origin(),
+        &["config", "receive.denyCurrentBranch", "refuse"],
+    );
     let hook = setup.work.origin().join("hooks/update");
     fs::create_dir_all(hook.parent().unwrap()).unwrap();
     fs::write(&hook, "#!/bin/sh\nexit 1\n").unwrap();
@@ -224,15 +302,27 @@ fn the_branch_is_not_pushed_without_its_objects() {
 #[test]
 fn paths_that_must_not_be_committed_are_refused() {
     let setup = Setup::new();
-    let base = setup.commit(&setup.stage(None, &[put("file", b"1"), put("d/x", b"1")])).unwrap();
+    let base = setup
+        .commit(&setup.stage(None, &[put("file", b"1"), put("d/x", b"1")]))
+        .unwrap();
     for change in [
-        put("../x", b""), put("/x", b""), put("", b""), put("a//b", b""), put(".git/config", b""),
-        put(".hyprstream/manifest.json", b""), put("file/x", b""), put("d", b""),
-        remove("none"), remove("d"),
+        put("../x", b""),
+        put("/x", b""),
+        put("", b""),
+        put("a//b", b""),
+        put(".git/config", b""),
+        put(".hyprstream/manifest.json", b""),
+        put("file/x", b""),
+        put("d", b""),
+        remove("none"),
+        remove("d"),
     ] {
-        let error = commit::stage(&setup.bare(), Some(&base), &[change.clone()], &setup.store)
-            .unwrap_err();
-        assert!(matches!(error, CommitError::InvalidPath { .. }), "{change:?}: {error}");
+        let error =
+            commit::stage(&setup.bare(), Some(&base), &[change.clone()], &setup.store).unwrap_err();
+        assert!(
+            matches!(error, CommitError::InvalidPath { .. }),
+            "{change:?}: {error}"
+        );
     }
     let missing = Change::Put {
         path: "a".into(),

@@ -1,5 +1,10 @@
 //! Resolving and fetching against a real `git http-backend`.
-#![allow(missing_docs)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cloned_ref_to_slice_refs
+)]
 
 mod support;
 
@@ -27,7 +32,15 @@ fn fetch(
     reference: &Reference,
     commit: &CommitId,
 ) -> Result<(), RemoteError> {
-    fetch_with(bare, url, reference, commit, History::None, &Credentials::None, &())
+    fetch_with(
+        bare,
+        url,
+        reference,
+        commit,
+        History::None,
+        &Credentials::None,
+        &(),
+    )
 }
 
 fn fetch_with(
@@ -39,7 +52,17 @@ fn fetch_with(
     credentials: &Credentials,
     observer: &dyn Observer,
 ) -> Result<(), RemoteError> {
-    repo::fetch_commit(bare, &Fetch { url, reference, commit, history, credentials }, observer)
+    repo::fetch_commit(
+        bare,
+        &Fetch {
+            url,
+            reference,
+            commit,
+            history,
+            credentials,
+        },
+        observer,
+    )
 }
 
 #[test]
@@ -56,9 +79,18 @@ fn head_branches_and_tags_are_resolved_and_annotated_tags_peeled() {
     assert_eq!(resolve(&url, &Reference::Head).unwrap(), first);
     assert_eq!(resolve(&url, &branch("main")).unwrap(), first);
     assert_eq!(resolve(&url, &branch("feature/x")).unwrap(), second);
-    assert_eq!(resolve(&url, &Reference::Tag("light".into())).unwrap(), first);
-    assert_eq!(resolve(&url, &Reference::Tag("annotated".into())).unwrap(), first);
-    assert_eq!(resolve(&url, &Reference::Commit(second.clone())).unwrap(), second);
+    assert_eq!(
+        resolve(&url, &Reference::Tag("light".into())).unwrap(),
+        first
+    );
+    assert_eq!(
+        resolve(&url, &Reference::Tag("annotated".into())).unwrap(),
+        first
+    );
+    assert_eq!(
+        resolve(&url, &Reference::Commit(second.clone())).unwrap(),
+        second
+    );
     let error = resolve(&url, &branch("light")).unwrap_err();
     assert_eq!(error.reason(), "ReferenceNotFound", "{error}");
 }
@@ -78,8 +110,14 @@ fn a_repository_that_is_not_there_is_told_apart_from_a_host_that_is_not_there() 
     let error = resolve(&server.url("other.git"), &Reference::Head).unwrap_err();
     assert_eq!(error.reason(), "RepositoryNotFound", "{error}");
 
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    for url in [format!("http://{closed}/a.git"), "http://no-such-host.invalid/a.git".to_owned()] {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    for url in [
+        format!("http://{closed}/a.git"),
+        "http://no-such-host.invalid/a.git".to_owned(),
+    ] {
         let error = resolve(&RemoteUrl::parse(&url).unwrap(), &Reference::Head).unwrap_err();
         assert_eq!(error.reason(), "HostUnreachable", "{error}");
     }
@@ -100,7 +138,9 @@ fn answers_that_are_no_gits_are_explained() {
         (200, "RepositoryNotFound"),
     ] {
         let server = Server::start(move |_| {
-            Response::new(status).header("Content-Type", "text/html").body("<html>")
+            Response::new(status)
+                .header("Content-Type", "text/html")
+                .body("<html>")
         });
         let url = RemoteUrl::parse(&server.url("/a.git")).unwrap();
         let error = resolve(&url, &Reference::Head).unwrap_err();
@@ -118,8 +158,15 @@ fn right_credentials_are_taken_and_wrong_or_missing_ones_reported() {
         username: "me".into(),
         password: password.into(),
     };
-    assert_eq!(remote::resolve(&url, &Reference::Head, &basic("secret")).unwrap(), commit);
-    for wrong in [basic("wrong"), Credentials::None, Credentials::Token("secret".into())] {
+    assert_eq!(
+        remote::resolve(&url, &Reference::Head, &basic("secret")).unwrap(),
+        commit
+    );
+    for wrong in [
+        basic("wrong"),
+        Credentials::None,
+        Credentials::Token("secret".into()),
+    ] {
         let error = remote::resolve(&url, &Reference::Head, &wrong).unwrap_err();
         assert_eq!(error.reason(), "AuthenticationFailed", "{error}");
         assert!(!error.to_string().contains("wrong") || !error.to_string().contains("secret"));
@@ -127,20 +174,31 @@ fn right_credentials_are_taken_and_wrong_or_missing_ones_reported() {
     let server = GitServer::with_auth(work.dir.path(), Some(("x-access-token", "t0ken")));
     let token = Credentials::Token("t0ken".into());
     let url = server.url("origin.git");
-    assert_eq!(remote::resolve(&url, &Reference::Head, &token).unwrap(), commit);
+    assert_eq!(
+        remote::resolve(&url, &Reference::Head, &token).unwrap(),
+        commit
+    );
     let dir = tempfile::tempdir().unwrap();
     let bare = dir.path().join("b.git");
     repo::init_bare(&bare).unwrap();
-    fetch_with(&bare, &url, &Reference::Head, &commit, History::None, &token, &()).unwrap();
+    fetch_with(
+        &bare,
+        &url,
+        &Reference::Head,
+        &commit,
+        History::None,
+        &token,
+        &(),
+    )
+    .unwrap();
     assert!(repo::has_commit(&bare, &commit).unwrap());
 }
 
 #[test]
 fn a_token_does_not_follow_a_redirect_to_another_host() {
     for challenge_first in [false, true] {
-        let thief = Server::start(|_| {
-            Response::new(401).header("WWW-Authenticate", "Basic realm=\"x\"")
-        });
+        let thief =
+            Server::start(|_| Response::new(401).header("WWW-Authenticate", "Basic realm=\"x\""));
         let target = thief.url_as_localhost("/a.git/info/refs?service=git-upload-pack");
         let server = Server::start(move |request| {
             if challenge_first && request.header("authorization").is_none() {
@@ -152,7 +210,12 @@ fn a_token_does_not_follow_a_redirect_to_another_host() {
         let token = Credentials::Token("t0ken".into());
         let error = remote::resolve(&url, &Reference::Head, &token).unwrap_err();
         assert!(error.to_string().contains("redirect"), "{error}");
-        assert!(thief.requests().iter().all(|r| r.header("authorization").is_none()));
+        assert!(
+            thief
+                .requests()
+                .iter()
+                .all(|r| r.header("authorization").is_none())
+        );
     }
 }
 
@@ -175,7 +238,10 @@ fn a_redirect_on_the_same_host_is_followed_with_the_token() {
     });
     let url = RemoteUrl::parse(&server.url("/old/origin.git")).unwrap();
     let token = Credentials::Token("t0ken".into());
-    assert_eq!(remote::resolve(&url, &Reference::Head, &token).unwrap(), commit);
+    assert_eq!(
+        remote::resolve(&url, &Reference::Head, &token).unwrap(),
+        commit
+    );
 }
 
 #[test]
@@ -195,7 +261,11 @@ fn a_tip_is_fetched_alone_and_the_next_commit_on_top() {
     assert!(!repo::has_commit(&bare, &first).unwrap(), "depth is 1");
     let before = server.http.requests().len();
     fetch(&bare, &url, &branch("main"), &second).unwrap();
-    assert_eq!(server.http.requests().len(), before, "nothing is asked for what is there");
+    assert_eq!(
+        server.http.requests().len(),
+        before,
+        "nothing is asked for what is there"
+    );
     let third = work.write("a", "3").commit();
     fetch(&bare, &url, &branch("main"), &third).unwrap();
     assert_eq!(git(&bare, &["show", &format!("{third}:a")]), "3");
@@ -209,7 +279,10 @@ fn a_commit_behind_the_tip_is_fetched_by_name_or_else_through_its_history() {
         let first = work.write("a", "1").commit();
         let second = work.write("a", "2").commit();
         let third = work.write("a", "3").commit();
-        git(&work.origin(), &["config", "uploadpack.allowAnySHA1InWant", allowed]);
+        git(
+            &work.origin(),
+            &["config", "uploadpack.allowAnySHA1InWant", allowed],
+        );
         let server = GitServer::start(work.dir.path());
         let url = server.url("origin.git");
         let dir = tempfile::tempdir().unwrap();
@@ -237,7 +310,10 @@ fn a_commit_of_another_branch_or_an_annotated_tag_is_fetched() {
     work.git(&["tag", "-a", "v1", "-m", "x"]);
     work.write("a", "4").commit();
     work.git(&["push", "-q", "--tags", "origin"]);
-    git(&work.origin(), &["config", "uploadpack.allowAnySHA1InWant", "false"]);
+    git(
+        &work.origin(),
+        &["config", "uploadpack.allowAnySHA1InWant", "false"],
+    );
     let server = GitServer::start(work.dir.path());
     let url = server.url("origin.git");
     for reference in [Reference::Tag("v1".into()), branch("main"), Reference::Head] {
@@ -265,11 +341,20 @@ fn a_mirror_can_be_cloned_from_with_stock_git() {
     fetch_with(&bare, &url, &trunk, &second, History::Whole, &none, &()).unwrap();
     assert!(repo::has_commit(&bare, &first).unwrap());
     repo::set_reference(&bare, &branch("trunk"), &second).unwrap();
-    assert_eq!(repo::resolve_local(&bare, &Reference::Head).unwrap(), Some(second.clone()));
+    assert_eq!(
+        repo::resolve_local(&bare, &Reference::Head).unwrap(),
+        Some(second.clone())
+    );
     assert_eq!(repo::resolve_local(&bare, &branch("main")).unwrap(), None);
     let mirror = GitServer::start(dir.path());
-    git(dir.path(), &["clone", "-q", mirror.url("mirror.git").as_str(), "clone"]);
-    assert_eq!(std::fs::read_to_string(dir.path().join("clone/a")).unwrap(), "2");
+    git(
+        dir.path(),
+        &["clone", "-q", mirror.url("mirror.git").as_str(), "clone"],
+    );
+    assert_eq!(
+        std::fs::read_to_string(dir.path().join("clone/a")).unwrap(),
+        "2"
+    );
     // And with our own fetch, by name, as the node plugin does.
     let node = dir.path().join("node.git");
     repo::init_bare(&node).unwrap();
@@ -306,9 +391,16 @@ fn a_cancelled_fetch_says_so() {
     cancel.cancel();
     let url = server.url("origin.git");
     let none = Credentials::None;
-    let error =
-        fetch_with(&bare, &url, &Reference::Head, &commit, History::None, &none, &cancel)
-            .unwrap_err();
+    let error = fetch_with(
+        &bare,
+        &url,
+        &Reference::Head,
+        &commit,
+        History::None,
+        &none,
+        &cancel,
+    )
+    .unwrap_err();
     assert!(matches!(error, RemoteError::Cancelled), "{error}");
     assert!(!repo::has_commit(&bare, &commit).unwrap());
 }

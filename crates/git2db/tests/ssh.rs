@@ -1,5 +1,10 @@
 //! Private repositories over ssh, against a real sshd on the loopback interface.
-#![allow(missing_docs)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cloned_ref_to_slice_refs
+)]
 
 mod support;
 
@@ -62,20 +67,30 @@ impl Sshd {
         keygen(&at("host_rsa"), &["-t", "rsa", "-b", "2048", "-N", ""]);
         keygen(&at("user"), &["-t", "ed25519", "-N", ""]);
         keygen(&at("user_locked"), &["-t", "ed25519", "-N", "open sesame"]);
-        keygen(&at("user_rsa"), &["-t", "rsa", "-b", "2048", "-m", "PEM", "-N", ""]);
+        keygen(
+            &at("user_rsa"),
+            &["-t", "rsa", "-b", "2048", "-m", "PEM", "-N", ""],
+        );
         keygen(&at("stranger"), &["-t", "ed25519", "-N", ""]);
         let allowed: String = ["user", "user_locked", "user_rsa"]
             .iter()
             .map(|name| fs::read_to_string(at(&format!("{name}.pub"))).unwrap())
             .collect();
         fs::write(at("authorized_keys"), allowed).unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let show = |name: &str| at(name).display().to_string();
         let config = format!(
             "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nHostKey {}\nHostKey {}\n\
              AuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\n\
              PermitRootLogin yes\nPasswordAuthentication no\nMaxStartups 100\n",
-            show("host_ed25519"), show("host_ecdsa"), show("host_rsa"), show("authorized_keys"),
+            show("host_ed25519"),
+            show("host_ecdsa"),
+            show("host_rsa"),
+            show("authorized_keys"),
         );
         fs::write(at("config"), config).unwrap();
         let process = Command::new(binary)
@@ -87,7 +102,11 @@ impl Sshd {
         let sshd = Self { process, dir, port };
         let until = Instant::now() + Duration::from_secs(10);
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(Instant::now() < until, "sshd does not start: {}", sshd.log());
+            assert!(
+                Instant::now() < until,
+                "sshd does not start: {}",
+                sshd.log()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
         Some(sshd)
@@ -104,16 +123,29 @@ impl Sshd {
     fn url(&self, repo: &Path) -> RemoteUrl {
         let user = Command::new("id").arg("-un").output().unwrap().stdout;
         let user = String::from_utf8(user).unwrap();
-        let text = format!("ssh://{}@127.0.0.1:{}{}", user.trim(), self.port, repo.display());
+        let text = format!(
+            "ssh://{}@127.0.0.1:{}{}",
+            user.trim(),
+            self.port,
+            repo.display()
+        );
         RemoteUrl::parse(&text).unwrap()
     }
 
     fn known_hosts(&self, key: &str) -> String {
-        format!("[127.0.0.1]:{} {}", self.port, self.read(&format!("{key}.pub")))
+        format!(
+            "[127.0.0.1]:{} {}",
+            self.port,
+            self.read(&format!("{key}.pub"))
+        )
     }
 
     fn credentials(&self, key: &str, known_hosts: String) -> Credentials {
-        Credentials::SshKey { private_key: self.read(key), passphrase: None, known_hosts }
+        Credentials::SshKey {
+            private_key: self.read(key),
+            passphrase: None,
+            known_hosts,
+        }
     }
 }
 
@@ -155,10 +187,16 @@ fn a_private_repository_is_resolved_fetched_and_pushed_with_a_key() {
         executable: false,
     };
     let staged = commit::stage(&bare, Some(&tip), &[change], &store).unwrap();
-    let author = Author { name: "T".into(), email: "t@example.org".into() };
+    let author = Author {
+        name: "T".into(),
+        email: "t@example.org".into(),
+    };
     let made = commit::commit(&bare, "main", &staged, &author, "x").unwrap();
     commit::push(&bare, "main", &url, &credentials, &store, &()).unwrap();
-    assert_eq!(remote::resolve(&url, &reference, &credentials).unwrap(), made);
+    assert_eq!(
+        remote::resolve(&url, &reference, &credentials).unwrap(),
+        made
+    );
 }
 
 #[test]
@@ -207,10 +245,20 @@ fn an_unknown_or_another_host_key_is_refused_before_the_key_is_used() {
     let url = sshd.url(&origin);
     let stranger = format!("[127.0.0.1]:{} {}", sshd.port, sshd.read("stranger.pub"));
     let elsewhere = format!("example.org {}", sshd.read("host_ed25519.pub"));
-    for known_hosts in [stranger, elsewhere, String::new(), "\n".into(), "# nothing".into()] {
+    for known_hosts in [
+        stranger,
+        elsewhere,
+        String::new(),
+        "\n".into(),
+        "# nothing".into(),
+    ] {
         let credentials = sshd.credentials("user", known_hosts.clone());
         let error = remote::resolve(&url, &Reference::Head, &credentials).unwrap_err();
-        assert_eq!(error.reason(), "HostUnreachable", "{known_hosts:?}: {error}");
+        assert_eq!(
+            error.reason(),
+            "HostUnreachable",
+            "{known_hosts:?}: {error}"
+        );
         assert!(error.to_string().contains("not trusted"), "{error}");
     }
     assert!(!sshd.log().contains("Accepted publickey"), "{}", sshd.log());
@@ -254,7 +302,11 @@ fn connections_at_once_each_have_their_own_known_hosts() {
     let wrong = sshd.credentials("user", wrong);
     std::thread::scope(|scope| {
         for i in 0..12 {
-            let (credentials, good) = if i % 2 == 0 { (&right, true) } else { (&wrong, false) };
+            let (credentials, good) = if i % 2 == 0 {
+                (&right, true)
+            } else {
+                (&wrong, false)
+            };
             let url = &url;
             scope.spawn(move || {
                 let head = remote::resolve(url, &Reference::Head, credentials);

@@ -1,5 +1,10 @@
 //! Killed processes, full disks, silent servers, foreign repositories.
-#![allow(missing_docs)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cloned_ref_to_slice_refs
+)]
 
 mod support;
 
@@ -13,7 +18,8 @@ use std::{
 };
 
 use hyprstream_git2db::{
-    CommitId, Credentials, Include, Progress, Reference, RemoteUrl, RepoError, Timeouts, Watch,
+    Cancel, CommitId, Credentials, Include, Progress, Reference, RemoteUrl, RepoError, Timeouts,
+    Watch,
     checkout::{self, Source},
     lfs::{Client, Options, Pointer},
     remote,
@@ -24,7 +30,10 @@ use hyprstream_git2db::{
 use support::{GitServer, LfsServer, Work, lfs};
 
 fn client(url: &RemoteUrl) -> Client {
-    let options = Options { backoff: Duration::from_millis(1), ..Options::default() };
+    let options = Options {
+        backoff: Duration::from_millis(1),
+        ..Options::default()
+    };
     Client::new(url, &Credentials::None, options).unwrap()
 }
 
@@ -37,11 +46,18 @@ const CHILD: &str = "GIT2DB_TEST_CHILD";
 /// The process that [`a_killed_download_is_continued_by_another_process`] kills.
 #[test]
 fn child() {
-    let Ok(arguments) = std::env::var(CHILD) else { return };
+    let Ok(arguments) = std::env::var(CHILD) else {
+        return;
+    };
     let [url, oid, size, root] = arguments.split('|').collect::<Vec<_>>().try_into().unwrap();
-    let pointer = Pointer { oid: oid.parse().unwrap(), size: size.parse().unwrap() };
+    let pointer = Pointer {
+        oid: oid.parse().unwrap(),
+        size: size.parse().unwrap(),
+    };
     let store = ObjectStore::open(Path::new(root)).unwrap();
-    client(&RemoteUrl::parse(url).unwrap()).download(&[pointer], &store, &()).unwrap();
+    client(&RemoteUrl::parse(url).unwrap())
+        .download(&[pointer], &store, &())
+        .unwrap();
 }
 
 #[test]
@@ -55,7 +71,7 @@ fn a_killed_download_is_continued_by_another_process() {
             let mut response = lfs::ranged(request, &whole);
             response.declared = Some(whole.len());
             response.body.truncate(400_000);
-            response.pause = Duration::from_secs(60);
+            response.pause = Duration::from_mins(1);
             response
         })
     });
@@ -63,8 +79,12 @@ fn a_killed_download_is_continued_by_another_process() {
     let dir = tempfile::tempdir().unwrap();
     let store = ObjectStore::open(dir.path()).unwrap();
     let url = server.url();
-    let arguments =
-        format!("{url}|{}|{}|{}", pointer.oid, pointer.size, dir.path().display());
+    let arguments = format!(
+        "{url}|{}|{}|{}",
+        pointer.oid,
+        pointer.size,
+        dir.path().display()
+    );
     let mut process = Command::new(std::env::current_exe().unwrap())
         .args(["child", "--exact"])
         .env(CHILD, arguments)
@@ -81,10 +101,15 @@ fn a_killed_download_is_continued_by_another_process() {
     process.kill().unwrap();
     process.wait().unwrap();
     assert!(!store.contains(&pointer.oid));
-    let moved = client(&url).download(&[pointer.clone()], &store, &()).unwrap();
+    let moved = client(&url)
+        .download(&[pointer.clone()], &store, &())
+        .unwrap();
     assert_eq!(moved.bytes_moved, 600_000);
     assert_eq!(fs::read(store.path(&pointer.oid)).unwrap(), big);
-    assert_eq!(server.downloads()[1].header("range"), Some("bytes=400000-999999"));
+    assert_eq!(
+        server.downloads()[1].header("range"),
+        Some("bytes=400000-999999")
+    );
 }
 
 /// A small file system of its own, unmounted at the end.
@@ -122,18 +147,24 @@ impl Drop for SmallDisk {
 
 #[test]
 fn an_object_larger_than_the_disk_is_refused_before_it_is_fetched() {
-    let Some(disk) = SmallDisk::mount("4m") else { return };
+    let Some(disk) = SmallDisk::mount("4m") else {
+        return;
+    };
     let server = LfsServer::start();
     let pointer = server.put(&content(8 << 20));
     let store = ObjectStore::open(&disk.path("store")).unwrap();
-    let error = client(&server.url()).download(&[pointer], &store, &()).unwrap_err();
+    let error = client(&server.url())
+        .download(&[pointer], &store, &())
+        .unwrap_err();
     assert_eq!(error.reason(), "DiskFull", "{error}");
     assert!(server.downloads().is_empty());
 }
 
 #[test]
 fn a_disk_that_fills_up_keeps_the_part_and_goes_on_once_there_is_space() {
-    let Some(disk) = SmallDisk::mount("4m") else { return };
+    let Some(disk) = SmallDisk::mount("4m") else {
+        return;
+    };
     let server = LfsServer::start();
     let big = content(3 << 20);
     let pointer = server.put(&big);
@@ -146,24 +177,29 @@ fn a_disk_that_fills_up_keeps_the_part_and_goes_on_once_there_is_space() {
                 let _ = fs::write(&filler, vec![0; 4 << 20]);
             }
         },
-        cancel: Default::default(),
+        cancel: Cancel::default(),
     };
-    let error =
-        client(&server.url()).download(&[pointer.clone()], &store, &watch).unwrap_err();
+    let error = client(&server.url())
+        .download(&[pointer.clone()], &store, &watch)
+        .unwrap_err();
     assert_eq!(error.reason(), "DiskFull", "{error}");
     assert!(!store.contains(&pointer.oid));
     let part = disk.path("store/parts").join(pointer.oid.as_str());
     let kept = fs::metadata(&part).unwrap().len();
     assert!(kept > 1 << 20, "{kept}");
     fs::remove_file(&filler).unwrap();
-    let moved = client(&server.url()).download(&[pointer.clone()], &store, &()).unwrap();
+    let moved = client(&server.url())
+        .download(&[pointer.clone()], &store, &())
+        .unwrap();
     assert_eq!(moved.bytes_moved, (3 << 20) - kept);
     assert_eq!(fs::read(store.path(&pointer.oid)).unwrap(), big);
 }
 
 #[test]
 fn a_full_disk_stops_a_fetch_and_leaves_nothing_half_of_a_checkout() {
-    let Some(disk) = SmallDisk::mount("2m") else { return };
+    let Some(disk) = SmallDisk::mount("2m") else {
+        return;
+    };
     let work = Work::new();
     let mut state = 1_u64;
     let noise: Vec<u8> = std::iter::repeat_with(|| {
@@ -198,7 +234,13 @@ fn a_full_disk_stops_a_fetch_and_leaves_nothing_half_of_a_checkout() {
     let store = ObjectStore::open(elsewhere.path()).unwrap();
     let materialise = |origin: &Path, commit: &CommitId| {
         let (include, limits) = (Include::all(), Limits::default());
-        let source = Source { bare: origin, commit, include: &include, limits, store: &store };
+        let source = Source {
+            bare: origin,
+            commit,
+            include: &include,
+            limits,
+            store: &store,
+        };
         checkout::materialise(&source, &disk.path("node"))
     };
     let error = materialise(&work.origin(), &commit).unwrap_err();
@@ -220,9 +262,16 @@ fn a_silent_server_is_given_up_on() {
     });
     let start = Instant::now();
     let error = remote::resolve(&url, &Reference::Head, &Credentials::None).unwrap_err();
-    assert!(error.to_string().contains("did not answer in time"), "{error}");
+    assert!(
+        error.to_string().contains("did not answer in time"),
+        "{error}"
+    );
     assert!(error.is_retriable());
-    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        start.elapsed()
+    );
 
     let options = Options {
         attempts: 2,
@@ -232,7 +281,10 @@ fn a_silent_server_is_given_up_on() {
     };
     let dir = tempfile::tempdir().unwrap();
     let store = ObjectStore::open(dir.path()).unwrap();
-    let pointer = Pointer { oid: "1".repeat(64).parse().unwrap(), size: 1 };
+    let pointer = Pointer {
+        oid: "1".repeat(64).parse().unwrap(),
+        size: 1,
+    };
     let client = Client::new(&url, &Credentials::None, options).unwrap();
     let error = client.download(&[pointer], &store, &()).unwrap_err();
     assert_eq!(error.reason(), "UpstreamError", "{error}");

@@ -8,8 +8,9 @@ use std::{
 };
 
 use super::{
-    Checkout, CheckoutError, CheckoutFile, FileMode, key,
+    Checkout, CheckoutError, CheckoutFile, FileMode,
     keep::{Places, io_error, open},
+    key,
 };
 use crate::{
     CommitId, Digest, Include, RepoError, durable,
@@ -61,13 +62,21 @@ pub fn materialise(source: &Source<'_>, root: &Path) -> Result<Checkout, Checkou
     // Links last: nothing is written through one.
     let is_link = |entry: &&Entry| matches!(entry.kind, EntryKind::Symlink { .. });
     let mut files = Vec::with_capacity(entries.len());
-    for entry in entries.iter().filter(|e| !is_link(e)).chain(entries.iter().filter(is_link)) {
+    for entry in entries
+        .iter()
+        .filter(|e| !is_link(e))
+        .chain(entries.iter().filter(is_link))
+    {
         files.push(builder.put(entry)?);
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
     builder.sync()?;
     publish(&places, building, &files)?;
-    Ok(Checkout { path: places.folder, key: places.key, files })
+    Ok(Checkout {
+        path: places.folder,
+        key: places.key,
+        files,
+    })
 }
 
 struct Builder<'a> {
@@ -81,7 +90,12 @@ impl<'a> Builder<'a> {
     fn new(source: &'a Source<'a>, target: &'a Path) -> Result<Self, CheckoutError> {
         let repo = repo::open(source.bare).map_err(repo_error)?;
         set_mode(target, 0o755)?;
-        Ok(Self { source, repo, target, folders: vec![target.to_owned()] })
+        Ok(Self {
+            source,
+            repo,
+            target,
+            folders: vec![target.to_owned()],
+        })
     }
 
     fn put(&mut self, entry: &Entry) -> Result<CheckoutFile, CheckoutError> {
@@ -90,25 +104,43 @@ impl<'a> Builder<'a> {
         let (oid, size, mode) = match &entry.kind {
             EntryKind::Symlink { target: text } => {
                 symlink(text, &target).map_err(|e| io_error("link", &target, e))?;
-                (Digest::of(text.as_bytes()), text.len() as u64, FileMode::Symlink)
+                (
+                    Digest::of(text.as_bytes()),
+                    text.len() as u64,
+                    FileMode::Symlink,
+                )
             }
-            EntryKind::Lfs { pointer, executable } => {
+            EntryKind::Lfs {
+                pointer,
+                executable,
+            } => {
                 self.check(&entry.path, pointer)?;
                 (pointer.oid.clone(), pointer.size, file_mode(*executable))
             }
-            EntryKind::Blob { oid, size, executable } => {
-                (self.store_blob(oid)?, *size, file_mode(*executable))
-            }
+            EntryKind::Blob {
+                oid,
+                size,
+                executable,
+            } => (self.store_blob(oid)?, *size, file_mode(*executable)),
         };
         if mode != FileMode::Symlink {
             self.link(&entry.path, &oid, mode, &target)?;
         }
-        Ok(CheckoutFile { path: entry.path.clone(), size_bytes: size, sha256: oid, mode })
+        Ok(CheckoutFile {
+            path: entry.path.clone(),
+            size_bytes: size,
+            sha256: oid,
+            mode,
+        })
     }
 
     /// Whether the LFS object is there; its digest was verified when it came into the store.
     fn check(&self, path: &str, pointer: &Pointer) -> Result<(), CheckoutError> {
-        let found = self.source.store.size(&pointer.oid).map_err(CheckoutError::Store)?;
+        let found = self
+            .source
+            .store
+            .size(&pointer.oid)
+            .map_err(CheckoutError::Store)?;
         match found {
             Some(found) if found == pointer.size => Ok(()),
             Some(found) => Err(CheckoutError::SizeMismatch {
@@ -125,7 +157,10 @@ impl<'a> Builder<'a> {
         let oid = git2::Oid::from_str(oid).map_err(access)?;
         // Reading an object verifies its SHA-1.
         let blob = self.repo.find_blob(oid).map_err(access)?;
-        self.source.store.insert_bytes(blob.content()).map_err(CheckoutError::Store)
+        self.source
+            .store
+            .insert_bytes(blob.content())
+            .map_err(CheckoutError::Store)
     }
 
     fn link(
@@ -224,7 +259,9 @@ fn copy(from: &Path, to: &Path, mode: u32) -> Result<(), CheckoutError> {
 fn needs_copy(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let codes = [Errno::XDEV, Errno::MLINK, Errno::PERM, Errno::OPNOTSUPP];
-    codes.iter().any(|code| error.raw_os_error() == Some(code.raw_os_error()))
+    codes
+        .iter()
+        .any(|code| error.raw_os_error() == Some(code.raw_os_error()))
 }
 
 fn set_mode(path: &Path, mode: u32) -> Result<(), CheckoutError> {
@@ -233,11 +270,18 @@ fn set_mode(path: &Path, mode: u32) -> Result<(), CheckoutError> {
 }
 
 fn file_mode(executable: bool) -> FileMode {
-    if executable { FileMode::Executable } else { FileMode::File }
+    if executable {
+        FileMode::Executable
+    } else {
+        FileMode::File
+    }
 }
 
 fn missing(path: &str, oid: &Digest) -> CheckoutError {
-    CheckoutError::MissingObject { path: path.to_owned(), oid: oid.clone() }
+    CheckoutError::MissingObject {
+        path: path.to_owned(),
+        oid: oid.clone(),
+    }
 }
 
 fn repo_error(error: RepoError) -> CheckoutError {

@@ -24,7 +24,11 @@ pub fn open(root: &Path, key: &str) -> Result<Option<Checkout>, CheckoutError> {
     }
     // A marker that cannot be read is one of another version: the checkout is made again.
     match serde_json::from_slice::<Vec<CheckoutFile>>(&text) {
-        Ok(files) => Ok(Some(Checkout { path: places.folder, key: key.to_owned(), files })),
+        Ok(files) => Ok(Some(Checkout {
+            path: places.folder,
+            key: key.to_owned(),
+            files,
+        })),
         Err(error) => {
             tracing::warn!(marker = ?places.marker, %error, "not a marker of ours");
             Ok(None)
@@ -54,9 +58,7 @@ pub fn remove(root: &Path, key: &str) -> Result<(), CheckoutError> {
     fs::remove_file(&places.lock).map_err(|e| io_error("remove", &places.lock, e))?;
     drop(lock);
     match trash {
-        Some(trash) => {
-            durable::remove_dir_all(&trash).map_err(|e| io_error("remove", &trash, e))
-        }
+        Some(trash) => durable::remove_dir_all(&trash).map_err(|e| io_error("remove", &trash, e)),
         None => Ok(()),
     }
 }
@@ -68,18 +70,33 @@ pub fn clean(root: &Path) -> Result<(), CheckoutError> {
         durable::remove_dir_all(&path).map_err(|e| io_error("remove", &path, e))?;
     }
     for path in entries(&root.join("tmp"))? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let places = Places::new(root, name.split('.').next().unwrap_or_default());
         // Held by another process that is building it.
-        let Some(_lock) = places.try_lock()? else { continue };
-        let removed =
-            if path.is_dir() { durable::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        let Some(_lock) = places.try_lock()? else {
+            continue;
+        };
+        let removed = if path.is_dir() {
+            durable::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
         removed.map_err(|e| io_error("remove", &path, e))?;
     }
     for path in entries(&root.join("checkouts"))? {
-        let key = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let key = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let places = Places::new(root, &key);
-        let Some(_lock) = places.try_lock()? else { continue };
+        let Some(_lock) = places.try_lock()? else {
+            continue;
+        };
         if open(root, &key)?.is_none()
             && let Some(trash) = places.discard()?
         {
@@ -162,9 +179,10 @@ impl Places {
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, CheckoutError> {
     let failed = |e| io_error("list", folder, e);
     match fs::read_dir(folder) {
-        Ok(list) => {
-            list.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>().map_err(failed)
-        }
+        Ok(list) => list
+            .map(|entry| entry.map(|e| e.path()))
+            .collect::<Result<_, _>>()
+            .map_err(failed),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(failed(error)),
     }

@@ -74,10 +74,14 @@ pub fn commit(
     let name = branch_ref(branch)?;
     let repo = repo::open(bare).map_err(CommitError::Repo)?;
     let access = |e| CommitError::Repo(repo::access(bare)(e));
-    let moved = || CommitError::BranchMoved { branch: branch.to_owned() };
+    let moved = || CommitError::BranchMoved {
+        branch: branch.to_owned(),
+    };
     let signature = Signature::now(&author.name, &author.email)
         .map_err(|_| CommitError::InvalidAuthor(author.name.clone()))?;
-    let tree = Oid::from_str(&staged.tree).and_then(|id| repo.find_tree(id)).map_err(access)?;
+    let tree = Oid::from_str(&staged.tree)
+        .and_then(|id| repo.find_tree(id))
+        .map_err(access)?;
     let parent = match &staged.base {
         Some(base) => Some(repo.find_commit(base.oid()).map_err(access)?),
         None => None,

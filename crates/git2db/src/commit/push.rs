@@ -75,7 +75,9 @@ fn changed_pointers(
     let tree = commit.tree().map_err(access)?;
     // Without its parent, as at the end of a shallow history, all of it counts as changed.
     let parent = commit.parent(0).and_then(|parent| parent.tree()).ok();
-    let diff = repo.diff_tree_to_tree(parent.as_ref(), Some(&tree), None).map_err(access)?;
+    let diff = repo
+        .diff_tree_to_tree(parent.as_ref(), Some(&tree), None)
+        .map_err(access)?;
     let odb = repo.odb().map_err(access)?;
     let rules = tree::attributes(repo, bare, tree.id(), &CommitId::from_oid(id))
         .map_err(CommitError::Tree)?;
@@ -106,7 +108,11 @@ fn push_ref(
     let rejected = |detail: String| CommitError::Rejected {
         url: url.clone(),
         branch: branch.to_owned(),
-        detail: detail.chars().filter(|c| !c.is_control()).take(300).collect(),
+        detail: detail
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(300)
+            .collect(),
     };
     let session = Session::new(url, credentials, observer).map_err(CommitError::Remote)?;
     let refused = RefCell::new(None);
@@ -129,9 +135,9 @@ fn push_ref(
     match (pushed, refused.into_inner()) {
         (_, Some(status)) => Err(rejected(status)),
         (Ok(()), None) => Ok(()),
-        (Err(error), None) if error.code() == ErrorCode::NotFastForward => {
-            Err(rejected("it has commits that this branch does not have".to_owned()))
-        }
+        (Err(error), None) if error.code() == ErrorCode::NotFastForward => Err(rejected(
+            "it has commits that this branch does not have".to_owned(),
+        )),
         (Err(error), None) => Err(CommitError::Remote(session.error(&error))),
     }
 }

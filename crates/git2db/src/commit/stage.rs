@@ -40,13 +40,27 @@ pub fn stage(
         check_path(change.path())?;
     }
     let start = match base {
-        Some(base) => repo.find_commit(base.oid()).and_then(|c| c.tree()).map_err(access)?.id(),
-        None => repo.treebuilder(None).and_then(|t| t.write()).map_err(access)?,
+        Some(base) => repo
+            .find_commit(base.oid())
+            .and_then(|c| c.tree())
+            .map_err(access)?
+            .id(),
+        None => repo
+            .treebuilder(None)
+            .and_then(|t| t.write())
+            .map_err(access)?,
     };
-    let mut stager = Stager { repo: &repo, bare, store, tree: start, objects: Vec::new() };
+    let mut stager = Stager {
+        repo: &repo,
+        bare,
+        store,
+        tree: start,
+        objects: Vec::new(),
+    };
     // Attributes first: they decide about the other files.
-    let (attributes, others): (Vec<&Change>, Vec<&Change>) =
-        changes.iter().partition(|change| change.path().rsplit('/').next() == Some(ATTRIBUTES));
+    let (attributes, others): (Vec<&Change>, Vec<&Change>) = changes
+        .iter()
+        .partition(|change| change.path().rsplit('/').next() == Some(ATTRIBUTES));
     for change in attributes {
         stager.apply(change, false)?;
     }
@@ -84,15 +98,22 @@ impl Stager<'_> {
                 }
                 self.update(path, |update| update.remove(path.as_str()))
             }
-            Change::Put { path, content, executable } => {
+            Change::Put {
+                path,
+                content,
+                executable,
+            } => {
                 self.check_place(path)?;
                 let blob = if lfs {
                     self.put_lfs(path, content)?
                 } else {
                     self.blob(&content.read(path)?)?
                 };
-                let mode =
-                    if *executable { FileMode::BlobExecutable } else { FileMode::Blob };
+                let mode = if *executable {
+                    FileMode::BlobExecutable
+                } else {
+                    FileMode::Blob
+                };
                 self.update(path, |update| update.upsert(path.as_str(), blob, mode))
             }
         }
@@ -118,9 +139,12 @@ impl Stager<'_> {
             return Ok(());
         }
         let mut text = match self.entry(ATTRIBUTES)? {
-            Some((id, ObjectType::Blob)) => {
-                self.repo.find_blob(id).map_err(|e| self.access(e))?.content().to_vec()
-            }
+            Some((id, ObjectType::Blob)) => self
+                .repo
+                .find_blob(id)
+                .map_err(|e| self.access(e))?
+                .content()
+                .to_vec(),
             _ => Vec::new(),
         };
         if !text.is_empty() && !text.ends_with(b"\n") {
@@ -131,7 +155,9 @@ impl Stager<'_> {
             text.push(b'\n');
         }
         let blob = self.blob(&text)?;
-        self.update(ATTRIBUTES, |update| update.upsert(ATTRIBUTES, blob, FileMode::Blob))
+        self.update(ATTRIBUTES, |update| {
+            update.upsert(ATTRIBUTES, blob, FileMode::Blob)
+        })
     }
 
     /// A file can take the place of a file, and be made in folders.
@@ -197,7 +223,9 @@ fn is_for_lfs(
     rules: &Attributes,
     untracked: &mut Vec<String>,
 ) -> Result<bool, CommitError> {
-    let Change::Put { path, content, .. } = change else { return Ok(false) };
+    let Change::Put { path, content, .. } = change else {
+        return Ok(false);
+    };
     let size = content.size(path)?;
     if size == 0 {
         return Ok(false);
@@ -229,9 +257,9 @@ impl Content {
     fn size(&self, path: &str) -> Result<u64, CommitError> {
         match self {
             Self::Bytes(bytes) => Ok(bytes.len() as u64),
-            Self::File(file) => {
-                fs::metadata(file).map(|found| found.len()).map_err(|e| read_error(path, e))
-            }
+            Self::File(file) => fs::metadata(file)
+                .map(|found| found.len())
+                .map_err(|e| read_error(path, e)),
         }
     }
 
@@ -254,16 +282,21 @@ fn check_path(path: &str) -> Result<(), CommitError> {
         return Err(invalid(path, "paths beginning with .hyprstream are ours"));
     }
     for name in path.split('/') {
-        tree::check_name(name.as_bytes())
-            .map_err(|refusal| invalid(path, &refusal.to_string()))?;
+        tree::check_name(name.as_bytes()).map_err(|refusal| invalid(path, &refusal.to_string()))?;
     }
     Ok(())
 }
 
 fn invalid(path: &str, why: &str) -> CommitError {
-    CommitError::InvalidPath { path: path.to_owned(), why: why.to_owned() }
+    CommitError::InvalidPath {
+        path: path.to_owned(),
+        why: why.to_owned(),
+    }
 }
 
 fn read_error(path: &str, source: std::io::Error) -> CommitError {
-    CommitError::Read { path: path.to_owned(), source }
+    CommitError::Read {
+        path: path.to_owned(),
+        source,
+    }
 }

@@ -70,9 +70,13 @@ impl Attributes {
         let mut folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
         loop {
             if let Some(rules) = self.files.get(folder) {
-                let below = path.strip_prefix(folder).unwrap_or(path).trim_start_matches('/');
+                let below = path
+                    .strip_prefix(folder)
+                    .unwrap_or(path)
+                    .trim_start_matches('/');
                 let last = rules.iter().rev().find(|rule| {
-                    rule.matcher.is_match(if rule.name_only { name } else { below })
+                    rule.matcher
+                        .is_match(if rule.name_only { name } else { below })
                 });
                 match last.map(|rule| rule.filter) {
                     Some(Filter::Lfs) => return true,
@@ -143,7 +147,11 @@ fn rule(pattern: &str, filter: Filter) -> Option<Rule> {
         .backslash_escape(true)
         .build()
         .ok()?;
-    Some(Rule { matcher: glob.compile_matcher(), name_only, filter })
+    Some(Rule {
+        matcher: glob.compile_matcher(),
+        name_only,
+        filter,
+    })
 }
 
 /// The line that `git lfs track` writes for a path, which is escaped.
@@ -183,12 +191,22 @@ mod tests {
     #[test]
     fn the_lines_of_hugging_face_are_understood() {
         check(
-            &[("", "*.safetensors filter=lfs diff=lfs merge=lfs -text\n\
+            &[(
+                "",
+                "*.safetensors filter=lfs diff=lfs merge=lfs -text\n\
                 saved_model/**/* filter=lfs diff=lfs merge=lfs -text\n\
                 *tfevents* filter=lfs diff=lfs merge=lfs -text\n\
-                tokenizer.json filter=lfs diff=lfs merge=lfs -text\n")],
-            &["m.safetensors", "a/b/m.safetensors", "saved_model/x/y", "saved_model/x", "x/tfevents.1",
-                "tokenizer.json", "sub/tokenizer.json"],
+                tokenizer.json filter=lfs diff=lfs merge=lfs -text\n",
+            )],
+            &[
+                "m.safetensors",
+                "a/b/m.safetensors",
+                "saved_model/x/y",
+                "saved_model/x",
+                "x/tfevents.1",
+                "tokenizer.json",
+                "sub/tokenizer.json",
+            ],
             &["config.json", "safetensors", "x/saved_model/y"],
         );
     }
@@ -197,19 +215,37 @@ mod tests {
     fn the_last_match_and_the_deeper_file_win() {
         check(
             &[
-                ("", "*.bin filter=lfs\nsmall.bin -filter\n/only/here.txt filter=lfs\n# *.md filter=lfs"),
+                (
+                    "",
+                    "*.bin filter=lfs\nsmall.bin -filter\n/only/here.txt filter=lfs\n# *.md filter=lfs",
+                ),
                 ("deep", "*.bin !filter\nkept.bin filter=lfs"),
             ],
-            &["a.bin", "only/here.txt", "deep/kept.bin", "other/deep/a.bin"],
-            &["small.bin", "x/small.bin", "x/only/here.txt", "deep/a.bin", "deep/er/a.bin", "a.md"],
+            &[
+                "a.bin",
+                "only/here.txt",
+                "deep/kept.bin",
+                "other/deep/a.bin",
+            ],
+            &[
+                "small.bin",
+                "x/small.bin",
+                "x/only/here.txt",
+                "deep/a.bin",
+                "deep/er/a.bin",
+                "a.md",
+            ],
         );
     }
 
     #[test]
     fn macros_quotes_and_other_filters_are_understood() {
         check(
-            &[("", "[attr]big filter=lfs -text\n*.pt big\n\"with space.x\" filter=lfs\n\
-                *.enc filter=crypt\n!*.neg filter=lfs\nfolder/ filter=lfs\n")],
+            &[(
+                "",
+                "[attr]big filter=lfs -text\n*.pt big\n\"with space.x\" filter=lfs\n\
+                *.enc filter=crypt\n!*.neg filter=lfs\nfolder/ filter=lfs\n",
+            )],
             &["a.pt", "with space.x"],
             &["a.enc", "a.neg", "folder/x", "with"],
         );
@@ -218,7 +254,11 @@ mod tests {
     #[test]
     fn the_line_of_a_path_matches_that_path_only() {
         for path in ["a.bin", "dir/model.safetensors", "we[ir]d*.x", "q?.y"] {
-            check(&[("", &track_line(path))], &[path], &["other", "x/a.bin", "qq.y", "weird.x"]);
+            check(
+                &[("", &track_line(path))],
+                &[path],
+                &["other", "x/a.bin", "qq.y", "weird.x"],
+            );
         }
     }
 }

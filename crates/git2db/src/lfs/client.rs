@@ -89,9 +89,15 @@ impl Client {
     ) -> Result<Self, LfsError> {
         let endpoint = url
             .lfs_endpoint()
-            .ok_or_else(|| LfsError::UnsupportedRemote { url: url.to_string() })?;
+            .ok_or_else(|| LfsError::UnsupportedRemote {
+                url: url.to_string(),
+            })?;
         let http = Http::new(&endpoint, credentials, &options)?;
-        Ok(Self { endpoint, http, options })
+        Ok(Self {
+            endpoint,
+            http,
+            options,
+        })
     }
 
     /// Asks what to do with `objects`, as often as need be.
@@ -123,8 +129,14 @@ impl Client {
                     let (left, right) = part.split_at(part.len() / 2);
                     pending.extend([right, left]);
                 }
-                Err(Failure::Status { status: status @ (404 | 405 | 410 | 501), .. }) => {
-                    return Err(LfsError::NoEndpoint { url: self.endpoint.clone(), status });
+                Err(Failure::Status {
+                    status: status @ (404 | 405 | 410 | 501),
+                    ..
+                }) => {
+                    return Err(LfsError::NoEndpoint {
+                        url: self.endpoint.clone(),
+                        status,
+                    });
                 }
                 Err(failure) => {
                     retry.after(failure, &self.endpoint)?;
@@ -145,14 +157,22 @@ impl Client {
         let request = BatchRequest {
             operation,
             transfers: vec!["basic".to_owned()],
-            reference: reference.map(|name| BatchRef { name: name.to_owned() }),
+            reference: reference.map(|name| BatchRef {
+                name: name.to_owned(),
+            }),
             objects: objects
                 .iter()
-                .map(|o| BatchObject { oid: o.oid.to_string(), size: o.size })
+                .map(|o| BatchObject {
+                    oid: o.oid.to_string(),
+                    size: o.size,
+                })
                 .collect(),
             hash_algo: Some("sha256".to_owned()),
         };
-        let protocol = |detail: String| Failure::Broken { detail, may_pass: false };
+        let protocol = |detail: String| Failure::Broken {
+            detail,
+            may_pass: false,
+        };
         let body = serde_json::to_vec(&request).map_err(|e| protocol(e.to_string()))?;
         let headers = ["Accept", "Content-Type"].map(|n| (n.to_owned(), CONTENT_TYPE.to_owned()));
         let mut response = self.http.call(&Call {
@@ -161,12 +181,17 @@ impl Client {
             headers: headers.to_vec(),
             body: Payload::Bytes(&body),
         })?;
-        let broken = |e: ureq::Error| Failure::Broken { detail: e.to_string(), may_pass: true };
+        let broken = |e: ureq::Error| Failure::Broken {
+            detail: e.to_string(),
+            may_pass: true,
+        };
         let text = response.body_mut().read_to_vec().map_err(broken)?;
         let answer: BatchResponse = serde_json::from_slice(&text)
             .map_err(|e| protocol(format!("the batch answer cannot be read: {e}")))?;
         if let Some(other) = answer.transfer.as_deref().filter(|t| *t != "basic") {
-            return Err(protocol(format!("it chose the transfer {other:?}, not \"basic\"")));
+            return Err(protocol(format!(
+                "it chose the transfer {other:?}, not \"basic\""
+            )));
         }
         if let Some(other) = answer.hash_algo.as_deref().filter(|t| *t != "sha256") {
             return Err(protocol(format!("it hashes with {other:?}, not sha256")));
@@ -177,12 +202,18 @@ impl Client {
     /// The error of an object that the server does not transfer.
     pub(super) fn object_error(&self, oid: &Digest, answer: &ObjectResponse) -> LfsError {
         match &answer.error {
-            Some(error) if matches!(error.code, 401 | 403) => {
-                LfsError::AuthenticationFailed { url: self.endpoint.clone(), status: error.code }
-            }
+            Some(error) if matches!(error.code, 401 | 403) => LfsError::AuthenticationFailed {
+                url: self.endpoint.clone(),
+                status: error.code,
+            },
             Some(error) if matches!(error.code, 404 | 410) => LfsError::MissingObject {
                 oid: oid.clone(),
-                detail: error.message.chars().filter(|c| !c.is_control()).take(200).collect(),
+                detail: error
+                    .message
+                    .chars()
+                    .filter(|c| !c.is_control())
+                    .take(200)
+                    .collect(),
             },
             Some(error) => LfsError::Upstream {
                 url: self.endpoint.clone(),
@@ -212,7 +243,13 @@ impl Answer {
 
 /// The headers of an action that we send; those that HTTP itself sets are left out.
 pub(super) fn action_headers(action: &Action) -> Vec<(String, String)> {
-    let own = ["host", "content-length", "connection", "transfer-encoding", "accept-encoding"];
+    let own = [
+        "host",
+        "content-length",
+        "connection",
+        "transfer-encoding",
+        "accept-encoding",
+    ];
     action
         .header
         .iter()

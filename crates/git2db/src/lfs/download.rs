@@ -46,7 +46,10 @@ impl Client {
                 _ => missing.push(object),
             }
         }
-        let needed: u64 = missing.iter().map(|o| o.size - store.part_len(o).min(o.size)).sum();
+        let needed: u64 = missing
+            .iter()
+            .map(|o| o.size - store.part_len(o).min(o.size))
+            .sum();
         store.ensure_space(needed).map_err(LfsError::Store)?;
         for chunk in missing.chunks(self.options.batch_objects.max(1)) {
             let answers = self.batch(Operation::Download, chunk, None, observer)?;
@@ -117,7 +120,9 @@ impl Client {
                 .and_then(|actions| actions.download.as_ref());
             let (answer, action) = match (answer, action) {
                 (Some(answer), Some(action)) => (answer, action),
-                (Some(answer), None) => return Err(self.object_error(&object.oid, &answer.response)),
+                (Some(answer), None) => {
+                    return Err(self.object_error(&object.oid, &answer.response));
+                }
                 (None, _) => return Err(self.object_error(&object.oid, &ObjectResponse::default())),
             };
             let outcome = if answer.is_fresh(action) || refreshed {
@@ -126,10 +131,19 @@ impl Client {
                     let range = format!("bytes={}-{}", part.len(), object.size - 1);
                     headers.push(("Range".to_owned(), range));
                 }
-                let call = Call { method: Method::GET, url: &action.href, headers, body: Payload::None };
+                let call = Call {
+                    method: Method::GET,
+                    url: &action.href,
+                    headers,
+                    body: Payload::None,
+                };
                 self.http.call(&call)
             } else {
-                Err(Failure::Status { status: 401, retry_after: None, message: String::new() })
+                Err(Failure::Status {
+                    status: 401,
+                    retry_after: None,
+                    message: String::new(),
+                })
             };
             let before = part.len();
             let failure = match outcome.map_err(Some).and_then(|r| receive(r, part, work)) {
@@ -142,16 +156,24 @@ impl Client {
                 refreshed = false;
             }
             match failure {
-                Failure::Status { status: 401 | 403, .. } if !refreshed => {
+                Failure::Status {
+                    status: 401 | 403, ..
+                } if !refreshed => {
                     // The action has expired: ask for another.
                     refreshed = true;
                     fresh = self
                         .batch(Operation::Download, &[object], None, work)?
                         .remove(&object.oid);
                 }
-                Failure::Status { status: status @ (404 | 410), .. } => {
+                Failure::Status {
+                    status: status @ (404 | 410),
+                    ..
+                } => {
                     let detail = format!("HTTP {status}");
-                    return Err(LfsError::MissingObject { oid: object.oid.clone(), detail });
+                    return Err(LfsError::MissingObject {
+                        oid: object.oid.clone(),
+                        detail,
+                    });
                 }
                 Failure::Status { status: 416, .. } if before > 0 => {
                     work.take_back(before);
@@ -172,7 +194,10 @@ fn receive(
     work: &Work<'_>,
 ) -> Result<(), Option<Failure>> {
     let broken = |detail: &str| {
-        Some(Failure::Broken { detail: detail.to_owned(), may_pass: true })
+        Some(Failure::Broken {
+            detail: detail.to_owned(),
+            may_pass: true,
+        })
     };
     let store = |error| Some(Failure::Store(error));
     let restart = |part: &mut Part| {
@@ -190,7 +215,11 @@ fn receive(
         _ if part.len() > 0 => restart(part)?,
         _ => {}
     }
-    let mut body = response.into_body().into_with_config().limit(u64::MAX).reader();
+    let mut body = response
+        .into_body()
+        .into_with_config()
+        .limit(u64::MAX)
+        .reader();
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
         if work.is_cancelled() {
@@ -229,7 +258,11 @@ fn continues(response: &Response<Body>, part: &Part) -> bool {
 /// Each object once.
 pub(super) fn unique(objects: &[Pointer]) -> Vec<Pointer> {
     let mut seen = std::collections::HashSet::new();
-    objects.iter().filter(|object| seen.insert(*object)).cloned().collect()
+    objects
+        .iter()
+        .filter(|object| seen.insert(*object))
+        .cloned()
+        .collect()
 }
 
 fn store_error(error: StoreError) -> LfsError {

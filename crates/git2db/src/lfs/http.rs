@@ -39,7 +39,11 @@ pub(super) enum Payload<'a> {
     None,
     Bytes(&'a [u8]),
     /// A file.
-    File { open: &'a Open<'a>, size: u64, chunked: bool },
+    File {
+        open: &'a Open<'a>,
+        size: u64,
+        chunked: bool,
+    },
 }
 
 /// Opens what is sent, anew for every attempt.
@@ -49,7 +53,11 @@ pub(super) type Open<'a> = dyn Fn() -> std::io::Result<Box<dyn std::io::Read + '
 #[derive(Debug)]
 pub(super) enum Failure {
     /// An answer with another status than 2xx.
-    Status { status: u16, retry_after: Option<Duration>, message: String },
+    Status {
+        status: u16,
+        retry_after: Option<Duration>,
+        message: String,
+    },
     /// The host was not reached.
     Unreachable { host: String, detail: String },
     /// The connection failed or broke off, or the answer is against the protocol.
@@ -67,7 +75,9 @@ impl Http {
         options: &Options,
     ) -> Result<Self, LfsError> {
         let setup = |detail: String| LfsError::Setup { detail };
-        let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
+        let tls = TlsConfig::builder()
+            .root_certs(RootCerts::PlatformVerifier)
+            .build();
         let agent = Agent::config_builder()
             .tls_config(tls)
             .user_agent(concat!("hyprstream/", env!("CARGO_PKG_VERSION")))
@@ -85,14 +95,24 @@ impl Http {
         let endpoint = Url::parse(endpoint).map_err(|e| setup(e.to_string()))?;
         let authorization = credentials.basic().map(|(user, password)| {
             let text = format!("{user}:{password}");
-            format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(text))
+            format!(
+                "Basic {}",
+                base64::engine::general_purpose::STANDARD.encode(text)
+            )
         });
-        Ok(Self { agent, endpoint, authorization })
+        Ok(Self {
+            agent,
+            endpoint,
+            authorization,
+        })
     }
 
     /// Makes the call and follows redirects. The answer has a status of 2xx.
     pub(super) fn call(&self, call: &Call<'_>) -> Result<Response<Body>, Failure> {
-        let protocol = |detail: String| Failure::Broken { detail, may_pass: false };
+        let protocol = |detail: String| Failure::Broken {
+            detail,
+            may_pass: false,
+        };
         let first = parse(call.url).ok_or_else(|| protocol("a URL that is not HTTP".to_owned()))?;
         let mut url = first.clone();
         for _ in 0..=MAX_REDIRECTS {
@@ -138,11 +158,18 @@ impl Http {
         {
             request = request.header(header::AUTHORIZATION, ours.as_str());
         }
-        let bad = |e: ureq::http::Error| Failure::Broken { detail: e.to_string(), may_pass: false };
+        let bad = |e: ureq::http::Error| Failure::Broken {
+            detail: e.to_string(),
+            may_pass: false,
+        };
         let result = match &call.body {
             Payload::None => self.agent.run(request.body(()).map_err(bad)?),
             Payload::Bytes(bytes) => self.agent.run(request.body(*bytes).map_err(bad)?),
-            Payload::File { open, size, chunked } => {
+            Payload::File {
+                open,
+                size,
+                chunked,
+            } => {
                 let mut reader = open().map_err(Failure::Payload)?;
                 if !chunked {
                     request = request.header(header::CONTENT_LENGTH, size.to_string());
@@ -157,7 +184,9 @@ impl Http {
 
 /// The URL, if it is one that may be called.
 fn parse(text: &str) -> Option<Url> {
-    Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+    Url::parse(text)
+        .ok()
+        .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
 }
 
 fn transport_failure(url: &Url, error: &ureq::Error) -> Failure {
@@ -166,7 +195,10 @@ fn transport_failure(url: &Url, error: &ureq::Error) -> Failure {
     let detail = error.to_string();
     let refused = |kind| {
         use std::io::ErrorKind as K;
-        matches!(kind, K::ConnectionRefused | K::HostUnreachable | K::NetworkUnreachable)
+        matches!(
+            kind,
+            K::ConnectionRefused | K::HostUnreachable | K::NetworkUnreachable
+        )
     };
     match error {
         E::HostNotFound
@@ -181,10 +213,14 @@ fn transport_failure(url: &Url, error: &ureq::Error) -> Failure {
         E::Io(error) if error.to_string().contains("failed to lookup address") => {
             Failure::Unreachable { host, detail }
         }
-        E::Io(_) | E::Timeout(_) | E::Protocol(_) | E::ConnectProxyFailed(_) => {
-            Failure::Broken { detail, may_pass: true }
-        }
-        _ => Failure::Broken { detail, may_pass: false },
+        E::Io(_) | E::Timeout(_) | E::Protocol(_) | E::ConnectProxyFailed(_) => Failure::Broken {
+            detail,
+            may_pass: true,
+        },
+        _ => Failure::Broken {
+            detail,
+            may_pass: false,
+        },
     }
 }
 
@@ -196,20 +232,36 @@ fn status_failure(mut response: Response<Body>) -> Failure {
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.trim().parse().ok())
         .map(Duration::from_secs);
-    let body = response.body_mut().with_config().limit(MAX_ERROR_BYTES).read_to_string();
+    let body = response
+        .body_mut()
+        .with_config()
+        .limit(MAX_ERROR_BYTES)
+        .read_to_string();
     let message = body
         .ok()
         .and_then(|text| serde_json::from_str::<batch::ErrorBody>(&text).ok())
-        .map(|body| body.message.chars().filter(|c| !c.is_control()).take(200).collect())
+        .map(|body| {
+            body.message
+                .chars()
+                .filter(|c| !c.is_control())
+                .take(200)
+                .collect()
+        })
         .unwrap_or_default();
-    Failure::Status { status, retry_after, message }
+    Failure::Status {
+        status,
+        retry_after,
+        message,
+    }
 }
 
 impl Failure {
     /// Whether the same call may succeed soon.
     pub(super) fn may_pass(&self) -> bool {
         match self {
-            Self::Status { status, .. } => matches!(status, 408 | 425 | 429 | 500..=599) && *status != 501,
+            Self::Status { status, .. } => {
+                matches!(status, 408 | 425 | 429 | 500..=599) && *status != 501
+            }
             Self::Unreachable { .. } => true,
             Self::Broken { may_pass, .. } => *may_pass,
             Self::Payload(_) | Self::Store(_) => false,
@@ -219,8 +271,12 @@ impl Failure {
     /// For people.
     pub(super) fn detail(&self) -> String {
         match self {
-            Self::Status { status, message, .. } if message.is_empty() => format!("HTTP {status}"),
-            Self::Status { status, message, .. } => format!("HTTP {status}: {message}"),
+            Self::Status {
+                status, message, ..
+            } if message.is_empty() => format!("HTTP {status}"),
+            Self::Status {
+                status, message, ..
+            } => format!("HTTP {status}: {message}"),
             Self::Unreachable { detail, .. } | Self::Broken { detail, .. } => detail.clone(),
             Self::Payload(error) => error.to_string(),
             Self::Store(error) => error.to_string(),
@@ -232,12 +288,15 @@ impl Failure {
         let detail = self.detail();
         let url = url.split('?').next().unwrap_or_default().to_owned();
         match self {
-            Self::Status { status: status @ (401 | 403), .. } => {
-                LfsError::AuthenticationFailed { url, status }
-            }
-            Self::Status { status: 429, retry_after, .. } => {
-                LfsError::RateLimited { url, retry_after }
-            }
+            Self::Status {
+                status: status @ (401 | 403),
+                ..
+            } => LfsError::AuthenticationFailed { url, status },
+            Self::Status {
+                status: 429,
+                retry_after,
+                ..
+            } => LfsError::RateLimited { url, retry_after },
             Self::Unreachable { host, detail } => LfsError::HostUnreachable { host, detail },
             Self::Store(error) => LfsError::Store(error),
             Self::Status { .. } | Self::Broken { .. } | Self::Payload(_) => {

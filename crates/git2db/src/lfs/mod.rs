@@ -11,9 +11,9 @@ mod retry;
 mod upload;
 mod work;
 
+pub(crate) use attributes::{Attributes, track_line};
 pub use client::{Client, Options, Transfer};
 pub use error::LfsError;
-pub(crate) use attributes::{Attributes, track_line};
 pub(crate) use pointer::MAX_POINTER_BYTES;
 pub use pointer::{InvalidPointer, Pointer};
 

@@ -44,7 +44,9 @@ impl Pointer {
         if content.len() >= MAX_POINTER_BYTES {
             return Err(NotAPointer);
         }
-        let text = std::str::from_utf8(content).map_err(|_| NotAPointer)?.trim();
+        let text = std::str::from_utf8(content)
+            .map_err(|_| NotAPointer)?
+            .trim();
         let mut lines = text.lines().map(|line| line.split_once(' '));
         match lines.next().flatten() {
             Some(("version", version)) if VERSIONS.contains(&version) => {}
@@ -82,7 +84,9 @@ fn parse_oid(text: &str) -> Option<Digest> {
 
 /// `ext-N-name`, N one digit.
 fn is_extension(key: &str) -> bool {
-    let Some((number, name)) = key.strip_prefix("ext-").and_then(|rest| rest.split_once('-'))
+    let Some((number, name)) = key
+        .strip_prefix("ext-")
+        .and_then(|rest| rest.split_once('-'))
     else {
         return false;
     };
@@ -92,7 +96,11 @@ fn is_extension(key: &str) -> bool {
 /// The pointer file, byte for byte as git-lfs writes it.
 impl fmt::Display for Pointer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "version {}\noid sha256:{}\nsize {}", VERSIONS[0], self.oid, self.size)
+        writeln!(
+            f,
+            "version {}\noid sha256:{}\nsize {}",
+            VERSIONS[0], self.oid, self.size
+        )
     }
 }
 
@@ -114,7 +122,10 @@ mod tests {
         assert_eq!((pointer.oid.as_str(), pointer.size), (OID, 12345));
         assert_eq!(pointer.to_string(), text(VERSIONS[0], "", "12345"));
         for old in &VERSIONS[1..] {
-            assert_eq!(Pointer::parse(text(old, "", "12345").as_bytes()).unwrap(), pointer);
+            assert_eq!(
+                Pointer::parse(text(old, "", "12345").as_bytes()).unwrap(),
+                pointer
+            );
         }
     }
 
@@ -147,7 +158,10 @@ mod tests {
     #[test]
     fn extensions_are_told_apart_from_ordinary_files() {
         let extended = text(VERSIONS[0], &format!("ext-0-foo sha256:{OID}\n"), "1");
-        assert_eq!(Pointer::parse(extended.as_bytes()), Err(InvalidPointer::Extension));
+        assert_eq!(
+            Pointer::parse(extended.as_bytes()),
+            Err(InvalidPointer::Extension)
+        );
     }
 
     proptest! {

@@ -14,7 +14,11 @@ pub(super) struct Retry<'a> {
 
 impl<'a> Retry<'a> {
     pub(super) fn new(options: &'a Options, observer: &'a dyn Observer) -> Self {
-        Self { options, observer, failed: 0 }
+        Self {
+            options,
+            observer,
+            failed: 0,
+        }
     }
 
     /// Forgets the failures so far: something got on.
@@ -30,7 +34,10 @@ impl<'a> Retry<'a> {
         }
         let backoff = self.options.backoff.saturating_mul(1 << self.failed.min(6)) / 2;
         let wait = match &failure {
-            Failure::Status { retry_after: Some(asked), .. } => {
+            Failure::Status {
+                retry_after: Some(asked),
+                ..
+            } => {
                 if *asked > self.options.max_wait {
                     return Err(failure.into_error(url));
                 }

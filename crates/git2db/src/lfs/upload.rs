@@ -59,19 +59,29 @@ impl Client {
             if answer.response.error.is_some() {
                 return Err(self.object_error(&object.oid, &answer.response));
             }
-            let Some(Actions { upload: Some(upload), verify, .. }) = &answer.response.actions
+            let Some(Actions {
+                upload: Some(upload),
+                verify,
+                ..
+            }) = &answer.response.actions
             else {
                 work.present(object);
                 return Ok(());
             };
             if store.size(&object.oid).map_err(LfsError::Store)? != Some(object.size) {
-                return Err(LfsError::NotInStore { oid: object.oid.clone() });
+                return Err(LfsError::NotInStore {
+                    oid: object.oid.clone(),
+                });
             }
             let sent = if answer.is_fresh(upload) || refreshed {
                 self.put(object, upload, store, work)
                     .and_then(|()| verify.as_ref().map_or(Ok(()), |v| self.verify(object, v)))
             } else {
-                Err(Failure::Status { status: 401, retry_after: None, message: String::new() })
+                Err(Failure::Status {
+                    status: 401,
+                    retry_after: None,
+                    message: String::new(),
+                })
             };
             match sent {
                 Ok(()) => {
@@ -80,14 +90,19 @@ impl Client {
                     return Ok(());
                 }
                 Err(_) if work.is_cancelled() => return Err(LfsError::Cancelled),
-                Err(Failure::Status { status: 401 | 403, .. }) if !refreshed => {
+                Err(Failure::Status {
+                    status: 401 | 403, ..
+                }) if !refreshed => {
                     refreshed = true;
                     fresh = self
                         .batch(Operation::Upload, &[object], reference, work)?
                         .remove(&object.oid);
                 }
                 Err(Failure::Payload(source)) => {
-                    return Err(LfsError::Read { oid: object.oid.clone(), source });
+                    return Err(LfsError::Read {
+                        oid: object.oid.clone(),
+                        source,
+                    });
                 }
                 Err(failure) => retry.after(failure, &upload.href)?,
             }
@@ -102,28 +117,54 @@ impl Client {
         work: &Work<'_>,
     ) -> Result<(), Failure> {
         let mut headers = action_headers(action);
-        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
-            headers.push(("Content-Type".to_owned(), "application/octet-stream".to_owned()));
+        if !headers
+            .iter()
+            .any(|(name, _)| name.eq_ignore_ascii_case("content-type"))
+        {
+            headers.push((
+                "Content-Type".to_owned(),
+                "application/octet-stream".to_owned(),
+            ));
         }
         let chunked = action.header.iter().any(|(name, value)| {
             name.eq_ignore_ascii_case("transfer-encoding") && value.eq_ignore_ascii_case("chunked")
         });
         let path = store.path(&object.oid);
         let open = || -> io::Result<Box<dyn Read + '_>> {
-            Ok(Box::new(Stoppable { file: File::open(&path)?, work }))
+            Ok(Box::new(Stoppable {
+                file: File::open(&path)?,
+                work,
+            }))
         };
-        let body = Payload::File { open: &open, size: object.size, chunked };
-        let call = Call { method: Method::PUT, url: &action.href, headers, body };
+        let body = Payload::File {
+            open: &open,
+            size: object.size,
+            chunked,
+        };
+        let call = Call {
+            method: Method::PUT,
+            url: &action.href,
+            headers,
+            body,
+        };
         self.http.call(&call).map(|_| ())
     }
 
     fn verify(&self, object: &Pointer, action: &Action) -> Result<(), Failure> {
-        let body = BatchObject { oid: object.oid.to_string(), size: object.size };
-        let body = serde_json::to_vec(&body)
-            .map_err(|e| Failure::Broken { detail: e.to_string(), may_pass: false })?;
+        let body = BatchObject {
+            oid: object.oid.to_string(),
+            size: object.size,
+        };
+        let body = serde_json::to_vec(&body).map_err(|e| Failure::Broken {
+            detail: e.to_string(),
+            may_pass: false,
+        })?;
         let mut headers = action_headers(action);
         for name in ["Accept", "Content-Type"] {
-            if !headers.iter().any(|(given, _)| given.eq_ignore_ascii_case(name)) {
+            if !headers
+                .iter()
+                .any(|(given, _)| given.eq_ignore_ascii_case(name))
+            {
                 headers.push((name.to_owned(), CONTENT_TYPE.to_owned()));
             }
         }

@@ -99,7 +99,10 @@ impl<'a> Work<'a> {
                 });
             }
         });
-        match first_error.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        match first_error
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+        {
             Some(error) => Err(error),
             None if self.observer.is_cancelled() => Err(LfsError::Cancelled),
             None => Ok(()),

@@ -16,40 +16,66 @@ pub(crate) fn remote_error(url: &RemoteUrl, error: &git2::Error) -> RemoteError 
     let text = error.message();
     let detail = shortened(text);
     let url_ = || url.clone();
-    let unreachable =
-        || RemoteError::HostUnreachable { host: url.host().to_owned(), detail: shortened(text) };
+    let unreachable = || RemoteError::HostUnreachable {
+        host: url.host().to_owned(),
+        detail: shortened(text),
+    };
     if is_disk_full(error) {
         return RemoteError::DiskFull { detail };
     }
-    let connecting = ["failed to resolve address", "failed to connect", "SSL error: "];
+    let connecting = [
+        "failed to resolve address",
+        "failed to connect",
+        "SSL error: ",
+    ];
     if connecting.iter().any(|sign| text.starts_with(sign)) {
         return unreachable();
     }
     match error.code() {
-        ErrorCode::Timeout => return RemoteError::Timeout { url: url_(), detail },
-        ErrorCode::Auth => return RemoteError::AuthenticationFailed { url: url_(), detail },
+        ErrorCode::Timeout => {
+            return RemoteError::Timeout {
+                url: url_(),
+                detail,
+            };
+        }
+        ErrorCode::Auth => {
+            return RemoteError::AuthenticationFailed {
+                url: url_(),
+                detail,
+            };
+        }
         ErrorCode::Certificate => {
-            return RemoteError::HostNotTrusted { host: url.host().to_owned(), detail };
+            return RemoteError::HostNotTrusted {
+                host: url.host().to_owned(),
+                detail,
+            };
         }
         _ => {}
     }
     match error.class() {
         ErrorClass::Http => http_error(url, text, detail),
-        ErrorClass::Ssl if text.contains("certificate") => {
-            RemoteError::HostNotTrusted { host: url.host().to_owned(), detail }
-        }
+        ErrorClass::Ssl if text.contains("certificate") => RemoteError::HostNotTrusted {
+            host: url.host().to_owned(),
+            detail,
+        },
         ErrorClass::Ssl => unreachable(),
         ErrorClass::Ssh => ssh_error(url, text, detail),
-        ErrorClass::Net if tells_not_found(text) => {
-            RemoteError::RepositoryNotFound { url: url_(), detail }
-        }
-        ErrorClass::Net | ErrorClass::Indexer | ErrorClass::Zlib => {
-            RemoteError::Upstream { url: url_(), detail }
-        }
+        ErrorClass::Net if tells_not_found(text) => RemoteError::RepositoryNotFound {
+            url: url_(),
+            detail,
+        },
+        ErrorClass::Net | ErrorClass::Indexer | ErrorClass::Zlib => RemoteError::Upstream {
+            url: url_(),
+            detail,
+        },
         _ if url.scheme() == Scheme::File
-            && (error.code() == ErrorCode::NotFound || text.starts_with("failed to resolve path")) =>
+            && (error.code() == ErrorCode::NotFound
+                || text.starts_with("failed to resolve path")) =>
         {
-            RemoteError::RepositoryNotFound { url: url_(), detail }
+            RemoteError::RepositoryNotFound {
+                url: url_(),
+                detail,
+            }
         }
         _ => RemoteError::Local { detail },
     }
@@ -75,35 +101,69 @@ fn http_error(url: &RemoteUrl, text: &str, detail: String) -> RemoteError {
 fn ssh_error(url: &RemoteUrl, text: &str, detail: String) -> RemoteError {
     if text.contains("hostkey") || text.contains("host key") {
         let detail = format!("its host key is not the one in known_hosts ({detail})");
-        return RemoteError::HostNotTrusted { host: url.host().to_owned(), detail };
+        return RemoteError::HostNotTrusted {
+            host: url.host().to_owned(),
+            detail,
+        };
     }
     if text.contains("Timed out") || text.contains("timed out") {
-        return RemoteError::Timeout { url: url.clone(), detail };
+        return RemoteError::Timeout {
+            url: url.clone(),
+            detail,
+        };
     }
-    let key = ["authenticat", "publickey", "private key", "Unable to extract", "callback"];
+    let key = [
+        "authenticat",
+        "publickey",
+        "private key",
+        "Unable to extract",
+        "callback",
+    ];
     if key.iter().any(|sign| text.contains(sign)) {
-        return RemoteError::AuthenticationFailed { url: url.clone(), detail };
+        return RemoteError::AuthenticationFailed {
+            url: url.clone(),
+            detail,
+        };
     }
     if tells_not_found(text) {
-        return RemoteError::RepositoryNotFound { url: url.clone(), detail };
+        return RemoteError::RepositoryNotFound {
+            url: url.clone(),
+            detail,
+        };
     }
     if text.contains("failed to start SSH session") {
-        return RemoteError::HostUnreachable { host: url.host().to_owned(), detail };
+        return RemoteError::HostUnreachable {
+            host: url.host().to_owned(),
+            detail,
+        };
     }
-    RemoteError::Upstream { url: url.clone(), detail }
+    RemoteError::Upstream {
+        url: url.clone(),
+        detail,
+    }
 }
 
 /// What GitHub, GitLab, Gitea, git itself and git daemon say.
 fn tells_not_found(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
-    ["not found", "does not appear to be a git repository", "could not be found", "not exported",
-        "does not exist", "no such"]
+    [
+        "not found",
+        "does not appear to be a git repository",
+        "could not be found",
+        "not exported",
+        "does not exist",
+        "no such",
+    ]
     .iter()
     .any(|sign| text.contains(sign))
 }
 
 fn shortened(text: &str) -> String {
-    text.trim().chars().filter(|c| !c.is_control()).take(300).collect()
+    text.trim()
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(300)
+        .collect()
 }
 
 #[cfg(test)]
@@ -121,24 +181,93 @@ mod tests {
     fn what_libgit2_says_is_told_apart() {
         use ErrorClass::{Http, Net, Odb, Os, Ssh, Ssl};
         use ErrorCode::{Auth, Certificate, GenericError as Other, Timeout};
-        check(Net, Other, "failed to resolve address for host: Name", "HostUnreachable");
-        check(Os, Other, "failed to connect to host: Connection refused", "HostUnreachable");
-        check(Net, Timeout, "failed to connect to host: Operation timed out", "HostUnreachable");
-        check(Net, Timeout, "could not read from socket: timed out", "UpstreamError");
-        check(Ssl, Certificate, "the SSL certificate is invalid", "HostUnreachable");
+        check(
+            Net,
+            Other,
+            "failed to resolve address for host: Name",
+            "HostUnreachable",
+        );
+        check(
+            Os,
+            Other,
+            "failed to connect to host: Connection refused",
+            "HostUnreachable",
+        );
+        check(
+            Net,
+            Timeout,
+            "failed to connect to host: Operation timed out",
+            "HostUnreachable",
+        );
+        check(
+            Net,
+            Timeout,
+            "could not read from socket: timed out",
+            "UpstreamError",
+        );
+        check(
+            Ssl,
+            Certificate,
+            "the SSL certificate is invalid",
+            "HostUnreachable",
+        );
         check(Ssl, Other, "SSL error: unknown error", "HostUnreachable");
-        check(Os, Other, "SSL error: syscall failure: Resource temporarily", "HostUnreachable");
+        check(
+            Os,
+            Other,
+            "SSL error: syscall failure: Resource temporarily",
+            "HostUnreachable",
+        );
         check(Http, Auth, "refused", "AuthenticationFailed");
-        check(Http, Other, "unexpected http status code: 403", "AuthenticationFailed");
-        check(Http, Other, "unexpected http status code: 404", "RepositoryNotFound");
-        check(Http, Other, "unexpected http status code: 503", "UpstreamError");
-        check(Http, Other, "invalid content-type: 'text/html'", "RepositoryNotFound");
-        check(Ssh, Other, "ERROR: Repository not found.", "RepositoryNotFound");
-        check(Ssh, Certificate, "invalid or unknown remote ssh hostkey", "HostUnreachable");
-        check(Net, Other, "remote error: access denied or repository not exported: /a",
-            "RepositoryNotFound");
+        check(
+            Http,
+            Other,
+            "unexpected http status code: 403",
+            "AuthenticationFailed",
+        );
+        check(
+            Http,
+            Other,
+            "unexpected http status code: 404",
+            "RepositoryNotFound",
+        );
+        check(
+            Http,
+            Other,
+            "unexpected http status code: 503",
+            "UpstreamError",
+        );
+        check(
+            Http,
+            Other,
+            "invalid content-type: 'text/html'",
+            "RepositoryNotFound",
+        );
+        check(
+            Ssh,
+            Other,
+            "ERROR: Repository not found.",
+            "RepositoryNotFound",
+        );
+        check(
+            Ssh,
+            Certificate,
+            "invalid or unknown remote ssh hostkey",
+            "HostUnreachable",
+        );
+        check(
+            Net,
+            Other,
+            "remote error: access denied or repository not exported: /a",
+            "RepositoryNotFound",
+        );
         check(Net, Other, "unexpected EOF", "UpstreamError");
-        check(Os, Other, "failed to write: No space left on device", "DiskFull");
+        check(
+            Os,
+            Other,
+            "failed to write: No space left on device",
+            "DiskFull",
+        );
         check(Odb, Other, "odd", "InternalError");
     }
 }

@@ -12,8 +12,8 @@ use git2::{
 };
 
 pub(crate) use classify::{is_disk_full, remote_error};
-pub use settings::{Timeouts, set_timeouts};
 pub(crate) use settings::init;
+pub use settings::{Timeouts, set_timeouts};
 
 use crate::{Credentials, Observer, Progress, RemoteError, RemoteUrl, Scheme};
 
@@ -135,8 +135,11 @@ impl<'a> Session<'a> {
         allowed: CredentialType,
     ) -> Result<Cred, git2::Error> {
         let refuse = |why: &str| {
-            let class =
-                if self.url.scheme() == Scheme::Ssh { ErrorClass::Ssh } else { ErrorClass::Http };
+            let class = if self.url.scheme() == Scheme::Ssh {
+                ErrorClass::Ssh
+            } else {
+                ErrorClass::Http
+            };
             git2::Error::new(ErrorCode::Auth, class, why)
         };
         if allowed.contains(CredentialType::USERNAME) {
@@ -148,7 +151,11 @@ impl<'a> Session<'a> {
         }
         match self.credentials {
             Credentials::None => Err(refuse("the server wants credentials and none were given")),
-            Credentials::SshKey { private_key, passphrase, .. } => Cred::ssh_key_from_memory(
+            Credentials::SshKey {
+                private_key,
+                passphrase,
+                ..
+            } => Cred::ssh_key_from_memory(
                 user.or(self.url.user()).unwrap_or("git"),
                 None,
                 private_key,
@@ -156,10 +163,14 @@ impl<'a> Session<'a> {
             ),
             Credentials::Token(_) | Credentials::Basic { .. } => {
                 if !same_origin(self.url, url) {
-                    return Err(refuse("the server redirects to another one, which gets none"));
+                    return Err(refuse(
+                        "the server redirects to another one, which gets none",
+                    ));
                 }
-                let (name, password) =
-                    self.credentials.basic().ok_or_else(|| refuse("none were given"))?;
+                let (name, password) = self
+                    .credentials
+                    .basic()
+                    .ok_or_else(|| refuse("none were given"))?;
                 Cred::userpass_plaintext(name, password)
             }
         }
@@ -185,7 +196,9 @@ fn same_origin(url: &RemoteUrl, asking: &str) -> bool {
         "http" => (Scheme::Http, asking.port()),
         _ => return false,
     };
-    asking.host_str().is_some_and(|host| host.eq_ignore_ascii_case(url.host()))
+    asking
+        .host_str()
+        .is_some_and(|host| host.eq_ignore_ascii_case(url.host()))
         && (theirs == ours || (upgrade && theirs == (Scheme::Https, None)))
 }
 

@@ -21,7 +21,10 @@ pub struct Timeouts {
 impl Default for Timeouts {
     /// 15 s and 60 s.
     fn default() -> Self {
-        Self { connect: Duration::from_secs(15), answer: Duration::from_mins(1) }
+        Self {
+            connect: Duration::from_secs(15),
+            answer: Duration::from_mins(1),
+        }
     }
 }
 
@@ -36,7 +39,9 @@ pub fn set_timeouts(timeouts: Timeouts) {
 }
 
 fn apply(timeouts: Timeouts) {
-    let _guard = TIMEOUTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _guard = TIMEOUTS
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     let millis = |d: Duration| i32::try_from(d.as_millis()).unwrap_or(i32::MAX).max(1);
     // SAFETY: libgit2 keeps both as plain integers and reads them when it connects; our own
     // writes are serialised, and callers are told to set them before other threads connect.
@@ -55,9 +60,12 @@ fn apply(timeouts: Timeouts) {
 /// libgit2's defaults and stay so.
 pub(crate) fn init() {
     INIT.call_once(|| {
-        for level in
-            [ConfigLevel::System, ConfigLevel::Global, ConfigLevel::XDG, ConfigLevel::ProgramData]
-        {
+        for level in [
+            ConfigLevel::System,
+            ConfigLevel::Global,
+            ConfigLevel::XDG,
+            ConfigLevel::ProgramData,
+        ] {
             // SAFETY: nothing of ours uses libgit2 before this, and `Once` lets one thread run it
             // while all others wait.
             if let Err(error) = unsafe { opts::set_search_path(level, "") } {

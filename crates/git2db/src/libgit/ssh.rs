@@ -33,7 +33,9 @@ impl HostKeys {
             });
         }
         let local = |detail: String| RemoteError::Local { detail };
-        let turn = HOME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let turn = HOME
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let home = tempfile::Builder::new()
             .prefix("hyprstream-ssh-")
             .tempdir()
@@ -57,9 +59,16 @@ impl HostKeys {
             libgit2_sys::git_libgit2_opts(libgit2_sys::GIT_OPT_SET_HOMEDIR as _, path.as_ptr())
         };
         if code < 0 {
-            return Err(local("libgit2 does not take the folder with known_hosts".to_owned()));
+            return Err(local(
+                "libgit2 does not take the folder with known_hosts".to_owned(),
+            ));
         }
-        Ok(Self { held: RefCell::new(Some(Held { _home: home, _turn: turn })) })
+        Ok(Self {
+            held: RefCell::new(Some(Held {
+                _home: home,
+                _turn: turn,
+            })),
+        })
     }
 
     /// Lets the next connection begin. Called once the host keys have been read.

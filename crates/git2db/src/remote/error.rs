@@ -96,6 +96,9 @@ impl RemoteError {
 
     /// Whether the same call may succeed later without anyone changing anything.
     pub fn is_retriable(&self) -> bool {
-        !matches!(self, Self::HostNotTrusted { .. } | Self::AuthenticationFailed { .. })
+        !matches!(
+            self,
+            Self::HostNotTrusted { .. } | Self::AuthenticationFailed { .. }
+        )
     }
 }

@@ -24,11 +24,10 @@ pub fn resolve(
         return Ok(commit.clone());
     }
     let heads = list(url, credentials, &())?;
-    pick(&heads, reference)
-        .ok_or_else(|| RemoteError::ReferenceNotFound {
-            url: url.clone(),
-            reference: reference.clone(),
-        })
+    pick(&heads, reference).ok_or_else(|| RemoteError::ReferenceNotFound {
+        url: url.clone(),
+        reference: reference.clone(),
+    })
 }
 
 /// One ref of a remote.
@@ -66,7 +65,9 @@ pub fn list(
 pub(crate) fn pick(heads: &[RemoteRef], reference: &Reference) -> Option<CommitId> {
     let name = reference.full_name()?;
     let find = |name: &str| heads.iter().find(|head| head.name == name);
-    find(&format!("{name}^{{}}")).or_else(|| find(&name)).map(|head| head.commit.clone())
+    find(&format!("{name}^{{}}"))
+        .or_else(|| find(&name))
+        .map(|head| head.commit.clone())
 }
 
 #[cfg(test)]
@@ -76,8 +77,15 @@ mod tests {
     #[test]
     fn an_annotated_tag_is_peeled() {
         let id = |digit: &str| digit.repeat(40).parse::<CommitId>().unwrap();
-        let head = |name: &str, digit| RemoteRef { name: name.to_owned(), commit: id(digit) };
-        let heads = [head("refs/tags/v1", "1"), head("refs/tags/v1^{}", "2"), head("HEAD", "3")];
+        let head = |name: &str, digit| RemoteRef {
+            name: name.to_owned(),
+            commit: id(digit),
+        };
+        let heads = [
+            head("refs/tags/v1", "1"),
+            head("refs/tags/v1^{}", "2"),
+            head("HEAD", "3"),
+        ];
         assert_eq!(pick(&heads, &Reference::Tag("v1".into())), Some(id("2")));
         assert_eq!(pick(&heads, &Reference::Head), Some(id("3")));
         assert_eq!(pick(&heads, &Reference::Branch("v1".into())), None);

@@ -53,13 +53,18 @@ pub fn fetch_commit(
     let repo = super::open(path).map_err(local)?;
     let lock_path = path.join("hyprstream.lock");
     let _lock = FileLock::acquire(&lock_path, &|| observer.is_cancelled())
-        .map_err(|e| RemoteError::Local { detail: format!("cannot lock {}: {e}", lock_path.display()) })?
+        .map_err(|e| RemoteError::Local {
+            detail: format!("cannot lock {}: {e}", lock_path.display()),
+        })?
         .ok_or(RemoteError::Cancelled)?;
-    super::stale::remove(path)
-        .map_err(|e| RemoteError::Local { detail: format!("cannot tidy {}: {e}", path.display()) })?;
+    super::stale::remove(path).map_err(|e| RemoteError::Local {
+        detail: format!("cannot tidy {}: {e}", path.display()),
+    })?;
     let is_there = || {
         let shallow = fetch.history == History::Whole && repo.is_shallow();
-        super::is_complete(&repo, path, commit).map(|there| there && !shallow).map_err(local)
+        super::is_complete(&repo, path, commit)
+            .map(|there| there && !shallow)
+            .map_err(local)
     };
     if is_there()? {
         return keep(&repo, path, commit);
@@ -96,7 +101,12 @@ struct Attempt {
 
 /// Ways to get at the commit, the cheapest first.
 fn attempts(fetch: &Fetch<'_>, heads: &[RemoteRef]) -> Vec<Attempt> {
-    let Fetch { url, reference, commit, .. } = *fetch;
+    let Fetch {
+        url,
+        reference,
+        commit,
+        ..
+    } = *fetch;
     // The local transport knows no depth.
     let shallow = fetch.history == History::None && url.scheme() != Scheme::File;
     let mut attempts = Vec::new();
@@ -108,15 +118,27 @@ fn attempts(fetch: &Fetch<'_>, heads: &[RemoteRef]) -> Vec<Attempt> {
         .find(|head| Some(plain(&head.name)) == wanted.as_deref())
         .or_else(|| heads.iter().find(at_tip));
     if let Some(head) = tip {
-        attempts.push(Attempt { refspecs: vec![plain(&head.name).to_owned()], shallow });
+        attempts.push(Attempt {
+            refspecs: vec![plain(&head.name).to_owned()],
+            shallow,
+        });
     }
-    attempts.push(Attempt { refspecs: vec![commit.to_string()], shallow });
+    attempts.push(Attempt {
+        refspecs: vec![commit.to_string()],
+        shallow,
+    });
     if let Some(name) = wanted.filter(|name| heads.iter().any(|head| head.name == *name)) {
-        attempts.push(Attempt { refspecs: vec![name], shallow: false });
+        attempts.push(Attempt {
+            refspecs: vec![name],
+            shallow: false,
+        });
     }
     let all = ["refs/heads/*", "refs/tags/*"];
     let refspecs = all.map(|name| format!("+{name}:{name}")).to_vec();
-    attempts.push(Attempt { refspecs, shallow: false });
+    attempts.push(Attempt {
+        refspecs,
+        shallow: false,
+    });
     attempts
 }
 
@@ -132,7 +154,9 @@ fn download(
     attempt: &Attempt,
     observer: &dyn Observer,
 ) -> Result<(), RemoteError> {
-    let Fetch { url, credentials, .. } = *fetch;
+    let Fetch {
+        url, credentials, ..
+    } = *fetch;
     let session = Session::new(url, credentials, observer)?;
     let failed = |error: git2::Error| session.error(&error);
     let mut remote = repo.remote_anonymous(url.as_str()).map_err(failed)?;
@@ -145,7 +169,10 @@ fn download(
         .connect_auth(Direction::Fetch, Some(session.callbacks()), Some(proxy()))
         .map_err(failed)?;
     let mut options = session.fetch_options(depth);
-    connection.remote().download(&attempt.refspecs, Some(&mut options)).map_err(failed)
+    connection
+        .remote()
+        .download(&attempt.refspecs, Some(&mut options))
+        .map_err(failed)
 }
 
 /// Whether no other way of fetching can do better.
@@ -162,17 +189,28 @@ fn is_final(error: &RemoteError) -> bool {
 }
 
 fn keep(repo: &Repository, path: &Path, commit: &CommitId) -> Result<(), RemoteError> {
-    repo.reference(&super::keeping_ref(commit), commit.oid(), true, "hyprstream")
-        .map(|_| ())
-        .map_err(|e| local(super::access(path)(e)))
+    repo.reference(
+        &super::keeping_ref(commit),
+        commit.oid(),
+        true,
+        "hyprstream",
+    )
+    .map(|_| ())
+    .map_err(|e| local(super::access(path)(e)))
 }
 
 fn local(error: RepoError) -> RemoteError {
     match error {
-        RepoError::DiskFull { path } => RemoteError::DiskFull { detail: path.display().to_string() },
+        RepoError::DiskFull { path } => RemoteError::DiskFull {
+            detail: path.display().to_string(),
+        },
         RepoError::Open { ref source, .. } | RepoError::Access { ref source, .. } => {
-            RemoteError::Local { detail: format!("{error}: {source}") }
+            RemoteError::Local {
+                detail: format!("{error}: {source}"),
+            }
         }
-        other => RemoteError::Local { detail: other.to_string() },
+        other => RemoteError::Local {
+            detail: other.to_string(),
+        },
     }
 }

@@ -23,9 +23,14 @@ pub fn init_bare(path: &Path) -> Result<(), RepoError> {
     libgit::init();
     let failed = |source: git2::Error| {
         if libgit::is_disk_full(&source) {
-            RepoError::DiskFull { path: path.to_owned() }
+            RepoError::DiskFull {
+                path: path.to_owned(),
+            }
         } else {
-            RepoError::Open { path: path.to_owned(), source }
+            RepoError::Open {
+                path: path.to_owned(),
+                source,
+            }
         }
     };
     match open(path) {
@@ -34,11 +39,19 @@ pub fn init_bare(path: &Path) -> Result<(), RepoError> {
         Err(error) => return Err(error),
     }
     let mut options = RepositoryInitOptions::new();
-    options.bare(true).mkpath(true).external_template(false).initial_head("main");
+    options
+        .bare(true)
+        .mkpath(true)
+        .external_template(false)
+        .initial_head("main");
     let repo = Repository::init_opts(path, &options).map_err(failed)?;
     let mut config = repo.config().map_err(failed)?;
-    config.set_bool("uploadpack.allowAnySHA1InWant", true).map_err(failed)?;
-    config.set_bool("core.fsyncObjectFiles", true).map_err(failed)?;
+    config
+        .set_bool("uploadpack.allowAnySHA1InWant", true)
+        .map_err(failed)?;
+    config
+        .set_bool("core.fsyncObjectFiles", true)
+        .map_err(failed)?;
     Ok(())
 }
 
@@ -65,9 +78,13 @@ pub fn set_reference(
     }
     let repo = open(path)?;
     if repo.find_commit(commit.oid()).is_err() {
-        return Err(RepoError::CommitMissing { path: path.to_owned(), commit: commit.clone() });
+        return Err(RepoError::CommitMissing {
+            path: path.to_owned(),
+            commit: commit.clone(),
+        });
     }
-    repo.reference(&name, commit.oid(), true, "hyprstream").map_err(access(path))?;
+    repo.reference(&name, commit.oid(), true, "hyprstream")
+        .map_err(access(path))?;
     if name.starts_with("refs/heads/") {
         repo.set_head(&name).map_err(access(path))?;
     }
@@ -99,8 +116,13 @@ pub(crate) fn open(path: &Path) -> Result<Repository, RepoError> {
     let flags = RepositoryOpenFlags::NO_SEARCH | RepositoryOpenFlags::NO_DOTGIT;
     let none: [&Path; 0] = [];
     Repository::open_ext(path, flags, none).map_err(|source| match source.code() {
-        ErrorCode::Owner => RepoError::NotOurs { path: path.to_owned() },
-        _ => RepoError::Open { path: path.to_owned(), source },
+        ErrorCode::Owner => RepoError::NotOurs {
+            path: path.to_owned(),
+        },
+        _ => RepoError::Open {
+            path: path.to_owned(),
+            source,
+        },
     })
 }
 
@@ -108,9 +130,14 @@ pub(crate) fn open(path: &Path) -> Result<Repository, RepoError> {
 pub(crate) fn access(path: &Path) -> impl Fn(git2::Error) -> RepoError + '_ {
     |source| {
         if libgit::is_disk_full(&source) {
-            RepoError::DiskFull { path: path.to_owned() }
+            RepoError::DiskFull {
+                path: path.to_owned(),
+            }
         } else {
-            RepoError::Access { path: path.to_owned(), source }
+            RepoError::Access {
+                path: path.to_owned(),
+                source,
+            }
         }
     }
 }

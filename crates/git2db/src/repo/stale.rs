@@ -18,7 +18,12 @@ pub(super) fn remove(bare: &Path) -> io::Result<()> {
             remove_file(&path)?;
         }
     }
-    for file in ["HEAD.lock", "shallow.lock", "packed-refs.lock", "config.lock"] {
+    for file in [
+        "HEAD.lock",
+        "shallow.lock",
+        "packed-refs.lock",
+        "config.lock",
+    ] {
         remove_if_stale(&bare.join(file))?;
     }
     let mut folders = vec![bare.join("refs")];
@@ -65,7 +70,9 @@ fn entries(folder: &Path) -> io::Result<Vec<std::path::PathBuf>> {
 }
 
 fn name(path: &Path) -> &str {
-    path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -78,14 +85,28 @@ mod tests {
         let at = |name: &str| dir.path().join(name);
         fs::create_dir_all(at("objects/pack")).unwrap();
         fs::create_dir_all(at("refs/hyprstream/commits")).unwrap();
-        let gone = ["objects/pack/pack_git2_x", "shallow.lock", "refs/hyprstream/commits/1.lock"];
-        let kept = ["objects/pack/pack-1.pack", "HEAD.lock", "refs/heads", "HEAD"];
+        let gone = [
+            "objects/pack/pack_git2_x",
+            "shallow.lock",
+            "refs/hyprstream/commits/1.lock",
+        ];
+        let kept = [
+            "objects/pack/pack-1.pack",
+            "HEAD.lock",
+            "refs/heads",
+            "HEAD",
+        ];
         for file in gone.iter().chain(&kept) {
             fs::write(at(file), "").unwrap();
         }
         let old = SystemTime::now() - STALE_LOCK * 2;
         for file in gone {
-            fs::File::options().write(true).open(at(file)).unwrap().set_modified(old).unwrap();
+            fs::File::options()
+                .write(true)
+                .open(at(file))
+                .unwrap()
+                .set_modified(old)
+                .unwrap();
         }
         remove(dir.path()).unwrap();
         assert!(gone.iter().all(|file| !at(file).exists()));

@@ -9,7 +9,9 @@ use crate::Digest;
 #[non_exhaustive]
 pub enum StoreError {
     /// No space is left, or less than is needed.
-    #[error("no space is left below {path:?}: {needed_bytes} bytes are needed, {available_bytes} are free")]
+    #[error(
+        "no space is left below {path:?}: {needed_bytes} bytes are needed, {available_bytes} are free"
+    )]
     DiskFull {
         /// The store.
         path: PathBuf,

@@ -84,7 +84,10 @@ impl ObjectStore {
         for outer in entries(&objects)? {
             for inner in entries(&outer)? {
                 for (path, found) in files(&inner)? {
-                    let oid = path.file_stem().and_then(|n| n.to_str()).and_then(|n| n.parse().ok());
+                    let oid = path
+                        .file_stem()
+                        .and_then(|n| n.to_str())
+                        .and_then(|n| n.parse().ok());
                     if let Some(oid) = oid {
                         visit(&path, &oid, &found)?;
                     }
@@ -102,7 +105,9 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(failed(error)),
     };
-    list.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>().map_err(failed)
+    list.map(|entry| entry.map(|e| e.path()))
+        .collect::<Result<_, _>>()
+        .map_err(failed)
 }
 
 fn files(folder: &Path) -> Result<Vec<(PathBuf, fs::Metadata)>, StoreError> {
@@ -138,5 +143,7 @@ fn changed(found: &fs::Metadata) -> SystemTime {
 
 /// A time in the future is young: the clock was set back.
 fn is_older(time: SystemTime, age: Duration) -> bool {
-    SystemTime::now().duration_since(time).is_ok_and(|elapsed| elapsed >= age)
+    SystemTime::now()
+        .duration_since(time)
+        .is_ok_and(|elapsed| elapsed >= age)
 }

@@ -46,7 +46,9 @@ impl ObjectStore {
             let path = root.join(name);
             durable::create_dir_all(&path).map_err(|e| io_error("create folder", &path, e))?;
         }
-        Ok(Self { root: root.to_owned() })
+        Ok(Self {
+            root: root.to_owned(),
+        })
     }
 
     /// Where the store lies.
@@ -72,7 +74,11 @@ impl ObjectStore {
     /// Where the object lies, whether or not it is there. Open it to read; never write to it.
     pub fn path(&self, oid: &Digest) -> PathBuf {
         let hex = oid.as_str();
-        self.root.join("objects").join(&hex[..2]).join(&hex[2..4]).join(hex)
+        self.root
+            .join("objects")
+            .join(&hex[..2])
+            .join(&hex[2..4])
+            .join(hex)
     }
 
     /// Reads `reader` to its end into the store and checks digest and size before the object is
@@ -104,7 +110,8 @@ impl ObjectStore {
             return Ok(oid);
         }
         let mut file = self.temporary()?;
-        file.write_all(bytes).map_err(|e| self.write_error(file.path(), bytes.len() as u64, e))?;
+        file.write_all(bytes)
+            .map_err(|e| self.write_error(file.path(), bytes.len() as u64, e))?;
         self.publish(file, &self.path(&oid))?;
         Ok(oid)
     }
@@ -144,7 +151,11 @@ impl ObjectStore {
         let available_bytes = self.available_bytes()?;
         if needed_bytes > available_bytes {
             let path = self.root.clone();
-            return Err(StoreError::DiskFull { path, needed_bytes, available_bytes });
+            return Err(StoreError::DiskFull {
+                path,
+                needed_bytes,
+                available_bytes,
+            });
         }
         Ok(())
     }
@@ -184,13 +195,23 @@ impl ObjectStore {
             };
             size += read as u64;
             if let Some(expected) = expected.filter(|e| size > e.size) {
-                return Err(mismatch(expected, format!("more than {} bytes", expected.size)));
+                return Err(mismatch(
+                    expected,
+                    format!("more than {} bytes", expected.size),
+                ));
             }
             hasher.update(&buffer[..read]);
             let left = expected.map_or(read as u64, |e| e.size - size);
-            file.write_all(&buffer[..read]).map_err(|e| self.write_error(file.path(), left, e))?;
+            file.write_all(&buffer[..read])
+                .map_err(|e| self.write_error(file.path(), left, e))?;
         }
-        Ok((file, Pointer { oid: Digest::finish(hasher), size }))
+        Ok((
+            file,
+            Pointer {
+                oid: Digest::finish(hasher),
+                size,
+            },
+        ))
     }
 
     /// Makes a temporary file durable and visible at `target`; whether nothing was there.
@@ -228,7 +249,11 @@ impl ObjectStore {
         if durable::is_full(&source) {
             let available_bytes = self.available_bytes().unwrap_or(0);
             let path = self.root.clone();
-            return StoreError::DiskFull { path, needed_bytes, available_bytes };
+            return StoreError::DiskFull {
+                path,
+                needed_bytes,
+                available_bytes,
+            };
         }
         io_error("write", path, source)
     }
@@ -248,7 +273,10 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
 
 fn check(expected: &Pointer, oid: &Digest, size: u64) -> Result<(), StoreError> {
     if size != expected.size {
-        return Err(mismatch(expected, format!("{size} bytes instead of {}", expected.size)));
+        return Err(mismatch(
+            expected,
+            format!("{size} bytes instead of {}", expected.size),
+        ));
     }
     if *oid != expected.oid {
         return Err(mismatch(expected, format!("their SHA-256 is {oid}")));
@@ -257,9 +285,16 @@ fn check(expected: &Pointer, oid: &Digest, size: u64) -> Result<(), StoreError> 
 }
 
 fn mismatch(expected: &Pointer, detail: String) -> StoreError {
-    StoreError::Mismatch { oid: expected.oid.clone(), detail }
+    StoreError::Mismatch {
+        oid: expected.oid.clone(),
+        detail,
+    }
 }
 
 fn io_error(act: &'static str, path: &Path, source: io::Error) -> StoreError {
-    StoreError::Io { act, path: path.to_owned(), source }
+    StoreError::Io {
+        act,
+        path: path.to_owned(),
+        source,
+    }
 }

@@ -35,12 +35,10 @@ pub struct Part {
 impl ObjectStore {
     /// Waits until nobody else is bringing the object, in any process, and says whether it is
     /// there then. What came earlier is hashed again and kept.
-    pub fn claim(
-        &self,
-        expected: &Pointer,
-        observer: &dyn Observer,
-    ) -> Result<Claim, StoreError> {
-        let cancelled = || StoreError::Cancelled { oid: expected.oid.clone() };
+    pub fn claim(&self, expected: &Pointer, observer: &dyn Observer) -> Result<Claim, StoreError> {
+        let cancelled = || StoreError::Cancelled {
+            oid: expected.oid.clone(),
+        };
         if self.is_present(expected)? {
             return Ok(Claim::Present);
         }
@@ -56,7 +54,14 @@ impl ObjectStore {
         let store = self.clone();
         let expected = expected.clone();
         let hasher = Sha256::new();
-        let mut part = Box::new(Part { store, expected, path, lock, hasher, len: 0 });
+        let mut part = Box::new(Part {
+            store,
+            expected,
+            path,
+            lock,
+            hasher,
+            len: 0,
+        });
         part.read_again(observer)?;
         self.ensure_space(part.expected.size - part.len)?;
         Ok(Claim::Mine(part))
@@ -96,13 +101,18 @@ impl Part {
     /// Adds the next bytes. More than the object's size is a `Mismatch`.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         if bytes.len() as u64 > self.missing_bytes() {
-            return Err(mismatch(&self.expected, format!("more than {} bytes", self.expected.size)));
+            return Err(mismatch(
+                &self.expected,
+                format!("more than {} bytes", self.expected.size),
+            ));
         }
         if let Err(error) = self.lock.file_mut().write_all(bytes) {
             let missing = self.missing_bytes();
             // What was written of them is not in the hash: take it away again.
             let kept = self.rewind_to(self.len);
-            return Err(kept.err().unwrap_or(self.store.write_error(&self.path, missing, error)));
+            return Err(kept
+                .err()
+                .unwrap_or(self.store.write_error(&self.path, missing, error)));
         }
         self.hasher.update(bytes);
         self.len += bytes.len() as u64;
@@ -128,7 +138,9 @@ impl Part {
         file.set_permissions(Permissions::from_mode(0o444))
             .and_then(|()| file.sync_all())
             .map_err(|e| self.store.write_error(&self.path, 0, e))?;
-        self.store.move_in(&self.path, &self.store.path(&self.expected.oid)).map(|_| ())
+        self.store
+            .move_in(&self.path, &self.store.path(&self.expected.oid))
+            .map(|_| ())
     }
 
     fn rewind_to(&mut self, len: u64) -> Result<(), StoreError> {
@@ -141,14 +153,21 @@ impl Part {
 
     fn read_again(&mut self, observer: &dyn Observer) -> Result<(), StoreError> {
         let failed = |path: &std::path::Path, e: io::Error| io_error("read", path, e);
-        let there = self.lock.file().metadata().map_err(|e| failed(&self.path, e))?.len();
+        let there = self
+            .lock
+            .file()
+            .metadata()
+            .map_err(|e| failed(&self.path, e))?
+            .len();
         if there > self.expected.size {
             return self.restart();
         }
         let mut buffer = vec![0; CHUNK_BYTES];
         loop {
             if observer.is_cancelled() {
-                return Err(StoreError::Cancelled { oid: self.expected.oid.clone() });
+                return Err(StoreError::Cancelled {
+                    oid: self.expected.oid.clone(),
+                });
             }
             match self.lock.file_mut().read(&mut buffer) {
                 Ok(0) => return Ok(()),

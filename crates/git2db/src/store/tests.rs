@@ -10,7 +10,10 @@ fn store() -> (tempfile::TempDir, ObjectStore) {
 }
 
 fn pointer(content: &[u8]) -> Pointer {
-    Pointer { oid: Digest::of(content), size: content.len() as u64 }
+    Pointer {
+        oid: Digest::of(content),
+        size: content.len() as u64,
+    }
 }
 
 fn mine(store: &ObjectStore, expected: &Pointer) -> Box<Part> {
@@ -21,7 +24,10 @@ fn mine(store: &ObjectStore, expected: &Pointer) -> Box<Part> {
 }
 
 fn names(path: &Path) -> Vec<String> {
-    fs::read_dir(path).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+    fs::read_dir(path)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect()
 }
 
 #[test]
@@ -29,15 +35,30 @@ fn a_content_is_stored_once_and_read_only() {
     let (_dir, store) = store();
     let expected = pointer(b"hello");
     assert!(!store.contains(&expected.oid));
-    assert!(store.insert_verified(&mut &b"hello"[..], &expected).unwrap());
-    assert!(!store.insert_verified(&mut &b"hello"[..], &expected).unwrap());
+    assert!(
+        store
+            .insert_verified(&mut &b"hello"[..], &expected)
+            .unwrap()
+    );
+    assert!(
+        !store
+            .insert_verified(&mut &b"hello"[..], &expected)
+            .unwrap()
+    );
     assert_eq!(store.insert(&mut &b"hello"[..]).unwrap(), expected);
     assert_eq!(store.insert_bytes(b"hello").unwrap(), expected.oid);
     assert_eq!(fs::read(store.path(&expected.oid)).unwrap(), b"hello");
-    assert_eq!(fs::metadata(store.path(&expected.oid)).unwrap().mode() & 0o7777, 0o444);
+    assert_eq!(
+        fs::metadata(store.path(&expected.oid)).unwrap().mode() & 0o7777,
+        0o444
+    );
     assert_eq!(store.size(&expected.oid).unwrap(), Some(5));
     assert!(names(&store.root().join("tmp")).is_empty());
-    let usage = Usage { objects: 1, bytes: 5, unlinked_bytes: 5 };
+    let usage = Usage {
+        objects: 1,
+        bytes: 5,
+        unlinked_bytes: 5,
+    };
     assert_eq!(store.usage().unwrap(), usage);
 }
 
@@ -66,7 +87,10 @@ fn a_part_is_continued_by_the_next_owner() {
     assert!(!store.contains(&expected.oid));
     part.finish().unwrap();
     assert_eq!(fs::read(store.path(&expected.oid)).unwrap(), b"hello world");
-    assert!(matches!(store.claim(&expected, &()).unwrap(), Claim::Present));
+    assert!(matches!(
+        store.claim(&expected, &()).unwrap(),
+        Claim::Present
+    ));
     assert!(names(&store.root().join("parts")).is_empty());
 }
 
@@ -84,7 +108,11 @@ fn a_part_with_wrong_bytes_starts_again() {
     part.finish().unwrap();
     // A part that is too long, as of another writer, is not used either.
     let other = pointer(b"x");
-    fs::write(store.root().join("parts").join(other.oid.as_str()), "far too long").unwrap();
+    fs::write(
+        store.root().join("parts").join(other.oid.as_str()),
+        "far too long",
+    )
+    .unwrap();
     assert_eq!(mine(&store, &other).len(), 0);
 }
 
@@ -112,17 +140,29 @@ fn one_of_many_brings_an_object_and_the_others_wait() {
 fn a_lie_about_the_size_is_found() {
     let (_dir, store) = store();
     store.insert_bytes(b"hello").unwrap();
-    let lie = Pointer { size: 6, ..pointer(b"hello") };
-    assert_eq!(store.claim(&lie, &()).unwrap_err().reason(), "DigestMismatch");
+    let lie = Pointer {
+        size: 6,
+        ..pointer(b"hello")
+    };
+    assert_eq!(
+        store.claim(&lie, &()).unwrap_err().reason(),
+        "DigestMismatch"
+    );
 }
 
 #[test]
 fn what_does_not_fit_is_refused_before_it_is_written() {
     let (_dir, store) = store();
-    let huge = Pointer { size: u64::MAX / 2, ..pointer(b"huge") };
+    let huge = Pointer {
+        size: u64::MAX / 2,
+        ..pointer(b"huge")
+    };
     assert_eq!(store.claim(&huge, &()).unwrap_err().reason(), "DiskFull");
     assert_eq!(
-        store.insert_verified(&mut &b""[..], &huge).unwrap_err().reason(),
+        store
+            .insert_verified(&mut &b""[..], &huge)
+            .unwrap_err()
+            .reason(),
         "DiskFull"
     );
 }
@@ -135,7 +175,10 @@ fn the_executable_copy_is_another_file() {
     assert_eq!(store.executable(&oid).unwrap(), path);
     assert_eq!(fs::read(&path).unwrap(), b"#!/bin/sh\n");
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o555);
-    assert_eq!(fs::metadata(store.path(&oid)).unwrap().mode() & 0o7777, 0o444);
+    assert_eq!(
+        fs::metadata(store.path(&oid)).unwrap().mode() & 0o7777,
+        0o444
+    );
     let missing = store.executable(&Digest::of(b"?")).unwrap_err();
     assert_eq!(missing.reason(), "MissingLFSObject");
 }
@@ -152,8 +195,14 @@ fn only_what_nothing_uses_is_collected() {
     left.append(b"le").unwrap();
     drop(left);
     let keep = HashSet::from([kept.clone()]);
-    assert_eq!(store.gc(&keep, Duration::from_mins(1)).unwrap(), Collected::default());
-    assert_eq!(store.gc(&keep, Duration::ZERO).unwrap(), Collected { files: 2, bytes: 6 });
+    assert_eq!(
+        store.gc(&keep, Duration::from_mins(1)).unwrap(),
+        Collected::default()
+    );
+    assert_eq!(
+        store.gc(&keep, Duration::ZERO).unwrap(),
+        Collected { files: 2, bytes: 6 }
+    );
     assert!(store.contains(&linked) && store.contains(&kept) && !store.contains(&idle));
     drop(busy);
     // The part that was written to meanwhile is still there.

@@ -45,7 +45,9 @@ pub enum Refusal {
     #[error("the mode {0:o} is not that of a file, a folder or a link")]
     Mode(i32),
     /// A large file outside LFS.
-    #[error("the file has {size} bytes and is not in LFS (limit {limit}): add it with `git lfs track`")]
+    #[error(
+        "the file has {size} bytes and is not in LFS (limit {limit}): add it with `git lfs track`"
+    )]
     HugeBlob {
         /// Its size in bytes.
         size: u64,

@@ -39,7 +39,9 @@ pub(crate) fn check_link(
             }
             _ => {
                 place.push(name);
-                let Some(target) = links.get(&place.join("/")) else { continue };
+                let Some(target) = links.get(&place.join("/")) else {
+                    continue;
+                };
                 followed += 1;
                 if followed > MAX_LINKS {
                     return Err(invalid());
@@ -62,8 +64,13 @@ mod tests {
     use super::*;
 
     fn check(links: &[(&str, &str)]) -> Result<(), Refusal> {
-        let map = links.iter().map(|(p, t)| ((*p).to_owned(), (*t).to_owned())).collect();
-        links.iter().try_for_each(|(path, target)| check_link(path, target, &map))
+        let map = links
+            .iter()
+            .map(|(p, t)| ((*p).to_owned(), (*t).to_owned()))
+            .collect();
+        links
+            .iter()
+            .try_for_each(|(path, target)| check_link(path, target, &map))
     }
 
     #[test]
@@ -91,10 +98,16 @@ mod tests {
             &[("p/q/d", "../../s"), ("l", "p/q/d/../..")],
             &[("up", "d/."), ("d/x", "../up/../../z")],
         ] {
-            assert!(matches!(check(links), Err(Refusal::EscapingLink(_))), "{links:?}");
+            assert!(
+                matches!(check(links), Err(Refusal::EscapingLink(_))),
+                "{links:?}"
+            );
         }
         for links in [&[("a", "a")][..], &[("a", "b"), ("b", "a")], &[("a", "")]] {
-            assert!(matches!(check(links), Err(Refusal::InvalidLink(_))), "{links:?}");
+            assert!(
+                matches!(check(links), Err(Refusal::InvalidLink(_))),
+                "{links:?}"
+            );
         }
     }
 

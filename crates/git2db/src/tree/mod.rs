@@ -59,7 +59,10 @@ pub struct Limits {
 impl Default for Limits {
     /// 64 MiB and 100,000.
     fn default() -> Self {
-        Self { max_blob_bytes: 64 << 20, max_entries: 100_000 }
+        Self {
+            max_blob_bytes: 64 << 20,
+            max_entries: 100_000,
+        }
     }
 }
 

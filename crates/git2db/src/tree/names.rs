@@ -15,7 +15,9 @@ pub(crate) fn check_name(name: &[u8]) -> Result<&str, Refusal> {
         return Err(Refusal::Name("is longer than 255 bytes"));
     }
     if text.contains(['/', '\\', '\0']) || text.contains(char::is_control) {
-        return Err(Refusal::Name("holds a slash, a backslash or a control character"));
+        return Err(Refusal::Name(
+            "holds a slash, a backslash or a control character",
+        ));
     }
     if is_dot_git(text) {
         return Err(Refusal::Name("is a form of .git"));
@@ -25,14 +27,20 @@ pub(crate) fn check_name(name: &[u8]) -> Result<&str, Refusal> {
 
 /// Whether the path lies at or below `.hyprstream`, in any case.
 pub(crate) fn is_reserved(path: &str) -> bool {
-    path.split('/').next().is_some_and(|first| normal(first) == ".hyprstream")
+    path.split('/')
+        .next()
+        .is_some_and(|first| normal(first) == ".hyprstream")
 }
 
 /// `.git` also as other file systems see it: in any case, by its short name, with ignored
 /// characters, trailing dots and spaces, or a stream.
 fn is_dot_git(name: &str) -> bool {
     let normal = normal(name);
-    let stem = normal.split(':').next().unwrap_or_default().trim_end_matches(['.', ' ']);
+    let stem = normal
+        .split(':')
+        .next()
+        .unwrap_or_default()
+        .trim_end_matches(['.', ' ']);
     stem == ".git" || (stem.strip_prefix("git~").is_some_and(is_number))
 }
 
@@ -46,7 +54,10 @@ fn normal(name: &str) -> String {
         matches!(c, '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}'
             | '\u{feff}')
     };
-    name.chars().filter(|c| !ignored(c)).flat_map(char::to_lowercase).collect()
+    name.chars()
+        .filter(|c| !ignored(c))
+        .flat_map(char::to_lowercase)
+        .collect()
 }
 
 #[cfg(test)]
@@ -55,7 +66,15 @@ mod tests {
 
     #[test]
     fn ordinary_names_pass() {
-        for name in ["config.json", ".gitattributes", ".gitignore", "a b", "ü", "git", "git~x"] {
+        for name in [
+            "config.json",
+            ".gitattributes",
+            ".gitignore",
+            "a b",
+            "ü",
+            "git",
+            "git~x",
+        ] {
             assert_eq!(check_name(name.as_bytes()), Ok(name));
         }
     }
@@ -63,9 +82,24 @@ mod tests {
     #[test]
     fn forms_of_dot_git_and_names_that_escape_are_refused() {
         for name in [
-            ".git", ".GIT", ".Git ", ".git.", ".git. .", "git~1", "GIT~2", ".git:stream",
-            ".git::$INDEX_ALLOCATION", ".g\u{200c}it", "", ".", "..", "a/b", "a\\b", "..\\x",
-            "a\0b", "a\nb",
+            ".git",
+            ".GIT",
+            ".Git ",
+            ".git.",
+            ".git. .",
+            "git~1",
+            "GIT~2",
+            ".git:stream",
+            ".git::$INDEX_ALLOCATION",
+            ".g\u{200c}it",
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a\\b",
+            "..\\x",
+            "a\0b",
+            "a\nb",
         ] {
             assert!(check_name(name.as_bytes()).is_err(), "{name:?}");
         }
@@ -75,7 +109,11 @@ mod tests {
 
     #[test]
     fn our_own_folder_is_reserved_in_any_case() {
-        for path in [".hyprstream", ".HyprStream/manifest.json", ".hyprstr\u{200d}eam/x"] {
+        for path in [
+            ".hyprstream",
+            ".HyprStream/manifest.json",
+            ".hyprstr\u{200d}eam/x",
+        ] {
             assert!(is_reserved(path), "{path}");
         }
         for path in ["hyprstream", "a/.hyprstream", ".hyprstream2"] {

@@ -32,18 +32,29 @@ pub fn walk(
     limits: &Limits,
 ) -> Result<Vec<Entry>, TreeError> {
     let repo = repo::open(path).map_err(TreeError::Repo)?;
-    let walker = Walker { repo: &repo, odb: odb(&repo, path)?, path, commit };
+    let walker = Walker {
+        repo: &repo,
+        odb: odb(&repo, path)?,
+        path,
+        commit,
+    };
     let root = repo
         .find_commit(commit.oid())
         .and_then(|commit| commit.tree())
         .map_err(|e| walker.failed(e))?;
     let raw = walker.list(root.id(), limits)?;
     let attributes = walker.attributes(&raw)?;
-    let wanted: Vec<&Raw> = raw.iter().filter(|raw| include.matches(&raw.path)).collect();
+    let wanted: Vec<&Raw> = raw
+        .iter()
+        .filter(|raw| include.matches(&raw.path))
+        .collect();
     let mut entries = Vec::with_capacity(wanted.len());
     for raw in wanted {
         let kind = walker.kind(raw, &attributes, limits)?;
-        entries.push(Entry { path: raw.path.clone(), kind });
+        entries.push(Entry {
+            path: raw.path.clone(),
+            kind,
+        });
     }
     check_links(&entries)?;
     entries.sort_by(|a, b| a.path.cmp(&b.path));
@@ -57,7 +68,12 @@ pub(crate) fn attributes(
     tree: Oid,
     commit: &CommitId,
 ) -> Result<Attributes, TreeError> {
-    let walker = Walker { repo, odb: odb(repo, path)?, path, commit };
+    let walker = Walker {
+        repo,
+        odb: odb(repo, path)?,
+        path,
+        commit,
+    };
     let raw = walker.list(tree, &Limits::default())?;
     walker.attributes(&raw)
 }
@@ -77,11 +93,15 @@ struct Raw {
 }
 
 fn odb<'a>(repo: &'a Repository, path: &Path) -> Result<Odb<'a>, TreeError> {
-    repo.odb().map_err(|e| TreeError::Repo(repo::access(path)(e)))
+    repo.odb()
+        .map_err(|e| TreeError::Repo(repo::access(path)(e)))
 }
 
 fn refused(path: &str, refusal: Refusal) -> TreeError {
-    TreeError::Refused { path: path.to_owned(), refusal }
+    TreeError::Refused {
+        path: path.to_owned(),
+        refusal,
+    }
 }
 
 impl Walker<'_> {
@@ -108,7 +128,11 @@ impl Walker<'_> {
                 }
                 let mode = entry.filemode_raw();
                 if mode & 0o170_000 != 0o040_000 {
-                    files.push(Raw { path, oid: entry.id(), mode });
+                    files.push(Raw {
+                        path,
+                        oid: entry.id(),
+                        mode,
+                    });
                 } else if depth >= MAX_DEPTH {
                     return Err(refused(&path, Refusal::TooDeep(MAX_DEPTH)));
                 } else {
@@ -138,7 +162,10 @@ impl Walker<'_> {
                 let (size, limit) = (size as u64, MAX_ATTRIBUTES_BYTES as u64);
                 return Err(refused(&raw.path, Refusal::HugeBlob { size, limit }));
             }
-            attributes.add(folder, self.odb.read(raw.oid).map_err(|e| self.failed(e))?.data());
+            attributes.add(
+                folder,
+                self.odb.read(raw.oid).map_err(|e| self.failed(e))?.data(),
+            );
         }
         Ok(attributes)
     }
@@ -164,7 +191,12 @@ impl Walker<'_> {
         if (1..MAX_POINTER_BYTES).contains(&size) && attributes.is_lfs(&raw.path) {
             let blob = self.odb.read(raw.oid).map_err(|e| self.failed(e))?;
             match Pointer::parse(blob.data()) {
-                Ok(pointer) => return Ok(EntryKind::Lfs { pointer, executable }),
+                Ok(pointer) => {
+                    return Ok(EntryKind::Lfs {
+                        pointer,
+                        executable,
+                    });
+                }
                 Err(InvalidPointer::Extension) => return refuse(Refusal::PointerExtension),
                 // Added without git-lfs; git-lfs takes it as it is, too.
                 Err(InvalidPointer::NotAPointer) => {}
@@ -172,9 +204,16 @@ impl Walker<'_> {
         }
         let size = size as u64;
         if size > limits.max_blob_bytes {
-            return refuse(Refusal::HugeBlob { size, limit: limits.max_blob_bytes });
+            return refuse(Refusal::HugeBlob {
+                size,
+                limit: limits.max_blob_bytes,
+            });
         }
-        Ok(EntryKind::Blob { oid: raw.oid.to_string(), size, executable })
+        Ok(EntryKind::Blob {
+            oid: raw.oid.to_string(),
+            size,
+            executable,
+        })
     }
 
     fn symlink(&self, raw: &Raw) -> Result<EntryKind, TreeError> {
@@ -184,8 +223,7 @@ impl Walker<'_> {
             return Err(invalid(format!("{size} bytes")));
         }
         let blob = self.odb.read(raw.oid).map_err(|e| self.failed(e))?;
-        let target = String::from_utf8(blob.data().to_vec())
-            .map_err(|e| invalid(e.to_string()))?;
+        let target = String::from_utf8(blob.data().to_vec()).map_err(|e| invalid(e.to_string()))?;
         Ok(EntryKind::Symlink { target })
     }
 
@@ -195,7 +233,10 @@ impl Walker<'_> {
 
     fn failed(&self, error: git2::Error) -> TreeError {
         TreeError::Repo(if error.code() == ErrorCode::NotFound {
-            RepoError::CommitMissing { path: self.path.to_owned(), commit: self.commit.clone() }
+            RepoError::CommitMissing {
+                path: self.path.to_owned(),
+                commit: self.commit.clone(),
+            }
         } else {
             repo::access(self.path)(error)
         })

@@ -1,5 +1,6 @@
 //! Real git, and servers on the loopback interface, for the tests.
-#![allow(dead_code, missing_docs, unreachable_pub)]
+// Every test program uses another part of it.
+#![allow(dead_code, unused_imports, missing_docs, unreachable_pub)]
 
 pub mod git;
 pub mod http;
