@@ -1,6 +1,6 @@
 //! Ends a cluster, whatever state it is in.
 
-use std::{fs, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::Result;
 
@@ -38,11 +38,30 @@ pub(crate) fn end_processes(cluster: &Cluster) -> Result<usize> {
     {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
+    // One that was started a moment ago may not have told of itself yet.
+    for pid in running(&cluster.dir().join("xtask")) {
+        super::cgroups::kill(pid);
+    }
     let system = format!("{}/system", cluster.prefix());
     let (first, _) = cgroups.kill(&system, Duration::from_secs(10));
     let (rest, _) = cgroups.kill(cluster.prefix(), Duration::from_secs(20));
     cgroups.remove(cluster.prefix());
     Ok(first + rest)
+}
+
+/// Processes of a program.
+fn running(program: &Path) -> Vec<i32> {
+    let deleted = format!("{} (deleted)", program.display());
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid: &i32| {
+            fs::read_link(format!("/proc/{pid}/exe"))
+                .is_ok_and(|exe| exe == program || exe.as_os_str() == deleted.as_str())
+        })
+        .collect()
 }
 
 /// What of the cluster is still on the machine, apart from files.
