@@ -306,3 +306,70 @@ fn a_repository_of_another_user_is_refused() {
     assert!(matches!(error, RepoError::NotOurs { .. }), "{error}");
     assert!(error.to_string().contains("belongs to another user"));
 }
+
+/// `openssl s_server` with a certificate that nobody signed, ended with the value.
+struct Tls(std::process::Child);
+
+impl Drop for Tls {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_certificate_that_nobody_signed_is_not_trusted() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = Command::new("openssl")
+        .current_dir(dir.path())
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-subj",
+            "/CN=localhost",
+        ])
+        .args(["-addext", "subjectAltName=DNS:localhost"])
+        .args(["-keyout", "key", "-out", "cert"])
+        .stderr(Stdio::null())
+        .status();
+    if !made.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: openssl is not installed");
+        return;
+    }
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let server = Command::new("openssl")
+        .current_dir(dir.path())
+        .args(["s_server", "-quiet", "-www", "-key", "key", "-cert", "cert"])
+        .args(["-accept", &format!("127.0.0.1:{port}")])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let _server = Tls(server);
+    let until = Instant::now() + Duration::from_secs(10);
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(Instant::now() < until, "openssl s_server does not start");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let url = RemoteUrl::parse(&format!("https://localhost:{port}/a.git")).unwrap();
+    let token = Credentials::Token("t0ken".to_owned());
+    let error = remote::resolve(&url, &Reference::Head, &token).unwrap_err();
+    assert!(error.to_string().contains("is not trusted"), "{error}");
+    assert!(!error.is_retriable());
+
+    let store = ObjectStore::open(&dir.path().join("store")).unwrap();
+    let pointer = Pointer {
+        oid: "1".repeat(64).parse().unwrap(),
+        size: 1,
+    };
+    let error = client(&url).download(&[pointer], &store, &()).unwrap_err();
+    assert_eq!(error.reason(), "HostUnreachable", "{error}");
+}

@@ -209,6 +209,10 @@ fn transport_failure(url: &Url, error: &ureq::Error) -> Failure {
             Failure::Unreachable { host, detail }
         }
         E::Io(error) if refused(error.kind()) => Failure::Unreachable { host, detail },
+        // What TLS refuses, such as a certificate that is not trusted.
+        E::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+            Failure::Unreachable { host, detail }
+        }
         // The standard library has no kind for a failed name resolution.
         E::Io(error) if error.to_string().contains("failed to lookup address") => {
             Failure::Unreachable { host, detail }
