@@ -1,24 +1,42 @@
-//! Prints load time and tokens per second: `speed DIR [float32|bfloat16] [threads]`.
+//! Prints load time and tokens per second: `speed DIR [DTYPE [THREADS [DEVICE]]]`.
 #![allow(clippy::unwrap_used)]
 
 use std::{path::Path, time::Instant};
 
 use hyprstream_engine::{Backend, LogitsWanted, SequenceStep, StepBatch};
-use hyprstream_torch::{LoadOptions, load};
+use hyprstream_torch::{LoadOptions, load, wait_passively};
 
 const PROMPT_TOKENS: usize = 512;
 const DECODE_STEPS: usize = 32;
 
 fn main() {
+    wait_passively().unwrap();
     let mut args = std::env::args().skip(1);
     let dir = args.next().expect("a folder is named");
-    let dtype = args.next().unwrap_or_else(|| "auto".into()).parse().unwrap();
+    let dtype = args
+        .next()
+        .unwrap_or_else(|| "auto".into())
+        .parse()
+        .unwrap();
     let threads = args.next().map(|t| t.parse().unwrap());
-    let device = args.next().unwrap_or_else(|| "auto".into()).parse().unwrap();
+    let device = args
+        .next()
+        .unwrap_or_else(|| "auto".into())
+        .parse()
+        .unwrap();
     let begin = Instant::now();
-    let mut backend =
-        load(Path::new(&dir), &LoadOptions { dtype, threads, device, ..LoadOptions::default() }).unwrap();
-    println!("{}: loaded in {:.3} s", backend.spec(), begin.elapsed().as_secs_f64());
+    let options = LoadOptions {
+        dtype,
+        threads,
+        device,
+        ..LoadOptions::default()
+    };
+    let mut backend = load(Path::new(&dir), &options).unwrap();
+    println!(
+        "{}: loaded in {:.3} s",
+        backend.spec(),
+        begin.elapsed().as_secs_f64()
+    );
 
     let begin = Instant::now();
     prefill(&mut backend, 0, 8);
@@ -40,19 +58,31 @@ fn main() {
 fn prefill(backend: &mut impl Backend, seed: usize, count: usize) {
     let vocab = backend.spec().vocab_size;
     let step = SequenceStep {
-        tokens: (0..count).map(|i| ((i * 7919 + seed * 31) % vocab) as u32).collect(),
+        tokens: (0..count)
+            .map(|i| ((i * 7919 + seed * 31) % vocab) as u32)
+            .collect(),
         position: 0,
         blocks: (0..count.div_ceil(16) as u32).collect(),
         logits: LogitsWanted::Last,
     };
-    backend.step(&StepBatch { sequences: vec![step] }).unwrap();
+    backend
+        .step(&StepBatch {
+            sequences: vec![step],
+        })
+        .unwrap();
 }
 
 fn decode(backend: &mut impl Backend, batch: usize, scattered: bool) -> f64 {
     let blocks = |sequence: usize| -> Vec<u32> {
         let each = (128 + DECODE_STEPS).div_ceil(16) as u32;
         (0..each)
-            .map(|b| if scattered { b * 32 + sequence as u32 } else { sequence as u32 * each + b })
+            .map(|b| {
+                if scattered {
+                    b * 32 + sequence as u32
+                } else {
+                    sequence as u32 * each + b
+                }
+            })
             .collect()
     };
     let step = |index: usize| StepBatch {

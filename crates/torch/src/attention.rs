@@ -42,7 +42,11 @@ fn attend_one(query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor, Tc
     let kv_heads = key.size()[1];
     let kind = query.f_kind()?;
     // On the CPU the conversion costs less than what a small product in 16 bits takes longer.
-    let inner = if query.device() == Device::Cpu { Kind::Float } else { kind };
+    let inner = if query.device() == Device::Cpu {
+        Kind::Float
+    } else {
+        kind
+    };
     let scale = 1.0 / (head_dim as f64).sqrt();
     let query = query
         .f_view([kv_heads, heads / kv_heads, head_dim])?

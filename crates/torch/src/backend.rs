@@ -50,7 +50,9 @@ impl TorchBackend {
         if let Some(logits) = self.model.forward(plan, &mut self.cache)? {
             let count = plan.num_rows * self.spec.vocab_size;
             self.logits.resize(count, 0.0);
-            logits.f_to_kind(Kind::Float)?.f_copy_data(&mut self.logits, count)?;
+            logits
+                .f_to_kind(Kind::Float)?
+                .f_copy_data(&mut self.logits, count)?;
         }
         Ok(())
     }

@@ -46,10 +46,15 @@ impl KvCache {
         num_blocks: usize,
         device: Device,
     ) -> Result<Self, TchError> {
-        let size = [(num_blocks * BLOCK_SIZE) as i64, shape.kv_heads, shape.head_dim];
+        let size = [
+            (num_blocks * BLOCK_SIZE) as i64,
+            shape.kv_heads,
+            shape.head_dim,
+        ];
         let empty = || Tensor::f_empty(size, (shape.kind, device));
-        let layers =
-            (0..shape.layers).map(|_| Ok((empty()?, empty()?))).collect::<Result<_, TchError>>()?;
+        let layers = (0..shape.layers)
+            .map(|_| Ok((empty()?, empty()?)))
+            .collect::<Result<_, TchError>>()?;
         Ok(Self { layers, num_blocks })
     }
 
@@ -81,7 +86,10 @@ impl KvCache {
         length: i64,
     ) -> Result<(Tensor, Tensor), TchError> {
         let (keys, values) = &self.layers[layer];
-        Ok((gather(keys, blocks, length)?, gather(values, blocks, length)?))
+        Ok((
+            gather(keys, blocks, length)?,
+            gather(values, blocks, length)?,
+        ))
     }
 }
 

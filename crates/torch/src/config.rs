@@ -43,7 +43,12 @@ pub(crate) enum RopeScaling {
     /// All frequencies divided by `factor`.
     Linear { factor: f64 },
     /// Llama 3: long wavelengths divided by `factor`, short ones kept, blended between.
-    Llama3 { factor: f64, low: f64, high: f64, original_positions: f64 },
+    Llama3 {
+        factor: f64,
+        low: f64,
+        high: f64,
+        original_positions: f64,
+    },
 }
 
 /// Options that say nothing about how the model computes its logits from given tokens.
@@ -92,8 +97,12 @@ impl LlamaConfig {
         let hidden_size = options.size("hidden_size")?;
         let num_heads = options.size("num_attention_heads")?;
         let max_positions = options.size("max_position_embeddings")?;
-        let num_kv_heads = options.optional("num_key_value_heads")?.unwrap_or(num_heads);
-        let head_dim = options.optional("head_dim")?.unwrap_or(hidden_size / num_heads);
+        let num_kv_heads = options
+            .optional("num_key_value_heads")?
+            .unwrap_or(num_heads);
+        let head_dim = options
+            .optional("head_dim")?
+            .unwrap_or(hidden_size / num_heads);
         let config = Self {
             vocab_size: options.size("vocab_size")?,
             hidden_size,
@@ -123,7 +132,9 @@ impl LlamaConfig {
             if (1..=most).contains(&value) {
                 Ok(())
             } else {
-                Err(refuse(format!("{name} is {value}, which is not in 1..={most}")))
+                Err(refuse(format!(
+                    "{name} is {value}, which is not in 1..={most}"
+                )))
             }
         };
         in_range("vocab_size", self.vocab_size, 1 << 24)?;
@@ -133,7 +144,11 @@ impl LlamaConfig {
         in_range("num_attention_heads", self.num_heads, 4096)?;
         in_range("num_key_value_heads", self.num_kv_heads, self.num_heads)?;
         in_range("head_dim", self.head_dim, 4096)?;
-        in_range("max_position_embeddings", self.max_positions as i64, 1 << 24)?;
+        in_range(
+            "max_position_embeddings",
+            self.max_positions as i64,
+            1 << 24,
+        )?;
         if self.num_heads % self.num_kv_heads != 0 {
             return Err(refuse(format!(
                 "{} attention heads cannot share {} key-value heads evenly",
@@ -141,7 +156,10 @@ impl LlamaConfig {
             )));
         }
         if self.head_dim % 2 != 0 {
-            return Err(refuse(format!("head_dim is {}, which is odd", self.head_dim)));
+            return Err(refuse(format!(
+                "head_dim is {}, which is odd",
+                self.head_dim
+            )));
         }
         if !(self.rms_norm_eps > 0.0 && self.rms_norm_eps < 1.0) {
             return Err(refuse(format!("rms_norm_eps is {}", self.rms_norm_eps)));
@@ -156,7 +174,12 @@ impl RopeConfig {
         match self.scaling {
             RopeScaling::None => {}
             RopeScaling::Linear { factor } => values.push(("factor", factor)),
-            RopeScaling::Llama3 { factor, low, high, original_positions } => {
+            RopeScaling::Llama3 {
+                factor,
+                low,
+                high,
+                original_positions,
+            } => {
                 values.extend([
                     ("factor", factor),
                     ("low_freq_factor", low),
@@ -170,7 +193,10 @@ impl RopeConfig {
                 }
             }
         }
-        match values.into_iter().find(|(_, value)| !(value.is_finite() && *value > 0.0)) {
+        match values
+            .into_iter()
+            .find(|(_, value)| !(value.is_finite() && *value > 0.0))
+        {
             None => Ok(()),
             Some((name, value)) => Err(refuse(format!("{name} is {value}"))),
         }
@@ -239,7 +265,9 @@ impl Options {
         let new: Option<Map<String, Value>> = self.optional("rope_parameters")?;
         let (name, inner) = match (old, new) {
             (Some(_), Some(_)) => {
-                return Err(refuse("both rope_scaling and rope_parameters are set".into()));
+                return Err(refuse(
+                    "both rope_scaling and rope_parameters are set".into(),
+                ));
             }
             (old, None) => ("rope_scaling", old),
             (None, new) => ("rope_parameters", new),
@@ -254,7 +282,9 @@ impl Options {
         };
         let scaling = match kind.as_deref() {
             None | Some("default") => RopeScaling::None,
-            Some("linear") => RopeScaling::Linear { factor: number("factor")? },
+            Some("linear") => RopeScaling::Linear {
+                factor: number("factor")?,
+            },
             Some("llama3") => RopeScaling::Llama3 {
                 factor: number("factor")?,
                 low: number("low_freq_factor")?,
@@ -262,14 +292,16 @@ impl Options {
                 original_positions: number("original_max_position_embeddings")?,
             },
             Some(other) => {
-                return Err(refuse(format!("{name} of the type {other:?} is not supported")));
+                return Err(refuse(format!(
+                    "{name} of the type {other:?} is not supported"
+                )));
             }
         };
         match inner.0.into_iter().find(|(_, value)| !value.is_null()) {
             None => Ok(RopeConfig { theta, scaling }),
-            Some((key, value)) => {
-                Err(refuse(format!("the option {name}.{key} = {value} is not supported")))
-            }
+            Some((key, value)) => Err(refuse(format!(
+                "the option {name}.{key} = {value} is not supported"
+            ))),
         }
     }
 
@@ -300,7 +332,9 @@ impl Options {
             None => Ok(()),
             Some((name, value)) => {
                 let value: String = value.to_string().chars().take(80).collect();
-                Err(refuse(format!("the option {name} = {value} is not supported")))
+                Err(refuse(format!(
+                    "the option {name} = {value} is not supported"
+                )))
             }
         }
     }
@@ -340,8 +374,17 @@ mod tests {
     #[test]
     fn a_published_configuration_is_read() {
         let config = with(serde_json::json!({})).unwrap();
-        assert_eq!((config.head_dim, config.num_kv_heads, config.max_positions), (64, 3, 8192));
-        assert_eq!(config.rope, RopeConfig { theta: 1e5, scaling: RopeScaling::None });
+        assert_eq!(
+            (config.head_dim, config.num_kv_heads, config.max_positions),
+            (64, 3, 8192)
+        );
+        assert_eq!(
+            config.rope,
+            RopeConfig {
+                theta: 1e5,
+                scaling: RopeScaling::None
+            }
+        );
         assert!(config.tie_word_embeddings && !config.attention_bias);
         assert_eq!(config.kind, Some(Kind::BFloat16));
     }
@@ -359,7 +402,10 @@ mod tests {
         assert_eq!(old.rope.scaling, new.rope.scaling);
         assert_eq!((old.rope.theta, new.rope.theta), (1e5, 5e5));
         let linear = serde_json::json!({"rope_scaling": {"type": "linear", "factor": 2.0}});
-        assert_eq!(with(linear).unwrap().rope.scaling, RopeScaling::Linear { factor: 2.0 });
+        assert_eq!(
+            with(linear).unwrap().rope.scaling,
+            RopeScaling::Linear { factor: 2.0 }
+        );
     }
 
     #[test]
@@ -368,11 +414,23 @@ mod tests {
         for (changes, named) in [
             (json!({"hidden_act": "gelu"}), "gelu"),
             (json!({"sliding_window": 4096}), "sliding_window"),
-            (json!({"quantization_config": {"bits": 4}}), "quantization_config"),
+            (
+                json!({"quantization_config": {"bits": 4}}),
+                "quantization_config",
+            ),
             (json!({"rope_interleaved": true}), "rope_interleaved"),
-            (json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}), "yarn"),
-            (json!({"rope_scaling": {"rope_type": "linear"}}), "rope_scaling.factor"),
-            (json!({"rope_scaling": {"rope_type": "default", "beta": 1}}), "rope_scaling.beta"),
+            (
+                json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}),
+                "yarn",
+            ),
+            (
+                json!({"rope_scaling": {"rope_type": "linear"}}),
+                "rope_scaling.factor",
+            ),
+            (
+                json!({"rope_scaling": {"rope_type": "default", "beta": 1}}),
+                "rope_scaling.beta",
+            ),
             (json!({"num_key_value_heads": 2}), "evenly"),
             (json!({"num_hidden_layers": 0}), "num_hidden_layers"),
             (json!({"hidden_size": -1}), "hidden_size"),
@@ -384,7 +442,14 @@ mod tests {
         }
         let qwen = json!({"architectures": ["Qwen3ForCausalLM"]});
         refused(qwen, "UnsupportedArchitecture", "Qwen3ForCausalLM");
-        refused(json!({"model_type": "mistral"}), "UnsupportedArchitecture", "mistral");
-        assert_eq!(LlamaConfig::parse("{").unwrap_err().reason(), "InvalidConfig");
+        refused(
+            json!({"model_type": "mistral"}),
+            "UnsupportedArchitecture",
+            "mistral",
+        );
+        assert_eq!(
+            LlamaConfig::parse("{").unwrap_err().reason(),
+            "InvalidConfig"
+        );
     }
 }

@@ -91,7 +91,9 @@ fn open_gpu_library() -> Result<(), String> {
         let error = unsafe { libc::dlerror() };
         if !error.is_null() && why.is_empty() {
             // SAFETY: as above, and it is not null.
-            why = unsafe { std::ffi::CStr::from_ptr(error) }.to_string_lossy().into_owned();
+            why = unsafe { std::ffi::CStr::from_ptr(error) }
+                .to_string_lossy()
+                .into_owned();
         }
     }
     Err(why)

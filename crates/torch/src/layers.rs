@@ -70,14 +70,20 @@ mod tests {
     #[test]
     fn each_token_gets_its_own_adapters_at_its_own_scale() {
         let random = |size: &[i64]| Tensor::f_randn(size, (Kind::Double, Device::Cpu)).unwrap();
-        let linear = Linear { weight: random(&[5, 4]), bias: Some(random(&[5])) };
+        let linear = Linear {
+            weight: random(&[5, 4]),
+            bias: Some(random(&[5])),
+        };
         let x = random(&[3, 4]);
         // Adapter 0 has rank 2, adapter 1 rank 1. Token 0 uses none, token 1 the first at 0.5,
         // token 2 both.
         let (a, b) = (random(&[3, 4]), random(&[5, 3]));
-        let scale =
-            Tensor::from_slice(&[0., 0., 0., 0.5, 0.5, 0., 1., 1., -2.]).view([3, 3]);
-        let terms = LowRank { a: a.shallow_clone(), b: b.shallow_clone(), scale };
+        let scale = Tensor::from_slice(&[0., 0., 0., 0.5, 0.5, 0., 1., 1., -2.]).view([3, 3]);
+        let terms = LowRank {
+            a: a.shallow_clone(),
+            b: b.shallow_clone(),
+            scale,
+        };
         let mixed = linear.forward(&x, Some(&terms)).unwrap();
         let delta = |from: i64, count: i64, scale: f64| {
             b.narrow(1, from, count).matmul(&a.narrow(0, from, count)) * scale
@@ -85,8 +91,10 @@ mod tests {
         let zero = delta(0, 3, 0.0);
         let weights = [zero, delta(0, 2, 0.5), delta(0, 2, 1.0) + delta(2, 1, -2.0)];
         for (token, delta) in weights.into_iter().enumerate() {
-            let merged =
-                Linear { weight: &linear.weight + delta, bias: Some(linear.bias.as_ref().unwrap().shallow_clone()) };
+            let merged = Linear {
+                weight: &linear.weight + delta,
+                bias: Some(linear.bias.as_ref().unwrap().shallow_clone()),
+            };
             let alone = merged.forward(&x.narrow(0, token as i64, 1), None).unwrap();
             let difference = (mixed.narrow(0, token as i64, 1) - alone).abs().max();
             assert!(difference.double_value(&[]) < 1e-12);

@@ -23,6 +23,7 @@ mod error;
 mod layers;
 mod load;
 mod memory;
+mod openmp;
 mod plan;
 mod rope;
 
@@ -30,3 +31,4 @@ pub use backend::TorchBackend;
 pub use device::{Device, InvalidDevice};
 pub use error::LoadError;
 pub use load::{DType, InvalidDType, LoadOptions, load};
+pub use openmp::wait_passively;

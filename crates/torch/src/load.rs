@@ -117,7 +117,10 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<TorchBackend, LoadError
     let config = LlamaConfig::read(dir)?;
     let mut checkpoint = Checkpoint::open(dir)?;
     let device = options.device.resolve()?;
-    let num_threads = options.threads.unwrap_or_else(default_threads).clamp(1, 1024);
+    let num_threads = options
+        .threads
+        .unwrap_or_else(default_threads)
+        .clamp(1, 1024);
     tch::set_num_threads(num_threads as i32);
     let _no_grad = tch::no_grad_guard();
 
@@ -197,7 +200,9 @@ fn size_cache(
             _ => (memory::gpu_available_bytes(device), GPU_SHARE),
         };
         let enough = (blocks_each * options.max_batch.max(1)) as u64;
-        free.map_or(enough, |free| ((free as f64 * share) as u64 / block_bytes).min(enough))
+        free.map_or(enough, |free| {
+            ((free as f64 * share) as u64 / block_bytes).min(enough)
+        })
     };
     // An index of a block is 32 bits wide.
     let num_blocks = num_blocks.min(u64::from(u32::MAX)) as usize;
@@ -212,7 +217,11 @@ fn size_cache(
         )));
     }
     let fitting = num_blocks * BLOCK_SIZE;
-    tracing::warn!(positions, fitting, "the cache cannot hold the longest sequence of the model");
+    tracing::warn!(
+        positions,
+        fitting,
+        "the cache cannot hold the longest sequence of the model"
+    );
     Ok((num_blocks, fitting))
 }
 
@@ -223,8 +232,7 @@ fn check_weights_fit(
     kind: Kind,
     device: tch::Device,
 ) -> Result<(), LoadError> {
-    let needed =
-        bytes / stored.elt_size_in_bytes() as u64 * kind.elt_size_in_bytes() as u64;
+    let needed = bytes / stored.elt_size_in_bytes() as u64 * kind.elt_size_in_bytes() as u64;
     let free = match device {
         tch::Device::Cpu => memory::available_bytes(),
         _ => memory::gpu_available_bytes(device),

@@ -9,11 +9,15 @@ use std::{
 /// what the limits of its cgroups (v2 or v1, and those above) leave. `None` if neither can be
 /// read.
 pub(crate) fn available_bytes() -> Option<u64> {
-    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|t| mem_available(&t));
-    let group = std::fs::read_to_string("/proc/self/cgroup").ok().and_then(|t| {
-        let dirs = cgroup_dirs(&t, Path::new("/sys/fs/cgroup"));
-        dirs.iter().filter_map(|dir| headroom(dir)).min()
-    });
+    let machine = std::fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|t| mem_available(&t));
+    let group = std::fs::read_to_string("/proc/self/cgroup")
+        .ok()
+        .and_then(|t| {
+            let dirs = cgroup_dirs(&t, Path::new("/sys/fs/cgroup"));
+            dirs.iter().filter_map(|dir| headroom(dir)).min()
+        });
     machine.into_iter().chain(group).min()
 }
 
@@ -24,7 +28,9 @@ pub(crate) fn gpu_available_bytes(device: tch::Device) -> Option<u64> {
     type SetDevice = unsafe extern "C" fn(c_int) -> c_int;
     type MemGetInfo = unsafe extern "C" fn(*mut usize, *mut usize) -> c_int;
 
-    let tch::Device::Cuda(index) = device else { return None };
+    let tch::Device::Cuda(index) = device else {
+        return None;
+    };
     for [get, set, info] in [
         [c"cudaGetDevice", c"cudaSetDevice", c"cudaMemGetInfo"],
         [c"hipGetDevice", c"hipSetDevice", c"hipMemGetInfo"],
@@ -59,8 +65,15 @@ pub(crate) fn gpu_available_bytes(device: tch::Device) -> Option<u64> {
 }
 
 fn mem_available(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    let line = meminfo
+        .lines()
+        .find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    line.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib * 1024)
 }
 
 /// The directories of this process's memory cgroup and of those above it. Inside a container the
@@ -77,7 +90,10 @@ fn cgroup_dirs(proc_self_cgroup: &str, mount: &Path) -> Vec<PathBuf> {
         };
         let below = path.unwrap_or_default().trim_start_matches('/');
         dirs.extend(
-            Path::new(below).ancestors().map(|p| base.join(p)).filter(|dir| dir.is_dir()),
+            Path::new(below)
+                .ancestors()
+                .map(|p| base.join(p))
+                .filter(|dir| dir.is_dir()),
         );
     }
     dirs
@@ -86,14 +102,21 @@ fn cgroup_dirs(proc_self_cgroup: &str, mount: &Path) -> Vec<PathBuf> {
 /// What the limit of one cgroup leaves. Page cache counts as free: it is given up when needed.
 fn headroom(dir: &Path) -> Option<u64> {
     let number = |name: &str| {
-        std::fs::read_to_string(dir.join(name)).ok().and_then(|t| t.trim().parse::<u64>().ok())
+        std::fs::read_to_string(dir.join(name))
+            .ok()
+            .and_then(|t| t.trim().parse::<u64>().ok())
     };
     let limit = number("memory.max").or_else(|| number("memory.limit_in_bytes"))?;
-    let used = number("memory.current").or_else(|| number("memory.usage_in_bytes")).unwrap_or(0);
+    let used = number("memory.current")
+        .or_else(|| number("memory.usage_in_bytes"))
+        .unwrap_or(0);
     let stat = std::fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
     let cached = stat
         .lines()
-        .find_map(|l| l.strip_prefix("file ").or_else(|| l.strip_prefix("total_cache ")))
+        .find_map(|l| {
+            l.strip_prefix("file ")
+                .or_else(|| l.strip_prefix("total_cache "))
+        })
         .and_then(|v| v.trim().parse::<u64>().ok())
         .unwrap_or(0);
     Some(limit.saturating_sub(used.saturating_sub(cached)))
@@ -130,6 +153,9 @@ mod tests {
 
     #[test]
     fn meminfo_is_in_kibibytes() {
-        assert_eq!(mem_available("MemTotal: 9 kB\nMemAvailable:  2 kB\n"), Some(2048));
+        assert_eq!(
+            mem_available("MemTotal: 9 kB\nMemAvailable:  2 kB\n"),
+            Some(2048)
+        );
     }
 }

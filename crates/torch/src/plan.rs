@@ -96,7 +96,9 @@ impl Plan {
         let upload = |values: &[i64]| Tensor::f_from_slice(values)?.f_to_device(device);
         let num_rows = rows.len();
         Ok(Self {
-            rows: (num_rows < tokens.len()).then(|| upload(&rows)).transpose()?,
+            rows: (num_rows < tokens.len())
+                .then(|| upload(&rows))
+                .transpose()?,
             num_rows,
             tokens: upload(&tokens)?,
             positions: upload(&positions)?,
@@ -113,16 +115,36 @@ fn check(sequence: &SequenceStep, spec: &ModelSpec) -> Result<(), String> {
         return Err("a sequence has no new tokens".into());
     }
     if end > spec.max_positions {
-        return Err(format!("a sequence of {end} tokens exceeds {}", spec.max_positions));
+        return Err(format!(
+            "a sequence of {end} tokens exceeds {}",
+            spec.max_positions
+        ));
     }
-    if let Some(token) = sequence.tokens.iter().find(|t| **t as usize >= spec.vocab_size) {
-        return Err(format!("the token {token} is not below {}", spec.vocab_size));
+    if let Some(token) = sequence
+        .tokens
+        .iter()
+        .find(|t| **t as usize >= spec.vocab_size)
+    {
+        return Err(format!(
+            "the token {token} is not below {}",
+            spec.vocab_size
+        ));
     }
     if sequence.blocks.len() < end.div_ceil(BLOCK_SIZE) {
-        return Err(format!("{} blocks cannot hold {end} tokens", sequence.blocks.len()));
+        return Err(format!(
+            "{} blocks cannot hold {end} tokens",
+            sequence.blocks.len()
+        ));
     }
-    if let Some(block) = sequence.blocks.iter().find(|b| **b as usize >= spec.num_blocks) {
-        return Err(format!("the block {block} is not below {}", spec.num_blocks));
+    if let Some(block) = sequence
+        .blocks
+        .iter()
+        .find(|b| **b as usize >= spec.num_blocks)
+    {
+        return Err(format!(
+            "the block {block} is not below {}",
+            spec.num_blocks
+        ));
     }
     Ok(())
 }
@@ -132,7 +154,9 @@ fn block_list(blocks: &[u32], device: Device) -> Result<BlockList, TchError> {
         return Ok(BlockList::Run(i64::from(blocks[0])));
     }
     let indices: Vec<i64> = blocks.iter().map(|&b| i64::from(b)).collect();
-    Ok(BlockList::Scattered(Tensor::f_from_slice(&indices)?.f_to_device(device)?))
+    Ok(BlockList::Scattered(
+        Tensor::f_from_slice(&indices)?.f_to_device(device)?,
+    ))
 }
 
 /// True where token `i` of a piece that begins at `position` sees position `j`.

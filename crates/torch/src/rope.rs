@@ -32,8 +32,10 @@ impl Rope {
         kind: Kind,
         device: Device,
     ) -> Result<Self, TchError> {
-        let frequencies: Vec<f32> =
-            frequencies(config, head_dim).into_iter().map(|f| f as f32).collect();
+        let frequencies: Vec<f32> = frequencies(config, head_dim)
+            .into_iter()
+            .map(|f| f as f32)
+            .collect();
         let frequencies = Tensor::f_from_slice(&frequencies)?.f_to_device(device)?;
         Ok(Self { frequencies, kind })
     }
@@ -41,10 +43,14 @@ impl Rope {
     /// What turns the tokens at `positions`, `[tokens]`.
     pub(crate) fn at(&self, positions: &Tensor) -> Result<Turns, TchError> {
         // A position of up to 2^24 is exact in f32.
-        let angles = positions.f_to_kind(Kind::Float)?.f_outer(&self.frequencies)?;
+        let angles = positions
+            .f_to_kind(Kind::Float)?
+            .f_outer(&self.frequencies)?;
         let (cos, sin) = (angles.f_cos()?, angles.f_sin()?);
         let table = |first: &Tensor, second: &Tensor| {
-            Tensor::f_cat(&[first, second], -1)?.f_unsqueeze(1)?.f_to_kind(self.kind)
+            Tensor::f_cat(&[first, second], -1)?
+                .f_unsqueeze(1)?
+                .f_to_kind(self.kind)
         };
         Ok(Turns {
             cos: table(&cos, &cos)?,
@@ -65,12 +71,17 @@ impl Turns {
 
 /// Frequencies of the `head_dim / 2` pairs, in radians per position.
 fn frequencies(config: &RopeConfig, head_dim: i64) -> Vec<f64> {
-    let plain = (0..head_dim / 2)
-        .map(|pair| config.theta.powf(-2.0 * pair as f64 / head_dim as f64));
+    let plain =
+        (0..head_dim / 2).map(|pair| config.theta.powf(-2.0 * pair as f64 / head_dim as f64));
     match config.scaling {
         RopeScaling::None => plain.collect(),
         RopeScaling::Linear { factor } => plain.map(|f| f / factor).collect(),
-        RopeScaling::Llama3 { factor, low, high, original_positions } => plain
+        RopeScaling::Llama3 {
+            factor,
+            low,
+            high,
+            original_positions,
+        } => plain
             .map(|f| {
                 let turns = original_positions * f / (2.0 * PI);
                 let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
@@ -92,10 +103,27 @@ mod tests {
             high: 4.0,
             original_positions: 8192.0,
         };
-        let plain = frequencies(&RopeConfig { theta: 5e5, scaling: RopeScaling::None }, 128);
-        let scaled = frequencies(&RopeConfig { theta: 5e5, scaling }, 128);
+        let plain = frequencies(
+            &RopeConfig {
+                theta: 5e5,
+                scaling: RopeScaling::None,
+            },
+            128,
+        );
+        let scaled = frequencies(
+            &RopeConfig {
+                theta: 5e5,
+                scaling,
+            },
+            128,
+        );
         assert!((scaled[0] - plain[0]).abs() < 1e-12);
         assert!((scaled[63] - plain[63] / 8.0).abs() < 1e-12);
-        assert!(scaled.iter().zip(&plain).all(|(s, p)| *s <= *p && *s >= p / 8.0));
+        assert!(
+            scaled
+                .iter()
+                .zip(&plain)
+                .all(|(s, p)| *s <= *p && *s >= p / 8.0)
+        );
     }
 }

@@ -58,10 +58,12 @@ fn f32_backend(dir: &Path) -> TorchBackend {
 }
 
 fn smollm2() -> PathBuf {
-    let dir = std::env::var_os("HYPRSTREAM_SMOLLM2").map(PathBuf::from).unwrap_or_else(|| {
-        let home = std::env::var_os("HOME").unwrap_or_default();
-        Path::new(&home).join(".cache/hyprstream/smollm2")
-    });
+    let dir = std::env::var_os("HYPRSTREAM_SMOLLM2")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| {
+            let home = std::env::var_os("HOME").unwrap_or_default();
+            Path::new(&home).join(".cache/hyprstream/smollm2")
+        });
     assert!(
         dir.join("model.safetensors").exists(),
         "{} is not there: make it with `cargo xtask models` or set HYPRSTREAM_SMOLLM2",
@@ -74,7 +76,11 @@ fn smollm2() -> PathBuf {
 fn blocks(first: u32, tokens: usize, scattered: bool) -> Vec<u32> {
     let count = tokens.div_ceil(16) as u32;
     let row = first..first + count;
-    if scattered { row.rev().map(|b| b * 2 % 97).collect() } else { row.collect() }
+    if scattered {
+        row.rev().map(|b| b * 2 % 97).collect()
+    } else {
+        row.collect()
+    }
 }
 
 /// Logits of every position of `tokens`.
@@ -133,9 +139,15 @@ fn greedy(backend: &mut TorchBackend, prompt: &[u32], count: usize) -> Vec<u32> 
             logits: LogitsWanted::Last,
         };
         position = tokens.len();
-        let mut out = backend.step(&StepBatch { sequences: vec![step] }).unwrap();
+        let mut out = backend
+            .step(&StepBatch {
+                sequences: vec![step],
+            })
+            .unwrap();
         let row = out.rows_mut().next().unwrap();
-        let best = (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
+        let best = (0..row.len())
+            .max_by(|&a, &b| row[a].total_cmp(&row[b]))
+            .unwrap();
         tokens.push(best as u32);
     }
     tokens.split_off(prompt.len())
@@ -152,12 +164,23 @@ fn assert_tiny_agrees(name: &str) {
         assert_eq!(ours.len(), golden.logits.len());
         for (position, (ours, theirs)) in ours.iter().zip(&golden.logits).enumerate() {
             assert_eq!(ours.len(), theirs.len());
-            let worst = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            assert!(worst < TOLERANCE, "{name}, {way:?}, position {position}: off by {worst}");
+            let worst = ours
+                .iter()
+                .zip(theirs)
+                .map(|(a, b)| (a - b).abs())
+                .fold(0.0, f32::max);
+            assert!(
+                worst < TOLERANCE,
+                "{name}, {way:?}, position {position}: off by {worst}"
+            );
         }
     }
     let prompt = &golden.tokens[..golden.greedy_from];
-    assert_eq!(greedy(&mut backend, prompt, golden.greedy.len()), golden.greedy, "{name}");
+    assert_eq!(
+        greedy(&mut backend, prompt, golden.greedy.len()),
+        golden.greedy,
+        "{name}"
+    );
 }
 
 #[test]
@@ -204,6 +227,9 @@ fn smollm2_agrees_with_transformers() {
         }
         let ours = greedy(&mut backend, &case.tokens, case.greedy.len());
         assert_eq!(ours, case.greedy, "{}", case.name);
-        println!("{}: the largest difference of a logit is {worst:.1e}", case.name);
+        println!(
+            "{}: the largest difference of a logit is {worst:.1e}",
+            case.name
+        );
     }
 }

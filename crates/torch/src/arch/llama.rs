@@ -58,7 +58,12 @@ impl Llama {
         kind: Kind,
         device: Device,
     ) -> Result<Self, LoadError> {
-        let mut loader = Loader { weights, kind, device, eps: config.rms_norm_eps };
+        let mut loader = Loader {
+            weights,
+            kind,
+            device,
+            eps: config.rms_norm_eps,
+        };
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         let embedding = loader.tensor("model.embed_tokens.weight", &[vocab, hidden])?;
         let layers = (0..config.num_layers)
@@ -68,13 +73,22 @@ impl Llama {
         let head = if config.tie_word_embeddings {
             // Some checkpoints repeat the embedding under this name.
             loader.weights.discard("lm_head.weight");
-            Linear { weight: embedding.shallow_clone(), bias: None }
+            Linear {
+                weight: embedding.shallow_clone(),
+                bias: None,
+            }
         } else {
             loader.linear("lm_head", hidden, vocab, false)?
         };
         let rope = Rope::new(&config.rope, config.head_dim, kind, device)
             .map_err(LoadError::torch("preparing the rotary embedding"))?;
-        Ok(Self { embedding, layers, norm, head, rope })
+        Ok(Self {
+            embedding,
+            layers,
+            norm,
+            head,
+            rope,
+        })
     }
 
     /// What the cache must hold for this configuration.
@@ -104,7 +118,9 @@ impl Llama {
             None => x,
             Some(rows) => x.f_index_select(0, rows)?,
         };
-        self.head.forward(&self.norm.forward(&wanted)?, None).map(Some)
+        self.head
+            .forward(&self.norm.forward(&wanted)?, None)
+            .map(Some)
     }
 }
 
@@ -115,7 +131,9 @@ impl Layer {
         let queries = config.num_heads * config.head_dim;
         let keys = config.num_kv_heads * config.head_dim;
         // A buffer that old versions of transformers saved; it follows from the configuration.
-        loader.weights.discard(&name("self_attn.rotary_emb.inv_freq"));
+        loader
+            .weights
+            .discard(&name("self_attn.rotary_emb.inv_freq"));
         let (bias, mlp_bias) = (config.attention_bias, config.mlp_bias);
         Ok(Self {
             input_norm: loader.norm(&name("input_layernorm"), hidden)?,
@@ -146,7 +164,8 @@ impl Layer {
         cache: &mut KvCache,
     ) -> Result<Tensor, TchError> {
         let attended =
-            self.attention.forward(&self.input_norm.forward(&x)?, index, turns, plan, cache)?;
+            self.attention
+                .forward(&self.input_norm.forward(&x)?, index, turns, plan, cache)?;
         let mut x = x;
         let _ = x.f_add_(&attended)?;
         let fed = self.mlp.forward(&self.post_attention_norm.forward(&x)?)?;
@@ -172,7 +191,8 @@ impl Attention {
         let query = turned.f_narrow(1, 0, self.num_heads)?;
         let key = turned.f_narrow(1, self.num_heads, self.num_kv_heads)?;
         cache.write(layer, &plan.slots, &key, &value)?;
-        self.output.forward(&attend(&query, cache, layer, plan)?, None)
+        self.output
+            .forward(&attend(&query, cache, layer, plan)?, None)
     }
 }
 
@@ -203,7 +223,10 @@ impl Loader<'_> {
 
     fn norm(&mut self, name: &str, width: i64) -> Result<RmsNorm, LoadError> {
         let weight = self.tensor(&format!("{name}.weight"), &[width])?;
-        Ok(RmsNorm { weight, eps: self.eps })
+        Ok(RmsNorm {
+            weight,
+            eps: self.eps,
+        })
     }
 
     fn linear(
@@ -215,7 +238,9 @@ impl Loader<'_> {
     ) -> Result<Linear, LoadError> {
         Ok(Linear {
             weight: self.tensor(&format!("{name}.weight"), &[output, input])?,
-            bias: bias.then(|| self.tensor(&format!("{name}.bias"), &[output])).transpose()?,
+            bias: bias
+                .then(|| self.tensor(&format!("{name}.bias"), &[output]))
+                .transpose()?,
         })
     }
 }

@@ -47,7 +47,10 @@ impl MappedFile {
     /// file exactly.
     pub(super) fn open(path: &Path) -> Result<Self, LoadError> {
         let file = fs::File::open(path).map_err(|source| open_error(path, source))?;
-        let read_error = |source| LoadError::Read { path: path.to_owned(), source };
+        let read_error = |source| LoadError::Read {
+            path: path.to_owned(),
+            source,
+        };
         if !file.metadata().map_err(read_error)?.is_file() {
             return Err(invalid(path, "it is not a regular file".to_owned()));
         }
@@ -61,7 +64,12 @@ impl MappedFile {
             ));
         }
         let (data, metadata) = header(&map).map_err(|why| invalid(path, why))?;
-        Ok(Self { path: path.to_owned(), map, metadata, data })
+        Ok(Self {
+            path: path.to_owned(),
+            map,
+            metadata,
+            data,
+        })
     }
 
     /// Where the file lies.
@@ -75,7 +83,10 @@ impl MappedFile {
         match self.map.advise(Advice::PopulateRead) {
             // Older kernels do not know it.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
-            done => done.map_err(|source| LoadError::Read { path: self.path.clone(), source }),
+            done => done.map_err(|source| LoadError::Read {
+                path: self.path.clone(),
+                source,
+            }),
         }
     }
 
@@ -110,10 +121,17 @@ impl MappedFile {
     /// The tensor at `entry`. It points into the map, unless it is not aligned there.
     pub(super) fn tensor(&self, entry: &Entry) -> Result<Tensor, LoadError> {
         let bytes = self.map.get(entry.bytes.clone()).ok_or_else(|| {
-            invalid(&self.path, format!("it ends before byte {}", entry.bytes.end))
+            invalid(
+                &self.path,
+                format!("it ends before byte {}", entry.bytes.end),
+            )
         })?;
         let doing = LoadError::torch("viewing the weights");
-        if bytes.as_ptr().addr().is_multiple_of(entry.kind.elt_size_in_bytes()) {
+        if bytes
+            .as_ptr()
+            .addr()
+            .is_multiple_of(entry.kind.elt_size_in_bytes())
+        {
             // SAFETY: the bytes are those of a tensor of this shape and type, as the header's
             // check has shown; they are aligned; they stay mapped as long as this file, which
             // outlives the tensor by the invariant of `Checkpoint`; and no weight is written to.
@@ -152,7 +170,10 @@ fn header(bytes: &[u8]) -> Result<(usize, Metadata), String> {
             return Err(format!("the tensor {name:?} has the type {:?}", info.dtype));
         }
         if info.shape.len() > MAX_DIMENSIONS {
-            return Err(format!("the tensor {name:?} has {} dimensions", info.shape.len()));
+            return Err(format!(
+                "the tensor {name:?} has {} dimensions",
+                info.shape.len()
+            ));
         }
     }
     Ok((8 + length, metadata))

@@ -51,7 +51,9 @@ impl Checkpoint {
         for name in names {
             let file = MappedFile::open(&dir.join(&name))?;
             for tensor in file.tensor_names() {
-                let wanted = expected.as_ref().is_none_or(|m| m.get(&tensor) == Some(&name));
+                let wanted = expected
+                    .as_ref()
+                    .is_none_or(|m| m.get(&tensor) == Some(&name));
                 if !wanted {
                     return Err(invalid(
                         file.path(),
@@ -62,7 +64,11 @@ impl Checkpoint {
             }
             files.push(file);
         }
-        if let Some(missing) = expected.iter().flatten().find(|(t, _)| !tensors.contains_key(*t)) {
+        if let Some(missing) = expected
+            .iter()
+            .flatten()
+            .find(|(t, _)| !tensors.contains_key(*t))
+        {
             return Err(invalid(
                 &dir.join(missing.1),
                 format!("it lacks {:?}, which {INDEX} says is in it", missing.0),
@@ -73,8 +79,12 @@ impl Checkpoint {
 
     /// The type of the weights on disk: that of the largest tensor.
     pub(crate) fn kind(&self) -> Option<Kind> {
-        let each = self.tensors.iter().filter_map(|(name, file)| self.files[*file].entry(name));
-        each.max_by_key(|entry| entry.bytes.len()).map(|entry| entry.kind)
+        let each = self
+            .tensors
+            .iter()
+            .filter_map(|(name, file)| self.files[*file].entry(name));
+        each.max_by_key(|entry| entry.bytes.len())
+            .map(|entry| entry.kind)
     }
 
     /// Bytes of all tensors together.
@@ -87,7 +97,9 @@ impl Checkpoint {
     pub(crate) fn take(&mut self, name: &str, shape: &[i64]) -> Result<Tensor, LoadError> {
         let Some(index) = self.tensors.remove(name) else {
             return Err(invalid(
-                self.files.first().map_or(Path::new(SINGLE), MappedFile::path),
+                self.files
+                    .first()
+                    .map_or(Path::new(SINGLE), MappedFile::path),
                 format!("the tensor {name:?}, which config.json calls for, is missing"),
             ));
         };
@@ -101,7 +113,10 @@ impl Checkpoint {
                     entry.shape
                 ),
             )),
-            None => Err(invalid(file.path(), format!("the tensor {name:?} is missing"))),
+            None => Err(invalid(
+                file.path(),
+                format!("the tensor {name:?} is missing"),
+            )),
         }
     }
 
@@ -140,7 +155,10 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>, LoadError> {
     for name in index.weight_map.values() {
         // A path would lead out of the model's folder.
         if name.contains('/') || !name.ends_with(".safetensors") {
-            return Err(invalid(path, format!("{name:?} is not the name of a file of weights")));
+            return Err(invalid(
+                path,
+                format!("{name:?} is not the name of a file of weights"),
+            ));
         }
     }
     if index.weight_map.is_empty() {
@@ -158,18 +176,29 @@ pub(crate) fn read_json(path: &Path) -> Result<String, LoadError> {
             Err(invalid(path, "it is larger than 64 MiB".to_owned()))
         }
         Ok(_) => Ok(text),
-        Err(source) => Err(LoadError::Read { path: path.to_owned(), source }),
+        Err(source) => Err(LoadError::Read {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
 fn open_error(path: &Path, source: std::io::Error) -> LoadError {
     if source.kind() == std::io::ErrorKind::NotFound {
-        LoadError::MissingFile { path: path.to_owned() }
+        LoadError::MissingFile {
+            path: path.to_owned(),
+        }
     } else {
-        LoadError::Read { path: path.to_owned(), source }
+        LoadError::Read {
+            path: path.to_owned(),
+            source,
+        }
     }
 }
 
 fn invalid(path: &Path, why: String) -> LoadError {
-    LoadError::InvalidWeights { path: PathBuf::from(path), why }
+    LoadError::InvalidWeights {
+        path: PathBuf::from(path),
+        why,
+    }
 }

@@ -6,12 +6,18 @@ use super::*;
 
 /// Bytes of a file with f32 tensors of these names, each `[2, 3]` and filled with its index.
 fn weights(names: &[&str]) -> Vec<u8> {
-    let data: Vec<Vec<u8>> =
-        (0..names.len()).map(|i| (i as f32).to_le_bytes().repeat(6)).collect();
+    let data: Vec<Vec<u8>> = (0..names.len())
+        .map(|i| (i as f32).to_le_bytes().repeat(6))
+        .collect();
     let tensors: BTreeMap<_, _> = names
         .iter()
         .zip(&data)
-        .map(|(name, data)| (*name, TensorView::new(Dtype::F32, vec![2, 3], data).unwrap()))
+        .map(|(name, data)| {
+            (
+                *name,
+                TensorView::new(Dtype::F32, vec![2, 3], data).unwrap(),
+            )
+        })
         .collect();
     safetensors::serialize(tensors, None).unwrap()
 }
@@ -43,7 +49,10 @@ fn refused(files: &[(&str, &[u8])], reason: &str, why: &str) {
 fn tensors_point_into_the_file() {
     let dir = folder(&[(SINGLE, &weights(&["a", "b"]))]);
     let mut checkpoint = Checkpoint::open(dir.path()).unwrap();
-    assert_eq!((checkpoint.bytes(), checkpoint.kind()), (48, Some(Kind::Float)));
+    assert_eq!(
+        (checkpoint.bytes(), checkpoint.kind()),
+        (48, Some(Kind::Float))
+    );
     let tensor = checkpoint.take("b", &[2, 3]).unwrap();
     assert_eq!(Vec::<Vec<f32>>::try_from(&tensor).unwrap(), [[1.0; 3]; 2]);
     let range = checkpoint.files[0].address_range();
@@ -75,14 +84,26 @@ fn damaged_headers_are_refused() {
         (u64::MAX.to_le_bytes().to_vec(), "claims"),
         (with_header("{", 0), "JSON"),
         (with_header("{}", 0), "0 tensors"),
-        (with_header(&header("F32", "[2]", "[0,8]"), 7), "not fully covered"),
-        (with_header(&header("F32", "[2]", "[0,8]"), 9), "not fully covered"),
+        (
+            with_header(&header("F32", "[2]", "[0,8]"), 7),
+            "not fully covered",
+        ),
+        (
+            with_header(&header("F32", "[2]", "[0,8]"), 9),
+            "not fully covered",
+        ),
         (with_header(&header("F32", "[3]", "[0,8]"), 8), ""),
         (with_header(&header("F32", "[2]", "[8,16]"), 16), "offset"),
         (with_header(&header("F32", &huge, "[0,8]"), 8), ""),
         (with_header(&header("I64", "[1]", "[0,8]"), 8), "I64"),
-        (with_header(&header("F8_E4M3", "[8]", "[0,8]"), 8), "F8_E4M3"),
-        (with_header(&header("F32", "[1,1,1,1,1,1,1,1,2]", "[0,8]"), 8), "9 dimensions"),
+        (
+            with_header(&header("F8_E4M3", "[8]", "[0,8]"), 8),
+            "F8_E4M3",
+        ),
+        (
+            with_header(&header("F32", "[1,1,1,1,1,1,1,1,2]", "[0,8]"), 8),
+            "9 dimensions",
+        ),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n".to_vec(),
             "LFS pointer",
@@ -102,15 +123,26 @@ fn weights_and_index_must_agree() {
     let _ = checkpoint.take("a", &[2, 3]).unwrap();
     let _ = checkpoint.take("b", &[2, 3]).unwrap();
     refused(&[], "MissingFile", SINGLE);
-    refused(&[(INDEX, &good), ("1.safetensors", &a)], "MissingFile", "2.safetensors");
+    refused(
+        &[(INDEX, &good), ("1.safetensors", &a)],
+        "MissingFile",
+        "2.safetensors",
+    );
     for (map, why) in [
-        (r#"{"a":"1.safetensors","c":"1.safetensors"}"#, r#"lacks "c""#),
+        (
+            r#"{"a":"1.safetensors","c":"1.safetensors"}"#,
+            r#"lacks "c""#,
+        ),
         (r#"{"c":"1.safetensors"}"#, r#"holds "a""#),
         (r#"{"a":"../1.safetensors"}"#, "not the name of a file"),
         (r#"{"a":"1.bin"}"#, "not the name of a file"),
         ("{}", "names no tensors"),
     ] {
-        refused(&[(INDEX, &index(map)), ("1.safetensors", &a)], "InvalidWeights", why);
+        refused(
+            &[(INDEX, &index(map)), ("1.safetensors", &a)],
+            "InvalidWeights",
+            why,
+        );
     }
 }
 
@@ -121,7 +153,10 @@ fn tensors_that_are_missing_left_over_or_of_another_shape_are_named() {
     let missing = checkpoint.take("c", &[1]).unwrap_err().to_string();
     assert!(missing.contains(r#""c""#), "{missing}");
     let shape = checkpoint.take("a", &[3, 2]).unwrap_err().to_string();
-    assert!(shape.contains("[2, 3]") && shape.contains("[3, 2]"), "{shape}");
+    assert!(
+        shape.contains("[2, 3]") && shape.contains("[3, 2]"),
+        "{shape}"
+    );
     let left = checkpoint.into_files().unwrap_err().to_string();
     assert!(left.contains(r#""b""#), "{left}");
 }
