@@ -26,12 +26,17 @@ impl Access {
     pub(crate) fn readable(&self, state: &State) -> Result<&Repository, Refusal> {
         // Whether it exists is for those to know who may read it.
         if !self.principal.may_read(&self.repository) {
-            return Err(Refusal::forbidden("this token does not allow reading this repository"));
+            return Err(Refusal::forbidden(
+                "this token does not allow reading this repository",
+            ));
         }
         if state.layout.exists(&self.repository) {
             Ok(&self.repository)
         } else {
-            Err(Refusal::not_found(format!("there is no repository {}", self.repository)))
+            Err(Refusal::not_found(format!(
+                "there is no repository {}",
+                self.repository
+            )))
         }
     }
 
@@ -45,6 +50,15 @@ impl Access {
             Repository::Pushed { .. } => "this token does not allow pushing to this repository",
         }))
     }
+
+    /// The repository, if it may be removed, whether or not it is there. Mirrors may be by the
+    /// control plane: they come back when they are asked for.
+    pub(crate) fn removable(&self) -> Result<&Repository, Refusal> {
+        match (&self.repository, &self.principal) {
+            (Repository::Mirror(_), Principal::Admin) => Ok(&self.repository),
+            _ => self.writable(),
+        }
+    }
 }
 
 impl FromRequestParts<Arc<State>> for Access {
@@ -54,23 +68,30 @@ impl FromRequestParts<Arc<State>> for Access {
         parts: &mut Parts,
         state: &Arc<State>,
     ) -> Result<Self, Self::Rejection> {
-        let principal = state.auth.principal(&parts.headers).ok_or_else(Refusal::unauthorized)?;
+        let principal = state
+            .auth
+            .principal(&parts.headers)
+            .ok_or_else(Refusal::unauthorized)?;
         let Path(names) = Path::<HashMap<String, String>>::from_request_parts(parts, state)
             .await
             .map_err(|_| Refusal::bad_request("the path cannot be read"))?;
         let name = |key: &str| names.get(key).map(String::as_str);
         let repository = parse(name("namespace"), name("repository").unwrap_or_default())
             .map_err(|error| Refusal::bad_request(error.to_string()))?;
-        Ok(Self { repository, principal })
+        Ok(Self {
+            repository,
+            principal,
+        })
     }
 }
 
 fn parse(namespace: Option<&str>, repository: &str) -> Result<Repository, InvalidName> {
     let name = repository.strip_suffix(".git").unwrap_or(repository);
     Ok(match namespace {
-        Some(namespace) => {
-            Repository::Pushed { namespace: namespace.parse()?, name: name.parse()? }
-        }
+        Some(namespace) => Repository::Pushed {
+            namespace: namespace.parse()?,
+            name: name.parse()?,
+        },
         None => Repository::Mirror(name.parse()?),
     })
 }

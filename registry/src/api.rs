@@ -50,7 +50,10 @@ pub(crate) async fn resolve(
     body: Bytes,
 ) -> Result<Json<ResolveResponse>, Refusal> {
     let request: ResolveRequest = parse(&body)?;
-    mirrors::resolve(&state, request).await.map(Json).map_err(Failure::into_refusal)
+    mirrors::resolve(&state, request)
+        .await
+        .map(Json)
+        .map_err(Failure::into_refusal)
 }
 
 /// `POST /api/v1/mirrors`
@@ -68,7 +71,11 @@ pub(crate) async fn mirror(
         bytes_total: 0,
         error: Some(failure.api_error()),
     };
-    Ok(Json(mirrors::mirror(&state, request).await.unwrap_or_else(failed)))
+    Ok(Json(
+        mirrors::mirror(&state, request)
+            .await
+            .unwrap_or_else(failed),
+    ))
 }
 
 /// Query of the events.

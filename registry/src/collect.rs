@@ -1,8 +1,7 @@
 //! Removing what nobody needs any more.
 
 use std::{
-    collections::HashSet,
-    fs,
+    fs, io,
     path::Path,
     time::{Duration, SystemTime},
 };
@@ -34,8 +33,11 @@ pub(crate) fn clear(layout: &Layout) {
     for parent in [layout.tmp(), layout.trash()] {
         for name in folder(&parent) {
             let path = parent.join(name);
-            let removed =
-                if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            let removed = if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
             if let Err(error) = removed {
                 tracing::warn!(%error, ?path, "a leftover could not be removed");
             }
@@ -56,16 +58,37 @@ pub(crate) fn collect(state: &State, keep: Duration) {
         if used.is_none_or(|used| used < keep) {
             continue;
         }
-        state.mirrors.forget(&repository);
-        let trash = layout.trash().join(repository.to_string().replace('/', "-"));
-        let removed = fs::rename(&path, &trash).and_then(|()| fs::remove_dir_all(&trash));
-        match removed {
-            Ok(()) => tracing::info!(%repository, "removed a mirror that nobody used"),
+        match remove(state, &repository) {
+            Ok(_) => tracing::info!(%repository, "removed a mirror that nobody used"),
             Err(error) => tracing::warn!(%repository, %error, "a mirror could not be removed"),
         }
     }
-    // What a repository has is linked there, and so is kept without being listed.
-    match layout.store().gc(&HashSet::new(), keep) {
+    collect_objects(state, keep);
+}
+
+/// Removes a repository: out of sight at once, then from the disk. Whether it was there.
+pub(crate) fn remove(state: &State, repository: &Repository) -> io::Result<bool> {
+    let path = state.layout.repository(repository);
+    state.mirrors.forget(repository);
+    let trash = tempfile::Builder::new()
+        .prefix("gone-")
+        .tempdir_in(state.layout.trash())?;
+    match fs::rename(&path, trash.path().join("repository.git")) {
+        Ok(()) => trash.close().map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes the objects that no repository has and that nobody used for `min_age`.
+pub(crate) fn collect_objects(state: &State, min_age: Duration) {
+    // What a repository has is linked there, and so is kept without being listed; what is on its
+    // way into one is listed.
+    match state
+        .layout
+        .store()
+        .gc(&state.mirrors.claims.in_flight(), min_age)
+    {
         Ok(gone) => tracing::info!(files = gone.files, bytes = gone.bytes, "collected objects"),
         Err(error) => {
             let error = crate::refusal::chain(&error);
@@ -74,13 +97,29 @@ pub(crate) fn collect(state: &State, keep: Duration) {
     }
 }
 
+/// Whether packs came or went lately.
+pub(crate) fn changed_within(repository: &Path, time: Duration) -> bool {
+    age(&repository.join("objects/pack")).is_some_and(|age| age < time)
+}
+
 fn age(path: &Path) -> Option<Duration> {
-    let modified = fs::metadata(path).and_then(|metadata| metadata.modified()).ok()?;
+    let modified = fs::metadata(path)
+        .and_then(|metadata| metadata.modified())
+        .ok()?;
     // A time in the future is no age; the file then counts as new.
-    Some(SystemTime::now().duration_since(modified).unwrap_or_default())
+    Some(
+        SystemTime::now()
+            .duration_since(modified)
+            .unwrap_or_default(),
+    )
 }
 
 fn folder(path: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
-    entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    let Ok(entries) = fs::read_dir(path) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
 }

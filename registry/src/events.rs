@@ -23,8 +23,14 @@ const KEPT: usize = 1024;
 
 impl Events {
     pub(crate) fn new() -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.as_micros() as u64);
-        Self { first: now, ring: Mutex::default(), last: watch::Sender::new(now) }
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(1, |d| d.as_micros() as u64);
+        Self {
+            first: now,
+            ring: Mutex::default(),
+            last: watch::Sender::new(now),
+        }
     }
 
     /// Notes a push.
@@ -32,7 +38,11 @@ impl Events {
         let mut ring = self.ring.lock();
         let sequence = *self.last.borrow() + 1;
         let (namespace, name) = (namespace.to_owned(), name.to_owned());
-        ring.push_back(PushEvent { sequence, namespace, name });
+        ring.push_back(PushEvent {
+            sequence,
+            namespace,
+            name,
+        });
         if ring.len() > KEPT {
             ring.pop_front();
         }
@@ -54,10 +64,22 @@ impl Events {
         let oldest = ring.front().map_or(last + 1, |event| event.sequence);
         let lost = after > last || after < self.first || after + 1 < oldest;
         if lost {
-            return EventPage { events: Vec::new(), last, reset: true };
+            return EventPage {
+                events: Vec::new(),
+                last,
+                reset: true,
+            };
         }
-        let events = ring.iter().filter(|event| event.sequence > after).cloned().collect();
-        EventPage { events, last, reset: false }
+        let events = ring
+            .iter()
+            .filter(|event| event.sequence > after)
+            .cloned()
+            .collect();
+        EventPage {
+            events,
+            last,
+            reset: false,
+        }
     }
 }
 
@@ -80,7 +102,10 @@ mod tests {
         let names: Vec<_> = page.events.iter().map(|e| e.name.as_str()).collect();
         assert_eq!((names, page.reset), (vec!["m", "n"], false));
         assert_eq!(events.after(page.last - 1, SOON).await.events.len(), 1);
-        assert_eq!(events.after(page.last, Duration::ZERO).await.events.len(), 0);
+        assert_eq!(
+            events.after(page.last, Duration::ZERO).await.events.len(),
+            0
+        );
     }
 
     #[tokio::test]

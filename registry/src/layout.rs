@@ -65,11 +65,13 @@ impl Layout {
     pub(crate) fn open(root: &Path) -> Result<Self, LayoutError> {
         for folder in ["git", "mirror", "tmp", "trash"] {
             let path = root.join(folder);
-            fs::create_dir_all(&path)
-                .map_err(|source| LayoutError::MakeFolder { path, source })?;
+            fs::create_dir_all(&path).map_err(|source| LayoutError::MakeFolder { path, source })?;
         }
         let store = ObjectStore::open(&root.join("store")).map_err(LayoutError::Store)?;
-        let layout = Self { root: root.to_owned(), store };
+        let layout = Self {
+            root: root.to_owned(),
+            store,
+        };
         init_bare(&layout.empty_repository()).map_err(LayoutError::Empty)?;
         quieten(&layout.empty_repository()).map_err(|source| LayoutError::MakeFolder {
             path: layout.empty_repository(),
@@ -113,8 +115,14 @@ impl Layout {
         if self.exists(repository) {
             return Ok(path);
         }
-        let place = |source| CreateError::Place { path: path.clone(), source };
-        let aside = tempfile::Builder::new().prefix("new-").tempdir_in(self.tmp()).map_err(place)?;
+        let place = |source| CreateError::Place {
+            path: path.clone(),
+            source,
+        };
+        let aside = tempfile::Builder::new()
+            .prefix("new-")
+            .tempdir_in(self.tmp())
+            .map_err(place)?;
         let made = aside.path().join("repository.git");
         init_bare(&made).map_err(CreateError::Init)?;
         if matches!(repository, Repository::Pushed { .. }) {
@@ -181,8 +189,13 @@ impl Layout {
 fn quieten(repository: &Path) -> io::Result<()> {
     let path = repository.join("config");
     let config = fs::read_to_string(&path)?;
-    let lines = config.lines().filter(|line| !line.to_lowercase().contains("fsyncobjectfiles"));
-    fs::write(&path, lines.fold(String::new(), |text, line| text + line + "\n"))
+    let lines = config
+        .lines()
+        .filter(|line| !line.to_lowercase().contains("fsyncobjectfiles"));
+    fs::write(
+        &path,
+        lines.fold(String::new(), |text, line| text + line + "\n"),
+    )
 }
 
 #[cfg(test)]
@@ -190,7 +203,10 @@ mod tests {
     use super::*;
 
     fn pushed(name: &str) -> Repository {
-        Repository::Pushed { namespace: "a".parse().unwrap(), name: name.parse().unwrap() }
+        Repository::Pushed {
+            namespace: "a".parse().unwrap(),
+            name: name.parse().unwrap(),
+        }
     }
 
     #[test]

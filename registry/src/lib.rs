@@ -27,6 +27,7 @@ mod mirrors;
 mod names;
 mod refusal;
 mod registry;
+mod remove;
 mod server;
 mod state;
 

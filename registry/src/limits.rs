@@ -37,8 +37,9 @@ impl Default for Limits {
             max_connections: 2048,
             max_fetches: 8,
             parallel_downloads: 4,
-            min_backoff: Duration::from_secs(5),
-            max_backoff: Duration::from_secs(300),
+            min_backoff: Duration::from_secs(2),
+            // Only what is asked for is tried again, and whoever asks has a backoff of its own.
+            max_backoff: Duration::from_secs(30),
             transfer_idle: Duration::from_secs(120),
         }
     }
@@ -58,6 +59,10 @@ pub struct GitLimits {
 impl Default for GitLimits {
     /// 32 processes, 5 minutes, 2 GiB.
     fn default() -> Self {
-        Self { processes: 32, idle: Duration::from_secs(300), max_push_bytes: 2 << 30 }
+        Self {
+            processes: 32,
+            idle: Duration::from_secs(300),
+            max_push_bytes: 2 << 30,
+        }
     }
 }

@@ -8,7 +8,10 @@ use hyprstream_registry::{
     GitLimits, Limits, Namespace, OpenError, Registry, Settings, TokenFiles, read_signing_key,
 };
 use hyprstream_telemetry::{AdminServer, LogFormat, init_logs};
-use tokio::{net::TcpListener, signal::unix::{SignalKind, signal}};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
 use tokio_util::sync::CancellationToken;
 
 /// The git and LFS origin of a cluster.
@@ -42,7 +45,11 @@ struct ServeArgs {
     #[arg(long, env = "HYPRSTREAM_ADMIN_LISTEN", default_value = "0.0.0.0:9090")]
     admin_listen: SocketAddr,
     /// Folder of everything that is kept.
-    #[arg(long, env = "HYPRSTREAM_ROOT", default_value = "/var/lib/hyprstream-registry")]
+    #[arg(
+        long,
+        env = "HYPRSTREAM_ROOT",
+        default_value = "/var/lib/hyprstream-registry"
+    )]
     root: PathBuf,
     /// File with the token that may do everything; at least 16 bytes.
     #[arg(long, env = "HYPRSTREAM_ADMIN_TOKEN_FILE")]
@@ -77,8 +84,8 @@ struct ServeArgs {
     /// Transfers of LFS objects at the same time within one fetch.
     #[arg(long, env = "HYPRSTREAM_PARALLEL_DOWNLOADS", default_value_t = Limits::default().parallel_downloads)]
     parallel_downloads: usize,
-    /// First wait after a failed fetch; it doubles up to five minutes.
-    #[arg(long, env = "HYPRSTREAM_MIN_BACKOFF", default_value = "5s", value_parser = humantime::parse_duration)]
+    /// First wait after a failed fetch; it doubles up to 30 seconds.
+    #[arg(long, env = "HYPRSTREAM_MIN_BACKOFF", default_value = "2s", value_parser = humantime::parse_duration)]
     min_backoff: Duration,
     /// Removes mirrors that nobody used for this long, such as 30d, and the LFS objects that no
     /// repository has. Without it everything is kept.
@@ -150,22 +157,31 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         },
         keep: args.keep,
     };
-    let Some(registry) = open(settings, &shutdown).await? else { return Ok(()) };
+    let Some(registry) = open(settings, &shutdown).await? else {
+        return Ok(());
+    };
     let admin = AdminServer {
         metrics: registry.metrics(),
         health: Arc::new(|| Ok(())),
         ready: registry.ready(),
     };
     let bind = |address: SocketAddr| async move {
-        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+        TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address}"))
     };
     let (admin_listener, listener) = (bind(args.admin_listen).await?, bind(args.listen).await?);
-    let admin_listen = admin_listener.local_addr().context("cannot tell the admin address")?;
+    let admin_listen = admin_listener
+        .local_addr()
+        .context("cannot tell the admin address")?;
     let listen = listener.local_addr().context("cannot tell the address")?;
     let end = shutdown.clone();
     let admin = tokio::spawn(admin.run(admin_listener, async move { end.cancelled().await }));
     tracing::info!(listen = %listen, admin = %admin_listen, "serving");
-    registry.run(listener, shutdown.cancelled()).await.context("cannot serve")?;
+    registry
+        .run(listener, shutdown.cancelled())
+        .await
+        .context("cannot serve")?;
     admin.abort();
     Ok(())
 }

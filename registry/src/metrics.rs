@@ -41,7 +41,10 @@ impl Metrics {
                 "Bytes of LFS objects taken from clients",
             )?,
             mirrors: IntGaugeVec::new(
-                Opts::new("hyprstream_registry_mirrors", "Mirrored commits asked for since start"),
+                Opts::new(
+                    "hyprstream_registry_mirrors",
+                    "Mirrored commits asked for since start",
+                ),
                 &["state"],
             )?,
             pushes: IntCounterVec::new(

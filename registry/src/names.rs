@@ -73,10 +73,16 @@ impl FromStr for Namespace {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let label = (1..=63).contains(&text.len())
-            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
             && !text.starts_with('-')
             && !text.ends_with('-');
-        if label { Ok(Self(text.to_owned())) } else { Err(InvalidName::Namespace(shown(text))) }
+        if label {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidName::Namespace(shown(text)))
+        }
     }
 }
 
@@ -86,13 +92,19 @@ impl FromStr for RepositoryName {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let lower = text.to_ascii_lowercase();
         let good = (1..=100).contains(&text.len())
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
             && !text.starts_with(['-', '.'])
             && !text.ends_with('.')
             && !text.contains("..")
             && !lower.ends_with(".git")
             && !lower.ends_with(".lock");
-        if good { Ok(Self(text.to_owned())) } else { Err(InvalidName::Repository(shown(text))) }
+        if good {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidName::Repository(shown(text)))
+        }
     }
 }
 
@@ -100,7 +112,11 @@ impl FromStr for MirrorId {
     type Err = InvalidName;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if is_digest(text) { Ok(Self(text.to_owned())) } else { Err(InvalidName::Digest(shown(text))) }
+        if is_digest(text) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidName::Digest(shown(text)))
+        }
     }
 }
 
@@ -120,7 +136,10 @@ impl fmt::Display for Namespace {
 }
 
 fn is_digest(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    text.len() == 64
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 fn shown(text: &str) -> String {
@@ -133,7 +152,9 @@ mod tests {
 
     #[test]
     fn names_that_could_leave_their_folder_are_refused() {
-        for wrong in ["", ".", "..", "a/b", "a..b", ".a", "a.", "a.git", "a.GIT", "a.lock", "a b", "-a"] {
+        for wrong in [
+            "", ".", "..", "a/b", "a..b", ".a", "a.", "a.git", "a.GIT", "a.lock", "a b", "-a",
+        ] {
             assert!(wrong.parse::<RepositoryName>().is_err(), "{wrong:?}");
         }
         for wrong in ["", "A", "a.b", "-a", "a-", "a/b", "..", &"a".repeat(64)] {

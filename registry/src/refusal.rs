@@ -30,7 +30,12 @@ impl Refusal {
     /// No valid token came with it. Makes git and git-lfs ask for one.
     pub(crate) fn unauthorized() -> Self {
         let message = "a token of this registry is needed, as bearer token or as password";
-        Self::new(StatusCode::UNAUTHORIZED, reason::ACCESS_DENIED, message, false)
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            reason::ACCESS_DENIED,
+            message,
+            false,
+        )
     }
 
     /// The token does not allow it.
@@ -40,7 +45,12 @@ impl Refusal {
 
     /// It is not there.
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, reason::REPOSITORY_NOT_FOUND, message, false)
+        Self::new(
+            StatusCode::NOT_FOUND,
+            reason::REPOSITORY_NOT_FOUND,
+            message,
+            false,
+        )
     }
 
     /// Too much is going on.
@@ -50,14 +60,24 @@ impl Refusal {
 
     /// There is no space for it.
     pub(crate) fn disk_full(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::INSUFFICIENT_STORAGE, reason::DISK_FULL, message, true)
+        Self::new(
+            StatusCode::INSUFFICIENT_STORAGE,
+            reason::DISK_FULL,
+            message,
+            true,
+        )
     }
 
     /// Something of ours failed. The client learns only `act`; the log gets the cause.
     pub(crate) fn internal(act: &'static str, error: &dyn std::error::Error) -> Self {
         tracing::error!(act, error = chain(error), "a request failed");
         let message = format!("{act} failed on the registry; its log says why");
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, reason::INTERNAL, message, true)
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            reason::INTERNAL,
+            message,
+            true,
+        )
     }
 
     /// A refusal with everything given.
@@ -67,7 +87,12 @@ impl Refusal {
         message: impl Into<String>,
         retriable: bool,
     ) -> Self {
-        Self { status, reason, message: message.into(), retriable }
+        Self {
+            status,
+            reason,
+            message: message.into(),
+            retriable,
+        }
     }
 
     fn api_error(&self) -> ApiError {
@@ -99,10 +124,16 @@ pub(crate) async fn render(request: Request, next: Next) -> Response {
         (refusal.status, Json(refusal.api_error())).into_response()
     } else if lfs {
         let message = refusal.message.clone();
-        let body = ErrorBody { message, documentation_url: None, request_id: None };
+        let body = ErrorBody {
+            message,
+            documentation_url: None,
+            request_id: None,
+        };
         let mut rendered = (refusal.status, Json(body)).into_response();
         let content_type = HeaderValue::from_static(CONTENT_TYPE);
-        rendered.headers_mut().insert(header::CONTENT_TYPE, content_type);
+        rendered
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, content_type);
         rendered
     } else {
         (refusal.status, format!("{}\n", refusal.message)).into_response()
@@ -110,7 +141,8 @@ pub(crate) async fn render(request: Request, next: Next) -> Response {
     let headers = rendered.headers_mut();
     match refusal.status {
         StatusCode::UNAUTHORIZED => {
-            let challenge = HeaderValue::from_static("Basic realm=\"hyprstream\", charset=\"UTF-8\"");
+            let challenge =
+                HeaderValue::from_static("Basic realm=\"hyprstream\", charset=\"UTF-8\"");
             headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         StatusCode::SERVICE_UNAVAILABLE => {

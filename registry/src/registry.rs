@@ -87,7 +87,12 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(600);
 impl Registry {
     /// Opens the root, and cleans up what a killed process left in it. Blocks.
     pub fn open(settings: Settings) -> Result<Self, OpenError> {
-        let Settings { root, tokens, limits, keep } = settings;
+        let Settings {
+            root,
+            tokens,
+            limits,
+            keep,
+        } = settings;
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| OpenError::Root { path, source }
@@ -101,7 +106,10 @@ impl Registry {
             Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { path: root }),
             Err(TryLockError::Error(source)) => return Err(OpenError::Root { path, source }),
         }
-        std::process::Command::new("git").arg("--version").output().map_err(OpenError::Git)?;
+        std::process::Command::new("git")
+            .arg("--version")
+            .output()
+            .map_err(OpenError::Git)?;
         let auth = Auth::open(tokens).map_err(OpenError::Secrets)?;
         let metrics = Metrics::new().map_err(OpenError::Metrics)?;
         let layout = Layout::open(&root).map_err(OpenError::Layout)?;
@@ -123,7 +131,11 @@ impl Registry {
             limits,
             shutdown: CancellationToken::new(),
         };
-        Ok(Self { state: Arc::new(state), keep, _lock: lock })
+        Ok(Self {
+            state: Arc::new(state),
+            keep,
+            _lock: lock,
+        })
     }
 
     /// The metrics, for the admin server.
@@ -139,7 +151,12 @@ impl Registry {
                 return Err("the registry is ending".to_owned());
             }
             // A full disk is no reason to stop serving what is there.
-            state.layout.store().available_bytes().map(drop).map_err(|error| error.to_string())
+            state
+                .layout
+                .store()
+                .available_bytes()
+                .map(drop)
+                .map_err(|error| error.to_string())
         })
     }
 
@@ -171,17 +188,27 @@ async fn follow_secrets(state: Arc<State>) {
         match result {
             Ok(Err(error)) if !failing => {
                 let error = crate::refusal::chain(&error);
-                tracing::error!(error, "the secrets could not be read again; the old ones stay");
+                tracing::error!(
+                    error,
+                    "the secrets could not be read again; the old ones stay"
+                );
                 failing = true;
             }
             Ok(Ok(())) => failing = false,
             _ => {}
         }
         for (name, count) in state.mirrors.count() {
-            state.metrics.mirrors.with_label_values(&[name]).set(count as i64);
+            state
+                .metrics
+                .mirrors
+                .with_label_values(&[name])
+                .set(count as i64);
         }
         if let Ok(free) = state.layout.store().available_bytes() {
-            state.metrics.free_bytes.set(free.try_into().unwrap_or(i64::MAX));
+            state
+                .metrics
+                .free_bytes
+                .set(free.try_into().unwrap_or(i64::MAX));
         }
     }
 }
@@ -193,7 +220,10 @@ async fn upkeep(state: Arc<State>, keep: Option<Duration>) {
             let path = state.layout.repository(&repository);
             let repaired = path.clone();
             let _ = tokio::task::spawn_blocking(move || repair(&repaired, STALE_LOCK_AGE)).await;
-            // Mirrors are written by us alone, a pack for a commit; git decides when to repack.
+            if !collect::changed_within(&path, UPKEEP_INTERVAL * 2) {
+                continue;
+            }
+            // Every push and every fetch leaves a pack; git decides when to join them.
             if let Err(error) = state.git.run(&path, &["gc", "--auto", "--quiet"]).await {
                 tracing::warn!(%repository, %error, "git gc failed");
             }

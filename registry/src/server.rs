@@ -12,7 +12,7 @@ use axum::{
     extract::{DefaultBodyLimit, Request, State as AxumState},
     middleware::{self, Next},
     response::Response,
-    routing::{any, get, post},
+    routing::{any, delete, get, post},
 };
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -23,7 +23,13 @@ use tokio::{net::TcpListener, sync::Semaphore};
 use tower::Layer;
 use tower_http::{catch_panic::CatchPanicLayer, decompression::RequestDecompressionLayer};
 
-use crate::{access::Access, api, git, lfs, refusal::{self, Refusal}, state::State};
+use crate::{
+    access::Access,
+    api, git, lfs,
+    refusal::{self, Refusal},
+    remove,
+    state::State,
+};
 
 const HEADER_PATIENCE: Duration = Duration::from_secs(15);
 const MAX_HEADER_BYTES: usize = 64 << 10;
@@ -44,7 +50,9 @@ pub(crate) fn router(state: Arc<State>) -> Router {
         .nest("/api/v1", api)
         .nest("/git/{namespace}", repositories())
         .nest("/mirror", repositories())
-        .fallback(any(|| async { Refusal::not_found("there is nothing here") }))
+        .fallback(any(|| async {
+            Refusal::not_found("there is nothing here")
+        }))
         .layer(CatchPanicLayer::new())
         .layer(middleware::from_fn(refusal::render))
         .layer(middleware::from_fn_with_state(Arc::clone(&state), observe))
@@ -64,10 +72,13 @@ fn repositories() -> Router<Arc<State>> {
         .route("/{repository}/info/lfs/objects/verify", post(lfs::verify))
         .route(
             "/{repository}/info/lfs/objects/{oid}",
-            get(lfs::download).put(lfs::upload).layer(DefaultBodyLimit::disable()),
+            get(lfs::download)
+                .put(lfs::upload)
+                .layer(DefaultBodyLimit::disable()),
         )
         .route("/{repository}/info/lfs/locks", any(lfs::locks))
         .route("/{repository}/info/lfs/locks/{*rest}", any(lfs::locks))
+        .route("/{repository}", delete(remove::remove).fallback(nothing))
         .route("/{repository}/{*rest}", any(nothing))
         .layer(DefaultBodyLimit::max(lfs::MAX_JSON_BYTES))
 }
@@ -93,7 +104,11 @@ async fn observe(
     };
     let response = next.run(request).await;
     let status = response.status();
-    state.metrics.requests.with_label_values(&[protocol, status.as_str()]).inc();
+    state
+        .metrics
+        .requests
+        .with_label_values(&[protocol, status.as_str()])
+        .inc();
     let elapsed = started.elapsed();
     if status.is_server_error() {
         tracing::warn!(%method, path, status = status.as_u16(), ?elapsed, "request");
@@ -159,7 +174,10 @@ pub(crate) async fn serve(
         graceful.shutdown().await;
         state.git.finished().await;
     };
-    if tokio::time::timeout(SHUTDOWN_PATIENCE, ended).await.is_err() {
+    if tokio::time::timeout(SHUTDOWN_PATIENCE, ended)
+        .await
+        .is_err()
+    {
         tracing::warn!("requests were still under way at the end");
     }
     Ok(())

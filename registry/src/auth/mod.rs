@@ -119,7 +119,10 @@ impl Auth {
         match secrets.key.check(&token) {
             Ok(claims) => {
                 let namespace = claims.ns.parse().ok()?;
-                Some(Principal::Namespace { namespace, write: claims.write })
+                Some(Principal::Namespace {
+                    namespace,
+                    write: claims.write,
+                })
             }
             Err(error) => {
                 tracing::debug!(%error, "refused a token");
@@ -168,7 +171,9 @@ fn bearer_or_password(headers: &HeaderMap) -> Option<String> {
         return None;
     }
     let decoded = String::from_utf8(STANDARD.decode(rest).ok()?).ok()?;
-    decoded.split_once(':').map(|(_, password)| password.to_owned())
+    decoded
+        .split_once(':')
+        .map(|(_, password)| password.to_owned())
 }
 
 /// The signing key in a file.
@@ -177,7 +182,10 @@ fn bearer_or_password(headers: &HeaderMap) -> Option<String> {
 /// The file cannot be read or the key is shorter than 32 bytes.
 pub fn read_signing_key(path: &std::path::Path) -> Result<SigningKey, SecretsError> {
     let bytes = read_trimmed(path)?;
-    SigningKey::new(&bytes).map_err(|source| SecretsError::WeakKey { path: path.to_owned(), source })
+    SigningKey::new(&bytes).map_err(|source| SecretsError::WeakKey {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn read_secrets(files: &TokenFiles) -> Result<Secrets, SecretsError> {
@@ -192,13 +200,19 @@ fn read_secrets(files: &TokenFiles) -> Result<Secrets, SecretsError> {
     if admin == node {
         return Err(SecretsError::SameToken);
     }
-    Ok(Secrets { admin, node, key: read_signing_key(&files.signing_key)? })
+    Ok(Secrets {
+        admin,
+        node,
+        key: read_signing_key(&files.signing_key)?,
+    })
 }
 
 /// A file without the white space at its end, which editors and `kubectl` leave behind.
 fn read_trimmed(path: &std::path::Path) -> Result<Vec<u8>, SecretsError> {
-    let mut bytes = std::fs::read(path)
-        .map_err(|source| SecretsError::Read { path: path.to_owned(), source })?;
+    let mut bytes = std::fs::read(path).map_err(|source| SecretsError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
     while bytes.last().is_some_and(u8::is_ascii_whitespace) {
         bytes.pop();
     }
@@ -233,17 +247,30 @@ mod tests {
     }
 
     fn basic(password: &str) -> HeaderMap {
-        headers(&format!("Basic {}", STANDARD.encode(format!("any:{password}"))))
+        headers(&format!(
+            "Basic {}",
+            STANDARD.encode(format!("any:{password}"))
+        ))
     }
 
     #[test]
     fn tokens_are_taken_as_bearer_and_as_password() {
         let dir = tempfile::tempdir().unwrap();
         let auth = auth(dir.path());
-        assert_eq!(auth.principal(&headers(&format!("Bearer {ADMIN}"))), Some(Principal::Admin));
+        assert_eq!(
+            auth.principal(&headers(&format!("Bearer {ADMIN}"))),
+            Some(Principal::Admin)
+        );
         assert_eq!(auth.principal(&basic(ADMIN)), Some(Principal::Admin));
         assert_eq!(auth.principal(&basic(NODE)), Some(Principal::Node));
-        for wrong in ["", "nonsense", "Bearer ", "Bearer x", "Basic !!!", "Digest x"] {
+        for wrong in [
+            "",
+            "nonsense",
+            "Bearer ",
+            "Bearer x",
+            "Basic !!!",
+            "Digest x",
+        ] {
             assert_eq!(auth.principal(&headers(wrong)), None, "{wrong}");
         }
         assert_eq!(auth.principal(&HeaderMap::new()), None);
@@ -251,13 +278,23 @@ mod tests {
 
     #[test]
     fn each_principal_reaches_what_is_its_own() {
-        let ours: Repository =
-            Repository::Pushed { namespace: "a".parse().unwrap(), name: "m".parse().unwrap() };
-        let theirs =
-            Repository::Pushed { namespace: "b".parse().unwrap(), name: "m".parse().unwrap() };
+        let ours: Repository = Repository::Pushed {
+            namespace: "a".parse().unwrap(),
+            name: "m".parse().unwrap(),
+        };
+        let theirs = Repository::Pushed {
+            namespace: "b".parse().unwrap(),
+            name: "m".parse().unwrap(),
+        };
         let mirror = Repository::Mirror(crate::names::MirrorId::from_bytes([1; 32]));
-        let reader = Principal::Namespace { namespace: "a".parse().unwrap(), write: false };
-        let writer = Principal::Namespace { namespace: "a".parse().unwrap(), write: true };
+        let reader = Principal::Namespace {
+            namespace: "a".parse().unwrap(),
+            write: false,
+        };
+        let writer = Principal::Namespace {
+            namespace: "a".parse().unwrap(),
+            write: true,
+        };
         let table = [
             (&Principal::Admin, [true, true, true], [true, true, false]),
             (&Principal::Node, [true, true, true], [false, false, false]),
@@ -278,10 +315,16 @@ mod tests {
         std::fs::write(dir.path().join("admin"), "another-admin-token").unwrap();
         auth.reload().unwrap();
         assert_eq!(auth.principal(&basic(ADMIN)), None);
-        assert_eq!(auth.principal(&basic("another-admin-token")), Some(Principal::Admin));
+        assert_eq!(
+            auth.principal(&basic("another-admin-token")),
+            Some(Principal::Admin)
+        );
         std::fs::write(dir.path().join("admin"), "short").unwrap();
         assert!(auth.reload().is_err());
-        assert_eq!(auth.principal(&basic("another-admin-token")), Some(Principal::Admin));
+        assert_eq!(
+            auth.principal(&basic("another-admin-token")),
+            Some(Principal::Admin)
+        );
     }
 
     #[test]
@@ -290,7 +333,10 @@ mod tests {
         let auth = auth(dir.path());
         let key = read_signing_key(&dir.path().join("key")).unwrap();
         let token = key.sign(&"a".parse().unwrap(), true, Duration::from_secs(60));
-        let expected = Principal::Namespace { namespace: "a".parse().unwrap(), write: true };
+        let expected = Principal::Namespace {
+            namespace: "a".parse().unwrap(),
+            write: true,
+        };
         assert_eq!(auth.principal(&basic(&token)), Some(expected));
     }
 }

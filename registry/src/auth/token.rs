@@ -52,27 +52,43 @@ struct Header {
 impl SigningKey {
     /// The key with these bytes, of which there must be at least 32.
     pub fn new(bytes: &[u8]) -> Result<Self, WeakKey> {
-        if bytes.len() < 32 { Err(WeakKey(bytes.len())) } else { Ok(Self(bytes.to_vec())) }
+        if bytes.len() < 32 {
+            Err(WeakKey(bytes.len()))
+        } else {
+            Ok(Self(bytes.to_vec()))
+        }
     }
 
     /// A token for `namespace` that is valid for `ttl` from now.
     pub fn sign(&self, namespace: &Namespace, write: bool, ttl: Duration) -> String {
         let exp = now_seconds().saturating_add(ttl.as_secs());
-        self.sign_claims(&Claims { ns: namespace.to_string(), write, exp })
+        self.sign_claims(&Claims {
+            ns: namespace.to_string(),
+            write,
+            exp,
+        })
     }
 
     /// What `token` allows, if it is ours and its time is not over.
     pub fn check(&self, token: &str) -> Result<Claims, InvalidToken> {
         let (signed, signature) = token.rsplit_once('.').ok_or(InvalidToken::Malformed)?;
         let (header, payload) = signed.split_once('.').ok_or(InvalidToken::Malformed)?;
-        let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| InvalidToken::Malformed)?;
-        self.mac(signed.as_bytes()).verify_slice(&signature).map_err(|_| InvalidToken::Signature)?;
+        let signature = URL_SAFE_NO_PAD
+            .decode(signature)
+            .map_err(|_| InvalidToken::Malformed)?;
+        self.mac(signed.as_bytes())
+            .verify_slice(&signature)
+            .map_err(|_| InvalidToken::Signature)?;
         let header: Header = decode(header)?;
         if header.alg != "HS256" {
             return Err(InvalidToken::Malformed);
         }
         let claims: Claims = decode(payload)?;
-        if claims.exp <= now_seconds() { Err(InvalidToken::Expired) } else { Ok(claims) }
+        if claims.exp <= now_seconds() {
+            Err(InvalidToken::Expired)
+        } else {
+            Ok(claims)
+        }
     }
 
     /// The HMAC of `bytes`; without the key nobody can try out guesses against it.
@@ -89,19 +105,24 @@ impl SigningKey {
     }
 
     fn mac(&self, bytes: &[u8]) -> Hmac<Sha256> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
         mac.update(bytes);
         mac
     }
 }
 
 fn decode<T: for<'de> Deserialize<'de>>(part: &str) -> Result<T, InvalidToken> {
-    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| InvalidToken::Malformed)?;
+    let bytes = URL_SAFE_NO_PAD
+        .decode(part)
+        .map_err(|_| InvalidToken::Malformed)?;
     serde_json::from_slice(&bytes).map_err(|_| InvalidToken::Malformed)
 }
 
 fn now_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(u64::MAX, |d| d.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(u64::MAX, |d| d.as_secs())
 }
 
 #[cfg(test)]

@@ -35,7 +35,11 @@ pub(crate) async fn info_refs(
         Some("git-upload-pack") => Program::UploadPack,
         Some("git-receive-pack") => Program::ReceivePack,
         Some(_) => return Err(Refusal::forbidden("this service is not offered")),
-        None => return Err(Refusal::forbidden("only git's smart HTTP protocol is served")),
+        None => {
+            return Err(Refusal::forbidden(
+                "only git's smart HTTP protocol is served",
+            ));
+        }
     };
     let path = match program {
         Program::UploadPack => state.layout.repository(access.readable(&state)?),
@@ -50,13 +54,23 @@ pub(crate) async fn info_refs(
         }
     };
     let protocol = protocol(&headers);
-    let exchange = state.git.advertise(program, &path, protocol.as_deref()).await?;
+    let exchange = state
+        .git
+        .advertise(program, &path, protocol.as_deref())
+        .await?;
     // Version 2 has no service line, see git's http-backend.
     let version_2 = program == Program::UploadPack
         && protocol.is_some_and(|p| p.split(':').any(|part| part == "version=2"));
-    let preamble = if version_2 { String::new() } else { service_line(program) };
+    let preamble = if version_2 {
+        String::new()
+    } else {
+        service_line(program)
+    };
     let body = exchange.into_body(preamble.into_bytes());
-    Ok(answer(&format!("application/x-{}-advertisement", program.service()), body))
+    Ok(answer(
+        &format!("application/x-{}-advertisement", program.service()),
+        body,
+    ))
 }
 
 /// `POST <repository>.git/git-upload-pack`
@@ -72,8 +86,14 @@ pub(crate) async fn upload_pack(
     let program = Program::UploadPack;
     require_content_type(program, &headers)?;
     let protocol = protocol(&headers);
-    let exchange = state.git.serve(program, &path, protocol.as_deref(), body, None).await?;
-    Ok(answer("application/x-git-upload-pack-result", exchange.into_body(Vec::new())))
+    let exchange = state
+        .git
+        .serve(program, &path, protocol.as_deref(), body, None)
+        .await?;
+    Ok(answer(
+        "application/x-git-upload-pack-result",
+        exchange.into_body(Vec::new()),
+    ))
 }
 
 /// `POST <repository>.git/git-receive-pack`; makes the repository if it is not there.
@@ -90,8 +110,14 @@ pub(crate) async fn receive_pack(
     let path = state.create(&repository).await?;
     let protocol = protocol(&headers);
     let done = push::finisher(Arc::clone(&state), repository, path.clone());
-    let exchange = state.git.serve(program, &path, protocol.as_deref(), body, Some(done)).await?;
-    Ok(answer("application/x-git-receive-pack-result", exchange.into_body(Vec::new())))
+    let exchange = state
+        .git
+        .serve(program, &path, protocol.as_deref(), body, Some(done))
+        .await?;
+    Ok(answer(
+        "application/x-git-receive-pack-result",
+        exchange.into_body(Vec::new()),
+    ))
 }
 
 /// The length that a request announces; 0 if it does not.
@@ -108,7 +134,10 @@ fn answer(content_type: &str, body: Body) -> Response {
     if let Ok(value) = HeaderValue::from_str(content_type) {
         headers.insert(header::CONTENT_TYPE, value);
     }
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, max-age=0"));
+    headers.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("no-cache, max-age=0"),
+    );
     response
 }
 
@@ -122,17 +151,27 @@ fn service_line(program: Program) -> String {
 fn protocol(headers: &HeaderMap) -> Option<String> {
     let text = headers.get("git-protocol")?.to_str().ok()?;
     let harmless = (1..=128).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"=:.-_".contains(&b));
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"=:.-_".contains(&b));
     harmless.then(|| text.to_owned())
 }
 
 fn require_content_type(program: Program, headers: &HeaderMap) -> Result<(), Refusal> {
     let expected = format!("application/x-{}-request", program.service());
-    if headers.get(header::CONTENT_TYPE).is_some_and(|value| value == expected.as_str()) {
+    if headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value == expected.as_str())
+    {
         return Ok(());
     }
     let message = format!("the content type must be {expected}");
-    Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "BadRequest", message, false))
+    Err(Refusal::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "BadRequest",
+        message,
+        false,
+    ))
 }
 
 #[cfg(test)]
@@ -141,7 +180,10 @@ mod tests {
 
     #[test]
     fn the_service_line_has_its_length_in_front() {
-        assert_eq!(service_line(Program::UploadPack), "001e# service=git-upload-pack\n0000");
+        assert_eq!(
+            service_line(Program::UploadPack),
+            "001e# service=git-upload-pack\n0000"
+        );
     }
 
     #[test]

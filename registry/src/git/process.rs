@@ -100,8 +100,20 @@ impl GitRunner {
         repository: &Path,
         protocol: Option<&str>,
     ) -> Result<Exchange, Refusal> {
-        let arguments = [program.command(), "--stateless-rpc", "--http-backend-info-refs"];
-        self.start(program, &arguments, repository, protocol, Body::empty(), None).await
+        let arguments = [
+            program.command(),
+            "--stateless-rpc",
+            "--http-backend-info-refs",
+        ];
+        self.start(
+            program,
+            &arguments,
+            repository,
+            protocol,
+            Body::empty(),
+            None,
+        )
+        .await
     }
 
     /// One exchange with a repository.
@@ -114,19 +126,28 @@ impl GitRunner {
         finisher: Option<Finisher>,
     ) -> Result<Exchange, Refusal> {
         let arguments = [program.command(), "--stateless-rpc"];
-        self.start(program, &arguments, repository, protocol, body, finisher).await
+        self.start(program, &arguments, repository, protocol, body, finisher)
+            .await
     }
 
     /// Runs git on a repository without a client. Returns its output.
     pub(crate) async fn run(&self, repository: &Path, arguments: &[&str]) -> io::Result<Vec<u8>> {
         let mut command = self.command(None);
-        command.arg("--git-dir").arg(repository).args(arguments).stdin(Stdio::null());
+        command
+            .arg("--git-dir")
+            .arg(repository)
+            .args(arguments)
+            .stdin(Stdio::null());
         let output = command.output().await?;
         if output.status.success() {
             return Ok(output.stdout);
         }
         let stderr = String::from_utf8_lossy(&output.stderr);
-        Err(io::Error::other(format!("git {}: {}", arguments.join(" "), stderr.trim())))
+        Err(io::Error::other(format!(
+            "git {}: {}",
+            arguments.join(" "),
+            stderr.trim()
+        )))
     }
 
     /// Waits until no process serves any more.
@@ -149,13 +170,20 @@ impl GitRunner {
             return Err(Refusal::busy("too many git requests at once; try again"));
         };
         let mut command = self.command(protocol);
-        command.args(arguments).arg(repository).stdin(Stdio::piped());
-        let mut child =
-            command.spawn().map_err(|error| Refusal::internal("starting git", &error))?;
+        command
+            .args(arguments)
+            .arg(repository)
+            .stdin(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .map_err(|error| Refusal::internal("starting git", &error))?;
         let (Some(stdin), Some(stdout), Some(stderr)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
-            return Err(Refusal::internal("starting git", &io::Error::other("no pipes")));
+            return Err(Refusal::internal(
+                "starting git",
+                &io::Error::other("no pipes"),
+            ));
         };
         let (sender, mut rest) = mpsc::channel(8);
         self.running.inc();
@@ -167,10 +195,17 @@ impl GitRunner {
             _permit: permit,
             running: RunningGuard(self.running.clone()),
         };
-        let pipes = Pipes { stdin, stdout, stderr };
+        let pipes = Pipes {
+            stdin,
+            stdout,
+            stderr,
+        };
         self.tasks.spawn(drive.run(pipes, body, finisher));
         match rest.recv().await {
-            Some(Ok(first)) => Ok(Exchange { first: Some(first), rest }),
+            Some(Ok(first)) => Ok(Exchange {
+                first: Some(first),
+                rest,
+            }),
             None => Ok(Exchange { first: None, rest }),
             Some(Err(error)) if is_disk_full(&error) => {
                 Err(Refusal::disk_full("no space is left on the registry"))
@@ -275,7 +310,8 @@ struct Flow {
 
 impl Flow {
     fn moved(&self) {
-        self.last.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.last
+            .store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
     async fn stalled(&self, idle: Duration) {
@@ -299,7 +335,11 @@ impl Drive {
             body_done: AtomicBool::new(false),
             answered: AtomicBool::new(false),
         };
-        let Pipes { stdin, stdout, stderr } = pipes;
+        let Pipes {
+            stdin,
+            stdout,
+            stderr,
+        } = pipes;
         let result = {
             let work = async {
                 let complaint = complaint(stderr).map(Ok);
@@ -342,12 +382,7 @@ impl Drive {
         drop(self.running);
     }
 
-    async fn report(
-        &self,
-        result: io::Result<String>,
-        status: Option<ExitStatus>,
-        flow: &Flow,
-    ) {
+    async fn report(&self, result: io::Result<String>, status: Option<ExitStatus>, flow: &Flow) {
         let program = self.program.service();
         let error = match result {
             Ok(_) if status.is_some_and(|status| status.success()) => return,
@@ -358,7 +393,11 @@ impl Drive {
                     return;
                 }
                 let full = complaint.contains("No space left on device");
-                let kind = if full { io::ErrorKind::StorageFull } else { io::ErrorKind::Other };
+                let kind = if full {
+                    io::ErrorKind::StorageFull
+                } else {
+                    io::ErrorKind::Other
+                };
                 io::Error::new(kind, format!("git failed: {complaint}"))
             }
             Err(error) => {
@@ -370,7 +409,11 @@ impl Drive {
     }
 
     async fn kill(&mut self) {
-        if let Some(pid) = self.child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32)) {
+        if let Some(pid) = self
+            .child
+            .id()
+            .and_then(|id| rustix::process::Pid::from_raw(id as i32))
+        {
             let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
         }
         let _ = self.child.kill().await;
@@ -384,7 +427,8 @@ async fn feed(body: Body, mut stdin: ChildStdin, flow: &Flow) -> io::Result<()> 
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.map_err(io::Error::other)?;
         flow.moved();
-        flow.bytes_in.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        flow.bytes_in
+            .fetch_add(chunk.len() as u64, Ordering::Relaxed);
         // A process that has heard enough says why on its output; the rest is passed over.
         if !refused && stdin.write_all(&chunk).await.is_err() {
             refused = true;

@@ -9,7 +9,10 @@ use std::{
 
 use futures::FutureExt;
 
-use super::{GitRunner, process::{Finisher, Outcome}};
+use super::{
+    GitRunner,
+    process::{Finisher, Outcome},
+};
 use crate::{names::Repository, state::State};
 
 /// Announces the push and keeps the repository in order.
@@ -20,7 +23,11 @@ pub(super) fn finisher(state: Arc<State>, repository: Repository, path: PathBuf)
             if outcome.bytes_in <= 4 {
                 return;
             }
-            let result = if outcome.success { "success" } else { "failure" };
+            let result = if outcome.success {
+                "success"
+            } else {
+                "failure"
+            };
             state.metrics.pushes.with_label_values(&[result]).inc();
             if let Err(error) = choose_head(&state.git, &path).await {
                 tracing::warn!(%repository, %error, "HEAD could not be set after a push");
@@ -38,16 +45,27 @@ pub(super) fn finisher(state: Arc<State>, repository: Repository, path: PathBuf)
 /// Lets `HEAD` name a branch that exists, if the one that it names does not: the first push to a
 /// repository may be of `master`.
 async fn choose_head(git: &GitRunner, path: &Path) -> std::io::Result<()> {
-    if git.run(path, &["rev-parse", "--verify", "--quiet", "HEAD^{commit}"]).await.is_ok() {
+    if git
+        .run(path, &["rev-parse", "--verify", "--quiet", "HEAD^{commit}"])
+        .await
+        .is_ok()
+    {
         return Ok(());
     }
-    let branches = git.run(path, &["for-each-ref", "--format=%(refname)", "refs/heads"]).await?;
+    let branches = git
+        .run(path, &["for-each-ref", "--format=%(refname)", "refs/heads"])
+        .await?;
     let branches = String::from_utf8_lossy(&branches);
     let mut branches = branches.lines();
-    let Some(first) = branches.next() else { return Ok(()) };
-    let chosen =
-        branches.find(|name| *name == "refs/heads/master").unwrap_or(first);
-    git.run(path, &["symbolic-ref", "HEAD", chosen]).await.map(drop)
+    let Some(first) = branches.next() else {
+        return Ok(());
+    };
+    let chosen = branches
+        .find(|name| *name == "refs/heads/master")
+        .unwrap_or(first);
+    git.run(path, &["symbolic-ref", "HEAD", chosen])
+        .await
+        .map(drop)
 }
 
 /// Removes the locks and half packs that a killed git left in a repository. Returns how many.
@@ -56,13 +74,17 @@ async fn choose_head(git: &GitRunner, path: &Path) -> std::io::Result<()> {
 pub(crate) fn repair(repository: &Path, min_age: Duration) -> usize {
     let old = |path: &Path| {
         let modified = fs::symlink_metadata(path).and_then(|m| m.modified());
-        let age = modified.ok().and_then(|time| SystemTime::now().duration_since(time).ok());
+        let age = modified
+            .ok()
+            .and_then(|time| SystemTime::now().duration_since(time).ok());
         age.is_some_and(|age| age >= min_age)
     };
     let mut removed = 0;
     let mut folders = vec![repository.join("refs")];
     let locks = |folder: &Path| -> Vec<PathBuf> {
-        let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+        let Ok(entries) = fs::read_dir(folder) else {
+            return Vec::new();
+        };
         entries.flatten().map(|entry| entry.path()).collect()
     };
     for path in locks(repository) {
@@ -114,7 +136,11 @@ mod tests {
             file("objects/tmp_objdir-incoming-abc/pack/p"),
             file("objects/pack/tmp_pack_abc"),
         ];
-        let kept = [file("HEAD"), file("refs/heads/main"), file("objects/pack/pack-1.pack")];
+        let kept = [
+            file("HEAD"),
+            file("refs/heads/main"),
+            file("objects/pack/pack-1.pack"),
+        ];
         assert_eq!(repair(dir.path(), Duration::from_secs(3600)), 0);
         assert_eq!(repair(dir.path(), Duration::ZERO), 5);
         assert!(stale.iter().all(|path| !path.exists()));

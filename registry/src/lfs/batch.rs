@@ -30,12 +30,29 @@ pub(crate) async fn batch(
 ) -> Result<Response, Refusal> {
     let request: BatchRequest = parse(&body)?;
     if request.objects.len() > state.limits.max_batch_objects {
-        let message = format!("at most {} objects in one call", state.limits.max_batch_objects);
-        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "BadRequest", message, false));
+        let message = format!(
+            "at most {} objects in one call",
+            state.limits.max_batch_objects
+        );
+        return Err(Refusal::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "BadRequest",
+            message,
+            false,
+        ));
     }
-    if request.hash_algo.as_deref().is_some_and(|hash| hash != "sha256") {
+    if request
+        .hash_algo
+        .as_deref()
+        .is_some_and(|hash| hash != "sha256")
+    {
         let message = "only the hash algorithm sha256 is known";
-        return Err(Refusal::new(StatusCode::CONFLICT, "BadRequest", message, false));
+        return Err(Refusal::new(
+            StatusCode::CONFLICT,
+            "BadRequest",
+            message,
+            false,
+        ));
     }
     if !request.transfers.is_empty() && !request.transfers.iter().any(|t| t == "basic") {
         return Err(unprocessable("only basic transfers are offered"));
@@ -60,7 +77,11 @@ pub(crate) async fn batch(
     })
     .await?;
     let hash_algo = Some("sha256".to_owned());
-    json(&BatchResponse { transfer: Some("basic".to_owned()), objects, hash_algo })
+    json(&BatchResponse {
+        transfer: Some("basic".to_owned()),
+        objects,
+        hash_algo,
+    })
 }
 
 /// Says whether an upload has arrived.
@@ -97,7 +118,13 @@ fn download(
         }
         Ok(Some(_)) => {
             let download = Some(caller.action(&format!("objects/{}", object.oid)));
-            offered(object, Actions { download, ..Actions::default() })
+            offered(
+                object,
+                Actions {
+                    download,
+                    ..Actions::default()
+                },
+            )
         }
     }
 }
@@ -114,12 +141,19 @@ fn upload(
         // No action means that there is nothing to upload.
         Ok(Some(_)) => {
             let BatchObject { oid, size } = object;
-            return ObjectResponse { oid, size, ..ObjectResponse::default() };
+            return ObjectResponse {
+                oid,
+                size,
+                ..ObjectResponse::default()
+            };
         }
         Ok(None) => {}
     }
     if object.size > state.limits.max_object_bytes {
-        let message = format!("objects of more than {} bytes are not taken", state.limits.max_object_bytes);
+        let message = format!(
+            "objects of more than {} bytes are not taken",
+            state.limits.max_object_bytes
+        );
         return failed(object, ObjectError { code: 413, message });
     }
     let Some(rest) = free.checked_sub(object.size) else {
@@ -147,10 +181,16 @@ fn size_here(
 ) -> Result<Option<u64>, ObjectError> {
     let invalid = |message: String| ObjectError { code: 422, message };
     let oid = parse_oid(&object.oid).map_err(|refusal| invalid(refusal.message))?;
-    let size = state.layout.member_size(repository, &oid).map_err(|error| {
-        tracing::error!(%error, %oid, "an object cannot be looked at");
-        ObjectError { code: 500, message: "the registry cannot read the object".to_owned() }
-    })?;
+    let size = state
+        .layout
+        .member_size(repository, &oid)
+        .map_err(|error| {
+            tracing::error!(%error, %oid, "an object cannot be looked at");
+            ObjectError {
+                code: 500,
+                message: "the registry cannot read the object".to_owned(),
+            }
+        })?;
     match size {
         Some(size) if size != object.size => Err(invalid(format!("the object has {size} bytes"))),
         other => Ok(other),
@@ -159,13 +199,24 @@ fn size_here(
 
 fn failed(object: BatchObject, error: ObjectError) -> ObjectResponse {
     let BatchObject { oid, size } = object;
-    ObjectResponse { oid, size, error: Some(error), ..ObjectResponse::default() }
+    ObjectResponse {
+        oid,
+        size,
+        error: Some(error),
+        ..ObjectResponse::default()
+    }
 }
 
 fn offered(object: BatchObject, actions: Actions) -> ObjectResponse {
     let BatchObject { oid, size } = object;
     let (authenticated, actions) = (Some(true), Some(actions));
-    ObjectResponse { oid, size, authenticated, actions, error: None }
+    ObjectResponse {
+        oid,
+        size,
+        authenticated,
+        actions,
+        error: None,
+    }
 }
 
 /// How the caller reaches us, and what it authenticated with.
@@ -184,12 +235,19 @@ impl Caller {
             .map(|value| ("Authorization".to_owned(), value.to_owned()))
             .into_iter()
             .collect();
-        Ok(Self { base: format!("{origin}/{repository}.git/info/lfs/"), header })
+        Ok(Self {
+            base: format!("{origin}/{repository}.git/info/lfs/"),
+            header,
+        })
     }
 
     fn action(&self, path: &str) -> Action {
         let href = format!("{}{path}", self.base);
-        Action { href, header: self.header.clone(), ..Action::default() }
+        Action {
+            href,
+            header: self.header.clone(),
+            ..Action::default()
+        }
     }
 }
 
@@ -205,7 +263,9 @@ fn origin(uri: &Uri, headers: &HeaderMap) -> Option<String> {
         _ => "http",
     };
     let harmless = !host.is_empty()
-        && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b));
+        && host
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b));
     harmless.then(|| format!("{scheme}://{host}"))
 }
 
@@ -219,17 +279,29 @@ mod tests {
             pairs
                 .iter()
                 .map(|(name, value)| {
-                    (header::HeaderName::from_static(name), value.parse().unwrap())
+                    (
+                        header::HeaderName::from_static(name),
+                        value.parse().unwrap(),
+                    )
                 })
                 .collect::<HeaderMap>()
         };
         let plain = Uri::from_static("/git/a/m.git/info/lfs/objects/batch");
         let host = headers(&[("host", "127.0.0.1:8080")]);
-        assert_eq!(origin(&plain, &host).as_deref(), Some("http://127.0.0.1:8080"));
+        assert_eq!(
+            origin(&plain, &host).as_deref(),
+            Some("http://127.0.0.1:8080")
+        );
         let proxied = headers(&[("host", "r.example"), ("x-forwarded-proto", "https")]);
-        assert_eq!(origin(&plain, &proxied).as_deref(), Some("https://r.example"));
+        assert_eq!(
+            origin(&plain, &proxied).as_deref(),
+            Some("https://r.example")
+        );
         let http2 = Uri::from_static("http://registry.svc/x");
-        assert_eq!(origin(&http2, &HeaderMap::new()).as_deref(), Some("http://registry.svc"));
+        assert_eq!(
+            origin(&http2, &HeaderMap::new()).as_deref(),
+            Some("http://registry.svc")
+        );
         assert_eq!(origin(&plain, &headers(&[("host", "a/b")])), None);
         assert_eq!(origin(&plain, &HeaderMap::new()), None);
     }

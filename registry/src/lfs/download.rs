@@ -43,13 +43,21 @@ pub(crate) async fn download(
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
         (header::ACCEPT_RANGES, "bytes".to_owned()),
         (header::ETAG, etag),
-        (header::CACHE_CONTROL, "private, immutable, max-age=31536000".to_owned()),
+        (
+            header::CACHE_CONTROL,
+            "private, immutable, max-age=31536000".to_owned(),
+        ),
     ];
     let (status, first, length, content_range) = match wanted {
         range::Wanted::All => (StatusCode::OK, 0, size, None),
         range::Wanted::Part { first, last } => {
             let content_range = format!("bytes {first}-{last}/{size}");
-            (StatusCode::PARTIAL_CONTENT, first, last - first + 1, Some(content_range))
+            (
+                StatusCode::PARTIAL_CONTENT,
+                first,
+                last - first + 1,
+                Some(content_range),
+            )
         }
         range::Wanted::Impossible => {
             let content_range = [(header::CONTENT_RANGE, format!("bytes */{size}"))];
@@ -57,15 +65,18 @@ pub(crate) async fn download(
         }
     };
     if first > 0 {
-        file.seek(io::SeekFrom::Start(first)).await.map_err(failed)?;
+        file.seek(io::SeekFrom::Start(first))
+            .await
+            .map_err(failed)?;
     }
     file.set_max_buf_size(CHUNK_BYTES);
     let served = state.metrics.lfs_served_bytes.clone();
-    let stream = ReaderStream::with_capacity(file.take(length), CHUNK_BYTES).inspect(move |chunk| {
-        if let Ok(chunk) = chunk {
-            served.inc_by(chunk.len() as u64);
-        }
-    });
+    let stream =
+        ReaderStream::with_capacity(file.take(length), CHUNK_BYTES).inspect(move |chunk| {
+            if let Ok(chunk) = chunk {
+                served.inc_by(chunk.len() as u64);
+            }
+        });
     let length = [(header::CONTENT_LENGTH, length.to_string())];
     let content_range = content_range.map(|value| [(header::CONTENT_RANGE, value)]);
     let mut response = (status, common, length, Body::from_stream(stream)).into_response();

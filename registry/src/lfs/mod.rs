@@ -28,7 +28,12 @@ pub(crate) const MAX_JSON_BYTES: usize = 4 << 20;
 
 /// Answers calls of the locking API, which is not offered; git-lfs goes on without.
 pub(crate) async fn locks(_: Access) -> Refusal {
-    Refusal::new(StatusCode::NOT_FOUND, "NotFound", "file locking is not offered", false)
+    Refusal::new(
+        StatusCode::NOT_FOUND,
+        "NotFound",
+        "file locking is not offered",
+        false,
+    )
 }
 
 fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
@@ -41,19 +46,31 @@ fn json<T: Serialize>(value: &T) -> Result<Response, Refusal> {
         serde_json::to_vec(value).map_err(|error| Refusal::internal("writing JSON", &error))?;
     let mut response = (StatusCode::OK, body).into_response();
     let content_type = HeaderValue::from_static(CONTENT_TYPE);
-    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, content_type);
     Ok(response)
 }
 
 /// An oid as LFS writes it: 64 lower-case digits.
 fn parse_oid(text: &str) -> Result<Digest, Refusal> {
-    let oid: Digest =
-        text.parse().map_err(|_| unprocessable("an oid has 64 hexadecimal digits"))?;
-    if oid.as_str() == text { Ok(oid) } else { Err(unprocessable("an oid is written in lower case")) }
+    let oid: Digest = text
+        .parse()
+        .map_err(|_| unprocessable("an oid has 64 hexadecimal digits"))?;
+    if oid.as_str() == text {
+        Ok(oid)
+    } else {
+        Err(unprocessable("an oid is written in lower case"))
+    }
 }
 
 fn unprocessable(message: impl Into<String>) -> Refusal {
-    Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "BadRequest", message, false)
+    Refusal::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "BadRequest",
+        message,
+        false,
+    )
 }
 
 fn object_missing(oid: &str) -> Refusal {

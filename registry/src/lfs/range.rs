@@ -24,12 +24,18 @@ pub(super) fn parse(header: Option<&str>, size: u64) -> Wanted {
     match (from.trim().parse::<u64>(), to.trim().parse::<u64>()) {
         (Ok(first), Ok(last)) if first > last => Wanted::All,
         (Ok(first), _) if first >= size => Wanted::Impossible,
-        (Ok(first), Ok(last)) => Wanted::Part { first, last: last.min(end) },
+        (Ok(first), Ok(last)) => Wanted::Part {
+            first,
+            last: last.min(end),
+        },
         (Ok(first), Err(_)) if to.trim().is_empty() => Wanted::Part { first, last: end },
         (Err(_), Ok(count)) if from.trim().is_empty() => match count {
             0 => Wanted::Impossible,
             _ if size == 0 => Wanted::Impossible,
-            count => Wanted::Part { first: size.saturating_sub(count), last: end },
+            count => Wanted::Part {
+                first: size.saturating_sub(count),
+                last: end,
+            },
         },
         _ => Wanted::All,
     }

@@ -40,17 +40,32 @@ pub(crate) async fn upload(
     let announced = announced_length(&headers)?;
     let size = match (query.size, announced) {
         (Some(size), Some(length)) if size != length => {
-            return Err(unprocessable(format!("{size} bytes were named and {length} announced")));
+            return Err(unprocessable(format!(
+                "{size} bytes were named and {length} announced"
+            )));
         }
         (Some(size), _) | (None, Some(size)) => size,
         (None, None) => {
             let message = "the upload must say its length";
-            return Err(Refusal::new(StatusCode::LENGTH_REQUIRED, "BadRequest", message, false));
+            return Err(Refusal::new(
+                StatusCode::LENGTH_REQUIRED,
+                "BadRequest",
+                message,
+                false,
+            ));
         }
     };
     if size > state.limits.max_object_bytes {
-        let message = format!("objects of more than {} bytes are not taken", state.limits.max_object_bytes);
-        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "BadRequest", message, false));
+        let message = format!(
+            "objects of more than {} bytes are not taken",
+            state.limits.max_object_bytes
+        );
+        return Err(Refusal::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "BadRequest",
+            message,
+            false,
+        ));
     }
     state.require_space(size)?;
     state.create(&repository).await?;
@@ -65,7 +80,11 @@ pub(crate) async fn upload(
     blocking(move || {
         let pointer = Pointer { oid, size };
         let _upload = state.mirrors.claims.upload(&pointer.oid);
-        state.layout.store().insert_verified(&mut reader, &pointer).map_err(refusal)?;
+        state
+            .layout
+            .store()
+            .insert_verified(&mut reader, &pointer)
+            .map_err(refusal)?;
         state
             .layout
             .add_member(&repository, &pointer.oid)
@@ -78,9 +97,13 @@ pub(crate) async fn upload(
 }
 
 fn announced_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
-    let Some(value) = headers.get(header::CONTENT_LENGTH) else { return Ok(None) };
+    let Some(value) = headers.get(header::CONTENT_LENGTH) else {
+        return Ok(None);
+    };
     let length = value.to_str().ok().and_then(|text| text.parse().ok());
-    length.map(Some).ok_or_else(|| Refusal::bad_request("the content length cannot be read"))
+    length
+        .map(Some)
+        .ok_or_else(|| Refusal::bad_request("the content length cannot be read"))
 }
 
 /// The body, with an error in place of a wait that is too long.
@@ -102,8 +125,16 @@ fn refusal(error: StoreError) -> Refusal {
         StoreError::DiskFull { .. } => Refusal::disk_full("no space is left on the registry"),
         StoreError::Mismatch { .. } => unprocessable(error.to_string()),
         StoreError::Input { .. } => {
-            tracing::debug!(error = crate::refusal::chain(&error), "an upload was broken off");
-            Refusal::new(StatusCode::REQUEST_TIMEOUT, "Incomplete", "the upload broke off", true)
+            tracing::debug!(
+                error = crate::refusal::chain(&error),
+                "an upload was broken off"
+            );
+            Refusal::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "Incomplete",
+                "the upload broke off",
+                true,
+            )
         }
         StoreError::Io { ref source, .. } if is_disk_full(source) => {
             Refusal::disk_full("no space is left on the registry")

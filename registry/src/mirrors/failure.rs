@@ -2,7 +2,10 @@
 
 use axum::http::StatusCode;
 use hyprstream_contract::registry::{ApiError, reason};
-use hyprstream_git2db::{InvalidGlob, InvalidUrl, RemoteError, RepoError, lfs::LfsError, store::StoreError, tree::TreeError};
+use hyprstream_git2db::{
+    InvalidGlob, InvalidUrl, RemoteError, RepoError, lfs::LfsError, store::StoreError,
+    tree::TreeError,
+};
 
 use crate::refusal::{Refusal, chain};
 
@@ -17,23 +20,38 @@ pub(crate) struct Failure {
 impl Failure {
     /// A failure that only an edit heals.
     pub(crate) fn lasting(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), retriable: false }
+        Self {
+            reason,
+            message: message.into(),
+            retriable: false,
+        }
     }
 
     /// A failure that may pass.
     pub(crate) fn passing(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), retriable: true }
+        Self {
+            reason,
+            message: message.into(),
+            retriable: true,
+        }
     }
 
     /// Something of ours failed; the log says what.
     pub(crate) fn internal(act: &'static str, error: &dyn std::error::Error) -> Self {
         tracing::error!(act, error = chain(error), "a mirror failed");
-        Self::passing(reason::INTERNAL, format!("{act} failed on the registry; its log says why"))
+        Self::passing(
+            reason::INTERNAL,
+            format!("{act} failed on the registry; its log says why"),
+        )
     }
 
     /// An IO error on our disk.
     pub(crate) fn disk(act: &'static str, error: &std::io::Error) -> Self {
-        if crate::refusal::is_disk_full(error) { Self::disk_full() } else { Self::internal(act, error) }
+        if crate::refusal::is_disk_full(error) {
+            Self::disk_full()
+        } else {
+            Self::internal(act, error)
+        }
     }
 
     pub(crate) fn disk_full() -> Self {
@@ -67,12 +85,20 @@ impl Failure {
 
     /// The causes belong to the user's own repository or remote, and hold no secrets; those of
     /// ours stay in the log.
-    fn of(reason: &'static str, retriable: bool, error: &(dyn std::error::Error + 'static)) -> Self {
+    fn of(
+        reason: &'static str,
+        retriable: bool,
+        error: &(dyn std::error::Error + 'static),
+    ) -> Self {
         match reason {
             reason::DISK_FULL => Self::disk_full(),
             reason::INTERNAL => Self::internal("the work", error),
             "Cancelled" => Self::passing(reason::INTERNAL, "the registry is restarting"),
-            _ => Self { reason, message: chain(error), retriable },
+            _ => Self {
+                reason,
+                message: chain(error),
+                retriable,
+            },
         }
     }
 }

@@ -22,7 +22,11 @@ pub(super) fn resolve(
         Failure::lasting(reason::REFERENCE_NOT_FOUND, message)
     };
     if let Reference::Commit(commit) = reference {
-        return if repo::has_commit(&path, commit)? { Ok(commit.clone()) } else { Err(missing()) };
+        return if repo::has_commit(&path, commit)? {
+            Ok(commit.clone())
+        } else {
+            Err(missing())
+        };
     }
     repo::resolve_local(&path, reference)?.ok_or_else(missing)
 }
@@ -62,11 +66,16 @@ fn check(
         return Err(Failure::lasting(reason::REFERENCE_NOT_FOUND, message));
     }
     let entries = tree::walk(&path, commit, include, &Limits::default())?;
-    status.bytes_total = tree::pointers(&entries).iter().map(|pointer| pointer.size).sum();
+    status.bytes_total = tree::pointers(&entries)
+        .iter()
+        .map(|pointer| pointer.size)
+        .sum();
     let mut missing = None;
     let mut counted = std::collections::HashSet::new();
     for Entry { path, kind } in &entries {
-        let EntryKind::Lfs { pointer, .. } = kind else { continue };
+        let EntryKind::Lfs { pointer, .. } = kind else {
+            continue;
+        };
         let size = state
             .layout
             .member_size(repository, &pointer.oid)
@@ -96,12 +105,16 @@ fn keep(path: &std::path::Path, commit: &CommitId) -> Result<(), Failure> {
         return Ok(());
     }
     let failed = |error: std::io::Error| Failure::disk("keeping a commit", &error);
-    let Some(folder) = name.parent() else { return Ok(()) };
+    let Some(folder) = name.parent() else {
+        return Ok(());
+    };
     std::fs::create_dir_all(folder).map_err(failed)?;
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
     std::io::Write::write_all(&mut file, format!("{commit}\n").as_bytes()).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
-    file.persist(&name).map_err(|error| failed(error.error)).map(drop)
+    file.persist(&name)
+        .map_err(|error| failed(error.error))
+        .map(drop)
 }
 
 fn require(state: &State, repository: &Repository) -> Result<(), Failure> {

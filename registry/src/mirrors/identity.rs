@@ -22,7 +22,11 @@ pub(super) fn mirror_id(url: &RemoteUrl, upstream: &Upstream, auth: &Auth) -> Mi
         Credentials::Basic { username, password } => parts.extend(["basic", username, password]),
         // Neither passphrase nor known hosts decide who one is to the upstream, but a wrong one
         // must not be served what a right one fetched.
-        Credentials::SshKey { private_key, passphrase, known_hosts } => {
+        Credentials::SshKey {
+            private_key,
+            passphrase,
+            known_hosts,
+        } => {
             let passphrase = passphrase.as_deref().unwrap_or_default();
             parts.extend(["ssh", private_key, passphrase, known_hosts]);
         }
@@ -51,7 +55,11 @@ mod tests {
             std::fs::write(&path, name.repeat(20)).unwrap();
             path
         };
-        let files = TokenFiles { admin: file("adm"), node: file("nod"), signing_key: file("key") };
+        let files = TokenFiles {
+            admin: file("adm"),
+            node: file("nod"),
+            signing_key: file("key"),
+        };
         Auth::open(files).unwrap()
     }
 
@@ -62,12 +70,19 @@ mod tests {
         let id = |url: &str, namespace: &str, credentials: Option<Credentials>| {
             let url = RemoteUrl::parse(url).unwrap();
             let text = url.to_string();
-            let upstream = Upstream { url: text, namespace: namespace.into(), credentials };
+            let upstream = Upstream {
+                url: text,
+                namespace: namespace.into(),
+                credentials,
+            };
             mirror_id(&url, &upstream, &auth)
         };
         let token = |t: &str| Some(Credentials::Token(t.into()));
         let basic = |u: &str, p: &str| {
-            Some(Credentials::Basic { username: u.into(), password: p.into() })
+            Some(Credentials::Basic {
+                username: u.into(),
+                password: p.into(),
+            })
         };
         let public = id("https://h/m", "a", None);
         assert_eq!(public, id("https://H:443/m/", "b", None));

@@ -32,7 +32,10 @@ pub(crate) use failure::Failure;
 pub(crate) use objects::Claims;
 use source::Source;
 
-use crate::{names::Repository, state::{State, blocking}};
+use crate::{
+    names::Repository,
+    state::{State, blocking},
+};
 
 /// The jobs and what they share.
 pub(crate) struct Mirrors {
@@ -63,14 +66,23 @@ struct Job {
 #[derive(Clone, Debug)]
 enum Phase {
     Fetching,
-    Ready,
-    Failed { failure: Failure, attempt: u32, at: Instant },
+    Ready {
+        seen: Instant,
+    },
+    Failed {
+        failure: Failure,
+        attempt: u32,
+        at: Instant,
+    },
 }
 
 /// Jobs that are kept in memory before those that nobody asks for any more are dropped.
 const KEPT_JOBS: usize = 4096;
 const FORGET_AFTER: Duration = Duration::from_secs(3600);
-const RESOLVE_PATIENCE: Duration = Duration::from_secs(90);
+/// Shorter than the operator waits, so that it hears why.
+const RESOLVE_PATIENCE: Duration = Duration::from_secs(50);
+/// After this time a commit that is asked for is looked at again: the disk may have lost some of it.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(300);
 
 impl Mirrors {
     pub(crate) fn new(max_fetches: usize) -> Self {
@@ -89,7 +101,7 @@ impl Mirrors {
         for job in self.jobs.lock().values() {
             let index = match *job.phase.lock() {
                 Phase::Fetching => 0,
-                Phase::Ready => 1,
+                Phase::Ready { .. } => 1,
                 Phase::Failed { .. } => 2,
             };
             counts[index].1 += 1;
@@ -99,7 +111,9 @@ impl Mirrors {
 
     /// Forgets what is known of a repository that is removed.
     pub(crate) fn forget(&self, repository: &Repository) {
-        self.jobs.lock().retain(|key, _| key.repository != *repository);
+        self.jobs
+            .lock()
+            .retain(|key, _| key.repository != *repository);
     }
 
     /// Whether work on the repository is under way.
@@ -144,24 +158,35 @@ pub(crate) async fn resolve(
             }
         }
     };
-    let commit = found.as_str().parse().expect("both are 40 hexadecimal digits");
+    let commit = found
+        .as_str()
+        .parse()
+        .expect("both are 40 hexadecimal digits");
     Ok(ResolveResponse { commit })
 }
 
 /// How far a commit is; begins or continues the work if it is not here.
-pub(crate) async fn mirror(state: &Arc<State>, request: MirrorRequest) -> Result<MirrorStatus, Failure> {
+pub(crate) async fn mirror(
+    state: &Arc<State>,
+    request: MirrorRequest,
+) -> Result<MirrorStatus, Failure> {
     let include = Include::new(&request.include)?;
     let commit = source::commit_id(&request.commit);
     let url = match source::parse(&request.upstream)? {
         Source::Here(repository) => {
             let state = Arc::clone(state);
-            return background(move || Ok(here::status(&state, &repository, &commit, &include))).await;
+            return background(move || Ok(here::status(&state, &repository, &commit, &include)))
+                .await;
         }
         Source::There(url) => url,
     };
     let id = identity::mirror_id(&url, &request.upstream, &state.auth);
     let repository = Repository::Mirror(id);
-    let key = Key { repository: repository.clone(), commit: commit.clone(), include: include.digest() };
+    let key = Key {
+        repository: repository.clone(),
+        commit: commit.clone(),
+        include: include.digest(),
+    };
     let (job, attempt) = claim(state, &key);
     if let Some(attempt) = attempt {
         let order = job::Order {
@@ -205,8 +230,19 @@ fn claim(state: &State, key: &Key) -> (Arc<Job>, Option<u32>) {
     let mut phase = job.phase.lock();
     let next = match &*phase {
         Phase::Fetching => None,
-        // Someone may have removed it from the disk; nothing then says that it is ready.
-        Phase::Ready => (!state.layout.exists(&key.repository)).then_some(1),
+        Phase::Ready { seen } => {
+            if state.layout.exists(&key.repository) {
+                // It stays ready while it is looked at.
+                let look = seen.elapsed() >= LOOK_AGAIN_AFTER;
+                if look {
+                    *phase = Phase::Ready {
+                        seen: Instant::now(),
+                    };
+                }
+                return (Arc::clone(&job), look.then_some(1));
+            }
+            Some(1)
+        }
         Phase::Failed { attempt, at, .. } => {
             let wait = backoff(state, *attempt);
             (at.elapsed() >= wait).then_some(attempt.saturating_add(1))
@@ -221,7 +257,11 @@ fn claim(state: &State, key: &Key) -> (Arc<Job>, Option<u32>) {
 
 fn backoff(state: &State, attempt: u32) -> Duration {
     let doubled = 2u32.saturating_pow(attempt.saturating_sub(1).min(16));
-    state.limits.min_backoff.saturating_mul(doubled).min(state.limits.max_backoff)
+    state
+        .limits
+        .min_backoff
+        .saturating_mul(doubled)
+        .min(state.limits.max_backoff)
 }
 
 async fn work(state: Arc<State>, job: Arc<Job>, order: job::Order, attempt: u32) {
@@ -238,15 +278,27 @@ async fn work(state: Arc<State>, job: Arc<Job>, order: job::Order, attempt: u32)
     let mut phase = job.phase.lock();
     *phase = match result {
         Ok(()) => {
-            tracing::info!(repository, commit, "mirrored");
-            Phase::Ready
+            if matches!(*phase, Phase::Fetching) {
+                tracing::info!(repository, commit, "mirrored");
+            }
+            Phase::Ready {
+                seen: Instant::now(),
+            }
         }
         Err(failure) => {
             tracing::warn!(
-                repository, commit, attempt, reason = failure.reason, message = failure.message,
+                repository,
+                commit,
+                attempt,
+                reason = failure.reason,
+                message = failure.message,
                 "a commit could not be mirrored"
             );
-            Phase::Failed { failure, attempt, at: Instant::now() }
+            Phase::Failed {
+                failure,
+                attempt,
+                at: Instant::now(),
+            }
         }
     };
 }
@@ -255,7 +307,7 @@ impl Job {
     fn status(&self, repository: &Repository) -> MirrorStatus {
         let (state, error) = match &*self.phase.lock() {
             Phase::Fetching => (MirrorState::Fetching, None),
-            Phase::Ready => (MirrorState::Ready, None),
+            Phase::Ready { .. } => (MirrorState::Ready, None),
             Phase::Failed { failure, .. } => (MirrorState::Failed, Some(failure.api_error())),
         };
         MirrorStatus {

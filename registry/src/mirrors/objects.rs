@@ -6,7 +6,7 @@
 //! themselves have to come, which proves that the upstream has them.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs, io,
     path::PathBuf,
     sync::atomic::Ordering,
@@ -60,7 +60,20 @@ impl Claims {
         if let Some(uploaded) = book.taken.get_mut(oid) {
             *uploaded = true;
         }
-        Upload { claims: self, oid: oid.clone() }
+        Upload {
+            claims: self,
+            oid: oid.clone(),
+        }
+    }
+
+    /// Objects that are on their way into a repository, and so not to be collected.
+    pub(crate) fn in_flight(&self) -> HashSet<Digest> {
+        let book = self.book.lock();
+        book.taken
+            .keys()
+            .chain(book.uploading.keys())
+            .cloned()
+            .collect()
     }
 
     fn was_uploaded(&self, oid: &Digest) -> bool {
@@ -148,7 +161,11 @@ fn round(
             let uploaded = book.uploading.contains_key(&pointer.oid);
             book.taken.insert(pointer.oid.clone(), uploaded);
             oids.push(pointer.oid.clone());
-            if store.contains(&pointer.oid) { present.push(pointer) } else { absent.push(pointer) }
+            if store.contains(&pointer.oid) {
+                present.push(pointer)
+            } else {
+                absent.push(pointer)
+            }
         }
         if oids.is_empty() {
             claims.released.wait_for(&mut book, Duration::from_secs(1));
@@ -175,15 +192,19 @@ fn round(
         // What came in before a failure is kept too, or the next attempt would load it again. An
         // object that a client uploaded meanwhile may not be the upstream's: it is judged next.
         absent.retain(|pointer| store.contains(&pointer.oid));
-        let (uploaded, ours): (Vec<_>, Vec<_>) =
-            absent.into_iter().partition(|pointer| claims.was_uploaded(&pointer.oid));
+        let (uploaded, ours): (Vec<_>, Vec<_>) = absent
+            .into_iter()
+            .partition(|pointer| claims.was_uploaded(&pointer.oid));
         give(state, job, order, &ours)?;
         result?;
         busy.extend(uploaded);
     }
     drop(claim);
     if state.mirrors.cancel.is_cancelled() {
-        return Err(Failure::passing(reason::INTERNAL, "the registry is restarting"));
+        return Err(Failure::passing(
+            reason::INTERNAL,
+            "the registry is restarting",
+        ));
     }
     Ok(busy)
 }
@@ -197,8 +218,9 @@ fn judge(state: &State, order: &Order, present: Vec<Pointer>) -> (Vec<Pointer>, 
         return (known, doubtful);
     }
     let offered = proof::offered(&order.url, &order.credentials, &known);
-    let (proven, refused): (Vec<_>, Vec<_>) =
-        known.into_iter().partition(|pointer| offered.contains(&pointer.oid));
+    let (proven, refused): (Vec<_>, Vec<_>) = known
+        .into_iter()
+        .partition(|pointer| offered.contains(&pointer.oid));
     doubtful.extend(refused);
     (proven, doubtful)
 }
@@ -211,7 +233,10 @@ fn download(
     pointers: &[Pointer],
     store: &ObjectStore,
 ) -> Result<Transfer, Failure> {
-    let options = Options { parallel: state.limits.parallel_downloads, ..Options::default() };
+    let options = Options {
+        parallel: state.limits.parallel_downloads,
+        ..Options::default()
+    };
     let client = Client::new(&order.url, &order.credentials, options)?;
     let before = job.bytes_done.load(Ordering::Relaxed);
     let observer = Watch {
@@ -226,7 +251,10 @@ fn download(
     // From here on only what belongs to the mirror counts as done.
     job.bytes_done.store(before, Ordering::Relaxed);
     let transfer = result?;
-    state.metrics.upstream_downloads.inc_by(transfer.objects_moved);
+    state
+        .metrics
+        .upstream_downloads
+        .inc_by(transfer.objects_moved);
     state.metrics.upstream_bytes.inc_by(transfer.bytes_moved);
     Ok(transfer)
 }
@@ -248,7 +276,13 @@ fn origin_mark(state: &State, url: &RemoteUrl, oid: &Digest) -> PathBuf {
     let origin = format!("{:?}\n{}\n{:?}", url.scheme(), url.host(), url.port());
     let origin = hex::encode(&sha2::Sha256::digest(origin)[..16]);
     let oid = oid.as_str();
-    state.layout.root().join("origins").join(origin).join(&oid[..2]).join(oid)
+    state
+        .layout
+        .root()
+        .join("origins")
+        .join(origin)
+        .join(&oid[..2])
+        .join(oid)
 }
 
 fn note_origin(state: &State, url: &RemoteUrl, oid: &Digest) -> io::Result<()> {

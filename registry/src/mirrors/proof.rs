@@ -22,7 +22,9 @@ pub(super) fn offered(
     credentials: &Credentials,
     pointers: &[Pointer],
 ) -> HashSet<Digest> {
-    let Some(endpoint) = url.lfs_endpoint() else { return HashSet::new() };
+    let Some(endpoint) = url.lfs_endpoint() else {
+        return HashSet::new();
+    };
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .timeout_global(Some(Duration::from_secs(60)))
         .max_redirects(0)
@@ -51,7 +53,10 @@ fn ask(
 ) -> Result<BatchResponse, ureq::Error> {
     let objects = pointers
         .iter()
-        .map(|pointer| BatchObject { oid: pointer.oid.to_string(), size: pointer.size })
+        .map(|pointer| BatchObject {
+            oid: pointer.oid.to_string(),
+            size: pointer.size,
+        })
         .collect();
     let request = BatchRequest {
         operation: Operation::Download,
@@ -71,13 +76,17 @@ fn ask(
     if let Some(basic) = basic {
         call = call.header("authorization", format!("Basic {}", STANDARD.encode(basic)));
     }
-    let mut response = call.content_type(CONTENT_TYPE).send(
-        &serde_json::to_vec(&request).map_err(|error| ureq::Error::Io(error.into()))?,
-    )?;
+    let mut response = call
+        .content_type(CONTENT_TYPE)
+        .send(&serde_json::to_vec(&request).map_err(|error| ureq::Error::Io(error.into()))?)?;
     if response.status() != 200 {
         return Err(ureq::Error::StatusCode(response.status().as_u16()));
     }
-    let body = response.body_mut().with_config().limit(8 << 20).read_to_vec()?;
+    let body = response
+        .body_mut()
+        .with_config()
+        .limit(8 << 20)
+        .read_to_vec()?;
     serde_json::from_slice(&body).map_err(|error| ureq::Error::Io(error.into()))
 }
 
@@ -86,8 +95,14 @@ fn accepted<'a>(
     response: &'a BatchResponse,
 ) -> impl Iterator<Item = Digest> + 'a {
     asked.iter().filter_map(|pointer| {
-        let answer = response.objects.iter().find(|object| object.oid == pointer.oid.as_str())?;
-        let download = answer.actions.as_ref().and_then(|actions| actions.download.as_ref());
+        let answer = response
+            .objects
+            .iter()
+            .find(|object| object.oid == pointer.oid.as_str())?;
+        let download = answer
+            .actions
+            .as_ref()
+            .and_then(|actions| actions.download.as_ref());
         let yes = answer.error.is_none() && download.is_some() && answer.size == pointer.size;
         yes.then(|| pointer.oid.clone())
     })

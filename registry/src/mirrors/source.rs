@@ -17,7 +17,10 @@ pub(crate) enum Source {
 
 /// Where `upstream` lies.
 pub(crate) fn parse(upstream: &Upstream) -> Result<Source, Failure> {
-    let Some(path) = upstream.url.strip_prefix(SCHEME).and_then(|rest| rest.strip_prefix("://"))
+    let Some(path) = upstream
+        .url
+        .strip_prefix(SCHEME)
+        .and_then(|rest| rest.strip_prefix("://"))
     else {
         return Ok(Source::There(RemoteUrl::parse(&upstream.url)?));
     };
@@ -60,7 +63,10 @@ pub(crate) fn reference(reference: &Reference) -> hyprstream_git2db::Reference {
 
 /// The commit as git2db names it.
 pub(crate) fn commit_id(commit: &hyprstream_contract::CommitId) -> hyprstream_git2db::CommitId {
-    commit.as_str().parse().expect("both are 40 hexadecimal digits")
+    commit
+        .as_str()
+        .parse()
+        .expect("both are 40 hexadecimal digits")
 }
 
 /// The credentials as git2db names them.
@@ -72,9 +78,15 @@ pub(crate) fn credentials(
         None => Theirs::None,
         Some(Credentials::Token(token)) => Theirs::Token(token),
         Some(Credentials::Basic { username, password }) => Theirs::Basic { username, password },
-        Some(Credentials::SshKey { private_key, passphrase, known_hosts }) => {
-            Theirs::SshKey { private_key, passphrase, known_hosts }
-        }
+        Some(Credentials::SshKey {
+            private_key,
+            passphrase,
+            known_hosts,
+        }) => Theirs::SshKey {
+            private_key,
+            passphrase,
+            known_hosts,
+        },
     }
 }
 
@@ -84,21 +96,38 @@ mod tests {
 
     fn check(url: &str, namespace: &str) -> Result<Source, &'static str> {
         let (url, namespace) = (url.to_owned(), namespace.to_owned());
-        parse(&Upstream { url, namespace, credentials: None }).map_err(|failure| failure.reason)
+        parse(&Upstream {
+            url,
+            namespace,
+            credentials: None,
+        })
+        .map_err(|failure| failure.reason)
     }
 
     #[test]
     fn a_pushed_repository_is_read_by_its_own_namespace_only() {
-        let Ok(Source::Here(repository)) = check("hyprstream://a/m", "a") else { panic!() };
+        let Ok(Source::Here(repository)) = check("hyprstream://a/m", "a") else {
+            panic!()
+        };
         assert_eq!(repository.to_string(), "git/a/m");
-        assert_eq!(check("hyprstream://a/m", "b").unwrap_err(), reason::ACCESS_DENIED);
+        assert_eq!(
+            check("hyprstream://a/m", "b").unwrap_err(),
+            reason::ACCESS_DENIED
+        );
     }
 
     #[test]
     fn what_is_no_source_is_refused() {
         for url in [
-            "hyprstream://", "hyprstream://a", "hyprstream://a/", "hyprstream://a/b/c",
-            "hyprstream://a/../b", "hyprstream://A/m", "file:///etc", "", "/etc",
+            "hyprstream://",
+            "hyprstream://a",
+            "hyprstream://a/",
+            "hyprstream://a/b/c",
+            "hyprstream://a/../b",
+            "hyprstream://A/m",
+            "file:///etc",
+            "",
+            "/etc",
         ] {
             assert_eq!(check(url, "a").unwrap_err(), reason::INVALID_URL, "{url}");
         }

@@ -129,7 +129,9 @@ impl Answer {
     }
 
     pub(crate) fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
     }
 }
 
@@ -159,8 +161,17 @@ pub(crate) fn call(
         Some(body) => agent.run(request.body(body).unwrap()).unwrap(),
         None => agent.run(request.body(()).unwrap()).unwrap(),
     };
-    let body = response.body_mut().with_config().limit(1 << 30).read_to_vec().unwrap();
-    Answer { status: response.status().as_u16(), headers: response.headers().clone(), body }
+    let body = response
+        .body_mut()
+        .with_config()
+        .limit(1 << 30)
+        .read_to_vec()
+        .unwrap();
+    Answer {
+        status: response.status().as_u16(),
+        headers: response.headers().clone(),
+        body,
+    }
 }
 
 /// A batch call for objects with these contents.
@@ -202,8 +213,19 @@ pub(crate) fn ask(
         include: include.iter().map(|&glob| glob.to_owned()).collect(),
     };
     let body = serde_json::to_vec(&request).unwrap();
-    let answer = call("POST", &format!("http://{address}{MIRRORS_PATH}"), ADMIN, &[], Some(&body));
-    assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+    let answer = call(
+        "POST",
+        &format!("http://{address}{MIRRORS_PATH}"),
+        ADMIN,
+        &[],
+        Some(&body),
+    );
+    assert_eq!(
+        answer.status,
+        200,
+        "{}",
+        String::from_utf8_lossy(&answer.body)
+    );
     serde_json::from_slice(&answer.body).unwrap()
 }
 

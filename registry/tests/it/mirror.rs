@@ -20,12 +20,28 @@ struct World {
 fn world(size: usize, seed: u8) -> World {
     let (work, origin, registry) = (Workspace::new(), Server::start(), Server::start());
     let commit = work.model("a", size, seed);
-    work.git("a", &["push", "-q", &origin.git_url(ADMIN, "git/a/m.git"), "main"]);
-    World { work, origin, registry, commit, bytes: noise(size, seed) }
+    work.git(
+        "a",
+        &["push", "-q", &origin.git_url(ADMIN, "git/a/m.git"), "main"],
+    );
+    World {
+        work,
+        origin,
+        registry,
+        commit,
+        bytes: noise(size, seed),
+    }
 }
 
 fn member(server: &Server, repository: &str, bytes: &[u8]) -> bool {
-    let answer = batch(server, NODE, repository, "download", &oid(bytes), bytes.len());
+    let answer = batch(
+        server,
+        NODE,
+        repository,
+        "download",
+        &oid(bytes),
+        bytes.len(),
+    );
     answer.status == 200 && answer.json()["objects"][0]["actions"]["download"].is_object()
 }
 
@@ -37,16 +53,37 @@ fn a_public_upstream_is_mirrored_and_served_byte_for_byte() {
     let status = ready(&world.registry, &source, &world.commit, &[]);
     assert_eq!((status.bytes_done, status.bytes_total), (300_000, 300_000));
     assert!(status.repository.starts_with("mirror/"));
-    let url = world.registry.git_url(NODE, &format!("{}.git", status.repository));
+    let url = world
+        .registry
+        .git_url(NODE, &format!("{}.git", status.repository));
     world.work.git("", &["clone", "-q", &url, "b"]);
     assert_eq!(world.work.git("b", &["rev-parse", "HEAD"]), world.commit);
     assert_eq!(world.work.read("b/weights.bin"), world.bytes);
     assert_eq!(door.downloads(), 1);
-    assert_eq!(world.registry.metric("hyprstream_registry_upstream_downloads_total"), 1);
-    assert_eq!(world.registry.metric("hyprstream_registry_upstream_bytes_total"), 300_000);
+    assert_eq!(
+        world
+            .registry
+            .metric("hyprstream_registry_upstream_downloads_total"),
+        1
+    );
+    assert_eq!(
+        world
+            .registry
+            .metric("hyprstream_registry_upstream_bytes_total"),
+        300_000
+    );
     // Mirrors are for nodes, not for holders of namespace tokens.
-    let refs = format!("/{}.git/info/refs?service=git-upload-pack", status.repository);
-    let stranger = call("GET", &world.registry.url(&refs), &token("default", true), &[], None);
+    let refs = format!(
+        "/{}.git/info/refs?service=git-upload-pack",
+        status.repository
+    );
+    let stranger = call(
+        "GET",
+        &world.registry.url(&refs),
+        &token("default", true),
+        &[],
+        None,
+    );
     assert_eq!(stranger.status, 403);
 }
 
@@ -67,7 +104,12 @@ fn twenty_requests_at_once_are_one_download() {
         }
     });
     assert_eq!((door.downloads(), door.bytes()), (1, 2_000_000));
-    assert_eq!(world.registry.metric("hyprstream_registry_upstream_downloads_total"), 1);
+    assert_eq!(
+        world
+            .registry
+            .metric("hyprstream_registry_upstream_downloads_total"),
+        1
+    );
 }
 
 #[test]
@@ -83,7 +125,10 @@ fn only_the_objects_of_included_files_are_downloaded() {
     assert_eq!((status.bytes_done, status.bytes_total), (5000, 5000));
     assert!(!member(&world.registry, &status.repository, &world.bytes));
     let all = ready(&world.registry, &source, &commit, &[]);
-    assert_eq!((all.bytes_done, all.repository), (105_000, status.repository));
+    assert_eq!(
+        (all.bytes_done, all.repository),
+        (105_000, status.repository)
+    );
     assert_eq!(door.bytes(), 105_000);
 }
 
@@ -110,12 +155,26 @@ fn what_one_namespace_mirrored_with_credentials_is_closed_to_others() {
         upstream(&door.url("git/a/m.git"), namespace, credentials)
     };
     let good = token("a", false);
-    let ours = ready(&world.registry, &source("one", Some(&good)), &world.commit, &[]);
+    let ours = ready(
+        &world.registry,
+        &source("one", Some(&good)),
+        &world.commit,
+        &[],
+    );
     assert_eq!(door.downloads(), 1);
     // Another namespace without credentials, with wrong ones, and with a token for other things.
-    for wrong in [None, Some("wrong-token-of-the-tests"), Some(token("b", true).as_str())] {
+    for wrong in [
+        None,
+        Some("wrong-token-of-the-tests"),
+        Some(token("b", true).as_str()),
+    ] {
         for namespace in ["one", "two"] {
-            let status = settle(&world.registry, &source(namespace, wrong), &world.commit, &[]);
+            let status = settle(
+                &world.registry,
+                &source(namespace, wrong),
+                &world.commit,
+                &[],
+            );
             assert_eq!(status.state, MirrorState::Failed, "{namespace} {wrong:?}");
             assert_ne!(status.repository, ours.repository);
             let reason = status.error.unwrap().reason;
@@ -125,7 +184,12 @@ fn what_one_namespace_mirrored_with_credentials_is_closed_to_others() {
         }
     }
     // One that can show credentials gets its own mirror, and the object without a download.
-    let theirs = ready(&world.registry, &source("two", Some(&good)), &world.commit, &[]);
+    let theirs = ready(
+        &world.registry,
+        &source("two", Some(&good)),
+        &world.commit,
+        &[],
+    );
     assert_ne!(theirs.repository, ours.repository);
     assert!(member(&world.registry, &theirs.repository, &world.bytes));
     assert_eq!(door.downloads(), 1);
@@ -186,15 +250,35 @@ fn an_object_that_the_upstream_lacks_is_named_with_its_file() {
     let world = world(1000, 11);
     let mut push = world.work.command(
         "a",
-        &["push", "-q", &world.origin.git_url(ADMIN, "git/a/bare.git"), "main"],
+        &[
+            "push",
+            "-q",
+            &world.origin.git_url(ADMIN, "git/a/bare.git"),
+            "main",
+        ],
     );
-    assert!(push.env("GIT_LFS_SKIP_PUSH", "1").status().unwrap().success());
+    assert!(
+        push.env("GIT_LFS_SKIP_PUSH", "1")
+            .status()
+            .unwrap()
+            .success()
+    );
     let door = Door::open(world.origin.address, true);
     let source = upstream(&door.url("git/a/bare.git"), "default", None);
-    let error = settle(&world.registry, &source, &world.commit, &[]).error.unwrap();
+    let error = settle(&world.registry, &source, &world.commit, &[])
+        .error
+        .unwrap();
     assert_eq!(error.reason, reason::MISSING_OBJECT);
     assert!(error.message.contains("weights.bin"), "{error}");
-    world.work.git("a", &["lfs", "push", "--all", &world.origin.git_url(ADMIN, "git/a/bare.git")]);
+    world.work.git(
+        "a",
+        &[
+            "lfs",
+            "push",
+            "--all",
+            &world.origin.git_url(ADMIN, "git/a/bare.git"),
+        ],
+    );
     ready(&world.registry, &source, &world.commit, &[]);
 }
 
@@ -204,23 +288,67 @@ fn each_fault_of_a_source_has_its_own_reason() {
     let door = Door::open(world.origin.address, true);
     let resolve = |url: &str, credentials: Option<&str>, reference: Reference| {
         let upstream = upstream(url, "default", credentials);
-        let body = serde_json::to_vec(&ResolveRequest { upstream, reference }).unwrap();
-        call("POST", &world.registry.url(RESOLVE_PATH), ADMIN, &[], Some(&body)).json()
+        let body = serde_json::to_vec(&ResolveRequest {
+            upstream,
+            reference,
+        })
+        .unwrap();
+        call(
+            "POST",
+            &world.registry.url(RESOLVE_PATH),
+            ADMIN,
+            &[],
+            Some(&body),
+        )
+        .json()
     };
     let branch = |name: &str| Reference::Branch(name.into());
     let good = door.url("git/a/m.git");
     assert_eq!(resolve(&good, None, branch("main"))["commit"], world.commit);
-    assert_eq!(resolve(&good, None, Reference::Head)["commit"], world.commit);
+    assert_eq!(
+        resolve(&good, None, Reference::Head)["commit"],
+        world.commit
+    );
     let origin = world.origin.url("/git/a/m.git");
     for (url, credentials, reference, expected) in [
-        (good.as_str(), None, branch("nope"), reason::REFERENCE_NOT_FOUND),
-        (&door.url("git/a/none.git"), None, branch("main"), reason::REPOSITORY_NOT_FOUND),
+        (
+            good.as_str(),
+            None,
+            branch("nope"),
+            reason::REFERENCE_NOT_FOUND,
+        ),
+        (
+            &door.url("git/a/none.git"),
+            None,
+            branch("main"),
+            reason::REPOSITORY_NOT_FOUND,
+        ),
         (&origin, None, branch("main"), reason::AUTHENTICATION_FAILED),
-        (&origin, Some("wrong-token"), branch("main"), reason::AUTHENTICATION_FAILED),
-        ("http://127.0.0.1:1/a/b", None, branch("main"), reason::HOST_UNREACHABLE),
-        ("http://host.invalid/a/b", None, branch("main"), reason::HOST_UNREACHABLE),
+        (
+            &origin,
+            Some("wrong-token"),
+            branch("main"),
+            reason::AUTHENTICATION_FAILED,
+        ),
+        (
+            "http://127.0.0.1:1/a/b",
+            None,
+            branch("main"),
+            reason::HOST_UNREACHABLE,
+        ),
+        (
+            "http://host.invalid/a/b",
+            None,
+            branch("main"),
+            reason::HOST_UNREACHABLE,
+        ),
         ("file:///etc", None, branch("main"), reason::INVALID_URL),
-        ("http://u:p@host/a", None, branch("main"), reason::INVALID_URL),
+        (
+            "http://u:p@host/a",
+            None,
+            branch("main"),
+            reason::INVALID_URL,
+        ),
     ] {
         let answer = resolve(url, credentials, reference);
         assert_eq!(answer["reason"], expected, "{url}: {answer}");
@@ -230,7 +358,12 @@ fn each_fault_of_a_source_has_its_own_reason() {
     let source = upstream(&good, "default", None);
     let status = settle(&world.registry, &source, &unknown, &[]);
     assert_eq!(status.error.unwrap().reason, reason::REFERENCE_NOT_FOUND);
-    let status = ask(&world.registry.address, &upstream("file:///etc", "default", None), &unknown, &[]);
+    let status = ask(
+        &world.registry.address,
+        &upstream("file:///etc", "default", None),
+        &unknown,
+        &[],
+    );
     assert_eq!(status.error.unwrap().reason, reason::INVALID_URL);
     let status = ask(&world.registry.address, &source, &world.commit, &["a[b"]);
     assert_eq!(status.state, MirrorState::Failed);
@@ -245,9 +378,14 @@ fn a_tree_with_a_link_out_of_it_is_refused_by_name() {
     world.work.git("a", &["push", "-q", &url, "main"]);
     let door = Door::open(world.origin.address, true);
     let source = upstream(&door.url("git/a/m.git"), "default", None);
-    let error = settle(&world.registry, &source, &commit, &[]).error.unwrap();
+    let error = settle(&world.registry, &source, &commit, &[])
+        .error
+        .unwrap();
     assert_eq!(error.reason, reason::REFUSED_CONTENT);
-    assert!(error.message.contains("innocent") && !error.retriable, "{error}");
+    assert!(
+        error.message.contains("innocent") && !error.retriable,
+        "{error}"
+    );
 }
 
 #[test]
@@ -272,6 +410,10 @@ fn a_ready_mirror_is_ready_without_its_upstream() {
     drop(door);
     let registry = world.registry.restart();
     let status = settle(&registry, &source, &world.commit, &[]);
-    assert_eq!((status.state, status.bytes_done), (MirrorState::Ready, 1000), "{status:?}");
+    assert_eq!(
+        (status.state, status.bytes_done),
+        (MirrorState::Ready, 1000),
+        "{status:?}"
+    );
     assert!(batches > 0);
 }

@@ -13,14 +13,20 @@ fn what_is_pushed_is_cloned_byte_for_byte() {
     let pushed = work.run("a", &["push", &url, "main"]);
     let complaint = String::from_utf8_lossy(&pushed.stderr).into_owned();
     assert!(pushed.status.success(), "{complaint}");
-    assert!(!complaint.contains("error") && !complaint.contains("warning"), "{complaint}");
+    assert!(
+        !complaint.contains("error") && !complaint.contains("warning"),
+        "{complaint}"
+    );
 
     let read = server.git_url(&token("team-a", false), "git/team-a/m.git");
     for (folder, version) in [("b", "2"), ("c", "0")] {
         let protocol = format!("protocol.version={version}");
         work.git("", &["-c", &protocol, "clone", "-q", &read, folder]);
         assert_eq!(work.git(folder, &["rev-parse", "HEAD"]), commit);
-        assert_eq!(work.read(&format!("{folder}/weights.bin")), noise(3_000_000, 1));
+        assert_eq!(
+            work.read(&format!("{folder}/weights.bin")),
+            noise(3_000_000, 1)
+        );
         work.git(folder, &["lfs", "fsck"]);
         work.git(folder, &["fsck", "--strict"]);
     }
@@ -29,11 +35,20 @@ fn what_is_pushed_is_cloned_byte_for_byte() {
         let folder = &format!("by-{reader}");
         let url = server.git_url(reader, "git/team-a/m.git");
         work.git("", &["clone", "-q", "--depth", "1", &url, folder]);
-        assert_eq!(work.read(&format!("{folder}/weights.bin")), noise(3_000_000, 1));
+        assert_eq!(
+            work.read(&format!("{folder}/weights.bin")),
+            noise(3_000_000, 1)
+        );
     }
     assert_eq!(server.metric("hyprstream_registry_push_total"), 1);
-    assert_eq!(server.metric("hyprstream_registry_lfs_received_bytes_total"), 3_000_000);
-    assert_eq!(server.metric("hyprstream_registry_lfs_served_bytes_total"), 4 * 3_000_000);
+    assert_eq!(
+        server.metric("hyprstream_registry_lfs_received_bytes_total"),
+        3_000_000
+    );
+    assert_eq!(
+        server.metric("hyprstream_registry_lfs_served_bytes_total"),
+        4 * 3_000_000
+    );
 }
 
 #[test]
@@ -48,7 +63,10 @@ fn objects_can_be_pulled_after_a_clone_without_them() {
         .status()
         .unwrap();
     assert!(skipped.success());
-    assert!(work.read("b/weights.bin").starts_with(b"version https://git-lfs"));
+    assert!(
+        work.read("b/weights.bin")
+            .starts_with(b"version https://git-lfs")
+    );
     work.git("b", &["lfs", "pull"]);
     assert_eq!(work.read("b/weights.bin"), noise(100_000, 2));
 }
@@ -63,7 +81,17 @@ fn later_commits_tags_forced_and_deleted_branches_are_taken() {
     std::fs::write(work.path("a/weights.bin"), noise(2000, 4)).unwrap();
     let second = work.commit("a");
     work.git("a", &["tag", "-am", "a tag", "v1"]);
-    work.git("a", &["push", "-q", "origin", "main", "v1", "main:refs/heads/other"]);
+    work.git(
+        "a",
+        &[
+            "push",
+            "-q",
+            "origin",
+            "main",
+            "v1",
+            "main:refs/heads/other",
+        ],
+    );
     work.git("", &["clone", "-q", "--branch", "v1", &url, "b"]);
     assert_eq!(work.git("b", &["rev-parse", "HEAD"]), second);
     work.git("a", &["reset", "-q", "--hard", "HEAD~1"]);
@@ -72,7 +100,10 @@ fn later_commits_tags_forced_and_deleted_branches_are_taken() {
     work.git("a", &["push", "-q", "--force", "origin", "main"]);
     work.git("a", &["push", "-q", "origin", ":other"]);
     let refs = work.git("a", &["ls-remote", "origin"]);
-    assert!(!refs.contains("other") && !refs.contains("refs/hyprstream"), "{refs}");
+    assert!(
+        !refs.contains("other") && !refs.contains("refs/hyprstream"),
+        "{refs}"
+    );
     // A commit that no branch names any more can still be fetched by name.
     work.git("b", &["fetch", "-q", &url, &second]);
 }
@@ -113,7 +144,16 @@ fn a_compressed_request_is_understood() {
     let url = server.git_url(&token("a", true), "git/a/m.git");
     // Many refs make a fetch long enough for git to compress it.
     for index in 0..200 {
-        work.git("a", &["commit", "-q", "--allow-empty", "-m", &format!("commit {index}")]);
+        work.git(
+            "a",
+            &[
+                "commit",
+                "-q",
+                "--allow-empty",
+                "-m",
+                &format!("commit {index}"),
+            ],
+        );
         work.git("a", &["branch", &format!("branch-{index}")]);
     }
     work.git("a", &["push", "-q", "--all", &url]);
@@ -125,7 +165,10 @@ fn a_compressed_request_is_understood() {
         .unwrap();
     let trace = String::from_utf8_lossy(&output.stderr).to_lowercase();
     assert!(output.status.success(), "{trace}");
-    assert!(trace.contains("content-encoding: gzip"), "the request was not compressed");
+    assert!(
+        trace.contains("content-encoding: gzip"),
+        "the request was not compressed"
+    );
     assert_eq!(work.git("b", &["branch", "-r"]).lines().count(), 202);
 }
 
@@ -142,7 +185,10 @@ fn many_clients_push_and_clone_at_once() {
                 work.git("a", &["push", "-q", &url, &branch]);
                 let (name, folder) = (format!("b{index}"), format!("clone{index}"));
                 work.git("", &["clone", "-q", "--branch", &name, &url, &folder]);
-                assert_eq!(work.read(&format!("{folder}/weights.bin")), noise(200_000, 9));
+                assert_eq!(
+                    work.read(&format!("{folder}/weights.bin")),
+                    noise(200_000, 9)
+                );
             });
         }
     });
@@ -152,7 +198,10 @@ fn many_clients_push_and_clone_at_once() {
 fn objects_are_served_in_parts() {
     let (server, work) = (Server::start(), Workspace::new());
     work.model("a", 1000, 10);
-    work.git("a", &["push", "-q", &server.git_url(ADMIN, "git/a/m.git"), "main"]);
+    work.git(
+        "a",
+        &["push", "-q", &server.git_url(ADMIN, "git/a/m.git"), "main"],
+    );
     let bytes = noise(1000, 10);
     let url = server.url(&format!("/git/a/m.git/info/lfs/objects/{}", oid(&bytes)));
     let whole = call("GET", &url, NODE, &[], None);
@@ -164,7 +213,10 @@ fn objects_are_served_in_parts() {
     let stale = [("range", "bytes=900-"), ("if-range", "\"other\"")];
     assert_eq!(call("GET", &url, NODE, &stale, None).status, 200);
     let beyond = call("GET", &url, NODE, &[("range", "bytes=1000-")], None);
-    assert_eq!((beyond.status, beyond.header("content-range")), (416, "bytes */1000"));
+    assert_eq!(
+        (beyond.status, beyond.header("content-range")),
+        (416, "bytes */1000")
+    );
 }
 
 #[test]
@@ -174,14 +226,27 @@ fn a_download_that_broke_off_is_resumed_by_git_lfs() {
     let url = server.git_url(ADMIN, "git/a/m.git");
     work.git("a", &["push", "-q", &url, "main"]);
     let mut clone = work.command("", &["clone", "-q", &url, "b"]);
-    assert!(clone.env("GIT_LFS_SKIP_SMUDGE", "1").status().unwrap().success());
+    assert!(
+        clone
+            .env("GIT_LFS_SKIP_SMUDGE", "1")
+            .status()
+            .unwrap()
+            .success()
+    );
     let bytes = noise(500_000, 11);
     let folder = work.path("b/.git/lfs/incomplete");
     std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join(format!("{}.part", oid(&bytes))), &bytes[..400_000]).unwrap();
+    std::fs::write(
+        folder.join(format!("{}.part", oid(&bytes))),
+        &bytes[..400_000],
+    )
+    .unwrap();
     work.git("b", &["lfs", "pull"]);
     assert_eq!(work.read("b/weights.bin"), bytes);
-    assert_eq!(server.metric("hyprstream_registry_lfs_served_bytes_total"), 100_000);
+    assert_eq!(
+        server.metric("hyprstream_registry_lfs_served_bytes_total"),
+        100_000
+    );
 }
 
 #[test]
@@ -198,7 +263,10 @@ fn uploads_of_one_object_at_once_all_succeed() {
         }
     });
     let answer = batch(&server, NODE, "git/a/m", "download", &oid, 2_000_000).json();
-    let href = answer["objects"][0]["actions"]["download"]["href"].as_str().unwrap().to_owned();
+    let href = answer["objects"][0]["actions"]["download"]["href"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     assert_eq!(call("GET", &href, NODE, &[], None).body, bytes);
 }
 
@@ -253,16 +321,30 @@ fn an_upload_that_breaks_off_leaves_nothing() {
 
 #[test]
 fn what_does_not_fit_is_refused_before_it_comes() {
-    let (server, work) = (Server::with(|limits| limits.min_free_bytes = 1 << 60), Workspace::new());
+    let (server, work) = (
+        Server::with(|limits| limits.min_free_bytes = 1 << 60),
+        Workspace::new(),
+    );
     let bytes = noise(1000, 16);
     let answer = batch(&server, ADMIN, "git/a/m", "upload", &oid(&bytes), 1000).json();
     assert_eq!(answer["objects"][0]["error"]["code"], 507, "{answer}");
     let url = server.url(&format!("/git/a/m.git/info/lfs/objects/{}", oid(&bytes)));
     let put = call("PUT", &url, ADMIN, &[], Some(&bytes));
     assert_eq!(put.status, 507);
-    assert!(put.json()["message"].as_str().unwrap().contains("no space is left"));
+    assert!(
+        put.json()["message"]
+            .as_str()
+            .unwrap()
+            .contains("no space is left")
+    );
     work.model("a", 1000, 16);
-    let push = work.run("a", &["push", &server.git_url(ADMIN, "git/a/m.git"), "main"]);
+    let push = work.run(
+        "a",
+        &["push", &server.git_url(ADMIN, "git/a/m.git"), "main"],
+    );
     let complaint = String::from_utf8_lossy(&push.stderr).into_owned();
-    assert!(!push.status.success() && complaint.contains("no space is left"), "{complaint}");
+    assert!(
+        !push.status.success() && complaint.contains("no space is left"),
+        "{complaint}"
+    );
 }

@@ -25,8 +25,35 @@ struct Program {
 
 impl Program {
     fn start(dir: &Path, port: u16) -> Self {
+        Self::run(
+            Command::new(env!("CARGO_BIN_EXE_hyprstream-registry")),
+            dir,
+            port,
+        )
+    }
+
+    /// Starts it with a root of `size_mib`, of which `filler` takes `filler_mib`. The root is
+    /// mounted for this process alone, so that nothing stays when it ends.
+    fn start_with_small_disk(dir: &Path, size_mib: u32, filler_mib: u32) -> Self {
+        let mut command = Command::new("unshare");
+        command
+            .args(["--map-root-user", "--mount", "sh", "-ec"])
+            .arg(
+                "mkdir -p \"$1/root\"; mount -t tmpfs -o size=\"$2\"m small \"$1/root\"; \
+             head -c \"$3\"m /dev/zero > \"$1/root/filler\"; program=$4; shift 4; \
+             exec \"$program\" \"$@\"",
+            );
+        command
+            .arg("sh")
+            .arg(dir)
+            .args([size_mib.to_string(), filler_mib.to_string()]);
+        command.arg(env!("CARGO_BIN_EXE_hyprstream-registry"));
+        Self::run(command, dir, 0)
+    }
+
+    fn run(mut command: Command, dir: &Path, port: u16) -> Self {
         let files = token_files(dir);
-        let mut child = Command::new(env!("CARGO_BIN_EXE_hyprstream-registry"))
+        let child = command
             .arg("serve")
             .arg("--root")
             .arg(dir.join("root"))
@@ -44,10 +71,16 @@ impl Program {
             .spawn()
             .unwrap();
         // Dropped if what follows panics, so that the process does not stay.
-        let mut program = Self { child, address: "127.0.0.1:1".parse().unwrap() };
+        let mut program = Self {
+            child,
+            address: "127.0.0.1:1".parse().unwrap(),
+        };
         let child = &mut program.child;
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let serving = lines.by_ref().map(Result::unwrap).find(|line| line.contains("\"serving\""));
+        let serving = lines
+            .by_ref()
+            .map(Result::unwrap)
+            .find(|line| line.contains("\"serving\""));
         let line: Value = serde_json::from_str(&serving.expect("it says that it serves")).unwrap();
         // Whoever closes the pipe would end a program that logs.
         std::thread::spawn(move || lines.for_each(drop));
@@ -61,6 +94,12 @@ impl Program {
 
     fn git_url(&self, path: &str) -> String {
         format!("http://any:{ADMIN}@{}/{path}", self.address)
+    }
+
+    /// A file below its root as the process itself sees it.
+    fn own_file(&self, dir: &Path, name: &str) -> std::path::PathBuf {
+        let file = dir.join("root").join(name);
+        format!("/proc/{}/root{}", self.child.id(), file.display()).into()
     }
 
     fn kill(&mut self) {
@@ -78,9 +117,16 @@ impl Drop for Program {
 
 #[test]
 fn a_mirror_goes_on_where_a_killed_one_ended() {
-    let (dir, work, origin) = (tempfile::tempdir().unwrap(), Workspace::new(), Server::start());
+    let (dir, work, origin) = (
+        tempfile::tempdir().unwrap(),
+        Workspace::new(),
+        Server::start(),
+    );
     let commit = work.model("a", 4_000_000, 1);
-    work.git("a", &["push", "-q", &origin.git_url(ADMIN, "git/a/m.git"), "main"]);
+    work.git(
+        "a",
+        &["push", "-q", &origin.git_url(ADMIN, "git/a/m.git"), "main"],
+    );
     let door = Door::open(origin.address, true);
     door.set(Mode::StallAfter(3_000_000));
     let source = upstream(&door.url("git/a/m.git"), "default", None);
@@ -104,7 +150,15 @@ fn a_mirror_goes_on_where_a_killed_one_ended() {
     assert_eq!(status.bytes_done, 4_000_000);
     let again = door.bytes() - before;
     assert!(again < 2_000_000, "{again} bytes came again");
-    work.git("", &["clone", "-q", &program.git_url(&format!("{}.git", status.repository)), "b"]);
+    work.git(
+        "",
+        &[
+            "clone",
+            "-q",
+            &program.git_url(&format!("{}.git", status.repository)),
+            "b",
+        ],
+    );
     assert_eq!(work.read("b/weights.bin"), noise(4_000_000, 1));
 }
 
@@ -117,13 +171,18 @@ fn a_kill_in_the_middle_of_a_push_is_healed_by_the_next_push() {
     let mut program = Program::start(dir.path(), 0);
     let port = program.address.port();
     let url = program.git_url("git/a/m.git");
-    let mut push = work.command("a", &["push", "-q", &url, "main"]).spawn().unwrap();
+    let mut push = work
+        .command("a", &["push", "-q", &url, "main"])
+        .spawn()
+        .unwrap();
     let objects = dir.path().join("root/git/a/m.git/objects");
     let start = Instant::now();
     // The pack comes into a folder of its own.
     let incoming = || {
         let entries = std::fs::read_dir(&objects).ok()?;
-        let packs = entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with("tmp_"));
+        let packs = entries
+            .flatten()
+            .filter(|e| e.file_name().to_string_lossy().starts_with("tmp_"));
         let size = packs
             .flat_map(|folder| std::fs::read_dir(folder.path().join("pack")))
             .flatten()
@@ -143,7 +202,12 @@ fn a_kill_in_the_middle_of_a_push_is_healed_by_the_next_push() {
     std::fs::create_dir_all(lock.parent().unwrap()).unwrap();
     std::fs::write(&lock, "").unwrap();
     let old = std::time::SystemTime::now() - Duration::from_secs(60);
-    std::fs::File::options().append(true).open(&lock).unwrap().set_modified(old).unwrap();
+    std::fs::File::options()
+        .append(true)
+        .open(&lock)
+        .unwrap()
+        .set_modified(old)
+        .unwrap();
     let program = Program::start(dir.path(), port);
     work.git("a", &["push", "-q", &url, "main"]);
     work.git("", &["clone", "-q", &url, "b"]);
@@ -157,7 +221,10 @@ fn a_kill_in_the_middle_of_a_push_is_healed_by_the_next_push() {
 fn the_term_signal_ends_it_at_once_when_nothing_is_under_way() {
     let dir = tempfile::tempdir().unwrap();
     let mut program = Program::start(dir.path(), 0);
-    assert_eq!(call("GET", &program.url("/healthz"), "", &[], None).status, 200);
+    assert_eq!(
+        call("GET", &program.url("/healthz"), "", &[], None).status,
+        200
+    );
     // A reader of events does not hold it up.
     let url = program.url("/api/v1/events?after=0");
     let page = call("GET", &url, ADMIN, &[], None).json();
@@ -165,10 +232,20 @@ fn the_term_signal_ends_it_at_once_when_nothing_is_under_way() {
     let waiting = std::thread::spawn(move || call("GET", &url, ADMIN, &[], None).status);
     std::thread::sleep(Duration::from_millis(200));
     let pid = program.child.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
     let start = Instant::now();
     assert!(program.child.wait().unwrap().success());
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
     assert_eq!(waiting.join().unwrap(), 200);
 }
 
@@ -183,15 +260,97 @@ fn the_token_command_prints_a_token_that_opens_its_namespace() {
             .args(arguments)
             .output()
             .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     };
     let status = |token: &str| {
         let url = program.url("/git/a/m.git/info/refs?service=git-receive-pack");
         call("GET", &url, token, &[], None).status
     };
-    assert_eq!(status(&print(&["--namespace", "a", "--write", "--ttl", "1h"])), 200);
+    assert_eq!(
+        status(&print(&["--namespace", "a", "--write", "--ttl", "1h"])),
+        200
+    );
     assert_eq!(status(&print(&["--namespace", "a"])), 403);
     assert_eq!(status(&print(&["--namespace", "b", "--write"])), 403);
     assert_eq!(status(&token("a", true)), 200);
+}
+
+#[test]
+fn a_full_disk_refuses_what_does_not_fit_and_takes_it_once_there_is_space() {
+    let (dir, work, origin) = (
+        tempfile::tempdir().unwrap(),
+        Workspace::new(),
+        Server::start(),
+    );
+    let commit = work.model("a", 8_000_000, 4);
+    work.git(
+        "a",
+        &["push", "-q", &origin.git_url(ADMIN, "git/a/m.git"), "main"],
+    );
+    std::fs::write(work.path("a/large.dat"), noise(8_000_000, 5)).unwrap();
+    work.commit("a");
+    let program = Program::start_with_small_disk(dir.path(), 64, 58);
+    let url = program.git_url("git/a/m.git");
+    let push = || work.run("a", &["push", &url, "main"]);
+
+    // First without the LFS object, so that git itself runs into the end of the disk.
+    let pack = work
+        .command("a", &["push", &url, "main"])
+        .env("GIT_LFS_SKIP_PUSH", "1")
+        .output();
+    let pack = pack.unwrap();
+    let complaint = String::from_utf8_lossy(&pack.stderr).into_owned();
+    assert!(
+        !pack.status.success() && complaint.contains("No space left"),
+        "{complaint}"
+    );
+    let objects = program.own_file(dir.path(), "git/a/m.git/objects");
+    let leftovers = || {
+        let entries = std::fs::read_dir(&objects).unwrap().flatten();
+        entries
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with("tmp_"))
+            .count()
+    };
+    assert_eq!(leftovers(), 0);
+    let lfs = push();
+    let complaint = String::from_utf8_lossy(&lfs.stderr).into_owned();
+    assert!(
+        !lfs.status.success() && complaint.contains("no space is left"),
+        "{complaint}"
+    );
+
+    let door = Door::open(origin.address, true);
+    let source = upstream(&door.url("git/a/m.git"), "default", None);
+    let start = Instant::now();
+    let wait = |state: MirrorState| loop {
+        let status = ask(&program.address, &source, &commit, &[]);
+        if status.state == state {
+            break status;
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "{status:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let error = wait(MirrorState::Failed).error.unwrap();
+    assert_eq!(
+        (error.reason.as_str(), error.retriable),
+        ("DiskFull", true),
+        "{error}"
+    );
+
+    std::fs::remove_file(program.own_file(dir.path(), "filler")).unwrap();
+    wait(MirrorState::Ready);
+    let pushed = push();
+    assert!(
+        pushed.status.success(),
+        "{}",
+        String::from_utf8_lossy(&pushed.stderr)
+    );
+    work.git("", &["clone", "-q", &url, "b"]);
+    assert_eq!(work.read("b/weights.bin"), noise(8_000_000, 4));
+    assert_eq!(work.read("b/large.dat"), noise(8_000_000, 5));
 }

@@ -52,13 +52,22 @@ impl Server {
     fn open(dir: Arc<TempDir>, limits: Limits, address: SocketAddr) -> Self {
         let tokens = token_files(dir.path());
         let root = dir.path().join("root");
-        let registry = Registry::open(Settings { root, tokens, limits, keep: None }).unwrap();
+        let registry = Registry::open(Settings {
+            root,
+            tokens,
+            limits,
+            keep: None,
+        })
+        .unwrap();
         let metrics = registry.metrics();
         let stop = CancellationToken::new();
         let (sender, receiver) = std::sync::mpsc::channel();
         let end = stop.clone();
         let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()
+                .unwrap();
             runtime.block_on(async move {
                 let listener = TcpListener::bind(address).await.unwrap();
                 sender.send(listener.local_addr().unwrap()).unwrap();
@@ -67,7 +76,14 @@ impl Server {
             runtime.shutdown_timeout(Duration::from_secs(20));
         });
         let address = receiver.recv().unwrap();
-        Self { address, dir, limits, stop, thread: Some(thread), metrics }
+        Self {
+            address,
+            dir,
+            limits,
+            stop,
+            thread: Some(thread),
+            metrics,
+        }
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
@@ -87,8 +103,11 @@ impl Server {
     pub(crate) fn metric(&self, name: &str) -> u64 {
         let families = self.metrics.gather();
         let family = families.iter().find(|family| family.name() == name);
-        let value = |m: &prometheus::proto::Metric| m.get_counter().get_value() + m.get_gauge().get_value();
-        family.map_or(0, |family| family.get_metric().iter().map(value).sum::<f64>() as u64)
+        let value =
+            |m: &prometheus::proto::Metric| m.get_counter().get_value() + m.get_gauge().get_value();
+        family.map_or(0, |family| {
+            family.get_metric().iter().map(value).sum::<f64>() as u64
+        })
     }
 
     fn end(&mut self) {

@@ -74,7 +74,10 @@ impl Door {
         let (sender, receiver) = std::sync::mpsc::channel();
         let (end, state) = (stop.clone(), Arc::clone(&shared));
         let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()
+                .unwrap();
             runtime.block_on(async move {
                 let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
                 sender.send(listener.local_addr().unwrap()).unwrap();
@@ -87,7 +90,12 @@ impl Door {
             runtime.shutdown_timeout(Duration::from_secs(1));
         });
         let address = receiver.recv().unwrap();
-        Self { address, shared, stop, thread: Some(thread) }
+        Self {
+            address,
+            shared,
+            stop,
+            thread: Some(thread),
+        }
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
@@ -154,7 +162,11 @@ async fn pass(State(shared): State<Arc<Shared>>, mut request: Request) -> Respon
         return StatusCode::BAD_GATEWAY.into_response();
     };
     let response = response.map(Body::new);
-    if is_object && response.status().is_success() { object(&shared, response, mode) } else { response }
+    if is_object && response.status().is_success() {
+        object(&shared, response, mode)
+    } else {
+        response
+    }
 }
 
 fn object(shared: &Arc<Shared>, response: Response, mode: Mode) -> Response {
