@@ -34,9 +34,9 @@ use crate::{
 };
 
 /// How often mounts are compared with what the kubelet knows, and figures are taken.
-const RECONCILE_EVERY: Duration = Duration::from_secs(60);
+const RECONCILE_EVERY: Duration = Duration::from_mins(1);
 /// How often unused data is looked for.
-const COLLECT_EVERY: Duration = Duration::from_secs(5 * 60);
+const COLLECT_EVERY: Duration = Duration::from_mins(5);
 /// Figures are taken at most so often after volumes come or go.
 const MEASURE_PAUSE: Duration = Duration::from_secs(2);
 
@@ -181,7 +181,7 @@ async fn open(args: &Args, metrics: &Metrics) -> Result<Arc<Volumes>, RunError> 
         layout.create()?;
         // Mountinfo and the checkouts' paths must agree, also where a symbolic link led here.
         let layout = Layout::new(canonical(layout.root()))?;
-        let mounts: Arc<dyn Mounts> = Arc::new(Kernel);
+        let mounts: Arc<dyn Mounts> = Arc::new(Kernel::default());
         let source = Arc::new(Registry {
             url,
             token_file,

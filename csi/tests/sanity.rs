@@ -1,5 +1,7 @@
 //! csi-sanity, the conformance tests of the Container Storage Interface, against the program.
 
+#![allow(clippy::float_cmp, clippy::panic, clippy::unwrap_used)]
+
 mod support;
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
@@ -27,7 +29,13 @@ use tonic::{
     transport::{Channel, Server},
 };
 
-#[allow(missing_docs, clippy::all, clippy::pedantic)]
+#[allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic
+)]
 mod controller {
     include!(concat!(env!("OUT_DIR"), "/tests/csi.v1.rs"));
 }
@@ -152,11 +160,11 @@ fn check(name: &str, mode: VolumeMode) {
         );
         return;
     };
-    in_private_mounts(name, async move {
+    in_private_mounts(module_path!(), name, async move {
         let registry = Registry::start();
         registry
             .write("config.json", "{}")
-            .write_lfs("model.safetensors", &[7; 100_000]);
+            .write_lfs("model.safetensors", &vec![7; 100_000]);
         let commit = registry.commit();
         let node = Node::new(registry.url());
         let _program = node.start().await;

@@ -24,7 +24,7 @@ const PARALLEL_FETCHES: usize = 4;
 
 /// A fetch ends when nobody has asked for it for so long. The kubelet asks again within two
 /// minutes of every answer.
-const ABANDONED_AFTER: Duration = Duration::from_secs(10 * 60);
+const ABANDONED_AFTER: Duration = Duration::from_mins(10);
 
 type Outcome = Option<Result<Arc<Checkout>, Arc<FetchError>>>;
 
@@ -334,7 +334,7 @@ mod tests {
         }
     }
 
-    const LONG: Duration = Duration::from_secs(60);
+    const LONG: Duration = Duration::from_mins(1);
 
     #[tokio::test]
     async fn twenty_callers_share_one_fetch() {

@@ -16,7 +16,16 @@ use super::{Mounted, Mounts, Overlay, SOURCE, parse_mountinfo};
 
 /// Mounts in the mount namespace of this process. Needs CAP_SYS_ADMIN.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Kernel;
+pub struct Kernel {
+    by_options: bool,
+}
+
+impl Kernel {
+    /// Mounts as kernels before 6.5 need it, on any kernel.
+    pub fn old() -> Self {
+        Self { by_options: true }
+    }
+}
 
 impl Mounts for Kernel {
     fn list(&self) -> io::Result<Vec<Mounted>> {
@@ -26,6 +35,9 @@ impl Mounts for Kernel {
     }
 
     fn overlay(&self, overlay: &Overlay, target: &Path) -> io::Result<()> {
+        if self.by_options {
+            return Ok(mount_by_options(overlay, target)?);
+        }
         match mount_by_file_descriptor(overlay, target) {
             // Kernels before 6.5 take no `lowerdir+`, and before 5.2 have no fsopen at all.
             Err(Errno::INVAL | Errno::NOSYS) => mount_by_options(overlay, target)?,
@@ -105,7 +117,9 @@ fn mount_by_options(overlay: &Overlay, target: &Path) -> Result<(), Errno> {
         .collect();
     let mut data = format!("lowerdir={}", lowers.join(":"));
     for (name, value) in options(overlay) {
-        data.push_str(&format!(",{name}={value}"));
+        // A label may hold commas.
+        let quote = if name == "context" { "\"" } else { "" };
+        data.extend([",", name, "=", quote, value, quote]);
     }
     let mut flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
     flags.set(MountFlags::RDONLY, overlay.upper.is_none());

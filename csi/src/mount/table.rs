@@ -90,16 +90,9 @@ fn unescape(text: &str) -> PathBuf {
             .get(at + 1..at + 4)
             .filter(|_| bytes[at] == b'\\')
             .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        match octal {
-            Some(byte) => {
-                out.push(byte);
-                at += 4;
-            }
-            None => {
-                out.push(bytes[at]);
-                at += 1;
-            }
-        }
+        let (byte, length) = octal.map_or((bytes[at], 1), |byte| (byte, 4));
+        out.push(byte);
+        at += length;
     }
     PathBuf::from(OsString::from_vec(out))
 }

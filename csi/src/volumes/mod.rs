@@ -37,7 +37,7 @@ use crate::{
 
 /// How long a call of the kubelet waits for a fetch. The kubelet gives up after two minutes, and
 /// asks again after an answer as well as after that.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The volumes of this node.
 pub struct Volumes {

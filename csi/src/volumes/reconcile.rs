@@ -101,7 +101,7 @@ impl Volumes {
             .map_err(|e| Error::io("read", Path::new("/proc/self/mountinfo"), e))?;
         for mounted in list.iter().filter(|mounted| mounted.is_ours()) {
             let path = &mounted.path;
-            if !self.is_in_kubelet_dir(path) || self.is_known(path) {
+            if !self.is_in_kubelet_dir(path) || is_known(path) {
                 continue;
             }
             let in_journal = self.journal.all().iter().any(|entry| {
@@ -124,18 +124,19 @@ impl Volumes {
     /// leaves a note: there, what is mounted is wanted.
     fn is_wanted(&self, path: &Path, mounted: bool) -> bool {
         if self.is_in_kubelet_dir(path) {
-            self.is_known(path)
+            is_known(path)
         } else {
             mounted
         }
     }
 
-    fn is_known(&self, path: &Path) -> bool {
-        path.parent()
-            .is_some_and(|parent| parent.join(KUBELET_NOTE).exists())
-    }
-
     fn is_in_kubelet_dir(&self, path: &Path) -> bool {
         path.starts_with(&self.kubelet_dir)
     }
+}
+
+/// Whether the kubelet has a note of this path.
+fn is_known(path: &Path) -> bool {
+    path.parent()
+        .is_some_and(|parent| parent.join(KUBELET_NOTE).exists())
 }

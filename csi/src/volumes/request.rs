@@ -204,13 +204,13 @@ mod tests {
         assert!(error.contains(words), "{error}");
     }
 
-    fn mount(change: impl FnOnce(&mut MountVolume)) -> Option<VolumeCapability> {
+    fn mount(change: impl FnOnce(&mut MountVolume)) -> VolumeCapability {
         let mut mount = MountVolume::default();
         change(&mut mount);
-        Some(VolumeCapability {
+        VolumeCapability {
             access_type: Some(AccessType::Mount(mount)),
             access_mode: None,
-        })
+        }
     }
 
     #[test]
@@ -225,11 +225,11 @@ mod tests {
             "hyprstream.io/repository is missing",
         );
         check(
-            |r| r.volume_capability = mount(|m| m.fs_type = "ext4".into()),
+            |r| r.volume_capability = Some(mount(|m| m.fs_type = "ext4".into())),
             "ext4",
         );
         check(
-            |r| r.volume_capability = mount(|m| m.mount_flags = vec!["sync".into()]),
+            |r| r.volume_capability = Some(mount(|m| m.mount_flags = vec!["sync".into()])),
             "sync",
         );
         let block = AccessType::Block(BlockVolume {});
@@ -249,7 +249,9 @@ mod tests {
     fn the_label_of_selinux_is_taken() {
         let mut request = request();
         let label = "context=\"system_u:object_r:container_file_t:s0:c1,c2\"";
-        request.volume_capability = mount(|m| m.mount_flags = vec![label.into(), "nodev".into()]);
+        request.volume_capability = Some(mount(|m| {
+            m.mount_flags = vec![label.into(), "nodev".into()];
+        }));
         let stage = Stage::new(request).unwrap();
         assert_eq!(
             stage.context.unwrap(),

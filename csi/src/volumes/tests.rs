@@ -76,7 +76,7 @@ impl Node {
             mounts: Arc::new(self.kernel.clone()),
             kubelet_dir: self.path("kubelet"),
             metrics: Metrics::new().unwrap(),
-            patience: Duration::from_secs(60),
+            patience: Duration::from_mins(1),
             locks: Locks::default(),
             disk_full: tokio::sync::Notify::new(),
             damaged: tokio::sync::Notify::new(),

@@ -150,7 +150,7 @@ pub fn text(path: &Path) -> String {
 /// Our mounts below `folder` that this process sees.
 pub fn mounts_below(folder: &Path) -> Vec<hyprstream_csi::mount::Mounted> {
     use hyprstream_csi::mount::{Kernel, Mounts};
-    let list = Kernel.list().unwrap().into_iter();
+    let list = Kernel::default().list().unwrap().into_iter();
     list.filter(|mounted| mounted.is_ours() && mounted.path.starts_with(folder))
         .collect()
 }

@@ -1,11 +1,17 @@
 //! A registry, a node and a kubelet for tests of the real program with real mounts.
 
-#![allow(dead_code, unreachable_pub, clippy::pedantic)]
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    clippy::pedantic,
+    clippy::panic,
+    clippy::unwrap_used
+)]
 
 pub mod kubelet;
 pub mod program;
 pub mod registry;
-#[allow(unused_imports)]
 #[path = "../../../crates/git2db/tests/support/mod.rs"]
 mod remote;
 
@@ -14,9 +20,10 @@ use std::process::Command;
 const INSIDE: &str = "HYPRSTREAM_TEST_IN_PRIVATE_MOUNTS";
 
 /// Runs `body` where mounts are seen by nobody else and end with the process: this test program
-/// calls itself again in a mount namespace of its own, for the one test `name`.
+/// calls itself again in a mount namespace of its own, for the one test
+/// `name` in `module`, which is `module_path!()`.
 #[track_caller]
-pub fn in_private_mounts(name: &str, body: impl Future<Output = ()>) {
+pub fn in_private_mounts(module: &str, name: &str, body: impl Future<Output = ()>) {
     if std::env::var_os(INSIDE).is_some() {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -24,6 +31,11 @@ pub fn in_private_mounts(name: &str, body: impl Future<Output = ()>) {
             .build();
         return runtime.unwrap().block_on(body);
     }
+    // The harness names tests without the crate.
+    let name = match module.split_once("::") {
+        Some((_, module)) => format!("{module}::{name}"),
+        None => name.to_owned(),
+    };
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private"]);
     if !rustix::process::geteuid().is_root() {
@@ -31,7 +43,7 @@ pub fn in_private_mounts(name: &str, body: impl Future<Output = ()>) {
     }
     let output = command
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .args(["--exact", &name, "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")
         .output()
         .expect("unshare of util-linux is needed");
