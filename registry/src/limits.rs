@@ -40,7 +40,7 @@ impl Default for Limits {
             min_backoff: Duration::from_secs(2),
             // Only what is asked for is tried again, and whoever asks has a backoff of its own.
             max_backoff: Duration::from_secs(30),
-            transfer_idle: Duration::from_secs(120),
+            transfer_idle: Duration::from_mins(2),
         }
     }
 }
@@ -61,7 +61,7 @@ impl Default for GitLimits {
     fn default() -> Self {
         Self {
             processes: 32,
-            idle: Duration::from_secs(300),
+            idle: Duration::from_mins(5),
             max_push_bytes: 2 << 30,
         }
     }

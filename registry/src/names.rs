@@ -98,8 +98,9 @@ impl FromStr for RepositoryName {
             && !text.starts_with(['-', '.'])
             && !text.ends_with('.')
             && !text.contains("..")
-            && !lower.ends_with(".git")
-            && !lower.ends_with(".lock");
+            && ![".git", ".lock"]
+                .iter()
+                .any(|ending| lower.ends_with(ending));
         if good {
             Ok(Self(text.to_owned()))
         } else {

@@ -80,9 +80,9 @@ pub enum OpenError {
 
 /// A git process that outlived a kill of the registry ends with its pipe, well within this time.
 const ORPHAN_AGE: Duration = Duration::from_secs(5);
-const STALE_LOCK_AGE: Duration = Duration::from_secs(3600);
+const STALE_LOCK_AGE: Duration = Duration::from_hours(1);
 const SECRETS_INTERVAL: Duration = Duration::from_secs(10);
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(600);
+const UPKEEP_INTERVAL: Duration = Duration::from_mins(10);
 
 impl Registry {
     /// Opens the root, and cleans up what a killed process left in it. Blocks.

@@ -14,7 +14,7 @@ use crate::{
 
 /// Objects of a removed repository may just be on their way into another one that a client is
 /// pushing to: they are collected later.
-const MIN_AGE: Duration = Duration::from_secs(600);
+const MIN_AGE: Duration = Duration::from_mins(10);
 
 /// Removes a repository for good, and the objects that no other repository has.
 pub(crate) async fn remove(

@@ -332,7 +332,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let auth = auth(dir.path());
         let key = read_signing_key(&dir.path().join("key")).unwrap();
-        let token = key.sign(&"a".parse().unwrap(), true, Duration::from_secs(60));
+        let token = key.sign(&"a".parse().unwrap(), true, Duration::from_mins(1));
         let expected = Principal::Namespace {
             namespace: "a".parse().unwrap(),
             write: true,

@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_token_says_what_was_signed() {
-        let token = key().sign(&"team-a".parse().unwrap(), true, Duration::from_secs(60));
+        let token = key().sign(&"team-a".parse().unwrap(), true, Duration::from_mins(1));
         let claims = key().check(&token).unwrap();
         assert_eq!((claims.ns.as_str(), claims.write), ("team-a", true));
     }
@@ -146,7 +146,7 @@ mod tests {
         let token = key.sign(&"a".parse().unwrap(), false, Duration::ZERO);
         assert_eq!(key.check(&token), Err(InvalidToken::Expired));
         let other = SigningKey::new(&[8; 32]).unwrap();
-        let token = other.sign(&"a".parse().unwrap(), true, Duration::from_secs(60));
+        let token = other.sign(&"a".parse().unwrap(), true, Duration::from_mins(1));
         assert_eq!(key.check(&token), Err(InvalidToken::Signature));
         let none = URL_SAFE_NO_PAD.encode(br#"{"alg":"none"}"#);
         let payload = URL_SAFE_NO_PAD.encode(br#"{"ns":"a","write":true,"exp":99999999999}"#);
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn a_claim_changed_after_signing_is_refused() {
         let key = key();
-        let token = key.sign(&"a".parse().unwrap(), false, Duration::from_secs(60));
+        let token = key.sign(&"a".parse().unwrap(), false, Duration::from_mins(1));
         let mut parts = token.split('.');
         let header = parts.next().unwrap();
         let signature = parts.next_back().unwrap();

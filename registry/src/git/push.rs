@@ -141,7 +141,7 @@ mod tests {
             file("refs/heads/main"),
             file("objects/pack/pack-1.pack"),
         ];
-        assert_eq!(repair(dir.path(), Duration::from_secs(3600)), 0);
+        assert_eq!(repair(dir.path(), Duration::from_hours(1)), 0);
         assert_eq!(repair(dir.path(), Duration::ZERO), 5);
         assert!(stale.iter().all(|path| !path.exists()));
         assert!(kept.iter().all(|path| path.exists()));

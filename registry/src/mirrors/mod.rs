@@ -78,11 +78,11 @@ enum Phase {
 
 /// Jobs that are kept in memory before those that nobody asks for any more are dropped.
 const KEPT_JOBS: usize = 4096;
-const FORGET_AFTER: Duration = Duration::from_secs(3600);
+const FORGET_AFTER: Duration = Duration::from_hours(1);
 /// Shorter than the operator waits, so that it hears why.
 const RESOLVE_PATIENCE: Duration = Duration::from_secs(50);
 /// After this time a commit that is asked for is looked at again: the disk may have lost some of it.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(300);
+const LOOK_AGAIN_AFTER: Duration = Duration::from_mins(5);
 
 impl Mirrors {
     pub(crate) fn new(max_fetches: usize) -> Self {
@@ -149,12 +149,11 @@ pub(crate) async fn resolve(
                 })
                 .await
             };
-            match tokio::time::timeout(RESOLVE_PATIENCE, work).await {
-                Ok(found) => found?,
-                Err(_) => {
-                    let message = format!("host {host:?} did not answer in time");
-                    return Err(Failure::passing(reason::HOST_UNREACHABLE, message));
-                }
+            if let Ok(found) = tokio::time::timeout(RESOLVE_PATIENCE, work).await {
+                found?
+            } else {
+                let message = format!("host {host:?} did not answer in time");
+                return Err(Failure::passing(reason::HOST_UNREACHABLE, message));
             }
         }
     };

@@ -162,9 +162,9 @@ fn round(
             book.taken.insert(pointer.oid.clone(), uploaded);
             oids.push(pointer.oid.clone());
             if store.contains(&pointer.oid) {
-                present.push(pointer)
+                present.push(pointer);
             } else {
-                absent.push(pointer)
+                absent.push(pointer);
             }
         }
         if oids.is_empty() {

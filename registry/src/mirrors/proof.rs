@@ -26,7 +26,7 @@ pub(super) fn offered(
         return HashSet::new();
     };
     let agent: ureq::Agent = ureq::Agent::config_builder()
-        .timeout_global(Some(Duration::from_secs(60)))
+        .timeout_global(Some(Duration::from_mins(1)))
         .max_redirects(0)
         .max_redirects_will_error(false)
         .http_status_as_error(false)

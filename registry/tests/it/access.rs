@@ -1,5 +1,7 @@
 //! Who may do what.
 
+use std::os::unix::fs::MetadataExt;
+
 use hyprstream_contract::registry::{
     EVENTS_PATH, EventPage, MirrorState, RESOLVE_PATH, Reference, ResolveRequest, reason,
 };
@@ -211,7 +213,6 @@ fn a_pointer_to_somebody_elses_object_gives_no_access_to_it() {
     assert_eq!(call("PUT", &href, &thief, &[], Some(&bytes)).status, 200);
     assert_eq!(call("GET", &url, &thief, &[], None).body, bytes);
     // And it lies on the disk once.
-    use std::os::unix::fs::MetadataExt;
     let lfs = format!("hyprstream/lfs/{}/{}/{oid}", &oid[..2], &oid[2..4]);
     let inode = |repository: &str| {
         std::fs::metadata(server.root().join("git").join(repository).join(&lfs))

@@ -146,7 +146,7 @@ pub(crate) fn call(
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .http_status_as_error(false)
         .proxy(None)
-        .timeout_global(Some(Duration::from_secs(60)))
+        .timeout_global(Some(Duration::from_mins(1)))
         .build()
         .into();
     let mut request = ureq::http::Request::builder().method(method).uri(url);
@@ -243,7 +243,7 @@ pub(crate) fn settle(
         if status.state != MirrorState::Fetching {
             return status;
         }
-        assert!(start.elapsed() < Duration::from_secs(60), "{status:?}");
+        assert!(start.elapsed() < Duration::from_mins(1), "{status:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -262,7 +262,7 @@ pub(crate) fn ready(
         if status.state == MirrorState::Ready {
             return status;
         }
-        assert!(start.elapsed() < Duration::from_secs(60), "{status:?}");
+        assert!(start.elapsed() < Duration::from_mins(1), "{status:?}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }

@@ -142,5 +142,5 @@ pub(crate) fn token_files(dir: &Path) -> TokenFiles {
 
 pub(crate) fn token(namespace: &str, write: bool) -> String {
     let key = SigningKey::new(KEY.as_bytes()).unwrap();
-    key.sign(&namespace.parse().unwrap(), write, Duration::from_secs(600))
+    key.sign(&namespace.parse().unwrap(), write, Duration::from_mins(10))
 }
