@@ -8,6 +8,7 @@ mod args;
 pub mod backend;
 pub mod bench;
 mod last_words;
+pub mod openmp;
 pub mod serve;
 pub mod server;
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use hyprstream_worker::{Args, Command, bench, serve};
+use hyprstream_worker::{Args, Command, bench, openmp, serve};
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -14,6 +14,9 @@ fn main() -> ExitCode {
     if let Err(why) = hyprstream_telemetry::init_logs(&logs.log, logs.log_format) {
         eprintln!("error: {why}");
         return ExitCode::from(2);
+    }
+    if let Err(error) = openmp::settle() {
+        tracing::warn!(%error, "OpenMP's threads will spin while they wait");
     }
     match args.command {
         Command::Serve(args) => serve::run(*args),
