@@ -4,6 +4,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod access;
+mod backend;
 mod client;
 mod mirror;
 mod push;

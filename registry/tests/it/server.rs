@@ -5,10 +5,10 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use hyprstream_registry::{Limits, Registry, Settings, SigningKey, TokenFiles};
+use hyprstream_registry::{Limits, OpenError, Registry, Settings, SigningKey, TokenFiles};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -52,13 +52,22 @@ impl Server {
     fn open(dir: Arc<TempDir>, limits: Limits, address: SocketAddr) -> Self {
         let tokens = token_files(dir.path());
         let root = dir.path().join("root");
-        let registry = Registry::open(Settings {
+        let settings = Settings {
             root,
             tokens,
             limits,
             keep: None,
-        })
-        .unwrap();
+        };
+        let start = Instant::now();
+        // A process that another test is just starting may hold the lock until it runs its program.
+        let registry = loop {
+            match Registry::open(settings.clone()) {
+                Err(OpenError::InUse { .. }) if start.elapsed().as_secs() < 10 => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                opened => break opened.unwrap(),
+            }
+        };
         let metrics = registry.metrics();
         let stop = CancellationToken::new();
         let (sender, receiver) = std::sync::mpsc::channel();
