@@ -128,11 +128,14 @@ impl Layout {
         if matches!(repository, Repository::Pushed { .. }) {
             quieten(&made).map_err(place)?;
         }
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(place)?;
-        }
+        fs::create_dir_all(made.join("hyprstream/lfs")).map_err(place)?;
+        let parent = path.parent().unwrap_or(&self.root);
+        fs::create_dir_all(parent).map_err(place)?;
         match fs::rename(&made, &path) {
-            Ok(()) => Ok(path),
+            Ok(()) => {
+                sync_folders(parent, &self.root).map_err(place)?;
+                Ok(path)
+            }
             // Another request was faster; a repository is never empty, so that it was not replaced.
             Err(_) if self.exists(repository) => Ok(path),
             Err(source) => Err(place(source)),
@@ -166,22 +169,33 @@ impl Layout {
     /// `NotFound` if the store does not have it.
     pub(crate) fn add_member(&self, repository: &Repository, oid: &Digest) -> io::Result<()> {
         let (source, link) = (self.store.path(oid), self.member(repository, oid));
-        if let Some(parent) = link.parent() {
-            fs::create_dir_all(parent)?;
-        }
+        let folder = link.parent().unwrap_or(&self.root);
+        fs::create_dir_all(folder)?;
         match fs::hard_link(&source, &link) {
-            Ok(()) => Ok(()),
+            Ok(()) => sync_folders(folder, &self.repository(repository)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             // Some file systems allow no further links to a much used file: then a copy.
             Err(error) if error.kind() == io::ErrorKind::TooManyLinks => {
                 let mut copy = tempfile::NamedTempFile::new_in(self.tmp())?;
                 io::copy(&mut fs::File::open(&source)?, copy.as_file_mut())?;
                 copy.as_file().sync_all()?;
-                copy.persist(&link).map(drop).map_err(|error| error.error)
+                copy.persist(&link).map_err(|error| error.error)?;
+                sync_folders(folder, &self.repository(repository))
             }
             Err(error) => Err(error),
         }
     }
+}
+
+/// Makes new names in `folder` and in those above it, up to `top`, outlive a loss of power.
+fn sync_folders(folder: &Path, top: &Path) -> io::Result<()> {
+    for folder in folder
+        .ancestors()
+        .take_while(|folder| folder.starts_with(top))
+    {
+        fs::File::open(folder)?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Takes a setting of libgit2 out of a repository that only git writes: git has another of its

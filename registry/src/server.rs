@@ -19,7 +19,11 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
-use tokio::{net::TcpListener, sync::Semaphore};
+use rustix::net::sockopt;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
 use tower::Layer;
 use tower_http::{catch_panic::CatchPanicLayer, decompression::RequestDecompressionLayer};
 
@@ -31,7 +35,11 @@ use crate::{
     state::State,
 };
 
-const HEADER_PATIENCE: Duration = Duration::from_secs(15);
+/// For the headers of a request, and for the next request on a connection: longer than clients keep
+/// idle connections (often 90 seconds), so that none sends one just as we close.
+const HEADER_PATIENCE: Duration = Duration::from_secs(100);
+/// A client whose machine is gone is given up after this time.
+const PEER_PATIENCE: Duration = Duration::from_mins(2);
 const MAX_HEADER_BYTES: usize = 64 << 10;
 const MAX_HEADERS: usize = 64;
 /// Below the 30 seconds that Kubernetes gives a pod to end.
@@ -118,6 +126,14 @@ async fn observe(
     response
 }
 
+/// Options of a connection. It works without any of them.
+fn prepare(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let _ = sockopt::set_socket_keepalive(stream, true);
+    let _ = sockopt::set_tcp_keepidle(stream, PEER_PATIENCE);
+    let _ = sockopt::set_tcp_user_timeout(stream, PEER_PATIENCE.as_millis() as u32);
+}
+
 /// Serves until `shutdown` ends, then lets requests end for up to 25 seconds.
 pub(crate) async fn serve(
     listener: TcpListener,
@@ -158,7 +174,7 @@ pub(crate) async fn serve(
                 continue;
             }
         };
-        let _ = stream.set_nodelay(true);
+        prepare(&stream);
         let connection = builder.serve_connection(TokioIo::new(stream), service.clone());
         let connection = graceful.watch(connection.into_owned());
         tokio::spawn(async move {

@@ -88,7 +88,10 @@ pub(crate) fn repair(repository: &Path, min_age: Duration) -> usize {
         entries.flatten().map(|entry| entry.path()).collect()
     };
     for path in locks(repository) {
-        if path.extension().is_some_and(|e| e == "lock") && old(&path) {
+        // The last one is not git's: it stays there, and whether it is held is up to the kernel.
+        let is_lock =
+            path.extension().is_some_and(|e| e == "lock") && !path.ends_with("hyprstream.lock");
+        if is_lock && old(&path) {
             removed += usize::from(fs::remove_file(&path).is_ok());
         }
     }
