@@ -25,6 +25,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
+use crate::chain;
+
 /// Annotation in memory only: digest of the spec, labels and owners of an object.
 const FINGERPRINT: &str = "memory.hyprstream.io/fingerprint";
 
@@ -291,7 +293,7 @@ where
 pub fn warn_of<K: Resource<DynamicType = ()>>(error: &watcher::Error) {
     tracing::warn!(
         kind = %K::kind(&()),
-        error = error as &dyn std::error::Error,
+        error = chain(error),
         "watch failed, trying again"
     );
 }

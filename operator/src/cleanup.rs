@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// For how long the operator may not come back, should the uninstall end here.
-const PAUSE: Duration = Duration::from_secs(600);
+const PAUSE: Duration = Duration::from_mins(10);
 
 /// Removes it, and waits until it is gone. What could not be removed in time is warned of and is no
 /// error: an uninstall goes on.
@@ -80,8 +80,8 @@ async fn clean(args: &CleanupArgs) -> anyhow::Result<()> {
         let volumes = Api::<PersistentVolume>::all(client.clone());
         for volume in volumes.list(&ours()).await.context("list volumes")? {
             let namespace = volume.labels().get(label::MODEL_NAMESPACE);
-            let is_in = |n: &Option<&str>| n.is_none() || *n == namespace.map(String::as_str);
-            if namespaces.iter().any(is_in) {
+            let is_in = |n: Option<&str>| n.is_none() || n == namespace.map(String::as_str);
+            if namespaces.iter().copied().any(is_in) {
                 left += 1;
                 delete(&volumes, &volume).await?;
             }

@@ -20,6 +20,8 @@ use kube::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::chain;
+
 /// Name of the Lease.
 pub const NAME: &str = "hyprstream-operator";
 /// How long a Lease counts after its last renewal.
@@ -73,7 +75,7 @@ impl Candidate {
                 Ok(Ok(Some(held))) => return held,
                 Ok(Ok(None)) => {}
                 Ok(Err(error)) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot lead yet");
+                    tracing::warn!(error = chain(&error), "cannot lead yet");
                 }
                 Err(_) => tracing::warn!("cannot lead yet: the API server does not answer"),
             }
@@ -198,10 +200,7 @@ impl Held {
                         }
                     }
                     Ok(Err(error)) => {
-                        tracing::warn!(
-                            error = &error as &dyn std::error::Error,
-                            "cannot renew the Lease"
-                        );
+                        tracing::warn!(error = chain(&error), "cannot renew the Lease");
                         sleep(Duration::from_secs(1)).await;
                     }
                     Err(_) => tracing::warn!("cannot renew the Lease: no answer"),
@@ -224,10 +223,7 @@ impl Held {
         match timeout(Duration::from_secs(2), written).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "cannot give up the Lease"
-                );
+                tracing::warn!(error = chain(&error), "cannot give up the Lease");
             }
             Err(_) => tracing::warn!("cannot give up the Lease: no answer"),
         }

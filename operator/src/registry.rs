@@ -10,7 +10,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use url::Url;
 
 /// Longest that resolving may take; an upstream is asked in the meantime.
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(60);
+const RESOLVE_TIMEOUT: Duration = Duration::from_mins(1);
 /// Longest that asking for a mirror may take; the registry never waits for the upstream here.
 const MIRROR_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest that waiting for events may take; the registry waits up to 30 s.

@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     args::{Images, RunArgs},
     cache::{Cache, Caches, Synced, forward, scoped},
+    chain,
     controller::{Context, Memory, apply::Applier, events::Recorder, reconcile},
     leader::Candidate,
     metrics::Metrics,
@@ -278,10 +279,7 @@ fn note(
                 .reconciles
                 .with_label_values(&["ControllerError"])
                 .inc();
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "controller error, going on"
-            );
+            tracing::warn!(error = chain(&error), "controller error, going on");
         }
     }
 }
@@ -307,10 +305,7 @@ async fn cancel_on_signal(shutdown: CancellationToken) {
             }
         }
         Err(error) => {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "SIGTERM is not listened to"
-            );
+            tracing::warn!(error = chain(&error), "SIGTERM is not listened to");
             let _ = tokio::signal::ctrl_c().await;
         }
     }

@@ -27,6 +27,7 @@ use tokio::sync::Notify;
 
 use crate::{
     cache::{Cache, Caches, Synced},
+    chain,
     controller::{Memory, apply::Applier},
     metrics::Metrics,
     source::Sources,
@@ -35,7 +36,7 @@ use crate::{
 /// How often everything is looked at.
 const INTERVAL: Duration = Duration::from_secs(30);
 /// How long after the end of its grace period a pod is stuck.
-const STUCK: Duration = Duration::from_secs(60);
+const STUCK: Duration = Duration::from_mins(1);
 
 /// What is swept.
 pub struct Sweep {
@@ -86,13 +87,13 @@ impl Sweep {
             self.forget();
             for volume in self.volumes.all() {
                 if let Err(error) = self.volume(&volume).await {
-                    tracing::warn!(error = &*error, "cannot sweep a volume");
+                    tracing::warn!(error = chain(&*error), "cannot sweep a volume");
                 }
             }
             for scope in &self.scopes {
                 for pod in scope.caches.pods.all() {
                     if let Err(error) = self.pod(&pod).await {
-                        let error = &error as &dyn std::error::Error;
+                        let error = chain(&error);
                         tracing::warn!(error, pod = pod.name_any(), "cannot delete a stuck pod");
                     }
                 }

@@ -1,5 +1,11 @@
 //! Models against an API server and a registry in memory.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "in tests a surprise is a failure"
+)]
+
 mod world;
 
 use hyprstream_api::condition::{
@@ -18,7 +24,7 @@ use world::{
 async fn a_model_gets_a_volume_a_deployment_and_a_service_and_serves() {
     let world = World::new().await;
     world.registry.set_head(URL, Ok(A));
-    world.apply_model("m", spec());
+    world.apply_model("m", &spec());
     world.settled("m", A).await;
     let status = world.status("m");
     assert_eq!(status.latest_commit.as_deref(), Some(A));
@@ -65,7 +71,7 @@ async fn a_model_gets_a_volume_a_deployment_and_a_service_and_serves() {
 async fn a_push_rolls_over_at_once_and_a_revert_goes_back() {
     let world = World::new().await;
     world.registry.push("ns", "m", A);
-    world.apply_model("m", spec());
+    world.apply_model("m", &spec());
     world.settled("m", A).await;
     world.registry.push("ns", "m", B);
     world.settled("m", B).await;
@@ -78,7 +84,7 @@ async fn a_push_rolls_over_at_once_and_a_revert_goes_back() {
 async fn a_commit_that_does_not_load_leaves_the_old_one_serving_and_says_why() {
     let world = World::new().await;
     world.registry.push("ns", "m", A);
-    world.apply_model("m", spec());
+    world.apply_model("m", &spec());
     world.settled("m", A).await;
     let words = r#"{"reason":"InvalidWeights","message":"model.safetensors is cut off"}"#;
     world.fate(B, Fate::Ends(65, words.into(), 0));
@@ -121,7 +127,7 @@ async fn a_commit_that_does_not_load_leaves_the_old_one_serving_and_says_why() {
 async fn a_failed_commit_is_tried_again_when_asked_to() {
     let world = World::new().await;
     world.registry.push("ns", "m", A);
-    world.apply_model("m", spec());
+    world.apply_model("m", &spec());
     world.settled("m", A).await;
     world.fate(B, Fate::Ends(1, "panicked".into(), 3));
     world.registry.push("ns", "m", B);
@@ -148,7 +154,7 @@ async fn a_commit_that_never_becomes_ready_is_given_up_at_the_deadline() {
     world.registry.push("ns", "m", A);
     let mut short = spec();
     short["rollout"]["progressDeadlineSeconds"] = json!(1);
-    world.apply_model("m", short);
+    world.apply_model("m", &short);
     world.settled("m", A).await;
     world.fate(B, Fate::Loading);
     world.registry.push("ns", "m", B);
@@ -165,7 +171,7 @@ async fn the_first_commit_that_fails_says_so_and_waits() {
     let words = r#"{"reason":"UnsupportedArchitecture","message":"no mamba"}"#;
     world.fate(A, Fate::Ends(65, words.into(), 1));
     world.registry.push("ns", "m", A);
-    world.apply_model("m", spec());
+    world.apply_model("m", &spec());
     world.reason("m", READY, "UnsupportedArchitecture").await;
     world.quiet().await;
     assert!(!world.status("m").is_true(READY));
@@ -176,7 +182,7 @@ async fn the_first_commit_that_fails_says_so_and_waits() {
 #[tokio::test]
 async fn trouble_with_the_source_has_its_reason_and_heals() {
     let world = World::new().await;
-    world.apply_model("m", spec());
+    world.apply_model("m", &spec());
     world
         .reason("m", SOURCE_RESOLVED, "RepositoryNotFound")
         .await;
@@ -204,7 +210,7 @@ async fn trouble_with_the_source_has_its_reason_and_heals() {
 async fn what_serves_goes_on_serving_and_scaling_without_a_registry() {
     let mut world = World::new().await;
     world.registry.set_head(URL, Ok(A));
-    world.apply_model("m", spec());
+    world.apply_model("m", &spec());
     world.settled("m", A).await;
     world.registry.set_down(true);
     world.kill_operator();
@@ -229,7 +235,7 @@ async fn credentials_are_read_from_the_secret_and_a_corrected_secret_heals() {
     let mut private = spec();
     private["source"]["url"] = json!(url);
     private["source"]["secretRef"] = json!({"name": "git"});
-    world.apply_model("m", private);
+    world.apply_model("m", &private);
     world.reason("m", SOURCE_RESOLVED, "SecretNotFound").await;
     let secret = |data: serde_json::Value| {
         json!({"apiVersion": "v1", "kind": "Secret", "data": data,
@@ -256,7 +262,7 @@ async fn a_download_shows_its_progress_and_a_missing_object_its_name() {
     world
         .registry
         .set_mirror(A, MirrorState::Fetching, 10, None);
-    world.apply_model("m", spec());
+    world.apply_model("m", &spec());
     world.reason("m", READY, "Fetching").await;
     world
         .wait("10 bytes", || {
@@ -286,7 +292,7 @@ async fn a_download_shows_its_progress_and_a_missing_object_its_name() {
 async fn a_deleted_model_leaves_nothing() {
     let world = World::new().await;
     world.registry.set_head(URL, Ok(A));
-    world.apply_model("m", spec());
+    world.apply_model("m", &spec());
     world.settled("m", A).await;
     world.cluster.delete(world::MODELS, "ns", "m");
     world
@@ -302,7 +308,7 @@ async fn a_deleted_model_leaves_nothing() {
 async fn a_volume_whose_model_went_while_nobody_looked_is_deleted() {
     let mut world = World::new().await;
     world.registry.set_head(URL, Ok(A));
-    world.apply_model("m", spec());
+    world.apply_model("m", &spec());
     world.settled("m", A).await;
     world.kill_operator();
     world.cluster.delete(world::MODELS, "ns", "m");
@@ -329,7 +335,7 @@ async fn an_object_of_somebody_else_is_left_alone() {
     });
     world.cluster.put("v1/services", theirs);
     world.registry.set_head(URL, Ok(A));
-    world.apply_model("m", spec());
+    world.apply_model("m", &spec());
     world.reason("m", STALLED, "NameConflict").await;
     world.quiet().await;
     let service = world.cluster.get("v1/services", "ns", "m").unwrap();
@@ -340,7 +346,7 @@ async fn an_object_of_somebody_else_is_left_alone() {
 async fn a_change_by_somebody_else_is_undone() {
     let world = World::new().await;
     world.registry.set_head(URL, Ok(A));
-    world.apply_model("m", spec());
+    world.apply_model("m", &spec());
     world.settled("m", A).await;
     world
         .cluster
@@ -362,7 +368,7 @@ async fn a_change_by_somebody_else_is_undone() {
 async fn a_suspended_model_serves_on_and_acts_on_nothing() {
     let world = World::new().await;
     world.registry.push("ns", "m", A);
-    world.apply_model("m", spec());
+    world.apply_model("m", &spec());
     world.settled("m", A).await;
     world.edit("m", |m| {
         m["spec"]["suspend"] = json!(true);
@@ -384,7 +390,7 @@ async fn a_suspended_model_serves_on_and_acts_on_nothing() {
 async fn scaled_to_zero_is_ready_and_idle() {
     let world = World::new().await;
     world.registry.push("ns", "m", A);
-    world.apply_model("m", spec());
+    world.apply_model("m", &spec());
     world.settled("m", A).await;
     world.edit("m", |m| m["spec"]["replicas"] = json!(0));
     world.reason("m", READY, "Idle").await;
@@ -414,7 +420,7 @@ async fn old_volumes_go_but_for_as_many_as_are_kept() {
     let mut few = spec();
     few["storage"] = json!({"keepRevisions": 2});
     world.registry.push("ns", "m", A);
-    world.apply_model("m", few);
+    world.apply_model("m", &few);
     world.settled("m", A).await;
     for commit in [B, C] {
         // Creation times have whole seconds in Kubernetes, and order the claims.
@@ -440,7 +446,7 @@ async fn a_mount_that_fails_is_told_in_the_kubelets_words() {
                    desc = the node's disk is full";
     world.fate(A, Fate::MountFails(message.into()));
     world.registry.push("ns", "m", A);
-    world.apply_model("m", spec());
+    world.apply_model("m", &spec());
     world.reason("m", READY, "MountFailed").await;
     let status = world.status("m");
     assert_eq!(
@@ -458,7 +464,7 @@ async fn what_the_api_server_refuses_is_told() {
         "deployments",
         Some((422, "limits must not be below requests")),
     );
-    world.apply_model("m", spec());
+    world.apply_model("m", &spec());
     world.reason("m", STALLED, "InvalidSpec").await;
     world
         .cluster
@@ -479,7 +485,7 @@ async fn a_hundred_idle_models_cause_no_writes_and_reconcile_side_by_side() {
         world
             .registry
             .set_head(&format!("hyprstream://ns/m{i}"), Ok(A));
-        world.apply_model(&format!("m{i}"), own);
+        world.apply_model(&format!("m{i}"), &own);
     }
     for i in 0..100 {
         world.settled(&format!("m{i}"), A).await;
@@ -498,7 +504,7 @@ async fn a_hundred_idle_models_cause_no_writes_and_reconcile_side_by_side() {
 async fn an_operator_killed_at_any_time_converges_afterwards() {
     let mut world = World::new().await;
     world.registry.push("ns", "m", A);
-    world.apply_model("m", spec());
+    world.apply_model("m", &spec());
     for step in 1..12 {
         let before = world.cluster.writes().len();
         world

@@ -85,14 +85,14 @@ pub fn events(before: &ModelStatus, after: &ModelStatus) -> Vec<Event> {
         events.push(normal(
             "NewCommit",
             "Resolve",
-            format!("the source is at commit {commit}"),
+            &format!("the source is at commit {commit}"),
         ));
     }
     if after.last_known_good != before.last_known_good
         && let Some(commit) = &after.last_known_good
     {
         let note = format!("all workers run commit {commit}");
-        events.push(normal("Serving", "RollOut", note));
+        events.push(normal("Serving", "RollOut", &note));
     }
     if after.failed != before.failed
         && let Some(failed) = &after.failed
@@ -105,7 +105,7 @@ pub fn events(before: &ModelStatus, after: &ModelStatus) -> Vec<Event> {
             "commit {}: {}: {}{then}",
             failed.commit, failed.reason, failed.message
         );
-        events.push(warning(reason::COMMIT_FAILED, "RollOut", note));
+        events.push(warning(reason::COMMIT_FAILED, "RollOut", &note));
     }
     for kind in [SOURCE_RESOLVED, STALLED] {
         let bad = if kind == STALLED { "True" } else { "False" };
@@ -126,18 +126,18 @@ pub fn events(before: &ModelStatus, after: &ModelStatus) -> Vec<Event> {
         }
         let known = before.condition(kind);
         if known.is_none_or(|k| k.status != bad || k.reason != now.reason) {
-            events.push(warning(&now.reason, "Reconcile", now.message.clone()));
+            events.push(warning(&now.reason, "Reconcile", &now.message));
         }
     }
     events
 }
 
-fn normal(reason: &str, action: &'static str, note: String) -> Event {
-    event(false, reason, action, &note)
+fn normal(reason: &str, action: &'static str, note: &str) -> Event {
+    event(false, reason, action, note)
 }
 
-fn warning(reason: &str, action: &'static str, note: String) -> Event {
-    event(true, reason, action, &note)
+fn warning(reason: &str, action: &'static str, note: &str) -> Event {
+    event(true, reason, action, note)
 }
 
 fn event(is_warning: bool, reason: &str, action: &'static str, note: &str) -> Event {

@@ -6,18 +6,20 @@ pub mod census;
 pub mod decide;
 pub mod events;
 pub mod fetch;
+mod memory;
 pub mod prune;
+mod scene;
 pub mod status;
 pub mod validate;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     convert::Infallible,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use hyprstream_api::{FailedCommit, Model, ModelStatus};
+use hyprstream_api::{Model, ModelStatus};
 use hyprstream_contract::label;
 use k8s_openapi::{api::core::v1::PersistentVolumeClaim, jiff::Timestamp};
 use kube::{
@@ -27,27 +29,30 @@ use kube::{
 };
 use serde_json::json;
 
+pub use self::memory::Memory;
 use self::{
     apply::{Applier, ApplyError, Help},
     build::{NewVolume, Revision},
-    census::{Census, census},
-    decide::{Situation, decide},
+    census::Census,
+    decide::Decision,
     events::Recorder,
     fetch::Existing,
+    scene::Scene,
     status::Observed,
     validate::{Plan, validate},
 };
 use crate::{
     args::Images,
     cache::Caches,
+    chain,
     metrics::Metrics,
     source::{Findings, Sources},
 };
 
 /// How often everything is looked at again though nothing happened.
-const RESYNC: Duration = Duration::from_secs(900);
+const RESYNC: Duration = Duration::from_mins(15);
 /// Longest pause after failed requests.
-const LAST_PAUSE: Duration = Duration::from_secs(300);
+const LAST_PAUSE: Duration = Duration::from_mins(5);
 /// How often the kubelet's events about a mount are asked for.
 const MOUNT_CHECK: Duration = Duration::from_secs(5);
 
@@ -71,33 +76,6 @@ pub struct Context {
     pub memory: Arc<Memory>,
 }
 
-/// What is remembered of Models between reconciliations. Nothing in it is needed to converge.
-#[derive(Default)]
-pub struct Memory(Mutex<HashMap<String, Remembered>>);
-
-#[derive(Default)]
-struct Remembered {
-    /// Failed reconciliations in a row.
-    failures: u32,
-    /// The status last written, and the version of the object with it.
-    written: Option<(u64, ModelStatus)>,
-    /// The pod whose mount was last asked after, when, and the answer.
-    mount: Option<(String, Instant, Option<String>)>,
-}
-
-impl Memory {
-    fn with<T>(&self, uid: &str, look: impl FnOnce(&mut Remembered) -> T) -> T {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        look(all.entry(uid.to_owned()).or_default())
-    }
-
-    /// Forgets Models that `keep` does not name.
-    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|uid, _| keep(uid));
-    }
-}
-
 /// Brings the cluster nearer to what a Model asks for and says in its status how far it is. Never
 /// fails: an error is in the status, and in when to look again.
 pub async fn reconcile(model: Arc<Model>, context: Arc<Context>) -> Result<Action, Infallible> {
@@ -115,14 +93,6 @@ pub async fn reconcile(model: Arc<Model>, context: Arc<Context>) -> Result<Actio
         .reconcile_seconds
         .observe(started.elapsed().as_secs_f64());
     Ok(action)
-}
-
-/// What a reconciliation came to.
-#[derive(Default)]
-struct Outcome {
-    target: Option<Revision>,
-    failed: Option<FailedCommit>,
-    error: Option<ApplyError>,
 }
 
 impl Context {
@@ -149,40 +119,28 @@ impl Context {
             }
         };
         let existing = Existing::of(model, &self.caches);
-        let now = Timestamp::now();
-
-        let mut outcome = Outcome {
-            target: existing.current(),
-            failed: before.failed.clone(),
-            error: None,
+        let scene = Scene {
+            model,
+            before: &before,
+            plan: plan.as_ref(),
+            findings: &findings,
+            existing: &existing,
+            retry,
+            now: Timestamp::now(),
         };
-        if let Ok(plan) = &plan
-            && !model.spec.suspend
-        {
-            let new = findings
-                .mirrored
-                .as_ref()
-                .map(|m| build::new_volume(plan, m));
-            self.choose(
-                &mut outcome,
-                plan,
-                new.as_ref(),
-                &existing,
-                &before,
-                &findings,
-                retry,
-                now,
-            );
-            outcome.error = self
-                .apply(plan, new.as_ref(), &outcome, &existing)
+        let latest = scene.latest_volume();
+        let Decision { target, failed } = scene.decide(latest.as_ref());
+        let error = match scene.active() {
+            Some(plan) => self
+                .apply(plan, latest.as_ref(), target.as_ref(), &existing)
                 .await
-                .err();
-            if let Some(error) = &outcome.error {
-                tracing::warn!(error = error as &dyn std::error::Error, "cannot apply");
-            }
+                .err(),
+            None => None,
+        };
+        if let Some(error) = &error {
+            tracing::warn!(error = chain(error), "cannot apply");
         }
-
-        let census = self.census(model, plan.as_ref().ok(), &outcome, &existing, now);
+        let census = scene.census(target.as_ref());
         let mount_problem = self.mount_problem(&uid, model, &census).await;
         let pods_refused = existing.pods_refused();
         let observed = Observed {
@@ -190,22 +148,19 @@ impl Context {
             before: &before,
             plan: plan.as_ref(),
             findings: &findings,
-            is_bound: outcome
-                .target
-                .as_ref()
-                .is_some_and(|t| existing.is_bound(&t.claim)),
-            target: outcome.target.as_ref(),
-            failed: outcome.failed.clone(),
+            is_bound: target.as_ref().is_some_and(|t| existing.is_bound(&t.claim)),
+            target: target.as_ref(),
+            failed,
             census: &census,
             mount_problem: mount_problem.as_deref(),
             pods_refused: pods_refused.as_deref(),
-            apply_error: outcome.error.as_ref(),
+            apply_error: error.as_ref(),
             handled: if retry { reconcile_at } else { handled },
-            now,
+            now: scene.now,
         };
         let after = status::status(&observed);
         let written = self.write_status(model, &uid, &before, &after).await;
-        self.finish(&uid, &outcome, &census, written)
+        self.finish(&uid, error.as_ref(), &census, &written)
     }
 
     /// The status last written, which the cache may not show yet.
@@ -220,48 +175,11 @@ impl Context {
         })
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the parts of one situation")]
-    fn choose(
-        &self,
-        outcome: &mut Outcome,
-        plan: &Plan,
-        new: Option<&NewVolume>,
-        existing: &Existing,
-        before: &ModelStatus,
-        findings: &Findings,
-        retry: bool,
-        now: Timestamp,
-    ) {
-        let candidate = new.map(|n| &n.revision);
-        let attempt = candidate
-            .map(|c| build::attempt(plan, c))
-            .unwrap_or_default();
-        // Pods count against the commit only once the Deployment names it.
-        let problem = candidate
-            .map(|c| build::revision_of(plan, c))
-            .filter(|revision| existing.current_revision() == Some(revision))
-            .and_then(|revision| census(&existing.pods, &revision, deadline(plan), now).problem);
-        let latest = findings.latest.as_ref().map(ToString::to_string);
-        let decision = decide(&Situation {
-            candidate,
-            attempt: &attempt,
-            current: existing.current().as_ref(),
-            claims: &existing.revisions(),
-            last_known_good: before.last_known_good.as_deref(),
-            failed: before.failed.as_ref(),
-            latest: latest.as_deref(),
-            problem: problem.as_ref(),
-            retry,
-        });
-        outcome.target = decision.target;
-        outcome.failed = decision.failed;
-    }
-
     async fn apply(
         &self,
         plan: &Plan,
         new: Option<&NewVolume>,
-        outcome: &Outcome,
+        target: Option<&Revision>,
         existing: &Existing,
     ) -> Result<(), ApplyError> {
         let namespace = Some(plan.namespace.as_str());
@@ -269,7 +187,7 @@ impl Context {
         self.applier
             .ensure(plan, &build::service(plan), service.as_deref())
             .await?;
-        let Some(target) = &outcome.target else {
+        let Some(target) = target else {
             return Ok(());
         };
         if let Some(new) = new.filter(|n| n.revision == *target) {
@@ -314,23 +232,6 @@ impl Context {
         Ok(())
     }
 
-    fn census(
-        &self,
-        model: &Model,
-        plan: Option<&Plan>,
-        outcome: &Outcome,
-        existing: &Existing,
-        now: Timestamp,
-    ) -> Census {
-        // A spec that does not count leaves the Deployment as it is.
-        let revision = match (plan, &outcome.target) {
-            (Some(plan), Some(target)) if !model.spec.suspend => build::revision_of(plan, target),
-            _ => existing.current_revision().unwrap_or_default().to_owned(),
-        };
-        let seconds = u64::try_from(model.spec.rollout.progress_deadline_seconds).unwrap_or(0);
-        census(&existing.pods, &revision, Duration::from_secs(seconds), now)
-    }
-
     /// Asks for the kubelet's events about a pod that waits for its volume, now and then.
     async fn mount_problem(&self, uid: &str, model: &Model, census: &Census) -> Option<String> {
         let Some(pod) = &census.waiting_for_volume else {
@@ -353,10 +254,7 @@ impl Context {
                 answer
             }
             Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "cannot list events"
-                );
+                tracing::warn!(error = chain(&error), "cannot list events");
                 None
             }
         }
@@ -389,10 +287,7 @@ impl Context {
             // Deleted, or deleted and made again: its successor has a reconciliation of its own.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Ok(()),
             Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "cannot write the status"
-                );
+                tracing::warn!(error = chain(&error), "cannot write the status");
                 return Err(error);
             }
         };
@@ -404,10 +299,7 @@ impl Context {
             tracing::info!(reason = event.reason, note = event.note, "event");
             self.metrics.writes.with_label_values(&["Event"]).inc();
             if let Err(error) = self.recorder.publish(model, &event).await {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "cannot write an event"
-                );
+                tracing::warn!(error = chain(&error), "cannot write an event");
             }
         }
         Ok(())
@@ -417,11 +309,11 @@ impl Context {
     fn finish(
         &self,
         uid: &str,
-        outcome: &Outcome,
+        error: Option<&ApplyError>,
         census: &Census,
-        written: Result<(), kube::Error>,
+        written: &Result<(), kube::Error>,
     ) -> Action {
-        let result = match (&outcome.error, &written) {
+        let result = match (error, written) {
             (Some(error), _) => error.reason(),
             (None, Err(_)) => hyprstream_api::condition::reason::API_ERROR,
             (None, Ok(())) => "ok",
@@ -439,7 +331,7 @@ impl Context {
         if failures == 0 {
             return Action::requeue(again);
         }
-        let first = match &outcome.error {
+        let first = match error {
             Some(error) if error.action() == Help::Edit => Duration::from_secs(10),
             _ => Duration::from_secs(1),
         };
@@ -448,11 +340,6 @@ impl Context {
             .min(LAST_PAUSE);
         Action::requeue(pause.min(again))
     }
-}
-
-fn deadline(plan: &Plan) -> Duration {
-    let seconds = u64::try_from(plan.spec.rollout.progress_deadline_seconds).unwrap_or(0);
-    Duration::from_secs(seconds)
 }
 
 fn version(model: &Model) -> Option<u64> {

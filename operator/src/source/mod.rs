@@ -31,7 +31,7 @@ use kube::{Client, runtime::reflector::ObjectRef};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::registry::Registry;
+use crate::{chain, registry::Registry};
 
 /// How many upstreams are asked at once.
 const SLOTS: usize = 32;
@@ -128,7 +128,7 @@ impl Default for Pace {
     fn default() -> Self {
         Self {
             first_pause: Duration::from_secs(5),
-            last_pause: Duration::from_secs(300),
+            last_pause: Duration::from_mins(5),
             secret: Duration::from_secs(10),
             poll: Duration::from_secs(1),
             report: Duration::from_secs(3),
@@ -278,7 +278,7 @@ pub async fn follow_pushes(registry: Registry, sources: Arc<Sources>) {
             }
             Err(error) => {
                 tracing::warn!(
-                    error = &error as &dyn std::error::Error,
+                    error = chain(&error),
                     "cannot follow pushes to the registry"
                 );
                 tokio::time::sleep(pause).await;

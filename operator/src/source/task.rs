@@ -22,7 +22,7 @@ use super::{
     Findings, Mirrored, Problem, Progress, Shared, SourceKey, Trigger, own_repository,
     secret::{self, SecretError},
 };
-use crate::registry::RegistryError;
+use crate::{chain, registry::RegistryError};
 
 pub(super) struct Task {
     pub(super) shared: Arc<Shared>,
@@ -98,7 +98,7 @@ impl Task {
             Some(name) => {
                 let found = secret::read(&self.shared.client, &self.key.namespace, name)
                     .await
-                    .map_err(secret_failure)?;
+                    .map_err(|error| secret_failure(&error))?;
                 version = Some(found.version);
                 Some(found.credentials)
             }
@@ -231,7 +231,7 @@ impl Task {
             other => {
                 tracing::warn!(
                     model = %self.model,
-                    error = other as &dyn std::error::Error,
+                    error = chain(other),
                     "the registry does not answer"
                 );
                 let problem = Problem {
@@ -271,7 +271,7 @@ impl Task {
     async fn wait_after_failure(&self, pause: Duration, version: Option<&str>) {
         // A push is the usual cure for what an own repository lacks, and it wakes.
         let pause = if own_repository(&self.key.url).is_some() {
-            pause.min(Duration::from_secs(60))
+            pause.min(Duration::from_mins(1))
         } else {
             pause
         };
@@ -310,11 +310,10 @@ fn refused(error: &ApiError) -> Problem {
     }
 }
 
-fn secret_failure(error: SecretError) -> Failure {
+fn secret_failure(error: &SecretError) -> Failure {
     use condition::reason::{API_ERROR, INVALID_SECRET, SECRET_NOT_FOUND};
-    let (reason, secret, retriable) = match &error {
-        SecretError::Get(..) => (API_ERROR, None, true),
-        SecretError::Forbidden(_) => (API_ERROR, None, true),
+    let (reason, secret, retriable) = match error {
+        SecretError::Get(..) | SecretError::Forbidden(_) => (API_ERROR, None, true),
         SecretError::NotFound(_) => (SECRET_NOT_FOUND, None, false),
         SecretError::Invalid { version, .. } => (INVALID_SECRET, Some(version.clone()), false),
     };

@@ -51,7 +51,7 @@ impl Cluster {
     pub fn new() -> Self {
         Self {
             state: Arc::default(),
-            events: broadcast::channel(4096).0,
+            events: broadcast::channel(1 << 16).0,
         }
     }
 
@@ -217,7 +217,7 @@ fn parse(path: &str) -> Option<Target> {
     let mut next = parts.next()?;
     let mut namespace = String::new();
     if next == "namespaces" {
-        namespace = parts.next()?.to_owned();
+        parts.next()?.clone_into(&mut namespace);
         next = parts.next()?;
     }
     Some(Target {

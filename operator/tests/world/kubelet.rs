@@ -1,7 +1,7 @@
 //! What the controllers of Kubernetes and the kubelet do with Deployments, claims and volumes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -36,8 +36,16 @@ pub async fn run(cluster: Cluster, fates: Fates) {
     let mut count = 0;
     loop {
         bind(&cluster);
+        let mut pods: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        for pod in cluster.list(PODS) {
+            let owner = text(&pod["metadata"]["ownerReferences"][0]["uid"]).to_owned();
+            pods.entry(owner).or_default().push(pod);
+        }
         for deployment in cluster.list(DEPLOYMENTS) {
-            roll(&cluster, &deployment, &fates, &mut count);
+            let own = pods
+                .remove(text(&deployment["metadata"]["uid"]))
+                .unwrap_or_default();
+            roll(&cluster, &deployment, &own, &fates, &mut count);
         }
         orphans(&cluster);
         tokio::time::sleep(Duration::from_millis(15)).await;
@@ -45,23 +53,24 @@ pub async fn run(cluster: Cluster, fates: Fates) {
 }
 
 fn bind(cluster: &Cluster) {
-    let claims = cluster.list(CLAIMS);
-    for claim in &claims {
+    let mut claims = BTreeSet::new();
+    for claim in cluster.list(CLAIMS) {
+        let meta = &claim["metadata"];
+        let (namespace, name) = (text(&meta["namespace"]), text(&meta["name"]));
+        claims.insert((namespace.to_owned(), name.to_owned()));
         if claim["status"]["phase"].is_null() {
-            let meta = &claim["metadata"];
-            let (namespace, name) = (text(&meta["namespace"]), text(&meta["name"]));
             cluster.change(CLAIMS, namespace, name, |c| {
-                c["status"]["phase"] = json!("Bound")
+                c["status"]["phase"] = json!("Bound");
             });
         }
     }
     for volume in cluster.list(VOLUMES) {
         let claim = &volume["spec"]["claimRef"];
-        let has = claims.iter().any(|c| {
-            c["metadata"]["name"] == claim["name"]
-                && c["metadata"]["namespace"] == claim["namespace"]
-        });
-        let phase = match (has, volume["status"]["phase"].as_str()) {
+        let claim = (
+            text(&claim["namespace"]).to_owned(),
+            text(&claim["name"]).to_owned(),
+        );
+        let phase = match (claims.contains(&claim), volume["status"]["phase"].as_str()) {
             (true, None | Some("Available")) => "Bound",
             (false, Some("Bound")) => "Released",
             _ => continue,
@@ -72,20 +81,15 @@ fn bind(cluster: &Cluster) {
 }
 
 /// A rolling update with maxSurge 1 and maxUnavailable 0, in coarse steps.
-fn roll(cluster: &Cluster, deployment: &Value, fates: &Fates, count: &mut usize) {
+fn roll(cluster: &Cluster, deployment: &Value, pods: &[Value], fates: &Fates, count: &mut usize) {
     let wanted = deployment["spec"]["replicas"].as_u64().unwrap_or(1) as usize;
     let template = &deployment["spec"]["template"];
     let revision = &template["metadata"]["labels"]["hyprstream.io/revision"];
-    let pods: Vec<Value> = cluster
-        .list(PODS)
-        .into_iter()
-        .filter(|p| p["metadata"]["ownerReferences"][0]["uid"] == deployment["metadata"]["uid"])
-        .collect();
     let (new, old): (Vec<&Value>, Vec<&Value>) = pods
         .iter()
         .partition(|p| p["metadata"]["labels"]["hyprstream.io/revision"] == *revision);
     let is_ready = |p: &&Value| p["status"]["conditions"][0]["status"] == "True";
-    let ready = new.iter().copied().filter(|p| is_ready(&p)).count();
+    let ready = new.iter().copied().filter(is_ready).count();
     let remove = |pod: &Value| {
         let meta = &pod["metadata"];
         cluster.delete(PODS, text(&meta["namespace"]), text(&meta["name"]));
@@ -94,12 +98,14 @@ fn roll(cluster: &Cluster, deployment: &Value, fates: &Fates, count: &mut usize)
         new[wanted..].iter().for_each(|p| remove(p));
     }
     if ready >= wanted {
-        old.iter().for_each(|p| remove(p));
+        for pod in &old {
+            remove(pod);
+        }
     } else {
         // Old workers that never became ready go first, as the ReplicaSets have it.
         old.iter()
             .copied()
-            .filter(|p| !is_ready(&p))
+            .filter(|p| !is_ready(p))
             .for_each(remove);
     }
     for _ in new.len()..wanted {
@@ -174,14 +180,14 @@ fn create(cluster: &Cluster, deployment: &Value, number: usize, fate: &Fate) {
 
 /// The ReplicaSet between is not played, so the pods of a gone Deployment go here.
 fn orphans(cluster: &Cluster) {
-    let live: Vec<Value> = cluster
+    let live: BTreeSet<String> = cluster
         .list(DEPLOYMENTS)
         .iter()
-        .map(|d| d["metadata"]["uid"].clone())
+        .map(|d| text(&d["metadata"]["uid"]).to_owned())
         .collect();
     for pod in cluster.list(PODS) {
         let meta = &pod["metadata"];
-        if !live.contains(&meta["ownerReferences"][0]["uid"]) {
+        if !live.contains(text(&meta["ownerReferences"][0]["uid"])) {
             cluster.delete(PODS, text(&meta["namespace"]), text(&meta["name"]));
         }
     }

@@ -1,12 +1,19 @@
 //! A cluster, a registry and an operator in one process.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "in tests a surprise is a failure"
+)]
+#![allow(missing_docs, reason = "names say it")]
 
 pub mod cluster;
 pub mod kubelet;
 pub mod registry;
 
 use std::{
+    fmt::Write,
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
@@ -38,7 +45,7 @@ pub const C: &str = "cccccccccccccccccccccccccccccccccccccccc";
 pub const URL: &str = "hyprstream://ns/m";
 
 /// How long a test waits for what must come. Machines that build are slow.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 pub struct World {
     pub cluster: Cluster,
@@ -127,7 +134,7 @@ impl World {
         self.fates.lock().unwrap().insert(commit.to_owned(), fate);
     }
 
-    pub fn apply_model(&self, name: &str, spec: Value) {
+    pub fn apply_model(&self, name: &str, spec: &Value) {
         let model = json!({
             "apiVersion": "hyprstream.io/v1alpha1", "kind": "Model",
             "metadata": {"name": name, "namespace": "ns"}, "spec": spec,
@@ -180,9 +187,11 @@ impl World {
     pub async fn wait(&self, what: &str, is: impl Fn() -> bool) {
         let begun = tokio::time::Instant::now();
         while !is() {
-            if begun.elapsed() > PATIENCE {
-                panic!("never: {what}\n{}", self.summary());
-            }
+            assert!(
+                begun.elapsed() <= PATIENCE,
+                "never: {what}\n{}",
+                self.summary()
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -192,16 +201,18 @@ impl World {
         let mut text = String::new();
         for model in self.cluster.list(MODELS) {
             let status = &model["status"];
-            text += &format!(
-                "{} commit {}\n",
+            let _ = writeln!(
+                text,
+                "{} commit {}",
                 model["metadata"]["name"], status["commit"]
             );
             for condition in status["conditions"].as_array().into_iter().flatten() {
                 let Value::Object(c) = condition else {
                     continue;
                 };
-                text += &format!(
-                    "  {} {} {} {}\n",
+                let _ = writeln!(
+                    text,
+                    "  {} {} {} {}",
                     c["type"], c["status"], c["reason"], c["message"]
                 );
             }

@@ -11,7 +11,7 @@ use crate::{
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-fn plan(spec: serde_json::Value) -> Plan {
+fn plan(spec: &serde_json::Value) -> Plan {
     let model: Model = serde_json::from_value(json!({
         "apiVersion": "hyprstream.io/v1alpha1", "kind": "Model",
         "metadata": {"name": "smollm2", "namespace": "default", "uid": "1b4e28ba"},
@@ -28,7 +28,7 @@ fn plan(spec: serde_json::Value) -> Plan {
 }
 
 fn simple() -> Plan {
-    plan(json!({"source": {"url": "hyprstream://default/smollm2", "ref": {"branch": "main"}}}))
+    plan(&json!({"source": {"url": "hyprstream://default/smollm2", "ref": {"branch": "main"}}}))
 }
 
 fn volume_of(plan: &Plan) -> NewVolume {
@@ -60,7 +60,7 @@ fn a_deployment_and_a_service_of_defaults() {
 
 #[test]
 fn every_field_of_the_spec_arrives_in_the_pod() {
-    let plan = plan(json!({
+    let plan = plan(&json!({
         "source": {"url": "https://example.org/m", "include": ["*.json"]},
         "replicas": 3,
         "rollout": {"maxSurge": "50%", "maxUnavailable": 1, "progressDeadlineSeconds": 60},
@@ -80,7 +80,7 @@ fn every_field_of_the_spec_arrives_in_the_pod() {
 
 #[test]
 fn a_gpu_of_amd_is_a_cuda_device_to_libtorch_with_an_image_of_its_own() {
-    let mut plan = plan(json!({
+    let mut plan = plan(&json!({
         "source": {"url": "https://example.org/m"}, "engine": {"device": "rocm"},
     }));
     assert_eq!(

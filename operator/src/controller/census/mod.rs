@@ -159,12 +159,11 @@ fn look_at(census: &mut Census, pod: &Pod, since: Timestamp, now: Timestamp) {
         let image = status.image.as_str();
         let message = match why {
             // Its own message only says that it waits.
-            "ImagePullBackOff" => format!("image {image} cannot be pulled"),
+            "ImagePullBackOff" | "ErrImagePull" => format!("image {image} cannot be pulled"),
             "ErrImageNeverPull" => {
                 format!("image {image} is not on the node, and may not be pulled")
             }
             "InvalidImageName" => format!("image name {image:?} is invalid"),
-            "ErrImagePull" => format!("image {image} cannot be pulled"),
             _ => waiting.message.clone().unwrap_or_else(|| why.to_owned()),
         };
         let reason = if why.contains("Image") {

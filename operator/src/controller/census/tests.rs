@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use super::*;
 
 const NOW: i64 = 1_000_000;
-const DEADLINE: Duration = Duration::from_secs(600);
+const DEADLINE: Duration = Duration::from_mins(10);
 
 fn time(second: i64) -> String {
     Timestamp::from_second(second).unwrap().to_string()
