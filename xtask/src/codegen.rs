@@ -1,6 +1,6 @@
 //! Generated files that are checked in.
 
-use std::{fs, process::Command};
+use std::fs;
 
 use anyhow::{Context, Result, bail};
 
@@ -17,11 +17,8 @@ const CRDS: [&str; 2] = [
 
 /// Generates anew, or with `check` says whether what is there is current.
 pub(crate) fn run(checkout: &Checkout, check: bool) -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let text = proc::output(
-        Command::new(cargo)
-            .current_dir(checkout.root())
-            .env_remove("CARGO_MANIFEST_DIR")
+        proc::cargo(checkout.root())
             .args([
                 "run",
                 "--quiet",

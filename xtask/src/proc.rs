@@ -9,6 +9,25 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+/// cargo in a folder, as if it was called from a shell. `cargo xtask` sets variables that tell of
+/// xtask; build scripts that watch them would run again, and half of the crates with them.
+pub(crate) fn cargo(folder: &Path) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(folder);
+    for (name, _) in std::env::vars_os() {
+        let of_xtask = name.to_str().is_some_and(|name| {
+            name.starts_with("CARGO_PKG_")
+                || name.starts_with("CARGO_MANIFEST_")
+                || name.starts_with("CARGO_BIN_")
+                || ["CARGO", "CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE"].contains(&name)
+        });
+        if of_xtask {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
+}
+
 /// Runs a program with its output appended to `log`. A failure names what failed, shows the last
 /// lines and says where the rest is.
 pub(crate) fn logged(command: &mut Command, log: &Path) -> Result<()> {

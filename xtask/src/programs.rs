@@ -43,12 +43,10 @@ pub(crate) fn build(
     let libtorch = libtorch::ensure(cache.root())?;
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| checkout.join("target"), |dir| checkout.join(dir));
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = proc::cargo(checkout.root());
     cargo
-        .current_dir(checkout.root())
         .args(["build", "--release", "--locked", "--color", "never"])
-        .env("LIBTORCH", &libtorch)
-        .env_remove("CARGO_MANIFEST_DIR");
+        .env("LIBTORCH", &libtorch);
     for program in CONTROL_PLANE.iter().chain(REGISTRY).chain(WORKER) {
         cargo.args(["--package", program]);
     }
