@@ -166,6 +166,8 @@ impl Supervisor {
             "hs0",
         ])?;
         ip(&["link", "set", "hs0", "up"])?;
+        // A way that is never gone: kube-proxy turns it into that of a pod.
+        ip(&["route", "add", SERVICE_CIDR, "dev", "hs0"])?;
         // What pods send to the world goes to the relay, which connects from the host.
         let rules = format!(
             "table ip egress {{\n\
