@@ -129,7 +129,12 @@ pub fn start(
         eos: files.defaults.eos.clone(),
     };
     let engine = Engine::start(backend, Arc::clone(&tokenizer), config, observer)?;
-    Ok(Loaded { engine, tokenizer, template: files.template, defaults: files.defaults })
+    Ok(Loaded {
+        engine,
+        tokenizer,
+        template: files.template,
+        defaults: files.defaults,
+    })
 }
 
 #[cfg(not(feature = "torch"))]
@@ -161,7 +166,11 @@ fn open(dir: &Path, args: &ModelArgs) -> Result<Box<dyn Backend>, LoadFailure> {
             Some(cause) => format!("{error}: {cause}"),
             None => error.to_string(),
         };
-        LoadFailure::Backend { reason, message, is_final }
+        LoadFailure::Backend {
+            reason,
+            message,
+            is_final,
+        }
     })?;
     Ok(Box::new(backend))
 }

@@ -63,7 +63,10 @@ fn measure(args: &BenchArgs) -> anyhow::Result<Report> {
     let spec = loaded.engine.spec().clone();
     let length = args.prompt_tokens + args.gen_tokens;
     if length > loaded.engine.max_model_len() {
-        bail!("{length} tokens are more than the model's {}", loaded.engine.max_model_len());
+        bail!(
+            "{length} tokens are more than the model's {}",
+            loaded.engine.max_model_len()
+        );
     }
     let mut unique = 0;
     // The first run pays for memory that is touched for the first time.
@@ -104,13 +107,23 @@ fn once(
         .collect::<Result<Vec<_>, _>>()?;
     let answers = block_on(join_all(streams.into_iter().map(drain)));
     let whole = started.elapsed();
-    let stats = answers.into_iter().collect::<anyhow::Result<Vec<Stats>>>()?;
-    let first = stats.iter().map(Stats::time_to_first_token).max().unwrap_or(Duration::ZERO);
+    let stats = answers
+        .into_iter()
+        .collect::<anyhow::Result<Vec<Stats>>>()?;
+    let first = stats
+        .iter()
+        .map(Stats::time_to_first_token)
+        .max()
+        .unwrap_or(Duration::ZERO);
     let decode = whole.saturating_sub(first).as_secs_f64();
     let decoded = batch * (args.gen_tokens - 1);
     Ok([
         (batch * args.prompt_tokens) as f64 / first.as_secs_f64(),
-        if decoded == 0 { 0.0 } else { decoded as f64 / decode },
+        if decoded == 0 {
+            0.0
+        } else {
+            decoded as f64 / decode
+        },
         first.as_secs_f64(),
     ])
 }
@@ -135,7 +148,10 @@ fn request(vocab_size: usize, args: &BenchArgs, unique: u32) -> Request {
         .collect();
     Request {
         prompt,
-        sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
+        sampling: SamplingParams {
+            temperature: 0.0,
+            ..SamplingParams::default()
+        },
         stop: StopRules {
             max_tokens: Some(args.gen_tokens),
             ignore_eos: true,

@@ -11,7 +11,10 @@ const MAX_BYTES: usize = 4096;
 /// Writes `reason` and `message` to the file at `path`. Not being able to is logged only: outside
 /// of a pod there is no such file.
 pub(crate) fn leave(path: &Path, reason: &str, message: &str) {
-    let words = LastWords { reason: reason.to_owned(), message: shorten(message) };
+    let words = LastWords {
+        reason: reason.to_owned(),
+        message: shorten(message),
+    };
     let written = serde_json::to_string(&words)
         .map_err(std::io::Error::from)
         .and_then(|text| fs::write(path, text));
@@ -26,7 +29,10 @@ fn shorten(message: &str) -> String {
     if message.len() <= limit {
         return message.to_owned();
     }
-    let end = (0..=limit).rev().find(|&at| message.is_char_boundary(at)).unwrap_or(0);
+    let end = (0..=limit)
+        .rev()
+        .find(|&at| message.is_char_boundary(at))
+        .unwrap_or(0);
     format!("{}…", &message[..end])
 }
 
@@ -41,7 +47,14 @@ mod tests {
         leave(&path, "InvalidWeights", &"é\"".repeat(10_000));
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.len() <= MAX_BYTES, "{}", text.len());
-        assert_eq!(serde_json::from_str::<LastWords>(&text).unwrap().reason, "InvalidWeights");
-        leave(Path::new("/nonexistent/log"), "InternalError", "nobody reads this");
+        assert_eq!(
+            serde_json::from_str::<LastWords>(&text).unwrap().reason,
+            "InvalidWeights"
+        );
+        leave(
+            Path::new("/nonexistent/log"),
+            "InternalError",
+            "nobody reads this",
+        );
     }
 }

@@ -75,8 +75,9 @@ async fn serve(args: ServeArgs) -> anyhow::Result<End> {
     let identity = Identity::read(&args.model.model, args.name.clone(), args.namespace.clone())?;
     let app = Arc::new(App::new(identity, args.max_body_bytes)?);
     let address = SocketAddr::new(args.host, args.port);
-    let listener =
-        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))?;
     let mut terminate = signal(SignalKind::terminate()).context("no signal handler")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("no signal handler")?;
     let stop = async move {
@@ -85,8 +86,10 @@ async fn serve(args: ServeArgs) -> anyhow::Result<End> {
             _ = interrupt.recv() => {}
         }
     };
-    let options =
-        ServerOptions { drain_timeout: args.drain_timeout, drain_delay: args.drain_delay };
+    let options = ServerOptions {
+        drain_timeout: args.drain_timeout,
+        drain_delay: args.drain_delay,
+    };
     let mut server = Box::pin(server::run(listener, Arc::clone(&app), options, stop));
     info!(%address, model = %args.model.model.display(), "listening, loading the model");
 
@@ -113,10 +116,12 @@ async fn serve(args: ServeArgs) -> anyhow::Result<End> {
 async fn load(args: &ServeArgs, app: &App) -> Result<Loaded, LoadFailure> {
     let (sender, receiver) = oneshot::channel();
     let (model, max_queue, observer) = (args.model.clone(), args.max_queue, app.observer());
-    let loading = thread::Builder::new().name("load".to_owned()).spawn(move || {
-        // Nobody waits any more when the worker was told to stop meanwhile.
-        let _ = sender.send(backend::load(&model, max_queue, observer));
-    });
+    let loading = thread::Builder::new()
+        .name("load".to_owned())
+        .spawn(move || {
+            // Nobody waits any more when the worker was told to stop meanwhile.
+            let _ = sender.send(backend::load(&model, max_queue, observer));
+        });
     match loading {
         Ok(_) => receiver.await.unwrap_or(Err(LoadFailure::Panic)),
         Err(error) => Err(hyprstream_engine::StartError::Thread(error).into()),

@@ -160,6 +160,10 @@ pub enum BackendError {
 
 impl fmt::Display for ModelSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} in {} on {}", self.architecture, self.dtype, self.device)
+        write!(
+            f,
+            "{} in {} on {}",
+            self.architecture, self.dtype, self.device
+        )
     }
 }

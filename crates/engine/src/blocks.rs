@@ -19,7 +19,11 @@ impl BlockPool {
     pub(crate) fn new(num_blocks: usize, block_size: usize) -> Self {
         // Low numbers are handed out first, so that a little used cache stays in few pages.
         let free = (0..num_blocks as BlockId).rev().collect();
-        Self { free, holders: vec![0; num_blocks], block_size }
+        Self {
+            free,
+            holders: vec![0; num_blocks],
+            block_size,
+        }
     }
 
     /// Blocks in all.

@@ -63,7 +63,12 @@ impl FakeBackend {
             weight_bytes: 0,
             kv_cache_bytes: 0,
         };
-        Self { cache: vec![None; num_blocks * 16], spec, logits: Vec::new(), options }
+        Self {
+            cache: vec![None; num_blocks * 16],
+            spec,
+            logits: Vec::new(),
+            options,
+        }
     }
 
     fn check(&self, tokens: &[u32]) -> Result<(), BackendError> {
@@ -106,8 +111,9 @@ impl Backend for FakeBackend {
                 LogitsWanted::All => sequence.position..end,
             };
             for last in wanted {
-                let stored: Option<Vec<u32>> =
-                    (0..=last).map(|p| slot(p).and_then(|slot| self.cache[slot])).collect();
+                let stored: Option<Vec<u32>> = (0..=last)
+                    .map(|p| slot(p).and_then(|slot| self.cache[slot]))
+                    .collect();
                 let stored = stored
                     .ok_or_else(|| BackendError::Fatal("a position was not stored".to_owned()))?;
                 self.logits.extend(logits(&stored, self.options.may_end));
@@ -119,9 +125,11 @@ impl Backend for FakeBackend {
 
 /// The logits that follow `tokens`.
 pub fn logits(tokens: &[u32], may_end: bool) -> Vec<f32> {
-    let seed = tokens.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &token| {
-        (hash ^ u64::from(token)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let seed = tokens
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, &token| {
+            (hash ^ u64::from(token)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
     (0..VOCAB_SIZE as u64)
         .map(|token| {
             let mut bits = (seed ^ token.wrapping_mul(0x9e37_79b9_7f4a_7c15))
@@ -178,7 +186,12 @@ pub fn tokenizer_json() -> Value {
         letters.extend(char::from_u32(code).map(String::from));
     }
     let pairs = ["he", "ll", "th"].map(str::to_owned);
-    for name in specials.map(str::to_owned).into_iter().chain(letters).chain(pairs) {
+    for name in specials
+        .map(str::to_owned)
+        .into_iter()
+        .chain(letters)
+        .chain(pairs)
+    {
         vocab.insert(name, Value::from(vocab.len()));
     }
     let added: Vec<Value> = specials

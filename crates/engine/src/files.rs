@@ -105,7 +105,11 @@ impl ModelFiles {
         let config = json(dir, TOKENIZER_CONFIG)?.unwrap_or_default();
         let template = template(dir, &config)?;
         let defaults = defaults(dir, &config, &tokenizer)?;
-        Ok(Self { tokenizer, template, defaults })
+        Ok(Self {
+            tokenizer,
+            template,
+            defaults,
+        })
     }
 }
 
@@ -122,26 +126,29 @@ fn read(dir: &Path, file: &'static str) -> Result<Option<String>, FilesError> {
         }
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            Err(FilesError::Invalid { file, why: "it is not UTF-8".to_owned() })
-        }
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(FilesError::Invalid {
+            file,
+            why: "it is not UTF-8".to_owned(),
+        }),
         Err(source) => Err(FilesError::Read { file, source }),
     }
 }
 
 fn json(dir: &Path, file: &'static str) -> Result<Option<Map<String, Value>>, FilesError> {
-    let Some(text) = read(dir, file)? else { return Ok(None) };
+    let Some(text) = read(dir, file)? else {
+        return Ok(None);
+    };
     serde_json::from_str(&text)
         .map(Some)
-        .map_err(|error| FilesError::Invalid { file, why: error.to_string() })
+        .map_err(|error| FilesError::Invalid {
+            file,
+            why: error.to_string(),
+        })
 }
 
 /// The template file comes first, then `chat_template` of the configuration: a text, or a list of
 /// named ones of which `default` is taken.
-fn template(
-    dir: &Path,
-    config: &Map<String, Value>,
-) -> Result<Option<ChatTemplate>, FilesError> {
+fn template(dir: &Path, config: &Map<String, Value>) -> Result<Option<ChatTemplate>, FilesError> {
     let source = match read(dir, TEMPLATE)? {
         Some(text) => Some(text),
         None => match config.get("chat_template") {
@@ -154,11 +161,16 @@ fn template(
                 .map(str::to_owned),
             Some(_) => {
                 let why = "chat_template is neither a text nor a list".to_owned();
-                return Err(FilesError::Invalid { file: TOKENIZER_CONFIG, why });
+                return Err(FilesError::Invalid {
+                    file: TOKENIZER_CONFIG,
+                    why,
+                });
             }
         },
     };
-    let Some(source) = source else { return Ok(None) };
+    let Some(source) = source else {
+        return Ok(None);
+    };
     let older = json(dir, "special_tokens_map.json")?.unwrap_or_default();
     let special_tokens = SPECIAL_TOKENS
         .iter()
@@ -173,7 +185,10 @@ fn template(
 /// The text of a special token, which is written as such or as an object.
 fn token_text(value: Option<&Value>) -> Option<String> {
     let value = value?;
-    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
+    value
+        .as_str()
+        .or_else(|| value.get("content")?.as_str())
+        .map(str::to_owned)
 }
 
 /// The members that matter here; others steer things that do not exist here, such as beams.
@@ -237,9 +252,13 @@ fn typed<T: Default + for<'de> Deserialize<'de>>(
     dir: &Path,
     file: &'static str,
 ) -> Result<T, FilesError> {
-    let Some(text) = read(dir, file)? else { return Ok(T::default()) };
-    serde_json::from_str(&text)
-        .map_err(|error| FilesError::Invalid { file, why: error.to_string() })
+    let Some(text) = read(dir, file)? else {
+        return Ok(T::default());
+    };
+    serde_json::from_str(&text).map_err(|error| FilesError::Invalid {
+        file,
+        why: error.to_string(),
+    })
 }
 
 #[cfg(test)]
@@ -249,7 +268,11 @@ mod tests {
 
     fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("tokenizer.json"), fake::tokenizer_json().to_string()).unwrap();
+        fs::write(
+            dir.path().join("tokenizer.json"),
+            fake::tokenizer_json().to_string(),
+        )
+        .unwrap();
         for (name, content) in files {
             fs::write(dir.path().join(name), content).unwrap();
         }
@@ -259,8 +282,11 @@ mod tests {
     #[track_caller]
     fn render(files: &[(&str, &str)]) -> String {
         let files = ModelFiles::load(folder(files).path()).unwrap();
-        let message =
-            TemplateMessage { role: "user".into(), content: "hi".into(), name: None };
+        let message = TemplateMessage {
+            role: "user".into(),
+            content: "hi".into(),
+            name: None,
+        };
         files.template.unwrap().render(&[message], true).unwrap()
     }
 
@@ -272,19 +298,29 @@ mod tests {
             {"name": "default", "template": "D"}]}"#;
         assert_eq!(render(&[("tokenizer_config.json", list)]), "D");
         assert_eq!(
-            render(&[("tokenizer_config.json", text), ("chat_template.jinja", "F")]),
+            render(&[
+                ("tokenizer_config.json", text),
+                ("chat_template.jinja", "F")
+            ]),
             "F"
         );
         let map = ("special_tokens_map.json", r#"{"bos_token": "<s>"}"#);
-        assert_eq!(render(&[map, ("chat_template.jinja", "{{ bos_token }}")]), "<s>");
-        assert!(ModelFiles::load(folder(&[]).path()).unwrap().template.is_none());
+        assert_eq!(
+            render(&[map, ("chat_template.jinja", "{{ bos_token }}")]),
+            "<s>"
+        );
+        assert!(
+            ModelFiles::load(folder(&[]).path())
+                .unwrap()
+                .template
+                .is_none()
+        );
     }
 
     #[test]
     fn endings_come_from_the_first_file_that_names_them() {
-        let eos = |files: &[(&str, &str)]| {
-            ModelFiles::load(folder(files).path()).unwrap().defaults.eos
-        };
+        let eos =
+            |files: &[(&str, &str)]| ModelFiles::load(folder(files).path()).unwrap().defaults.eos;
         let tokenizer = ("tokenizer_config.json", r#"{"eos_token": "</s>"}"#);
         let config = ("config.json", r#"{"eos_token_id": 2, "x": 1}"#);
         let generation = ("generation_config.json", r#"{"eos_token_id": [1, 2]}"#);
@@ -297,10 +333,14 @@ mod tests {
 
     #[test]
     fn sampling_defaults_are_read_and_nonsense_is_left_out() {
-        let config = r#"{"temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0, "num_beams": 1}"#;
+        let config =
+            r#"{"temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0, "num_beams": 1}"#;
         let files = ModelFiles::load(folder(&[("generation_config.json", config)]).path());
         let defaults = files.unwrap().defaults;
-        assert_eq!((defaults.temperature, defaults.top_p), (Some(0.6), Some(0.95)));
+        assert_eq!(
+            (defaults.temperature, defaults.top_p),
+            (Some(0.6), Some(0.95))
+        );
         assert_eq!((defaults.top_k, defaults.min_p), (Some(20), None));
     }
 
@@ -308,11 +348,23 @@ mod tests {
     fn a_broken_file_is_named_with_a_reason() {
         for (name, content, reason) in [
             ("tokenizer.json", "{", "InvalidTokenizer"),
-            ("tokenizer.json", "version https://git-lfs.github.com/spec/v1", "InvalidTokenizer"),
+            (
+                "tokenizer.json",
+                "version https://git-lfs.github.com/spec/v1",
+                "InvalidTokenizer",
+            ),
             ("tokenizer_config.json", "[]", "InvalidTokenizer"),
-            ("tokenizer_config.json", r#"{"chat_template": 1}"#, "InvalidTokenizer"),
+            (
+                "tokenizer_config.json",
+                r#"{"chat_template": 1}"#,
+                "InvalidTokenizer",
+            ),
             ("chat_template.jinja", "{% if %}", "InvalidTokenizer"),
-            ("generation_config.json", r#"{"eos_token_id": "x"}"#, "InvalidConfig"),
+            (
+                "generation_config.json",
+                r#"{"eos_token_id": "x"}"#,
+                "InvalidConfig",
+            ),
         ] {
             let error = ModelFiles::load(folder(&[(name, content)]).path()).unwrap_err();
             assert_eq!(error.reason(), reason, "{name}: {error}");

@@ -97,7 +97,13 @@ pub struct ApiError {
 impl ApiError {
     /// An error of `kind` without a field or code.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), param: None, code: None, retry_after: None }
+        Self {
+            kind,
+            message: message.into(),
+            param: None,
+            code: None,
+            retry_after: None,
+        }
     }
 
     /// A 400 that names the field `param`. The message begins with the field's name.

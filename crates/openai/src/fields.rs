@@ -23,7 +23,10 @@ impl Fields {
                 .with_code("invalid_json")
         })?;
         match value {
-            Value::Object(map) => Ok(Self { map, path: String::new() }),
+            Value::Object(map) => Ok(Self {
+                map,
+                path: String::new(),
+            }),
             other => Err(ApiError::new(
                 ErrorKind::Invalid,
                 format!("the body must be a JSON object, not {}", kind(&other)),
@@ -35,15 +38,20 @@ impl Fields {
     pub(crate) fn new(value: Value, path: String) -> Result<Self> {
         match value {
             Value::Object(map) => Ok(Self { map, path }),
-            other => {
-                Err(ApiError::invalid(path, format!("must be an object, not {}", kind(&other))))
-            }
+            other => Err(ApiError::invalid(
+                path,
+                format!("must be an object, not {}", kind(&other)),
+            )),
         }
     }
 
     /// The full name of the field `name`.
     pub(crate) fn name(&self, name: &str) -> String {
-        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+        if self.path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.path)
+        }
     }
 
     /// The error that the field `name` is wrong because of `why`.
@@ -56,11 +64,12 @@ impl Fields {
     }
 
     pub(crate) fn required(&mut self, name: &str) -> Result<Value> {
-        self.take(name).ok_or_else(|| self.error(name, "is required"))
+        self.take(name)
+            .ok_or_else(|| self.error(name, "is required"))
     }
 
     pub(crate) fn boolean(&mut self, name: &str) -> Result<Option<bool>> {
-        self.typed(name, "true or false", |value| value.as_bool())
+        self.typed(name, "true or false", Value::as_bool)
     }
 
     pub(crate) fn string(&mut self, name: &str) -> Result<Option<String>> {
@@ -88,13 +97,11 @@ impl Fields {
     }
 
     /// A finite number within `range`.
-    pub(crate) fn number(
-        &mut self,
-        name: &str,
-        range: RangeInclusive<f64>,
-    ) -> Result<Option<f64>> {
+    pub(crate) fn number(&mut self, name: &str, range: RangeInclusive<f64>) -> Result<Option<f64>> {
         let expected = format!("a number from {} to {}", range.start(), range.end());
-        self.typed(name, &expected, |value| value.as_f64().filter(|v| range.contains(v)))
+        self.typed(name, &expected, |value| {
+            value.as_f64().filter(|v| range.contains(v))
+        })
     }
 
     /// A whole number within `range`; `1.0` is one, as in JSON schema.
@@ -110,7 +117,9 @@ impl Fields {
         } else {
             format!("a whole number from {} to {}", range.start(), range.end())
         };
-        self.typed(name, &expected, |value| integer(value).filter(|v| range.contains(v)))
+        self.typed(name, &expected, |value| {
+            integer(value).filter(|v| range.contains(v))
+        })
     }
 
     /// Refuses the field `name` if it is there.
@@ -135,8 +144,10 @@ impl Fields {
             None => Ok(()),
             Some(name) => {
                 let name = self.name(&excerpt(name));
-                Err(ApiError::invalid(name, "is not a field that this server knows")
-                    .with_code("unknown_field"))
+                Err(
+                    ApiError::invalid(name, "is not a field that this server knows")
+                        .with_code("unknown_field"),
+                )
             }
         }
     }
@@ -176,7 +187,10 @@ pub(crate) fn integer(value: &Value) -> Option<i64> {
     // 2^53: beyond it a float names no particular integer.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     value.as_i64().or_else(|| {
-        value.as_f64().filter(|v| v.fract() == 0.0 && v.abs() <= EXACT).map(|v| v as i64)
+        value
+            .as_f64()
+            .filter(|v| v.fract() == 0.0 && v.abs() <= EXACT)
+            .map(|v| v as i64)
     })
 }
 

@@ -14,7 +14,10 @@ pub struct ModelList {
 impl ModelList {
     /// The list of `data`.
     pub fn new(data: Vec<Model>) -> Self {
-        Self { object: "list".to_owned(), data }
+        Self {
+            object: "list".to_owned(),
+            data,
+        }
     }
 }
 

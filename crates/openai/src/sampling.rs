@@ -103,24 +103,31 @@ impl Sampling {
 }
 
 /// The token count `name` of at least `least`.
-pub(crate) fn tokens(
-    fields: &mut Fields,
-    name: &str,
-    least: i64,
-) -> Result<Option<u32>, ApiError> {
-    Ok(fields.integer(name, least..=MAX_TOKENS)?.map(|count| count as u32))
+pub(crate) fn tokens(fields: &mut Fields, name: &str, least: i64) -> Result<Option<u32>, ApiError> {
+    Ok(fields
+        .integer(name, least..=MAX_TOKENS)?
+        .map(|count| count as u32))
 }
 
 /// Fields that change nothing about an answer here, and fields of features that are not there.
 pub(crate) fn common_extras(fields: &mut Fields) -> Result<(), ApiError> {
     fields.string("user")?;
-    for absent in ["adapters", "allowed_token_ids", "bad_words", "structured_outputs"] {
+    for absent in [
+        "adapters",
+        "allowed_token_ids",
+        "bad_words",
+        "structured_outputs",
+    ] {
         fields.refuse(absent, "is not supported by this server")?;
     }
     for absent in ["prompt_logprobs", "cache_salt"] {
         fields.refuse(absent, "is not supported by this server")?;
     }
-    fields.only("priority", &[0.into()], "is not supported by this server; only 0 is accepted")
+    fields.only(
+        "priority",
+        &[0.into()],
+        "is not supported by this server; only 0 is accepted",
+    )
 }
 
 fn above_zero(fields: &mut Fields, name: &str, most: f64) -> Result<Option<f64>, ApiError> {
@@ -139,8 +146,9 @@ fn stream_options(fields: &mut Fields, stream: bool) -> Result<StreamOptions, Ap
         return Err(fields.error("stream_options", "is allowed only when stream is true"));
     }
     let mut options = Fields::new(options, "stream_options".to_owned())?;
-    let read =
-        StreamOptions { include_usage: options.boolean("include_usage")?.unwrap_or(false) };
+    let read = StreamOptions {
+        include_usage: options.boolean("include_usage")?.unwrap_or(false),
+    };
     options.only(
         "include_obfuscation",
         &[false.into()],
@@ -166,8 +174,10 @@ fn stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
             Value::String(text) if text.is_empty() => {
                 Err(fields.error("stop", "an empty string would stop at once"))
             }
-            Value::String(text) if text.len() > MAX_STOP_BYTES => Err(fields
-                .error("stop", format!("a string is longer than {MAX_STOP_BYTES} bytes"))),
+            Value::String(text) if text.len() > MAX_STOP_BYTES => Err(fields.error(
+                "stop",
+                format!("a string is longer than {MAX_STOP_BYTES} bytes"),
+            )),
             Value::String(text) => Ok(text),
             other => Err(fields.wrong("stop", "a string or an array of strings", &other)),
         })
@@ -177,9 +187,14 @@ fn stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
 fn stop_token_ids(fields: &mut Fields) -> Result<Vec<u32>, ApiError> {
     let ids = fields.array("stop_token_ids")?.unwrap_or_default();
     if ids.len() > MAX_TOKEN_LIST {
-        return Err(fields.error("stop_token_ids", format!("has more than {MAX_TOKEN_LIST} ids")));
+        return Err(fields.error(
+            "stop_token_ids",
+            format!("has more than {MAX_TOKEN_LIST} ids"),
+        ));
     }
-    ids.iter().map(|id| token_id(id, "stop_token_ids")).collect()
+    ids.iter()
+        .map(|id| token_id(id, "stop_token_ids"))
+        .collect()
 }
 
 /// The token id that `value` is.
@@ -193,16 +208,26 @@ pub(crate) fn token_id(value: &Value, param: &str) -> Result<u32, ApiError> {
 fn logit_bias(fields: &mut Fields) -> Result<BTreeMap<u32, f32>, ApiError> {
     let map = fields.object("logit_bias")?.unwrap_or_default();
     if map.len() > MAX_TOKEN_LIST {
-        return Err(fields.error("logit_bias", format!("has more than {MAX_TOKEN_LIST} entries")));
+        return Err(fields.error(
+            "logit_bias",
+            format!("has more than {MAX_TOKEN_LIST} entries"),
+        ));
     }
     map.iter()
         .map(|(id, bias)| {
             let id = id.parse::<u32>().map_err(|_| {
                 fields.error("logit_bias", format!("{:?} is not a token id", excerpt(id)))
             })?;
-            let bias = bias.as_f64().filter(|b| (-100.0..=100.0).contains(b)).ok_or_else(|| {
-                fields.wrong("logit_bias", "a map of token ids to numbers from -100 to 100", bias)
-            })?;
+            let bias = bias
+                .as_f64()
+                .filter(|b| (-100.0..=100.0).contains(b))
+                .ok_or_else(|| {
+                    fields.wrong(
+                        "logit_bias",
+                        "a map of token ids to numbers from -100 to 100",
+                        bias,
+                    )
+                })?;
             Ok((id, bias as f32))
         })
         .collect()

@@ -69,10 +69,13 @@ impl DetokenizeRequest {
     pub fn from_json(body: &[u8]) -> Result<Self, ApiError> {
         let mut fields = Fields::from_body(body)?;
         let model = fields.string("model")?;
-        let tokens: Vec<Value> =
-            fields.array("tokens")?.ok_or_else(|| fields.error("tokens", "is required"))?;
-        let tokens =
-            tokens.iter().map(|id| sampling::token_id(id, "tokens")).collect::<Result<_, _>>()?;
+        let tokens: Vec<Value> = fields
+            .array("tokens")?
+            .ok_or_else(|| fields.error("tokens", "is required"))?;
+        let tokens = tokens
+            .iter()
+            .map(|id| sampling::token_id(id, "tokens"))
+            .collect::<Result<_, _>>()?;
         fields.finish()?;
         Ok(Self { model, tokens })
     }

@@ -38,7 +38,14 @@ impl App {
         let metrics = Arc::new(Metrics::new(&identity)?);
         let created = now();
         let drain = Drain::default();
-        Ok(Self { identity, metrics, drain, max_body_bytes, created, loaded: OnceLock::new() })
+        Ok(Self {
+            identity,
+            metrics,
+            drain,
+            max_body_bytes,
+            created,
+            loaded: OnceLock::new(),
+        })
     }
 
     /// What the engine is to tell its metrics to.
@@ -72,7 +79,9 @@ impl App {
 
     /// Whether the engine lives; a model that is still being loaded is healthy.
     pub(super) fn health(&self) -> Result<(), String> {
-        self.loaded.get().map_or(Ok(()), |loaded| loaded.engine.health())
+        self.loaded
+            .get()
+            .map_or(Ok(()), |loaded| loaded.engine.health())
     }
 
     /// Whether requests are answered.
@@ -89,5 +98,7 @@ impl App {
 
 /// Seconds since 1970.
 pub(super) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }

@@ -33,14 +33,25 @@ pub(super) async fn json(request: Request<Body>, limit: usize) -> Result<Bytes, 
             format!("the body is longer than {limit} bytes"),
         )),
         Ok(Err(_)) => Err(ApiError::new(ErrorKind::Invalid, "the body broke off")),
-        Err(_) => Err(ApiError::new(ErrorKind::Invalid, "the body took too long to come")),
+        Err(_) => Err(ApiError::new(
+            ErrorKind::Invalid,
+            "the body took too long to come",
+        )),
     }
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
-    let Some(kind) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
+    let Some(kind) = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+    else {
         return false;
     };
-    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let kind = kind
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
 }

@@ -32,7 +32,9 @@ impl Drain {
         // Counted first and looked at then: whoever waits for idleness after setting the flag
         // sees either the count or a request that turns away.
         self.state.in_flight.fetch_add(1, Ordering::SeqCst);
-        let guard = InFlight { state: Arc::clone(&self.state) };
+        let guard = InFlight {
+            state: Arc::clone(&self.state),
+        };
         (!self.is_draining()).then_some(guard)
     }
 

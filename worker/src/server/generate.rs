@@ -47,15 +47,22 @@ impl Choices {
             for choice in 0..n {
                 let mut request = request.clone();
                 // Choices of one request differ, and each is reproducible.
-                request.sampling.seed =
-                    request.sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
-                let stream = engine.submit(request).map_err(|error| submit_error(&error))?;
+                request.sampling.seed = request
+                    .sampling
+                    .seed
+                    .map(|seed| seed.wrapping_add(choice as u64));
+                let stream = engine
+                    .submit(request)
+                    .map_err(|error| submit_error(&error))?;
                 let index = streams.len();
                 streams.push(Box::pin(events(stream).map(move |event| (index, event))));
             }
         }
         let len = streams.len();
-        Ok(Self { streams: stream::select_all(streams), len })
+        Ok(Self {
+            streams: stream::select_all(streams),
+            len,
+        })
     }
 
     /// The next event of any choice; `None` when all have ended.
@@ -89,8 +96,14 @@ pub(super) struct UsageCount {
 
 impl UsageCount {
     pub(super) fn new(requests: &[Request]) -> Self {
-        let prompt_tokens = requests.iter().map(|request| request.prompt.len() as u64).sum();
-        Self { prompt_tokens, completion_tokens: 0 }
+        let prompt_tokens = requests
+            .iter()
+            .map(|request| request.prompt.len() as u64)
+            .sum();
+        Self {
+            prompt_tokens,
+            completion_tokens: 0,
+        }
     }
 
     pub(super) fn add(&mut self, stats: &Stats) {
@@ -112,7 +125,9 @@ pub(super) fn request(
 ) -> Request {
     let number = |value: Option<f64>| value.map(|value| value as f32);
     let params = SamplingParams {
-        temperature: number(sampling.temperature).or(defaults.temperature).unwrap_or(1.0),
+        temperature: number(sampling.temperature)
+            .or(defaults.temperature)
+            .unwrap_or(1.0),
         top_p: number(sampling.top_p).or(defaults.top_p).unwrap_or(1.0),
         top_k: match sampling.top_k {
             Some(top_k) => usize::try_from(top_k).unwrap_or(0),
@@ -125,7 +140,11 @@ pub(super) fn request(
             .unwrap_or(1.0),
         presence_penalty: sampling.presence_penalty.unwrap_or(0.0) as f32,
         frequency_penalty: sampling.frequency_penalty.unwrap_or(0.0) as f32,
-        logit_bias: sampling.logit_bias.iter().map(|(&token, &bias)| (token, bias)).collect(),
+        logit_bias: sampling
+            .logit_bias
+            .iter()
+            .map(|(&token, &bias)| (token, bias))
+            .collect(),
     };
     let stop = StopRules {
         max_tokens: max_tokens.map(|tokens| tokens as usize),

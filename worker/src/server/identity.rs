@@ -48,7 +48,8 @@ impl Identity {
             Err(error) => return Err(IdentityError::Read(error)),
         };
         let is_name = |text: &str| {
-            text.parse::<ModelRef>().is_ok_and(|r| r.name == text && r.namespace.is_none())
+            text.parse::<ModelRef>()
+                .is_ok_and(|r| r.name == text && r.namespace.is_none())
         };
         for given in [&name, &namespace].into_iter().flatten() {
             if !is_name(given) {
@@ -78,17 +79,22 @@ impl Identity {
 
     /// The commit as a header's value.
     pub(super) fn commit_header(&self) -> Option<HeaderValue> {
-        self.commit().and_then(|commit| HeaderValue::from_str(commit).ok())
+        self.commit()
+            .and_then(|commit| HeaderValue::from_str(commit).ok())
     }
 
     /// Nothing if `model` means this model, else a 404 that says what is served here.
     pub(super) fn check(&self, model: &str) -> Result<(), ApiError> {
         let not_found = |why: String| Err(ApiError::model_not_found(why));
         let served = self.served();
-        let unknown = format!("the model {:?} is not served here: {served} is", excerpt(model));
-        let Ok(wanted) = model.parse::<ModelRef>() else { return not_found(unknown) };
-        let namespace_differs =
-            wanted.namespace.is_some() && wanted.namespace != self.namespace;
+        let unknown = format!(
+            "the model {:?} is not served here: {served} is",
+            excerpt(model)
+        );
+        let Ok(wanted) = model.parse::<ModelRef>() else {
+            return not_found(unknown);
+        };
+        let namespace_differs = wanted.namespace.is_some() && wanted.namespace != self.namespace;
         if wanted.name != self.name || namespace_differs {
             return not_found(unknown);
         }
@@ -130,7 +136,10 @@ impl Identity {
             id: self.name.clone(),
             object: "model".to_owned(),
             created,
-            owned_by: self.namespace.clone().unwrap_or_else(|| "hyprstream".to_owned()),
+            owned_by: self
+                .namespace
+                .clone()
+                .unwrap_or_else(|| "hyprstream".to_owned()),
             root: self.provenance.as_ref().map(|p| p.repository.clone()),
             parent: None,
             max_model_len: max_model_len.map(|len| len as u64),
@@ -190,7 +199,11 @@ mod tests {
             assert_eq!(error.kind.status(), 404);
             assert!(error.message.contains(says), "{name}: {error}");
         }
-        let plain = Identity { provenance: None, namespace: None, ..identity() };
+        let plain = Identity {
+            provenance: None,
+            namespace: None,
+            ..identity()
+        };
         plain.check("smollm2").unwrap();
         for name in ["smollm2:main", "default/smollm2", "smollm2:main:0123456"] {
             assert!(plain.check(name).is_err(), "{name}");
@@ -206,7 +219,8 @@ mod tests {
         assert_eq!(read().unwrap().name, "my-model-1");
         assert!(read().unwrap().provenance.is_none());
         let commit = "0123456789abcdef0123456789abcdef01234567";
-        let manifest = format!(r#"{{"repository":"r","ref":"main","commit":"{commit}","files":[]}}"#);
+        let manifest =
+            format!(r#"{{"repository":"r","ref":"main","commit":"{commit}","files":[]}}"#);
         fs::write(dir.join(MANIFEST_PATH), manifest).unwrap();
         assert_eq!(read().unwrap().commit(), Some(commit));
         fs::write(dir.join(MANIFEST_PATH), "{}").unwrap();

@@ -71,11 +71,16 @@ impl Metrics {
             120.0, 300.0,
         ];
         let sizes: Vec<f64> = (0..18).map(|power| f64::from(1 << power)).collect();
-        let cache_usage =
-            Gauge::with_opts(of("vllm:kv_cache_usage_perc", "Share of the cache in use, 0 to 1."))?;
+        let cache_usage = Gauge::with_opts(of(
+            "vllm:kv_cache_usage_perc",
+            "Share of the cache in use, 0 to 1.",
+        ))?;
         registry.register(Box::new(cache_usage.clone()))?;
         let finished = IntCounterVec::new(
-            of("vllm:request_success_total", "Requests that ended, by reason."),
+            of(
+                "vllm:request_success_total",
+                "Requests that ended, by reason.",
+            ),
             &["finished_reason"],
         )?;
         registry.register(Box::new(finished.clone()))?;
@@ -83,14 +88,19 @@ impl Metrics {
             finished.with_label_values(&[reason]);
         }
         let responses = CounterVec::new(
-            of("hyprstream_http_responses_total", "Answers, by route and status."),
+            of(
+                "hyprstream_http_responses_total",
+                "Answers, by route and status.",
+            ),
             &["route", "status"],
         )?;
         registry.register(Box::new(responses.clone()))?;
         let provenance = match &identity.provenance {
-            Some(p) => {
-                [p.repository.clone(), p.reference.clone().unwrap_or_default(), p.commit.clone()]
-            }
+            Some(p) => [
+                p.repository.clone(),
+                p.reference.clone().unwrap_or_default(),
+                p.commit.clone(),
+            ],
             None => [String::new(), String::new(), String::new()],
         };
         Ok(Self {
@@ -106,9 +116,19 @@ impl Metrics {
             model_info: info(
                 "hyprstream_model_info",
                 "What is served.",
-                &["repository", "ref", "commit", "architecture", "dtype", "device"],
+                &[
+                    "repository",
+                    "ref",
+                    "commit",
+                    "architecture",
+                    "dtype",
+                    "device",
+                ],
             )?,
-            preemptions: counter("vllm:num_preemptions_total", "Requests that lost their cache.")?,
+            preemptions: counter(
+                "vllm:num_preemptions_total",
+                "Requests that lost their cache.",
+            )?,
             prompt_tokens: counter("vllm:prompt_tokens_total", "Tokens of prompts.")?,
             generation_tokens: counter("vllm:generation_tokens_total", "Tokens generated.")?,
             finished,
@@ -172,12 +192,16 @@ impl Metrics {
         ];
         self.model_info.with_label_values(&values).set(1.0);
         let (size, count) = (spec.block_size.to_string(), spec.num_blocks.to_string());
-        self.cache_config.with_label_values(&[&size, &count]).set(1.0);
+        self.cache_config
+            .with_label_values(&[&size, &count])
+            .set(1.0);
         self.total_blocks.set(spec.num_blocks as i64);
     }
 
     pub(super) fn count_response(&self, route: &str, status: u16) {
-        self.responses.with_label_values(&[route, &status.to_string()]).inc();
+        self.responses
+            .with_label_values(&[route, &status.to_string()])
+            .inc();
     }
 
     pub(super) fn registry(&self) -> &Registry {

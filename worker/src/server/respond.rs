@@ -27,10 +27,16 @@ impl IntoResponse for Failure {
         let mut response = (status, Json(error.body())).into_response();
         let headers = response.headers_mut();
         if let Some(after) = error.retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+            headers.insert(
+                header::RETRY_AFTER,
+                HeaderValue::from(after.as_secs().max(1)),
+            );
         }
         if error.code.as_deref() == Some("draining") {
-            headers.insert(HeaderName::from_static(DRAINING), HeaderValue::from_static("true"));
+            headers.insert(
+                HeaderName::from_static(DRAINING),
+                HeaderValue::from_static("true"),
+            );
         }
         response
     }
@@ -61,11 +67,12 @@ pub(super) fn submit_error(error: &SubmitError) -> ApiError {
                 _ => invalid,
             }
         }
-        SubmitError::Busy(_) => {
-            ApiError::new(ErrorKind::RateLimited, "too many requests wait already, try again later")
-                .with_code("queue_full")
-                .with_retry_after(std::time::Duration::from_secs(1))
-        }
+        SubmitError::Busy(_) => ApiError::new(
+            ErrorKind::RateLimited,
+            "too many requests wait already, try again later",
+        )
+        .with_code("queue_full")
+        .with_retry_after(std::time::Duration::from_secs(1)),
         SubmitError::Stopped => engine_stopped(),
     }
 }

@@ -69,8 +69,10 @@ async fn drain(app: &App, options: ServerOptions, shutdown: impl Future<Output =
     shutdown.await;
     app.drain.begin();
     info!(in_flight = app.drain.in_flight(), "draining");
-    let (_, idle) =
-        tokio::join!(sleep(options.drain_delay), timeout(options.drain_timeout, app.drain.idle()));
+    let ((), idle) = tokio::join!(
+        sleep(options.drain_delay),
+        timeout(options.drain_timeout, app.drain.idle())
+    );
     if idle.is_err() {
         warn!(in_flight = app.drain.in_flight(), "the time to drain is up");
     }
@@ -80,7 +82,10 @@ async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
 ) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
+    let slot = Arc::clone(slots)
+        .acquire_owned()
+        .await
+        .map_err(io::Error::other)?;
     loop {
         match listener.accept().await {
             Ok((stream, _)) => return Ok((stream, slot)),
@@ -110,7 +115,10 @@ fn serve(
         debug!(%error, "TCP_NODELAY cannot be set");
     }
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -118,7 +126,9 @@ fn serve(
         .keep_alive_timeout(Duration::from_secs(20))
         .max_concurrent_streams(1024);
     let service = TowerToHyperService::new(router);
-    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+    let connection = builder
+        .serve_connection(TokioIo::new(stream), service)
+        .into_owned();
     let watched = graceful.watch(connection);
     tokio::spawn(async move {
         if let Err(error) = watched.await {

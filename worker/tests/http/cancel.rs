@@ -18,26 +18,50 @@ async fn idle(server: &Server) {
 
 #[tokio::test]
 async fn two_hundred_abandoned_requests_do_not_delay_the_next() {
-    let fake = FakeOptions { step_time: Duration::from_millis(5), ..Default::default() };
-    let server = Server::with(Setup { fake, ..Setup::default() }).await;
+    let fake = FakeOptions {
+        step_time: Duration::from_millis(5),
+        ..Default::default()
+    };
+    let server = Server::with(Setup {
+        fake,
+        ..Setup::default()
+    })
+    .await;
     for stream in [true, false] {
         let abandoned = (0..100).map(|i| {
             let body = json!({"model": "fake", "prompt": [i % 200], "max_tokens": 10_000,
                 "stream": stream});
-            let request = server.client.post(format!("{}/v1/completions", server.url)).json(&body);
+            let request = server
+                .client
+                .post(format!("{}/v1/completions", server.url))
+                .json(&body);
             async move {
                 let answer = async { request.send().await?.bytes().await };
                 tokio::time::timeout(Duration::from_millis(500), answer).await
             }
         });
-        assert!(join_all(abandoned).await.iter().all(Result::is_err), "none was finished");
+        assert!(
+            join_all(abandoned).await.iter().all(Result::is_err),
+            "none was finished"
+        );
     }
     let started = Instant::now();
     let body = json!({"model": "fake", "prompt": "hello", "max_tokens": 5});
     server.ask("/v1/completions", &body).await;
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        started.elapsed()
+    );
     idle(&server).await;
-    assert!((server.metric("vllm:request_success_total{finished_reason=\"abort\"").await - 200.0).abs() < 0.5);
+    assert!(
+        (server
+            .metric("vllm:request_success_total{finished_reason=\"abort\"")
+            .await
+            - 200.0)
+            .abs()
+            < 0.5
+    );
 }
 
 #[tokio::test]
@@ -47,7 +71,9 @@ async fn a_slow_reader_gets_all_and_holds_nobody_up() {
         "temperature": 0});
     let slow = server.post("/v1/completions", &body).await;
     for _ in 0..3 {
-        server.ask("/v1/completions", &json!({"model": "fake", "prompt": "b"})).await;
+        server
+            .ask("/v1/completions", &json!({"model": "fake", "prompt": "b"}))
+            .await;
     }
     let text = slow.text().await.unwrap();
     assert!(text.ends_with("data: [DONE]\n\n"));

@@ -19,7 +19,9 @@ fn body(extra: &Value) -> Value {
 fn expected(prompt: &str, count: usize) -> String {
     let tokenizer = fake::tokenizer();
     let prompt = tokenizer.encode(prompt, false).unwrap();
-    let text = tokenizer.decode(&fake::greedy(&prompt, count), true).unwrap();
+    let text = tokenizer
+        .decode(&fake::greedy(&prompt, count), true)
+        .unwrap();
     text.trim_end_matches('\u{fffd}').to_owned()
 }
 
@@ -33,7 +35,10 @@ async fn an_answer_has_the_shape_of_the_api_and_counts_right() {
     assert_eq!(answer["model"], "fake");
     assert_eq!(answer["system_fingerprint"], COMMIT);
     assert_eq!(answer["choices"][0]["message"]["role"], "assistant");
-    assert_eq!(answer["choices"][0]["message"]["content"], expected(prompt, 12));
+    assert_eq!(
+        answer["choices"][0]["message"]["content"],
+        expected(prompt, 12)
+    );
     assert_eq!(answer["choices"][0]["finish_reason"], "length");
     assert_eq!(
         answer["usage"],
@@ -47,18 +52,37 @@ async fn a_stream_says_the_same_in_pieces() {
     let server = Server::start().await;
     let whole = server.ask(CHAT, &body(&json!({}))).await;
     let events = server
-        .events(CHAT, &body(&json!({"stream": true, "stream_options": {"include_usage": true}})))
+        .events(
+            CHAT,
+            &body(&json!({"stream": true, "stream_options": {"include_usage": true}})),
+        )
         .await;
-    assert_eq!(events[0]["choices"][0]["delta"], json!({"role": "assistant", "content": ""}));
+    assert_eq!(
+        events[0]["choices"][0]["delta"],
+        json!({"role": "assistant", "content": ""})
+    );
     let text: String = events
         .iter()
         .filter_map(|event| event["choices"][0]["delta"]["content"].as_str())
         .collect();
-    assert_eq!(text, whole["choices"][0]["message"]["content"].as_str().unwrap());
+    assert_eq!(
+        text,
+        whole["choices"][0]["message"]["content"].as_str().unwrap()
+    );
     let (last, before) = events.split_last().unwrap();
-    assert_eq!((&last["choices"], &last["usage"]), (&json!([]), &whole["usage"]));
-    assert!(before.iter().all(|event| event["usage"].is_null() && event.get("usage").is_some()));
-    assert_eq!(before.last().unwrap()["choices"][0]["finish_reason"], "length");
+    assert_eq!(
+        (&last["choices"], &last["usage"]),
+        (&json!([]), &whole["usage"])
+    );
+    assert!(
+        before
+            .iter()
+            .all(|event| event["usage"].is_null() && event.get("usage").is_some())
+    );
+    assert_eq!(
+        before.last().unwrap()["choices"][0]["finish_reason"],
+        "length"
+    );
     assert!(events.iter().all(|event| event["id"] == events[0]["id"]));
     let without = server.events(CHAT, &body(&json!({"stream": true}))).await;
     assert!(without.iter().all(|event| event.get("usage").is_none()));
@@ -70,20 +94,34 @@ async fn several_choices_differ_and_a_seed_reproduces_them() {
     let ask = body(&json!({"n": 3, "temperature": 1.5, "seed": 7}));
     let texts = |answer: &Value| -> Vec<String> {
         let choices = answer["choices"].as_array().unwrap();
-        let texts = choices.iter().map(|c| c["message"]["content"].as_str().unwrap().to_owned());
+        let texts = choices
+            .iter()
+            .map(|c| c["message"]["content"].as_str().unwrap().to_owned());
         texts.collect()
     };
     let first = server.ask(CHAT, &ask).await;
-    let indices: Vec<_> = first["choices"].as_array().unwrap().iter().map(|c| &c["index"]).collect();
+    let indices: Vec<_> = first["choices"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| &c["index"])
+        .collect();
     assert_eq!(indices, [0, 1, 2]);
     assert_eq!(first["usage"]["completion_tokens"], 36);
     let first = texts(&first);
     assert!(first[0] != first[1] && first[1] != first[2]);
     assert_eq!(texts(&server.ask(CHAT, &ask).await), first);
-    let one = server.ask(CHAT, &body(&json!({"temperature": 1.5, "seed": 7}))).await;
+    let one = server
+        .ask(CHAT, &body(&json!({"temperature": 1.5, "seed": 7})))
+        .await;
     assert_eq!(texts(&one), first[..1]);
-    let events = server.events(CHAT, &body(&json!({"n": 2, "stream": true}))).await;
-    let ends = events.iter().filter(|e| e["choices"][0]["finish_reason"].is_string()).count();
+    let events = server
+        .events(CHAT, &body(&json!({"n": 2, "stream": true})))
+        .await;
+    let ends = events
+        .iter()
+        .filter(|e| e["choices"][0]["finish_reason"].is_string())
+        .count();
     assert_eq!(ends, 2);
 }
 
@@ -97,7 +135,9 @@ async fn a_stop_string_ends_the_text_before_itself() {
         let ask = body(&json!({"stop": [stop, "never"], "stream": stream}));
         let (text, reason) = if stream {
             let events = server.events(CHAT, &ask).await;
-            let text = events.iter().filter_map(|e| e["choices"][0]["delta"]["content"].as_str());
+            let text = events
+                .iter()
+                .filter_map(|e| e["choices"][0]["delta"]["content"].as_str());
             let reason = events.last().unwrap()["choices"][0]["finish_reason"].clone();
             (text.collect::<String>(), reason)
         } else {

@@ -13,12 +13,17 @@ fn body(prompt: &Value) -> Value {
 async fn a_text_its_tokens_and_lists_of_them_are_continued_alike() {
     let server = Server::start().await;
     let ids = server
-        .ask("/tokenize", &json!({"prompt": "hello there", "add_special_tokens": false}))
+        .ask(
+            "/tokenize",
+            &json!({"prompt": "hello there", "add_special_tokens": false}),
+        )
         .await["tokens"]
         .take();
     let text = server.ask(COMPLETIONS, &body(&json!("hello there"))).await;
     let tokens = server.ask(COMPLETIONS, &body(&ids)).await;
-    let list = server.ask(COMPLETIONS, &body(&json!(["hello there", "other"]))).await;
+    let list = server
+        .ask(COMPLETIONS, &body(&json!(["hello there", "other"])))
+        .await;
     let ids_list = server.ask(COMPLETIONS, &body(&json!([ids]))).await;
     assert_eq!(text["object"], "text_completion");
     for answer in [&tokens, &list, &ids_list] {
@@ -33,8 +38,12 @@ async fn a_text_its_tokens_and_lists_of_them_are_continued_alike() {
 #[tokio::test]
 async fn without_max_tokens_sixteen_are_generated() {
     let server = Server::start().await;
-    let answer =
-        server.ask(COMPLETIONS, &json!({"model": "fake", "prompt": "a", "temperature": 0})).await;
+    let answer = server
+        .ask(
+            COMPLETIONS,
+            &json!({"model": "fake", "prompt": "a", "temperature": 0}),
+        )
+        .await;
     assert_eq!(answer["usage"]["completion_tokens"], 16);
 }
 
@@ -48,8 +57,10 @@ async fn an_echo_begins_with_the_prompt() {
     assert_eq!(echoed, format!("hello{}", plain.as_str().unwrap()));
     ask["stream"] = true.into();
     let events = server.events(COMPLETIONS, &ask).await;
-    let text: String =
-        events.iter().map(|event| event["choices"][0]["text"].as_str().unwrap()).collect();
+    let text: String = events
+        .iter()
+        .map(|event| event["choices"][0]["text"].as_str().unwrap())
+        .collect();
     assert_eq!(text, echoed.as_str().unwrap());
 }
 

@@ -36,13 +36,30 @@ async fn bad_fields_are_a_400_that_names_them() {
 #[tokio::test]
 async fn other_models_are_a_404_that_says_what_is_served() {
     let server = Server::start().await;
-    for model in ["gpt-4o", "fake:dev", "fake:main:ffffffff", "fake+sql", "other/fake", ""] {
-        let error = server.refused(CHAT, &chat(&json!({"model": model})), 404).await;
+    for model in [
+        "gpt-4o",
+        "fake:dev",
+        "fake:main:ffffffff",
+        "fake+sql",
+        "other/fake",
+        "",
+    ] {
+        let error = server
+            .refused(CHAT, &chat(&json!({"model": model})), 404)
+            .await;
         assert_eq!(error["code"], "model_not_found");
-        assert!(error["message"].as_str().unwrap().contains("fake"), "{error}");
+        assert!(
+            error["message"].as_str().unwrap().contains("fake"),
+            "{error}"
+        );
     }
     let commit = &COMMIT[..9];
-    for model in ["fake", "default/fake", "fake:main", &format!("fake:main:{commit}")] {
+    for model in [
+        "fake",
+        "default/fake",
+        "fake:main",
+        &format!("fake:main:{commit}"),
+    ] {
         let extra = json!({"model": model, "max_tokens": 1});
         assert_eq!(server.ask(CHAT, &chat(&extra)).await["model"], model);
     }
@@ -50,10 +67,21 @@ async fn other_models_are_a_404_that_says_what_is_served() {
 
 #[tokio::test]
 async fn bodies_that_are_no_requests_get_their_own_status() {
-    let server = Server::with(Setup { max_body_bytes: 10_000, ..Setup::default() }).await;
+    let server = Server::with(Setup {
+        max_body_bytes: 10_000,
+        ..Setup::default()
+    })
+    .await;
     let send = |kind: &'static str, body: Vec<u8>| {
         let request = server.client.post(format!("{}{CHAT}", server.url));
-        async move { request.header("content-type", kind).body(body).send().await.unwrap() }
+        async move {
+            request
+                .header("content-type", kind)
+                .body(body)
+                .send()
+                .await
+                .unwrap()
+        }
     };
     for (kind, body, status) in [
         ("text/plain", b"{}".to_vec(), 415),
@@ -71,7 +99,12 @@ async fn bodies_that_are_no_requests_get_their_own_status() {
         let error: Value = response.json().await.unwrap();
         assert!(error["error"]["message"].is_string());
     }
-    let stranger = server.client.post(format!("{}{CHAT}", server.url)).send().await.unwrap();
+    let stranger = server
+        .client
+        .post(format!("{}{CHAT}", server.url))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(stranger.status(), 415);
 }
 
@@ -79,7 +112,13 @@ async fn bodies_that_are_no_requests_get_their_own_status() {
 async fn unknown_paths_and_methods_are_errors_of_the_api() {
     let server = Server::start().await;
     let missing = server.get("/v1/nothing").await;
-    assert_eq!((missing.status().as_u16(), &missing.headers()["x-hyprstream-commit"]), (404, &COMMIT.parse().unwrap()));
+    assert_eq!(
+        (
+            missing.status().as_u16(),
+            &missing.headers()["x-hyprstream-commit"]
+        ),
+        (404, &COMMIT.parse().unwrap())
+    );
     assert!(missing.json::<Value>().await.unwrap()["error"]["message"].is_string());
     let wrong = server.get(CHAT).await;
     assert_eq!(wrong.status(), 405);
@@ -93,7 +132,12 @@ async fn a_full_queue_is_a_429_with_a_time_to_retry() {
         step_time: std::time::Duration::from_millis(20),
         ..Default::default()
     };
-    let server = Server::with(Setup { fake, max_queue: 4, ..Setup::default() }).await;
+    let server = Server::with(Setup {
+        fake,
+        max_queue: 4,
+        ..Setup::default()
+    })
+    .await;
     let ask = chat(&json!({"max_tokens": 2000, "n": 8}));
     let error = server.post(CHAT, &ask).await;
     assert_eq!(error.status(), 429);
@@ -101,6 +145,9 @@ async fn a_full_queue_is_a_429_with_a_time_to_retry() {
     let one = chat(&json!({"max_tokens": 2}));
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
     while server.post(CHAT, &one).await.status() != 200 {
-        assert!(std::time::Instant::now() < deadline, "what was not answered was not given up");
+        assert!(
+            std::time::Instant::now() < deadline,
+            "what was not answered was not given up"
+        );
     }
 }

@@ -60,8 +60,11 @@ impl Server {
             reference: Some("main".into()),
             commit: COMMIT.into(),
         });
-        let identity =
-            Identity { name: "fake".into(), namespace: Some("default".into()), provenance };
+        let identity = Identity {
+            name: "fake".into(),
+            namespace: Some("default".into()),
+            provenance,
+        };
         let app = Arc::new(App::new(identity, setup.max_body_bytes).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -75,7 +78,13 @@ impl Server {
             run(listener, serving, options, async { drop(stopped.await) }).await
         });
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        let server = Self { url, client, app, stop, task };
+        let server = Self {
+            url,
+            client,
+            app,
+            stop,
+            task,
+        };
         if setup.loaded {
             server.load(setup.fake, setup.max_queue);
         }
@@ -86,7 +95,10 @@ impl Server {
         let files = ModelFiles {
             tokenizer: fake::tokenizer(),
             template: Some(ChatTemplate::new(TEMPLATE, vec![]).unwrap()),
-            defaults: GenerationDefaults { eos: vec![fake::EOS], ..Default::default() },
+            defaults: GenerationDefaults {
+                eos: vec![fake::EOS],
+                ..Default::default()
+            },
         };
         let args = ModelArgs {
             model: PathBuf::new(),
@@ -104,11 +116,20 @@ impl Server {
     }
 
     pub(crate) async fn get(&self, path: &str) -> Response {
-        self.client.get(format!("{}{path}", self.url)).send().await.unwrap()
+        self.client
+            .get(format!("{}{path}", self.url))
+            .send()
+            .await
+            .unwrap()
     }
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Response {
-        self.client.post(format!("{}{path}", self.url)).json(body).send().await.unwrap()
+        self.client
+            .post(format!("{}{path}", self.url))
+            .json(body)
+            .send()
+            .await
+            .unwrap()
     }
 
     /// The JSON of a successful answer.
@@ -127,7 +148,10 @@ impl Server {
         assert_eq!(response.headers()["x-hyprstream-commit"], COMMIT);
         let mut json: Value = response.json().await.unwrap();
         let error = json["error"].take();
-        assert!(error["message"].is_string() && error["type"].is_string(), "{error}");
+        assert!(
+            error["message"].is_string() && error["type"].is_string(),
+            "{error}"
+        );
         error
     }
 
@@ -141,9 +165,12 @@ impl Server {
 
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").await.text().await.unwrap();
-        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| {
-            panic!("no metric {name} in\n{text}");
-        });
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(name))
+            .unwrap_or_else(|| {
+                panic!("no metric {name} in\n{text}");
+            });
         line.rsplit(' ').next().unwrap().parse().unwrap()
     }
 
@@ -158,8 +185,13 @@ impl Server {
 }
 
 pub(crate) fn parse(text: &str) -> Vec<Value> {
-    let mut events: Vec<&str> =
-        text.split("\n\n").filter_map(|event| event.strip_prefix("data: ")).collect();
+    let mut events: Vec<&str> = text
+        .split("\n\n")
+        .filter_map(|event| event.strip_prefix("data: "))
+        .collect();
     assert_eq!(events.pop(), Some("[DONE]"), "{text}");
-    events.into_iter().map(|event| serde_json::from_str(event).unwrap()).collect()
+    events
+        .into_iter()
+        .map(|event| serde_json::from_str(event).unwrap())
+        .collect()
 }

@@ -18,7 +18,11 @@ fn ask(extra: &Value) -> Value {
 
 #[tokio::test]
 async fn a_worker_answers_before_its_model_is_loaded() {
-    let server = Server::with(Setup { loaded: false, ..Setup::default() }).await;
+    let server = Server::with(Setup {
+        loaded: false,
+        ..Setup::default()
+    })
+    .await;
     assert_eq!(server.get("/health").await.status(), 200);
     assert_eq!(server.get("/ready").await.status(), 503);
     assert_eq!(server.get("/v1/models").await.status(), 200);
@@ -36,13 +40,21 @@ async fn models_and_version_name_the_commit() {
     let server = Server::start().await;
     let list: Value = server.get("/v1/models").await.json().await.unwrap();
     let entry = &list["data"][0];
-    assert_eq!((&entry["id"], &entry["object"]), (&json!("fake"), &json!("model")));
+    assert_eq!(
+        (&entry["id"], &entry["object"]),
+        (&json!("fake"), &json!("model"))
+    );
     assert_eq!(
         entry["hyprstream"],
         json!({"repository": "https://example.org/m.git", "ref": "main", "commit": COMMIT})
     );
     assert_eq!(entry["max_model_len"], 12_000);
-    let one: Value = server.get("/v1/models/default/fake").await.json().await.unwrap();
+    let one: Value = server
+        .get("/v1/models/default/fake")
+        .await
+        .json()
+        .await
+        .unwrap();
     assert_eq!(&one, entry);
     let version: Value = server.get("/version").await.json().await.unwrap();
     assert_eq!(version["commit"], COMMIT);
@@ -50,7 +62,11 @@ async fn models_and_version_name_the_commit() {
 
 #[tokio::test]
 async fn without_a_manifest_there_is_no_commit() {
-    let server = Server::with(Setup { manifest: false, ..Setup::default() }).await;
+    let server = Server::with(Setup {
+        manifest: false,
+        ..Setup::default()
+    })
+    .await;
     let response = server.get("/v1/models").await;
     assert!(!response.headers().contains_key("x-hyprstream-commit"));
     let list: Value = response.json().await.unwrap();
@@ -60,13 +76,26 @@ async fn without_a_manifest_there_is_no_commit() {
 #[tokio::test]
 async fn every_answer_carries_the_commit_and_the_requests_id() {
     let server = Server::start().await;
-    for path in ["/health", "/ready", "/metrics", "/version", "/v1/models", "/nothing"] {
+    for path in [
+        "/health",
+        "/ready",
+        "/metrics",
+        "/version",
+        "/v1/models",
+        "/nothing",
+    ] {
         let request = server.client.get(format!("{}{path}", server.url));
         let response = request.header("x-request-id", "abc").send().await.unwrap();
         assert_eq!(response.headers()["x-hyprstream-commit"], COMMIT, "{path}");
         assert_eq!(response.headers()["x-request-id"], "abc", "{path}");
     }
-    assert!(server.get("/health").await.headers().contains_key("x-request-id"));
+    assert!(
+        server
+            .get("/health")
+            .await
+            .headers()
+            .contains_key("x-request-id")
+    );
 }
 
 #[tokio::test]
@@ -92,8 +121,15 @@ async fn metrics_count_what_happened() {
 
 #[tokio::test]
 async fn draining_finishes_what_runs_and_sends_the_rest_elsewhere() {
-    let fake = FakeOptions { step_time: Duration::from_millis(10), ..Default::default() };
-    let mut server = Server::with(Setup { fake, ..Setup::default() }).await;
+    let fake = FakeOptions {
+        step_time: Duration::from_millis(10),
+        ..Default::default()
+    };
+    let mut server = Server::with(Setup {
+        fake,
+        ..Setup::default()
+    })
+    .await;
     let long = ask(&json!({"max_tokens": 100, "stream": true}));
     let running = server.post(CHAT, &long).await;
     server.begin_shutdown();
@@ -106,27 +142,47 @@ async fn draining_finishes_what_runs_and_sends_the_rest_elsewhere() {
     assert!(refused.headers().contains_key("x-hyprstream-draining"));
     assert!(refused.headers().contains_key("retry-after"));
     let events = parse(&running.text().await.unwrap());
-    assert_eq!(events.last().unwrap()["choices"][0]["finish_reason"], "length");
+    assert_eq!(
+        events.last().unwrap()["choices"][0]["finish_reason"],
+        "length"
+    );
     server.ended().await;
 }
 
 #[tokio::test]
 async fn draining_ends_when_its_time_is_up() {
-    let fake = FakeOptions { step_time: Duration::from_millis(10), ..Default::default() };
+    let fake = FakeOptions {
+        step_time: Duration::from_millis(10),
+        ..Default::default()
+    };
     let drain_timeout = Duration::from_millis(400);
-    let mut server = Server::with(Setup { fake, drain_timeout, ..Setup::default() }).await;
+    let mut server = Server::with(Setup {
+        fake,
+        drain_timeout,
+        ..Setup::default()
+    })
+    .await;
     let long = ask(&json!({"max_tokens": 10_000, "stream": true}));
     let running = server.post(CHAT, &long).await;
     server.begin_shutdown();
     let patience = Duration::from_secs(10);
-    tokio::time::timeout(patience, server.ended()).await.expect("the server ended");
+    tokio::time::timeout(patience, server.ended())
+        .await
+        .expect("the server ended");
     drop(running);
 }
 
 #[tokio::test]
 async fn a_request_that_breaks_the_model_fails_alone() {
-    let fake = FakeOptions { failing_token: Some(5), ..Default::default() };
-    let server = Server::with(Setup { fake, ..Setup::default() }).await;
+    let fake = FakeOptions {
+        failing_token: Some(5),
+        ..Default::default()
+    };
+    let server = Server::with(Setup {
+        fake,
+        ..Setup::default()
+    })
+    .await;
     let bad = json!({"model": "fake", "prompt": [5], "max_tokens": 3});
     let error = server.refused("/v1/completions", &bad, 500).await;
     assert_eq!(error["code"], "generation_failed");
@@ -141,8 +197,15 @@ async fn a_request_that_breaks_the_model_fails_alone() {
 
 #[tokio::test]
 async fn a_dead_engine_is_unhealthy() {
-    let fake = FakeOptions { fatal_token: Some(5), ..Default::default() };
-    let server = Server::with(Setup { fake, ..Setup::default() }).await;
+    let fake = FakeOptions {
+        fatal_token: Some(5),
+        ..Default::default()
+    };
+    let server = Server::with(Setup {
+        fake,
+        ..Setup::default()
+    })
+    .await;
     let bad = json!({"model": "fake", "prompt": [5], "max_tokens": 3});
     server.refused("/v1/completions", &bad, 503).await;
     assert_eq!(server.get("/health").await.status(), 503);

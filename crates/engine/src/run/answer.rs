@@ -47,7 +47,10 @@ impl Answer {
         if !stop.ignore_eos {
             ending.extend_from_slice(eos);
         }
-        let stats = Stats { prompt_tokens: request.prompt.len(), ..Stats::default() };
+        let stats = Stats {
+            prompt_tokens: request.prompt.len(),
+            ..Stats::default()
+        };
         let answer = Self {
             sampler: Sampler::new(request.sampling, &request.prompt),
             detokenizer: Detokenizer::new(!request.show_special_tokens),
@@ -115,7 +118,11 @@ impl Answer {
         self.untold_tokens.push(token);
         if let Some(logprobs) = sampled.logprobs {
             let (logprob, top) = (logprobs.chosen, logprobs.top);
-            self.untold_logprobs.push(TokenLogprobs { token, logprob, top });
+            self.untold_logprobs.push(TokenLogprobs {
+                token,
+                logprob,
+                top,
+            });
         }
         let (text, end) = self.read(token, tokenizer);
         if let Some(reason) = end {

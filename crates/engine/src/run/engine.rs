@@ -133,7 +133,9 @@ impl Engine {
             max_queue: config.max_queue,
             max_model_len,
         };
-        Ok(EngineHandle { inner: Arc::new(inner) })
+        Ok(EngineHandle {
+            inner: Arc::new(inner),
+        })
     }
 }
 
@@ -245,6 +247,10 @@ impl EngineHandle {
         if !shared.dead.load(Ordering::Acquire) {
             return Ok(());
         }
-        Err(shared.cause.get().cloned().unwrap_or_else(|| "the engine has stopped".to_owned()))
+        Err(shared
+            .cause
+            .get()
+            .cloned()
+            .unwrap_or_else(|| "the engine has stopped".to_owned()))
     }
 }

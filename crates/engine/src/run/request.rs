@@ -101,22 +101,39 @@ impl Request {
             return Err(InvalidRequest::EmptyPrompt);
         }
         if tokens >= max_len {
-            return Err(InvalidRequest::PromptTooLong { tokens, limit: max_len });
+            return Err(InvalidRequest::PromptTooLong {
+                tokens,
+                limit: max_len,
+            });
         }
         let max_tokens = self.stop.max_tokens.unwrap_or(max_len - tokens);
         if max_tokens == 0 {
             return Err(InvalidRequest::NoAnswer);
         }
         if max_tokens > max_len - tokens {
-            return Err(InvalidRequest::AnswerTooLong { tokens, max_tokens, limit: max_len });
+            return Err(InvalidRequest::AnswerTooLong {
+                tokens,
+                max_tokens,
+                limit: max_len,
+            });
         }
         if self.stop.min_tokens > max_tokens {
             let min_tokens = self.stop.min_tokens;
-            return Err(InvalidRequest::MinAboveMax { min_tokens, max_tokens });
+            return Err(InvalidRequest::MinAboveMax {
+                min_tokens,
+                max_tokens,
+            });
         }
-        for (name, list) in [("prompt", &self.prompt), ("stop_token_ids", &self.stop.tokens)] {
+        for (name, list) in [
+            ("prompt", &self.prompt),
+            ("stop_token_ids", &self.stop.tokens),
+        ] {
             if let Some(&token) = list.iter().find(|token| **token as usize >= vocab_size) {
-                return Err(InvalidRequest::UnknownToken { name, token, vocab_size });
+                return Err(InvalidRequest::UnknownToken {
+                    name,
+                    token,
+                    vocab_size,
+                });
             }
         }
         if self.stop.strings.iter().any(String::is_empty) {

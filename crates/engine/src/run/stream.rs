@@ -33,8 +33,15 @@ pub struct TextStream {
 
 impl TextStream {
     pub(crate) fn new(events: mpsc::Receiver<Event>, prompt_tokens: usize) -> Self {
-        let stats = Stats { prompt_tokens, ..Stats::default() };
-        Self { events, stats, ended: false }
+        let stats = Stats {
+            prompt_tokens,
+            ..Stats::default()
+        };
+        Self {
+            events,
+            stats,
+            ended: false,
+        }
     }
 
     /// What the request took, up to the latest piece; complete when the stream has ended.

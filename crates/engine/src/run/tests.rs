@@ -13,7 +13,13 @@ use crate::{
 
 fn start(num_blocks: usize, options: FakeOptions, config: EngineConfig) -> EngineHandle {
     let backend = Box::new(FakeBackend::new(num_blocks, 4096, options));
-    Engine::start(backend, Arc::new(fake::tokenizer()), config, Arc::new(NoObserver)).unwrap()
+    Engine::start(
+        backend,
+        Arc::new(fake::tokenizer()),
+        config,
+        Arc::new(NoObserver),
+    )
+    .unwrap()
 }
 
 fn plain(num_blocks: usize) -> EngineHandle {
@@ -23,8 +29,14 @@ fn plain(num_blocks: usize) -> EngineHandle {
 fn greedy(prompt: &[u32], max_tokens: usize) -> Request {
     Request {
         prompt: prompt.to_vec(),
-        sampling: SamplingParams { temperature: 0.0, ..Default::default() },
-        stop: StopRules { max_tokens: Some(max_tokens), ..Default::default() },
+        sampling: SamplingParams {
+            temperature: 0.0,
+            ..Default::default()
+        },
+        stop: StopRules {
+            max_tokens: Some(max_tokens),
+            ..Default::default()
+        },
         ..Default::default()
     }
 }
@@ -52,7 +64,12 @@ fn greedy_answers_are_the_models_and_counted() {
     let (text, tokens, error, stats) = collect(engine.submit(greedy(&[5, 6, 7], 20)).unwrap());
     let expected = fake::greedy(&[5, 6, 7], 20);
     assert_eq!((tokens, error), (expected.clone(), None));
-    assert!(fake::tokenizer().decode(&expected, true).unwrap().starts_with(&text));
+    assert!(
+        fake::tokenizer()
+            .decode(&expected, true)
+            .unwrap()
+            .starts_with(&text)
+    );
     assert_eq!((stats.prompt_tokens, stats.completion_tokens), (3, 20));
     assert_eq!(stats.finish_reason, Some(FinishReason::Length));
 }
@@ -60,28 +77,49 @@ fn greedy_answers_are_the_models_and_counted() {
 #[test]
 fn an_answer_is_the_same_alone_and_in_a_crowd_that_fights_for_blocks() {
     // 24 requests of up to 60 + 100 tokens need ten blocks each; there are 30.
-    let config = EngineConfig { max_batch: 16, max_step_tokens: 40, ..Default::default() };
+    let config = EngineConfig {
+        max_batch: 16,
+        max_step_tokens: 40,
+        ..Default::default()
+    };
     let engine = start(30, FakeOptions::default(), config);
-    let prompts: Vec<Vec<u32>> =
-        (0..24).map(|i| (0..1 + i * 5 % 60).map(|t| (i * 7 + t) % 260).collect()).collect();
-    let streams: Vec<_> =
-        prompts.iter().map(|prompt| engine.submit(greedy(prompt, 100)).unwrap()).collect();
+    let prompts: Vec<Vec<u32>> = (0..24)
+        .map(|i| (0..=i * 5 % 60).map(|t| (i * 7 + t) % 260).collect())
+        .collect();
+    let streams: Vec<_> = prompts
+        .iter()
+        .map(|prompt| engine.submit(greedy(prompt, 100)).unwrap())
+        .collect();
     for (prompt, stream) in prompts.iter().zip(streams) {
         let (_, tokens, error, _) = collect(stream);
         assert_eq!((tokens, error), (fake::greedy(prompt, 100), None));
     }
-    assert_eq!(engine.load(), Load { running: 0, queued: 0, used_blocks: 0, total_blocks: 30 });
+    assert_eq!(
+        engine.load(),
+        Load {
+            running: 0,
+            queued: 0,
+            used_blocks: 0,
+            total_blocks: 30
+        }
+    );
 }
 
 #[test]
 fn a_seed_gives_the_same_answer_whatever_the_batch() {
     let engine = plain(256);
     let seeded = |seed| Request {
-        sampling: SamplingParams { seed: Some(seed), temperature: 1.3, ..Default::default() },
+        sampling: SamplingParams {
+            seed: Some(seed),
+            temperature: 1.3,
+            ..Default::default()
+        },
         ..greedy(&[9, 9], 30)
     };
     let alone = collect(engine.submit(seeded(1)).unwrap()).1;
-    let crowd: Vec<_> = (0..20).map(|seed| engine.submit(seeded(seed)).unwrap()).collect();
+    let crowd: Vec<_> = (0..20)
+        .map(|seed| engine.submit(seeded(seed)).unwrap())
+        .collect();
     let answers: Vec<_> = crowd.into_iter().map(|stream| collect(stream).1).collect();
     assert_eq!(answers[1], alone);
     assert_ne!(answers[2], alone);
@@ -91,7 +129,12 @@ fn a_seed_gives_the_same_answer_whatever_the_batch() {
 fn stop_strings_stop_tokens_and_the_models_ending_end_an_answer() {
     let engine = plain(64);
     let whole = collect(engine.submit(greedy(&[5], 40)).unwrap());
-    let (at, stop) = whole.0.char_indices().nth(5).map(|(at, _)| (at, whole.0[at..].chars().take(3).collect::<String>())).unwrap();
+    let (at, stop) = whole
+        .0
+        .char_indices()
+        .nth(5)
+        .map(|(at, _)| (at, whole.0[at..].chars().take(3).collect::<String>()))
+        .unwrap();
     let mut request = greedy(&[5], 40);
     request.stop.strings = vec![stop.clone()];
     let stopped = collect(engine.submit(request.clone()).unwrap());
@@ -112,9 +155,15 @@ fn stop_strings_stop_tokens_and_the_models_ending_end_an_answer() {
     assert!(later.1.len() >= 30 && !later.1[..30].contains(&third));
 
     let options = FakeOptions::default();
-    let config = EngineConfig { eos: vec![third], ..Default::default() };
+    let config = EngineConfig {
+        eos: vec![third],
+        ..Default::default()
+    };
     let ending = start(64, options, config);
-    assert_eq!(collect(ending.submit(greedy(&[5], 40)).unwrap()).1.len(), before + 1);
+    assert_eq!(
+        collect(ending.submit(greedy(&[5], 40)).unwrap()).1.len(),
+        before + 1
+    );
     let mut request = greedy(&[5], 40);
     request.stop.ignore_eos = true;
     assert_eq!(collect(ending.submit(request).unwrap()).1, whole.1);
@@ -130,13 +179,23 @@ fn impossible_requests_are_refused_with_the_cause() {
     assert_eq!(refusal(greedy(&[], 1)), InvalidRequest::EmptyPrompt);
     assert_eq!(
         refusal(greedy(&[1; 64], 1)),
-        InvalidRequest::PromptTooLong { tokens: 64, limit: 64 }
+        InvalidRequest::PromptTooLong {
+            tokens: 64,
+            limit: 64
+        }
     );
     assert_eq!(
         refusal(greedy(&[1; 60], 5)),
-        InvalidRequest::AnswerTooLong { tokens: 60, max_tokens: 5, limit: 64 }
+        InvalidRequest::AnswerTooLong {
+            tokens: 60,
+            max_tokens: 5,
+            limit: 64
+        }
     );
-    assert!(matches!(refusal(greedy(&[9999], 1)), InvalidRequest::UnknownToken { .. }));
+    assert!(matches!(
+        refusal(greedy(&[9999], 1)),
+        InvalidRequest::UnknownToken { .. }
+    ));
     let mut request = greedy(&[1], 1);
     request.sampling.top_p = f32::NAN;
     assert!(matches!(refusal(request), InvalidRequest::Sampling(_)));
@@ -145,8 +204,15 @@ fn impossible_requests_are_refused_with_the_cause() {
 
 #[test]
 fn a_full_queue_turns_requests_away_and_recovers() {
-    let options = FakeOptions { step_time: Duration::from_millis(5), ..Default::default() };
-    let config = EngineConfig { max_batch: 1, max_queue: 3, ..Default::default() };
+    let options = FakeOptions {
+        step_time: Duration::from_millis(5),
+        ..Default::default()
+    };
+    let config = EngineConfig {
+        max_batch: 1,
+        max_queue: 3,
+        ..Default::default()
+    };
     let engine = start(64, options, config);
     let mut accepted = Vec::new();
     let turned_away = (0..20)
@@ -182,8 +248,9 @@ fn dropping_streams_frees_the_engine_at_once() {
         ..Default::default()
     };
     let engine = start(2048, options, EngineConfig::default());
-    let streams: Vec<_> =
-        (0..200).map(|i| engine.submit(greedy(&[i], 4000)).unwrap()).collect();
+    let streams: Vec<_> = (0..200)
+        .map(|i| engine.submit(greedy(&[i], 4000)).unwrap())
+        .collect();
     drop(streams);
     let before = steps.load(Ordering::Relaxed);
     let (_, tokens, _, _) = collect(engine.submit(greedy(&[3], 5)).unwrap());
@@ -195,11 +262,19 @@ fn dropping_streams_frees_the_engine_at_once() {
 #[test]
 fn a_failing_request_fails_alone() {
     for options in [
-        FakeOptions { failing_token: Some(13), ..Default::default() },
-        FakeOptions { panicking_token: Some(13), ..Default::default() },
+        FakeOptions {
+            failing_token: Some(13),
+            ..Default::default()
+        },
+        FakeOptions {
+            panicking_token: Some(13),
+            ..Default::default()
+        },
     ] {
         let engine = start(256, options, EngineConfig::default());
-        let good: Vec<_> = (100..110).map(|t| engine.submit(greedy(&[t], 3)).unwrap()).collect();
+        let good: Vec<_> = (100..110)
+            .map(|t| engine.submit(greedy(&[t], 3)).unwrap())
+            .collect();
         let bad = engine.submit(greedy(&[1, 13], 30)).unwrap();
         assert!(matches!(collect(bad).2, Some(GenerationError::Failed(_))));
         for (token, stream) in (100..110).zip(good) {
@@ -213,21 +288,33 @@ fn a_failing_request_fails_alone() {
 
 #[test]
 fn a_broken_backend_ends_every_answer_and_is_told() {
-    let options = FakeOptions { fatal_token: Some(13), ..Default::default() };
+    let options = FakeOptions {
+        fatal_token: Some(13),
+        ..Default::default()
+    };
     let engine = start(256, options, EngineConfig::default());
-    let streams: Vec<_> = [13, 20, 21].map(|t| engine.submit(greedy(&[t], 4000))).into();
+    let streams: Vec<_> = [13, 20, 21]
+        .map(|t| engine.submit(greedy(&[t], 4000)))
+        .into();
     for stream in streams.into_iter().flatten() {
         assert_eq!(collect(stream).2, Some(GenerationError::EngineStopped));
     }
     assert_eq!(engine.health(), Err("the device is gone".to_owned()));
-    assert!(matches!(engine.submit(greedy(&[1], 1)), Err(SubmitError::Stopped)));
+    assert!(matches!(
+        engine.submit(greedy(&[1], 1)),
+        Err(SubmitError::Stopped)
+    ));
 }
 
 #[test]
 fn logprobs_come_with_every_token() {
     let engine = plain(64);
-    let mut stream =
-        engine.submit(Request { logprobs: Some(3), ..greedy(&[5], 10) }).unwrap();
+    let mut stream = engine
+        .submit(Request {
+            logprobs: Some(3),
+            ..greedy(&[5], 10)
+        })
+        .unwrap();
     let mut told = Vec::new();
     block_on(async {
         while let Some(piece) = stream.next().await {
@@ -238,7 +325,10 @@ fn logprobs_come_with_every_token() {
     });
     assert_eq!(told.len(), 10);
     for (entry, token) in told.iter().zip(fake::greedy(&[5], 10)) {
-        assert_eq!((entry.token, entry.top.len(), entry.top[0].0), (token, 3, token));
+        assert_eq!(
+            (entry.token, entry.top.len(), entry.top[0].0),
+            (token, 3, token)
+        );
         assert!(entry.logprob < 0.0 && (entry.logprob - entry.top[0].1).abs() < 1e-6);
     }
 }

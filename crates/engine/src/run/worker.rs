@@ -73,7 +73,12 @@ impl Worker {
     }
 
     fn drop_abandoned(&mut self) {
-        let Self { scheduler, observer, shared, .. } = self;
+        let Self {
+            scheduler,
+            observer,
+            shared,
+            ..
+        } = self;
         scheduler.remove(|sequence| {
             let abandoned = sequence.of.is_abandoned();
             if abandoned {
@@ -103,7 +108,11 @@ impl Worker {
             // One of them is to blame. Each runs alone, so that only that one fails; the cache
             // is written anew where the failed step wrote.
             Err(BackendError::Step(cause)) => {
-                warn!(cause, sequences = plan.shares.len(), "a step failed, trying one by one");
+                warn!(
+                    cause,
+                    sequences = plan.shares.len(),
+                    "a step failed, trying one by one"
+                );
                 for &share in &plan.shares {
                     match self.compute(&[share]) {
                         Ok(()) => {}
@@ -122,13 +131,22 @@ impl Worker {
         if shares.is_empty() {
             return Ok(());
         }
-        let Self { backend, scheduler, tokenizer, observer, .. } = self;
-        let batch =
-            StepBatch { sequences: shares.iter().map(|&s| scheduler.step_of(s)).collect() };
+        let Self {
+            backend,
+            scheduler,
+            tokenizer,
+            observer,
+            ..
+        } = self;
+        let batch = StepBatch {
+            sequences: shares.iter().map(|&s| scheduler.step_of(s)).collect(),
+        };
         let mut logits = guarded_step(backend.as_mut(), &batch)?;
         if logits.num_rows() != batch.num_rows() {
             let (rows, wanted) = (logits.num_rows(), batch.num_rows());
-            return Err(BackendError::Step(format!("{rows} rows of logits instead of {wanted}")));
+            return Err(BackendError::Step(format!(
+                "{rows} rows of logits instead of {wanted}"
+            )));
         }
         let mut rows = logits.rows_mut();
         for (share, step) in shares.iter().zip(&batch.sequences) {
@@ -151,7 +169,10 @@ impl Worker {
     fn fail(&mut self, share: Share, cause: &str) {
         warn!(cause, "a request failed in the backend");
         let error = GenerationError::Failed(cause.to_owned());
-        self.scheduler.running_mut(share.index).of.fail(error, self.observer.as_ref());
+        self.scheduler
+            .running_mut(share.index)
+            .of
+            .fail(error, self.observer.as_ref());
     }
 
     fn fail_all(&mut self) {
@@ -159,9 +180,15 @@ impl Worker {
         while let Ok(sequence) = self.arrivals.try_recv() {
             self.scheduler.add(sequence);
         }
-        let Self { scheduler, observer, .. } = self;
+        let Self {
+            scheduler,
+            observer,
+            ..
+        } = self;
         scheduler.remove(|sequence| {
-            sequence.of.fail(GenerationError::EngineStopped, observer.as_ref());
+            sequence
+                .of
+                .fail(GenerationError::EngineStopped, observer.as_ref());
             true
         });
         self.shared.queued.store(0, Ordering::Release);
@@ -179,7 +206,9 @@ impl Worker {
             preempted: plan.preempted,
         };
         self.shared.running.store(report.running, Ordering::Relaxed);
-        self.shared.used_blocks.store(report.used_blocks, Ordering::Relaxed);
+        self.shared
+            .used_blocks
+            .store(report.used_blocks, Ordering::Relaxed);
         self.observer.step(&report);
     }
 }

@@ -10,6 +10,10 @@ pub(crate) struct Candidate {
 }
 
 /// Likelier first; among equals the lower id, so that a result depends on nothing else.
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the form that sorting wants"
+)]
 fn order(a: &Candidate, b: &Candidate) -> Ordering {
     b.weight.total_cmp(&a.weight).then(a.token.cmp(&b.token))
 }
@@ -65,7 +69,10 @@ mod tests {
                 let mut of: Vec<_> = weights
                     .into_iter()
                     .enumerate()
-                    .map(|(token, weight)| Candidate { token: token as u32, weight })
+                    .map(|(token, weight)| Candidate {
+                        token: token as u32,
+                        weight,
+                    })
                     .collect();
                 of[0].weight += 0.01;
                 of

@@ -72,7 +72,11 @@ impl SamplingParams {
             ("temperature", self.temperature, 0.0..=1e6),
             ("top_p", self.top_p, f32::MIN_POSITIVE..=1.0),
             ("min_p", self.min_p, 0.0..=1.0),
-            ("repetition_penalty", self.repetition_penalty, f32::MIN_POSITIVE..=1e6),
+            (
+                "repetition_penalty",
+                self.repetition_penalty,
+                f32::MIN_POSITIVE..=1e6,
+            ),
             ("presence_penalty", self.presence_penalty, -1e6..=1e6),
             ("frequency_penalty", self.frequency_penalty, -1e6..=1e6),
         ];
@@ -85,7 +89,11 @@ impl SamplingParams {
         for &(token, value) in &self.logit_bias {
             let name = "logit_bias";
             if token as usize >= vocab_size {
-                return Err(InvalidParams::UnknownToken { name, token, vocab_size });
+                return Err(InvalidParams::UnknownToken {
+                    name,
+                    token,
+                    vocab_size,
+                });
             }
             if !value.is_finite() {
                 return Err(InvalidParams::OutOfRange { name, value });

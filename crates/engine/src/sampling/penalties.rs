@@ -9,7 +9,8 @@ use super::SamplingParams;
 pub(crate) struct Penalties {
     /// Times that a token stands in the answer; 0 for a token of the prompt alone.
     counts: HashMap<u32, u32>,
-    repetition: f32,
+    /// `None` when it is off.
+    repetition: Option<f32>,
     presence: f32,
     frequency: f32,
     bias: Vec<(u32, f32)>,
@@ -18,12 +19,15 @@ pub(crate) struct Penalties {
 impl Penalties {
     pub(crate) fn new(params: &SamplingParams, prompt: &[u32]) -> Self {
         let mut counts = HashMap::new();
-        if params.repetition_penalty != 1.0 {
+        // 1 is exactly how "off" is written.
+        #[allow(clippy::float_cmp, reason = "set, never computed")]
+        let repetition = (params.repetition_penalty != 1.0).then_some(params.repetition_penalty);
+        if repetition.is_some() {
             counts.extend(prompt.iter().map(|&token| (token, 0)));
         }
         Self {
             counts,
-            repetition: params.repetition_penalty,
+            repetition,
             presence: params.presence_penalty,
             frequency: params.frequency_penalty,
             bias: params.logit_bias.clone(),
@@ -32,7 +36,7 @@ impl Penalties {
 
     /// Notes a token of the answer.
     pub(crate) fn count(&mut self, token: u32) {
-        if self.repetition != 1.0 || self.presence != 0.0 || self.frequency != 0.0 {
+        if self.repetition.is_some() || self.presence != 0.0 || self.frequency != 0.0 {
             *self.counts.entry(token).or_default() += 1;
         }
     }
@@ -40,12 +44,14 @@ impl Penalties {
     /// Changes `logits` accordingly. Tokens that the row does not have are passed over.
     pub(crate) fn apply(&self, logits: &mut [f32]) {
         for (&token, &count) in &self.counts {
-            let Some(logit) = logits.get_mut(token as usize) else { continue };
+            let Some(logit) = logits.get_mut(token as usize) else {
+                continue;
+            };
             // As in CTRL, <https://arxiv.org/abs/1909.05858>, with the sign seen to.
-            if *logit > 0.0 {
-                *logit /= self.repetition;
-            } else {
-                *logit *= self.repetition;
+            match self.repetition {
+                Some(penalty) if *logit > 0.0 => *logit /= penalty,
+                Some(penalty) => *logit *= penalty,
+                None => {}
             }
             if count > 0 {
                 *logit -= self.presence + self.frequency * count as f32;

@@ -45,7 +45,10 @@ mod tests {
             assert!((0.0..1.0).contains(&number));
             buckets[(number * 10.0) as usize] += 1;
         }
-        assert!(buckets.iter().all(|count| (9_600..10_400).contains(count)), "{buckets:?}");
+        assert!(
+            buckets.iter().all(|count| (9_600..10_400).contains(count)),
+            "{buckets:?}"
+        );
         assert!((rng.uniform(5) - CounterRng::new(Some(7)).uniform(5)).abs() < f64::EPSILON);
         assert!((rng.uniform(5) - CounterRng::new(Some(8)).uniform(5)).abs() > f64::EPSILON);
     }

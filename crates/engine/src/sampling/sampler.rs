@@ -48,7 +48,12 @@ impl Sampler {
     pub(crate) fn new(params: SamplingParams, prompt: &[u32]) -> Self {
         let penalties = Penalties::new(&params, prompt);
         let rng = CounterRng::new(params.seed);
-        Self { params, penalties, rng, chosen: 0 }
+        Self {
+            params,
+            penalties,
+            rng,
+            chosen: 0,
+        }
     }
 
     /// Chooses from `logits`, which it overwrites. `banned` tokens are not chosen. With
@@ -76,7 +81,10 @@ impl Sampler {
         self.penalties.count(token);
         let logprobs = wanted.zip(raw).map(|((norm, top), raw)| Logprobs {
             chosen: raw[token as usize] - norm,
-            top: top.into_iter().map(|(id, logit)| (id, logit - norm)).collect(),
+            top: top
+                .into_iter()
+                .map(|(id, logit)| (id, logit - norm))
+                .collect(),
         });
         Ok(Sampled { token, logprobs })
     }
@@ -98,7 +106,10 @@ impl Sampler {
             .iter()
             .zip(0..)
             .filter(|(logit, _)| **logit >= least)
-            .map(|(&logit, token)| Candidate { token, weight: logit })
+            .map(|(&logit, token)| Candidate {
+                token,
+                weight: logit,
+            })
             .collect();
         // The order of logits is the order of weights, so the cheap cut comes before the
         // exponentials.
@@ -143,7 +154,10 @@ fn log_sum_exp(logits: &[f32]) -> f32 {
     if !max.is_finite() {
         return max;
     }
-    let sum: f64 = logits.iter().map(|logit| f64::from((logit - max).exp())).sum();
+    let sum: f64 = logits
+        .iter()
+        .map(|logit| f64::from((logit - max).exp()))
+        .sum();
     max + sum.ln() as f32
 }
 

@@ -59,7 +59,12 @@ pub(crate) struct Plan {
 
 impl<T> Scheduler<T> {
     pub(crate) fn new(blocks: BlockPool, limits: SchedulerLimits) -> Self {
-        Self { waiting: VecDeque::new(), running: Vec::new(), blocks, limits }
+        Self {
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            blocks,
+            limits,
+        }
     }
 
     /// Puts a sequence at the end of the queue.
@@ -89,7 +94,10 @@ impl<T> Scheduler<T> {
 
     /// Chooses the next step. Nothing to do gives an empty plan.
     pub(crate) fn plan(&mut self) -> Plan {
-        let mut plan = Plan { preempted: self.find_blocks(), ..Plan::default() };
+        let mut plan = Plan {
+            preempted: self.find_blocks(),
+            ..Plan::default()
+        };
         let mut budget = self.limits.max_step_tokens;
         for generating in [true, false] {
             for (index, sequence) in self.running.iter().enumerate() {
@@ -129,7 +137,12 @@ impl<T> Scheduler<T> {
 
     /// Removes the sequences that `ended` says, with their blocks.
     pub(crate) fn remove(&mut self, mut ended: impl FnMut(&mut Sequence<T>) -> bool) {
-        let Self { waiting, running, blocks, .. } = self;
+        let Self {
+            waiting,
+            running,
+            blocks,
+            ..
+        } = self;
         waiting.retain_mut(|sequence| !ended(sequence));
         running.retain_mut(|sequence| {
             let ends = ended(sequence);
@@ -146,7 +159,10 @@ impl<T> Scheduler<T> {
         let mut index = 0;
         while index < self.running.len() {
             let sequence = &mut self.running[index];
-            if self.blocks.grow(&mut sequence.blocks, sequence.tokens.len()) {
+            if self
+                .blocks
+                .grow(&mut sequence.blocks, sequence.tokens.len())
+            {
                 index += 1;
             } else if let Some(mut last) = self.running.pop() {
                 self.blocks.release(&mut last.blocks);
@@ -163,7 +179,9 @@ impl<T> Scheduler<T> {
         if self.running.len() >= self.limits.max_sequences {
             return false;
         }
-        let Some(first) = self.waiting.front_mut() else { return false };
+        let Some(first) = self.waiting.front_mut() else {
+            return false;
+        };
         // One block for each running sequence is left to grow into, or the newcomer would soon
         // be sent away again.
         let needed = self.blocks.needed(first.tokens.len()) + self.running.len();

@@ -17,7 +17,12 @@ pub(crate) struct Sequence<T> {
 
 impl<T> Sequence<T> {
     pub(crate) fn new(prompt: Vec<u32>, of: T) -> Self {
-        Self { tokens: prompt, computed: 0, blocks: Vec::new(), of }
+        Self {
+            tokens: prompt,
+            computed: 0,
+            blocks: Vec::new(),
+            of,
+        }
     }
 
     /// Tokens that are not in the cache yet.

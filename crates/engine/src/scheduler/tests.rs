@@ -20,8 +20,18 @@ struct Goal {
 }
 
 fn wishes() -> impl Strategy<Value = Vec<Wish>> {
-    let wish = (1..100_usize, 1..60_usize, 0..60_usize, prop::option::weighted(0.2, 0..120_usize))
-        .prop_map(|(prompt, answer, arrives, leaves)| Wish { prompt, answer, arrives, leaves });
+    let wish = (
+        1..100_usize,
+        1..60_usize,
+        0..60_usize,
+        prop::option::weighted(0.2, 0..120_usize),
+    )
+        .prop_map(|(prompt, answer, arrives, leaves)| Wish {
+            prompt,
+            answer,
+            arrives,
+            leaves,
+        });
     prop::collection::vec(wish, 1..25)
 }
 
@@ -90,7 +100,10 @@ proptest! {
 }
 
 fn scheduler(num_blocks: usize, max_sequences: usize, max_step_tokens: usize) -> Scheduler<()> {
-    let limits = SchedulerLimits { max_sequences, max_step_tokens };
+    let limits = SchedulerLimits {
+        max_sequences,
+        max_step_tokens,
+    };
     Scheduler::new(BlockPool::new(num_blocks, 16), limits)
 }
 

@@ -6,7 +6,9 @@ pub(super) fn without_marks(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(len) = rest[start..].find("%}").map(|at| at + 2) else { break };
+        let Some(len) = rest[start..].find("%}").map(|at| at + 2) else {
+            break;
+        };
         let tag = &rest[start..start + len];
         let inner = &tag[2..tag.len() - 2];
         let word = inner.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');

@@ -40,7 +40,10 @@ pub struct TemplateMessage {
 impl TemplateMessage {
     fn value(&self) -> Value {
         let name = self.name.as_deref().map(|name| ("name", name));
-        let fields = [("role", self.role.as_str()), ("content", self.content.as_str())];
+        let fields = [
+            ("role", self.role.as_str()),
+            ("content", self.content.as_str()),
+        ];
         Value::from_pairs(fields.into_iter().chain(name))
     }
 }
@@ -73,10 +76,7 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// [`TemplateError::Syntax`].
-    pub fn new(
-        source: &str,
-        special_tokens: Vec<(String, String)>,
-    ) -> Result<Self, TemplateError> {
+    pub fn new(source: &str, special_tokens: Vec<(String, String)>) -> Result<Self, TemplateError> {
         let syntax = |error: Error| TemplateError::Syntax(error.to_string());
         let mut environment = Environment::new();
         let whitespace = SyntaxConfig::builder()
@@ -96,7 +96,10 @@ impl ChatTemplate {
         environment
             .add_template_owned(NAME, generation::without_marks(source))
             .map_err(syntax)?;
-        Ok(Self { environment, special_tokens })
+        Ok(Self {
+            environment,
+            special_tokens,
+        })
     }
 
     /// The prompt of `messages`; with `add_generation_prompt` it ends where the model begins.
@@ -109,7 +112,9 @@ impl ChatTemplate {
         add_generation_prompt: bool,
     ) -> Result<String, TemplateError> {
         let tokens = Value::from_pairs(
-            self.special_tokens.iter().map(|(name, token)| (name.as_str(), token.as_str())),
+            self.special_tokens
+                .iter()
+                .map(|(name, token)| (name.as_str(), token.as_str())),
         );
         let own = context! {
             messages => messages.iter().map(TemplateMessage::value).collect::<Vec<_>>(),
@@ -117,8 +122,13 @@ impl ChatTemplate {
             documents => (),
             add_generation_prompt => add_generation_prompt,
         };
-        let template = self.environment.get_template(NAME).map_err(|e| failure(&e))?;
-        template.render(context! { ..own, ..tokens }).map_err(|error| failure(&error))
+        let template = self
+            .environment
+            .get_template(NAME)
+            .map_err(|e| failure(&e))?;
+        template
+            .render(context! { ..own, ..tokens })
+            .map_err(|error| failure(&error))
     }
 }
 
@@ -137,8 +147,10 @@ fn failure(error: &Error) -> TemplateError {
 }
 
 fn raise_exception(message: &str) -> Result<Value, Error> {
-    Err(Error::new(ErrorKind::InvalidOperation, "raise_exception was called")
-        .with_source(Refusal(message.to_owned())))
+    Err(
+        Error::new(ErrorKind::InvalidOperation, "raise_exception was called")
+            .with_source(Refusal(message.to_owned())),
+    )
 }
 
 /// The time in UTC, formatted as C's `strftime` does.
@@ -147,6 +159,10 @@ fn strftime_now(format: &str) -> Result<String, Error> {
         .map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))
 }
 
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "the form that minijinja calls"
+)]
 fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let ensure_ascii: Option<bool> = options.get("ensure_ascii")?;

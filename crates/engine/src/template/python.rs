@@ -2,10 +2,7 @@
 
 use std::fmt::Write;
 
-use minijinja::{
-    Error, ErrorKind, Output, Value,
-    value::ValueKind,
-};
+use minijinja::{Error, ErrorKind, Output, Value, value::ValueKind};
 
 /// Deepest nesting that is printed.
 const MAX_DEPTH: usize = 64;
@@ -31,7 +28,10 @@ pub(super) fn text(value: &Value) -> Result<String, Error> {
 }
 
 fn too_deep() -> Error {
-    Error::new(ErrorKind::InvalidOperation, "a value is nested too deeply to be printed")
+    Error::new(
+        ErrorKind::InvalidOperation,
+        "a value is nested too deeply to be printed",
+    )
 }
 
 fn repr(value: &Value, out: &mut String, depth: usize) -> Result<(), Error> {
@@ -75,7 +75,11 @@ fn repr(value: &Value, out: &mut String, depth: usize) -> Result<(), Error> {
 
 /// `repr(text)`.
 fn quote(text: &str, out: &mut String) {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let quote = if text.contains('\'') && !text.contains('"') {
+        '"'
+    } else {
+        '\''
+    };
     out.push(quote);
     for c in text.chars() {
         match c {
@@ -152,7 +156,11 @@ impl Json {
             ValueKind::Number => match f64::try_from(value.clone()) {
                 Ok(number) if number.is_nan() => out.push_str("NaN"),
                 Ok(number) if number.is_infinite() => {
-                    out.push_str(if number > 0.0 { "Infinity" } else { "-Infinity" });
+                    out.push_str(if number > 0.0 {
+                        "Infinity"
+                    } else {
+                        "-Infinity"
+                    });
                 }
                 _ => self::number(value, out),
             },

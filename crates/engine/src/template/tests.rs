@@ -9,7 +9,8 @@ struct Goldens {
     special_tokens: Vec<(String, String)>,
     templates: HashMap<String, String>,
     conversations: HashMap<String, Vec<GoldenMessage>>,
-    goldens: Vec<Golden>,
+    #[serde(rename = "goldens")]
+    cases: Vec<Golden>,
 }
 
 #[derive(Deserialize)]
@@ -32,17 +33,24 @@ struct GoldenMessage {
 fn templates_render_as_transformers_renders_them() {
     let all: Goldens =
         serde_json::from_str(include_str!("../../tests/goldens/templates.json")).unwrap();
-    assert!(all.goldens.len() > 100, "{}", all.goldens.len());
-    for golden in all.goldens {
+    assert!(all.cases.len() > 100, "{}", all.cases.len());
+    for golden in all.cases {
         let case = format!("{}, {}", golden.template, golden.conversation);
         let template =
             ChatTemplate::new(&all.templates[&golden.template], all.special_tokens.clone());
         let messages: Vec<_> = all.conversations[&golden.conversation]
             .iter()
             .cloned()
-            .map(|m| TemplateMessage { role: m.role, content: m.content, name: m.name })
+            .map(|m| TemplateMessage {
+                role: m.role,
+                content: m.content,
+                name: m.name,
+            })
             .collect();
-        match template.unwrap().render(&messages, golden.add_generation_prompt) {
+        match template
+            .unwrap()
+            .render(&messages, golden.add_generation_prompt)
+        {
             Ok(text) => assert_eq!(Some(text), golden.rendered, "{case}"),
             Err(TemplateError::Refused(why)) => assert_eq!(Some(why), golden.refused, "{case}"),
             Err(error) => panic!("{case}: {error}"),
@@ -51,25 +59,41 @@ fn templates_render_as_transformers_renders_them() {
 }
 
 fn user(content: &str) -> Vec<TemplateMessage> {
-    vec![TemplateMessage { role: "user".into(), content: content.into(), name: None }]
+    vec![TemplateMessage {
+        role: "user".into(),
+        content: content.into(),
+        name: None,
+    }]
 }
 
 #[test]
 fn a_template_without_end_is_stopped() {
     let source = "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}";
     let template = ChatTemplate::new(source, vec![]).unwrap();
-    assert!(matches!(template.render(&user("a"), true), Err(TemplateError::TooMuchWork)));
+    assert!(matches!(
+        template.render(&user("a"), true),
+        Err(TemplateError::TooMuchWork)
+    ));
     let template = ChatTemplate::new("{{ 'x' * 1000000000000 }}", vec![]).unwrap();
     assert!(template.render(&user("a"), true).is_err());
 }
 
 #[test]
 fn a_broken_template_is_refused_and_a_failing_one_is_an_error() {
-    assert!(matches!(ChatTemplate::new("{% if %}", vec![]), Err(TemplateError::Syntax(_))));
+    assert!(matches!(
+        ChatTemplate::new("{% if %}", vec![]),
+        Err(TemplateError::Syntax(_))
+    ));
     let template = ChatTemplate::new("{{ messages[0].content.nope() }}", vec![]).unwrap();
-    assert!(matches!(template.render(&user("a"), true), Err(TemplateError::Failed(_))));
+    assert!(matches!(
+        template.render(&user("a"), true),
+        Err(TemplateError::Failed(_))
+    ));
     let template = ChatTemplate::new("{{ missing.field }}", vec![]).unwrap();
-    assert!(matches!(template.render(&user("a"), true), Err(TemplateError::Failed(_))));
+    assert!(matches!(
+        template.render(&user("a"), true),
+        Err(TemplateError::Failed(_))
+    ));
 }
 
 #[test]

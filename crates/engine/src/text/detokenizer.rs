@@ -15,7 +15,10 @@ pub(crate) struct Detokenizer {
 
 impl Detokenizer {
     pub(crate) fn new(skip_special: bool) -> Self {
-        Self { pending: Vec::new(), skip_special }
+        Self {
+            pending: Vec::new(),
+            skip_special,
+        }
     }
 
     /// Appends to `text` the characters that `token` completes. Bytes that cannot be UTF-8 become

@@ -14,6 +14,8 @@
 
 use super::{Tokenizer, TokenizerError};
 
+const MARK: char = '\u{fdd0}';
+
 /// Marks special tokens in the messages of one conversation.
 #[derive(Debug)]
 pub struct Guard<'a> {
@@ -23,15 +25,17 @@ pub struct Guard<'a> {
 }
 
 impl<'a> Guard<'a> {
-    /// A guard for the conversation made of `texts`, from which the mark must differ.
-    pub fn new<'t>(tokenizer: &'a Tokenizer, texts: impl Iterator<Item = &'t str> + Clone) -> Self {
-        // U+FDD0 is a noncharacter: no text should hold it. Should one all the same, a number
-        // tells the marks apart, and numbers do not end.
-        let mark = (0_u64..)
-            .map(|n| if n == 0 { "\u{fdd0}".to_owned() } else { format!("\u{fdd0}{n}\u{fdd1}") })
-            .find(|mark| !texts.clone().any(|text| text.contains(mark.as_str())))
-            .unwrap_or_default();
-        Self { tokenizer, mark, marked: false }
+    /// A guard for the conversation made of `texts`, from which its mark differs.
+    pub fn new<'t>(tokenizer: &'a Tokenizer, texts: impl Iterator<Item = &'t str>) -> Self {
+        // U+FDD0 is a noncharacter: no text should hold it. Should some all the same, then more
+        // in a row than they have together, side by side, are in none.
+        let longest: usize = texts.map(|text| longest_run(text, MARK)).sum();
+        let mark = MARK.to_string().repeat(longest + 1);
+        Self {
+            tokenizer,
+            mark,
+            marked: false,
+        }
     }
 
     /// `text` with every special token in it marked.
@@ -74,6 +78,12 @@ impl<'a> Guard<'a> {
         }
         Ok(tokens)
     }
+}
+
+/// How often `wanted` stands in `text` in a row at most.
+fn longest_run(text: &str, wanted: char) -> usize {
+    let runs = text.split(|c| c != wanted);
+    runs.map(|run| run.chars().count()).max().unwrap_or(0)
 }
 
 /// Where `token` begins in `text`, overlaps included.

@@ -45,7 +45,11 @@ impl Pieces {
             spell(name, spelling, &alphabet, &mut bytes);
             ends.push(bytes.len() as u32);
         }
-        Self { bytes, ends, special }
+        Self {
+            bytes,
+            ends,
+            special,
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -67,7 +71,9 @@ impl Pieces {
 
 fn spelling(decoder: Option<&DecoderWrapper>) -> Spelling {
     // A decoder says what it is when written as JSON; the wrapper's own types are private in part.
-    let json = decoder.and_then(|d| serde_json::to_string(d).ok()).unwrap_or_default();
+    let json = decoder
+        .and_then(|d| serde_json::to_string(d).ok())
+        .unwrap_or_default();
     if json.contains("\"ByteLevel\"") {
         Spelling::ByteLevel
     } else if json.contains("\"ByteFallback\"")
@@ -113,8 +119,7 @@ fn spell(name: &str, spelling: Spelling, alphabet: &HashMap<char, u8>, out: &mut
 /// GPT-2's printable character of every byte, backwards: printable Latin-1 stands for itself, the
 /// other bytes for the characters from U+0100 on, in order.
 fn byte_alphabet() -> HashMap<char, u8> {
-    let printable =
-        |b: u8| (b'!'..=b'~').contains(&b) || (0xa1..=0xac).contains(&b) || b >= 0xae;
+    let printable = |b: u8| (b'!'..=b'~').contains(&b) || (0xa1..=0xac).contains(&b) || b >= 0xae;
     let mut next = 0x100_u32;
     (0..=255_u8)
         .filter_map(|byte| {

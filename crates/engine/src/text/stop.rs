@@ -22,7 +22,11 @@ pub(crate) enum StopMatch {
 impl StopMatcher {
     /// Looks for `stops`, none of them empty. With `include` the one that is found is shown.
     pub(crate) fn new(stops: Vec<String>, include: bool) -> Self {
-        Self { stops, include, held: String::new() }
+        Self {
+            stops,
+            include,
+            held: String::new(),
+        }
     }
 
     /// Takes the next piece. The stop string that begins first decides; of those the longest.

@@ -78,7 +78,11 @@ impl Tokenizer {
             .map(|token| token.content)
             .collect();
         special.sort();
-        Ok(Self { inner, pieces, special })
+        Ok(Self {
+            inner,
+            pieces,
+            special,
+        })
     }
 
     /// The tokens of `text`. Special tokens written out in it become those tokens. With
@@ -132,6 +136,8 @@ impl Tokenizer {
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size()).finish_non_exhaustive()
+        f.debug_struct("Tokenizer")
+            .field("vocab_size", &self.vocab_size())
+            .finish_non_exhaustive()
     }
 }

@@ -59,7 +59,11 @@ impl Message {
         fields.refuse("audio", "audio is not supported by this server")?;
         // Answers of this API carry these two as null, and clients send answers back as they are.
         fields.refuse("refusal", "is not supported by this server")?;
-        fields.only("annotations", &[Value::Array(Vec::new())], "is not supported by this server")?;
+        fields.only(
+            "annotations",
+            &[Value::Array(Vec::new())],
+            "is not supported by this server",
+        )?;
         let name = fields.string("name")?;
         let content = match fields.required("content")? {
             Value::String(text) => text,
@@ -67,7 +71,11 @@ impl Message {
             other => return Err(fields.wrong("content", "a string or an array of parts", &other)),
         };
         fields.finish()?;
-        Ok(Self { role, content, name })
+        Ok(Self {
+            role,
+            content,
+            name,
+        })
     }
 }
 
@@ -84,10 +92,14 @@ fn join(parts: Vec<Value>, path: &str) -> Result<String, ApiError> {
                 Some("text") => {}
                 None => return Err(fields.error("type", "is required")),
                 Some(_) => {
-                    return Err(fields.error("type", "only text parts are supported by this server"));
+                    return Err(
+                        fields.error("type", "only text parts are supported by this server")
+                    );
                 }
             }
-            let text = fields.string("text")?.ok_or_else(|| fields.error("text", "is required"))?;
+            let text = fields
+                .string("text")?
+                .ok_or_else(|| fields.error("text", "is required"))?;
             fields.finish()?;
             Ok(text)
         })

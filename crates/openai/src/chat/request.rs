@@ -38,7 +38,9 @@ impl ChatRequest {
     pub fn from_json(body: &[u8]) -> Result<Self, ApiError> {
         let mut fields = Fields::from_body(body)?;
         let request = Self {
-            model: fields.string("model")?.ok_or_else(|| fields.error("model", "is required"))?,
+            model: fields
+                .string("model")?
+                .ok_or_else(|| fields.error("model", "is required"))?,
             messages: messages(&mut fields)?,
             max_tokens: max_tokens(&mut fields)?,
             logprobs: logprobs(&mut fields)?,
@@ -74,8 +76,10 @@ fn max_tokens(fields: &mut Fields) -> Result<Option<u32>, ApiError> {
     let old = sampling::tokens(fields, "max_tokens", 1)?;
     let new = sampling::tokens(fields, "max_completion_tokens", 1)?;
     match (old, new) {
-        (Some(old), Some(new)) if old != new => Err(fields
-            .error("max_tokens", "differs from max_completion_tokens, its newer name; set one")),
+        (Some(old), Some(new)) if old != new => Err(fields.error(
+            "max_tokens",
+            "differs from max_completion_tokens, its newer name; set one",
+        )),
         (old, new) => Ok(new.or(old)),
     }
 }
@@ -85,7 +89,9 @@ fn logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
     let top = fields.integer("top_logprobs", 0..=MAX_LOGPROBS as i64)?;
     match (wanted, top) {
         (false, None | Some(0)) => Ok(None),
-        (false, Some(_)) => Err(fields.error("top_logprobs", "is allowed only with logprobs: true")),
+        (false, Some(_)) => {
+            Err(fields.error("top_logprobs", "is allowed only with logprobs: true"))
+        }
         (true, top) => Ok(Some(top.unwrap_or(0) as usize)),
     }
 }
@@ -93,7 +99,11 @@ fn logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
 /// Fields by which a client organises itself and which change nothing about an answer.
 fn harmless(fields: &mut Fields) -> Result<(), ApiError> {
     fields.object("metadata")?;
-    for name in ["safety_identifier", "prompt_cache_key", "prompt_cache_retention"] {
+    for name in [
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+    ] {
         fields.string(name)?;
     }
     // Nothing to be parallel without tools, and tools are refused.
@@ -104,20 +114,48 @@ fn harmless(fields: &mut Fields) -> Result<(), ApiError> {
 /// Fields of features that are not there, at values other than "without it".
 fn absent(fields: &mut Fields) -> Result<(), ApiError> {
     let empty = json!([]);
-    fields.only("store", &[json!(false)], "answers are not stored by this server")?;
+    fields.only(
+        "store",
+        &[json!(false)],
+        "answers are not stored by this server",
+    )?;
     fields.only("service_tier", &[json!("auto"), json!("default")], ABSENT)?;
-    fields.only("modalities", &[json!(["text"])], "only text is supported by this server")?;
+    fields.only(
+        "modalities",
+        &[json!(["text"])],
+        "only text is supported by this server",
+    )?;
     fields.only("verbosity", &[json!("medium")], ABSENT)?;
-    fields.only("tools", std::slice::from_ref(&empty), "tool calls are not supported by this server")?;
-    fields.only("tool_choice", &[json!("none"), json!("auto")], "there are no tools to choose from")?;
-    fields.only("functions", &[empty], "function calls are not supported by this server")?;
-    fields.only("function_call", &[json!("none"), json!("auto")], "there are no functions to call")?;
+    fields.only(
+        "tools",
+        std::slice::from_ref(&empty),
+        "tool calls are not supported by this server",
+    )?;
+    fields.only(
+        "tool_choice",
+        &[json!("none"), json!("auto")],
+        "there are no tools to choose from",
+    )?;
+    fields.only(
+        "functions",
+        &[empty],
+        "function calls are not supported by this server",
+    )?;
+    fields.only(
+        "function_call",
+        &[json!("none"), json!("auto")],
+        "there are no functions to call",
+    )?;
     fields.only(
         "response_format",
         &[json!({"type": "text"})],
         "only {\"type\": \"text\"} is supported by this server",
     )?;
-    fields.only("chat_template_kwargs", &[Value::Object(serde_json::Map::new())], ABSENT)?;
+    fields.only(
+        "chat_template_kwargs",
+        &[Value::Object(serde_json::Map::new())],
+        ABSENT,
+    )?;
     fields.only("continue_final_message", &[json!(false)], ABSENT)?;
     for name in [
         "audio",

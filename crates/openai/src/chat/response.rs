@@ -50,7 +50,11 @@ pub struct AssistantMessage {
 impl AssistantMessage {
     /// The message that says `content`.
     pub fn new(content: String) -> Self {
-        Self { role: "assistant".to_owned(), content, refusal: None }
+        Self {
+            role: "assistant".to_owned(),
+            content,
+            refusal: None,
+        }
     }
 }
 
@@ -135,7 +139,11 @@ pub struct TopLogprob {
 pub(crate) mod nullable {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    #[allow(clippy::option_option, clippy::ref_option, reason = "absent, null and present differ")]
+    #[allow(
+        clippy::option_option,
+        clippy::ref_option,
+        reason = "absent, null and present differ"
+    )]
     pub(crate) fn serialize<T: Serialize, S: Serializer>(
         value: &Option<Option<T>>,
         serializer: S,

@@ -6,7 +6,9 @@ use crate::ApiError;
 #[track_caller]
 fn read(mut extra: Value) -> Result<ChatRequest, ApiError> {
     let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
-    body.as_object_mut().unwrap().append(extra.as_object_mut().unwrap());
+    body.as_object_mut()
+        .unwrap()
+        .append(extra.as_object_mut().unwrap());
     ChatRequest::from_json(&serde_json::to_vec(&body).unwrap())
 }
 
@@ -30,8 +32,14 @@ fn the_smallest_request_has_the_defaults_of_the_api() {
 #[test]
 fn an_unknown_field_is_refused_by_name_at_every_depth() {
     refused(json!({"temprature": 1}), "temprature");
-    refused(json!({"stream": true, "stream_options": {"x": 1}}), "stream_options.x");
-    refused(json!({"messages": [{"role": "user", "content": "a", "x": 1}]}), "messages[0].x");
+    refused(
+        json!({"stream": true, "stream_options": {"x": 1}}),
+        "stream_options.x",
+    );
+    refused(
+        json!({"messages": [{"role": "user", "content": "a", "x": 1}]}),
+        "messages[0].x",
+    );
     refused(
         json!({"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "x": 1}]}]}),
         "messages[0].content[0].x",
@@ -57,7 +65,10 @@ fn an_impossible_value_is_refused_by_name() {
         (json!({"n": 1e300}), "n"),
         (json!({"max_tokens": 0}), "max_tokens"),
         (json!({"max_tokens": -1}), "max_tokens"),
-        (json!({"max_tokens": 1, "max_completion_tokens": 2}), "max_tokens"),
+        (
+            json!({"max_tokens": 1, "max_completion_tokens": 2}),
+            "max_tokens",
+        ),
         (json!({"min_tokens": -1}), "min_tokens"),
         (json!({"seed": 1e30}), "seed"),
         (json!({"stop": ["a", "b", "c", "d", "e"]}), "stop"),
@@ -68,18 +79,36 @@ fn an_impossible_value_is_refused_by_name() {
         (json!({"logit_bias": {"x": 1}}), "logit_bias"),
         (json!({"logit_bias": {"1": 101}}), "logit_bias"),
         (json!({"logit_bias": [1]}), "logit_bias"),
-        (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs"),
+        (
+            json!({"logprobs": true, "top_logprobs": 21}),
+            "top_logprobs",
+        ),
         (json!({"top_logprobs": 2}), "top_logprobs"),
         (json!({"stream": 1}), "stream"),
-        (json!({"stream_options": {"include_usage": true}}), "stream_options"),
+        (
+            json!({"stream_options": {"include_usage": true}}),
+            "stream_options",
+        ),
         (json!({"messages": []}), "messages"),
         (json!({"messages": "hi"}), "messages"),
         (json!({"messages": ["hi"]}), "messages[0]"),
         (json!({"messages": [{"content": "a"}]}), "messages[0].role"),
-        (json!({"messages": [{"role": "king", "content": "a"}]}), "messages[0].role"),
-        (json!({"messages": [{"role": "user"}]}), "messages[0].content"),
-        (json!({"messages": [{"role": "user", "content": []}]}), "messages[0].content"),
-        (json!({"messages": [{"role": "user", "content": 1}]}), "messages[0].content"),
+        (
+            json!({"messages": [{"role": "king", "content": "a"}]}),
+            "messages[0].role",
+        ),
+        (
+            json!({"messages": [{"role": "user"}]}),
+            "messages[0].content",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": []}]}),
+            "messages[0].content",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": 1}]}),
+            "messages[0].content",
+        ),
         (json!({"model": null}), "model"),
         (json!({"model": 1}), "model"),
         (json!({"user": 1}), "user"),
@@ -93,13 +122,19 @@ fn a_feature_that_is_not_there_is_refused_unless_it_is_switched_off() {
     for (extra, param) in [
         (json!({"tools": [{"type": "function"}]}), "tools"),
         (json!({"tool_choice": "required"}), "tool_choice"),
-        (json!({"response_format": {"type": "json_object"}}), "response_format"),
+        (
+            json!({"response_format": {"type": "json_object"}}),
+            "response_format",
+        ),
         (json!({"store": true}), "store"),
         (json!({"modalities": ["text", "audio"]}), "modalities"),
         (json!({"reasoning_effort": "low"}), "reasoning_effort"),
         (json!({"adapters": [{"name": "a"}]}), "adapters"),
         (json!({"chat_template": "x"}), "chat_template"),
-        (json!({"messages": [{"role": "tool", "content": "a"}]}), "messages[0].role"),
+        (
+            json!({"messages": [{"role": "tool", "content": "a"}]}),
+            "messages[0].role",
+        ),
     ] {
         refused(extra, param);
     }

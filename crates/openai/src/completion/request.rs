@@ -49,7 +49,9 @@ impl CompletionRequest {
     /// A 400 that names the field at fault.
     pub fn from_json(body: &[u8]) -> Result<Self, ApiError> {
         let mut fields = Fields::from_body(body)?;
-        let model = fields.string("model")?.ok_or_else(|| fields.error("model", "is required"))?;
+        let model = fields
+            .string("model")?
+            .ok_or_else(|| fields.error("model", "is required"))?;
         let prompt = fields.required("prompt")?;
         let logprobs = fields.integer("logprobs", 0..=MAX_LOGPROBS as i64)?;
         let request = Self {
@@ -69,8 +71,16 @@ impl CompletionRequest {
             return Err(fields.error("echo", "together with logprobs is not supported yet"));
         }
         let n = request.sampling.n;
-        fields.only("best_of", &[json!(n)], "must be n: choosing among more is not supported")?;
-        fields.only("suffix", &[json!("")], "inserting text is not supported by this server")?;
+        fields.only(
+            "best_of",
+            &[json!(n)],
+            "must be n: choosing among more is not supported",
+        )?;
+        fields.only(
+            "suffix",
+            &[json!("")],
+            "inserting text is not supported by this server",
+        )?;
         fields.refuse("response_format", ABSENT)?;
         sampling::common_extras(&mut fields)?;
         fields.finish()?;
@@ -111,5 +121,8 @@ fn prompts(value: Value) -> Result<Vec<Prompt>, ApiError> {
 }
 
 fn token_ids(items: &[Value]) -> Result<Vec<u32>, ApiError> {
-    items.iter().map(|id| sampling::token_id(id, "prompt")).collect()
+    items
+        .iter()
+        .map(|id| sampling::token_id(id, "prompt"))
+        .collect()
 }

@@ -14,7 +14,10 @@ fn every_form_of_a_prompt_is_read() {
         (json!("a"), vec![text("a")]),
         (json!(["a", "b"]), vec![text("a"), text("b")]),
         (json!([1, 2]), vec![Prompt::Tokens(vec![1, 2])]),
-        (json!([[1], [2, 3]]), vec![Prompt::Tokens(vec![1]), Prompt::Tokens(vec![2, 3])]),
+        (
+            json!([[1], [2, 3]]),
+            vec![Prompt::Tokens(vec![1]), Prompt::Tokens(vec![2, 3])],
+        ),
     ] {
         let request = read(&json!({"model": "m", "prompt": prompt})).unwrap();
         assert_eq!(request.prompts, expected);
@@ -24,7 +27,14 @@ fn every_form_of_a_prompt_is_read() {
 
 #[test]
 fn what_is_no_prompt_is_refused() {
-    for prompt in [json!([]), json!({}), json!(1), json!([1, "a"]), json!([-1]), json!([[1.5]])] {
+    for prompt in [
+        json!([]),
+        json!({}),
+        json!(1),
+        json!([1, "a"]),
+        json!([-1]),
+        json!([[1.5]]),
+    ] {
         let error = read(&json!({"model": "m", "prompt": prompt})).unwrap_err();
         assert_eq!(error.param.as_deref(), Some("prompt"), "{prompt}");
     }

@@ -47,7 +47,12 @@ pub(super) async fn complete(State(app): Shared, request: Request) -> Result<Res
             request.max_tokens,
             request.logprobs,
         );
-        Ok((request, Prepared { requests: vec![engine_request] }))
+        Ok((
+            request,
+            Prepared {
+                requests: vec![engine_request],
+            },
+        ))
     })
     .await?;
     let usage = UsageCount::new(&prepared.requests);
@@ -57,7 +62,14 @@ pub(super) async fn complete(State(app): Shared, request: Request) -> Result<Res
     let answer = Answer::new(&app, "chatcmpl-", request.model, include_usage);
     let with_logprobs = request.logprobs.is_some();
     if request.sampling.stream {
-        Ok(sse::response(chunks(app, answer, choices, usage, with_logprobs, in_flight)))
+        Ok(sse::response(chunks(
+            app,
+            answer,
+            choices,
+            usage,
+            with_logprobs,
+            in_flight,
+        )))
     } else {
         let whole = whole(&app, answer, choices, usage, with_logprobs).await?;
         Ok(Json(whole).into_response())
@@ -71,7 +83,9 @@ pub(super) fn prompt(loaded: &Loaded, request: &ChatRequest) -> Result<Vec<u32>,
         ApiError::invalid("messages", why)
     })?;
     let texts = request.messages.iter().flat_map(|message| {
-        [Some(message.content.as_str()), message.name.as_deref()].into_iter().flatten()
+        [Some(message.content.as_str()), message.name.as_deref()]
+            .into_iter()
+            .flatten()
     });
     let mut guard = Guard::new(&loaded.tokenizer, texts);
     let messages: Vec<TemplateMessage> = request
@@ -84,7 +98,9 @@ pub(super) fn prompt(loaded: &Loaded, request: &ChatRequest) -> Result<Vec<u32>,
         })
         .collect();
     let rendered = render(template, &messages, request.add_generation_prompt)?;
-    guard.encode(&rendered).map_err(|error| ApiError::invalid("messages", error))
+    guard
+        .encode(&rendered)
+        .map_err(|error| ApiError::invalid("messages", error))
 }
 
 fn render(
@@ -92,16 +108,18 @@ fn render(
     messages: &[TemplateMessage],
     add_generation_prompt: bool,
 ) -> Result<String, ApiError> {
-    template.render(messages, add_generation_prompt).map_err(|error| match error {
-        TemplateError::Refused(_) | TemplateError::TooMuchWork => {
-            ApiError::invalid("messages", error)
-        }
-        // The template did not foresee this conversation. Its error names its own source, which
-        // is public with the model.
-        TemplateError::Failed(_) | TemplateError::Syntax(_) => {
-            ApiError::invalid("messages", error).with_code("chat_template_failed")
-        }
-    })
+    template
+        .render(messages, add_generation_prompt)
+        .map_err(|error| match error {
+            TemplateError::Refused(_) | TemplateError::TooMuchWork => {
+                ApiError::invalid("messages", error)
+            }
+            // The template did not foresee this conversation. Its error names its own source, which
+            // is public with the model.
+            TemplateError::Failed(_) | TemplateError::Syntax(_) => {
+                ApiError::invalid("messages", error).with_code("chat_template_failed")
+            }
+        })
 }
 
 async fn whole(
@@ -202,8 +220,16 @@ fn chunk(
     logprobs: Option<ChatLogprobs>,
     finish_reason: Option<String>,
 ) -> ChatChunk {
-    let choice = ChatChunkChoice { index: index as u32, delta, logprobs, finish_reason };
-    ChatChunk { choices: vec![choice], ..empty(answer) }
+    let choice = ChatChunkChoice {
+        index: index as u32,
+        delta,
+        logprobs,
+        finish_reason,
+    };
+    ChatChunk {
+        choices: vec![choice],
+        ..empty(answer)
+    }
 }
 
 fn empty(answer: &Answer) -> ChatChunk {

@@ -55,7 +55,9 @@ pub(super) async fn complete(State(app): Shared, request: Request) -> Result<Res
     let include_usage = request.sampling.stream_options.include_usage;
     let answer = Answer::new(&app, "cmpl-", request.model, include_usage);
     if request.sampling.stream {
-        Ok(sse::response(chunks(app, answer, choices, usage, shape, in_flight)))
+        Ok(sse::response(chunks(
+            app, answer, choices, usage, shape, in_flight,
+        )))
     } else {
         Ok(Json(whole(&app, answer, choices, usage, shape).await?).into_response())
     }
@@ -91,7 +93,13 @@ fn prepare(
             request.logprobs,
         ));
     }
-    Ok((requests, Shape { echoes, with_logprobs: request.logprobs.is_some() }))
+    Ok((
+        requests,
+        Shape {
+            echoes,
+            with_logprobs: request.logprobs.is_some(),
+        },
+    ))
 }
 
 async fn whole(
@@ -200,8 +208,16 @@ fn chunk(
     logprobs: Option<CompletionLogprobs>,
     finish_reason: Option<String>,
 ) -> CompletionChunk {
-    let choice = CompletionChoice { index: index as u32, text, logprobs, finish_reason };
-    CompletionChunk { choices: vec![choice], ..empty(answer) }
+    let choice = CompletionChoice {
+        index: index as u32,
+        text,
+        logprobs,
+        finish_reason,
+    };
+    CompletionChunk {
+        choices: vec![choice],
+        ..empty(answer)
+    }
 }
 
 fn empty(answer: &Answer) -> CompletionChunk {

@@ -26,7 +26,10 @@ pub(super) fn chat(tokenizer: &Tokenizer, entries: &[TokenLogprobs]) -> ChatLogp
                 .collect(),
         })
         .collect();
-    ChatLogprobs { content, refusal: None }
+    ChatLogprobs {
+        content,
+        refusal: None,
+    }
 }
 
 /// Appends to the older form; `offset` is where the next token's text begins, in characters.
@@ -45,7 +48,8 @@ pub(super) fn completion(
         let mut top = Map::new();
         for &(token, logprob) in &entry.top {
             // Two tokens can have the same replaced text; the likelier one stays.
-            top.entry(text(tokenizer, token)).or_insert_with(|| number(logprob));
+            top.entry(text(tokenizer, token))
+                .or_insert_with(|| number(logprob));
         }
         to.top_logprobs.push(Some(top));
     }

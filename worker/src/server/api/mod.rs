@@ -42,8 +42,11 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(CatchPanicLayer::custom(|_| {
-            Failure(ApiError::new(ErrorKind::Internal, "this server made a mistake"))
-                .into_response()
+            Failure(ApiError::new(
+                ErrorKind::Internal,
+                "this server made a mistake",
+            ))
+            .into_response()
         }))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), label))
         .with_state(app)
@@ -57,7 +60,8 @@ async fn label(State(app): Shared, request: Request, next: Next) -> Response {
         .get::<MatchedPath>()
         .map_or_else(|| "unknown".to_owned(), |path| path.as_str().to_owned());
     let mut response = next.run(request).await;
-    app.metrics.count_response(&route, response.status().as_u16());
+    app.metrics
+        .count_response(&route, response.status().as_u16());
     let headers = response.headers_mut();
     if let Some(commit) = app.identity.commit_header() {
         headers.insert(HeaderName::from_static(header::COMMIT), commit);
@@ -79,16 +83,25 @@ async fn model(State(app): Shared, Path(id): Path<String>) -> Result<Json<Model>
 }
 
 fn entry(app: &App) -> Model {
-    let max_model_len = app.loaded().ok().map(|loaded| loaded.engine.max_model_len());
+    let max_model_len = app
+        .loaded()
+        .ok()
+        .map(|loaded| loaded.engine.max_model_len());
     app.identity.entry(app.created, max_model_len)
 }
 
 async fn unknown_path() -> Failure {
-    Failure(ApiError::new(ErrorKind::NotFound, "there is nothing at this path"))
+    Failure(ApiError::new(
+        ErrorKind::NotFound,
+        "there is nothing at this path",
+    ))
 }
 
 async fn wrong_method() -> Failure {
-    Failure(ApiError::new(ErrorKind::MethodNotAllowed, "this path does not know that method"))
+    Failure(ApiError::new(
+        ErrorKind::MethodNotAllowed,
+        "this path does not know that method",
+    ))
 }
 
 /// Runs `work`, which computes, off the threads that move bytes.
@@ -97,9 +110,14 @@ async fn compute<T: Send + 'static>(
     work: impl FnOnce(&Loaded) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let app = Arc::clone(app);
-    tokio::task::spawn_blocking(move || work(app.loaded()?)).await.unwrap_or_else(|_| {
-        Err(ApiError::new(ErrorKind::Internal, "the prompt could not be read"))
-    })
+    tokio::task::spawn_blocking(move || work(app.loaded()?))
+        .await
+        .unwrap_or_else(|_| {
+            Err(ApiError::new(
+                ErrorKind::Internal,
+                "the prompt could not be read",
+            ))
+        })
 }
 
 /// A name for an answer, different from all others.

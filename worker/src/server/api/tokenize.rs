@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::{Request, State}};
+use axum::{
+    Json,
+    extract::{Request, State},
+};
 use hyprstream_openai::{
     ApiError, DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse,
 };
@@ -23,7 +26,11 @@ pub(super) async fn tokenize(
                 state.identity.check(&request.model)?;
                 chat::prompt(loaded, &request)?
             }
-            TokenizeRequest::Text { model, prompt, add_special_tokens } => {
+            TokenizeRequest::Text {
+                model,
+                prompt,
+                add_special_tokens,
+            } => {
                 model.map_or(Ok(()), |model| state.identity.check(&model))?;
                 loaded
                     .tokenizer
@@ -32,7 +39,11 @@ pub(super) async fn tokenize(
             }
         };
         let max_model_len = loaded.engine.max_model_len();
-        Ok(TokenizeResponse { count: tokens.len(), max_model_len, tokens })
+        Ok(TokenizeResponse {
+            count: tokens.len(),
+            max_model_len,
+            tokens,
+        })
     });
     Ok(Json(answer.await?))
 }
@@ -45,7 +56,9 @@ pub(super) async fn detokenize(
     let state = Arc::clone(&app);
     let answer = compute(&app, move |loaded| {
         let request = DetokenizeRequest::from_json(&body)?;
-        request.model.map_or(Ok(()), |model| state.identity.check(&model))?;
+        request
+            .model
+            .map_or(Ok(()), |model| state.identity.check(&model))?;
         let vocab_size = loaded.engine.spec().vocab_size;
         if let Some(id) = request.tokens.iter().find(|id| **id as usize >= vocab_size) {
             let why = format!("{id} is not a token: the model has {vocab_size}");
