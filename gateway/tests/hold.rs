@@ -149,13 +149,24 @@ async fn a_worker_that_is_killed_and_comes_back_costs_no_new_request() {
     let endpoint = Arc::new(hyprstream_gateway::endpoint::Endpoint::new(address));
     let models = table(vec![(facts("a", "m"), vec![&endpoint])]);
     let gateway = Arc::new(Running::start(Config::default(), models).await);
-    let gateway_of_task = Arc::clone(&gateway);
-    let request = tokio::spawn(async move { gateway_of_task.post(CHAT, BODY).await.body });
-    eventually("it was tried", || gateway.metric("retries_total") >= 2).await;
+    let mut requests = JoinSet::new();
+    for _ in 0..20 {
+        let gateway = Arc::clone(&gateway);
+        requests.spawn(async move { gateway.post(CHAT, BODY).await.body });
+    }
+    eventually("all wait", || gateway.metric("held") == 20).await;
+    // The first attempts of all may have come at once. From then on it is one at a time, with
+    // growing pauses, whoever makes it.
+    let first = gateway.metric("retries_total");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let later = gateway.metric("retries_total");
+    assert!((1..=5).contains(&(later - first)), "{first}, then {later}");
     let app = axum::Router::new().fallback(|| async { "back" });
     let listener = tokio::net::TcpListener::bind(address).await.unwrap();
     tokio::spawn(async move { axum::serve(listener, app).await });
-    assert_eq!(request.await.unwrap(), "back");
+    while let Some(body) = requests.join_next().await {
+        assert_eq!(body.unwrap(), "back");
+    }
 }
 
 #[tokio::test]

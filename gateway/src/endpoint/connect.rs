@@ -18,7 +18,9 @@ use tokio::{net::TcpStream, task::JoinHandle, time::timeout};
 
 use super::Endpoint;
 
-/// A worker that is gone without a word is noticed after about `KEEPALIVE_IDLE + 3 x INTERVAL`.
+/// A worker whose node is gone without a word is noticed this long after something was sent to it,
+/// or after about `KEEPALIVE_IDLE + 3 x KEEPALIVE_INTERVAL` in which nothing was.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -32,6 +34,9 @@ pub enum SendError {
     /// likely closed it as idle while the request was on its way.
     #[error("the kept connection to the worker was closed")]
     Stale(#[source] hyper::Error),
+    /// The worker's node did not answer any more, so that no answer can come from it.
+    #[error("the worker cannot be reached any more")]
+    Unreachable(#[source] hyper::Error),
     /// The connection broke while the worker had the request.
     #[error("the worker closed the connection before it answered")]
     Lost(#[source] hyper::Error),
@@ -80,8 +85,15 @@ impl Endpoint {
             Err(mut refused) => {
                 let not_sent = refused.take_message().is_some();
                 let error = refused.into_error();
+                let kind = io_kind(&error);
+                if kind.is_some_and(is_unreachable) {
+                    self.idle.clear();
+                    return Err(SendError::Unreachable(error));
+                }
                 // An answer that began and cannot be understood is no sign of a closed connection.
-                let closed = error.is_closed() || error.is_incomplete_message() || is_reset(&error);
+                let closed = error.is_closed()
+                    || error.is_incomplete_message()
+                    || kind.is_some_and(is_reset);
                 Err(if not_sent || (kept && closed) {
                     // The others have been idle for longer and are most likely closed too.
                     self.idle.clear();
@@ -97,11 +109,13 @@ impl Endpoint {
         let stream = timeout(connect_timeout, TcpStream::connect(self.address))
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        self.connected();
         stream.set_nodelay(true)?;
         rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
         rustix::net::sockopt::set_tcp_keepidle(&stream, KEEPALIVE_IDLE)?;
         rustix::net::sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_INTERVAL)?;
         rustix::net::sockopt::set_tcp_keepcnt(&stream, 3)?;
+        rustix::net::sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED.as_millis() as u32)?;
         let (sender, connection) = Builder::new()
             .handshake(TokioIo::new(stream))
             .await
@@ -131,15 +145,17 @@ async fn keep_when_ready(endpoint: Weak<Endpoint>, mut connection: Connection) {
     }
 }
 
-fn is_reset(error: &hyper::Error) -> bool {
-    std::error::Error::source(error)
-        .and_then(|source| source.downcast_ref::<io::Error>())
-        .is_some_and(|e| {
-            matches!(
-                e.kind(),
-                io::ErrorKind::ConnectionReset
-                    | io::ErrorKind::BrokenPipe
-                    | io::ErrorKind::ConnectionAborted
-            )
-        })
+fn io_kind(error: &hyper::Error) -> Option<io::ErrorKind> {
+    let source = std::error::Error::source(error)?;
+    source.downcast_ref::<io::Error>().map(io::Error::kind)
+}
+
+fn is_reset(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset)
+}
+
+fn is_unreachable(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
+    matches!(kind, HostUnreachable | NetworkUnreachable | TimedOut)
 }

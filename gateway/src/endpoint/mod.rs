@@ -38,6 +38,8 @@ pub struct Endpoint {
 #[derive(Debug, Default)]
 struct Fitness {
     failures: u32,
+    drains: bool,
+    failed_at: Option<Instant>,
     unfit_until: Option<Instant>,
 }
 
@@ -86,6 +88,15 @@ impl Endpoint {
         self.fitness.lock().unfit_until
     }
 
+    /// A request is about to be sent to it. One that failed before is tried with a single request,
+    /// since it may take long to fail, and with no load it would draw all requests meanwhile.
+    pub fn tried(&self, now: Instant) {
+        let mut fitness = self.fitness.lock();
+        if fitness.failures > 0 {
+            fitness.unfit_until = Some(now + LONGEST_PAUSE);
+        }
+    }
+
     /// It answered: earlier failures count no more.
     pub fn succeeded(&self) {
         let mut fitness = self.fitness.lock();
@@ -94,11 +105,24 @@ impl Endpoint {
         }
     }
 
-    /// It could not be reached: it is left alone for a while that doubles each time.
-    pub fn failed(&self, now: Instant) {
+    /// A connection to it was made: that it could not be reached before counts no more.
+    fn connected(&self) {
         let mut fitness = self.fitness.lock();
+        if fitness.failures > 0 && !fitness.drains {
+            *fitness = Fitness::default();
+        }
+    }
+
+    /// It could not be reached by an attempt that began then: it is left alone for a while that
+    /// doubles each time. Attempts that began before the last failure tell nothing new.
+    pub fn failed(&self, began: Instant, now: Instant) {
+        let mut fitness = self.fitness.lock();
+        if fitness.failed_at.is_some_and(|last| began < last) {
+            return;
+        }
         let doublings = fitness.failures.min(8);
         fitness.failures = fitness.failures.saturating_add(1);
+        fitness.failed_at = Some(now);
         fitness.unfit_until = Some(now + (FIRST_PAUSE * 2_u32.pow(doublings)).min(LONGEST_PAUSE));
     }
 
@@ -106,6 +130,7 @@ impl Endpoint {
     pub fn drains(&self, now: Instant) {
         let mut fitness = self.fitness.lock();
         fitness.failures = fitness.failures.saturating_add(1);
+        fitness.drains = true;
         fitness.unfit_until = Some(now + DRAINING_PAUSE);
     }
 
@@ -156,15 +181,30 @@ mod tests {
         let endpoint = Endpoint::new(([127, 0, 0, 1], 1).into());
         let now = Instant::now();
         assert!(endpoint.is_fit(now));
-        endpoint.failed(now);
+        endpoint.failed(now, now);
         assert!(!endpoint.is_fit(now));
         assert!(endpoint.is_fit(now + FIRST_PAUSE));
+        endpoint.failed(now - Duration::from_millis(1), now);
+        assert!(endpoint.is_fit(now + FIRST_PAUSE), "that is no news");
         for _ in 0..50 {
-            endpoint.failed(now);
+            endpoint.failed(now, now);
         }
         assert!(!endpoint.is_fit(now + LONGEST_PAUSE / 2));
         assert!(endpoint.is_fit(now + LONGEST_PAUSE));
         endpoint.succeeded();
         assert!(endpoint.is_fit(now));
+    }
+
+    #[test]
+    fn one_that_failed_is_tried_with_one_request_and_one_that_did_not_with_any() {
+        let endpoint = Endpoint::new(([127, 0, 0, 1], 1).into());
+        let now = Instant::now();
+        endpoint.tried(now);
+        assert!(endpoint.is_fit(now));
+        endpoint.failed(now, now);
+        let later = now + FIRST_PAUSE;
+        assert!(endpoint.is_fit(later));
+        endpoint.tried(later);
+        assert!(!endpoint.is_fit(later));
     }
 }

@@ -1,6 +1,9 @@
 //! Waiting for a worker.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     sync::{OwnedSemaphorePermit, watch},
@@ -13,6 +16,9 @@ use crate::{
     endpoint::Endpoint,
     table::{ModelEntry, Table},
 };
+
+/// Longest time between looks at workers that failed.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The waiting of one request, over all of its attempts.
 pub(super) struct Hold<'a> {
@@ -67,13 +73,17 @@ impl<'a> Hold<'a> {
             none => none.insert(Waiting::new(self.state)?),
         };
         let deadline = waiting.since + limit;
-        let retry = entry.next_fit(excluded).unwrap_or(deadline).min(deadline);
+        // A worker that failed is fit again at once when somebody else's request reaches it.
+        let look_again = || Instant::now() + LOOK_AGAIN;
+        let retry = entry
+            .next_fit(excluded)
+            .map_or(deadline, |fit| fit.min(look_again()));
         tokio::select! {
             biased;
             () = self.state.shutdown.cancelled() => return Err(GatewayError::ShuttingDown),
             // A closed channel means that nobody watches the cluster any more.
             changed = tables.changed() => return changed.map_err(|_| GatewayError::ShuttingDown),
-            () = sleep_until(retry.into()) => {}
+            () = sleep_until(retry.min(deadline).into()) => {}
         }
         if Instant::now() < deadline {
             return Ok(());

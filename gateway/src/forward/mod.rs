@@ -42,14 +42,6 @@ struct Attempts {
     stale: u32,
 }
 
-/// Why another attempt is made.
-enum Again {
-    /// At once: the worker refused the request.
-    Elsewhere,
-    /// The worker is not of the commit asked for.
-    OtherCommit,
-}
-
 /// Answers a request that names a Model in its body, by one of the Model's workers.
 pub(crate) async fn forward(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
     let request_id = headers::request_id(request.headers());
@@ -138,8 +130,8 @@ impl Call<'_> {
             }
             let flight = Flight::new(self.state, &outcome.model, lease, self.request_id.clone());
             match self.attempt(flight, &mut attempts).await {
-                Ok(Ok(flight)) => return Ok(flight),
-                Ok(Err(Again::Elsewhere | Again::OtherCommit)) => {}
+                Ok(Some(flight)) => return Ok(flight),
+                Ok(None) => {}
                 Err(error) => {
                     debug!(?error, model = outcome.model, "the worker is lost");
                     return Err(GatewayError::WorkerLost {
@@ -171,12 +163,12 @@ impl Call<'_> {
         }
     }
 
-    /// One attempt on one worker.
+    /// One attempt on one worker; `None` if it did not take the request and another may.
     async fn attempt(
         &self,
         mut flight: Flight,
         attempts: &mut Attempts,
-    ) -> Result<Result<Flight, Again>, SendError> {
+    ) -> Result<Option<Flight>, SendError> {
         let retries = &self.state.metrics.retries;
         let endpoint = Arc::clone(flight.lease().endpoint());
         let sent_at = Instant::now();
@@ -188,14 +180,21 @@ impl Call<'_> {
             Ok(answer) => answer,
             Err(SendError::Connect(error)) => {
                 debug!(%error, worker = %endpoint.address(), "connect failed");
-                endpoint.failed(Instant::now());
+                endpoint.failed(sent_at, Instant::now());
                 retries.with_label_values(&["connect"]).inc();
-                return Ok(Err(Again::Elsewhere));
+                return Ok(None);
             }
             Err(SendError::Stale(_)) if attempts.stale < MAX_STALE => {
                 attempts.stale += 1;
                 retries.with_label_values(&["stale"]).inc();
-                return Ok(Err(Again::Elsewhere));
+                return Ok(None);
+            }
+            Err(SendError::Unreachable(error)) if attempts.stale < MAX_STALE => {
+                debug!(%error, worker = %endpoint.address(), "unreachable");
+                attempts.stale += 1;
+                endpoint.failed(sent_at, Instant::now());
+                retries.with_label_values(&["unreachable"]).inc();
+                return Ok(None);
             }
             Err(error) => return Err(error),
         };
@@ -204,7 +203,7 @@ impl Call<'_> {
         {
             endpoint.drains(Instant::now());
             retries.with_label_values(&["draining"]).inc();
-            return Ok(Err(Again::Elsewhere));
+            return Ok(None);
         }
         endpoint.succeeded();
         let commit = response
@@ -219,11 +218,11 @@ impl Call<'_> {
                 // must not be passed off as the other's.
                 attempts.excluded.push(endpoint);
                 retries.with_label_values(&["commit"]).inc();
-                return Ok(Err(Again::OtherCommit));
+                return Ok(None);
             }
         }
         flight.answered(response, connection, sent_at.elapsed());
-        Ok(Ok(flight))
+        Ok(Some(flight))
     }
 
     fn request(&self, lease: &Lease) -> Request<Full<Bytes>> {

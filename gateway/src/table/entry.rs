@@ -105,7 +105,9 @@ impl ModelEntry {
                 }
             }
         }
-        best.map(|(endpoint, _)| Lease::new(Arc::clone(endpoint)))
+        let (endpoint, _) = best?;
+        endpoint.tried(now);
+        Some(Lease::new(Arc::clone(endpoint)))
     }
 
     /// The first moment at which an endpoint that is unfit now is worth another try.

@@ -84,7 +84,7 @@ proptest! {
         for (endpoint, (load, unfit, out)) in endpoints.iter().zip(&loads) {
             leases.extend((0..*load).map(|_| Lease::new(Arc::clone(endpoint))));
             if *unfit {
-                endpoint.failed(now);
+                endpoint.failed(now, now);
             }
             if *out {
                 excluded.push(Arc::clone(endpoint));
@@ -131,7 +131,7 @@ fn the_next_try_is_when_the_first_endpoint_is_fit_again() {
     let now = Instant::now();
     let endpoints = endpoints(2);
     endpoints[0].drains(now);
-    endpoints[1].failed(now);
+    endpoints[1].failed(now, now);
     let entry = entry(endpoints.clone());
     assert!(entry.pick(&[], now).is_none());
     let next = entry.next_fit(&[]).unwrap();
