@@ -57,6 +57,26 @@ impl Hierarchies {
         }
     }
 
+    /// Gives `path` the weight of so many busy processes beside it. A group has that of one
+    /// otherwise, and a whole cluster that of a single compiler process.
+    pub(crate) fn weigh(&self, path: &str, processes: u32) {
+        for hierarchy in &self.0 {
+            let dir = hierarchy.root.join(path);
+            let (file, one, most) = if hierarchy.version_2 {
+                ("cpu.weight", 100, 10_000)
+            } else {
+                ("cpu.shares", 1024, 262_144)
+            };
+            // Only the hierarchy with the controller has the file.
+            if dir.join(file).exists() {
+                let weight = (one * processes.max(1)).min(most);
+                if let Err(error) = fs::write(dir.join(file), weight.to_string()) {
+                    eprintln!("cannot weigh {}: {error}", dir.display());
+                }
+            }
+        }
+    }
+
     /// Moves this process, and so its future children, into `path`.
     pub(crate) fn join(&self, path: &str) -> Result<()> {
         for hierarchy in &self.0 {

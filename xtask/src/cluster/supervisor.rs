@@ -79,6 +79,9 @@ impl Supervisor {
         self.cgroups.delegate(&cluster.prefix);
         self.cgroups.join(&own)?;
         let spec = cluster.spec().context("spec.json is missing")?;
+        let cpus = cpus();
+        self.cgroups.weigh(&cluster.prefix, cpus * (1 + u32::from(spec.nodes)));
+        self.cgroups.weigh(&own, cpus);
 
         if let Some(megabytes) = spec.disk_mb {
             disk_in_memory(&cluster.dir.join("volumes"), megabytes)?;
@@ -239,6 +242,7 @@ impl Supervisor {
         let group = format!("{}/{name}", cluster.prefix);
         self.cgroups.make(&group)?;
         self.cgroups.delegate(&group);
+        self.cgroups.weigh(&group, cpus());
         let disk_mb = cluster.spec().and_then(|s| s.disk_mb);
         let dir = cluster.dir.join(place_name(node));
         let namespaces = Namespaces::make(cluster, &dir, disk_mb)?;
@@ -367,6 +371,10 @@ impl Supervisor {
     fn update(&self, change: impl FnOnce(&mut State)) {
         update(&self.state, &self.cluster, change);
     }
+}
+
+fn cpus() -> u32 {
+    thread::available_parallelism().map_or(1, |count| count.get() as u32)
 }
 
 /// Runs a short command in a place.
