@@ -468,7 +468,7 @@ async fn what_the_api_server_refuses_is_told() {
     world.reason("m", STALLED, "InvalidSpec").await;
     world
         .cluster
-        .refuse("deployments", Some((403, "namespace is terminating")));
+        .refuse("deployments", Some((403, "exceeded quota")));
     world.edit("m", |m| m["spec"]["engine"] = json!({"threads": 2}));
     world.reason("m", PROGRESSING, "Retrying").await;
     world.cluster.refuse("deployments", None);
@@ -524,4 +524,67 @@ async fn an_operator_killed_at_any_time_converges_afterwards() {
     }
     world.settled("m", B).await;
     assert_eq!(world.cluster.list(PODS).len(), 1);
+}
+
+#[tokio::test]
+async fn a_pod_that_no_node_plugin_can_unmount_is_deleted_by_force() {
+    let mut world = World::new().await;
+    world.kill_operator();
+    for (name, node) in [("stuck", "bare"), ("slow", "equipped")] {
+        world.cluster.put(
+            PODS,
+            json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {
+                    "name": name, "namespace": "ns", "deletionTimestamp": "2026-01-01T00:00:00Z",
+                    "labels": {"app.kubernetes.io/managed-by": "hyprstream-operator"},
+                },
+                "spec": {"nodeName": node, "containers": []},
+            }),
+        );
+    }
+    for (node, drivers) in [
+        ("bare", json!([])),
+        (
+            "equipped",
+            json!([{"name": "csi.hyprstream.io",
+        "nodeID": "n"}]),
+        ),
+    ] {
+        world.cluster.put(
+            "storage.k8s.io/v1/csinodes",
+            json!({"metadata": {"name": node}, "spec": {"drivers": drivers}}),
+        );
+    }
+    world.start();
+    world
+        .wait("the stuck pod is gone", || {
+            world.cluster.get(PODS, "ns", "stuck").is_none()
+        })
+        .await;
+    world.quiet().await;
+    assert!(world.cluster.get(PODS, "ns", "slow").is_some());
+}
+
+#[tokio::test]
+async fn a_namespace_that_ends_is_left_in_peace() {
+    let world = World::new().await;
+    world.registry.push("ns", "m", A);
+    world.apply_model("m", &spec());
+    world.settled("m", A).await;
+    world
+        .cluster
+        .refuse("", Some((403, "namespace ns is being terminated")));
+    world.cluster.delete("v1/services", "ns", "m");
+    let tried = || {
+        world
+            .cluster
+            .writes()
+            .iter()
+            .any(|w| w == "PATCH /api/v1/namespaces/ns/services/m")
+    };
+    world.wait("a try", tried).await;
+    let before = world.quiet().await;
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    assert_eq!(world.cluster.writes().len(), before);
 }

@@ -52,6 +52,9 @@ pub enum ApplyError {
         /// Its name.
         name: String,
     },
+    /// The namespace is being deleted, and with it soon the Model.
+    #[error("the namespace is being deleted")]
+    NamespaceEnds,
     /// The API server finds what the spec asks for impossible.
     #[error("the API server refuses {kind} {name}: {message}")]
     Refused {
@@ -91,7 +94,7 @@ impl ApplyError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NameConflict { .. } => reason::NAME_CONFLICT,
-            Self::Leaving { .. } => reason::PENDING,
+            Self::Leaving { .. } | Self::NamespaceEnds => reason::PENDING,
             Self::Refused { .. } => reason::INVALID_SPEC,
             Self::Request { .. } => reason::API_ERROR,
         }
@@ -101,7 +104,7 @@ impl ApplyError {
     pub fn action(&self) -> Help {
         match self {
             Self::NameConflict { .. } | Self::Refused { .. } => Help::Edit,
-            Self::Leaving { .. } | Self::Request { .. } => Help::Retry,
+            Self::Leaving { .. } | Self::NamespaceEnds | Self::Request { .. } => Help::Retry,
         }
     }
 
@@ -359,6 +362,7 @@ fn leaving(kind: &str, name: &str) -> ApplyError {
 fn request_error(verb: &'static str, kind: &str, name: &str, source: kube::Error) -> ApplyError {
     let (kind, name) = (kind.to_owned(), name.to_owned());
     match source {
+        kube::Error::Api(status) if is_namespace_ending(&status) => ApplyError::NamespaceEnds,
         kube::Error::Api(status) if matches!(status.code, 400 | 422) => ApplyError::Refused {
             kind,
             name,
@@ -371,4 +375,12 @@ fn request_error(verb: &'static str, kind: &str, name: &str, source: kube::Error
             source: Box::new(source),
         },
     }
+}
+
+fn is_namespace_ending(status: &kube::core::Status) -> bool {
+    let causes = status.details.iter().flat_map(|d| &d.causes);
+    status.code == 403
+        && causes
+            .into_iter()
+            .any(|c| c.reason == "NamespaceTerminating")
 }

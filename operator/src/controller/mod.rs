@@ -137,8 +137,17 @@ impl Context {
                 .err(),
             None => None,
         };
-        if let Some(error) = &error {
-            tracing::warn!(error = chain(error), "cannot apply");
+        match &error {
+            None => {}
+            Some(ApplyError::NamespaceEnds) => {
+                // The Model follows; there is nobody to tell.
+                self.sources.forget(&uid);
+                return Action::requeue(RESYNC);
+            }
+            Some(error @ ApplyError::Leaving { .. }) => {
+                tracing::debug!(error = chain(error), "cannot apply yet");
+            }
+            Some(error) => tracing::warn!(error = chain(error), "cannot apply"),
         }
         let census = scene.census(target.as_ref());
         let mount_problem = self.mount_problem(&uid, model, &census).await;

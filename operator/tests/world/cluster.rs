@@ -478,6 +478,11 @@ fn failure(code: u16, reason: &str, message: &str) -> Response {
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "status": "Failure",
         "code": code, "reason": reason, "message": message, "metadata": {},
+        "details": {"causes": if message.contains("being terminated") {
+            json!([{"reason": "NamespaceTerminating", "message": message, "field": ""}])
+        } else {
+            json!([])
+        }},
     });
     (StatusCode::from_u16(code).unwrap(), Json(status)).into_response()
 }

@@ -187,7 +187,9 @@ fn orphans(cluster: &Cluster) {
         .collect();
     for pod in cluster.list(PODS) {
         let meta = &pod["metadata"];
-        if !live.contains(text(&meta["ownerReferences"][0]["uid"])) {
+        if meta["deletionTimestamp"].is_null()
+            && !live.contains(text(&meta["ownerReferences"][0]["uid"]))
+        {
             cluster.delete(PODS, text(&meta["namespace"]), text(&meta["name"]));
         }
     }

@@ -174,9 +174,10 @@ fn container(plan: &Plan) -> Container {
         }),
         // The other probes begin once the model is loaded; one that never is falls to the
         // rollout's deadline long before this.
-        startup_probe: Some(probe(worker::READY_PATH, 1, LOADING_SECONDS)),
-        readiness_probe: Some(probe(worker::READY_PATH, 2, 3)),
-        liveness_probe: Some(probe(worker::HEALTH_PATH, 10, 6)),
+        startup_probe: Some(probe(worker::READY_PATH, 1, 5, LOADING_SECONDS)),
+        readiness_probe: Some(probe(worker::READY_PATH, 2, 5, 3)),
+        // Patient: on a node short of CPU a restart only adds to the load.
+        liveness_probe: Some(probe(worker::HEALTH_PATH, 30, 30, 6)),
         lifecycle: Some(Lifecycle {
             pre_stop: Some(LifecycleHandler {
                 sleep: Some(SleepAction {
@@ -241,16 +242,16 @@ fn environment(plan: &Plan) -> Vec<EnvVar> {
         .collect()
 }
 
-fn probe(path: &str, period_seconds: i32, failure_threshold: i32) -> Probe {
+fn probe(path: &str, period: i32, timeout: i32, failures: i32) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
             path: Some(path.to_owned()),
             port: IntOrString::String(worker::PORT_NAME.to_owned()),
             ..HTTPGetAction::default()
         }),
-        period_seconds: Some(period_seconds),
-        failure_threshold: Some(failure_threshold),
-        timeout_seconds: Some(5),
+        period_seconds: Some(period),
+        timeout_seconds: Some(timeout),
+        failure_threshold: Some(failures),
         ..Probe::default()
     }
 }
