@@ -36,11 +36,12 @@ pub(super) struct Choices {
 
 impl Choices {
     /// Submits `n` choices for each of `requests`, numbered in that order. All are accepted, or
-    /// none is begun.
+    /// none is begun. Errors of the prompt name the field `prompt`.
     pub(super) fn submit(
         engine: &EngineHandle,
         requests: Vec<Request>,
         n: usize,
+        prompt: &str,
     ) -> Result<Self, ApiError> {
         let mut streams: Vec<ChoiceStream> = Vec::with_capacity(requests.len() * n);
         for request in requests {
@@ -53,7 +54,7 @@ impl Choices {
                     .map(|seed| seed.wrapping_add(choice as u64));
                 let stream = engine
                     .submit(request)
-                    .map_err(|error| submit_error(&error))?;
+                    .map_err(|error| submit_error(&error, prompt))?;
                 let index = streams.len();
                 streams.push(Box::pin(events(stream).map(move |event| (index, event))));
             }

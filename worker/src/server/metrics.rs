@@ -95,6 +95,20 @@ impl Metrics {
             &["route", "status"],
         )?;
         registry.register(Box::new(responses.clone()))?;
+        // There is neither a prefix cache nor adapters yet: these say so under the names that
+        // routers look for.
+        counter(
+            "vllm:prefix_cache_queries_total",
+            "Tokens looked for in the prefix cache.",
+        )?;
+        counter(
+            "vllm:prefix_cache_hits_total",
+            "Tokens found in the prefix cache.",
+        )?;
+        let labels = ["max_lora", "running_lora_adapters", "waiting_lora_adapters"];
+        info("vllm:lora_requests_info", "Adapters in use.", &labels)?
+            .with_label_values(&["0", "", ""])
+            .set(1.0);
         let provenance = match &identity.provenance {
             Some(p) => [
                 p.repository.clone(),

@@ -42,14 +42,15 @@ impl IntoResponse for Failure {
     }
 }
 
-/// The answer to a request that the engine did not take.
-pub(super) fn submit_error(error: &SubmitError) -> ApiError {
+/// The answer to a request that the engine did not take. `prompt` is the field that the prompt
+/// came from.
+pub(super) fn submit_error(error: &SubmitError, prompt: &str) -> ApiError {
     use hyprstream_engine::{InvalidParams, InvalidRequest};
 
     match error {
         SubmitError::Invalid(why) => {
             let param = match why {
-                InvalidRequest::EmptyPrompt | InvalidRequest::PromptTooLong { .. } => "prompt",
+                InvalidRequest::EmptyPrompt | InvalidRequest::PromptTooLong { .. } => prompt,
                 InvalidRequest::AnswerTooLong { .. } | InvalidRequest::NoAnswer => "max_tokens",
                 InvalidRequest::MinAboveMax { .. } => "min_tokens",
                 InvalidRequest::UnknownToken { name, .. }

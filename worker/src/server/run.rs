@@ -28,8 +28,12 @@ pub struct ServerOptions {
 
 /// Connections at once; further ones wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 4096;
-/// Longest time for the head of a request.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest time for the head of a request. It also runs while a connection is idle, so it must be
+/// longer than clients keep theirs (our gateway 30 s, nginx 60 s): one that sends a request at the
+/// moment of the close would see it fail.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
+/// Longest head of a request, in bytes.
+const MAX_HEAD_BYTES: usize = 64 << 10;
 /// After the last answer, for connections to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -118,12 +122,14 @@ fn serve(
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT);
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEAD_BYTES);
     builder
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(20))
+        .max_header_list_size(MAX_HEAD_BYTES as u32)
         .max_concurrent_streams(1024);
     let service = TowerToHyperService::new(router);
     let connection = builder

@@ -30,7 +30,10 @@ async fn bad_fields_are_a_400_that_names_them() {
     }
     let long = chat(&json!({"messages": [{"role": "user", "content": "x ".repeat(12_000)}]}));
     let error = server.refused(CHAT, &long, 400).await;
-    assert_eq!(error["code"], "context_length_exceeded");
+    assert_eq!(
+        (&error["code"], &error["param"]),
+        (&json!("context_length_exceeded"), &json!("messages"))
+    );
 }
 
 #[tokio::test]

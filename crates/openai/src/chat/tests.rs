@@ -13,6 +13,7 @@ fn read(mut extra: Value) -> Result<ChatRequest, ApiError> {
 }
 
 #[track_caller]
+#[allow(clippy::needless_pass_by_value, reason = "shorter to call")]
 fn refused(extra: Value, param: &str) {
     let error = read(extra.clone()).expect_err(&extra.to_string());
     assert_eq!(error.kind.status(), 400);

@@ -57,7 +57,7 @@ pub(super) async fn complete(State(app): Shared, request: Request) -> Result<Res
     .await?;
     let usage = UsageCount::new(&prepared.requests);
     let engine = &app.loaded()?.engine;
-    let choices = Choices::submit(engine, prepared.requests, request.sampling.n)?;
+    let choices = Choices::submit(engine, prepared.requests, request.sampling.n, "messages")?;
     let include_usage = request.sampling.stream_options.include_usage;
     let answer = Answer::new(&app, "chatcmpl-", request.model, include_usage);
     let with_logprobs = request.logprobs.is_some();

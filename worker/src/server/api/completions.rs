@@ -51,7 +51,12 @@ pub(super) async fn complete(State(app): Shared, request: Request) -> Result<Res
     })
     .await?;
     let usage = UsageCount::new(&requests);
-    let choices = Choices::submit(&app.loaded()?.engine, requests, request.sampling.n)?;
+    let choices = Choices::submit(
+        &app.loaded()?.engine,
+        requests,
+        request.sampling.n,
+        "prompt",
+    )?;
     let include_usage = request.sampling.stream_options.include_usage;
     let answer = Answer::new(&app, "cmpl-", request.model, include_usage);
     if request.sampling.stream {

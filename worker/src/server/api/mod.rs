@@ -6,7 +6,7 @@ mod logprobs;
 mod probes;
 mod tokenize;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use axum::{
     Json, Router,
@@ -20,6 +20,7 @@ use hyprstream_contract::{header, worker};
 use hyprstream_engine::Request as EngineRequest;
 use hyprstream_openai::{ApiError, ErrorKind, Model, ModelList};
 use tower_http::catch_panic::CatchPanicLayer;
+use tracing::debug;
 
 use super::{app::App, respond::Failure};
 use crate::backend::Loaded;
@@ -59,7 +60,9 @@ async fn label(State(app): Shared, request: Request, next: Next) -> Response {
         .extensions()
         .get::<MatchedPath>()
         .map_or_else(|| "unknown".to_owned(), |path| path.as_str().to_owned());
+    let started = Instant::now();
     let mut response = next.run(request).await;
+    debug!(route, status = response.status().as_u16(), elapsed = ?started.elapsed(), "answered");
     app.metrics
         .count_response(&route, response.status().as_u16());
     let headers = response.headers_mut();
