@@ -1,16 +1,17 @@
 //! Prints load time and tokens per second: `speed DIR [DTYPE [THREADS [DEVICE]]]`.
+//!
+//! Where other programs use the CPU too, set `OMP_WAIT_POLICY=PASSIVE`, as the worker does.
 #![allow(clippy::unwrap_used)]
 
 use std::{path::Path, time::Instant};
 
 use hyprstream_engine::{Backend, LogitsWanted, SequenceStep, StepBatch};
-use hyprstream_torch::{LoadOptions, load, wait_passively};
+use hyprstream_torch::{LoadOptions, load};
 
 const PROMPT_TOKENS: usize = 512;
 const DECODE_STEPS: usize = 32;
 
 fn main() {
-    wait_passively().unwrap();
     let mut args = std::env::args().skip(1);
     let dir = args.next().expect("a folder is named");
     let dtype = args

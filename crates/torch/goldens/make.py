@@ -4,10 +4,10 @@
     python3 -m venv venv && venv/bin/pip install -r requirements.txt
     venv/bin/python make.py --smollm2 DIR
 
-DIR is the Hugging Face folder of SmolLM2-135M-Instruct as `cargo xtask` makes it. Written are
-`smollm2.json` and a folder for each tiny model with random weights: the model itself as
+DIR is the Hugging Face folder of SmolLM2-135M-Instruct as `cargo xtask weights` makes it. Written
+are `smollm2.json` and a folder for each tiny model with random weights: the model itself as
 transformers saves it, and `golden.json`. Seeds are fixed; the weights are the same on every
-machine, the logits to the last few bits.
+machine, the logits but for the last few bits.
 """
 
 import argparse

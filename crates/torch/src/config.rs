@@ -358,6 +358,7 @@ mod tests {
     }"#;
 
     /// The outcome of reading [`SMOL`] with some options set anew.
+    #[allow(clippy::needless_pass_by_value)]
     fn with(changes: Value) -> Result<LlamaConfig, LoadError> {
         let mut options: Map<String, Value> = serde_json::from_str(SMOL).unwrap();
         options.extend(changes.as_object().unwrap().clone());

@@ -23,7 +23,6 @@ mod error;
 mod layers;
 mod load;
 mod memory;
-mod openmp;
 mod plan;
 mod rope;
 
@@ -31,4 +30,3 @@ pub use backend::TorchBackend;
 pub use device::{Device, InvalidDevice};
 pub use error::LoadError;
 pub use load::{DType, InvalidDType, LoadOptions, load};
-pub use openmp::wait_passively;

@@ -110,6 +110,10 @@ impl DType {
 /// Weights that lie on disk in the type and for the device that they are used on are mapped, not
 /// copied: the files must not change while the backend lives. The tokenizer is not looked at.
 ///
+/// On the CPU, libtorch's threads spin while they wait for each other. Where they do not have
+/// their cores for themselves, steps become many times slower; a program should see to it that
+/// it was started with `OMP_WAIT_POLICY=PASSIVE`.
+///
 /// # Errors
 /// [`LoadError`]; [`LoadError::reason`] is for a condition, its text for the user of the Model.
 pub fn load(dir: &Path, options: &LoadOptions) -> Result<TorchBackend, LoadError> {
