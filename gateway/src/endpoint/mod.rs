@@ -184,13 +184,18 @@ mod tests {
         endpoint.failed(now, now);
         assert!(!endpoint.is_fit(now));
         assert!(endpoint.is_fit(now + FIRST_PAUSE));
-        endpoint.failed(now - Duration::from_millis(1), now);
-        assert!(endpoint.is_fit(now + FIRST_PAUSE), "that is no news");
+        let later = now + Duration::from_millis(1);
+        endpoint.failed(later, later);
+        endpoint.failed(now, later);
+        assert!(
+            endpoint.is_fit(later + 2 * FIRST_PAUSE),
+            "what began earlier is no news"
+        );
         for _ in 0..50 {
-            endpoint.failed(now, now);
+            endpoint.failed(later, later);
         }
-        assert!(!endpoint.is_fit(now + LONGEST_PAUSE / 2));
-        assert!(endpoint.is_fit(now + LONGEST_PAUSE));
+        assert!(!endpoint.is_fit(later + LONGEST_PAUSE / 2));
+        assert!(endpoint.is_fit(later + LONGEST_PAUSE));
         endpoint.succeeded();
         assert!(endpoint.is_fit(now));
     }
