@@ -89,7 +89,9 @@ pub(crate) fn ask(
         if let Some(error) = event.get("error") {
             bail!("the answer ended with an error: {error}");
         }
-        if let Some(piece) = event["choices"][0]["delta"]["content"].as_str() {
+        if let Some(piece) = event["choices"][0]["delta"]["content"].as_str()
+            && !piece.is_empty()
+        {
             if answer.pieces == 0 {
                 answer.first = started.elapsed();
             }

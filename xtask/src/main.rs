@@ -207,7 +207,7 @@ fn build_images(checkout: &Checkout, cache: &Cache, cuda: bool) -> Result<()> {
     deps::require_root()?;
     let step = Step::new("images".to_owned());
     deps::ensure(cache, false, &step)?;
-    let programs = programs::build(checkout, cache, &cache.join("log/programs.log"), &step)?;
+    let programs = programs::build(checkout, cache, &cache.join("log/programs.log"), Some(&step))?;
     let log = cache.join("log/images.log");
     let built = images::project(checkout, cache, &programs, &log, &|name| step.amount(name))?;
     let mut all = built.all().to_vec();

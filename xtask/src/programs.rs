@@ -33,29 +33,32 @@ pub(crate) struct Programs {
     libtorch: PathBuf,
 }
 
-/// Builds all programs in release mode; cargo decides what has to be done.
+/// Builds all programs in release mode; cargo decides what has to be done. With `step` absent
+/// those that were built last are taken as they are.
 pub(crate) fn build(
     checkout: &Checkout,
     cache: &Cache,
     log: &Path,
-    step: &Step,
+    step: Option<&Step>,
 ) -> Result<Programs> {
     let libtorch = libtorch::ensure(cache.root())?;
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| checkout.join("target"), |dir| checkout.join(dir));
+    let programs = Programs {
+        folder: target.join("release"),
+        libtorch,
+    };
+    let Some(step) = step else { return Ok(programs) };
     let mut cargo = proc::cargo(checkout.root());
     cargo
         .args(["build", "--release", "--locked", "--color", "never"])
-        .env("LIBTORCH", &libtorch);
+        .env("LIBTORCH", &programs.libtorch);
     for program in CONTROL_PLANE.iter().chain(REGISTRY).chain(WORKER) {
         cargo.args(["--package", program]);
     }
     cargo.args(["--features", "hyprstream-worker/torch"]);
     watched(&mut cargo, log, step)?;
-    Ok(Programs {
-        folder: target.join("release"),
-        libtorch,
-    })
+    Ok(programs)
 }
 
 impl Programs {

@@ -217,6 +217,7 @@ impl Suites<'_> {
             image_registry: None,
             set: Vec::new(),
             bare: false,
+            no_build: false,
             no_sample: false,
             small_disks: Some(DISK_MB),
         };

@@ -48,6 +48,9 @@ pub(crate) struct UpArgs {
     /// Only Kubernetes, without the chart and the model.
     #[arg(long)]
     pub(crate) bare: bool,
+    /// Takes our programs as they were built last.
+    #[arg(long)]
+    pub(crate) no_build: bool,
     /// Everything but the sample model.
     #[arg(long)]
     pub(crate) no_sample: bool,
@@ -124,7 +127,8 @@ impl Up<'_> {
         step.done(libtorch::VERSION);
         let log = self.cache.join("log/programs.log");
         let step = steps.begin("our programs");
-        let programs = programs::build(self.checkout, self.cache, &log, &step)?;
+        let build = (!self.args.no_build).then_some(&step);
+        let programs = programs::build(self.checkout, self.cache, &log, build)?;
         step.done("");
         let log = self.cache.join("log/images.log");
         let step = steps.begin("images");
