@@ -5,6 +5,7 @@ mod params;
 mod penalties;
 mod rng;
 mod sampler;
+mod vector;
 
 pub use params::{InvalidParams, SamplingParams};
 pub(crate) use sampler::{SampleError, Sampler};

@@ -5,6 +5,7 @@ use super::{
     nucleus::{Candidate, keep_top_k, keep_top_p},
     penalties::Penalties,
     rng::CounterRng,
+    vector,
 };
 
 /// Chooses the tokens of one request.
@@ -64,10 +65,13 @@ impl Sampler {
         banned: &[u32],
         logprobs: Option<usize>,
     ) -> Result<Sampled, SampleError> {
-        if logits.iter().any(|logit| logit.is_nan()) {
+        if vector::has_nan(logits) {
             return Err(SampleError::NotANumber);
         }
-        let wanted = logprobs.map(|count| (log_sum_exp(logits), top(logits, count)));
+        let wanted = logprobs.map(|count| {
+            let max = vector::argmax(logits).map_or(f32::NEG_INFINITY, |(_, max)| max);
+            (vector::log_sum_exp(logits, max), top(logits, count))
+        });
         // The chosen token's own logit is overwritten below, so a copy is kept for its telling.
         let raw = wanted.is_some().then(|| logits.to_vec());
         self.penalties.apply(logits);
@@ -89,37 +93,97 @@ impl Sampler {
         Ok(Sampled { token, logprobs })
     }
 
-    fn choose(&self, logits: &[f32]) -> Result<u32, SampleError> {
-        let (likeliest, max) = argmax(logits).ok_or(SampleError::NothingPossible)?;
+    fn choose(&self, logits: &mut [f32]) -> Result<u32, SampleError> {
+        let (likeliest, max) = vector::argmax(logits).ok_or(SampleError::NothingPossible)?;
         let params = &self.params;
         if params.temperature == 0.0 || params.top_k == 1 || max == f32::INFINITY {
             return Ok(likeliest);
         }
-        let inverse = 1.0 / params.temperature;
-        // A logit below this is dropped by min_p: weight = exp((logit - max) / T) < min_p.
-        let least = if params.min_p > 0.0 {
-            max + params.temperature * params.min_p.ln()
+        let scale = 1.0 / params.temperature;
+        let at = self.rng.uniform(self.chosen);
+        let mut candidates = if params.top_k > 0 {
+            // The order of logits is the order of weights, so the cut comes before the
+            // exponentials.
+            let mut kept = likeliest_of(logits, params.top_k);
+            for candidate in &mut kept {
+                candidate.weight = vector::exp((candidate.weight - max) * scale);
+            }
+            kept.retain(|candidate| candidate.weight >= params.min_p);
+            kept
         } else {
-            f32::MIN
+            let total = vector::exp_all(logits, max, scale);
+            if params.min_p == 0.0 && params.top_p >= 1.0 {
+                return Ok(draw_from_row(logits, total, at).unwrap_or(likeliest));
+            }
+            // What is below this cannot be in the nucleus (see `keep_top_p`), unless min_p
+            // leaves less to take it from.
+            let share = total * f64::from(1.0 - params.top_p) / logits.len() as f64;
+            let least = if params.min_p > 0.0 {
+                params.min_p
+            } else {
+                share as f32
+            };
+            above(logits, least)
         };
-        let mut candidates: Vec<Candidate> = logits
-            .iter()
-            .zip(0..)
-            .filter(|(logit, _)| **logit >= least)
-            .map(|(&logit, token)| Candidate {
-                token,
-                weight: logit,
-            })
-            .collect();
-        // The order of logits is the order of weights, so the cheap cut comes before the
-        // exponentials.
-        keep_top_k(&mut candidates, params.top_k);
-        for candidate in &mut candidates {
-            candidate.weight = ((candidate.weight - max) * inverse).exp();
+        if params.top_p < 1.0 {
+            keep_top_p(&mut candidates, params.top_p);
         }
-        keep_top_p(&mut candidates, params.top_p);
-        Ok(draw(&candidates, self.rng.uniform(self.chosen)).unwrap_or(likeliest))
+        Ok(draw(&candidates, at).unwrap_or(likeliest))
     }
+}
+
+/// The tokens of weight `least` or more, and of some weight.
+fn above(weights: &[f32], least: f32) -> Vec<Candidate> {
+    weights
+        .iter()
+        .zip(0..)
+        .filter(|(weight, _)| **weight >= least && **weight > 0.0)
+        .map(|(&weight, token)| Candidate { token, weight })
+        .collect()
+}
+
+/// The `k` largest logits above minus infinity, as candidates of that weight.
+fn likeliest_of(logits: &[f32], k: usize) -> Vec<Candidate> {
+    /// Up to here a sorted list that most logits do not get into is the faster way.
+    const SMALL: usize = 128;
+    let candidate = |(&weight, token)| Candidate { token, weight };
+    let mut kept: Vec<Candidate> = if k <= SMALL {
+        let top = top(logits, k).into_iter();
+        top.map(|(token, weight)| Candidate { token, weight })
+            .collect()
+    } else {
+        let mut all = logits.iter().zip(0..).map(candidate).collect();
+        keep_top_k(&mut all, k);
+        all
+    };
+    kept.retain(|candidate| candidate.weight > f32::NEG_INFINITY);
+    kept
+}
+
+/// The token at the share `at` of `total`, the sum of all weights.
+fn draw_from_row(weights: &[f32], total: f64, at: f64) -> Option<u32> {
+    const CHUNK: usize = 1024;
+    let mut left = at * total;
+    let mut last = None;
+    for (start, chunk) in weights.chunks(CHUNK).enumerate() {
+        let sum = vector::sum(chunk);
+        if sum <= left {
+            left -= sum;
+            continue;
+        }
+        for (offset, &weight) in chunk
+            .iter()
+            .enumerate()
+            .filter(|(_, weight)| **weight > 0.0)
+        {
+            left -= f64::from(weight);
+            last = Some((start * CHUNK + offset) as u32);
+            if left < 0.0 {
+                return last;
+            }
+        }
+    }
+    last
 }
 
 /// The candidate at the share `at` of the whole weight.
@@ -135,30 +199,6 @@ fn draw(candidates: &[Candidate], at: f64) -> Option<u32> {
         }
     }
     last
-}
-
-/// The lowest index of the largest value above minus infinity.
-fn argmax(logits: &[f32]) -> Option<(u32, f32)> {
-    let mut best = None;
-    let mut max = f32::NEG_INFINITY;
-    for (&logit, token) in logits.iter().zip(0..) {
-        if logit > max {
-            (best, max) = (Some(token), logit);
-        }
-    }
-    best.map(|token| (token, max))
-}
-
-fn log_sum_exp(logits: &[f32]) -> f32 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    if !max.is_finite() {
-        return max;
-    }
-    let sum: f64 = logits
-        .iter()
-        .map(|logit| f64::from((logit - max).exp()))
-        .sum();
-    max + sum.ln() as f32
 }
 
 /// The `count` largest values with their indices, largest first.
