@@ -17,18 +17,15 @@ const CRDS: [&str; 2] = [
 
 /// Generates anew, or with `check` says whether what is there is current.
 pub(crate) fn run(checkout: &Checkout, check: bool) -> Result<()> {
-    let text = proc::output(
-        proc::cargo(checkout.root())
-            .args([
-                "run",
-                "--quiet",
-                "--release",
-                "--package",
-                "hyprstream-operator",
-                "--",
-                "crds",
-            ]),
-    )
+    let text = proc::output(proc::cargo(checkout.root()).args([
+        "run",
+        "--quiet",
+        "--release",
+        "--package",
+        "hyprstream-operator",
+        "--",
+        "crds",
+    ]))
     .context("cannot generate the CRDs")?;
     for file in CRDS {
         let path = checkout.join(file);

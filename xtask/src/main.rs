@@ -71,6 +71,9 @@ enum Verb {
         /// Builds the CUDA worker's image too, some gigabytes.
         #[arg(long)]
         cuda: bool,
+        /// Takes our programs as they were built last.
+        #[arg(long)]
+        no_build: bool,
     },
     /// Puts image archives (docker or OCI) on every node.
     Load {
@@ -148,7 +151,7 @@ fn run(verb: Verb) -> Result<()> {
         }
         Verb::Down { name, purge } => down(checkout, cache, name.as_deref(), purge),
         Verb::Test(args) => test::run(checkout, cache, &args),
-        Verb::Images { cuda } => build_images(checkout, cache, cuda),
+        Verb::Images { cuda, no_build } => build_images(checkout, cache, cuda, no_build),
         Verb::Load { name, archives } => {
             let cluster = open(&name)?;
             archives
@@ -203,11 +206,16 @@ fn down(checkout: &Checkout, cache: &Cache, name: Option<&str>, purge: bool) -> 
     Ok(())
 }
 
-fn build_images(checkout: &Checkout, cache: &Cache, cuda: bool) -> Result<()> {
+fn build_images(checkout: &Checkout, cache: &Cache, cuda: bool, no_build: bool) -> Result<()> {
     deps::require_root()?;
     let step = Step::new("images".to_owned());
     deps::ensure(cache, false, &step)?;
-    let programs = programs::build(checkout, cache, &cache.join("log/programs.log"), Some(&step))?;
+    let programs = programs::build(
+        checkout,
+        cache,
+        &cache.join("log/programs.log"),
+        (!no_build).then_some(&step),
+    )?;
     let log = cache.join("log/images.log");
     let built = images::project(checkout, cache, &programs, &log, &|name| step.amount(name))?;
     let mut all = built.all().to_vec();

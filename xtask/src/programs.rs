@@ -48,7 +48,9 @@ pub(crate) fn build(
         folder: target.join("release"),
         libtorch,
     };
-    let Some(step) = step else { return Ok(programs) };
+    let Some(step) = step else {
+        return Ok(programs);
+    };
     let mut cargo = proc::cargo(checkout.root());
     cargo
         .args(["build", "--release", "--locked", "--color", "never"])

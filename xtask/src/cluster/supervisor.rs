@@ -80,7 +80,8 @@ impl Supervisor {
         self.cgroups.join(&own)?;
         let spec = cluster.spec().context("spec.json is missing")?;
         let cpus = cpus();
-        self.cgroups.weigh(&cluster.prefix, cpus * (1 + u32::from(spec.nodes)));
+        self.cgroups
+            .weigh(&cluster.prefix, cpus * (1 + u32::from(spec.nodes)));
         self.cgroups.weigh(&own, cpus);
 
         if let Some(megabytes) = spec.disk_mb {

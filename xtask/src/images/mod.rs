@@ -30,6 +30,8 @@ pub(crate) struct Recipe<'a> {
     pub(crate) dockerfile: &'a str,
     /// Stage of the Dockerfile; the last one if none is named.
     pub(crate) target: Option<&'a str>,
+    /// Whether what stands before our programs, the packages, is kept for the next build.
+    pub(crate) keep_layers: bool,
     /// Named contexts: name and folder. All of their content is part of the image's identity.
     pub(crate) contexts: &'a [(&'a str, PathBuf)],
     /// Named contexts whose folders never change once they have their name, for example a version
@@ -88,8 +90,8 @@ pub(crate) fn build(
     cache.replace(&entry, |dir| {
         let mut command = buildah(cache);
         command
-            // What stands before our programs, the packages, is kept between builds.
-            .args(["build", "--pull-never", "--layers", "--force-rm"])
+            .args(["build", "--pull-never", "--force-rm"])
+            .arg(format!("--layers={}", recipe.keep_layers))
             .args(["--network=host", "--tag", &reference])
             .arg("--file")
             .arg(&dockerfile);

@@ -56,6 +56,7 @@ pub(crate) fn project(
                 name,
                 dockerfile: "Dockerfile",
                 target: Some(name),
+                keep_layers: true,
                 contexts: &[("bin", bin)],
                 fixed_contexts: &libtorch,
             },
@@ -85,6 +86,8 @@ pub(crate) fn cuda(
             name: "worker-cuda",
             dockerfile: "Dockerfile.cuda",
             target: None,
+            // They would be three times as large as the image.
+            keep_layers: false,
             contexts: &[("bin", bin)],
             fixed_contexts: &[],
         },
