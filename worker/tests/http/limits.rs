@@ -28,6 +28,9 @@ async fn bad_fields_are_a_400_that_names_them() {
         assert_eq!(error["param"], param, "{error}");
         assert_eq!(error["type"], "invalid_request_error");
     }
+    let huge = json!({"model": "fake", "prompt": "x".repeat(100_000)});
+    let error = server.refused("/v1/completions", &huge, 400).await;
+    assert_eq!(error["code"], "context_length_exceeded");
     let long = chat(&json!({"messages": [{"role": "user", "content": "x ".repeat(12_000)}]}));
     let error = server.refused(CHAT, &long, 400).await;
     assert_eq!(

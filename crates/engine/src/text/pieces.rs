@@ -56,6 +56,12 @@ impl Pieces {
         self.special.len()
     }
 
+    /// Bytes of the longest token.
+    pub(crate) fn longest(&self) -> usize {
+        let lengths = self.ends.windows(2).map(|pair| pair[1] - pair[0]);
+        lengths.max().unwrap_or(0) as usize
+    }
+
     pub(crate) fn bytes(&self, token: u32) -> &[u8] {
         let token = token as usize;
         match (self.ends.get(token), self.ends.get(token + 1)) {

@@ -169,6 +169,7 @@ proptest! {
     fn any_text_survives_the_round_trip(text in ".{0,60}") {
         for tokenizer in [tiny(), sentence_piece()] {
             let tokens = tokenizer.encode(&text, false).unwrap();
+            prop_assert!(tokenizer.least_tokens(&text) <= tokens.len());
             prop_assert_eq!(in_pieces(&tokenizer, &tokens, false), text.replace('▁', " "));
         }
     }

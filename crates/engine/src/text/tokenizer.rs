@@ -9,6 +9,8 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     pieces: Pieces,
     special: Vec<String>,
+    /// Whether the tokens of a text may stand for fewer bytes than it has.
+    rewrites: bool,
 }
 
 /// The tokenizer of a model cannot be used.
@@ -71,8 +73,10 @@ impl Tokenizer {
         inner.with_truncation(None).map_err(invalid)?;
         inner.with_padding(None);
         let pieces = Pieces::new(&inner);
-        let mut special: Vec<String> = inner
-            .get_added_tokens_decoder()
+        let added = inner.get_added_tokens_decoder();
+        let rewrites =
+            inner.get_normalizer().is_some() || added.values().any(|t| t.lstrip || t.rstrip);
+        let mut special: Vec<String> = added
             .into_values()
             .filter(|token| token.special && !token.content.is_empty())
             .map(|token| token.content)
@@ -82,6 +86,7 @@ impl Tokenizer {
             inner,
             pieces,
             special,
+            rewrites,
         })
     }
 
@@ -95,6 +100,16 @@ impl Tokenizer {
             .encode_fast(text, add_special)
             .map(|encoding| encoding.get_ids().to_vec())
             .map_err(|error| TokenizerError::Encode(error.to_string()))
+    }
+
+    /// No more than the number of tokens of `text`, found without tokenizing it: a text that is
+    /// far too long is known to be so at no cost. 0 for tokenizers that rewrite texts.
+    pub fn least_tokens(&self, text: &str) -> usize {
+        if self.rewrites {
+            0
+        } else {
+            text.len() / self.pieces.longest().max(1)
+        }
     }
 
     /// The text of `tokens`, as transformers decodes them. Bytes that are no UTF-8 are replaced.

@@ -19,7 +19,7 @@ use hyprstream_openai::{
     },
 };
 
-use super::{Answer, Prepared, Shared, compute, logprobs};
+use super::{Answer, Prepared, Shared, check_length, compute, logprobs};
 use crate::{
     backend::Loaded,
     server::{
@@ -97,7 +97,11 @@ pub(super) fn prompt(loaded: &Loaded, request: &ChatRequest) -> Result<Vec<u32>,
             name: message.name.as_deref().map(|name| guard.mark(name)),
         })
         .collect();
+    for message in &messages {
+        check_length(loaded, &message.content, "messages")?;
+    }
     let rendered = render(template, &messages, request.add_generation_prompt)?;
+    check_length(loaded, &rendered, "messages")?;
     guard
         .encode(&rendered)
         .map_err(|error| ApiError::invalid("messages", error))

@@ -19,7 +19,7 @@ use hyprstream_openai::{
     },
 };
 
-use super::{Answer, Shared, compute, logprobs};
+use super::{Answer, Shared, check_length, compute, logprobs};
 use crate::{
     backend::Loaded,
     server::{
@@ -78,7 +78,10 @@ fn prepare(
     let mut echoes = Vec::new();
     for prompt in &request.prompts {
         let (tokens, text) = match prompt {
-            Prompt::Text(text) => (tokenizer.encode(text, true).map_err(invalid)?, text.clone()),
+            Prompt::Text(text) => {
+                check_length(loaded, text, "prompt")?;
+                (tokenizer.encode(text, true).map_err(invalid)?, text.clone())
+            }
             Prompt::Tokens(tokens) => {
                 let text = if request.echo {
                     tokenizer.decode(tokens, false).map_err(invalid)?

@@ -123,6 +123,21 @@ async fn compute<T: Send + 'static>(
         })
 }
 
+/// Refuses a text that cannot fit, before any work goes into it.
+fn check_length(loaded: &Loaded, text: &str, param: &str) -> Result<(), ApiError> {
+    let (least, limit) = (
+        loaded.tokenizer.least_tokens(text),
+        loaded.engine.max_model_len(),
+    );
+    if least < limit {
+        return Ok(());
+    }
+    let why = format!(
+        "the prompt has more than {least} tokens, but prompt and answer together may have {limit}"
+    );
+    Err(ApiError::invalid(param, why).with_code("context_length_exceeded"))
+}
+
 /// A name for an answer, different from all others.
 fn new_id(prefix: &str) -> String {
     use std::hash::{BuildHasher, Hasher, RandomState};
