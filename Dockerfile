@@ -57,6 +57,6 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 COPY --from=libtorch / /opt/libtorch/
 COPY --from=bin hyprstream-worker /usr/local/bin/
-ENV LD_LIBRARY_PATH=/opt/libtorch/torch/lib
+ENV LD_LIBRARY_PATH=/opt/libtorch/torch/lib OMP_WAIT_POLICY=PASSIVE
 USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/hyprstream-worker"]

@@ -138,6 +138,22 @@ impl Cluster {
             .sum())
     }
 
+    /// Waits until every pod of the release is ready: the kubelet waits longer and longer before it
+    /// starts again what was killed.
+    pub fn wait_whole(&self, limit: Duration) -> Result<()> {
+        wait_until(limit, || {
+            let list = self.get(&["-n", &self.system, "pods"])?;
+            let whole = list["items"].as_array().into_iter().flatten().all(|pod| {
+                pod["status"]["conditions"].as_array().into_iter().flatten().any(|condition| {
+                    condition["type"] == "Ready"
+                        && (condition["status"] == "True" || condition["reason"] == "PodCompleted")
+                })
+            });
+            Ok(whole.then_some(()))
+        })
+        .context("a pod of the release is not ready")
+    }
+
     /// Names of the running pods of a component of the release.
     pub fn pods(&self, component: &str) -> Result<Vec<String>> {
         let selector = format!("app.kubernetes.io/component={component}");

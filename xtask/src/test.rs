@@ -208,7 +208,10 @@ impl Suites<'_> {
     }
 
     fn on_cluster(&self, cluster: &Cluster, python: &Path, args: &TestArgs) -> Result<()> {
-        let port = cluster.spec().map_or(18080, |spec| spec.ingress_port);
+        let port = match cluster.spec() {
+            Some(spec) => spec.ingress_port,
+            None => std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port(),
+        };
         let up = UpArgs {
             nodes: NODES,
             port,

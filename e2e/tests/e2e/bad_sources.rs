@@ -69,7 +69,7 @@ fn s04_what_one_namespace_mirrored_another_cannot_read_without_credentials() -> 
     thief.wait_condition("SourceResolved", "False", Some("AuthenticationFailed"), PATIENCE)?;
     let url = format!("hyprstream://{}/private", upstream.namespace.name);
     let sneak = other.apply_model("sneak", &tiny_spec(&url, ""))?;
-    sneak.wait_condition("SourceResolved", "False", Some("AccessDenied"), PATIENCE)?;
+    sneak.wait_condition("Ready", "False", Some("AccessDenied"), PATIENCE)?;
     Ok(())
 }
 

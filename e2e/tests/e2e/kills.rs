@@ -1,7 +1,7 @@
 //! kill -9 of every program, in turn and during a rollout.
 
 use anyhow::Result;
-use hyprstream_e2e::{Chat, Load, wait_until};
+use hyprstream_e2e::{Chat, Load, TinyModel, wait_until};
 
 use crate::{PATIENCE, Tiny};
 
@@ -20,7 +20,9 @@ fn check(program: &str, harmless: bool) -> Result<()> {
     tiny.cluster.xtask(&["chaos", "kill", program])?;
     tiny.model.wait_ready_on(&second, PATIENCE)?;
     tiny.cluster.xtask(&["chaos", "kill", program])?;
-    let third = tiny.push_seed(3)?;
+    TinyModel::new(3).write(&tiny.repository)?;
+    let third = tiny.repository.commit("third")?;
+    wait_until(PATIENCE, || tiny.repository.push().map(Some))?;
     tiny.model.wait_ready_on(&third, PATIENCE)?;
     wait_until(PATIENCE, || Ok(load.report().answers.contains_key(&third).then_some(())))?;
     let report = load.stop()?;
@@ -29,7 +31,7 @@ fn check(program: &str, harmless: bool) -> Result<()> {
         assert_eq!(report.failures, Vec::<String>::new(), "{program} is not on the path");
     }
     wait_until(PATIENCE, || Ok(question.ask().ok().filter(|answer| answer.commit == third)))?;
-    Ok(())
+    tiny.cluster.wait_whole(PATIENCE)
 }
 
 #[test]

@@ -12,7 +12,7 @@ mod rollout;
 mod serving;
 mod sharing;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use hyprstream_e2e::{Cluster, Model, Namespace, Repository, TinyModel};
@@ -41,7 +41,7 @@ impl Tiny {
         let cluster = Cluster::from_env()?;
         let namespace = cluster.namespace(hint)?;
         let repository = Repository::new(&cluster, &namespace.name, "tiny")?;
-        TinyModel::new(1).write(&repository)?;
+        TinyModel::new(fresh_seed()).write(&repository)?;
         let commit = repository.publish("first")?;
         let model = namespace.apply_model("tiny", &tiny_spec(&repository.url, spec))?;
         model.wait_ready_on(&commit, PATIENCE)?;
@@ -53,6 +53,12 @@ impl Tiny {
         TinyModel::new(seed).write(&self.repository)?;
         self.repository.publish(&format!("seed {seed}"))
     }
+}
+
+/// A seed that no earlier test had: equal weights would be on the nodes already.
+fn fresh_seed() -> u64 {
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970");
+    time.as_nanos() as u64
 }
 
 fn tiny_spec(url: &str, more: &str) -> String {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use hyprstream_e2e::{Chat, Cluster, run};
 use serde_json::Value;
 
-use crate::{PATIENCE, Tiny};
+use crate::{PATIENCE, Tiny, tiny_spec};
 
 #[test]
 fn s01_the_openai_client_streams_paris_and_every_place_names_one_commit() -> Result<()> {
@@ -27,7 +27,7 @@ fn s01_the_openai_client_streams_paris_and_every_place_names_one_commit() -> Res
     assert_eq!(seen["finish"], "stop", "{seen}");
     assert_eq!(head.len(), 40);
     for (place, commit) in
-        [("status", &status), ("header", &seen["commit"]), ("list", &seen["listed"]["commit"])]
+        [("status", &status), ("header", &seen["commit"]), ("list", &seen["listed"]["hyprstream"]["commit"])]
     {
         assert_eq!(commit, head, "{place} must name the branch's commit");
     }
@@ -37,7 +37,10 @@ fn s01_the_openai_client_streams_paris_and_every_place_names_one_commit() -> Res
 #[test]
 fn s01_both_ids_are_accepted_and_an_unknown_one_lists_what_there_is() -> Result<()> {
     let tiny = Tiny::serve("ids")?;
-    for model in ["tiny".to_owned(), tiny.model.id(), format!("{}:main", tiny.model.id())] {
+    // A name that no other test has: namespaces of earlier ones may still be on their way out.
+    let solo = tiny.namespace.apply_model("solo", &tiny_spec(&tiny.repository.url, ""))?;
+    solo.wait_ready_on(&tiny.commit, PATIENCE)?;
+    for model in ["solo".to_owned(), solo.id(), format!("{}:main", solo.id())] {
         let answer = Chat::new(&tiny.cluster.ingress, &model, "hello", 4).ask()?;
         assert_eq!(answer.commit, tiny.commit);
         assert_eq!(answer.completion_tokens, 4);

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use hyprstream_e2e::{Chat, Cluster, wait_until};
 
-use crate::{PATIENCE, Tiny};
+use crate::{PATIENCE, Tiny, fresh_seed};
 
 /// Bytes of LFS objects that the registry sent out so far.
 fn served_bytes(cluster: &Cluster) -> Result<f64> {
@@ -55,13 +55,12 @@ fn s06_twenty_pods_of_a_commit_share_one_checkout_and_one_download() -> Result<(
 fn s06_the_next_commit_fetches_and_stores_only_what_changed() -> Result<()> {
     let tiny = Tiny::serve("delta")?;
     let ballast = vec![42u8; 8 << 20];
-    tiny.repository.write("extra.safetensors.bak", b"")?;
     tiny.repository.write(".gitattributes", b"*.safetensors filter=lfs -text\n*.bin filter=lfs -text\n")?;
     tiny.repository.write("ballast.bin", &ballast)?;
     let with_ballast = tiny.repository.publish("ballast")?;
     tiny.model.wait_ready_on(&with_ballast, PATIENCE)?;
     let (served, stored) = (served_bytes(&tiny.cluster)?, disk_use(&tiny.cluster, "")?);
-    let next = tiny.push_seed(2)?;
+    let next = tiny.push_seed(fresh_seed())?;
     tiny.model.wait_ready_on(&next, PATIENCE)?;
     let served = served_bytes(&tiny.cluster)? - served;
     let stored = disk_use(&tiny.cluster, "")?.saturating_sub(stored);
