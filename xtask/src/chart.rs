@@ -35,9 +35,12 @@ pub(crate) fn values(images: &ProjectImages, local: bool) -> Value {
     });
     if local {
         values["ingress"] = json!({"enabled": true, "className": "contour"});
+        // Its volume is a folder that every node sees. Unlike a disk, a folder is not taken away
+        // from a node that is cut off: the registry there would hold it for ever.
+        values["registry"]["nodeSelector"] = json!({"kubernetes.io/hostname": "node-1"});
     }
     if let Some(proxy) = host_proxy() {
-        values["registry"] = json!({"httpsProxy": proxy});
+        values["registry"]["httpsProxy"] = json!(proxy);
     }
     values
 }

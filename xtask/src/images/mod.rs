@@ -22,6 +22,9 @@ use crate::{
     proc,
 };
 
+/// The certificate authorities of this machine.
+const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
 /// An image to build from a Dockerfile of the project.
 pub(crate) struct Recipe<'a> {
     /// Last part of its name.
@@ -95,6 +98,10 @@ pub(crate) fn build(
             .args(["--network=host", "--tag", &reference])
             .arg("--file")
             .arg(&dockerfile);
+        // Whom this machine trusts, the steps of the build trust too; the image does not keep it.
+        if Path::new(AUTHORITIES).exists() {
+            command.arg(format!("--volume={AUTHORITIES}:{AUTHORITIES}:ro"));
+        }
         if let Some(target) = recipe.target {
             command.args(["--target", target]);
         }
