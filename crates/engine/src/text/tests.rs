@@ -57,6 +57,22 @@ fn half_a_character_is_never_shown() {
 }
 
 #[test]
+fn a_byte_that_can_never_be_a_character_is_replaced_at_once() {
+    // The tokens of bytes come after three special ones.
+    let byte = |byte: u32| 3 + byte;
+    for (bytes, shown) in [
+        (vec![0x80], "\u{fffd}"),
+        (vec![0xff, 0x61], "\u{fffd}a"),
+        (vec![0xe4, 0x61], "\u{fffd}a"),
+        (vec![0xf0, 0x9f], ""),
+        (vec![0xc3, 0xc3, 0xa9], "\u{fffd}é"),
+    ] {
+        let tokens: Vec<u32> = bytes.into_iter().map(byte).collect();
+        assert_eq!(in_pieces(&tiny(), &tokens, true), shown, "{tokens:?}");
+    }
+}
+
+#[test]
 fn special_tokens_are_left_out_unless_wanted() {
     let tokenizer = tiny();
     let tokens = tokenizer.encode("a<|im_end|>b", false).unwrap();
