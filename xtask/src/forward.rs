@@ -29,7 +29,10 @@ impl Forward {
             .context("cannot start kubectl")?;
         let mut line = String::new();
         let out = child.stdout.take().context("kubectl has no output")?;
-        BufReader::new(out).read_line(&mut line)?;
+        let mut out = BufReader::new(out);
+        out.read_line(&mut line)?;
+        // It tells of every connection, and ends when nobody reads that.
+        std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
         if let Some(port) = parse(&line) {
             return Ok(Self { port, child });
         }

@@ -32,6 +32,7 @@ pub(crate) fn cargo(folder: &Path) -> Command {
 /// lines and says where the rest is.
 pub(crate) fn logged(command: &mut Command, log: &Path) -> Result<()> {
     let mut file = open_log(log)?;
+    let start = file.metadata()?.len();
     writeln!(file, "$ {}", text(command))?;
     let status = command
         .stdin(Stdio::null())
@@ -40,7 +41,11 @@ pub(crate) fn logged(command: &mut Command, log: &Path) -> Result<()> {
         .status()
         .with_context(|| not_started(command))?;
     if !status.success() {
-        bail!("{} ended with {status}\n{}", program(command), tail_of(log));
+        bail!(
+            "{} ended with {status}\n{}",
+            program(command),
+            tail_from(log, start)
+        );
     }
     Ok(())
 }
@@ -123,12 +128,17 @@ pub(crate) fn open_log(log: &Path) -> Result<File> {
 
 /// The last lines of a log and where it is.
 pub(crate) fn tail_of(log: &Path) -> String {
+    tail_from(log, 0)
+}
+
+/// The last lines of what was written to a log behind `start`, and where it is.
+pub(crate) fn tail_from(log: &Path, start: u64) -> String {
     let mut text = String::new();
     if let Ok(mut file) = File::open(log) {
         let length = file.metadata().map_or(0, |m| m.len());
         let mut bytes = Vec::new();
         if file
-            .seek(SeekFrom::Start(length.saturating_sub(4096)))
+            .seek(SeekFrom::Start(length.saturating_sub(4096).max(start)))
             .is_ok()
             && file.read_to_end(&mut bytes).is_ok()
         {
@@ -136,7 +146,7 @@ pub(crate) fn tail_of(log: &Path) -> String {
             let lines: Vec<&str> = all.lines().collect();
             for line in &lines[lines.len().saturating_sub(12)..] {
                 text.push_str("    | ");
-                text.extend(line.chars().take(220));
+                text.extend(line.chars().take(500));
                 text.push('\n');
             }
         }

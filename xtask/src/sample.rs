@@ -76,10 +76,19 @@ pub(crate) fn push(repository: &Path, address: &str, token: &str, log: &Path) ->
         // Somebody pushed their own since; that is what they want to have served.
         return Ok(commit.to_owned());
     }
-    proc::logged(
-        with_token().args(["push", "--quiet", &url, "HEAD:refs/heads/main"]),
-        log,
-    )
+    // The registry may just be on its way from one pod to the next.
+    let mut attempts = 0;
+    loop {
+        let pushed = proc::logged(
+            with_token().args(["push", "--quiet", &url, "HEAD:refs/heads/main"]),
+            log,
+        );
+        attempts += 1;
+        if pushed.is_ok() || attempts == 5 {
+            break pushed;
+        }
+        std::thread::sleep(Duration::from_secs(3));
+    }
     .context("cannot push the model to the registry")?;
     Ok(head)
 }

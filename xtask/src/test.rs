@@ -179,6 +179,12 @@ impl Suites<'_> {
         let python = self.python()?;
         let cluster = Cluster::open(self.checkout, self.cache, CLUSTER_NAME)?;
         let running = cluster.is_supervised();
+        if !running {
+            // What an earlier run left is worth nothing: its disks were in memory.
+            let lock = cluster.lock()?;
+            cluster::down(&cluster)?;
+            cluster.unlock(lock)?;
+        }
         let result = self.on_cluster(&cluster, &python, args);
         if args.keep {
             println!(
@@ -210,7 +216,9 @@ impl Suites<'_> {
     fn on_cluster(&self, cluster: &Cluster, python: &Path, args: &TestArgs) -> Result<()> {
         let port = match cluster.spec() {
             Some(spec) => spec.ingress_port,
-            None => std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port(),
+            None => std::net::TcpListener::bind(("127.0.0.1", 0))?
+                .local_addr()?
+                .port(),
         };
         let up = UpArgs {
             nodes: NODES,
