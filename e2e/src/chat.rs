@@ -79,8 +79,12 @@ impl Chat {
         if status != 200 {
             bail!("{status}: {}", body.read_to_string().unwrap_or_default());
         }
-        let mut answer =
-            Answer { text: String::new(), commit, finish: String::new(), completion_tokens: 0 };
+        let mut answer = Answer {
+            text: String::new(),
+            commit,
+            finish: String::new(),
+            completion_tokens: 0,
+        };
         if self.stream {
             read_stream(BufReader::new(body.into_reader()), &mut answer)?;
         } else {
@@ -97,7 +101,9 @@ impl Chat {
 fn read_stream(lines: impl BufRead, answer: &mut Answer) -> Result<()> {
     for line in lines.lines() {
         let line = line.context("the stream broke off")?;
-        let Some(data) = line.strip_prefix("data: ") else { continue };
+        let Some(data) = line.strip_prefix("data: ") else {
+            continue;
+        };
         if data == "[DONE]" {
             return Ok(());
         }
@@ -113,7 +119,8 @@ impl Answer {
             bail!("an error in the answer: {}", chunk["error"]);
         }
         for choice in chunk["choices"].as_array().into_iter().flatten() {
-            self.text.push_str(choice[part]["content"].as_str().unwrap_or_default());
+            self.text
+                .push_str(choice[part]["content"].as_str().unwrap_or_default());
             if let Some(reason) = choice["finish_reason"].as_str() {
                 reason.clone_into(&mut self.finish);
             }

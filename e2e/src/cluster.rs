@@ -91,7 +91,11 @@ impl Cluster {
             .stderr(Stdio::piped())
             .spawn()
             .context("start kubectl")?;
-        child.stdin.take().context("stdin")?.write_all(manifest.as_bytes())?;
+        child
+            .stdin
+            .take()
+            .context("stdin")?
+            .write_all(manifest.as_bytes())?;
         let done = child.wait_with_output()?;
         Ok(Output {
             success: done.status.success(),
@@ -103,12 +107,18 @@ impl Cluster {
     /// `kubectl apply -f -`, which must succeed.
     pub fn apply(&self, manifest: &str) -> Result<()> {
         let output = self.try_apply(manifest)?;
-        if output.success { Ok(()) } else { bail!("kubectl apply: {}", output.stderr) }
+        if output.success {
+            Ok(())
+        } else {
+            bail!("kubectl apply: {}", output.stderr)
+        }
     }
 
     /// Standard output of one of xtask's commands on this cluster.
     pub fn xtask(&self, arguments: &[&str]) -> Result<String> {
-        run(Command::new(&self.xtask).args(arguments).args(["--name", &self.name]))
+        run(Command::new(&self.xtask)
+            .args(arguments)
+            .args(["--name", &self.name]))
     }
 
     /// A namespace that no other test has; deleted when dropped.
@@ -123,13 +133,19 @@ impl Cluster {
             &name,
             "pod-security.kubernetes.io/enforce=restricted",
         ])?;
-        Ok(Namespace { cluster: self.clone(), name })
+        Ok(Namespace {
+            cluster: self.clone(),
+            name,
+        })
     }
 
     /// Value of a metric of a program of the release: the sum over the samples whose line starts
     /// with `metric` and holds every one of `labels`.
     pub fn metric(&self, pod: &str, port: u16, metric: &str, labels: &[&str]) -> Result<f64> {
-        let path = format!("/api/v1/namespaces/{}/pods/{pod}:{port}/proxy/metrics", self.system);
+        let path = format!(
+            "/api/v1/namespaces/{}/pods/{pod}:{port}/proxy/metrics",
+            self.system
+        );
         let text = self.kubectl(&["get", "--raw", &path])?;
         Ok(text
             .lines()
@@ -144,10 +160,15 @@ impl Cluster {
         wait_until(limit, || {
             let list = self.get(&["-n", &self.system, "pods"])?;
             let whole = list["items"].as_array().into_iter().flatten().all(|pod| {
-                pod["status"]["conditions"].as_array().into_iter().flatten().any(|condition| {
-                    condition["type"] == "Ready"
-                        && (condition["status"] == "True" || condition["reason"] == "PodCompleted")
-                })
+                pod["status"]["conditions"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .any(|condition| {
+                        condition["type"] == "Ready"
+                            && (condition["status"] == "True"
+                                || condition["reason"] == "PodCompleted")
+                    })
             });
             Ok(whole.then_some(()))
         })
@@ -189,7 +210,9 @@ impl Drop for Namespace {
                 }
             }
         }
-        let _ = self.cluster.try_kubectl(&["delete", "namespace", &self.name, "--wait=false"]);
+        let _ = self
+            .cluster
+            .try_kubectl(&["delete", "namespace", &self.name, "--wait=false"]);
     }
 }
 
@@ -237,12 +260,16 @@ impl Model {
 
     /// The object.
     pub fn get(&self) -> Result<Value> {
-        self.cluster.get(&["-n", &self.namespace, "model", &self.name])
+        self.cluster
+            .get(&["-n", &self.namespace, "model", &self.name])
     }
 
     /// Commit in its status; empty when there is none.
     pub fn commit(&self) -> Result<String> {
-        Ok(self.get()?["status"]["commit"].as_str().unwrap_or_default().to_owned())
+        Ok(self.get()?["status"]["commit"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned())
     }
 
     /// One of its conditions: status, reason and message.
@@ -276,7 +303,10 @@ impl Model {
             })
         });
         found.with_context(|| {
-            format!("{} wants {kind}={status} {reason:?}; it is {last:?}", self.id())
+            format!(
+                "{} wants {kind}={status} {reason:?}; it is {last:?}",
+                self.id()
+            )
         })
     }
 
@@ -285,7 +315,9 @@ impl Model {
         let mut last = String::new();
         wait_until(limit, || {
             last = self.commit()?;
-            let ready = self.condition("Ready")?.is_some_and(|(status, ..)| status == "True");
+            let ready = self
+                .condition("Ready")?
+                .is_some_and(|(status, ..)| status == "True");
             Ok((last == commit && ready).then_some(()))
         })
         .with_context(|| format!("{} must serve {commit}; it serves {last:?}", self.id()))
@@ -310,7 +342,9 @@ impl Model {
     /// Names of its pods that are not being deleted.
     pub fn pods(&self) -> Result<Vec<Value>> {
         let selector = format!("hyprstream.io/model={}", self.name);
-        let list = self.cluster.get(&["-n", &self.namespace, "pods", "-l", &selector])?;
+        let list = self
+            .cluster
+            .get(&["-n", &self.namespace, "pods", "-l", &selector])?;
         Ok(list["items"]
             .as_array()
             .into_iter()
@@ -323,10 +357,7 @@ impl Model {
 
 /// Asks until there is an answer. Errors of single attempts are kept for the message: a cluster
 /// that is being hurt may fail to answer.
-pub fn wait_until<T>(
-    limit: Duration,
-    mut ask: impl FnMut() -> Result<Option<T>>,
-) -> Result<T> {
+pub fn wait_until<T>(limit: Duration, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let start = Instant::now();
     loop {
         let last = match ask() {

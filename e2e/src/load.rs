@@ -65,12 +65,19 @@ impl Load {
                 })
             })
             .collect();
-        Self { stop, report, clients }
+        Self {
+            stop,
+            report,
+            clients,
+        }
     }
 
     /// What was met so far.
     pub fn report(&self) -> LoadReport {
-        self.report.lock().expect("no client panics with the lock").clone()
+        self.report
+            .lock()
+            .expect("no client panics with the lock")
+            .clone()
     }
 
     /// Lets every client finish its question, and tells what all of them met.

@@ -24,12 +24,18 @@ impl Repository {
         let (scheme, host) = cluster.registry.split_once("://").context("registry URL")?;
         let token = &cluster.registry_token;
         let remote = format!("{scheme}://e2e:{token}@{host}/git/{namespace}/{name}.git");
-        let repository = Self { folder, url: format!("hyprstream://{namespace}/{name}"), remote };
+        let repository = Self {
+            folder,
+            url: format!("hyprstream://{namespace}/{name}"),
+            remote,
+        };
         repository.git(&["init", "--quiet", "--initial-branch=main"])?;
         repository.git(&["lfs", "install", "--local"])?;
         repository.git(&["remote", "add", "origin", &repository.remote])?;
-        repository
-            .write(".gitattributes", b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n")?;
+        repository.write(
+            ".gitattributes",
+            b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n",
+        )?;
         Ok(repository)
     }
 
@@ -74,7 +80,8 @@ impl Repository {
 
     /// Pushes the branch.
     pub fn push(&self) -> Result<()> {
-        self.git(&["push", "--quiet", "origin", "HEAD:main"]).map(drop)
+        self.git(&["push", "--quiet", "origin", "HEAD:main"])
+            .map(drop)
     }
 
     /// Commits everything and pushes; the commit.

@@ -18,7 +18,9 @@ pub struct Output {
 impl Output {
     /// Runs a command to its end, whatever its exit status.
     pub fn of(command: &mut Command) -> Result<Self> {
-        let done = command.output().with_context(|| format!("start {command:?}"))?;
+        let done = command
+            .output()
+            .with_context(|| format!("start {command:?}"))?;
         Ok(Self {
             success: done.status.success(),
             stdout: String::from_utf8_lossy(&done.stdout).trim_end().to_owned(),

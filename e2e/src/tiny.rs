@@ -26,7 +26,10 @@ const VOCABULARY: usize = 257;
 impl TinyModel {
     /// The model of a seed.
     pub fn new(seed: u64) -> Self {
-        Self { seed, architecture: "LlamaForCausalLM" }
+        Self {
+            seed,
+            architecture: "LlamaForCausalLM",
+        }
     }
 
     /// Writes its files into a working copy.
@@ -35,7 +38,10 @@ impl TinyModel {
             repository.write(name, serde_json::to_string_pretty(value)?.as_bytes())
         };
         file("config.json", &self.config())?;
-        file("generation_config.json", &json!({"bos_token_id": 256, "eos_token_id": 256}))?;
+        file(
+            "generation_config.json",
+            &json!({"bos_token_id": 256, "eos_token_id": 256}),
+        )?;
         file("tokenizer.json", &tokenizer())?;
         file(
             "tokenizer_config.json",
@@ -100,7 +106,10 @@ impl TinyModel {
                 data.extend_from_slice(&f32::to_le_bytes(value));
             }
             let offsets = json!([start, data.len()]);
-            header.insert(name, json!({"dtype": "F32", "shape": shape, "data_offsets": offsets}));
+            header.insert(
+                name,
+                json!({"dtype": "F32", "shape": shape, "data_offsets": offsets}),
+            );
         }
         let mut header = serde_json::to_vec(&header)?;
         header.resize(header.len().next_multiple_of(8), b' ');
@@ -114,7 +123,8 @@ impl TinyModel {
 /// A byte-level BPE without merges: one token per byte.
 fn tokenizer() -> Value {
     // The table of GPT-2: printable bytes stand for themselves, the others for U+0100 and on.
-    let printable = |b: u32| (33..=126).contains(&b) || (161..=172).contains(&b) || (174..=255).contains(&b);
+    let printable =
+        |b: u32| (33..=126).contains(&b) || (161..=172).contains(&b) || (174..=255).contains(&b);
     let mut next = 256;
     let mut vocabulary = Map::new();
     for byte in 0..256u32 {
@@ -124,7 +134,9 @@ fn tokenizer() -> Value {
             next += 1;
             next - 1
         };
-        let symbol = char::from_u32(code).expect("below the surrogates").to_string();
+        let symbol = char::from_u32(code)
+            .expect("below the surrogates")
+            .to_string();
         vocabulary.insert(symbol, json!(byte));
     }
     vocabulary.insert("<|end|>".into(), json!(256));

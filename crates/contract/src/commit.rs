@@ -71,8 +71,16 @@ mod tests {
     #[test]
     fn forty_hex_digits_and_nothing_else_is_a_commit() {
         let upper = "0123456789ABCDEF0123456789abcdef01234567";
-        assert_eq!(upper.parse::<CommitId>().unwrap().as_str(), upper.to_lowercase());
-        for wrong in ["", "main", &upper[1..], "g123456789abcdef0123456789abcdef01234567"] {
+        assert_eq!(
+            upper.parse::<CommitId>().unwrap().as_str(),
+            upper.to_lowercase()
+        );
+        for wrong in [
+            "",
+            "main",
+            &upper[1..],
+            "g123456789abcdef0123456789abcdef01234567",
+        ] {
             assert!(wrong.parse::<CommitId>().is_err(), "{wrong}");
         }
     }

@@ -45,8 +45,10 @@ impl FromStr for ModelRef {
     type Err = InvalidModelRef;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        parse(text)
-            .map_err(|why| InvalidModelRef { text: text.chars().take(80).collect(), why })
+        parse(text).map_err(|why| InvalidModelRef {
+            text: text.chars().take(80).collect(),
+            why,
+        })
     }
 }
 
@@ -93,7 +95,9 @@ fn parse_adapter(text: &str) -> Result<AdapterRef, &'static str> {
     };
     let name_ok = !name.is_empty()
         && name.len() <= 63
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
     if !name_ok {
         return Err("adapter names are letters, digits, '-', '_' and '.'");
     }
@@ -106,14 +110,25 @@ fn parse_adapter(text: &str) -> Result<AdapterRef, &'static str> {
             _ => return Err("an adapter's scale is a number from -100 to 100"),
         },
     };
-    Ok(AdapterRef { name: name.to_owned(), scale })
+    Ok(AdapterRef {
+        name: name.to_owned(),
+        scale,
+    })
 }
 
 fn is_dns_label(text: &str) -> bool {
     (1..=63).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
-        && text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
-        && text.bytes().last().is_some_and(|b| b.is_ascii_alphanumeric())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.')
+        && text
+            .bytes()
+            .next()
+            .is_some_and(|b| b.is_ascii_alphanumeric())
+        && text
+            .bytes()
+            .last()
+            .is_some_and(|b| b.is_ascii_alphanumeric())
 }
 
 fn is_branch(text: &str) -> bool {
@@ -122,12 +137,16 @@ fn is_branch(text: &str) -> bool {
         && !text.ends_with(['/', '.'])
         && !text.contains("..")
         && !text.contains("//")
-        && text.bytes().all(|b| b.is_ascii_graphic() && !b"~^:?*[\\@{}".contains(&b))
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && !b"~^:?*[\\@{}".contains(&b))
 }
 
 fn is_commit(text: &str) -> bool {
     (7..=40).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 impl fmt::Display for ModelRef {
@@ -180,8 +199,26 @@ mod tests {
     #[test]
     fn what_is_no_reference_is_refused() {
         for wrong in [
-            "", "/", "a/", "/a", "a/b/c", "A", "a:", "a:main:", "a:main:xyz", "a:main:123", "a+",
-            "a+x@", "a+x@nan", "a+x@inf", "a+x@1e9", "a:..", "a:-x", "a b", "a\0", "a:main:1a2b3c4:x",
+            "",
+            "/",
+            "a/",
+            "/a",
+            "a/b/c",
+            "A",
+            "a:",
+            "a:main:",
+            "a:main:xyz",
+            "a:main:123",
+            "a+",
+            "a+x@",
+            "a+x@nan",
+            "a+x@inf",
+            "a+x@1e9",
+            "a:..",
+            "a:-x",
+            "a b",
+            "a\0",
+            "a:main:1a2b3c4:x",
         ] {
             assert!(wrong.parse::<ModelRef>().is_err(), "{wrong:?}");
         }

@@ -245,7 +245,10 @@ mod tests {
             include: vec!["*.json".into()],
         };
         let text = serde_json::to_string(&request).unwrap();
-        assert_eq!(serde_json::from_str::<MirrorRequest>(&text).unwrap(), request);
+        assert_eq!(
+            serde_json::from_str::<MirrorRequest>(&text).unwrap(),
+            request
+        );
         assert!(!format!("{request:?}").contains("hunter2"));
     }
 }

@@ -103,7 +103,9 @@ impl VolumeAttributes {
         };
         let repository = required(REPOSITORY)?.to_owned();
         let commit = required(COMMIT)?;
-        let commit = commit.parse().map_err(|e| malformed(COMMIT, commit, format!("{e}")))?;
+        let commit = commit
+            .parse()
+            .map_err(|e| malformed(COMMIT, commit, format!("{e}")))?;
         let source = required(SOURCE)?.to_owned();
         let mode = match required(MODE)? {
             "ro" => VolumeMode::ReadOnly,
@@ -119,7 +121,14 @@ impl VolumeAttributes {
         };
         match ours.into_keys().next() {
             Some(name) => Err(InvalidAttributes::Unknown(name.to_owned())),
-            None => Ok(Self { repository, commit, source, reference, include, mode }),
+            None => Ok(Self {
+                repository,
+                commit,
+                source,
+                reference,
+                include,
+                mode,
+            }),
         }
     }
 }
@@ -161,13 +170,22 @@ mod tests {
         .to_map();
         let mut map = good.clone();
         map.remove(COMMIT);
-        assert_eq!(VolumeAttributes::from_map(&map), Err(InvalidAttributes::Missing(COMMIT)));
+        assert_eq!(
+            VolumeAttributes::from_map(&map),
+            Err(InvalidAttributes::Missing(COMMIT))
+        );
         let mut map = good.clone();
         map.insert("hyprstream.io/upper".into(), "x".into());
-        assert!(matches!(VolumeAttributes::from_map(&map), Err(InvalidAttributes::Unknown(_))));
+        assert!(matches!(
+            VolumeAttributes::from_map(&map),
+            Err(InvalidAttributes::Unknown(_))
+        ));
         let mut map = good;
         map.insert(MODE.into(), "wo".into());
         let error = VolumeAttributes::from_map(&map).unwrap_err().to_string();
-        assert!(error.contains("hyprstream.io/mode") && error.contains("wo"), "{error}");
+        assert!(
+            error.contains("hyprstream.io/mode") && error.contains("wo"),
+            "{error}"
+        );
     }
 }

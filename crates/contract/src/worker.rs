@@ -61,7 +61,10 @@ mod tests {
 
     #[test]
     fn last_words_survive_the_round_trip() {
-        let words = LastWords { reason: "InvalidWeights".into(), message: "header".into() };
+        let words = LastWords {
+            reason: "InvalidWeights".into(),
+            message: "header".into(),
+        };
         let text = serde_json::to_string(&words).unwrap();
         assert_eq!(text, r#"{"reason":"InvalidWeights","message":"header"}"#);
         assert_eq!(serde_json::from_str::<LastWords>(&text).unwrap(), words);

@@ -29,12 +29,21 @@ impl AdminServer {
         listener: TcpListener,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> io::Result<()> {
-        let Self { metrics, health, ready } = self;
+        let Self {
+            metrics,
+            health,
+            ready,
+        } = self;
         let app = Router::new()
             .route("/healthz", get(move || std::future::ready(answer(&health))))
             .route("/readyz", get(move || std::future::ready(answer(&ready))))
-            .route("/metrics", get(move || std::future::ready(render(&metrics))));
-        axum::serve(listener, app).with_graceful_shutdown(shutdown).await
+            .route(
+                "/metrics",
+                get(move || std::future::ready(render(&metrics))),
+            );
+        axum::serve(listener, app)
+            .with_graceful_shutdown(shutdown)
+            .await
     }
 }
 

@@ -33,9 +33,14 @@ fn main() -> Result<()> {
 
 fn print(what: &str, unit: &str, mut values: Vec<f64>) {
     values.sort_by(f64::total_cmp);
-    let (Some(low), Some(high)) = (values.first(), values.last()) else { return };
+    let (Some(low), Some(high)) = (values.first(), values.last()) else {
+        return;
+    };
     let median = values[values.len() / 2];
-    println!("| {what} | {median:.2} {unit} | {low:.2} to {high:.2} | {} |", values.len());
+    println!(
+        "| {what} | {median:.2} {unit} | {low:.2} to {high:.2} | {} |",
+        values.len()
+    );
 }
 
 fn spec(url: &str, more: &str) -> String {
@@ -53,7 +58,9 @@ fn idle(cluster: &Cluster) -> Result<()> {
 fn resident(_cluster: &Cluster) -> Result<BTreeMap<String, Vec<f64>>> {
     let mut found: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for entry in fs::read_dir("/proc")?.flatten() {
-        let Ok(line) = fs::read(entry.path().join("cmdline")) else { continue };
+        let Ok(line) = fs::read(entry.path().join("cmdline")) else {
+            continue;
+        };
         let first = String::from_utf8_lossy(line.split(|b| *b == 0).next().unwrap_or_default());
         let name = first.rsplit('/').next().unwrap_or_default().to_owned();
         if !name.starts_with("hyprstream-") {
@@ -64,7 +71,10 @@ fn resident(_cluster: &Cluster) -> Result<BTreeMap<String, Vec<f64>>> {
             .lines()
             .find_map(|line| line.strip_prefix("VmRSS:"))
             .and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
-        found.entry(name).or_default().extend(kib.map(|kib| kib / 1024.0));
+        found
+            .entry(name)
+            .or_default()
+            .extend(kib.map(|kib| kib / 1024.0));
     }
     Ok(found)
 }
@@ -88,7 +98,11 @@ fn apply_to_ready(
         cluster.kubectl(&["-n", &namespace.name, "delete", "model", "once"])?;
         wait_until(PATIENCE, || Ok(model.pods()?.is_empty().then_some(())))?;
     }
-    print(&format!("apply to Ready, {what}, objects present"), "s", times);
+    print(
+        &format!("apply to Ready, {what}, objects present"),
+        "s",
+        times,
+    );
     Ok(())
 }
 
@@ -113,13 +127,19 @@ fn push_to_serving(
             };
             repository.push()?;
             let start = Instant::now();
-            wait_until(PATIENCE, || Ok((question.ask()?.commit == commit).then_some(())))?;
+            wait_until(PATIENCE, || {
+                Ok((question.ask()?.commit == commit).then_some(()))
+            })?;
             times.push(start.elapsed().as_secs_f64());
             model.wait_ready_on(&commit, PATIENCE)?;
         }
     }
     print("push to the first answer of the new commit", "s", pushed);
-    print("push of a revert to the first answer of the old content", "s", reverted);
+    print(
+        "push of a revert to the first answer of the old content",
+        "s",
+        reverted,
+    );
     Ok(())
 }
 
@@ -136,7 +156,11 @@ fn stored(cluster: &Cluster) -> Result<f64> {
             "-sB1",
             "/var/lib/hyprstream",
         ])?;
-        sum += text.split_whitespace().next().unwrap_or("0").parse::<f64>()?;
+        sum += text
+            .split_whitespace()
+            .next()
+            .unwrap_or("0")
+            .parse::<f64>()?;
     }
     Ok(sum / 1e6)
 }
@@ -146,12 +170,17 @@ fn disk(cluster: &Cluster) -> Result<()> {
     let namespace = cluster.namespace("disk")?;
     let repository = Repository::new(cluster, &namespace.name, "large")?;
     TinyModel::new(1).write(&repository)?;
-    repository.write(".gitattributes", b"*.safetensors filter=lfs -text\n*.bin filter=lfs -text\n")?;
+    repository.write(
+        ".gitattributes",
+        b"*.safetensors filter=lfs -text\n*.bin filter=lfs -text\n",
+    )?;
     let shard = |index: u64, version: u64| -> Vec<u8> {
         let mut state = index * 1_000 + version + 1;
         (0..16usize << 20)
             .map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
                 (state >> 56) as u8
             })
             .collect()
@@ -183,14 +212,23 @@ fn disk(cluster: &Cluster) -> Result<()> {
 }
 
 fn smollm2(cluster: &Cluster) -> Result<()> {
-    let question = Chat::new(&cluster.ingress, "default/smollm2", "Say something long.", 64);
+    let question = Chat::new(
+        &cluster.ingress,
+        "default/smollm2",
+        "Say something long.",
+        64,
+    );
     let mut speeds = Vec::new();
     for _ in 0..5 {
         let start = Instant::now();
         question.ask().context("ask smollm2")?;
         speeds.push(64.0 / start.elapsed().as_secs_f64());
     }
-    print("smollm2 through the ingress, one stream, 64 tokens", "tokens/s", speeds);
+    print(
+        "smollm2 through the ingress, one stream, 64 tokens",
+        "tokens/s",
+        speeds,
+    );
     Ok(())
 }
 
@@ -204,7 +242,9 @@ fn many(cluster: &Cluster, count: usize) -> Result<()> {
     for chunk in (0..count).collect::<Vec<_>>().chunks(100) {
         let manifests: Vec<String> = chunk
             .iter()
-            .map(|i| namespace.manifest(&format!("m{i}"), &spec(&repository.url, "  replicas: 0\n")))
+            .map(|i| {
+                namespace.manifest(&format!("m{i}"), &spec(&repository.url, "  replicas: 0\n"))
+            })
             .collect();
         cluster.apply(&manifests.join("---\n"))?;
     }
@@ -220,12 +260,18 @@ fn many(cluster: &Cluster, count: usize) -> Result<()> {
         let ready = list.lines().filter(|line| *line == "True").count();
         Ok((ready == count).then_some(()))
     })?;
-    print(&format!("{count} Models applied until all are Ready"), "s", vec![
-        start.elapsed().as_secs_f64(),
-    ]);
+    print(
+        &format!("{count} Models applied until all are Ready"),
+        "s",
+        vec![start.elapsed().as_secs_f64()],
+    );
     for (program, memory) in resident(cluster)? {
         if program == "hyprstream-operator" || program == "hyprstream-gateway" {
-            print(&format!("resident memory of {program}, {count} Models"), "MB", memory);
+            print(
+                &format!("resident memory of {program}, {count} Models"),
+                "MB",
+                memory,
+            );
         }
     }
     Ok(())

@@ -17,20 +17,31 @@ fn check(
 ) -> Result<()> {
     let tiny = Tiny::serve(hint)?;
     let bad = damage(&tiny)?;
-    let message = tiny.model.wait_condition(condition, "False", Some(reason), PATIENCE)?;
+    let message = tiny
+        .model
+        .wait_condition(condition, "False", Some(reason), PATIENCE)?;
     for word in words {
         assert!(message.contains(word), "{message:?} must say {word:?}");
     }
     let question = Chat::new(&tiny.cluster.ingress, &tiny.model.id(), "hello", 8);
-    assert_eq!(question.ask()?.commit, tiny.commit, "the old commit serves on");
+    assert_eq!(
+        question.ask()?.commit,
+        tiny.commit,
+        "the old commit serves on"
+    );
     let status = tiny.model.get()?["status"].clone();
     assert_eq!(status["commit"], tiny.commit.as_str());
     assert_eq!(status["lastKnownGood"], tiny.commit.as_str());
     assert_eq!(status["latestCommit"], bad.as_str());
     let ready = tiny.model.condition("Ready")?.expect("a Ready condition");
     assert_eq!(ready.0, "True", "what serves is ready: {ready:?}");
-    let events = tiny.cluster.kubectl(&["-n", &tiny.namespace.name, "events", "--for=model/tiny"])?;
-    assert!(events.contains(reason), "an event names {reason}:\n{events}");
+    let events =
+        tiny.cluster
+            .kubectl(&["-n", &tiny.namespace.name, "events", "--for=model/tiny"])?;
+    assert!(
+        events.contains(reason),
+        "an event names {reason}:\n{events}"
+    );
     let good = tiny.push_seed(7)?;
     tiny.model.wait_ready_on(&good, PATIENCE)?;
     assert_eq!(question.ask()?.commit, good);
@@ -79,7 +90,10 @@ fn s03_an_unsupported_architecture_leaves_the_old_commit_serving() -> Result<()>
     check(
         "arch",
         |tiny| {
-            let other = TinyModel { architecture: "MambaForCausalLM", ..TinyModel::new(5) };
+            let other = TinyModel {
+                architecture: "MambaForCausalLM",
+                ..TinyModel::new(5)
+            };
             other.write(&tiny.repository)?;
             tiny.repository.publish("another architecture")
         },

@@ -27,7 +27,15 @@ impl Upstream {
             "http://hyprstream-registry.{}.svc/git/{}/private.git",
             cluster.system, namespace.name
         );
-        Ok((Self { cluster, namespace, commit, url }, repository))
+        Ok((
+            Self {
+                cluster,
+                namespace,
+                commit,
+                url,
+            },
+            repository,
+        ))
     }
 
     fn secret(&self, password: &str) -> Result<()> {
@@ -41,19 +49,29 @@ impl Upstream {
 
 fn private_spec(url: &str) -> String {
     let mut spec = tiny_spec(url, "");
-    spec = spec.replace("ref: {branch: main}", "ref: {branch: main}, secretRef: {name: upstream}");
+    spec = spec.replace(
+        "ref: {branch: main}",
+        "ref: {branch: main}, secretRef: {name: upstream}",
+    );
     spec
 }
 
 #[test]
 fn s04_a_missing_secret_and_then_a_wrong_password_are_told_apart_and_healed() -> Result<()> {
     let (upstream, _repository) = Upstream::new("creds")?;
-    let model = upstream.namespace.apply_model("tiny", &private_spec(&upstream.url))?;
+    let model = upstream
+        .namespace
+        .apply_model("tiny", &private_spec(&upstream.url))?;
     let message =
         model.wait_condition("SourceResolved", "False", Some("SecretNotFound"), PATIENCE)?;
     assert!(message.contains("upstream"), "{message}");
     upstream.secret("wrong")?;
-    model.wait_condition("SourceResolved", "False", Some("AuthenticationFailed"), PATIENCE)?;
+    model.wait_condition(
+        "SourceResolved",
+        "False",
+        Some("AuthenticationFailed"),
+        PATIENCE,
+    )?;
     upstream.secret(&upstream.cluster.registry_token)?;
     model.wait_ready_on(&upstream.commit, PATIENCE)
 }
@@ -62,11 +80,18 @@ fn s04_a_missing_secret_and_then_a_wrong_password_are_told_apart_and_healed() ->
 fn s04_what_one_namespace_mirrored_another_cannot_read_without_credentials() -> Result<()> {
     let (upstream, _repository) = Upstream::new("owner")?;
     upstream.secret(&upstream.cluster.registry_token)?;
-    let model = upstream.namespace.apply_model("tiny", &private_spec(&upstream.url))?;
+    let model = upstream
+        .namespace
+        .apply_model("tiny", &private_spec(&upstream.url))?;
     model.wait_ready_on(&upstream.commit, PATIENCE)?;
     let other = upstream.cluster.namespace("thief")?;
     let thief = other.apply_model("tiny", &tiny_spec(&upstream.url, ""))?;
-    thief.wait_condition("SourceResolved", "False", Some("AuthenticationFailed"), PATIENCE)?;
+    thief.wait_condition(
+        "SourceResolved",
+        "False",
+        Some("AuthenticationFailed"),
+        PATIENCE,
+    )?;
     let url = format!("hyprstream://{}/private", upstream.namespace.name);
     let sneak = other.apply_model("sneak", &tiny_spec(&url, ""))?;
     sneak.wait_condition("Ready", "False", Some("AccessDenied"), PATIENCE)?;
@@ -81,17 +106,27 @@ fn s04_an_unreachable_host_a_missing_repository_and_a_missing_branch_have_their_
     let host = upstream
         .namespace
         .apply_model("host", &tiny_spec("https://no-such-host.invalid/m.git", ""))?;
-    let missing = upstream
-        .namespace
-        .apply_model("missing", &private_spec(&upstream.url.replace("private.git", "none.git")))?;
+    let missing = upstream.namespace.apply_model(
+        "missing",
+        &private_spec(&upstream.url.replace("private.git", "none.git")),
+    )?;
     let branch = upstream.namespace.apply_model(
         "branch",
         &private_spec(&upstream.url).replace("branch: main", "branch: later"),
     )?;
     host.wait_condition("SourceResolved", "False", Some("HostUnreachable"), PATIENCE)?;
-    missing.wait_condition("SourceResolved", "False", Some("RepositoryNotFound"), PATIENCE)?;
-    let message =
-        branch.wait_condition("SourceResolved", "False", Some("ReferenceNotFound"), PATIENCE)?;
+    missing.wait_condition(
+        "SourceResolved",
+        "False",
+        Some("RepositoryNotFound"),
+        PATIENCE,
+    )?;
+    let message = branch.wait_condition(
+        "SourceResolved",
+        "False",
+        Some("ReferenceNotFound"),
+        PATIENCE,
+    )?;
     assert!(message.contains("later"), "{message}");
     repository.git(&["push", "--quiet", "origin", "HEAD:later"])?;
     upstream.cluster.kubectl(&[
@@ -115,10 +150,22 @@ fn s04_an_invalid_spec_is_refused_by_kubectl_apply() -> Result<()> {
     let namespace = cluster.namespace("invalid")?;
     for (spec, words) in [
         ("  source: {url: \"ftp://example.org/m\"}\n", "url"),
-        ("  source: {url: \"https://example.org/m\", ref: {branch: a, tag: b}}\n", "ref"),
-        ("  source: {url: \"https://example.org/m\", ref: {commit: abc}}\n", "commit"),
-        ("  source: {url: \"https://example.org/m\"}\n  replicas: -1\n", "replicas"),
-        ("  source: {url: \"https://example.org/m\", interval: soon}\n", "interval"),
+        (
+            "  source: {url: \"https://example.org/m\", ref: {branch: a, tag: b}}\n",
+            "ref",
+        ),
+        (
+            "  source: {url: \"https://example.org/m\", ref: {commit: abc}}\n",
+            "commit",
+        ),
+        (
+            "  source: {url: \"https://example.org/m\"}\n  replicas: -1\n",
+            "replicas",
+        ),
+        (
+            "  source: {url: \"https://example.org/m\", interval: soon}\n",
+            "interval",
+        ),
     ] {
         let output = cluster.try_apply(&namespace.manifest("invalid", spec))?;
         assert!(!output.success, "{spec} must be refused");
@@ -126,7 +173,11 @@ fn s04_an_invalid_spec_is_refused_by_kubectl_apply() -> Result<()> {
     }
     let unknown = namespace.manifest("invalid", "  source: {url: \"https://a.b/m\", depth: 1}\n");
     let output = cluster.try_apply(&unknown)?;
-    assert!(!output.success && output.stderr.contains("depth"), "{}", output.stderr);
+    assert!(
+        !output.success && output.stderr.contains("depth"),
+        "{}",
+        output.stderr
+    );
     Ok(())
 }
 
@@ -134,7 +185,8 @@ fn s04_an_invalid_spec_is_refused_by_kubectl_apply() -> Result<()> {
 fn s04_a_suspended_model_ignores_pushes_until_it_is_resumed() -> Result<()> {
     let tiny = crate::Tiny::serve("suspend")?;
     tiny.model.patch(r#"{"spec":{"suspend":true}}"#)?;
-    tiny.model.wait_condition("Progressing", "False", Some("Suspended"), PATIENCE)?;
+    tiny.model
+        .wait_condition("Progressing", "False", Some("Suspended"), PATIENCE)?;
     let second = tiny.push_seed(2)?;
     std::thread::sleep(Duration::from_secs(5));
     assert_eq!(tiny.model.commit()?, tiny.commit);

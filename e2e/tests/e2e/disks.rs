@@ -26,7 +26,9 @@ fn grow(tiny: &Tiny, seed: u64) -> Result<String> {
     TinyModel::new(seed).write(&tiny.repository)?;
     let attributes = b"*.safetensors filter=lfs -text\n*.bin filter=lfs -text\n";
     tiny.repository.write(".gitattributes", attributes)?;
-    let ballast: Vec<u8> = (0..24u32 << 20).map(|i| (i.wrapping_mul(seed as u32) >> 7) as u8).collect();
+    let ballast: Vec<u8> = (0..24u32 << 20)
+        .map(|i| (i.wrapping_mul(seed as u32) >> 7) as u8)
+        .collect();
     tiny.repository.write("ballast.bin", &ballast)?;
     tiny.repository.commit("large")
 }
@@ -37,11 +39,16 @@ fn s09_a_full_node_is_told_and_recovers() -> Result<()> {
     let full = Full::fill(&tiny, "node")?;
     let commit = grow(&tiny, 11)?;
     tiny.repository.push()?;
-    let message =
-        tiny.model.wait_condition("VolumeReady", "False", Some("DiskFull"), PATIENCE)?;
+    let message = tiny
+        .model
+        .wait_condition("VolumeReady", "False", Some("DiskFull"), PATIENCE)?;
     assert!(message.contains("space"), "{message}");
     let question = Chat::new(&tiny.cluster.ingress, &tiny.model.id(), "hello", 4);
-    assert_eq!(question.ask()?.commit, tiny.commit, "the old commit serves on");
+    assert_eq!(
+        question.ask()?.commit,
+        tiny.commit,
+        "the old commit serves on"
+    );
     drop(full);
     tiny.model.wait_ready_on(&commit, 2 * PATIENCE)?;
     assert_eq!(question.ask()?.commit, commit);
@@ -54,7 +61,10 @@ fn s09_a_full_registry_refuses_the_push_keeps_serving_and_recovers() -> Result<(
     let full = Full::fill(&tiny, "registry")?;
     let commit = grow(&tiny, 12)?;
     let refused = tiny.repository.push().unwrap_err().to_string();
-    assert!(refused.contains("space") || refused.contains("507"), "{refused}");
+    assert!(
+        refused.contains("space") || refused.contains("507"),
+        "{refused}"
+    );
     let question = Chat::new(&tiny.cluster.ingress, &tiny.model.id(), "hello", 4);
     assert_eq!(question.ask()?.commit, tiny.commit);
     drop(full);

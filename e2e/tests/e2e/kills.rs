@@ -24,13 +24,24 @@ fn check(program: &str, harmless: bool) -> Result<()> {
     let third = tiny.repository.commit("third")?;
     wait_until(PATIENCE, || tiny.repository.push().map(Some))?;
     tiny.model.wait_ready_on(&third, PATIENCE)?;
-    wait_until(PATIENCE, || Ok(load.report().answers.contains_key(&third).then_some(())))?;
+    wait_until(PATIENCE, || {
+        Ok(load.report().answers.contains_key(&third).then_some(()))
+    })?;
     let report = load.stop()?;
-    println!("{program}: {:?}, failures {:?}", report.answers, report.failures);
+    println!(
+        "{program}: {:?}, failures {:?}",
+        report.answers, report.failures
+    );
     if harmless {
-        assert_eq!(report.failures, Vec::<String>::new(), "{program} is not on the path");
+        assert_eq!(
+            report.failures,
+            Vec::<String>::new(),
+            "{program} is not on the path"
+        );
     }
-    wait_until(PATIENCE, || Ok(question.ask().ok().filter(|answer| answer.commit == third)))?;
+    wait_until(PATIENCE, || {
+        Ok(question.ask().ok().filter(|answer| answer.commit == third))
+    })?;
     tiny.cluster.wait_whole(PATIENCE)
 }
 
@@ -68,12 +79,21 @@ fn s05_a_worker_may_die_and_only_its_requests_with_it() -> Result<()> {
     let question = Chat::new(&tiny.cluster.ingress, &tiny.model.id(), "go on", 64);
     let load = Load::start(4, &question);
     wait_until(PATIENCE, || Ok((load.report().total() >= 20).then_some(())))?;
-    let pod = tiny.model.pods()?[0]["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
-    tiny.cluster.xtask(&["chaos", "kill", "hyprstream-worker", "--pod-uid", &pod])?;
+    let pod = tiny.model.pods()?[0]["metadata"]["uid"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    tiny.cluster
+        .xtask(&["chaos", "kill", "hyprstream-worker", "--pod-uid", &pod])?;
     let before = load.report().total();
-    wait_until(PATIENCE, || Ok((load.report().total() >= before + 40).then_some(())))?;
+    wait_until(PATIENCE, || {
+        Ok((load.report().total() >= before + 40).then_some(()))
+    })?;
     let report = load.stop()?;
-    println!("worker: {:?}, failures {:?}", report.answers, report.failures);
+    println!(
+        "worker: {:?}, failures {:?}",
+        report.answers, report.failures
+    );
     assert!(
         report.failures.len() <= 4,
         "at most what each of the four clients had in flight: {:?}",

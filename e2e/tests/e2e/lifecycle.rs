@@ -8,7 +8,13 @@ use crate::{PATIENCE, Tiny};
 /// Everything of a namespace and of the cluster that belongs to its Models.
 fn traces(cluster: &Cluster, namespace: &str) -> Result<Vec<String>> {
     let mut found = Vec::new();
-    let here = ["-n", namespace, "deployments,services,pods,persistentvolumeclaims", "-o", "name"];
+    let here = [
+        "-n",
+        namespace,
+        "deployments,services,pods,persistentvolumeclaims",
+        "-o",
+        "name",
+    ];
     let selector = ["-l", "hyprstream.io/model"];
     let text = cluster.kubectl(&[&["get"][..], &here, &selector].concat())?;
     found.extend(text.lines().map(str::to_owned));
@@ -31,7 +37,8 @@ fn wait_no_traces(cluster: &Cluster, namespace: &str) -> Result<()> {
 fn s08_deleting_a_model_removes_all_that_it_made() -> Result<()> {
     let tiny = Tiny::serve("delete")?;
     assert!(traces(&tiny.cluster, &tiny.namespace.name)?.len() >= 5);
-    tiny.cluster.kubectl(&["-n", &tiny.namespace.name, "delete", "model", "tiny"])?;
+    tiny.cluster
+        .kubectl(&["-n", &tiny.namespace.name, "delete", "model", "tiny"])?;
     wait_no_traces(&tiny.cluster, &tiny.namespace.name)
 }
 
@@ -40,7 +47,8 @@ fn s08_a_model_is_deleted_also_while_registry_and_operator_are_down() -> Result<
     let tiny = Tiny::serve("orphan")?;
     let scale = |what: &str, replicas: &str| {
         let flag = format!("--replicas={replicas}");
-        tiny.cluster.kubectl(&["-n", &tiny.cluster.system, "scale", what, &flag])
+        tiny.cluster
+            .kubectl(&["-n", &tiny.cluster.system, "scale", what, &flag])
     };
     let registry = tiny.cluster.kubectl(&[
         "-n",
@@ -81,14 +89,22 @@ fn s08_a_model_is_deleted_also_while_registry_and_operator_are_down() -> Result<
 #[test]
 fn s08_an_upgrade_with_changed_values_loses_nothing() -> Result<()> {
     let tiny = Tiny::serve("upgrade")?;
-    tiny.cluster.xtask(&["chaos", "helm", "upgrade", "--set", "operator.replicas=2"])?;
-    let deployment = ["rollout", "status", "deployment/hyprstream-operator", "--timeout=120s"];
-    tiny.cluster.kubectl(&[&["-n", tiny.cluster.system.as_str()][..], &deployment].concat())?;
+    tiny.cluster
+        .xtask(&["chaos", "helm", "upgrade", "--set", "operator.replicas=2"])?;
+    let deployment = [
+        "rollout",
+        "status",
+        "deployment/hyprstream-operator",
+        "--timeout=120s",
+    ];
+    tiny.cluster
+        .kubectl(&[&["-n", tiny.cluster.system.as_str()][..], &deployment].concat())?;
     let question = Chat::new(&tiny.cluster.ingress, &tiny.model.id(), "hello", 4);
     assert_eq!(question.ask()?.commit, tiny.commit);
     let second = tiny.push_seed(2)?;
     tiny.model.wait_ready_on(&second, PATIENCE)?;
-    tiny.cluster.xtask(&["chaos", "helm", "upgrade", "--set", "operator.replicas=1"])?;
+    tiny.cluster
+        .xtask(&["chaos", "helm", "upgrade", "--set", "operator.replicas=1"])?;
     tiny.cluster.xtask(&["chaos", "helm", "test"])?;
     assert_eq!(question.ask()?.commit, second);
     Ok(())
@@ -101,7 +117,9 @@ fn s08_uninstall_leaves_nothing_running_and_install_brings_everything_back() -> 
     let cleared = wait_no_traces(&tiny.cluster, &tiny.namespace.name);
     let kept = tiny.model.get();
     let pods = wait_until(PATIENCE, || {
-        let pods = tiny.cluster.kubectl(&["-n", &tiny.cluster.system, "get", "pods", "-o", "name"])?;
+        let pods =
+            tiny.cluster
+                .kubectl(&["-n", &tiny.cluster.system, "get", "pods", "-o", "name"])?;
         Ok(pods.is_empty().then_some(()))
     });
     tiny.cluster.xtask(&["chaos", "helm", "upgrade"])?;

@@ -45,7 +45,13 @@ impl Tiny {
         let commit = repository.publish("first")?;
         let model = namespace.apply_model("tiny", &tiny_spec(&repository.url, spec))?;
         model.wait_ready_on(&commit, PATIENCE)?;
-        Ok(Self { cluster, namespace, repository, model, commit })
+        Ok(Self {
+            cluster,
+            namespace,
+            repository,
+            model,
+            commit,
+        })
     }
 
     /// Pushes the weights of another seed; the commit.
@@ -57,7 +63,9 @@ impl Tiny {
 
 /// A seed that no earlier test had: equal weights would be on the nodes already.
 fn fresh_seed() -> u64 {
-    let time = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970");
+    let time = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("it is later than 1970");
     time.as_nanos() as u64
 }
 

@@ -28,15 +28,17 @@ fn s07_the_model_is_ready_again_on_the_other_node() -> Result<()> {
     // The Model starts where the release's own pods are not: only the last node carries the label,
     // and the first gets it when the last is cut off.
     let (first, last) = (nodes[0], nodes[nodes.len() - 1]);
-    let label = |node: &str, value: &str| {
-        cluster.kubectl(&["label", "node", node, value, "--overwrite"])
-    };
+    let label =
+        |node: &str, value: &str| cluster.kubectl(&["label", "node", node, value, "--overwrite"]);
     label(last, "hyprstream.io/e2e-losable=true")?;
     let tiny = Tiny::serve_with(
         "node-loss",
         "  nodeSelector: {hyprstream.io/e2e-losable: \"true\"}\n",
     )?;
-    let node = tiny.model.pods()?[0]["spec"]["nodeName"].as_str().context("a node")?.to_owned();
+    let node = tiny.model.pods()?[0]["spec"]["nodeName"]
+        .as_str()
+        .context("a node")?
+        .to_owned();
     assert_eq!(node, last);
     label(first, "hyprstream.io/e2e-losable=true")?;
     cluster.xtask(&["chaos", "link", last, "down"])?;
@@ -45,15 +47,26 @@ fn s07_the_model_is_ready_again_on_the_other_node() -> Result<()> {
     wait_until(PATIENCE, || {
         let moved = tiny.model.pods()?.iter().any(|pod| {
             pod["spec"]["nodeName"] == first
-                && pod["status"]["conditions"].as_array().into_iter().flatten().any(|condition| {
-                    condition["type"] == "Ready" && condition["status"] == "True"
-                })
+                && pod["status"]["conditions"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
         });
         Ok(moved.then_some(()))
     })?;
-    assert_eq!(wait_until(PATIENCE, || Ok(question.ask().ok()))?.commit, tiny.commit);
+    assert_eq!(
+        wait_until(PATIENCE, || Ok(question.ask().ok()))?.commit,
+        tiny.commit
+    );
     drop(severed);
-    cluster.kubectl(&["wait", "--for=condition=Ready", "node", last, "--timeout=120s"])?;
+    cluster.kubectl(&[
+        "wait",
+        "--for=condition=Ready",
+        "node",
+        last,
+        "--timeout=120s",
+    ])?;
     for node in [first, last] {
         cluster.kubectl(&["label", "node", node, "hyprstream.io/e2e-losable-"])?;
     }

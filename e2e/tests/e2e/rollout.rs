@@ -28,10 +28,16 @@ fn s02_a_push_and_a_revert_roll_over_without_a_failed_or_truncated_request() -> 
     assert_eq!(report.failures, Vec::<String>::new());
     assert!(report.total() >= 200);
     for commit in [&tiny.commit, &second, &third] {
-        assert!(report.answers.contains_key(commit), "{commit} answered under load");
+        assert!(
+            report.answers.contains_key(commit),
+            "{commit} answered under load"
+        );
     }
     let after = question.ask()?;
     assert_eq!(after.commit, third);
-    assert_eq!(after.text, before.text, "the revert brings the old content back");
+    assert_eq!(
+        after.text, before.text,
+        "the revert brings the old content back"
+    );
     Ok(())
 }

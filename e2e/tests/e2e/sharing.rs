@@ -17,9 +17,21 @@ fn disk_use(cluster: &Cluster, folder: &str) -> Result<u64> {
     let mut sum = 0;
     for pod in cluster.pods("csi")? {
         let path = format!("/var/lib/hyprstream/{folder}");
-        let text =
-            cluster.kubectl(&["-n", &cluster.system, "exec", &pod, "--", "du", "-sb", &path])?;
-        sum += text.split_whitespace().next().unwrap_or("0").parse::<u64>()?;
+        let text = cluster.kubectl(&[
+            "-n",
+            &cluster.system,
+            "exec",
+            &pod,
+            "--",
+            "du",
+            "-sb",
+            &path,
+        ])?;
+        sum += text
+            .split_whitespace()
+            .next()
+            .unwrap_or("0")
+            .parse::<u64>()?;
     }
     Ok(sum)
 }
@@ -27,7 +39,9 @@ fn disk_use(cluster: &Cluster, folder: &str) -> Result<u64> {
 #[test]
 fn s06_twenty_pods_of_a_commit_share_one_checkout_and_one_download() -> Result<()> {
     let cluster = Cluster::from_env()?;
-    let nodes = cluster.get(&["nodes"])?["items"].as_array().map_or(0, Vec::len) as u64;
+    let nodes = cluster.get(&["nodes"])?["items"]
+        .as_array()
+        .map_or(0, Vec::len) as u64;
     let (served, stored) = (served_bytes(&cluster)?, disk_use(&cluster, "")?);
     let spec = "  replicas: 20\n  resources: {requests: {cpu: 10m, memory: 64Mi}}\n";
     let tiny = Tiny::serve_with("twenty", spec)?;
@@ -40,7 +54,10 @@ fn s06_twenty_pods_of_a_commit_share_one_checkout_and_one_download() -> Result<(
     let stored = disk_use(&cluster, "")? - stored;
     println!("20 pods, {nodes} nodes: weights {weights} bytes, served {served}, stored {stored}");
     assert!(served >= weights as f64, "the counter counts");
-    assert!(served <= (weights * nodes) as f64, "one download a node: {served}");
+    assert!(
+        served <= (weights * nodes) as f64,
+        "one download a node: {served}"
+    );
     assert!(stored >= weights, "du sees the checkout");
     assert!(
         stored < (weights + 512 * 1024) * nodes,
@@ -55,7 +72,10 @@ fn s06_twenty_pods_of_a_commit_share_one_checkout_and_one_download() -> Result<(
 fn s06_the_next_commit_fetches_and_stores_only_what_changed() -> Result<()> {
     let tiny = Tiny::serve("delta")?;
     let ballast = vec![42u8; 8 << 20];
-    tiny.repository.write(".gitattributes", b"*.safetensors filter=lfs -text\n*.bin filter=lfs -text\n")?;
+    tiny.repository.write(
+        ".gitattributes",
+        b"*.safetensors filter=lfs -text\n*.bin filter=lfs -text\n",
+    )?;
     tiny.repository.write("ballast.bin", &ballast)?;
     let with_ballast = tiny.repository.publish("ballast")?;
     tiny.model.wait_ready_on(&with_ballast, PATIENCE)?;
@@ -64,8 +84,14 @@ fn s06_the_next_commit_fetches_and_stores_only_what_changed() -> Result<()> {
     tiny.model.wait_ready_on(&next, PATIENCE)?;
     let served = served_bytes(&tiny.cluster)? - served;
     let stored = disk_use(&tiny.cluster, "")?.saturating_sub(stored);
-    println!("next commit of {} ballast bytes: served {served}, stored {stored}", ballast.len());
-    assert!(served > 0.0 && served < 2e6, "only the weights travel: {served}");
+    println!(
+        "next commit of {} ballast bytes: served {served}, stored {stored}",
+        ballast.len()
+    );
+    assert!(
+        served > 0.0 && served < 2e6,
+        "only the weights travel: {served}"
+    );
     assert!(stored < 3_000_000, "only the weights are stored: {stored}");
     Ok(())
 }
@@ -73,7 +99,10 @@ fn s06_the_next_commit_fetches_and_stores_only_what_changed() -> Result<()> {
 #[test]
 fn s06_the_volume_is_read_only_and_tells_its_commit_and_digests() -> Result<()> {
     let tiny = Tiny::serve("manifest")?;
-    let pod = tiny.model.pods()?[0]["metadata"]["name"].as_str().context("a name")?.to_owned();
+    let pod = tiny.model.pods()?[0]["metadata"]["name"]
+        .as_str()
+        .context("a name")?
+        .to_owned();
     let exec = |arguments: &[&str]| {
         let all = [&["-n", &tiny.namespace.name, "exec", &pod, "--"], arguments].concat();
         tiny.cluster.try_kubectl(&all)
@@ -96,6 +125,10 @@ fn s06_the_volume_is_read_only_and_tells_its_commit_and_digests() -> Result<()> 
     }
     assert!(checked >= 4, "{sums}");
     let write = exec(&["sh", "-c", "echo x > /model/config.json"])?;
-    assert!(!write.success && write.stderr.contains("Read-only"), "{}", write.stderr);
+    assert!(
+        !write.success && write.stderr.contains("Read-only"),
+        "{}",
+        write.stderr
+    );
     Ok(())
 }

@@ -121,7 +121,11 @@ impl Cluster {
             .into_iter()
             .flatten()
             .flatten()
-            .filter(|entry| entry.path().is_dir())
+            // Not the folder of a context, which has neither.
+            .filter(|entry| {
+                let dir = entry.path();
+                dir.join("spec.json").exists() || dir.join("log").exists()
+            })
             .filter_map(|entry| entry.file_name().into_string().ok())
             .collect();
         names.sort();
@@ -137,7 +141,6 @@ impl Cluster {
         }
         names.sort();
         names.dedup();
-        // A folder of another kind, such as that of a context.
         names.retain(|name| is_name(name));
         Ok(names)
     }

@@ -12,7 +12,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::FlockOperation;
+use rustix::{
+    fs::FlockOperation,
+    process::{Resource, Rlimit},
+};
 
 use super::{
     BRIDGE_CIDR, CONTROL_PLANE_IP, Cluster, POD_CIDR, SERVICE_CIDR, Spec, bootstrap,
@@ -37,6 +40,15 @@ const REGISTRY: (&str, u16) = (
 pub(crate) fn supervise(cluster: &Cluster) -> Result<()> {
     // Detached from the terminal of the one who started it.
     let _ = rustix::process::setsid();
+    // Two descriptors for each connection that is relayed; the programs started need many too.
+    let files = rustix::process::getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: files.maximum,
+        maximum: files.maximum,
+    };
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, most) {
+        eprintln!("cannot raise the limit of open files: {error}");
+    }
     let lock = File::create(cluster.dir.join("supervisor.lock"))?;
     if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         bail!(

@@ -40,7 +40,7 @@ pub(crate) fn ensure_smollm2(cache: &Cache, log: &Path, step: &Step) -> Result<P
             let bytes = fs::read(&file)?;
             fs::remove_file(&file)?;
             convert(&bytes, dir, &|done| {
-                step.amount(&format!("{} of weights", megabytes(done)))
+                step.amount(&format!("{} of weights", megabytes(done)));
             })?;
             fs::write(
                 dir.join("README.md"),
