@@ -42,13 +42,14 @@ pub(crate) fn ask(
         "temperature": 0,
     })
     .to_string();
-    write!(
-        stream,
+    // In one piece, for a server may answer as soon as it has read something.
+    let request = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\
          Content-Type: application/json\r\nAccept: text/event-stream\r\n\
          Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
-    )?;
+    );
+    stream.write_all(request.as_bytes())?;
     let mut reader = BufReader::new(stream);
     let head = read_head(&mut reader)?;
     let mut body: Box<dyn BufRead> = if head.chunked {

@@ -10,6 +10,7 @@ use crate::{
     paths::{Cache, Checkout},
     proc,
     target::Target,
+    ui::say,
 };
 
 /// What a filled disk leaves free, in bytes.
@@ -106,7 +107,7 @@ pub(crate) fn run(
                     cluster.name()
                 );
             }
-            println!("{killed} processes killed");
+            say(format_args!("{killed} processes killed"));
             Ok(())
         }
         Chaos::Link { node, state } => {
@@ -128,7 +129,7 @@ pub(crate) fn run(
                 }
                 HelmVerb::Uninstall => chart::uninstall(cache, &target),
                 HelmVerb::Test => {
-                    println!("{}", chart::test(cache, &target)?);
+                    say(chart::test(cache, &target)?);
                     Ok(())
                 }
             }

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use crate::{
     paths::{Checkout, write_atomically},
     proc,
+    ui::say,
 };
 
 /// The custom resource definitions, and their copy in the chart: Helm reads nothing outside of it.
@@ -30,7 +31,7 @@ pub(crate) fn run(checkout: &Checkout, check: bool) -> Result<()> {
     for file in CRDS {
         let path = checkout.join(file);
         if fs::read_to_string(&path).unwrap_or_default() == text {
-            println!("{file} is current");
+            say(format_args!("{file} is current"));
         } else if check {
             bail!("{file} is not what the types say; run `cargo xtask codegen` and commit it");
         } else {
@@ -38,7 +39,7 @@ pub(crate) fn run(checkout: &Checkout, check: bool) -> Result<()> {
                 fs::create_dir_all(parent)?;
             }
             write_atomically(&path, &text)?;
-            println!("{file} is written");
+            say(format_args!("{file} is written"));
         }
     }
     Ok(())

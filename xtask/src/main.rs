@@ -33,7 +33,7 @@ use crate::{
     cluster::{Cluster, DEFAULT_NAME, HoldArgs},
     paths::{Cache, Checkout, remove_all},
     test::TestArgs,
-    ui::Step,
+    ui::{Step, say},
     up::{Up, UpArgs},
 };
 
@@ -164,14 +164,17 @@ fn run(verb: Verb) -> Result<()> {
                 return programs::place_libtorch(cache, &link);
             }
             let torch = libtorch::ensure(cache.root())?;
-            println!("{}", torch.parent().unwrap_or(&torch).display());
+            say(format_args!(
+                "{}",
+                torch.parent().unwrap_or(&torch).display()
+            ));
             Ok(())
         }
         Verb::Weights => {
             let step = Step::new("weights of SmolLM2-135M-Instruct".to_owned());
             let dir = weights::ensure_smollm2(cache, &cache.join("log/sample.log"), &step)?;
             step.done("");
-            println!("{}", dir.display());
+            say(format_args!("{}", dir.display()));
             Ok(())
         }
         Verb::Chaos { name, chaos } => chaos::run(checkout, cache, &open(&name)?, &chaos),
@@ -190,18 +193,21 @@ fn down(checkout: &Checkout, cache: &Cache, name: Option<&str>, purge: bool) -> 
         let cluster = Cluster::open(checkout, cache, &name)?;
         let lock = cluster.lock()?;
         let (ended, leftovers) = cluster::down(&cluster)?;
-        println!("cluster {name}: {ended} processes ended");
+        say(format_args!("cluster {name}: {ended} processes ended"));
         left.extend(leftovers);
         cluster.unlock(lock)?;
     }
     if !left.is_empty() {
         bail!("these are left, run it again:\n  {}", left.join("\n  "));
     }
-    println!("Nothing of it is left on this machine but the cache.");
+    say("Nothing of it is left on this machine but the cache.");
     if purge {
         images::purge(cache)?;
         remove_all(cache.root())?;
-        println!("The cache {} is removed.", cache.root().display());
+        say(format_args!(
+            "The cache {} is removed.",
+            cache.root().display()
+        ));
     }
     Ok(())
 }
@@ -225,7 +231,11 @@ fn build_images(checkout: &Checkout, cache: &Cache, cuda: bool, no_build: bool) 
     }
     step.done("");
     for image in all {
-        println!("{}\n  {}", image.reference, image.archive.display());
+        say(format_args!(
+            "{}\n  {}",
+            image.reference,
+            image.archive.display()
+        ));
     }
     Ok(())
 }

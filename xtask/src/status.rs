@@ -6,6 +6,7 @@ use crate::{
     paths::{Cache, Checkout},
     proc,
     target::Target,
+    ui::say,
     versions,
 };
 
@@ -28,7 +29,7 @@ pub(crate) fn print(checkout: &Checkout, cache: &Cache, name: Option<&str>) -> b
         }
     }
     if !any {
-        println!("Nothing runs. `cargo xtask up` starts it.");
+        say("Nothing runs. `cargo xtask up` starts it.");
     }
     well
 }
@@ -36,7 +37,7 @@ pub(crate) fn print(checkout: &Checkout, cache: &Cache, name: Option<&str>) -> b
 fn one(cache: &Cache, cluster: &Cluster, spec: &crate::cluster::Spec) -> bool {
     let runs = cluster.is_supervised();
     let state = cluster.state().unwrap_or_default();
-    println!(
+    say(format_args!(
         "cluster {}: {}",
         cluster.name(),
         if !runs {
@@ -46,16 +47,28 @@ fn one(cache: &Cache, cluster: &Cluster, spec: &crate::cluster::Spec) -> bool {
         } else {
             &state.phase
         }
-    );
-    println!("  KUBECONFIG  {}", cluster.kubeconfig().display());
-    println!("  ingress     http://127.0.0.1:{}", spec.ingress_port);
-    println!("  API server  https://127.0.0.1:{}", spec.api_port);
-    println!("  registry    http://127.0.0.1:{}", spec.registry_port);
-    println!("  logs        {}", cluster.logs().display());
+    ));
+    say(format_args!(
+        "  KUBECONFIG  {}",
+        cluster.kubeconfig().display()
+    ));
+    say(format_args!(
+        "  ingress     http://127.0.0.1:{}",
+        spec.ingress_port
+    ));
+    say(format_args!(
+        "  API server  https://127.0.0.1:{}",
+        spec.api_port
+    ));
+    say(format_args!(
+        "  registry    http://127.0.0.1:{}",
+        spec.registry_port
+    ));
+    say(format_args!("  logs        {}", cluster.logs().display()));
     if !runs {
         return false;
     }
-    println!("\n  component                 version   pid      restarts");
+    say("\n  component                 version   pid      restarts");
     let mut well = state.ready;
     for (name, component) in &state.components {
         well &= component.pid.is_some();
@@ -68,18 +81,18 @@ fn one(cache: &Cache, cluster: &Cluster, spec: &crate::cluster::Spec) -> bool {
             },
             |pid| pid.to_string(),
         );
-        println!(
+        say(format_args!(
             "  {name:<25} {:<9} {pid:<8} {}",
             version_of(name),
             component.restarts
-        );
+        ));
     }
-    println!(
+    say(format_args!(
         "  {:<25} {:<9} {}",
         "supervisor",
         env!("CARGO_PKG_VERSION"),
         state.supervisor
-    );
+    ));
     well & objects(cache, cluster, &state)
 }
 
@@ -90,13 +103,13 @@ fn objects(cache: &Cache, cluster: &Cluster, state: &State) -> bool {
         let text = proc::output(target.kubectl().args(args));
         match text {
             Ok(text) if !text.trim().is_empty() => {
-                println!("\n  {title}");
+                say(format_args!("\n  {title}"));
                 for line in text.lines() {
-                    println!("    {line}");
+                    say(format_args!("    {line}"));
                 }
             }
             Err(error) if needed => {
-                println!("\n  {title}: {error:#}");
+                say(format_args!("\n  {title}: {error:#}"));
                 well = false;
             }
             _ => {}

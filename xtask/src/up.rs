@@ -18,7 +18,7 @@ use crate::{
     paths::{Cache, Checkout},
     programs, sample,
     target::Target,
-    ui::Steps,
+    ui::{Steps, say},
     versions::{CLUSTER, HELM, KUBERNETES},
     weights, wheels,
 };
@@ -99,7 +99,10 @@ impl Up<'_> {
                 self.sample(&target, &address, spec.ingress_port, &mut steps)?;
             }
         }
-        println!("\nUp after {:.0} s.", started.elapsed().as_secs_f64());
+        say(format_args!(
+            "\nUp after {:.0} s.",
+            started.elapsed().as_secs_f64()
+        ));
         self.next_steps(&cluster, &spec);
         Ok(())
     }
@@ -217,7 +220,7 @@ impl Up<'_> {
         let step = steps.begin(&format!("asks: {}", sample::QUESTION));
         step.note("");
         let answer = Self::ask(ingress_port)?;
-        println!();
+        say("");
         if answer.commit != commit {
             bail!(
                 "the answer came from commit {} and not from {commit}",
@@ -253,52 +256,59 @@ impl Up<'_> {
 
     fn next_steps(&self, cluster: &Cluster, spec: &Spec) {
         let programs = |c| components::folder(self.cache, c).display().to_string();
-        println!("\n  export KUBECONFIG={}", cluster.kubeconfig().display());
-        println!(
+        say(format_args!(
+            "\n  export KUBECONFIG={}",
+            cluster.kubeconfig().display()
+        ));
+        say(format_args!(
             "  export PATH=$PATH:{}:{}",
             programs(&KUBERNETES),
             programs(&HELM)
-        );
+        ));
         if self.args.bare {
-            println!("  kubectl get pods -A");
+            say("  kubectl get pods -A");
         } else {
-            println!("  kubectl get models");
+            say("  kubectl get models");
             self.how_to_ask(&format!("http://127.0.0.1:{}", spec.ingress_port));
-            println!(
+            say(format_args!(
                 "\n  The registry takes pushes at http://127.0.0.1:{}/git/NAMESPACE/NAME.git",
                 spec.registry_port
-            );
-            println!(
+            ));
+            say(format_args!(
                 "  (any user name; password: kubectl -n {} get secret {} -o \
                  go-template='{{{{index .data \"{}\" | base64decode}}}}')",
                 chart::NAMESPACE,
                 chart::KEYS.0,
                 chart::KEYS.1
-            );
+            ));
         }
         let name = match self.args.name.as_str() {
             DEFAULT_NAME => String::new(),
             name => format!(" --name {name}"),
         };
-        println!("\n  cargo xtask status    cargo xtask down{name}");
+        say(format_args!(
+            "\n  cargo xtask status    cargo xtask down{name}"
+        ));
     }
 
     fn how_to_ask(&self, url: &str) {
         if self.args.no_sample {
             return;
         }
-        println!(
+        say(format_args!(
             "  curl {url}/v1/chat/completions -H 'content-type: application/json' \\\n    \
              -d '{{\"model\": \"{}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'",
             sample::NAME
-        );
-        println!("\n  from openai import OpenAI");
-        println!("  client = OpenAI(base_url=\"{url}/v1\", api_key=\"none\")");
-        println!(
+        ));
+        say("\n  from openai import OpenAI");
+        say(format_args!(
+            "  client = OpenAI(base_url=\"{url}/v1\", api_key=\"none\")"
+        ));
+        say(format_args!(
             "  print(client.chat.completions.create(model=\"{}\", messages=[{{\"role\": \"user\", \
              \"content\": \"Hello\"}}]).choices[0].message.content)",
             sample::NAME
-        );
+        ));
     }
 
     /// The same on a cluster that the user has.
@@ -341,12 +351,12 @@ impl Up<'_> {
             let address = format!("127.0.0.1:{}", registry.port);
             self.sample(&target, &address, gateway.port, &mut steps)?;
         }
-        println!("\nhyprstream runs on {context}. Next:");
-        println!("  kubectl --context {context} get models");
-        println!(
+        say(format_args!("\nhyprstream runs on {context}. Next:"));
+        say(format_args!("  kubectl --context {context} get models"));
+        say(format_args!(
             "  kubectl --context {context} -n {} port-forward service/hyprstream-gateway 8080:80",
             chart::NAMESPACE
-        );
+        ));
         self.how_to_ask("http://127.0.0.1:8080");
         Ok(())
     }

@@ -127,22 +127,35 @@ pub(crate) fn build(
 /// put.
 pub(crate) fn load(cluster: &Cluster, images: &[Image]) -> Result<usize> {
     let nodes = cluster.spec().context("the cluster is not running")?.nodes;
-    let mut put = 0;
-    for node in 1..=nodes {
-        let there = proc::output(cluster.ctr(node)?.args(["images", "list", "--quiet"]))?;
-        for image in images {
-            if there.lines().any(|line| line == image.reference) {
-                continue;
-            }
-            proc::output(
-                cluster
-                    .ctr(node)?
-                    .args(["images", "import", "--local"])
-                    .arg(&image.archive),
-            )
-            .with_context(|| format!("cannot put {} on node {node}", image.reference))?;
-            put += 1;
+    std::thread::scope(|scope| {
+        let nodes: Vec<_> = (1..=nodes)
+            .map(|node| scope.spawn(move || load_node(cluster, node, images)))
+            .collect();
+        let mut put = 0;
+        for node in nodes {
+            put += node
+                .join()
+                .map_err(|_| anyhow::anyhow!("a node's thread failed"))??;
         }
+        Ok(put)
+    })
+}
+
+fn load_node(cluster: &Cluster, node: u8, images: &[Image]) -> Result<usize> {
+    let there = proc::output(cluster.ctr(node)?.args(["images", "list", "--quiet"]))?;
+    let mut put = 0;
+    for image in images {
+        if there.lines().any(|line| line == image.reference) {
+            continue;
+        }
+        proc::output(
+            cluster
+                .ctr(node)?
+                .args(["images", "import", "--local"])
+                .arg(&image.archive),
+        )
+        .with_context(|| format!("cannot put {} on node {node}", image.reference))?;
+        put += 1;
     }
     Ok(put)
 }
