@@ -1,11 +1,14 @@
 //! Repositories as a user makes them: with git and git-lfs.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command, thread::sleep, time::Duration};
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use crate::{Cluster, run};
+
+/// Between two attempts to push.
+const PAUSE: Duration = Duration::from_secs(3);
 
 /// A working copy with a remote on the cluster's registry.
 #[derive(Debug)]
@@ -78,10 +81,19 @@ impl Repository {
         self.git(&["rev-parse", "HEAD"])
     }
 
-    /// Pushes the branch.
+    /// Pushes the branch. The registry may just be on its way from one pod to the next, so a
+    /// failure counts when it comes three times.
     pub fn push(&self) -> Result<()> {
-        self.git(&["push", "--quiet", "origin", "HEAD:main"])
-            .map(drop)
+        let push = || self.git(&["push", "--quiet", "origin", "HEAD:main"]).map(drop);
+        push()
+            .or_else(|_| {
+                sleep(PAUSE);
+                push()
+            })
+            .or_else(|_| {
+                sleep(PAUSE);
+                push()
+            })
     }
 
     /// Commits everything and pushes; the commit.

@@ -247,6 +247,8 @@ impl Suites<'_> {
             "--locked",
             "--package",
             "hyprstream-e2e",
+            "--test",
+            "e2e",
             "--",
         ]);
         cargo.args(["--test-threads=1"]).args(&args.filter);
@@ -262,7 +264,8 @@ impl Suites<'_> {
                     "HYPRSTREAM_E2E_HELM",
                     components::program(self.cache, &HELM, "helm"),
                 )
-                .env("HYPRSTREAM_E2E_XTASK", std::env::current_exe()?)
+                // The supervisor's copy: a build meanwhile replaces the program itself.
+                .env("HYPRSTREAM_E2E_XTASK", cluster.dir().join("xtask"))
                 .env("HYPRSTREAM_E2E_PYTHON", python)
                 .env(
                     "HYPRSTREAM_E2E_INGRESS",

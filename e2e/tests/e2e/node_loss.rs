@@ -30,6 +30,8 @@ fn s07_the_model_is_ready_again_on_the_other_node() -> Result<()> {
     let (first, last) = (nodes[0], nodes[nodes.len() - 1]);
     let label =
         |node: &str, value: &str| cluster.kubectl(&["label", "node", node, value, "--overwrite"]);
+    // A run that failed may have left its labels.
+    label("--all", "hyprstream.io/e2e-losable-")?;
     label(last, "hyprstream.io/e2e-losable=true")?;
     let tiny = Tiny::serve_with(
         "node-loss",
