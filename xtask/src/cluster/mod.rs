@@ -13,6 +13,7 @@ mod config;
 mod dns;
 mod namespace;
 mod relay;
+mod runner;
 mod state;
 mod supervisor;
 mod teardown;

@@ -2,10 +2,9 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
-    fs::{self, File},
+    fs::File,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket},
     path::Path,
-    process::Stdio,
     sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
@@ -20,12 +19,13 @@ use rustix::{
 use super::{
     BRIDGE_CIDR, CONTROL_PLANE_IP, Cluster, POD_CIDR, SERVICE_CIDR, Spec, bootstrap,
     cgroups::Hierarchies,
-    config::{Component, Config, EGRESS_PORT, HOST_DNS_PORT, INGRESS_PORT, api_address, path},
+    config::{Component, Config, EGRESS_PORT, HOST_DNS_PORT, INGRESS_PORT, api_address},
     dns,
     namespace::{Namespaces, disk_in_memory},
     node_ip, node_name, place_name, pod_cidr,
     relay::{self, Target},
-    state::{ComponentState, State, start_time},
+    runner::{Runner, update},
+    state::{State, start_time},
     volumes,
 };
 use crate::proc;
@@ -345,8 +345,7 @@ impl Supervisor {
             cluster: self.cluster.clone(),
             state: self.state.clone(),
         };
-        runner.spawn_once()?;
-        Ok(())
+        runner.start()
     }
 
     fn wait_for(&self, limit: Duration, what: &str, ready: impl Fn() -> bool) -> Result<()> {
@@ -395,16 +394,6 @@ fn inside(place: &Namespaces, program: &str, args: &[&str]) -> Result<()> {
     proc::output(place.place().enter().arg(program).args(args)).map(drop)
 }
 
-fn update(state: &Mutex<State>, cluster: &Cluster, change: impl FnOnce(&mut State)) {
-    let mut state = state
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    change(&mut state);
-    if let Err(error) = state.write(&cluster.dir) {
-        eprintln!("cannot write the state: {error:#}");
-    }
-}
-
 /// The registry's address inside the cluster at the moment.
 fn registry() -> Option<SocketAddrV4> {
     let server = SocketAddr::from((CONTROL_PLANE_IP, 53));
@@ -412,94 +401,4 @@ fn registry() -> Option<SocketAddrV4> {
         dns::lookup(server, REGISTRY.0)?,
         REGISTRY.1,
     ))
-}
-
-/// Keeps one component running.
-struct Runner {
-    component: Component,
-    place: super::state::Place,
-    cluster: Cluster,
-    state: Arc<Mutex<State>>,
-}
-
-impl Runner {
-    /// Starts the component and a thread that starts it again whenever it ends.
-    fn spawn_once(self) -> Result<()> {
-        let first = self.launch()?;
-        thread::Builder::new()
-            .stack_size(256 * 1024)
-            .spawn(move || self.keep(first))?;
-        Ok(())
-    }
-
-    fn launch(&self) -> Result<std::process::Child> {
-        let component = &self.component;
-        let log = self.cluster.logs().join(format!("{}.log", component.name));
-        keep_small(&log);
-        let log = proc::open_log(&log)?;
-        let child = self
-            .place
-            .enter()
-            .arg(&component.program)
-            .args(&component.args)
-            .env_clear()
-            .env("PATH", path(&self.cluster))
-            .env("HOME", "/root")
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("cannot start {}", component.name))?;
-        self.note(|s| {
-            s.pid = Some(child.id());
-            s.started = start_time(child.id()).unwrap_or(0);
-        });
-        Ok(child)
-    }
-
-    fn keep(self, mut child: std::process::Child) {
-        let mut pause = Duration::from_millis(250);
-        loop {
-            let started = Instant::now();
-            let exit = child
-                .wait()
-                .map_or_else(|e| e.to_string(), |status| status.to_string());
-            eprintln!("{} ended: {exit}", self.component.name);
-            self.note(|s| {
-                s.pid = None;
-                s.restarts += 1;
-                s.last_exit = Some(exit);
-            });
-            if started.elapsed() > Duration::from_secs(30) {
-                pause = Duration::from_millis(250);
-            }
-            child = loop {
-                thread::sleep(pause);
-                pause = (pause * 2).min(Duration::from_secs(8));
-                match self.launch() {
-                    Ok(child) => break child,
-                    Err(error) => eprintln!("{error:#}"),
-                }
-            };
-        }
-    }
-
-    fn note(&self, change: impl FnOnce(&mut ComponentState)) {
-        update(&self.state, &self.cluster, |state| {
-            change(
-                state
-                    .components
-                    .entry(self.component.name.clone())
-                    .or_default(),
-            );
-        });
-    }
-}
-
-/// Starts a log anew once it is large; the last one is kept.
-fn keep_small(log: &Path) {
-    if fs::metadata(log).is_ok_and(|m| m.len() > 50_000_000) {
-        let _ = fs::rename(log, log.with_extension("log.1"));
-    }
 }
