@@ -84,7 +84,10 @@ impl Repository {
     /// Pushes the branch. The registry may just be on its way from one pod to the next, so a
     /// failure counts when it comes three times.
     pub fn push(&self) -> Result<()> {
-        let push = || self.git(&["push", "--quiet", "origin", "HEAD:main"]).map(drop);
+        let push = || {
+            self.git(&["push", "--quiet", "origin", "HEAD:main"])
+                .map(drop)
+        };
         push()
             .or_else(|_| {
                 sleep(PAUSE);

@@ -75,7 +75,11 @@ async fn a_push_rolls_over_at_once_and_a_revert_goes_back() {
     world.settled("m", A).await;
     world.registry.push("ns", "m", B);
     world.settled("m", B).await;
-    assert_eq!(world.cluster.list(PODS).len(), 1);
+    world
+        .wait("the old worker is gone", || {
+            world.cluster.list(PODS).len() == 1
+        })
+        .await;
     world.registry.push("ns", "m", A);
     world.settled("m", A).await;
 }
@@ -383,7 +387,11 @@ async fn a_suspended_model_serves_on_and_acts_on_nothing() {
     assert!(status.is_true(READY) && status.is_true(SOURCE_RESOLVED));
     world.edit("m", |m| m["spec"]["suspend"] = json!(false));
     world.settled("m", B).await;
-    assert_eq!(world.cluster.list(PODS).len(), 2);
+    world
+        .wait("the old worker is gone", || {
+            world.cluster.list(PODS).len() == 2
+        })
+        .await;
 }
 
 #[tokio::test]

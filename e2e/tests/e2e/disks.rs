@@ -42,9 +42,9 @@ fn s09_a_full_node_is_told_and_recovers() -> Result<()> {
     let full = Full::fill(&tiny, "node")?;
     let commit = grow(&tiny, 11)?;
     tiny.repository.push()?;
-    let message = tiny
-        .model
-        .wait_condition("VolumeReady", "False", Some("MountFailed"), PATIENCE)?;
+    let message =
+        tiny.model
+            .wait_condition("VolumeReady", "False", Some("MountFailed"), PATIENCE)?;
     assert!(message.contains("space"), "{message}");
     let question = Chat::new(&tiny.cluster.ingress, &tiny.model.id(), "hello", 4);
     assert_eq!(
