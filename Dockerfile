@@ -8,8 +8,8 @@
 #
 # `cargo xtask images` builds all of them without a registry and without Docker: it makes the base
 # image with mmdebstrap and passes the binaries and libtorch that it has built already as the build
-# contexts `bin` and `libtorch`, which then stand in for the stages of these names. With
-# `--from-source` it runs the stages below as they are.
+# contexts `bin` and `libtorch`, which then stand in for the stages of these names. The stages
+# that compile have NOT been run by this project so far: its machines have no image of Rust.
 ARG RUST_IMAGE=docker.io/library/rust:1.95-bookworm
 ARG BASE_IMAGE=docker.io/library/debian:bookworm-slim
 
