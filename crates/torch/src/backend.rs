@@ -1,20 +1,21 @@
 //! The engine's backend on libtorch.
 
-use std::{any::Any, panic, thread};
+use std::{any::Any, panic, sync::Arc, thread};
 
 use hyprstream_engine::{Backend, BackendError, ModelSpec, StepBatch, StepLogits};
-use tch::{Device, Kind, TchError};
+use hyprstream_models::MappedFile;
+use tch::{Device, TchError};
 
-use crate::{arch::Llama, cache::KvCache, checkpoint::MappedFile, error::step_error, plan::Plan};
+use crate::{cache::KvCache, decoder::Decoder, error::step_error, plan::Plan};
 
 /// A loaded model with its cache; see [`crate::load`].
 #[derive(Debug)]
 pub struct TorchBackend {
     // Invariant: fields are dropped in this order, so that no tensor outlives its mapped file.
-    pub(crate) model: Llama,
+    pub(crate) model: Decoder,
     pub(crate) cache: KvCache,
     #[expect(dead_code, reason = "the weights lie in them")]
-    pub(crate) files: Vec<MappedFile>,
+    pub(crate) files: Vec<Arc<MappedFile>>,
     pub(crate) spec: ModelSpec,
     pub(crate) device: Device,
     pub(crate) num_threads: usize,
@@ -30,7 +31,7 @@ impl Backend for TorchBackend {
     }
 
     fn step(&mut self, batch: &StepBatch) -> Result<StepLogits<'_>, BackendError> {
-        let plan = Plan::new(batch, &self.spec, self.device)?;
+        let plan = Plan::new(batch, &self.spec, self.model.windows(), self.device)?;
         // A few functions of tch panic where libtorch throws; that is this step's failure too.
         panic::catch_unwind(panic::AssertUnwindSafe(|| self.run(&plan)))
             .unwrap_or_else(|panic| Err(BackendError::Step(message(&*panic))))?;
@@ -50,9 +51,7 @@ impl TorchBackend {
         if let Some(logits) = self.model.forward(plan, &mut self.cache)? {
             let count = plan.num_rows * self.spec.vocab_size;
             self.logits.resize(count, 0.0);
-            logits
-                .f_to_kind(Kind::Float)?
-                .f_copy_data(&mut self.logits, count)?;
+            logits.f_copy_data(&mut self.logits, count)?;
         }
         Ok(())
     }

@@ -36,13 +36,32 @@ pub(crate) struct Span {
     pub(crate) length: i64,
     /// Where its keys and values are.
     pub(crate) blocks: BlockList,
-    /// Which positions each new token sees, `[count, length]`, where this is neither all of them
-    /// nor the lower triangle.
-    pub(crate) mask: Option<Tensor>,
+    /// What the new tokens see, for each of the model's windows.
+    pub(crate) views: Vec<View>,
+}
+
+/// What the new tokens of a sequence see through one window.
+#[derive(Debug)]
+pub(crate) struct View {
+    /// First position that any of them sees.
+    pub(crate) start: i64,
+    /// Which of the positions from there on.
+    pub(crate) seen: Seen,
+}
+
+/// Which of `n` positions each of `m` new tokens sees.
+#[derive(Debug)]
+pub(crate) enum Seen {
+    /// All: there is one new token.
+    All,
+    /// Itself and all before it; `n` is `m`.
+    Triangle,
+    /// Where this is true, `[m, n]`.
+    Mask(Tensor),
 }
 
 impl Plan {
-    /// Lays `batch` out.
+    /// Lays `batch` out for a model whose layers look through `windows`.
     ///
     /// # Errors
     /// [`BackendError::Step`] when the batch breaks the rules of [`SequenceStep`], before
@@ -50,6 +69,7 @@ impl Plan {
     pub(crate) fn new(
         batch: &StepBatch,
         spec: &ModelSpec,
+        windows: &[Option<usize>],
         device: Device,
     ) -> Result<Self, BackendError> {
         if batch.sequences.is_empty() {
@@ -58,10 +78,14 @@ impl Plan {
         for sequence in &batch.sequences {
             check(sequence, spec).map_err(BackendError::Step)?;
         }
-        Self::lay_out(batch, device).map_err(|error| step_error(&error))
+        Self::lay_out(batch, windows, device).map_err(|error| step_error(&error))
     }
 
-    fn lay_out(batch: &StepBatch, device: Device) -> Result<Self, TchError> {
+    fn lay_out(
+        batch: &StepBatch,
+        windows: &[Option<usize>],
+        device: Device,
+    ) -> Result<Self, TchError> {
         let count = batch.num_tokens();
         let mut tokens = Vec::with_capacity(count);
         let mut positions = Vec::with_capacity(count);
@@ -88,9 +112,10 @@ impl Plan {
                 count: count as i64,
                 length: end as i64,
                 blocks: block_list(&sequence.blocks[..end.div_ceil(BLOCK_SIZE)], device)?,
-                mask: (count > 1 && sequence.position > 0)
-                    .then(|| causal_mask(sequence.position, count, device))
-                    .transpose()?,
+                views: windows
+                    .iter()
+                    .map(|window| view(sequence.position, count, *window, device))
+                    .collect::<Result<_, _>>()?,
             });
         }
         let upload = |values: &[i64]| Tensor::f_from_slice(values)?.f_to_device(device);
@@ -159,8 +184,71 @@ fn block_list(blocks: &[u32], device: Device) -> Result<BlockList, TchError> {
     ))
 }
 
-/// True where token `i` of a piece that begins at `position` sees position `j`.
-fn causal_mask(position: usize, count: usize, device: Device) -> Result<Tensor, TchError> {
-    let size = [count as i64, (position + count) as i64];
-    Tensor::f_ones(size, (Kind::Bool, device))?.f_tril(position as i64)
+/// What `count` new tokens from `position` on see, each at most `window` positions.
+fn view(
+    position: usize,
+    count: usize,
+    window: Option<usize>,
+    device: Device,
+) -> Result<View, TchError> {
+    let end = position + count;
+    let window = window.unwrap_or(end).min(end);
+    let start = (position + 1).saturating_sub(window);
+    let seen = if count == 1 {
+        Seen::All
+    } else if position == 0 && window == end {
+        Seen::Triangle
+    } else {
+        // Token `i` is column `diagonal + i`.
+        let diagonal = (position - start) as i64;
+        let size = [count as i64, (end - start) as i64];
+        let mask = Tensor::f_ones(size, (Kind::Bool, device))?
+            .f_tril(diagonal)?
+            .f_triu(diagonal - window as i64 + 1)?;
+        Seen::Mask(mask)
+    };
+    Ok(View {
+        start: start as i64,
+        seen,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Positions that each new token sees.
+    fn seen(position: usize, count: usize, window: Option<usize>) -> Vec<Vec<usize>> {
+        let view = view(position, count, window, Device::Cpu).unwrap();
+        let start = view.start as usize;
+        (0..count)
+            .map(|token| {
+                let sees = |p: usize| match &view.seen {
+                    Seen::All => true,
+                    Seen::Triangle => p <= token,
+                    Seen::Mask(mask) => mask.int64_value(&[token as i64, p as i64]) == 1,
+                };
+                let positions = 0..position + count - start;
+                positions.filter(|p| sees(*p)).map(|p| start + p).collect()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_token_sees_its_window_and_nothing_after_itself() {
+        for position in [0, 1, 5, 30] {
+            for count in [1, 2, 7] {
+                for window in [None, Some(1), Some(3), Some(6), Some(100)] {
+                    let expected: Vec<Vec<usize>> = (position..position + count)
+                        .map(|p| ((p + 1).saturating_sub(window.unwrap_or(p + 1))..=p).collect())
+                        .collect();
+                    assert_eq!(
+                        seen(position, count, window),
+                        expected,
+                        "{count} from {position} on through {window:?}"
+                    );
+                }
+            }
+        }
+    }
 }
