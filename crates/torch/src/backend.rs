@@ -4,7 +4,7 @@ use std::{any::Any, panic, sync::Arc, thread};
 
 use hyprstream_engine::{Backend, BackendError, ModelSpec, StepBatch, StepLogits};
 use hyprstream_models::MappedFile;
-use tch::{Device, TchError};
+use tch::{Device, Kind, TchError, Tensor};
 
 use crate::{cache::KvCache, decoder::Decoder, error::step_error, plan::Plan};
 
@@ -23,6 +23,8 @@ pub struct TorchBackend {
     pub(crate) prepared: Option<thread::ThreadId>,
     /// The last step's logits.
     pub(crate) logits: Vec<f32>,
+    /// The last step's hidden states.
+    pub(crate) hidden: Vec<f32>,
 }
 
 impl Backend for TorchBackend {
@@ -35,7 +37,12 @@ impl Backend for TorchBackend {
         // A few functions of tch panic where libtorch throws; that is this step's failure too.
         panic::catch_unwind(panic::AssertUnwindSafe(|| self.run(&plan)))
             .unwrap_or_else(|panic| Err(BackendError::Step(message(&*panic))))?;
-        StepLogits::new(&mut self.logits, self.spec.vocab_size)
+        StepLogits::with_hidden(
+            &mut self.logits,
+            self.spec.vocab_size,
+            &mut self.hidden,
+            self.spec.hidden_size,
+        )
     }
 }
 
@@ -47,13 +54,9 @@ impl TorchBackend {
     }
 
     fn compute(&mut self, plan: &Plan) -> Result<(), TchError> {
-        self.logits.clear();
-        if let Some(logits) = self.model.forward(plan, &mut self.cache)? {
-            let count = plan.num_rows * self.spec.vocab_size;
-            self.logits.resize(count, 0.0);
-            logits.f_copy_data(&mut self.logits, count)?;
-        }
-        Ok(())
+        let outputs = self.model.forward(plan, &mut self.cache)?;
+        copy(outputs.logits, &mut self.logits)?;
+        copy(outputs.hidden, &mut self.hidden)
     }
 
     /// OpenMP keeps the number of threads per calling thread.
@@ -64,6 +67,17 @@ impl TorchBackend {
             self.prepared = Some(current);
         }
     }
+}
+
+/// Copies a result of the device to `out`, which takes its size.
+fn copy(result: Option<Tensor>, out: &mut Vec<f32>) -> Result<(), TchError> {
+    out.clear();
+    if let Some(result) = result {
+        let count = result.numel();
+        out.resize(count, 0.0);
+        result.f_to_kind(Kind::Float)?.f_copy_data(out, count)?;
+    }
+    Ok(())
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {

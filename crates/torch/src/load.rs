@@ -98,7 +98,7 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<TorchBackend, LoadError
         num_blocks: cache.num_blocks(),
         dtype: dtype_name(kind).to_owned(),
         device: device_name(device),
-        hidden_size: 0,
+        hidden_size: config.hidden_size,
         quantization: "none".to_owned(),
         kernels: "aten".to_owned(),
         weight_bytes,
@@ -122,6 +122,7 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<TorchBackend, LoadError
         num_threads,
         prepared: None,
         logits: Vec::new(),
+        hidden: Vec::new(),
     })
 }
 

@@ -17,12 +17,42 @@ pub(crate) struct Plan {
     pub(crate) positions: Tensor,
     /// Slot of each in the cache, `[tokens]`, int64.
     pub(crate) slots: Tensor,
-    /// Which tokens yield logits, `[rows]`, int64; `None` for all.
-    pub(crate) rows: Option<Tensor>,
-    /// Number of rows of logits.
-    pub(crate) num_rows: usize,
+    /// Which tokens yield logits.
+    pub(crate) logits: Rows,
+    /// Which tokens yield hidden states.
+    pub(crate) hidden: Rows,
     /// The sequences.
     pub(crate) spans: Vec<Span>,
+}
+
+/// Some of the tokens of a step, in order.
+#[derive(Debug)]
+pub(crate) enum Rows {
+    /// None of them.
+    None,
+    /// All of them.
+    All,
+    /// Those of these indices, int64.
+    Some(Tensor),
+}
+
+impl Rows {
+    fn new(rows: &[i64], num_tokens: usize, device: Device) -> Result<Self, TchError> {
+        Ok(match rows.len() {
+            0 => Self::None,
+            count if count == num_tokens => Self::All,
+            _ => Self::Some(Tensor::f_from_slice(rows)?.f_to_device(device)?),
+        })
+    }
+
+    /// These rows of `x`, `[tokens, width]`, or `None` if there are none.
+    pub(crate) fn of(&self, x: &Tensor) -> Result<Option<Tensor>, TchError> {
+        match self {
+            Self::None => Ok(None),
+            Self::All => Ok(Some(x.shallow_clone())),
+            Self::Some(rows) => x.f_index_select(0, rows).map(Some),
+        }
+    }
 }
 
 /// One sequence of a step.
@@ -76,9 +106,6 @@ impl Plan {
             return Err(BackendError::Step("the batch is empty".into()));
         }
         for sequence in &batch.sequences {
-            if sequence.logits == LogitsWanted::Hidden {
-                return Err(BackendError::Step("hidden states are not given".into()));
-            }
             check(sequence, spec).map_err(BackendError::Step)?;
         }
         Self::lay_out(batch, windows, device).map_err(|error| step_error(&error))
@@ -93,7 +120,7 @@ impl Plan {
         let mut tokens = Vec::with_capacity(count);
         let mut positions = Vec::with_capacity(count);
         let mut slots = Vec::with_capacity(count);
-        let mut rows = Vec::new();
+        let (mut logits, mut hidden) = (Vec::new(), Vec::new());
         let mut spans = Vec::with_capacity(batch.sequences.len());
         for sequence in &batch.sequences {
             let first = tokens.len() as i64;
@@ -106,9 +133,10 @@ impl Plan {
                     + (p % BLOCK_SIZE) as i64
             }));
             match sequence.logits {
-                LogitsWanted::None | LogitsWanted::Hidden => {}
-                LogitsWanted::Last => rows.push(first + count as i64 - 1),
-                LogitsWanted::All => rows.extend(first..first + count as i64),
+                LogitsWanted::None => {}
+                LogitsWanted::Last => logits.push(first + count as i64 - 1),
+                LogitsWanted::All => logits.extend(first..first + count as i64),
+                LogitsWanted::Hidden => hidden.extend(first..first + count as i64),
             }
             spans.push(Span {
                 first,
@@ -122,12 +150,9 @@ impl Plan {
             });
         }
         let upload = |values: &[i64]| Tensor::f_from_slice(values)?.f_to_device(device);
-        let num_rows = rows.len();
         Ok(Self {
-            rows: (num_rows < tokens.len())
-                .then(|| upload(&rows))
-                .transpose()?,
-            num_rows,
+            logits: Rows::new(&logits, tokens.len(), device)?,
+            hidden: Rows::new(&hidden, tokens.len(), device)?,
             tokens: upload(&tokens)?,
             positions: upload(&positions)?,
             slots: upload(&slots)?,

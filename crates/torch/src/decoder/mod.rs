@@ -3,7 +3,7 @@
 mod load;
 
 use hyprstream_models::Activation;
-use tch::{TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 pub(crate) use load::kind_of;
 
@@ -65,6 +65,15 @@ struct Mlp {
     activation: Activation,
 }
 
+/// What a step gives.
+#[derive(Debug)]
+pub(crate) struct Outputs {
+    /// `[rows, vocab]` in f32, or `None` if none were asked for.
+    pub(crate) logits: Option<Tensor>,
+    /// After the last norm, `[rows, hidden]`, or `None` if none were asked for.
+    pub(crate) hidden: Option<Tensor>,
+}
+
 /// What the layers of one step share.
 struct Step<'a> {
     plan: &'a Plan,
@@ -79,13 +88,8 @@ impl Decoder {
         &self.windows
     }
 
-    /// Logits of the rows that `plan` asks for, `[rows, vocab]` in f32, or `None` if it asks for
-    /// none. Keys and values go to `cache`.
-    pub(crate) fn forward(
-        &self,
-        plan: &Plan,
-        cache: &mut KvCache,
-    ) -> Result<Option<Tensor>, TchError> {
+    /// What `plan` asks for. Keys and values go to `cache`.
+    pub(crate) fn forward(&self, plan: &Plan, cache: &mut KvCache) -> Result<Outputs, TchError> {
         let mut x = self.embedding.f_index_select(0, &plan.tokens)?;
         #[expect(
             clippy::float_cmp,
@@ -106,18 +110,23 @@ impl Decoder {
         for layer in &self.layers {
             x = layer.forward(x, &mut step)?;
         }
-        let wanted = match &plan.rows {
-            _ if plan.num_rows == 0 => return Ok(None),
-            None => x,
-            Some(rows) => x.f_index_select(0, rows)?,
-        };
-        let logits = self
-            .head
-            .forward(&self.norm.forward(&wanted)?, None)?
-            .f_to_kind(tch::Kind::Float)?;
+        let normed = |x: Tensor| self.norm.forward(&x);
+        Ok(Outputs {
+            logits: plan
+                .logits
+                .of(&x)?
+                .map(|x| self.logits(&normed(x)?))
+                .transpose()?,
+            hidden: plan.hidden.of(&x)?.map(normed).transpose()?,
+        })
+    }
+
+    /// Logits of hidden states, in f32.
+    fn logits(&self, hidden: &Tensor) -> Result<Tensor, TchError> {
+        let logits = self.head.forward(hidden, None)?.f_to_kind(Kind::Float)?;
         match self.logit_softcap {
-            None => Ok(Some(logits)),
-            Some(cap) => soften(logits, cap).map(Some),
+            None => Ok(logits),
+            Some(cap) => soften(logits, cap),
         }
     }
 }

@@ -1,13 +1,33 @@
 //! The tokenizer's files out of the GGUF's metadata.
 
-use anyhow::{Context, Result, ensure};
+mod byte_level;
+mod sentence_piece;
+
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
 use super::gguf::{Gguf, Value as Field};
 
 /// Token types of the format.
+const NORMAL: i64 = 1;
 const CONTROL: i64 = 3;
 const USER_DEFINED: i64 = 4;
+
+/// Gemma's turns, for a base model that comes without a template, so that chats can be tried.
+const TURNS: &str = "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'assistant' %}\
+    {% set r = 'model' %}{% elif m['role'] == 'system' %}{% set r = 'user' %}{% else %}\
+    {% set r = m['role'] %}{% endif %}{{ '<start_of_turn>' + r + '\n' + m['content'] | trim + \
+    '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}\
+    {{ '<start_of_turn>model\n' }}{% endif %}";
+
+/// What differs between the kinds of tokenizers.
+struct Parts {
+    normalizer: Value,
+    pre_tokenizer: Value,
+    post_processor: Value,
+    decoder: Value,
+    model: Value,
+}
 
 /// The files and how many tokens there are.
 pub(super) struct Files {
@@ -19,11 +39,6 @@ pub(super) struct Files {
 
 /// Builds the files.
 pub(super) fn files(gguf: &Gguf) -> Result<Files> {
-    let model = gguf.text("tokenizer.ggml.model")?;
-    ensure!(
-        model == "gpt2",
-        "tokenizers of the kind {model:?} are not converted"
-    );
     let tokens = gguf.texts("tokenizer.ggml.tokens")?;
     let types = gguf.integers("tokenizer.ggml.token_type")?;
     ensure!(
@@ -49,14 +64,14 @@ pub(super) fn files(gguf: &Gguf) -> Result<Files> {
         .collect();
     let special = special(gguf, &tokens)?;
     Ok(Files {
-        tokenizer: tokenizer(gguf, &tokens, &added)?,
+        tokenizer: tokenizer(gguf, &tokens, &types, &added)?,
         config: config(gguf, &added, &special)?,
         special,
         size: tokens.len(),
     })
 }
 
-fn tokenizer(gguf: &Gguf, tokens: &[&str], added: &[Value]) -> Result<Value> {
+fn tokenizer(gguf: &Gguf, tokens: &[&str], types: &[i64], added: &[Value]) -> Result<Value> {
     let vocabulary: Map<String, Value> = tokens
         .iter()
         .enumerate()
@@ -66,44 +81,21 @@ fn tokenizer(gguf: &Gguf, tokens: &[&str], added: &[Value]) -> Result<Value> {
         vocabulary.len() == tokens.len(),
         "a token stands twice in the vocabulary"
     );
-    let merges = gguf
-        .texts("tokenizer.ggml.merges")?
-        .into_iter()
-        .map(|merge| {
-            let (left, right) = merge.split_once(' ').context("a merge has one part only")?;
-            Ok(json!([left, right]))
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let parts = match gguf.text("tokenizer.ggml.model")? {
+        "gpt2" => byte_level::parts(gguf, vocabulary)?,
+        "llama" => sentence_piece::parts(gguf, tokens, types, vocabulary)?,
+        other => bail!("tokenizers of the kind {other:?} are not converted"),
+    };
     Ok(json!({
         "version": "1.0",
         "truncation": null,
         "padding": null,
         "added_tokens": added,
-        "normalizer": null,
-        // What llama.cpp calls "smollm": every digit is alone.
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
-            {"type": "Digits", "individual_digits": true},
-            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
-        ]},
-        "post_processor": null,
-        "decoder": {
-            "type": "ByteLevel",
-            "add_prefix_space": true,
-            "trim_offsets": true,
-            "use_regex": true,
-        },
-        "model": {
-            "type": "BPE",
-            "dropout": null,
-            "unk_token": null,
-            "continuing_subword_prefix": null,
-            "end_of_word_suffix": null,
-            "fuse_unk": false,
-            "byte_fallback": false,
-            "ignore_merges": false,
-            "vocab": vocabulary,
-            "merges": merges,
-        },
+        "normalizer": parts.normalizer,
+        "pre_tokenizer": parts.pre_tokenizer,
+        "post_processor": parts.post_processor,
+        "decoder": parts.decoder,
+        "model": parts.model,
     }))
 }
 
@@ -142,15 +134,19 @@ fn config(gguf: &Gguf, added: &[Value], special: &Value) -> Result<Value> {
     fields.insert("tokenizer_class".into(), json!("PreTrainedTokenizerFast"));
     fields.insert(
         "model_max_length".into(),
-        json!(gguf.integer("llama.context_length")?),
+        json!(gguf.integer(&format!(
+            "{}.context_length",
+            gguf.text("general.architecture")?
+        ))?),
     );
     fields.insert("clean_up_tokenization_spaces".into(), json!(false));
     let add_bos = gguf.get("tokenizer.ggml.add_bos_token") == Some(&Field::Bool(true));
     fields.insert("add_bos_token".into(), json!(add_bos));
-    fields.insert(
-        "chat_template".into(),
-        json!(gguf.text("tokenizer.chat_template")?),
-    );
+    let template = match gguf.get("tokenizer.chat_template") {
+        Some(_) => gguf.text("tokenizer.chat_template")?,
+        None => TURNS,
+    };
+    fields.insert("chat_template".into(), json!(template));
     fields.insert("added_tokens_decoder".into(), Value::Object(decoder));
     Ok(config)
 }

@@ -1,8 +1,10 @@
 //! Turns GGUF's blocks of small numbers back into numbers.
 
+mod k;
+
 use anyhow::{Result, bail, ensure};
 
-/// Numbers in one block of the quantised kinds.
+/// Numbers in one block of the simple quantised kinds.
 const BLOCK: usize = 32;
 
 /// How the numbers of a tensor are stored.
@@ -14,8 +16,14 @@ pub(super) enum Kind {
     F16,
     /// Blocks of a scale, an offset and 32 times 4 bits.
     Q4_1,
+    /// Blocks of a scale and 32 times 5 bits.
+    Q5_0,
     /// Blocks of a scale and 32 times 8 bits.
     Q8_0,
+    /// Blocks of 8 groups of 32 times 4 bits.
+    Q4K,
+    /// Blocks of 16 groups of 16 times 6 bits.
+    Q6K,
 }
 
 impl Kind {
@@ -25,7 +33,10 @@ impl Kind {
             0 => Self::F32,
             1 => Self::F16,
             3 => Self::Q4_1,
+            6 => Self::Q5_0,
             8 => Self::Q8_0,
+            12 => Self::Q4K,
+            14 => Self::Q6K,
             other => bail!("its numbers are stored in form {other}, which is not read"),
         })
     }
@@ -36,7 +47,10 @@ impl Kind {
             Self::F32 => (1, 4),
             Self::F16 => (1, 2),
             Self::Q4_1 => (BLOCK, 2 + 2 + BLOCK / 2),
+            Self::Q5_0 => (BLOCK, 2 + 4 + BLOCK / 2),
             Self::Q8_0 => (BLOCK, 2 + BLOCK),
+            Self::Q4K => (k::BLOCK, k::Q4_K_BYTES),
+            Self::Q6K => (k::BLOCK, k::Q6_K_BYTES),
         };
         ensure!(
             count.is_multiple_of(numbers),
@@ -71,6 +85,22 @@ impl Kind {
                 }
                 out
             }
+            Self::Q5_0 => {
+                let mut out = Vec::with_capacity(data.len() / 22 * BLOCK);
+                for block in data.chunks_exact(6 + BLOCK / 2) {
+                    let scale = half(&block[..2]);
+                    let fifth = u32::from_le_bytes([block[2], block[3], block[4], block[5]]);
+                    let (low, high) = (block[6..].iter(), block[6..].iter());
+                    let fours = low.map(|b| b & 15).chain(high.map(|b| b >> 4));
+                    out.extend(fours.enumerate().map(|(place, four)| {
+                        let number = four | ((fifth >> place & 1) << 4) as u8;
+                        scale * f32::from(number.cast_signed() - 16)
+                    }));
+                }
+                out
+            }
+            Self::Q4K => k::q4_k(data),
+            Self::Q6K => k::q6_k(data),
             Self::Q8_0 => {
                 let mut out = Vec::with_capacity(data.len() / 34 * BLOCK);
                 for block in data.chunks_exact(2 + BLOCK) {
@@ -144,6 +174,17 @@ mod tests {
         assert_eq!(numbers, expected);
         assert_eq!(Kind::Q4_1.byte_length(64).unwrap(), 40);
         assert!(Kind::Q4_1.byte_length(33).is_err());
+    }
+
+    #[test]
+    fn five_bit_blocks_have_their_fifth_bits_apart() {
+        let mut block = vec![0x00, 0x3c];
+        block.extend((1u32 | 1 << 31).to_le_bytes());
+        block.extend([0x52; 16]);
+        let numbers = Kind::Q5_0.decode(&block);
+        assert_eq!((numbers[0], numbers[1]), (2.0, 2.0 - 16.0));
+        assert_eq!((numbers[30], numbers[31]), (5.0 - 16.0, 5.0));
+        assert_eq!(Kind::Q5_0.byte_length(32).unwrap(), block.len());
     }
 
     #[test]
