@@ -21,6 +21,7 @@
 mod perplexity;
 mod real;
 mod run;
+mod text;
 mod tiny;
 
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ use std::path::{Path, PathBuf};
 pub use perplexity::Perplexity;
 pub use real::{Case, Real, RealModel};
 pub use run::{Way, greedy, logits};
+pub use text::Corpus;
 pub use tiny::{TINY, Tiny};
 
 /// Largest difference of a logit in f32.

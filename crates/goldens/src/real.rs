@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use hyprstream_engine::Backend;
 use serde::Deserialize;
 
-use crate::{Perplexity, TOLERANCE, Way, data, greedy, logits, read};
+use crate::{Corpus, Perplexity, TOLERANCE, Way, data, greedy, logits, read};
 
 /// A real model that `cargo xtask weights` makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +72,11 @@ impl RealModel {
     /// What it gives in f32.
     pub fn golden(self) -> Real {
         read(&data().join(format!("{}.json", self.name())))
+    }
+
+    /// Tokens and prompts of texts.
+    pub fn corpus(self) -> Corpus {
+        read(&data().join(format!("{}.text.json", self.name())))
     }
 
     /// Its perplexity on a fixed text.
