@@ -305,10 +305,13 @@ def make_tiny(name, seed, family, options):
     tokens = torch.randint(0, config.vocab_size, (1, 50), generator=generator)
     with torch.no_grad():
         logits = model(tokens).logits[0]
+        hidden = model.model(tokens).last_hidden_state[0]
         greedy, lead = generate(model, tokens[:, :11], 40)
     return {
         "tokens": tokens[0].tolist(),
         "logits": [[round(v, 4) for v in row] for row in logits.tolist()],
+        # After the last norm.
+        "hidden": [[round(v, 4) for v in row] for row in hidden.tolist()],
         "greedy_from": 11,
         "greedy": greedy,
         # The closest call among the greedy choices, for judging a difference.

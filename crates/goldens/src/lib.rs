@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 
 pub use perplexity::Perplexity;
 pub use real::{Case, Real, RealModel};
-pub use run::{Way, greedy, logits};
+pub use run::{Way, greedy, hidden, logits};
 pub use text::Corpus;
 pub use tiny::{TINY, Tiny};
 

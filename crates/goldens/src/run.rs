@@ -89,6 +89,28 @@ pub fn logits(backend: &mut dyn Backend, tokens: &[u32], way: Way) -> Vec<Vec<f3
     rows
 }
 
+/// Every hidden state of `tokens`, `size` of them in a step.
+pub fn hidden(backend: &mut dyn Backend, tokens: &[u32], size: usize) -> Vec<Vec<f32>> {
+    let blocks = row(backend, tokens.len());
+    let mut rows = Vec::new();
+    for (index, piece) in tokens.chunks(size).enumerate() {
+        let step = SequenceStep {
+            tokens: piece.to_vec(),
+            position: index * size,
+            blocks: blocks.clone(),
+            logits: LogitsWanted::Hidden,
+        };
+        let out = backend
+            .step(&StepBatch {
+                sequences: vec![step],
+            })
+            .unwrap();
+        assert_eq!((out.num_rows(), out.num_hidden_rows()), (0, piece.len()));
+        rows.extend(out.hidden_rows().map(<[f32]>::to_vec));
+    }
+    rows
+}
+
 /// The `count` most likely tokens after `prompt`, each after all before it.
 pub fn greedy(backend: &mut dyn Backend, prompt: &[u32], count: usize) -> Vec<u32> {
     let blocks = row(backend, prompt.len() + count);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use hyprstream_engine::Backend;
 use serde::Deserialize;
 
-use crate::{TOLERANCE, Way, data, greedy, logits, read};
+use crate::{TOLERANCE, Way, data, greedy, hidden, logits, read};
 
 /// Names of the tiny models; `make.py` says what each shows.
 pub const TINY: [&str; 12] = [
@@ -35,6 +35,7 @@ pub struct Tiny {
 struct Golden {
     tokens: Vec<u32>,
     logits: Vec<Vec<f32>>,
+    hidden: Vec<Vec<f32>>,
     greedy_from: usize,
     greedy: Vec<u32>,
 }
@@ -60,7 +61,8 @@ impl Tiny {
         &self.golden.tokens
     }
 
-    /// Checks the logits of every position, run in every way, and the greedy tokens.
+    /// Checks the logits of every position, run in every way, the hidden states and the greedy
+    /// tokens.
     #[track_caller]
     pub fn check(&self, backend: &mut dyn Backend) {
         for way in Way::ALL {
@@ -72,6 +74,13 @@ impl Tiny {
             );
         }
         let golden = &self.golden;
+        let ours = hidden(backend, &golden.tokens, 13);
+        let worst = worst(&ours, &golden.hidden);
+        assert!(
+            worst < TOLERANCE,
+            "{}: a hidden state is off by {worst}",
+            self.name
+        );
         let prompt = &golden.tokens[..golden.greedy_from];
         let ours = greedy(backend, prompt, golden.greedy.len());
         assert_eq!(ours, golden.greedy, "{}", self.name);
@@ -81,18 +90,24 @@ impl Tiny {
     #[track_caller]
     pub fn worst(&self, backend: &mut dyn Backend, way: Way) -> f32 {
         let ours = logits(backend, &self.golden.tokens, way);
-        assert_eq!(ours.len(), self.golden.logits.len(), "{}", self.name);
-        let mut worst = 0.0_f32;
-        for (ours, theirs) in ours.iter().zip(&self.golden.logits) {
-            assert_eq!(ours.len(), theirs.len(), "{}", self.name);
-            for (a, b) in ours.iter().zip(theirs) {
-                // Not `f32::max`, which would overlook what is not a number.
-                let difference = (a - b).abs();
-                if difference > worst || difference.is_nan() {
-                    worst = difference;
-                }
+        worst(&ours, &self.golden.logits)
+    }
+}
+
+/// The largest difference of a value.
+#[track_caller]
+fn worst(ours: &[Vec<f32>], theirs: &[Vec<f32>]) -> f32 {
+    assert_eq!(ours.len(), theirs.len());
+    let mut worst = 0.0_f32;
+    for (ours, theirs) in ours.iter().zip(theirs) {
+        assert_eq!(ours.len(), theirs.len());
+        for (a, b) in ours.iter().zip(theirs) {
+            // Not `f32::max`, which would overlook what is not a number.
+            let difference = (a - b).abs();
+            if difference > worst || difference.is_nan() {
+                worst = difference;
             }
         }
-        worst
     }
+    worst
 }
