@@ -21,6 +21,26 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// The base image, which `up --bare` puts on the nodes.
 const IMAGE: &str = "docker.io/library/debian:bookworm-slim";
 
+/// What a supervisor does, in its words and in this order, until it waits for the nodes.
+const PHASES: [&str; 5] = [
+    "makes cgroups and namespaces",
+    "starts etcd and the API server",
+    "starts controllers and DNS",
+    "starts node-1",
+    "starts the ingress",
+];
+
+/// A moment in the start of a cluster.
+#[derive(Debug)]
+pub(crate) enum Moment {
+    /// The program of the supervisor lies there and is started next.
+    SupervisorStarts,
+    /// The supervisor says in its state that it does this, one of [`PHASES`].
+    Phase(&'static str),
+    /// `up` has said this.
+    Says(&'static str),
+}
+
 /// A cluster that `cargo xtask up --bare` is starting or has started. What a failing test leaves
 /// of it is ended when this is dropped.
 pub(crate) struct Local {
@@ -84,32 +104,30 @@ impl Local {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Whether the program of the supervisor lies there, which is started next.
-    pub(crate) fn is_begun(&self) -> bool {
-        self.folder().join("xtask").exists()
-    }
-
-    /// What the supervisor is doing, in its words.
-    pub(crate) fn phase(&self) -> String {
-        let state = self.json("state.json");
-        state["phase"].as_str().unwrap_or_default().to_owned()
-    }
-
-    /// Waits until `done` while `up` runs.
-    pub(crate) fn wait_until(
-        &mut self,
-        patience: Duration,
-        what: &str,
-        done: impl Fn(&Self) -> bool,
-    ) -> Result<()> {
+    /// Waits for a moment, or one after it, while `up` runs.
+    pub(crate) fn wait_for(&mut self, moment: &Moment, patience: Duration) -> Result<()> {
         let started = Instant::now();
-        while !done(self) {
+        while !self.has_come(moment) {
             if started.elapsed() > patience || self.up.try_wait()?.is_some() {
-                bail!("{what} did not come: {}", self.log());
+                bail!("{moment:?} did not come: {}", self.log());
             }
             sleep(PAUSE);
         }
         Ok(())
+    }
+
+    fn has_come(&self, moment: &Moment) -> bool {
+        match moment {
+            Moment::SupervisorStarts => self.folder().join("xtask").exists(),
+            Moment::Says(text) => self.log().contains(text),
+            Moment::Phase(wanted) => {
+                let state = self.json("state.json");
+                let phase = state["phase"].as_str().unwrap_or_default();
+                // Whatever else it says comes after these.
+                let at = |phase| PHASES.iter().position(|p| *p == phase);
+                !phase.is_empty() && at(phase).is_none_or(|now| Some(now) >= at(wanted))
+            }
+        }
     }
 
     /// Whether `up` ends well, which it must do soon.

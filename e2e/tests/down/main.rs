@@ -7,39 +7,45 @@ mod traces;
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use local::Local;
+use anyhow::{Context, Result, ensure};
+use local::{Local, Moment};
 
 /// Long enough for a machine with two busy cores.
 const PATIENCE: Duration = Duration::from_mins(3);
 
 #[test]
 fn nothing_is_left_after_up_was_killed_while_the_cluster_started() -> Result<()> {
-    for phase in [
-        // The supervisor has not told of itself.
-        None,
-        Some("starts etcd and the API server"),
-        Some("starts node-1"),
+    for moment in [
+        // It has not told of itself.
+        Moment::SupervisorStarts,
+        Moment::Phase("starts etcd and the API server"),
+        Moment::Phase("starts node-1"),
+        // `up` itself has programs in the namespaces of the node then.
+        Moment::Says("base image on the nodes"),
     ] {
         let mut local = Local::up()?;
-        match phase {
-            None => local.wait_until(PATIENCE, "a supervisor", Local::is_begun)?,
-            Some(phase) => local.wait_until(PATIENCE, phase, |l| l.phase() == phase)?,
-        }
+        local.wait_for(&moment, PATIENCE)?;
         local.kill_up()?;
-        local.down_leaves_nothing()?;
+        local
+            .down_leaves_nothing()
+            .with_context(|| format!("after {moment:?}"))?;
     }
     Ok(())
 }
 
 #[test]
 fn nothing_is_left_after_the_supervisor_was_killed_while_the_cluster_started() -> Result<()> {
-    for phase in ["makes cgroups and namespaces", "starts node-1"] {
+    for moment in [
+        Moment::Phase("makes cgroups and namespaces"),
+        Moment::Phase("starts node-1"),
+    ] {
         let mut local = Local::up()?;
-        local.wait_until(PATIENCE, phase, |l| l.phase() == phase)?;
+        local.wait_for(&moment, PATIENCE)?;
         local.kill_supervisor()?;
         ensure!(!local.up_ends(PATIENCE)?, "`up` says that it went well");
-        local.down_leaves_nothing()?;
+        local
+            .down_leaves_nothing()
+            .with_context(|| format!("after {moment:?}"))?;
     }
     Ok(())
 }
