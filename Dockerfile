@@ -21,9 +21,10 @@ WORKDIR /src
 COPY . .
 ENV CARGO_INCREMENTAL=0 HYPRSTREAM_CACHE=/cache
 RUN cargo xtask libtorch --link /libtorch
-RUN LIBTORCH=/libtorch/torch cargo build --release --locked \
-      -p hyprstream-operator -p hyprstream-registry -p hyprstream-csi -p hyprstream-gateway \
- && LIBTORCH=/libtorch/torch cargo build --release --locked -p hyprstream-worker --features torch
+# The same line as in the Dockerfiles for GPUs, so that a builder with a cache runs it once.
+RUN LIBTORCH=/libtorch/torch cargo build --release --locked -p hyprstream-worker --features torch
+RUN cargo build --release --locked \
+      -p hyprstream-operator -p hyprstream-registry -p hyprstream-csi -p hyprstream-gateway
 
 FROM scratch AS bin
 COPY --from=build /src/target/release/hyprstream-operator /

@@ -74,6 +74,10 @@ enum Verb {
         /// Takes our programs as they were built last.
         #[arg(long)]
         no_build: bool,
+        /// Runs the Dockerfiles from their first line on instead, stages that compile included,
+        /// and keeps nothing of it.
+        #[arg(long, conflicts_with_all = ["cuda", "no_build"])]
+        compile_stages: bool,
     },
     /// Puts image archives (docker or OCI) on every node.
     Load {
@@ -151,7 +155,11 @@ fn run(verb: Verb) -> Result<()> {
         }
         Verb::Down { name, purge } => down(checkout, cache, name.as_deref(), purge),
         Verb::Test(args) => test::run(checkout, cache, &args),
-        Verb::Images { cuda, no_build } => build_images(checkout, cache, cuda, no_build),
+        Verb::Images {
+            compile_stages: true,
+            ..
+        } => compile_stages(checkout, cache),
+        Verb::Images { cuda, no_build, .. } => build_images(checkout, cache, cuda, no_build),
         Verb::Load { name, archives } => {
             let cluster = open(&name)?;
             archives
@@ -213,6 +221,16 @@ fn down(checkout: &Checkout, cache: &Cache, name: Option<&str>, purge: bool) -> 
             cache.root().display()
         ));
     }
+    Ok(())
+}
+
+fn compile_stages(checkout: &Checkout, cache: &Cache) -> Result<()> {
+    deps::require_root()?;
+    let step = Step::new("the Dockerfiles from their first line on".to_owned());
+    deps::ensure(cache, false, &step)?;
+    let log = cache.join("log/compile-stages.log");
+    images::compile(checkout, cache, &log, &|stage| step.note(stage))?;
+    step.done("all stages were run, all programs start");
     Ok(())
 }
 

