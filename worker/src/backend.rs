@@ -137,6 +137,24 @@ pub fn start(
     })
 }
 
+/// Refuses options that need packed weights: libtorch runs them as they are on disk.
+#[cfg(any(test, feature = "torch"))]
+fn refuse_packing(args: &ModelArgs) -> Result<(), LoadFailure> {
+    use crate::{Kernels, Quantization};
+
+    let refused = |flag: &str, value: &dyn std::fmt::Display| {
+        let why = format!("{flag} {value}: the libtorch backend does not have it");
+        Err(LoadFailure::InvalidOption(why))
+    };
+    if args.quantization != Quantization::None {
+        return refused("--quantization", &args.quantization);
+    }
+    if args.kernels != Kernels::Auto {
+        return refused("--kernels", &args.kernels);
+    }
+    Ok(())
+}
+
 #[cfg(not(feature = "torch"))]
 fn open(_: &Path, _: &ModelArgs) -> Result<Box<dyn Backend>, LoadFailure> {
     Err(LoadFailure::NoBackend)
@@ -146,6 +164,7 @@ fn open(_: &Path, _: &ModelArgs) -> Result<Box<dyn Backend>, LoadFailure> {
 fn open(dir: &Path, args: &ModelArgs) -> Result<Box<dyn Backend>, LoadFailure> {
     use hyprstream_torch::{LoadError, LoadOptions};
 
+    refuse_packing(args)?;
     let options = LoadOptions {
         device: args
             .device
@@ -173,4 +192,35 @@ fn open(dir: &Path, args: &ModelArgs) -> Result<Box<dyn Backend>, LoadFailure> {
         }
     })?;
     Ok(Box::new(backend))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::{Args, Command};
+
+    fn refusal(more: &[&str]) -> Option<String> {
+        let args = ["hyprstream-worker", "serve", "--model", "/m"];
+        let Command::Serve(serve) = Args::parse_from(args.iter().chain(more)).command else {
+            unreachable!("serve was asked for")
+        };
+        refuse_packing(&serve.model)
+            .err()
+            .map(|error| error.to_string())
+    }
+
+    #[test]
+    fn libtorch_refuses_what_only_packed_weights_have() {
+        assert_eq!(refusal(&[]), None);
+        assert_eq!(
+            refusal(&["--quantization", "none", "--kernels", "auto"]),
+            None
+        );
+        let why = refusal(&["--quantization", "int4"]).unwrap();
+        assert!(why.contains("--quantization int4"), "{why}");
+        let why = refusal(&["--kernels", "avx2"]).unwrap();
+        assert!(why.contains("--kernels avx2"), "{why}");
+    }
 }

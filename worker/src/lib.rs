@@ -12,4 +12,5 @@ pub mod openmp;
 pub mod serve;
 pub mod server;
 
-pub use args::{Args, BenchArgs, Command, LogArgs, ModelArgs, ServeArgs};
+pub use args::{Args, Command, Kernels, LogArgs, ModelArgs, Quantization, ServeArgs};
+pub use bench::BenchArgs;

@@ -1,6 +1,7 @@
 //! Chores of the project, above all the local cluster: `cargo xtask up`, `status`, `down`, `test`.
 
 mod ask;
+mod bench;
 mod chaos;
 mod chart;
 mod cluster;
@@ -29,6 +30,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
 use crate::{
+    bench::BenchArgs,
     chaos::Chaos,
     cluster::{Cluster, DEFAULT_NAME, HoldArgs},
     paths::{Cache, Checkout, remove_all},
@@ -66,6 +68,8 @@ enum Verb {
     },
     /// Runs all tests.
     Test(TestArgs),
+    /// Measures the worker, also beside llama.cpp and vLLM.
+    Bench(BenchArgs),
     /// Builds the images.
     Images {
         /// Builds the CUDA worker's image too, some gigabytes.
@@ -151,6 +155,7 @@ fn run(verb: Verb) -> Result<()> {
         }
         Verb::Down { name, purge } => down(checkout, cache, name.as_deref(), purge),
         Verb::Test(args) => test::run(checkout, cache, &args),
+        Verb::Bench(args) => bench::run(checkout, cache, &args),
         Verb::Images { cuda, no_build } => build_images(checkout, cache, cuda, no_build),
         Verb::Load { name, archives } => {
             let cluster = open(&name)?;
