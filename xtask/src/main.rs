@@ -1,6 +1,7 @@
 //! Chores of the project, above all the local cluster: `cargo xtask up`, `status`, `down`, `test`.
 
 mod ask;
+mod bench;
 mod chaos;
 mod chart;
 mod cluster;
@@ -29,6 +30,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
 use crate::{
+    bench::BenchArgs,
     chaos::Chaos,
     cluster::{Cluster, DEFAULT_NAME, HoldArgs},
     paths::{Cache, Checkout, remove_all},
@@ -66,6 +68,8 @@ enum Verb {
     },
     /// Runs all tests.
     Test(TestArgs),
+    /// Measures the worker, also beside llama.cpp and vLLM.
+    Bench(BenchArgs),
     /// Builds the images.
     Images {
         /// Builds the CUDA worker's image too, some gigabytes.
@@ -160,6 +164,7 @@ fn run(verb: Verb) -> Result<()> {
             ..
         } => compile_stages(checkout, cache),
         Verb::Images { cuda, no_build, .. } => build_images(checkout, cache, cuda, no_build),
+        Verb::Bench(args) => bench::run(checkout, cache, &args),
         Verb::Load { name, archives } => {
             let cluster = open(&name)?;
             archives

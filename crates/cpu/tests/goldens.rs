@@ -59,7 +59,10 @@ fn slower_kernels_agree_with_transformers_too() {
     let case = golden.case("chat");
     for kernels in sets() {
         let worst = case.worst(&mut f32_backend(&model.dir(), kernels), Way::Mixed);
-        assert!(worst < hyprstream_goldens::TOLERANCE, "{kernels}: off by {worst}");
+        assert!(
+            worst < hyprstream_goldens::TOLERANCE,
+            "{kernels}: off by {worst}"
+        );
     }
 }
 

@@ -6,5 +6,6 @@ mod cancel;
 mod chat;
 mod completions;
 mod limits;
+mod load;
 mod server;
 mod state;

@@ -109,6 +109,9 @@ impl Server {
             threads: None,
             kv_cache_bytes: None,
             max_step_tokens: 512,
+            quantization: hyprstream_worker::Quantization::None,
+            kernels: hyprstream_worker::Kernels::Auto,
+            no_prefix_cache: false,
         };
         let model = Box::new(FakeBackend::new(4096, 12_000, fake));
         let loaded = backend::start(model, files, &args, max_queue, self.app.observer()).unwrap();
