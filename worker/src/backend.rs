@@ -130,7 +130,7 @@ pub fn start(
         max_queue,
         max_model_len: args.max_model_len.unwrap_or(usize::MAX),
         eos: files.defaults.eos.clone(),
-        ..EngineConfig::default()
+        prefix_cache: !args.no_prefix_cache,
     };
     let engine = Engine::start(backend, Arc::clone(&tokenizer), config, observer)?;
     Ok(Loaded {
