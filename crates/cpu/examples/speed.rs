@@ -22,6 +22,7 @@ fn main() {
         kv_cache_bytes: Some(2 << 30),
         ..LoadOptions::default()
     };
+    let only = args.next().unwrap_or_default();
     let begin = Instant::now();
     let mut backend = load(&dir, &options).unwrap();
     let spec = backend.spec().clone();
@@ -46,6 +47,9 @@ fn main() {
         };
     let mut time =
         |what: &str, steps: usize, tokens: usize, mut batch: Box<dyn FnMut(usize) -> StepBatch>| {
+            if !what.contains(&only) {
+                return;
+            }
             let mut times = Vec::new();
             for step in 0..steps {
                 let batch = batch(step);

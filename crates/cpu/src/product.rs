@@ -74,9 +74,20 @@ const BLOCK_ROWS: usize = 252;
 /// Panels of one piece of work when there are many.
 const BLOCK_PANELS: usize = 8;
 
-/// Multiplies rows `0..m` by `weights` and hands each row's outputs to `sink(row, column,
-/// values)`, `granule` panels at a time or a multiple of that. This is one phase of the team:
-/// no barrier is in it.
+/// Outputs of a multiplication: some rows of `n * 16` columns.
+pub(crate) struct Outputs<'a> {
+    /// First row.
+    pub(crate) row: usize,
+    /// First column.
+    pub(crate) column: usize,
+    /// Number of columns; the last panel may have some more than the matrix.
+    pub(crate) columns: usize,
+    /// `[rows, columns]`.
+    pub(crate) values: &'a mut [f32],
+}
+
+/// Multiplies rows `0..m` by `weights` and hands the outputs to `sink` in pieces of `granule`
+/// panels or a multiple of that. This is one phase of the team: no barrier is in it.
 ///
 /// # Safety
 /// The rows have been written, for as many inputs as the weights have, and nobody writes them
@@ -88,7 +99,7 @@ pub(crate) unsafe fn product(
     rows: &Rows,
     m: usize,
     granule: usize,
-    mut sink: impl FnMut(usize, usize, &[f32]),
+    mut sink: impl FnMut(Outputs<'_>),
 ) {
     let multiply = multiply_of(ops, weights.format);
     debug_assert_eq!(multiply.rows, rows.kind);
@@ -117,22 +128,48 @@ pub(crate) unsafe fn product(
                 let end = first_row + (tile + 1) * (end_row - first_row) / row_tiles;
                 // SAFETY: the caller's promise.
                 unsafe {
-                    tiles(
-                        multiply,
-                        weights,
-                        rows,
-                        (row, end),
-                        (panel, n),
-                        &mut buffer.0,
-                    )
-                };
-                for (i, values) in buffer.0.chunks_exact(n * LANES).take(end - row).enumerate() {
-                    sink(row + i, panel * LANES, values);
+                    let range = (row, end);
+                    tiles(multiply, weights, rows, range, (panel, n), &mut buffer.0);
                 }
+                if row_tiles > 1 {
+                    look_ahead(weights, panel + n, n, tile, row_tiles);
+                }
+                sink(Outputs {
+                    row,
+                    column: panel * LANES,
+                    columns: n * LANES,
+                    values: &mut buffer.0[..(end - row) * n * LANES],
+                });
             }
             panel += n;
         }
     });
+}
+
+/// Asks for part `part` of `parts` of the next `n` panels, so that they come from memory while
+/// the rows of this piece are multiplied by the ones before.
+fn look_ahead(weights: &Weights, panel: usize, n: usize, part: usize, parts: usize) {
+    let panel_bytes = weights.steps * STEP_BYTES;
+    let (from, to) = (panel * panel_bytes, (panel + n) * panel_bytes);
+    let all = weights.data.get(from..to).unwrap_or_default();
+    let lines = all.len() / 64;
+    for line in part * lines / parts..(part + 1) * lines / parts {
+        prefetch(&raw const all[line * 64]);
+    }
+}
+
+/// Brings a cache line closer.
+#[inline(always)]
+#[allow(clippy::inline_always)]
+fn prefetch(line: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, on any address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(line.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
 }
 
 #[repr(align(64))]

@@ -11,12 +11,13 @@ use crate::{
     cache::SharedCache,
     format::RowKind,
     kernels::{
-        AttendArgs, GateArgs, LANES, MAX_ROWS, NormArgs, Ops, SCRATCH, merge_chunks, partial_len,
+        AddArgs, AttendArgs, GateArgs, LANES, MAX_ROWS, NormArgs, Ops, SCRATCH, merge_chunks,
+        partial_len,
     },
     model::{Layer, Linear, Model},
     plan::{Heads, Plan, Task, Tasks},
     pool::Team,
-    product::{Rows, product},
+    product::{Outputs, Rows, product},
     weights::Matrix,
 };
 
@@ -241,25 +242,23 @@ impl Step<'_> {
 
     /// `to = linear(rows)`, `[tokens, width]`.
     fn store(&self, team: &Team<'_>, linear: &Linear, rows: &Rows, to: Shared<f32>, width: usize) {
-        // SAFETY: see above; pieces have columns and rows of their own.
-        unsafe {
-            product(
-                team,
-                self.ops,
-                &linear.weights,
-                rows,
-                self.tokens(),
-                1,
-                |row, column, values| {
-                    let len = values.len().min(width - column);
-                    let to = to.part_mut(row * width + column, len);
+        let tokens = self.tokens();
+        let sink = |tile: Outputs<'_>| {
+            let len = tile.columns.min(width - tile.column);
+            let bias = linear.bias.get(tile.column..tile.column + len);
+            for (r, values) in tile.values.chunks_exact(tile.columns).enumerate() {
+                // SAFETY: see above; a tile has columns and rows of its own.
+                unsafe {
+                    let to = to.part_mut((tile.row + r) * width + tile.column, len);
                     to.copy_from_slice(&values[..len]);
-                    if let Some(bias) = linear.bias.get(column..column + len) {
+                    if let Some(bias) = bias {
                         (self.ops.add)(to, bias);
                     }
-                },
-            );
-        }
+                }
+            }
+        };
+        // SAFETY: see above.
+        unsafe { product(team, self.ops, &linear.weights, rows, tokens, 1, sink) };
     }
 
     /// `x += linear(rows)`, or `x += norm(linear(rows))`, and meets the barrier.
@@ -271,28 +270,24 @@ impl Step<'_> {
         norm: Option<&[f32]>,
         space: &mut Space,
     ) {
-        let width = self.model.config.hidden_size;
+        let (tokens, width) = (self.tokens(), self.model.config.hidden_size);
         let Some(norm) = norm else {
+            let sink = |tile: Outputs<'_>| {
+                let len = tile.columns.min(width - tile.column);
+                let bias = linear.bias.get(tile.column..tile.column + len);
+                let args = AddArgs {
+                    values: tile.values,
+                    columns: tile.columns,
+                    bias: bias.unwrap_or_default(),
+                    to: self.at.x.at(tile.row * width + tile.column),
+                    stride: width,
+                    len,
+                };
+                // SAFETY: see above.
+                unsafe { (self.ops.add_rows)(&args) };
+            };
             // SAFETY: see above.
-            unsafe {
-                let tokens = self.tokens();
-                product(
-                    team,
-                    self.ops,
-                    &linear.weights,
-                    rows,
-                    tokens,
-                    1,
-                    |row, column, values| {
-                        let len = values.len().min(width - column);
-                        let x = self.at.x.part_mut(row * width + column, len);
-                        (self.ops.add)(x, &values[..len]);
-                        if let Some(bias) = linear.bias.get(column..column + len) {
-                            (self.ops.add)(x, bias);
-                        }
-                    },
-                );
-            }
+            unsafe { product(team, self.ops, &linear.weights, rows, tokens, 1, sink) };
             team.barrier();
             return;
         };
@@ -468,10 +463,30 @@ impl Step<'_> {
 
     /// `inner = act(gate(rows)) * up(rows)`.
     fn gated(&self, team: &Team<'_>, layer: &Layer) {
-        let (config, at) = (&self.model.config, &self.at);
-        let (width, gelu) = (config.intermediate_size, self.model.gelu());
+        let (at, width) = (&self.at, self.model.config.intermediate_size);
         let linear = &layer.gate_up;
-        let direct = at.inner_rows.kind != RowKind::Q8;
+        let (half, gelu) = (at.inner_rows.kind == RowKind::Bf16, self.model.gelu());
+        let (out, out_bytes) = match at.inner_rows.kind {
+            RowKind::Q8 => (at.inner.at(0).cast::<u8>(), 4 * width),
+            _ => (at.inner_rows.data.at(0), at.inner_rows.stride),
+        };
+        let sink = |tile: Outputs<'_>| {
+            let first = tile.column / 2;
+            let bias = linear.bias.get(tile.column..tile.column + tile.columns);
+            let offset = tile.row * out_bytes + first * if half { 2 } else { 4 };
+            let args = GateArgs {
+                values: tile.values,
+                columns: tile.columns,
+                bias: bias.unwrap_or_default(),
+                gelu,
+                out: out.wrapping_add(offset),
+                out_bytes,
+                len: (tile.columns / 2).min(width - first),
+                half,
+            };
+            // SAFETY: see above.
+            unsafe { (self.ops.gate)(&args) };
+        };
         let tokens = self.tokens();
         // SAFETY: see above.
         unsafe {
@@ -482,34 +497,9 @@ impl Step<'_> {
                 &at.hidden_rows,
                 tokens,
                 2,
-                |row, column, values| {
-                    let mut biased = [0.0; 2 * LANES];
-                    let mut gated = [0.0; LANES];
-                    for (pair, values) in values.chunks_exact(2 * LANES).enumerate() {
-                        let mut values = values;
-                        if let Some(bias) = linear
-                            .bias
-                            .get(column + pair * 2 * LANES..column + (pair + 1) * 2 * LANES)
-                        {
-                            biased.copy_from_slice(values);
-                            (self.ops.add)(&mut biased, bias);
-                            values = &biased;
-                        }
-                        let (gate, up) = values.split_at(LANES);
-                        (self.ops.gate)(&GateArgs { gate, up, gelu }, &mut gated);
-                        let to = column / 2 + pair * LANES;
-                        let len = LANES.min(width - to);
-                        if direct {
-                            at.inner_rows.write_part(self.ops, row, to, &gated[..len]);
-                        } else {
-                            at.inner
-                                .part_mut(row * width + to, len)
-                                .copy_from_slice(&gated[..len]);
-                        }
-                    }
-                },
-            );
-        }
+                sink,
+            )
+        };
     }
 
     /// The last norm and the head, for the tokens that are asked for.
@@ -539,25 +529,22 @@ impl Step<'_> {
         let (rows, vocab) = (plan.logits.len(), config.vocab_size);
         let weights = &self.model.head.weights;
         if rows > 0 {
-            // SAFETY: see above.
-            unsafe {
-                product(
-                    team,
-                    self.ops,
-                    weights,
-                    &self.at.head_rows,
-                    rows,
-                    1,
-                    |row, column, values| {
-                        let len = values.len().min(vocab - column);
-                        let to = self.at.logits.part_mut(row * vocab + column, len);
-                        to.copy_from_slice(&values[..len]);
+            let sink = |tile: Outputs<'_>| {
+                let len = tile.columns.min(vocab - tile.column);
+                for (r, values) in tile.values.chunks_exact_mut(tile.columns).enumerate() {
+                    let values = &mut values[..len];
+                    let to = (tile.row + r) * vocab + tile.column;
+                    // SAFETY: see above.
+                    unsafe {
                         if let Some(cap) = config.logit_softcap {
-                            (self.ops.softcap)(cap as f32, to);
+                            (self.ops.softcap)(cap as f32, values);
                         }
-                    },
-                );
-            }
+                        self.at.logits.part_mut(to, len).copy_from_slice(values);
+                    }
+                }
+            };
+            // SAFETY: see above.
+            unsafe { product(team, self.ops, weights, &self.at.head_rows, rows, 1, sink) };
         }
         team.barrier();
     }

@@ -19,7 +19,7 @@ use std::{fmt, str::FromStr};
 pub(crate) use attend::{
     AttendArgs, CHUNK, MAX_HEAD, MAX_ROWS, SCRATCH, merge_chunks, partial_len,
 };
-pub(crate) use rows::{GateArgs, NormArgs};
+pub(crate) use rows::{AddArgs, GateArgs, NormArgs};
 
 use crate::format::RowKind;
 
@@ -180,7 +180,8 @@ pub(crate) struct Ops {
     /// Keys and values in bf16.
     pub(crate) attend_bf16: unsafe fn(&AttendArgs<'_>),
     pub(crate) norm: unsafe fn(&NormArgs<'_>, &mut [f32]),
-    pub(crate) gate: unsafe fn(&GateArgs<'_>, &mut [f32]),
+    pub(crate) gate: unsafe fn(&GateArgs<'_>),
+    pub(crate) add_rows: unsafe fn(&AddArgs<'_>),
     pub(crate) to_bf16: unsafe fn(&[f32], &mut [u16]),
     pub(crate) quantize: unsafe fn(&[f32], *mut u8),
     pub(crate) softcap: unsafe fn(f32, &mut [f32]),
@@ -222,6 +223,7 @@ fn portable() -> Ops {
         attend_bf16: attend::attend_small::<PlainBf16>,
         norm: rows::norm,
         gate: rows::gate,
+        add_rows: rows::add_rows,
         to_bf16: rows::to_bf16,
         quantize: rows::quantize,
         softcap: rows::softcap,

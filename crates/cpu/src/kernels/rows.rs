@@ -36,31 +36,113 @@ pub(crate) unsafe fn norm(args: &NormArgs<'_>, out: &mut [f32]) {
     }
 }
 
-/// Gate and up parts side by side, as tiles have them.
+/// A tile of gate and up: by turns 16 columns of each.
 pub(crate) struct GateArgs<'a> {
-    pub(crate) gate: &'a [f32],
-    pub(crate) up: &'a [f32],
+    /// `[rows, columns]`.
+    pub(crate) values: &'a [f32],
+    /// A multiple of 32.
+    pub(crate) columns: usize,
+    /// Added to `values` first, `[columns]`; empty for none.
+    pub(crate) bias: &'a [f32],
     pub(crate) gelu: bool,
+    /// Where the gated values of the first row go.
+    pub(crate) out: *mut u8,
+    /// From one row of `out` to the next.
+    pub(crate) out_bytes: usize,
+    /// Gated values that exist, at most `columns / 2`.
+    pub(crate) len: usize,
+    /// `out` is bf16, not f32.
+    pub(crate) half: bool,
 }
 
 /// `out = act(gate) * up`.
 ///
 /// # Safety
-/// As for [`norm`].
+/// `out` has room for it.
 #[inline(always)]
 #[allow(clippy::inline_always)]
-pub(crate) unsafe fn gate(args: &GateArgs<'_>, out: &mut [f32]) {
-    let each = out.iter_mut().zip(args.gate).zip(args.up);
-    if args.gelu {
-        // 0.5 x (1 + tanh(z)) = x sigmoid(2 z), with z as in the tanh approximation of
-        // https://arxiv.org/abs/1606.08415.
-        for ((out, &x), &up) in each {
-            let z = 0.797_884_56 * (x + 0.044_715 * x * x * x);
-            *out = x / (1.0 + exp(-2.0 * z)) * up;
+pub(crate) unsafe fn gate(args: &GateArgs<'_>) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (args.gelu, args.half) {
+            (false, false) => gate_with::<false, false>(args),
+            (false, true) => gate_with::<false, true>(args),
+            (true, false) => gate_with::<true, false>(args),
+            (true, true) => gate_with::<true, true>(args),
         }
-    } else {
-        for ((out, &x), &up) in each {
-            *out = x / (1.0 + exp(-x)) * up;
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::inline_always)]
+unsafe fn gate_with<const GELU: bool, const HALF: bool>(args: &GateArgs<'_>) {
+    for (r, row) in args.values.chunks_exact(args.columns).enumerate() {
+        // SAFETY: the caller's promise.
+        let out = unsafe { args.out.add(r * args.out_bytes) };
+        for (pair, both) in row.as_chunks::<{ 2 * LANES }>().0.iter().enumerate() {
+            let mut both = *both;
+            if let Some(bias) = args.bias.get(pair * 2 * LANES..(pair + 1) * 2 * LANES) {
+                for (value, bias) in both.iter_mut().zip(bias) {
+                    *value += bias;
+                }
+            }
+            let mut gated = [0.0; LANES];
+            for lane in 0..LANES {
+                let (x, up) = (both[lane], both[LANES + lane]);
+                // 0.5 x (1 + tanh(z)) = x sigmoid(2 z), with z as in the tanh approximation of
+                // https://arxiv.org/abs/1606.08415.
+                let z = if GELU {
+                    2.0 * 0.797_884_56 * (x + 0.044_715 * x * x * x)
+                } else {
+                    x
+                };
+                gated[lane] = x / (1.0 + exp(-z)) * up;
+            }
+            let count = LANES.min(args.len - pair * LANES);
+            // SAFETY: the caller's promise.
+            unsafe {
+                if HALF {
+                    let to = out.cast::<u16>().add(pair * LANES);
+                    let halves = gated.map(bf16_bits);
+                    std::ptr::copy_nonoverlapping(halves.as_ptr(), to, count);
+                } else {
+                    let to = out.cast::<f32>().add(pair * LANES);
+                    std::ptr::copy_nonoverlapping(gated.as_ptr(), to, count);
+                }
+            }
+        }
+    }
+}
+
+/// Adds rows of a tile to rows elsewhere.
+pub(crate) struct AddArgs<'a> {
+    /// `[rows, columns]`.
+    pub(crate) values: &'a [f32],
+    pub(crate) columns: usize,
+    /// Added too, `[columns]`; empty for none.
+    pub(crate) bias: &'a [f32],
+    pub(crate) to: *mut f32,
+    /// From one row of `to` to the next, in values.
+    pub(crate) stride: usize,
+    /// Values of a row that exist, at most `columns`.
+    pub(crate) len: usize,
+}
+
+/// `to += values + bias`.
+///
+/// # Safety
+/// `to` has these rows.
+#[inline(always)]
+#[allow(clippy::inline_always)]
+pub(crate) unsafe fn add_rows(args: &AddArgs<'_>) {
+    for (r, row) in args.values.chunks_exact(args.columns).enumerate() {
+        // SAFETY: the caller's promise.
+        let to = unsafe { std::slice::from_raw_parts_mut(args.to.add(r * args.stride), args.len) };
+        for (to, value) in to.iter_mut().zip(row) {
+            *to += value;
+        }
+        for (to, bias) in to.iter_mut().zip(args.bias) {
+            *to += bias;
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     cache::{Cache, CacheShape},
     format::{Format, bf16_bits, bf16_value, f16_value},
     pool::Pool,
-    product::{Rows, multiply_of, product},
+    product::{Outputs, Rows, multiply_of, product},
     weights::{Matrix, Weights, panels_of},
 };
 use hyprstream_models::StoredType;
@@ -101,22 +101,15 @@ fn multiplied(
     let mut out: Buffer<f32> = Buffer::new(rows.len() * width).unwrap();
     let shared = Shared::new(&mut out);
     pool.run(|team| {
-        // SAFETY: the set is available, and each piece writes its own part.
-        unsafe {
-            product(
-                team,
-                &ops,
-                weights,
-                &packed,
-                rows.len(),
-                1,
-                |row, column, values| {
-                    shared
-                        .part_mut(row * width + column, values.len())
-                        .copy_from_slice(values);
-                },
-            );
-        }
+        let sink = |tile: Outputs<'_>| {
+            for (r, values) in tile.values.chunks_exact(tile.columns).enumerate() {
+                let to = (tile.row + r) * width + tile.column;
+                // SAFETY: each tile writes its own part.
+                unsafe { shared.part_mut(to, values.len()) }.copy_from_slice(values);
+            }
+        };
+        // SAFETY: the set is available.
+        unsafe { product(team, &ops, weights, &packed, rows.len(), 1, sink) };
     });
     out.chunks_exact(width).map(<[f32]>::to_vec).collect()
 }
@@ -348,26 +341,77 @@ fn functions_of_rows_are_right_for_all_sets() {
                 "norm",
             );
         }
-        for gelu in [false, true] {
-            unsafe {
-                (ops.gate)(
-                    &GateArgs {
-                        gate: &x,
-                        up: &up,
-                        gelu,
-                    },
-                    &mut out,
-                );
+        let both: Vec<f32> = numbers(&mut random, 3 * 64)
+            .iter()
+            .map(|v| v * 12.0)
+            .collect();
+        let bias = numbers(&mut random, 64);
+        for (gelu, half, bias) in [
+            (false, false, &bias[..]),
+            (true, false, &[]),
+            (false, true, &[]),
+        ] {
+            let mut out = [0.0_f32; 3 * 40];
+            let args = GateArgs {
+                values: &both,
+                columns: 64,
+                bias,
+                gelu,
+                out: out.as_mut_ptr().cast(),
+                out_bytes: 160,
+                len: 30,
+                half,
+            };
+            // SAFETY: see above.
+            unsafe { (ops.gate)(&args) };
+            for (row, out) in both.chunks(64).zip(out.chunks(40)) {
+                for i in 0..40 {
+                    let got = if half {
+                        bf16_value((out[i / 2].to_bits() >> (16 * (i % 2))) as u16)
+                    } else {
+                        out[i]
+                    };
+                    if i >= 30 {
+                        assert_eq!(got, 0.0, "{set}: beyond the end");
+                        continue;
+                    }
+                    let at = i / 16 * 32 + i % 16;
+                    let biased = |at: usize| f64::from(row[at] + bias.get(at).unwrap_or(&0.0));
+                    let (x, up) = (biased(at), biased(at + 16));
+                    let act = if gelu {
+                        let z = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+                        0.5 * x * (1.0 + z.tanh())
+                    } else {
+                        x / (1.0 + (-x).exp())
+                    };
+                    let exact = act * up;
+                    if half {
+                        let error = (f64::from(got) - exact).abs();
+                        assert!(
+                            error <= exact.abs() / 250.0 + 1e-6,
+                            "{set}: {got} for {exact}"
+                        );
+                    } else {
+                        close(got, exact, "gate");
+                    }
+                }
             }
-            for ((got, x), up) in out.iter().zip(&x).zip(&up) {
-                let (x, up) = (f64::from(*x), f64::from(*up));
-                let act = if gelu {
-                    let z = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
-                    0.5 * x * (1.0 + z.tanh())
-                } else {
-                    x / (1.0 + (-x).exp())
-                };
-                close(*got, act * up, "gate");
+        }
+        let mut sums = vec![1.0; 3 * 80];
+        let args = AddArgs {
+            values: &both,
+            columns: 64,
+            bias: &bias[..50],
+            to: sums.as_mut_ptr(),
+            stride: 80,
+            len: 50,
+        };
+        // SAFETY: see above.
+        unsafe { (ops.add_rows)(&args) };
+        for (row, sums) in both.chunks(64).zip(sums.chunks(80)) {
+            for (i, sum) in sums.iter().enumerate() {
+                let exact = if i < 50 { 1.0 + row[i] + bias[i] } else { 1.0 };
+                close(*sum, f64::from(exact), "add_rows");
             }
         }
         let mut capped = x.clone();

@@ -7,7 +7,7 @@ use super::{
     attend::{self, AttendArgs, unreachable_rows, with_rows},
     dot::{Dot, multiply, panels},
     quantized::{Quantized, Row, tile_plain},
-    rows::{self, GateArgs, NormArgs},
+    rows::{self, AddArgs, GateArgs, NormArgs},
 };
 use crate::format::RowKind;
 
@@ -20,9 +20,14 @@ macro_rules! compiled {
             unsafe { rows::norm(args, out) }
         }
         #[target_feature(enable = $features)]
-        pub(super) unsafe fn gate(args: &GateArgs<'_>, out: &mut [f32]) {
+        pub(super) unsafe fn gate(args: &GateArgs<'_>) {
             // SAFETY: see above.
-            unsafe { rows::gate(args, out) }
+            unsafe { rows::gate(args) }
+        }
+        #[target_feature(enable = $features)]
+        pub(super) unsafe fn add_rows(args: &AddArgs<'_>) {
+            // SAFETY: see above.
+            unsafe { rows::add_rows(args) }
         }
         #[target_feature(enable = $features)]
         pub(super) unsafe fn to_bf16(values: &[f32], out: &mut [u16]) {
@@ -77,6 +82,7 @@ pub(super) fn avx2() -> Ops {
         attend_bf16: set::attend_bf16,
         norm: set::norm,
         gate: set::gate,
+        add_rows: set::add_rows,
         to_bf16: set::to_bf16,
         quantize: set::quantize,
         softcap: set::softcap,
@@ -111,6 +117,7 @@ pub(super) fn avx512() -> Ops {
         attend_bf16: set::attend_bf16,
         norm: set::norm,
         gate: set::gate,
+        add_rows: set::add_rows,
         to_bf16: set::to_bf16,
         quantize: set::quantize,
         softcap: set::softcap,
