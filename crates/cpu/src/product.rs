@@ -86,6 +86,11 @@ pub(crate) struct Outputs<'a> {
     pub(crate) values: &'a mut [f32],
 }
 
+/// Bytes that a stream from memory is asked for ahead: the processor's own look-ahead ends at the
+/// page. With several rows there is more time meanwhile, and more is on its way.
+const AHEAD_ONE: usize = 2048;
+const AHEAD: usize = 4096;
+
 /// Multiplies rows `0..m` by `weights` and hands the outputs to `sink` in pieces of `granule`
 /// panels or a multiple of that. This is one phase of the team: no barrier is in it.
 ///
@@ -119,6 +124,13 @@ pub(crate) unsafe fn product(
             .shape((end_row - first_row).div_ceil(row_tiles))
             .panels;
         let width = width.next_multiple_of(granule);
+        // What comes from memory is asked for while the step before is multiplied: with one tile a
+        // little further on, else the next panels, while these stay in the cache.
+        let ahead = match end_row - first_row {
+            1 => AHEAD_ONE,
+            _ if row_tiles == 1 => AHEAD,
+            _ => width * weights.steps * STEP_BYTES,
+        };
         let mut panel = first_panel;
         while panel < end_panel {
             let n = width.min(end_panel - panel);
@@ -129,10 +141,15 @@ pub(crate) unsafe fn product(
                 // SAFETY: the caller's promise.
                 unsafe {
                     let range = (row, end);
-                    tiles(multiply, weights, rows, range, (panel, n), &mut buffer.0);
-                }
-                if row_tiles > 1 {
-                    look_ahead(weights, panel + n, n, tile, row_tiles);
+                    tiles(
+                        multiply,
+                        weights,
+                        rows,
+                        range,
+                        (panel, n),
+                        ahead,
+                        &mut buffer.0,
+                    );
                 }
                 sink(Outputs {
                     row,
@@ -146,32 +163,6 @@ pub(crate) unsafe fn product(
     });
 }
 
-/// Asks for part `part` of `parts` of the next `n` panels, so that they come from memory while
-/// the rows of this piece are multiplied by the ones before.
-fn look_ahead(weights: &Weights, panel: usize, n: usize, part: usize, parts: usize) {
-    let panel_bytes = weights.steps * STEP_BYTES;
-    let (from, to) = (panel * panel_bytes, (panel + n) * panel_bytes);
-    let all = weights.data.get(from..to).unwrap_or_default();
-    let lines = all.len() / 64;
-    for line in part * lines / parts..(part + 1) * lines / parts {
-        prefetch(&raw const all[line * 64]);
-    }
-}
-
-/// Brings a cache line closer.
-#[inline(always)]
-#[allow(clippy::inline_always)]
-fn prefetch(line: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint, on any address.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(line.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = line;
-}
-
 #[repr(align(64))]
 struct Aligned([f32; MAX_TILE]);
 
@@ -183,6 +174,7 @@ unsafe fn tiles(
     rows: &Rows,
     (from, end): (usize, usize),
     (panel, n): (usize, usize),
+    ahead: usize,
     buffer: &mut [f32; MAX_TILE],
 ) {
     let shape = multiply.shape(end - from);
@@ -207,6 +199,7 @@ unsafe fn tiles(
             panel_scales,
             rows: rows.data.at(from * rows.stride),
             row_bytes: rows.stride,
+            ahead,
             m: end - from,
             n: now,
             out: buffer[done * LANES..].as_mut_ptr(),

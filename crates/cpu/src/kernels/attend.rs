@@ -274,7 +274,7 @@ unsafe fn attend<D: Dot, const LARGE: bool>(args: &AttendArgs<'_>) {
                         let panels: [*const u8; $N] =
                             std::array::from_fn(|j| args.keys.add(block(b + j)));
                         with_rows!(m, D::MAX_ROWS, M => multiply::<D, M, $N>(
-                            panels, queries, query_bytes, steps, out, SCORE_STRIDE
+                            panels, queries, query_bytes, steps, 0, out, SCORE_STRIDE
                         ));
                     }};
                 }
@@ -289,6 +289,7 @@ unsafe fn attend<D: Dot, const LARGE: bool>(args: &AttendArgs<'_>) {
                                     queries,
                                     query_bytes,
                                     steps,
+                                    0,
                                     out,
                                     SCORE_STRIDE,
                                 )

@@ -1,4 +1,5 @@
 //! Rows times panels, for weights that are not quantised.
+#![allow(clippy::needless_range_loop)]
 
 use super::{LANES, STEP_BYTES, Tile};
 
@@ -20,13 +21,15 @@ pub(crate) trait Dot {
     unsafe fn zero() -> Self::Sums;
     /// Writes 16 values.
     unsafe fn store(sums: Self::Sums, to: *mut f32);
-    /// Adds `steps` steps of `N` panels times `M` rows.
+    /// Adds `steps` steps of `N` panels times `M` rows, and asks for what lies `ahead` bytes further
+    /// on, where that is a gain.
     unsafe fn accumulate<const M: usize, const N: usize>(
         sums: &mut [[Self::Sums; N]; M],
         panels: [*const u8; N],
         rows: *const u8,
         row_bytes: usize,
         steps: usize,
+        ahead: usize,
     );
 }
 
@@ -46,16 +49,18 @@ pub(crate) unsafe fn multiply<D: Dot, const M: usize, const N: usize>(
     rows: *const u8,
     row_bytes: usize,
     steps: usize,
+    ahead: usize,
     out: *mut f32,
     stride: usize,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = [[D::zero(); N]; M];
-        D::accumulate::<M, N>(&mut sums, panels, rows, row_bytes, steps);
-        for (i, row) in sums.into_iter().enumerate() {
-            for (j, sums) in row.into_iter().enumerate() {
-                D::store(sums, out.add(i * stride + j * LANES));
+        D::accumulate::<M, N>(&mut sums, panels, rows, row_bytes, steps, ahead);
+        // By index: an iterator would take the sums out of their registers first.
+        for i in 0..M {
+            for j in 0..N {
+                D::store(sums[i][j], out.add(i * stride + j * LANES));
             }
         }
     }
@@ -89,11 +94,12 @@ pub(crate) unsafe fn multiply_segments<D: Dot, const M: usize, const N: usize>(
             };
             let panels = std::array::from_fn(|j| segment.add(j * panel_bytes));
             let rows = rows.add(index * steps * row_step::<D>());
-            D::accumulate::<M, N>(&mut sums, panels, rows, row_bytes, count);
+            D::accumulate::<M, N>(&mut sums, panels, rows, row_bytes, count, 0);
         }
-        for (i, row) in sums.into_iter().enumerate() {
-            for (j, sums) in row.into_iter().enumerate() {
-                D::store(sums, out.add(i * stride + j * LANES));
+        // By index: an iterator would take the sums out of their registers first.
+        for i in 0..M {
+            for j in 0..N {
+                D::store(sums[i][j], out.add(i * stride + j * LANES));
             }
         }
     }
@@ -124,8 +130,8 @@ pub(crate) unsafe fn tile_small<D: Dot>(tile: &Tile) {
     unsafe {
         let panels = panels::<1>(tile);
         match tile.m {
-            1 => multiply::<D, 1, 1>(panels, rows, row_bytes, steps, out, out_stride),
-            _ => multiply::<D, 2, 1>(panels, rows, row_bytes, steps, out, out_stride),
+            1 => multiply::<D, 1, 1>(panels, rows, row_bytes, steps, 0, out, out_stride),
+            _ => multiply::<D, 2, 1>(panels, rows, row_bytes, steps, 0, out, out_stride),
         }
     }
 }
@@ -161,6 +167,7 @@ macro_rules! plain {
                 rows: *const u8,
                 row_bytes: usize,
                 steps: usize,
+                _: usize,
             ) {
                 // SAFETY: the caller's promise.
                 unsafe {

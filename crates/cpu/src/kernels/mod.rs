@@ -122,6 +122,8 @@ pub(crate) struct Tile {
     pub(crate) rows: *const u8,
     /// From one row to the next.
     pub(crate) row_bytes: usize,
+    /// Distance from a step to the one that is asked for meanwhile.
+    pub(crate) ahead: usize,
     /// Number of rows, at most [`Shape::rows`].
     pub(crate) m: usize,
     /// Number of panels, at most [`Shape::panels`].

@@ -165,6 +165,7 @@ mod avx2 {
                     rows: *const u8,
                     row_bytes: usize,
                     steps: usize,
+                    _: usize,
                 ) {
                     // SAFETY: see above.
                     unsafe {
@@ -219,7 +220,7 @@ mod avx2 {
                 // SAFETY: the caller's promise.
                 unsafe {
                     let panels = panels::<$N>(tile);
-                    multiply::<D, $M, $N>(panels, rows, row_bytes, steps, out, out_stride)
+                    multiply::<D, $M, $N>(panels, rows, row_bytes, steps, 0, out, out_stride)
                 }
             };
         }
@@ -369,6 +370,7 @@ mod avx512 {
                     rows: *const u8,
                     row_bytes: usize,
                     steps: usize,
+                    ahead: usize,
                 ) {
                     // SAFETY: see above.
                     unsafe {
@@ -377,11 +379,7 @@ mod avx512 {
                             for j in 0..N {
                                 let word = panels[j].add(s * STEP_BYTES);
                                 words[j] = _mm512_loadu_si512(word.cast());
-                                if M == 1 {
-                                    // A stream from memory: the processor's own look-ahead ends
-                                    // at the page.
-                                    _mm_prefetch::<_MM_HINT_T0>(word.wrapping_add(AHEAD).cast());
-                                }
+                                _mm_prefetch::<_MM_HINT_T1>(word.wrapping_add(ahead).cast());
                             }
                             for i in 0..M {
                                 let $row = rows.add(i * row_bytes + s * 4).cast::<i32>();
@@ -397,9 +395,6 @@ mod avx512 {
             }
         };
     }
-
-    /// Bytes that a stream is fetched ahead.
-    const AHEAD: usize = 1024;
 
     dot!(F32, false, 1, |sum, word, row| _mm512_fmadd_ps(
         _mm512_castsi512_ps(word),
@@ -427,7 +422,7 @@ mod avx512 {
         macro_rules! go {
             ($M:ident, $N:literal) => {{
                 let panels = panels::<$N>(tile);
-                multiply::<D, $M, $N>(panels, rows, row_bytes, steps, out, out_stride)
+                multiply::<D, $M, $N>(panels, rows, row_bytes, steps, tile.ahead, out, out_stride)
             }};
             ($M:literal, $N:literal) => {{
                 const M: usize = $M;
@@ -495,9 +490,7 @@ mod avx512 {
                         let word = tile.panels.add(j * tile.panel_bytes);
                         let word = word.add((g * per_group + s) * STEP_BYTES);
                         words[j] = _mm512_loadu_si512(word.cast());
-                        if M == 1 {
-                            _mm_prefetch::<_MM_HINT_T0>(word.wrapping_add(AHEAD).cast());
-                        }
+                        _mm_prefetch::<_MM_HINT_T1>(word.wrapping_add(tile.ahead).cast());
                     }
                     for i in 0..M {
                         if FOUR {
