@@ -18,7 +18,7 @@ use crate::{
     plan::{Heads, Plan},
     pool::Pool,
     product::{Rows, multiply_of},
-    step::{Activations, Step, scratch_len},
+    step::{Activations, FEW_TOKENS, Step, scratch_len},
 };
 
 /// A loaded model with its cache; see [`crate::load`].
@@ -67,8 +67,9 @@ impl RowBuffer {
         })
     }
 
-    fn rows(&mut self, count: usize) -> io::Result<Rows> {
-        self.data.at_least(count * self.stride)?;
+    fn rows(&mut self, count: usize, threads: usize) -> io::Result<Rows> {
+        let copies = if count <= FEW_TOKENS { threads } else { 1 };
+        self.data.at_least(count * copies * self.stride)?;
         Ok(Rows {
             kind: self.kind,
             data: Shared::new(&mut self.data),
@@ -109,7 +110,7 @@ impl Memory {
         &mut self,
         plan: &Plan,
         model: &Model,
-        heads: usize,
+        (heads, threads): (usize, usize),
         head_width: usize,
     ) -> io::Result<Activations> {
         let config = &model.config;
@@ -150,10 +151,10 @@ impl Memory {
             )?,
             scratch: Shared::new(&mut self.scratch),
             scratch_len: scratch_len(model, head_width),
-            hidden_rows: self.hidden_rows.rows(tokens)?,
-            attended_rows: self.attended_rows.rows(tokens)?,
-            inner_rows: self.inner_rows.rows(tokens)?,
-            head_rows: self.head_rows.rows(plan.logits.len())?,
+            hidden_rows: self.hidden_rows.rows(tokens, threads)?,
+            attended_rows: self.attended_rows.rows(tokens, threads)?,
+            inner_rows: self.inner_rows.rows(tokens, threads)?,
+            head_rows: self.head_rows.rows(plan.logits.len(), threads)?,
             logits: share(&mut self.logits, plan.logits.len() * config.vocab_size)?,
             hidden: share(&mut self.hidden, plan.hidden.len() * config.hidden_size)?,
         })
@@ -195,7 +196,7 @@ impl Backend for CpuBackend {
         let (shape, heads) = (self.cache.shape, self.heads.len());
         let at = self
             .memory
-            .activations(&plan, &self.model, heads, shape.head_dim)
+            .activations(&plan, &self.model, (heads, threads), shape.head_dim)
             .map_err(|error| BackendError::Step(format!("no memory for the step: {error}")))?;
         let step = Step {
             ops: &self.ops,

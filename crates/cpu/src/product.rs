@@ -19,6 +19,14 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
+    /// The rows of one thread, where each has `count` of its own.
+    pub(crate) fn of_thread(&self, thread: usize, count: usize) -> Self {
+        Self {
+            data: self.data.from(thread * count * self.stride),
+            ..*self
+        }
+    }
+
     /// Writes row `row`.
     ///
     /// # Safety

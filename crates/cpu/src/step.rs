@@ -69,6 +69,9 @@ pub(crate) struct Activations {
     pub(crate) hidden: Shared<f32>,
 }
 
+/// With so many tokens or fewer each thread prepares the rows that it multiplies for itself.
+pub(crate) const FEW_TOKENS: usize = 2;
+
 /// Values of scratch space of a thread.
 pub(crate) fn scratch_len(model: &Model, head_width: usize) -> usize {
     let config = &model.config;
@@ -161,56 +164,62 @@ impl Step<'_> {
 
     fn layer(&self, team: &Team<'_>, index: usize, layer: &Layer, space: &mut Space) {
         let (config, at) = (&self.model.config, &self.at);
-        self.norm(team, &layer.attention_norm, &at.hidden_rows, space);
-        team.barrier();
-        self.store(
-            team,
-            &layer.qkv,
-            &at.hidden_rows,
-            at.qkv,
-            self.model.columns.all,
-        );
+        let rows = self.norm(team, &layer.attention_norm, space);
+        self.store(team, &layer.qkv, &rows, at.qkv, self.model.columns.all);
         team.barrier();
         self.turn(team, index, layer, space);
         team.barrier();
         self.attend(team, index, space);
         team.barrier();
-        self.rows(team, at.attended, layer.output.inputs, &at.attended_rows);
-        self.part_out(
-            team,
-            &layer.output,
-            &at.attended_rows,
-            layer.attention_post_norm.as_deref(),
-            space,
-        );
+        let rows = self.rows(team, at.attended, layer.output.inputs, &at.attended_rows);
+        let norm = layer.attention_post_norm.as_deref();
+        self.part_out(team, &layer.output, &rows, norm, space);
 
-        self.norm(team, &layer.mlp_norm, &at.hidden_rows, space);
+        let rows = self.norm(team, &layer.mlp_norm, space);
+        self.gated(team, layer, &rows);
         team.barrier();
-        self.gated(team, layer);
-        team.barrier();
-        if at.inner_rows.kind == RowKind::Q8 {
-            self.rows(team, at.inner, config.intermediate_size, &at.inner_rows);
-        }
-        self.part_out(
-            team,
-            &layer.down,
-            &at.inner_rows,
-            layer.mlp_post_norm.as_deref(),
-            space,
-        );
+        let rows = if at.inner_rows.kind == RowKind::Q8 {
+            self.rows(team, at.inner, config.intermediate_size, &at.inner_rows)
+        } else {
+            at.inner_rows
+        };
+        let norm = layer.mlp_post_norm.as_deref();
+        self.part_out(team, &layer.down, &rows, norm, space);
     }
 
-    /// `rows = norm(x)`.
-    fn norm(&self, team: &Team<'_>, weight: &[f32], rows: &Rows, space: &mut Space) {
+    /// Returns `norm(x)` in the form for a multiplication.
+    fn norm(&self, team: &Team<'_>, weight: &[f32], space: &mut Space) -> Rows {
         let width = self.model.config.hidden_size;
-        self.each_token(team, |t| {
+        self.prepare(team, &self.at.hidden_rows, |t, rows| {
             // SAFETY: see above.
             unsafe {
-                let x = Self::row(self.at.x, t, width);
+                let x = self.at.x.part(t * width, width);
                 self.normalize(x, weight, &mut space.row[..width]);
                 rows.write(self.ops, t, &space.row[..width]);
             }
-        });
+        })
+    }
+
+    /// Returns rows of `len` values in the form for a multiplication.
+    fn rows(&self, team: &Team<'_>, from: Shared<f32>, len: usize, rows: &Rows) -> Rows {
+        self.prepare(team, rows, |t, rows| {
+            // SAFETY: see above.
+            unsafe { rows.write(self.ops, t, from.part(t * len, len)) };
+        })
+    }
+
+    /// Lets `work` write `rows`, row by row, and returns them when they can be read. When there
+    /// are few, each thread writes and reads its own, which takes less time than a barrier.
+    fn prepare(&self, team: &Team<'_>, rows: &Rows, mut work: impl FnMut(usize, &Rows)) -> Rows {
+        let tokens = self.tokens();
+        if tokens <= FEW_TOKENS {
+            let own = rows.of_thread(team.index, tokens);
+            (0..tokens).for_each(|t| work(t, &own));
+            return own;
+        }
+        self.each_token(team, |t| work(t, rows));
+        team.barrier();
+        *rows
     }
 
     /// # Safety
@@ -229,15 +238,6 @@ impl Step<'_> {
         team.each(tokens.div_ceil(size), |piece| {
             (piece * size..((piece + 1) * size).min(tokens)).for_each(&mut work);
         });
-    }
-
-    /// Brings rows of `len` values into the form for a multiplication, and meets the barrier.
-    fn rows(&self, team: &Team<'_>, from: Shared<f32>, len: usize, rows: &Rows) {
-        self.each_token(team, |t| {
-            // SAFETY: see above.
-            unsafe { rows.write(self.ops, t, Self::row(from, t, len)) };
-        });
-        team.barrier();
     }
 
     /// `to = linear(rows)`, `[tokens, width]`.
@@ -462,7 +462,7 @@ impl Step<'_> {
     }
 
     /// `inner = act(gate(rows)) * up(rows)`.
-    fn gated(&self, team: &Team<'_>, layer: &Layer) {
+    fn gated(&self, team: &Team<'_>, layer: &Layer, rows: &Rows) {
         let (at, width) = (&self.at, self.model.config.intermediate_size);
         let linear = &layer.gate_up;
         let (half, gelu) = (at.inner_rows.kind == RowKind::Bf16, self.model.gelu());
@@ -489,17 +489,7 @@ impl Step<'_> {
         };
         let tokens = self.tokens();
         // SAFETY: see above.
-        unsafe {
-            product(
-                team,
-                self.ops,
-                &linear.weights,
-                &at.hidden_rows,
-                tokens,
-                2,
-                sink,
-            )
-        };
+        unsafe { product(team, self.ops, &linear.weights, rows, tokens, 2, sink) };
     }
 
     /// The last norm and the head, for the tokens that are asked for.

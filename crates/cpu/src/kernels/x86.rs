@@ -103,7 +103,7 @@ pub(super) fn avx512() -> Ops {
         },
     ];
     const QUANTIZED: &[Shape] = &[
-        Shape { rows: 1, panels: 4 },
+        Shape { rows: 1, panels: 8 },
         Shape { rows: 2, panels: 4 },
         Shape { rows: 6, panels: 2 },
     ];
@@ -466,6 +466,9 @@ mod avx512 {
         unsafe { tile::<Bf16>(args) }
     }
 
+    /// Groups whose scales are asked for ahead.
+    const GROUPS_AHEAD: usize = 16;
+
     /// `M` rows times `N` panels of 8 bits, or of 4.
     #[inline(always)]
     unsafe fn quantized<const FOUR: bool, const M: usize, const N: usize>(tile: &Tile) {
@@ -515,8 +518,10 @@ mod avx512 {
                 }
                 for j in 0..N {
                     let at = j * tile.panel_scales + g * LANES;
-                    let scales = _mm256_loadu_si256(tile.scales.add(at).cast());
-                    let scales = _mm512_cvtph_ps(scales);
+                    let scales = tile.scales.add(at);
+                    let further = LANES * GROUPS_AHEAD;
+                    _mm_prefetch::<_MM_HINT_T1>(scales.wrapping_add(further).cast());
+                    let scales = _mm512_cvtph_ps(_mm256_loadu_si256(scales.cast()));
                     for i in 0..M {
                         let x = *rows[i].scales.add(g);
                         let factor = _mm512_mul_ps(scales, _mm512_set1_ps(x));
@@ -524,8 +529,9 @@ mod avx512 {
                         sums[i][j] = _mm512_fmadd_ps(dots, factor, sums[i][j]);
                     }
                     if FOUR {
-                        let minima = _mm256_loadu_si256(tile.minima.add(at).cast());
-                        let minima = _mm512_cvtph_ps(minima);
+                        let minima = tile.minima.add(at);
+                        _mm_prefetch::<_MM_HINT_T1>(minima.wrapping_add(further).cast());
+                        let minima = _mm512_cvtph_ps(_mm256_loadu_si256(minima.cast()));
                         for i in 0..M {
                             let x = *rows[i].scales.add(g) * *rows[i].sums.add(g) as f32;
                             sums[i][j] = _mm512_fmadd_ps(minima, _mm512_set1_ps(x), sums[i][j]);
@@ -553,6 +559,10 @@ mod avx512 {
             };
         }
         go!(
+            (1, 8),
+            (1, 7),
+            (1, 6),
+            (1, 5),
             (1, 4),
             (1, 3),
             (1, 2),
