@@ -118,11 +118,15 @@ impl Suites<'_> {
                 .args(["test", "--release", "--locked"])
                 .args([
                     "--package",
+                    "hyprstream-goldens",
+                    "--package",
                     "hyprstream-torch",
                     "--package",
                     "hyprstream-worker",
                 ])
                 .args(["--features", "hyprstream-worker/torch"])
+                // Those that need the real models.
+                .args(["--", "--include-ignored"])
                 .env("LIBTORCH", &libtorch)
                 .env("LD_LIBRARY_PATH", libtorch.join("lib"))
                 .env("HYPRSTREAM_SMOLLM2", &smollm2)
