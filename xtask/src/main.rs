@@ -105,7 +105,7 @@ enum Verb {
         #[arg(long)]
         link: Option<PathBuf>,
     },
-    /// Makes the Hugging Face folder of SmolLM2-135M-Instruct and prints it.
+    /// Makes the Hugging Face folders of SmolLM2-135M-Instruct and Gemma-3-270m and prints them.
     Weights,
     /// Hurts a running cluster, for tests.
     Chaos {

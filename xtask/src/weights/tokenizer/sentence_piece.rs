@@ -62,8 +62,8 @@ pub(super) fn parts(
             "fuse_unk": true,
             "byte_fallback": true,
             "ignore_merges": false,
-            "merges": merges(tokens, types, &scores),
             "vocab": vocabulary,
+            "merges": merges(tokens, types, &scores),
         }),
     })
 }
