@@ -8,8 +8,11 @@
 #
 # `cargo xtask images` builds all of them without a registry and without Docker: it makes the base
 # image with mmdebstrap and passes the binaries and libtorch that it has built already as the build
-# contexts `bin` and `libtorch`, which then stand in for the stages of these names. The stages
-# that compile have NOT been run by this project so far: its machines have no image of Rust.
+# contexts `bin` and `libtorch`, which then stand in for the stages of these names.
+#
+# `cargo xtask images --compile-stages` runs the whole file from its first line on, with Debian and
+# this machine's toolchain as the image of Rust, and starts every program that comes out. Seen so
+# far: the stages of the images; of the stage `build` all but the end of the compiler's work.
 ARG RUST_IMAGE=docker.io/library/rust:1.95-bookworm
 ARG BASE_IMAGE=docker.io/library/debian:bookworm-slim
 
