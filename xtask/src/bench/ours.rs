@@ -18,7 +18,7 @@ use crate::proc;
 /// Repetitions in one run; their median is the figure of the run.
 const REPEAT: &str = "3";
 /// How long a server may take to be ready, and to end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The worker's program and how it is run.
 pub(super) struct Ours {
