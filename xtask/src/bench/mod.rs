@@ -109,7 +109,7 @@ pub(crate) fn run(checkout: &Checkout, cache: &Cache, args: &BenchArgs) -> Resul
         .collect();
     let path = record.finish(checkout, &verdicts)?;
     say(render(&verdicts));
-    record.notes().iter().for_each(|note| say(note));
+    record.notes().iter().for_each(say);
     say(format_args!("All figures: {}", path.display()));
     if args.peers && verdicts.iter().any(|verdict| verdict.met.is_none()) {
         anyhow::bail!("not all rows could be measured");
@@ -192,7 +192,7 @@ impl Field<'_> {
                     if let Some((name, other)) = figure.other {
                         samples.push_other(name, other);
                     }
-                    record.report(row.name, figure.report);
+                    record.report(row.name, &figure.report);
                 }
                 Err(error) => samples.failures.push(format!("ours: {error:#}")),
             }

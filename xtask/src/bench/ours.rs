@@ -12,13 +12,13 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::{models::Form, rows::Work};
+use super::{models::Form, rows::Work, table::median};
 use crate::proc;
 
 /// Repetitions in one run; their median is the figure of the run.
 const REPEAT: &str = "3";
 /// How long a server may take to be ready, and to end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The worker's program and how it is run.
 pub(super) struct Ours {
@@ -118,12 +118,20 @@ impl Ours {
     fn http(&self, model: &Path, form: Form, sizes: [usize; 3]) -> Result<Figure> {
         let [streams, prompt, tokens] = sizes.map(|size| size.to_string());
         let server = Server::start(self.worker("serve", model, form), &self.log)?;
-        let load = |requests: &str| {
+        // Every wave has prompts of its own, which no cache has seen.
+        let load = |requests: &str, seed: &str| {
             let mut command = Command::new(&self.program);
             command.env("LD_LIBRARY_PATH", self.libtorch.join("lib"));
             command.args(["bench", "--json", "--log", "error", "--serve", &server.url]);
             command.args(["--prompt-tokens", &prompt, "--gen-tokens", &tokens]);
-            command.args(["--requests", requests, "--concurrency", &streams]);
+            command.args([
+                "--requests",
+                requests,
+                "--concurrency",
+                &streams,
+                "--seed",
+                seed,
+            ]);
             let report = json(&proc::output(&mut command)?)?;
             ensure!(
                 report["failed"] == 0,
@@ -133,11 +141,18 @@ impl Ours {
             Ok::<_, anyhow::Error>(report)
         };
         // Memory that is touched for the first time is paid for here.
-        load("1")?;
-        let report = load(&streams)?;
+        load("1", "1")?;
+        let waves = [
+            load(&streams, "2")?,
+            load(&streams, "3")?,
+            load(&streams, "4")?,
+        ];
         server.stop()?;
+        let speeds = waves
+            .each_ref()
+            .map(|wave| wave["output_tokens_per_second"].as_f64());
         // Words are not quite tokens, and a chat has some more: the same number without HTTP.
-        let prompt = report["prompt_tokens_mean"]
+        let prompt = waves[2]["prompt_tokens_mean"]
             .as_f64()
             .context("the server did not count its prompts")?;
         let prompt = format!("{prompt:.0}");
@@ -154,12 +169,11 @@ impl Ours {
             ],
         )?;
         Ok(Figure {
-            ours: report["output_tokens_per_second"]
-                .as_f64()
+            ours: median(&speeds.into_iter().flatten().collect::<Vec<_>>())
                 .context("the server's load told no speed")?,
             other: Some(("without HTTP", result(&direct, "output_tokens_per_second")?)),
             limit: None,
-            report: serde_json::json!({"http": report, "direct": direct}),
+            report: serde_json::json!({"http": waves, "direct": direct}),
         })
     }
 

@@ -63,7 +63,7 @@ impl Record {
     }
 
     /// Keeps what our worker told of a row.
-    pub(super) fn report(&mut self, row: &str, report: Value) {
+    pub(super) fn report(&mut self, row: &str, report: &Value) {
         self.reports.push(json!({"work": row, "report": report}));
     }
 

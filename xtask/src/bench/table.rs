@@ -108,6 +108,7 @@ pub(super) fn render(verdicts: &[Verdict]) -> String {
             Some(true) if v.met_by_limit => "yes, by the limit",
             Some(true) => "yes",
             Some(false) => "no",
+            None if v.ours.is_some() => "no peer",
             None => "not measured",
         };
         let _ = writeln!(

@@ -29,7 +29,7 @@ impl Schedule {
     /// The times in order.
     pub(super) fn offsets(&self) -> impl Iterator<Item = Duration> + '_ {
         // Later than anybody waits, and little enough to be added to a moment.
-        let latest = Duration::from_secs(365 * 24 * 3600);
+        let latest = Duration::from_hours(365 * 24);
         self.0.iter().map(move |offset| (*offset).min(latest))
     }
 }
