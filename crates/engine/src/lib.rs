@@ -13,6 +13,9 @@ mod cache;
 pub mod fake;
 mod files;
 mod grammar;
+#[cfg(feature = "fake")]
+#[doc(hidden)]
+pub mod measure;
 mod run;
 mod sampling;
 mod scheduler;

@@ -368,7 +368,7 @@ impl EngineHandle {
     pub fn load(&self) -> Load {
         let shared = &self.inner.shared;
         Load {
-            running: shared.running.load(Ordering::Relaxed),
+            running: shared.running.load(Ordering::Acquire),
             queued: shared.queued.load(Ordering::Relaxed),
             used_blocks: shared.used_blocks.load(Ordering::Relaxed),
             total_blocks: self.inner.spec.num_blocks,

@@ -240,11 +240,11 @@ impl Worker {
             tokens: plan.shares.iter().map(|share| share.tokens).sum(),
             preempted: plan.preempted,
         };
-        self.shared.running.store(report.running, Ordering::Relaxed);
+        self.observer.step(&report);
         self.shared
             .used_blocks
             .store(report.used_blocks, Ordering::Relaxed);
-        self.observer.step(&report);
+        self.shared.running.store(report.running, Ordering::Release);
     }
 }
 
