@@ -79,17 +79,19 @@ impl Suites<'_> {
                     components::program(self.cache, &versions::CSI_SANITY, "csi-sanity"),
                 ),
         )?;
-        let tests = || {
+        let tests = |packages: &[&str]| {
             let mut cargo = self.cargo_with(tools);
             cargo
-                .args(["test", "--release", "--locked", TORCH])
-                .args(["--package=hyprstream-torch", "--package=hyprstream-worker"]);
+                .args(["test", "--release", "--locked"])
+                .args(packages)
+                // Those that need real models and other people's programs.
+                .args(["--", "--include-ignored", "--nocapture"]);
             cargo
         };
         self.say("golden tests against transformers");
-        shown(&mut tests())?;
+        shown(&mut tests(&["--package=hyprstream-goldens", "--package=hyprstream-torch"]))?;
         self.say("the worker in front of OpenAI's client and transformers");
-        shown(tests().args(["--test=clients", "--", "--ignored", "--nocapture"]))
+        shown(&mut tests(&["--package=hyprstream-worker", TORCH]))
     }
 
     fn cargo_with(&self, tools: &Tools) -> Command {
