@@ -2,13 +2,14 @@
 #
 #   control-plane   operator, gateway and node plugin
 #   registry        the registry, with git
-#   worker          the worker with the CPU libraries of torch 2.11.0
+#   worker          the worker for CPUs, which needs no libtorch (Dockerfile.cuda and
+#                   Dockerfile.rocm have those for GPUs)
 #
 #   docker build --target worker -t hyprstream/worker .
 #
 # `cargo xtask images` builds all of them without a registry and without Docker: it makes the base
-# image with mmdebstrap and passes the binaries and libtorch that it has built already as the build
-# contexts `bin` and `libtorch`, which then stand in for the stages of these names.
+# image with mmdebstrap and passes the binaries that it has built already as the build context
+# `bin`, which then stands in for the stage of this name.
 #
 # `cargo xtask images --compile-stages` runs the whole file from its first line on, with Debian and
 # this machine's toolchain as the image of Rust, and starts every program that comes out. Seen so
@@ -22,11 +23,8 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
-ENV CARGO_INCREMENTAL=0 HYPRSTREAM_CACHE=/cache
-RUN cargo xtask libtorch --link /libtorch
-# The same line as in the Dockerfiles for GPUs, so that a builder with a cache runs it once.
-RUN LIBTORCH=/libtorch/torch cargo build --release --locked -p hyprstream-worker --features torch
-RUN cargo build --release --locked \
+ENV CARGO_INCREMENTAL=0
+RUN cargo build --release --locked -p hyprstream-worker \
       -p hyprstream-operator -p hyprstream-registry -p hyprstream-csi -p hyprstream-gateway
 
 FROM scratch AS bin
@@ -35,10 +33,6 @@ COPY --from=build /src/target/release/hyprstream-registry /
 COPY --from=build /src/target/release/hyprstream-csi /
 COPY --from=build /src/target/release/hyprstream-gateway /
 COPY --from=build /src/target/release/hyprstream-worker /
-
-FROM scratch AS libtorch
-COPY --from=build /libtorch/torch/lib /torch/lib
-COPY --from=build /libtorch/nvidia /nvidia
 
 FROM ${BASE_IMAGE} AS control-plane
 RUN apt-get update \
@@ -59,8 +53,6 @@ FROM ${BASE_IMAGE} AS worker
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates libstdc++6 \
  && rm -rf /var/lib/apt/lists/*
-COPY --from=libtorch / /opt/libtorch/
 COPY --from=bin hyprstream-worker /usr/local/bin/
-ENV LD_LIBRARY_PATH=/opt/libtorch/torch/lib OMP_WAIT_POLICY=PASSIVE
 USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/hyprstream-worker"]

@@ -245,7 +245,6 @@ fn build_images(checkout: &Checkout, cache: &Cache, cuda: bool, no_build: bool) 
     deps::ensure(cache, false, &step)?;
     let programs = programs::build(
         checkout,
-        cache,
         &cache.join("log/programs.log"),
         (!no_build).then_some(&step),
     )?;
@@ -254,6 +253,8 @@ fn build_images(checkout: &Checkout, cache: &Cache, cuda: bool, no_build: bool) 
     let mut all = built.all().to_vec();
     if cuda {
         step.amount("worker-cuda");
+        let build_log = cache.join("log/programs.log");
+        let programs = programs::gpu_worker(checkout, cache, &build_log, &step)?;
         all.push(images::cuda(checkout, cache, &programs, &log)?);
     }
     step.done("");

@@ -28,7 +28,6 @@ use self::{
     vllm::Vllm,
 };
 use crate::{
-    libtorch,
     paths::{Cache, Checkout},
     programs,
     ui::{Step, say},
@@ -135,11 +134,10 @@ fn prepare<'a>(
         Some(program) => program
             .canonicalize()
             .with_context(|| format!("there is no {}", program.display()))?,
-        None => programs::worker(checkout, cache, &log, step)?,
+        None => programs::worker(checkout, &log, step)?,
     };
     let ours = Ours {
         program,
-        libtorch: libtorch::ensure(cache.root())?,
         threads,
         log: cache.join("log/bench-worker.log"),
     };

@@ -23,7 +23,6 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// The worker's program and how it is run.
 pub(super) struct Ours {
     pub(super) program: PathBuf,
-    pub(super) libtorch: PathBuf,
     pub(super) threads: usize,
     pub(super) log: PathBuf,
 }
@@ -121,7 +120,6 @@ impl Ours {
         // Every wave has prompts of its own, which no cache has seen.
         let load = |requests: &str, seed: &str| {
             let mut command = Command::new(&self.program);
-            command.env("LD_LIBRARY_PATH", self.libtorch.join("lib"));
             command.args(["bench", "--json", "--log", "error", "--serve", &server.url]);
             command.args(["--prompt-tokens", &prompt, "--gen-tokens", &tokens]);
             command.args([
@@ -187,7 +185,6 @@ impl Ours {
     fn worker(&self, verb: &str, model: &Path, form: Form) -> Command {
         let mut command = Command::new(&self.program);
         command
-            .env("LD_LIBRARY_PATH", self.libtorch.join("lib"))
             .args([verb, "--log", "error", "--device", "cpu"])
             .args(["--quantization", form.ours()])
             .args(["--threads", &self.threads.to_string(), "--model"])

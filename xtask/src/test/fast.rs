@@ -89,7 +89,10 @@ impl Suites<'_> {
             cargo
         };
         self.say("golden tests against transformers");
-        shown(&mut tests(&["--package=hyprstream-goldens", "--package=hyprstream-torch"]))?;
+        shown(&mut tests(&[
+            "--package=hyprstream-goldens",
+            "--package=hyprstream-torch",
+        ]))?;
         self.say("the worker in front of OpenAI's client and transformers");
         shown(&mut tests(&["--package=hyprstream-worker", TORCH]))
     }
