@@ -45,6 +45,9 @@ pub(crate) enum AdvanceError {
     Sample(#[from] SampleError),
     #[error(transparent)]
     Grammar(#[from] MatcherError),
+    /// A mistake of ours or of a library, which must not end the engine.
+    #[error("panic: {0}")]
+    Panic(String),
 }
 
 /// What all answers of a thread need to go on.

@@ -45,7 +45,7 @@ impl Pace {
     pub(crate) fn retry_after(&self, max_queue: usize) -> Duration {
         let interval = self.interval_micros.load(Ordering::Relaxed);
         let micros = interval.saturating_mul((max_queue as u64 / 4).max(1));
-        Duration::from_micros(micros).clamp(Duration::from_secs(1), Duration::from_secs(60))
+        Duration::from_micros(micros).clamp(Duration::from_secs(1), Duration::from_mins(1))
     }
 }
 
