@@ -61,6 +61,7 @@ pub(super) fn submit_error(error: &SubmitError, prompt: &str) -> ApiError {
                 InvalidRequest::EmptyStopString => "stop",
                 InvalidRequest::GroupTooLarge { .. } => "n",
                 InvalidRequest::MixedGroup | InvalidRequest::EmptyGroup => prompt,
+                InvalidRequest::GroupTooLarge { .. } => "n",
                 InvalidRequest::NoEmbeddings => "model",
                 InvalidRequest::Sampling(InvalidParams::Empty(name)) => name,
             };

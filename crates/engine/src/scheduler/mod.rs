@@ -49,6 +49,10 @@ pub(crate) struct Scheduler<T> {
 
 /// Sizes of a step.
 #[derive(Clone, Copy, Debug)]
+#[allow(
+    clippy::struct_field_names,
+    reason = "they are limits of different things"
+)]
 pub(crate) struct SchedulerLimits {
     /// Most sequences in one step; at least 1.
     pub(crate) max_sequences: usize,

@@ -217,6 +217,43 @@ fn the_more_important_is_answered_first() {
     assert!(high.queue_time < low.queue_time);
 }
 
+/// Panics at the first token of the request that comes second.
+struct Trap(Mutex<usize>);
+
+impl Observer for Trap {
+    fn step(&self, _: &StepReport) {}
+    fn first_token(&self, _: Duration) {
+        let mut count = self.0.lock().unwrap();
+        *count += 1;
+        let second = *count == 2;
+        drop(count);
+        assert!(!second, "a panic beside the backend");
+    }
+    fn next_token(&self, _: Duration) {}
+    fn finished(&self, _: &Stats, _: &'static str) {}
+}
+
+#[test]
+fn a_panic_beside_the_backend_fails_one_request() {
+    let backend = Box::new(FakeBackend::new(64, 4096, FakeOptions::default()));
+    let tokenizer = Arc::new(fake::tokenizer());
+    let trap = Arc::new(Trap(Mutex::new(0)));
+    let engine = Engine::start(backend, tokenizer, EngineConfig::default(), trap).unwrap();
+    let streams: Vec<_> = [20, 21, 22]
+        .map(|token| engine.submit(greedy(&[token], 5)).unwrap())
+        .into();
+    let errors: Vec<_> = streams
+        .into_iter()
+        .map(|stream| collect(stream).2)
+        .collect();
+    assert!(
+        matches!(errors[1], Some(GenerationError::Failed(_))),
+        "{errors:?}"
+    );
+    assert_eq!((&errors[0], &errors[2]), (&None, &None));
+    comes_to_rest(&engine);
+}
+
 #[derive(Clone, Debug)]
 struct Ask {
     text: u32,
