@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use hyprstream_cpu::{LoadOptions, load};
+use hyprstream_cpu::{LoadOptions, Quantization, load};
 use hyprstream_engine::{Backend, LogitsWanted, SequenceStep, StepBatch};
 
 fn main() {
@@ -15,7 +15,7 @@ fn main() {
     let options = LoadOptions {
         quantization: args
             .next()
-            .map_or(Ok(Default::default()), |q| q.parse())
+            .map_or(Ok(Quantization::None), |q| q.parse())
             .unwrap(),
         threads: args.next().map(|t| t.parse().unwrap()),
         kernels: args.next().map(|k| k.parse().unwrap()),

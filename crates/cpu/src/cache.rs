@@ -3,6 +3,10 @@
 //! A block holds all layers: for each its keys, head after head, and its values. How those lie is
 //! what `kernels::attend` reads.
 #![allow(unsafe_code)]
+#![allow(
+    clippy::cast_ptr_alignment,
+    reason = "blocks begin at cache lines, and offsets are whole values"
+)]
 
 use std::io;
 

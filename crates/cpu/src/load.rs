@@ -176,7 +176,6 @@ fn choose_kernels(asked: Option<Kernels>) -> Result<Kernels, LoadError> {
 
 fn precision(options: &LoadOptions, stored: StoredType) -> Result<Precision, LoadError> {
     let base = match options.dtype {
-        DType::Float32 => Format::F32,
         DType::BFloat16 => Format::Bf16,
         DType::Float16 => {
             return Err(LoadError::InvalidConfig(
@@ -184,7 +183,7 @@ fn precision(options: &LoadOptions, stored: StoredType) -> Result<Precision, Loa
             ));
         }
         DType::Auto if stored == StoredType::BF16 => Format::Bf16,
-        DType::Auto => Format::F32,
+        DType::Auto | DType::Float32 => Format::F32,
     };
     let (layers, head) = match options.quantization {
         Quantization::None => (base, base),

@@ -135,6 +135,7 @@ impl Model {
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "a function for `map_err`")]
 fn out_of_memory(error: io::Error) -> LoadError {
     LoadError::OutOfMemory(format!(
         "there is no memory for the packed weights: {error}"
@@ -151,7 +152,9 @@ impl Packer<'_> {
     fn norm(&self, tensor: &StoredTensor) -> Vec<f32> {
         let mut weights = tensor.to_f32();
         if self.plus_one {
-            weights.iter_mut().for_each(|w| *w += 1.0);
+            for weight in &mut weights {
+                *weight += 1.0;
+            }
         }
         weights
     }

@@ -112,6 +112,10 @@ impl Pool {
     pub(crate) fn run(&mut self, job: impl Fn(&Team<'_>) + Sync) {
         let state = &*self.state;
         let erased: *const (dyn Fn(&Team<'_>) + Sync + '_) = &raw const job;
+        #[allow(
+            clippy::transmute_ptr_to_ptr,
+            reason = "a cast cannot change the lifetime"
+        )]
         // SAFETY: only the lifetime changes. The pointer is taken back below before `job` ends.
         let erased: Job = unsafe { std::mem::transmute(erased) };
         *state.job.lock() = Some(JobPointer(erased));

@@ -1,5 +1,9 @@
 //! Rows of activations times a packed matrix, by all threads.
 #![allow(unsafe_code)]
+#![allow(
+    clippy::cast_ptr_alignment,
+    reason = "rows begin at cache lines, and offsets are whole values"
+)]
 
 use crate::{
     buffer::Shared,

@@ -139,8 +139,8 @@ impl Step<'_> {
             let x = unsafe { Self::row(self.at.x, t, config.hidden_size) };
             embedding.read(token.id as usize, x);
             let scale = self.model.embedding_scale;
-            if scale != 1.0 {
-                x.iter_mut().for_each(|x| *x *= scale);
+            for x in x.iter_mut() {
+                *x *= scale;
             }
             let mut from = 0;
             for rope in &config.ropes {
@@ -497,13 +497,8 @@ impl Step<'_> {
         let (config, plan) = (&self.model.config, self.plan);
         let width = config.hidden_size;
         team.each(plan.logits.len() + plan.hidden.len(), |i| {
-            let (token, hidden) = match plan.logits.get(i) {
-                Some(token) => (*token, None),
-                None => {
-                    let i = i - plan.logits.len();
-                    (plan.hidden[i], Some(i))
-                }
-            };
+            let hidden = i.checked_sub(plan.logits.len());
+            let token = hidden.map_or_else(|| plan.logits[i], |i| plan.hidden[i]);
             // SAFETY: see above.
             unsafe {
                 let x = Self::row(self.at.x, token, width);

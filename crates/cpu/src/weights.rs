@@ -157,8 +157,9 @@ impl Weights {
                     )
                 };
                 match (format, source.matrix.stored) {
-                    (Format::Bf16, StoredType::BF16) => copy_words(source, out),
-                    (Format::F32, StoredType::F32) => copy_words(source, out),
+                    (Format::Bf16, StoredType::BF16) | (Format::F32, StoredType::F32) => {
+                        copy_words(source, out);
+                    }
                     _ => {
                         read_rows(source, &mut rows);
                         match format {
@@ -271,7 +272,7 @@ fn levels(group: &[f32]) -> (u16, u16, [u8; GROUP]) {
     let high = group.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
     let mut best = (f32::INFINITY, 0, 0, [0; GROUP]);
     for shrink in [1.0, 0.93, 0.86] {
-        let (middle, half) = ((low + high) / 2.0, (high - low) / 2.0 * shrink);
+        let (middle, half) = (f32::midpoint(low, high), (high - low) / 2.0 * shrink);
         let scale_bits = f16_bits(half / 7.5);
         let minimum_bits = f16_bits(middle - half);
         let (scale, minimum) = (f16_value(scale_bits), f16_value(minimum_bits));
@@ -292,6 +293,7 @@ fn levels(group: &[f32]) -> (u16, u16, [u8; GROUP]) {
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp, reason = "exact values")]
 mod tests {
     use super::*;
 

@@ -201,7 +201,6 @@ impl AttendArgs<'_> {
 
 /// With a kernel of at most 4 rows.
 #[inline(always)]
-#[allow(clippy::inline_always)]
 pub(crate) unsafe fn attend_small<D: Dot>(args: &AttendArgs<'_>) {
     // SAFETY: the caller's promise.
     unsafe { attend::<D, false>(args) }
@@ -209,14 +208,12 @@ pub(crate) unsafe fn attend_small<D: Dot>(args: &AttendArgs<'_>) {
 
 /// With a kernel of [`MAX_ROWS`] rows.
 #[inline(always)]
-#[allow(clippy::inline_always)]
 pub(crate) unsafe fn attend_large<D: Dot>(args: &AttendArgs<'_>) {
     // SAFETY: the caller's promise.
     unsafe { attend::<D, true>(args) }
 }
 
 #[inline(always)]
-#[allow(clippy::inline_always)]
 unsafe fn attend<D: Dot, const LARGE: bool>(args: &AttendArgs<'_>) {
     let (rows, dim) = (args.rows(), args.head_dim);
     debug_assert!(rows <= MAX_ROWS && dim <= MAX_HEAD && dim.is_multiple_of(LANES));
@@ -376,7 +373,6 @@ unsafe fn attend<D: Dot, const LARGE: bool>(args: &AttendArgs<'_>) {
 /// Turns scores into weights, and what is not seen into 0. Returns the greatest score and the
 /// sum of the weights.
 #[inline(always)]
-#[allow(clippy::inline_always)]
 unsafe fn weigh(row: &mut [f32], seen: Seen, args: &AttendArgs<'_>) -> (f32, f32) {
     row[..seen.from].fill(0.0);
     row[seen.to..].fill(0.0);
@@ -416,7 +412,6 @@ unsafe fn weigh(row: &mut [f32], seen: Seen, args: &AttendArgs<'_>) -> (f32, f32
 
 /// Writes values in the form of `D`'s rows.
 #[inline(always)]
-#[allow(clippy::inline_always)]
 unsafe fn store_row<D: Dot>(values: &[f32], to: *mut u8) {
     // SAFETY: the caller has room for it, aligned.
     unsafe {

@@ -1,5 +1,4 @@
 //! Rows times panels, for weights that are not quantised.
-#![allow(clippy::needless_range_loop)]
 
 use super::{LANES, STEP_BYTES, Tile};
 
@@ -43,7 +42,6 @@ pub(crate) const fn row_step<D: Dot>() -> usize {
 /// # Safety
 /// All of it lies in memory, and the processor has the instructions of `D`.
 #[inline(always)]
-#[allow(clippy::inline_always)]
 pub(crate) unsafe fn multiply<D: Dot, const M: usize, const N: usize>(
     panels: [*const u8; N],
     rows: *const u8,
@@ -72,7 +70,7 @@ pub(crate) unsafe fn multiply<D: Dot, const M: usize, const N: usize>(
 /// # Safety
 /// As there.
 #[inline(always)]
-#[allow(clippy::inline_always)]
+#[allow(clippy::too_many_arguments, reason = "all of them are in registers")]
 pub(crate) unsafe fn multiply_segments<D: Dot, const M: usize, const N: usize>(
     segments: &[*const u8],
     last_steps: usize,
@@ -107,7 +105,6 @@ pub(crate) unsafe fn multiply_segments<D: Dot, const M: usize, const N: usize>(
 
 /// Panels `from..from + N` of a tile.
 #[inline(always)]
-#[allow(clippy::inline_always)]
 pub(crate) unsafe fn panels<const N: usize>(tile: &Tile) -> [*const u8; N] {
     // SAFETY: the tile has so many panels.
     std::array::from_fn(|j| unsafe { tile.panels.add(j * tile.panel_bytes) })
@@ -115,7 +112,6 @@ pub(crate) unsafe fn panels<const N: usize>(tile: &Tile) -> [*const u8; N] {
 
 /// A [`Tile`] of at most two rows and one panel.
 #[inline(always)]
-#[allow(clippy::inline_always)]
 pub(crate) unsafe fn tile_small<D: Dot>(tile: &Tile) {
     let Tile {
         rows,

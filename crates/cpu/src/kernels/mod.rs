@@ -4,6 +4,18 @@
 //! depend on which rows are computed with it: every output is summed by one chain of additions in
 //! the order of `k`, however many rows and columns a tile has.
 #![allow(unsafe_code)]
+#![allow(
+    clippy::cast_ptr_alignment,
+    reason = "rows, panels and blocks begin at cache lines, and offsets are whole values"
+)]
+#![allow(
+    clippy::inline_always,
+    reason = "what is not inlined is compiled without the caller's instructions"
+)]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "an iterator over registers takes them out of the registers"
+)]
 
 mod attend;
 mod dot;

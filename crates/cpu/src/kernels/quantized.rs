@@ -32,7 +32,6 @@ impl Row {
     /// # Safety
     /// The tile has it.
     #[inline(always)]
-    #[allow(clippy::inline_always)]
     pub(crate) unsafe fn of(tile: &Tile, i: usize, groups: usize) -> Self {
         // SAFETY: the caller's promise.
         unsafe {
@@ -49,7 +48,6 @@ impl Row {
 
 /// A tile of one panel.
 #[inline(always)]
-#[allow(clippy::inline_always)]
 pub(crate) unsafe fn tile_plain<Q: Quantized>(tile: &Tile) {
     let groups = tile.steps / Q::STEPS;
     debug_assert!(tile.n == 1);

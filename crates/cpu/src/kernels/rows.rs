@@ -18,7 +18,6 @@ pub(crate) struct NormArgs<'a> {
 /// # Safety
 /// None of its own: the pointer type of a set's functions is unsafe.
 #[inline(always)]
-#[allow(clippy::inline_always)]
 pub(crate) unsafe fn norm(args: &NormArgs<'_>, out: &mut [f32]) {
     let NormArgs { x, weight, eps } = *args;
     let mut lanes = [0.0_f32; LANES];
@@ -60,7 +59,6 @@ pub(crate) struct GateArgs<'a> {
 /// # Safety
 /// `out` has room for it.
 #[inline(always)]
-#[allow(clippy::inline_always)]
 pub(crate) unsafe fn gate(args: &GateArgs<'_>) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -74,7 +72,6 @@ pub(crate) unsafe fn gate(args: &GateArgs<'_>) {
 }
 
 #[inline(always)]
-#[allow(clippy::inline_always)]
 unsafe fn gate_with<const GELU: bool, const HALF: bool>(args: &GateArgs<'_>) {
     for (r, row) in args.values.chunks_exact(args.columns).enumerate() {
         // SAFETY: the caller's promise.
@@ -92,7 +89,7 @@ unsafe fn gate_with<const GELU: bool, const HALF: bool>(args: &GateArgs<'_>) {
                 // 0.5 x (1 + tanh(z)) = x sigmoid(2 z), with z as in the tanh approximation of
                 // https://arxiv.org/abs/1606.08415.
                 let z = if GELU {
-                    2.0 * 0.797_884_56 * (x + 0.044_715 * x * x * x)
+                    2.0 * 0.797_884_6 * (x + 0.044_715 * x * x * x)
                 } else {
                     x
                 };
@@ -133,7 +130,6 @@ pub(crate) struct AddArgs<'a> {
 /// # Safety
 /// `to` has these rows.
 #[inline(always)]
-#[allow(clippy::inline_always)]
 pub(crate) unsafe fn add_rows(args: &AddArgs<'_>) {
     for (r, row) in args.values.chunks_exact(args.columns).enumerate() {
         // SAFETY: the caller's promise.
@@ -152,7 +148,6 @@ pub(crate) unsafe fn add_rows(args: &AddArgs<'_>) {
 /// # Safety
 /// As for [`norm`].
 #[inline(always)]
-#[allow(clippy::inline_always)]
 pub(crate) unsafe fn softcap(cap: f32, values: &mut [f32]) {
     for value in values {
         *value = cap * (1.0 - 2.0 / (1.0 + exp(2.0 * *value / cap)));
@@ -164,7 +159,6 @@ pub(crate) unsafe fn softcap(cap: f32, values: &mut [f32]) {
 /// # Safety
 /// As for [`norm`].
 #[inline(always)]
-#[allow(clippy::inline_always)]
 pub(crate) unsafe fn add(to: &mut [f32], values: &[f32]) {
     for (to, value) in to.iter_mut().zip(values) {
         *to += value;
@@ -176,7 +170,6 @@ pub(crate) unsafe fn add(to: &mut [f32], values: &[f32]) {
 /// # Safety
 /// As for [`norm`].
 #[inline(always)]
-#[allow(clippy::inline_always)]
 pub(crate) unsafe fn to_bf16(values: &[f32], out: &mut [u16]) {
     for (out, value) in out.iter_mut().zip(values) {
         *out = bf16_bits(*value);
@@ -189,7 +182,6 @@ pub(crate) unsafe fn to_bf16(values: &[f32], out: &mut [u16]) {
 /// # Safety
 /// `out` has room for that, aligned to 4 bytes.
 #[inline(always)]
-#[allow(clippy::inline_always)]
 pub(crate) unsafe fn quantize(values: &[f32], out: *mut u8) {
     let groups = values.len() / GROUP;
     // SAFETY: the caller's promise.
@@ -232,7 +224,6 @@ const ROUND: f32 = 12_582_912.0;
 
 /// `e^x` with a relative error below 3e-7 for x in -87..=88; clamped outside.
 #[inline(always)]
-#[allow(clippy::inline_always)]
 pub(crate) fn exp(x: f32) -> f32 {
     let x = x.clamp(-87.0, 88.0);
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
@@ -253,7 +244,6 @@ pub(crate) fn exp(x: f32) -> f32 {
 
 /// Sum of 16 values, always in the same order.
 #[inline(always)]
-#[allow(clippy::inline_always)]
 pub(crate) fn total(lanes: [f32; LANES]) -> f32 {
     let mut lanes = lanes;
     let mut half = LANES / 2;

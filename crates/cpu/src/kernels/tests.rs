@@ -1,4 +1,5 @@
 //! Every set that this processor has, against sums in f64.
+#![allow(clippy::float_cmp, reason = "what must be exact is compared exactly")]
 
 use super::*;
 use crate::{
@@ -322,7 +323,7 @@ fn functions_of_rows_are_right_for_all_sets() {
     for set in sets() {
         let ops = Ops::of(set);
         let mut out = vec![0.0; 75];
-        // SAFETY, here and below: the set is available.
+        // SAFETY: the set is available.
         unsafe {
             (ops.norm)(
                 &NormArgs {
@@ -415,15 +416,18 @@ fn functions_of_rows_are_right_for_all_sets() {
             }
         }
         let mut capped = x.clone();
+        // SAFETY: see above.
         unsafe { (ops.softcap)(3.0, &mut capped) };
         for (got, x) in capped.iter().zip(&x) {
             close(*got, 3.0 * (f64::from(*x) / 3.0).tanh(), "softcap");
         }
         let mut halves = vec![0; 75];
+        // SAFETY: see above.
         unsafe { (ops.to_bf16)(&x, &mut halves) };
         assert!(halves.iter().zip(&x).all(|(h, x)| *h == bf16_bits(*x)));
         let values: Vec<f32> = x.iter().cycle().take(96).copied().collect();
         let mut packed: Buffer<u8> = Buffer::new(RowKind::Q8.stride(96)).unwrap();
+        // SAFETY: see above.
         unsafe { (ops.quantize)(&values, packed.as_mut_ptr()) };
         let exact = rounded(RowKind::Q8, &values);
         for g in 0..3 {

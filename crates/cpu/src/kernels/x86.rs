@@ -1,4 +1,8 @@
 //! The sets for x86-64.
+#![allow(
+    clippy::wildcard_imports,
+    reason = "the instructions are a language of their own"
+)]
 
 use std::arch::x86_64::*;
 

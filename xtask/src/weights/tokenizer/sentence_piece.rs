@@ -14,7 +14,7 @@ pub(super) fn parts(
     gguf: &Gguf,
     tokens: &[&str],
     types: &[i64],
-    vocabulary: Map<String, Value>,
+    vocabulary: &Map<String, Value>,
 ) -> Result<Parts> {
     let scores = gguf.floats("tokenizer.ggml.scores")?;
     ensure!(
