@@ -62,8 +62,8 @@ pub(super) fn submit_error(error: &SubmitError, prompt: &str) -> ApiError {
                 InvalidRequest::EmptyStopString => "stop",
                 InvalidRequest::MixedGroup | InvalidRequest::EmptyGroup => prompt,
                 InvalidRequest::NoEmbeddings => "model",
-                InvalidRequest::Unsupported(name)
-                | InvalidRequest::Sampling(InvalidParams::Empty(name)) => name,
+                InvalidRequest::GroupTooLarge { .. } => "n",
+                InvalidRequest::Sampling(InvalidParams::Empty(name)) => name,
             };
             let invalid = ApiError::invalid(param, why);
             match why {

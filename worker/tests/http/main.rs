@@ -5,6 +5,15 @@
 mod cancel;
 mod chat;
 mod completions;
+mod embeddings;
+mod keys;
+mod lessons;
 mod limits;
+mod openapi;
+mod parrot;
+mod prompts;
+mod responses;
 mod server;
 mod state;
+mod structured;
+mod tools;
