@@ -13,5 +13,5 @@ pub mod openmp;
 pub mod serve;
 pub mod server;
 
-pub use args::{Args, Command, Kernels, LogArgs, ModelArgs, Quantization, ServeArgs};
+pub use args::{ApiArgs, Args, Command, Kernels, LogArgs, ModelArgs, Quantization, ServeArgs};
 pub use bench::BenchArgs;

@@ -2,14 +2,15 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use crate::parrot::Parrot;
 use hyprstream_engine::{
-    ChatTemplate, GenerationDefaults, ModelFiles,
+    Backend, ChatTemplate, GenerationDefaults, ModelFiles,
     fake::{self, FakeBackend, FakeOptions},
 };
 use hyprstream_openai::Provenance;
 use hyprstream_worker::{
     ModelArgs, backend,
-    server::{App, Identity, ServerOptions, run},
+    server::{ApiOptions, App, Identity, ServerOptions, run},
 };
 use reqwest::{Response, StatusCode};
 use serde_json::Value;
@@ -30,7 +31,10 @@ pub(crate) struct Server {
 pub(crate) struct Setup {
     pub(crate) fake: FakeOptions,
     pub(crate) max_queue: usize,
-    pub(crate) max_body_bytes: usize,
+    pub(crate) api: ApiOptions,
+    pub(crate) template: &'static str,
+    /// Answer with what the user says after `say `, instead of noise.
+    pub(crate) parrot: bool,
     pub(crate) drain_timeout: Duration,
     pub(crate) manifest: bool,
     pub(crate) loaded: bool,
@@ -41,7 +45,12 @@ impl Default for Setup {
         Self {
             fake: FakeOptions::default(),
             max_queue: 512,
-            max_body_bytes: 1 << 20,
+            api: ApiOptions {
+                max_body_bytes: 1 << 20,
+                ..ApiOptions::default()
+            },
+            template: TEMPLATE,
+            parrot: false,
             drain_timeout: Duration::from_secs(30),
             manifest: true,
             loaded: true,
@@ -65,7 +74,7 @@ impl Server {
             namespace: Some("default".into()),
             provenance,
         };
-        let app = Arc::new(App::new(identity, setup.max_body_bytes).unwrap());
+        let app = Arc::new(App::new(identity, setup.api).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel();
@@ -86,15 +95,25 @@ impl Server {
             task,
         };
         if setup.loaded {
-            server.load(setup.fake, setup.max_queue);
+            let model: Box<dyn Backend> = if setup.parrot {
+                Box::new(Parrot::new())
+            } else {
+                Box::new(FakeBackend::new(4096, 12_000, setup.fake))
+            };
+            server.load_model(model, setup.max_queue, setup.template);
         }
         server
     }
 
     pub(crate) fn load(&self, fake: FakeOptions, max_queue: usize) {
+        let model = Box::new(FakeBackend::new(4096, 12_000, fake));
+        self.load_model(model, max_queue, TEMPLATE);
+    }
+
+    fn load_model(&self, model: Box<dyn Backend>, max_queue: usize, template: &str) {
         let files = ModelFiles {
             tokenizer: fake::tokenizer(),
-            template: Some(ChatTemplate::new(TEMPLATE, vec![]).unwrap()),
+            template: Some(ChatTemplate::new(template, vec![]).unwrap()),
             defaults: GenerationDefaults {
                 eos: vec![fake::EOS],
                 ..Default::default()
@@ -113,7 +132,6 @@ impl Server {
             kernels: hyprstream_worker::Kernels::Auto,
             no_prefix_cache: false,
         };
-        let model = Box::new(FakeBackend::new(4096, 12_000, fake));
         let loaded = backend::start(model, files, &args, max_queue, self.app.observer()).unwrap();
         self.app.set_ready(loaded);
     }
@@ -175,6 +193,15 @@ impl Server {
                 panic!("no metric {name} in\n{text}");
             });
         line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// The status of an answer to a request with an `authorization`.
+    pub(crate) async fn status_with_key(&self, path: &str, key: Option<&str>) -> StatusCode {
+        let mut request = self.client.get(format!("{}{path}", self.url));
+        if let Some(key) = key {
+            request = request.header("authorization", key);
+        }
+        request.send().await.unwrap().status()
     }
 
     pub(crate) fn begin_shutdown(&mut self) {
