@@ -3,7 +3,7 @@
 //! It answers as `serve` does, within milliseconds, needs neither weights nor libtorch, and
 //! ends on SIGTERM. Its flags are those of `serve`; `--model` is not read.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::Parser;
@@ -24,6 +24,8 @@ use tokio::{
 /// Cache blocks of 16 tokens, and the most tokens of prompt and answer.
 const BLOCKS: usize = 4096;
 const MAX_POSITIONS: usize = 4096;
+/// Long enough for requests to be in flight together.
+const STEP_TIME: Duration = Duration::from_millis(1);
 /// As ChatML, so that roles and generation prompts show.
 const TEMPLATE: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>\
     {% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
@@ -50,16 +52,11 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         MAX_POSITIONS,
         FakeOptions {
             may_end: true,
+            step_time: STEP_TIME,
             ..FakeOptions::default()
         },
     ));
-    let loaded = backend::start(
-        model,
-        files()?,
-        &args.model,
-        args.max_queue,
-        app.observer(),
-    )?;
+    let loaded = backend::start(model, files()?, &args.model, args.max_queue, app.observer())?;
     app.set_ready(loaded);
     let listener = TcpListener::bind(SocketAddr::new(args.host, args.port)).await?;
     tracing::info!(address = %listener.local_addr()?, "ready");

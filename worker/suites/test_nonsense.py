@@ -112,7 +112,7 @@ def send(client, path, data, kind="application/json"):
     try:
         response = client.post(URL + path, content=data, headers=headers)
     except httpx.HTTPError as error:
-        raise AssertionError(f"{error!r} for POST {path} {data[:600]!r}") from error
+        raise AssertionError(f"{error!r} for POST {path} {data[:600]!r}") from None
     took = time.monotonic() - started
     what = f"POST {path} {kind} {data[:600]!r}"
     check(response, what)

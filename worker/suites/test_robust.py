@@ -32,14 +32,14 @@ def test_200_abandoned_requests_do_not_delay_the_next():
     async def abandon(client, stream):
         body = chat(max_tokens=tokens, stream=stream, ignore_eos=True)
         try:
-            await client.post(f"{URL}/v1/chat/completions", json=body)
-        except httpx.TimeoutException:
+            await asyncio.wait_for(client.post(f"{URL}/v1/chat/completions", json=body), 0.5)
+        except TimeoutError:
             return 1
         return 0
 
     async def all_of_them():
         limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(timeout=httpx.Timeout(0.5), limits=limits) as client:
+        async with httpx.AsyncClient(timeout=30, limits=limits) as client:
             return sum(await asyncio.gather(*(abandon(client, i % 2 == 0) for i in range(200))))
 
     assert asyncio.run(all_of_them()) == 200

@@ -8,6 +8,7 @@ mod codegen;
 mod components;
 mod deps;
 mod forward;
+mod fuzz;
 mod images;
 mod libtorch;
 mod paths;
@@ -15,6 +16,7 @@ mod proc;
 mod programs;
 mod sample;
 mod status;
+mod suites;
 mod target;
 mod test;
 mod ui;
@@ -31,7 +33,9 @@ use clap::{Parser, Subcommand};
 use crate::{
     chaos::Chaos,
     cluster::{Cluster, DEFAULT_NAME, HoldArgs},
+    fuzz::FuzzArgs,
     paths::{Cache, Checkout, remove_all},
+    suites::{SoakArgs, SuitesArgs},
     test::TestArgs,
     ui::{Step, say},
     up::{Up, UpArgs},
@@ -66,6 +70,12 @@ enum Verb {
     },
     /// Runs all tests.
     Test(TestArgs),
+    /// Runs clients that people use against a worker.
+    Suites(SuitesArgs),
+    /// Puts mixed load on a worker for a long time and looks for what grows.
+    Soak(SoakArgs),
+    /// Runs the fuzz targets, and stops at the first crash.
+    Fuzz(FuzzArgs),
     /// Builds the images.
     Images {
         /// Builds the CUDA worker's image too, some gigabytes.
@@ -151,6 +161,9 @@ fn run(verb: Verb) -> Result<()> {
         }
         Verb::Down { name, purge } => down(checkout, cache, name.as_deref(), purge),
         Verb::Test(args) => test::run(checkout, cache, &args),
+        Verb::Suites(args) => suites::run(checkout, cache, &args),
+        Verb::Soak(args) => suites::soak(checkout, cache, &args),
+        Verb::Fuzz(args) => fuzz::run(checkout, cache, &args),
         Verb::Images { cuda, no_build } => build_images(checkout, cache, cuda, no_build),
         Verb::Load { name, archives } => {
             let cluster = open(&name)?;

@@ -13,6 +13,7 @@ use crate::{
     codegen, components, deps, libtorch,
     paths::{Cache, Checkout},
     proc,
+    suites::{self, SuitesArgs},
     ui::Step,
     up::{Up, UpArgs},
     versions::{CSI_SANITY, HELM, KUBERNETES},
@@ -52,6 +53,10 @@ pub(crate) fn run(checkout: &Checkout, cache: &Cache, args: &TestArgs) -> Result
     };
     if !args.e2e {
         suites.fast()?;
+    }
+    if !args.fast && !args.e2e {
+        suites.say("clients against a running worker");
+        suites::run(checkout, cache, &SuitesArgs::default())?;
     }
     if !args.fast {
         suites.end_to_end(args)?;

@@ -10,6 +10,7 @@ mod metrics;
 mod respond;
 mod run;
 mod sse;
+mod unread;
 
 pub use app::App;
 pub use identity::{Identity, IdentityError};

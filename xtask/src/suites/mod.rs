@@ -74,20 +74,52 @@ const fn suite(name: &'static str, target: Target, runner: Runner) -> Suite {
 }
 
 const SUITES: &[Suite] = &[
-    suite("openai-python", Target::Model, Runner::Pytest("test_openai.py", &[])),
+    suite(
+        "openai-python",
+        Target::Model,
+        Runner::Pytest("test_openai.py", &[]),
+    ),
     suite("openai-npm", Target::Model, Runner::Node("openai.test.mjs")),
-    suite("langchain", Target::Model, Runner::Pytest("test_langchain.py", &[])),
-    suite("comply-chat", Target::Model, Runner::Script(&["comply.py", "openai-chat"])),
-    suite("comply-responses", Target::Model, Runner::Script(&["comply.py", "open-responses"])),
-    suite("lm-eval", Target::Model, Runner::Pytest("test_lm_eval.py", &[])),
-    suite("robust", Target::Model, Runner::Pytest("test_robust.py", &[])),
+    suite(
+        "langchain",
+        Target::Model,
+        Runner::Pytest("test_langchain.py", &[]),
+    ),
+    suite(
+        "comply-chat",
+        Target::Model,
+        Runner::Script(&["comply.py", "openai-chat"]),
+    ),
+    suite(
+        "comply-responses",
+        Target::Model,
+        Runner::Script(&["comply.py", "open-responses"]),
+    ),
+    suite(
+        "lm-eval",
+        Target::Model,
+        Runner::Pytest("test_lm_eval.py", &[]),
+    ),
+    suite(
+        "robust",
+        Target::Model,
+        Runner::Pytest("test_robust.py", &[]),
+    ),
     suite(
         "nonsense-model",
         Target::Model,
         Runner::Pytest("test_nonsense.py", &[("SUITE_NONSENSE_ROUNDS", "100")]),
     ),
-    suite("robust-fake", Target::Fake, Runner::Pytest("test_robust.py", &[])),
-    suite("nonsense", Target::Fake, Runner::Pytest("test_nonsense.py", &[])),
+    suite(
+        "robust-fake",
+        Target::Fake,
+        Runner::Pytest("test_robust.py", &[]),
+    ),
+    suite(
+        "nonsense",
+        Target::Fake,
+        Runner::Pytest("test_nonsense.py", &[]),
+    ),
     suite("schemathesis", Target::Fake, Runner::Schemathesis),
 ];
 
@@ -101,9 +133,16 @@ pub(crate) fn run(checkout: &Checkout, cache: &Cache, args: &SuitesArgs) -> Resu
         .iter()
         .filter(|suite| args.only.is_empty() || args.only.iter().any(|name| name == suite.name))
         .collect();
-    if let Some(name) = args.only.iter().find(|n| !SUITES.iter().any(|s| s.name == **n)) {
+    if let Some(name) = args
+        .only
+        .iter()
+        .find(|n| !SUITES.iter().any(|s| s.name == **n))
+    {
         let names: Vec<&str> = SUITES.iter().map(|suite| suite.name).collect();
-        bail!("there is no suite {name:?}; there are: {}", names.join(", "));
+        bail!(
+            "there is no suite {name:?}; there are: {}",
+            names.join(", ")
+        );
     }
     let stage = Stage::prepare(checkout, cache, !args.no_build)?;
     let started = Instant::now();
@@ -117,8 +156,14 @@ pub(crate) fn run(checkout: &Checkout, cache: &Cache, args: &SuitesArgs) -> Resu
             let begun = Instant::now();
             println!("\n-- suite {}", suite.name);
             stage.run(suite, &worker)?;
-            worker.check().with_context(|| format!("after the suite {}", suite.name))?;
-            println!("-- suite {} passed in {:.1} s", suite.name, begun.elapsed().as_secs_f64());
+            worker
+                .check()
+                .with_context(|| format!("after the suite {}", suite.name))?;
+            println!(
+                "-- suite {} passed in {:.1} s",
+                suite.name,
+                begun.elapsed().as_secs_f64()
+            );
         }
         worker.stop()?;
     }
@@ -160,7 +205,13 @@ impl<'a> Stage<'a> {
                 step.amount(more[more.len() - 1]);
                 let mut cargo = proc::cargo(checkout.root());
                 cargo
-                    .args(["build", "--release", "--locked", "--package", "hyprstream-worker"])
+                    .args([
+                        "build",
+                        "--release",
+                        "--locked",
+                        "--package",
+                        "hyprstream-worker",
+                    ])
                     .args(more)
                     .env("LIBTORCH", &libtorch);
                 proc::logged(&mut cargo, &log)?;
@@ -181,7 +232,11 @@ impl<'a> Stage<'a> {
     /// Starts what a suite talks to.
     fn start(&self, target: Target) -> Result<Worker> {
         let (program, name, model) = match target {
-            Target::Model => ("release/hyprstream-worker", MODEL_NAME, self.model.as_path()),
+            Target::Model => (
+                "release/hyprstream-worker",
+                MODEL_NAME,
+                self.model.as_path(),
+            ),
             Target::Fake => ("release/examples/fake-worker", FAKE_NAME, Path::new("none")),
         };
         let mut command = Command::new(self.target.join(program));
@@ -209,7 +264,8 @@ impl<'a> Stage<'a> {
                 // Node looks for packages beside the file that asks for them.
                 fs::copy(self.folder.join(file), self.node.join(file))?;
                 let mut node = Command::new("node");
-                node.args(["--test", "--test-reporter=spec"]).arg(self.node.join(file));
+                node.args(["--test", "--test-reporter=spec"])
+                    .arg(self.node.join(file));
                 node
             }
             Runner::Schemathesis => {
@@ -258,7 +314,10 @@ fn greedy_model(cache: &Cache, weights: &Path) -> Result<PathBuf> {
         let text = fs::read_to_string(weights.join("generation_config.json"))?;
         let mut advice: serde_json::Value = serde_json::from_str(&text)?;
         advice["temperature"] = 0.0.into();
-        Ok(fs::write(dir.join("generation_config.json"), advice.to_string())?)
+        Ok(fs::write(
+            dir.join("generation_config.json"),
+            advice.to_string(),
+        )?)
     })
 }
 
@@ -270,7 +329,11 @@ mod tests {
     fn suites_have_names_of_their_own_and_files() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../worker/suites");
         for (index, suite) in SUITES.iter().enumerate() {
-            assert!(SUITES[index + 1..].iter().all(|other| other.name != suite.name));
+            assert!(
+                SUITES[index + 1..]
+                    .iter()
+                    .all(|other| other.name != suite.name)
+            );
             let file = match suite.runner {
                 Runner::Pytest(file, _) | Runner::Node(file) => file,
                 Runner::Script(arguments) => arguments[0],

@@ -32,7 +32,13 @@ impl Worker {
         let file = proc::open_log(log)?;
         let child = command
             .args(["--host", "127.0.0.1", "--port", &port.to_string()])
-            .args(["--drain-delay", "0s", "--drain-timeout", "10s", "--termination-log"])
+            .args([
+                "--drain-delay",
+                "0s",
+                "--drain-timeout",
+                "10s",
+                "--termination-log",
+            ])
             .arg(log.with_extension("last-words"))
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
@@ -84,7 +90,10 @@ impl Worker {
                 if status.success() {
                     return Ok(());
                 }
-                bail!("the worker ended with {status}\n{}", proc::tail_of(&self.log));
+                bail!(
+                    "the worker ended with {status}\n{}",
+                    proc::tail_of(&self.log)
+                );
             }
             if asked.elapsed() > END {
                 bail!("the worker does not end\n{}", proc::tail_of(&self.log));
@@ -104,7 +113,10 @@ impl Worker {
         let ask = || -> std::io::Result<bool> {
             let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
             stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-            write!(stream, "GET {path} HTTP/1.1\r\nhost: worker\r\nconnection: close\r\n\r\n")?;
+            write!(
+                stream,
+                "GET {path} HTTP/1.1\r\nhost: worker\r\nconnection: close\r\n\r\n"
+            )?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer)?;
             Ok(answer.starts_with("HTTP/1.1 200"))

@@ -22,7 +22,7 @@ use hyprstream_openai::{ApiError, ErrorKind, Model, ModelList};
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::debug;
 
-use super::{app::App, respond::Failure};
+use super::{app::App, respond::Failure, unread};
 use crate::backend::Loaded;
 
 type Shared = State<Arc<App>>;
@@ -50,6 +50,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
             .into_response()
         }))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), label))
+        .layer(middleware::from_fn(unread::tell))
         .with_state(app)
 }
 
