@@ -127,6 +127,7 @@ pub fn start(
         max_queue,
         max_model_len: args.max_model_len.unwrap_or(usize::MAX),
         eos: files.defaults.eos.clone(),
+        ..EngineConfig::default()
     };
     let engine = Engine::start(backend, Arc::clone(&tokenizer), config, observer)?;
     Ok(Loaded {

@@ -16,12 +16,14 @@ pub trait Backend: Send {
 
     /// Runs every sequence of `batch` through the model and returns the logits that were asked
     /// for, in f32, row after row: sequences in the order of the batch, positions ascending
-    /// within a sequence. The caller may overwrite the rows.
+    /// within a sequence; in the same order the hidden states of the sequences that want those.
+    /// The caller may overwrite the rows.
     ///
     /// Keys and values of position `p` are stored at block `blocks[p / block_size]`, slot
     /// `p % block_size`. All positions before [`SequenceStep::position`] were stored by earlier
-    /// steps (of this sequence or, with a shared prefix, of another). Blocks of different
-    /// sequences that are written in one step are disjoint. A result must not depend on what
+    /// steps (of this sequence or, with a shared prefix, of another). A block that is written in
+    /// a step belongs to one sequence alone; a block that several share is full and is never
+    /// written again. A result must not depend on what
     /// else is in the batch.
     ///
     /// # Errors
@@ -48,6 +50,12 @@ pub struct ModelSpec {
     pub dtype: String,
     /// Where it computes: `cpu`, `cuda:0`.
     pub device: String,
+    /// Length of a row of hidden states; 0 when the backend gives none.
+    pub hidden_size: usize,
+    /// How the weights are held: `none` (as `dtype`), `int8`, `int4`.
+    pub quantization: String,
+    /// Which kernels compute: `aten`, `avx512bf16`.
+    pub kernels: String,
     /// Bytes of weights in memory, mapped files included.
     pub weight_bytes: u64,
     /// Bytes of the key and value cache.
@@ -70,6 +78,14 @@ impl StepBatch {
     /// Rows of logits that the step returns.
     pub fn num_rows(&self) -> usize {
         self.sequences.iter().map(SequenceStep::num_rows).sum()
+    }
+
+    /// Rows of hidden states that the step returns.
+    pub fn num_hidden_rows(&self) -> usize {
+        self.sequences
+            .iter()
+            .map(SequenceStep::num_hidden_rows)
+            .sum()
     }
 }
 
@@ -94,9 +110,17 @@ impl SequenceStep {
     /// Rows of logits that this sequence asks for.
     pub fn num_rows(&self) -> usize {
         match self.logits {
-            LogitsWanted::None => 0,
+            LogitsWanted::None | LogitsWanted::Hidden => 0,
             LogitsWanted::Last => 1,
             LogitsWanted::All => self.tokens.len(),
+        }
+    }
+
+    /// Rows of hidden states that this sequence asks for.
+    pub fn num_hidden_rows(&self) -> usize {
+        match self.logits {
+            LogitsWanted::Hidden => self.tokens.len(),
+            _ => 0,
         }
     }
 }
@@ -111,13 +135,18 @@ pub enum LogitsWanted {
     Last,
     /// Every one: the prompt's own log-probabilities are wanted.
     All,
+    /// No logits, but every new position's hidden state after the last norm: what the head would
+    /// be applied to (embeddings).
+    Hidden,
 }
 
-/// Rows of logits, borrowed from the backend until its next step.
+/// Rows of logits and of hidden states, borrowed from the backend until its next step.
 #[derive(Debug)]
 pub struct StepLogits<'a> {
     values: &'a mut [f32],
     vocab_size: usize,
+    hidden: &'a mut [f32],
+    hidden_size: usize,
 }
 
 impl<'a> StepLogits<'a> {
@@ -132,12 +161,51 @@ impl<'a> StepLogits<'a> {
                 values.len()
             )));
         }
-        Ok(Self { values, vocab_size })
+        Ok(Self {
+            values,
+            vocab_size,
+            hidden: &mut [],
+            hidden_size: 1,
+        })
+    }
+
+    /// Rows of logits as in [`Self::new`], and rows of `hidden_size` values of hidden states.
+    ///
+    /// # Errors
+    /// [`BackendError::Step`] when either is not a whole number of rows.
+    pub fn with_hidden(
+        values: &'a mut [f32],
+        vocab_size: usize,
+        hidden: &'a mut [f32],
+        hidden_size: usize,
+    ) -> Result<Self, BackendError> {
+        if hidden_size == 0 || !hidden.len().is_multiple_of(hidden_size) {
+            return Err(BackendError::Step(format!(
+                "{} hidden values are not rows of {hidden_size}",
+                hidden.len()
+            )));
+        }
+        let logits = Self::new(values, vocab_size)?;
+        Ok(Self {
+            hidden,
+            hidden_size,
+            ..logits
+        })
     }
 
     /// Number of rows.
     pub fn num_rows(&self) -> usize {
         self.values.len() / self.vocab_size
+    }
+
+    /// Number of rows of hidden states.
+    pub fn num_hidden_rows(&self) -> usize {
+        self.hidden.len() / self.hidden_size
+    }
+
+    /// The rows of hidden states in order.
+    pub fn hidden_rows(&self) -> std::slice::ChunksExact<'_, f32> {
+        self.hidden.chunks_exact(self.hidden_size)
     }
 
     /// The rows in order, each to be overwritten at will.

@@ -19,6 +19,8 @@ use crate::{
 
 /// Size of the vocabulary of [`tokenizer`]: special tokens, bytes and a few words.
 pub const VOCAB_SIZE: usize = 262;
+/// Length of a row of hidden states.
+pub const HIDDEN_SIZE: usize = 4;
 /// Beginning of a text.
 pub const BOS: u32 = 0;
 /// End of a text.
@@ -60,6 +62,9 @@ impl FakeBackend {
             num_blocks,
             dtype: "float32".to_owned(),
             device: "cpu".to_owned(),
+            hidden_size: HIDDEN_SIZE,
+            quantization: "none".to_owned(),
+            kernels: "fake".to_owned(),
             weight_bytes: 0,
             kv_cache_bytes: 0,
         };
@@ -106,7 +111,7 @@ impl Backend for FakeBackend {
             }
             let end = sequence.position + sequence.tokens.len();
             let wanted = match sequence.logits {
-                LogitsWanted::None => end..end,
+                LogitsWanted::None | LogitsWanted::Hidden => end..end,
                 LogitsWanted::Last => end - 1..end,
                 LogitsWanted::All => sequence.position..end,
             };

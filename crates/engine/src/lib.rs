@@ -12,6 +12,7 @@ mod blocks;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 mod files;
+mod grammar;
 mod run;
 mod sampling;
 mod scheduler;
@@ -22,9 +23,10 @@ pub use backend::{
     Backend, BackendError, BlockId, LogitsWanted, ModelSpec, SequenceStep, StepBatch, StepLogits,
 };
 pub use files::{FilesError, GenerationDefaults, ModelFiles};
+pub use grammar::{Constraint, Grammar, GrammarCompiler, GrammarError, GrammarLimits};
 pub use run::{
     Engine, EngineConfig, EngineHandle, FinishReason, GenerationError, InvalidRequest, Load,
-    NoObserver, Observer, Request, StartError, Stats, StepReport, StopRules, SubmitError,
+    NoObserver, Observer, Pooling, Request, StartError, Stats, StepReport, StopRules, SubmitError,
     TextPiece, TextStream, TokenLogprobs,
 };
 pub use sampling::{InvalidParams, SamplingParams};

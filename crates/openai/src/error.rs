@@ -2,17 +2,18 @@
 
 use std::{borrow::Cow, fmt, time::Duration};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Body of an error answer, and the last data of a stream that broke.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorBody {
     /// The error.
     pub error: ErrorObject,
 }
 
 /// What went wrong, for programs and for people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ErrorObject {
     /// A sentence for the caller. It never holds more than an excerpt of what was sent.
     pub message: String,
@@ -42,6 +43,8 @@ pub enum ErrorKind {
     UnsupportedMediaType,
     /// 429: too many requests wait already.
     RateLimited,
+    /// 501: the path is known, what it does is not there.
+    NotImplemented,
     /// 500: something of ours failed.
     Internal,
     /// 503: not ready yet, or not any more.
@@ -59,6 +62,7 @@ impl ErrorKind {
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::RateLimited => 429,
+            Self::NotImplemented => 501,
             Self::Internal => 500,
             Self::Unavailable => 503,
         }
@@ -69,6 +73,7 @@ impl ErrorKind {
             Self::Invalid
             | Self::NotFound
             | Self::MethodNotAllowed
+            | Self::NotImplemented
             | Self::TooLarge
             | Self::UnsupportedMediaType => "invalid_request_error",
             Self::Unauthenticated => "authentication_error",

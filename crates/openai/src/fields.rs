@@ -1,8 +1,12 @@
-//! Strict reading of a JSON object, field by field.
+//! Strict reading of a JSON object, field by field, and the schema of what is read.
+//!
+//! One piece of code both reads a request and describes it: [`schema`] runs the same reader on
+//! [`Fields`] that note which fields are asked for, with which bounds, and answer as if all were
+//! absent. So the schema cannot say anything else than the reader does.
 
 use std::ops::RangeInclusive;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::error::{ApiError, ErrorKind, excerpt};
 
@@ -11,21 +15,65 @@ use crate::error::{ApiError, ErrorKind, excerpt};
 pub(crate) struct Fields {
     map: Map<String, Value>,
     path: String,
+    /// Only while a reader is described.
+    sketch: Option<Sketch>,
+}
+
+/// What a reader asked for.
+#[derive(Default)]
+struct Sketch {
+    properties: Map<String, Value>,
+    required: Vec<String>,
 }
 
 type Result<T> = std::result::Result<T, ApiError>;
 
+/// JSON schema of the objects that `read` takes.
+///
+/// # Panics
+/// `read` refuses an object for what it says about absent fields: a mistake in the reader, which
+/// the test of the OpenAPI document finds.
+pub(crate) fn schema<T>(read: impl FnOnce(&mut Fields) -> Result<T>) -> Value {
+    let mut fields = Fields {
+        map: Map::new(),
+        path: String::new(),
+        sketch: Some(Sketch::default()),
+    };
+    let described = read(&mut fields).map(|_| ());
+    debug_assert!(described.is_ok(), "{described:?}");
+    let sketch = fields.sketch.unwrap_or_default();
+    json!({
+        "type": "object",
+        "properties": sketch.properties,
+        "required": sketch.required,
+        "additionalProperties": false,
+    })
+}
+
 impl Fields {
+    /// What `read` makes of the object in `body`, the body of a request.
+    pub(crate) fn read_body<T>(
+        body: &[u8],
+        read: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        let mut fields = Self::from_body(body)?;
+        let value = read(&mut fields)?;
+        fields.finish()?;
+        Ok(value)
+    }
+
     /// The object in `body`, the body of a request.
     pub(crate) fn from_body(body: &[u8]) -> Result<Self> {
         let value: Value = serde_json::from_slice(body).map_err(|error| {
-            ApiError::new(ErrorKind::Invalid, format!("the body is not JSON: {error}"))
+            let why = excerpt(&error.to_string());
+            ApiError::new(ErrorKind::Invalid, format!("the body is not JSON: {why}"))
                 .with_code("invalid_json")
         })?;
         match value {
             Value::Object(map) => Ok(Self {
                 map,
                 path: String::new(),
+                sketch: None,
             }),
             other => Err(ApiError::new(
                 ErrorKind::Invalid,
@@ -37,12 +85,35 @@ impl Fields {
     /// The object `value` that lies at `path`.
     pub(crate) fn new(value: Value, path: String) -> Result<Self> {
         match value {
-            Value::Object(map) => Ok(Self { map, path }),
+            Value::Object(map) => Ok(Self {
+                map,
+                path,
+                sketch: None,
+            }),
             other => Err(ApiError::invalid(
                 path,
                 format!("must be an object, not {}", kind(&other)),
             )),
         }
+    }
+
+    /// Whether these describe a reader instead of holding a request.
+    pub(crate) fn describes(&self) -> bool {
+        self.sketch.is_some()
+    }
+
+    /// Whether the field `name` is there and not taken yet.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.map.get(name).is_some_and(|value| !value.is_null())
+    }
+
+    /// Copies of the fields `names` that are there.
+    pub(crate) fn copy(&self, names: &[&str]) -> Map<String, Value> {
+        let there = names.iter().filter_map(|name| {
+            let value = self.map.get(*name)?;
+            Some(((*name).to_owned(), value.clone()))
+        });
+        there.collect()
     }
 
     /// The full name of the field `name`.
@@ -59,48 +130,183 @@ impl Fields {
         ApiError::invalid(self.name(name), why)
     }
 
-    pub(crate) fn take(&mut self, name: &str) -> Option<Value> {
+    /// The value of the field `name`, which `schema` describes.
+    pub(crate) fn take(&mut self, name: &str, schema: impl FnOnce() -> Value) -> Option<Value> {
+        if let Some(sketch) = &mut self.sketch {
+            sketch
+                .properties
+                .insert(name.to_owned(), nullable(schema()));
+        }
         self.map.shift_remove(name).filter(|value| !value.is_null())
     }
 
-    pub(crate) fn required(&mut self, name: &str) -> Result<Value> {
-        self.take(name)
+    /// The value of the field `name`, which must be there. A description gets an empty text.
+    pub(crate) fn required(&mut self, name: &str, schema: impl FnOnce() -> Value) -> Result<Value> {
+        if let Some(sketch) = &mut self.sketch {
+            sketch.properties.insert(name.to_owned(), schema());
+            sketch.required.push(name.to_owned());
+            return Ok(Value::String(String::new()));
+        }
+        self.take(name, || Value::Null)
             .ok_or_else(|| self.error(name, "is required"))
     }
 
+    /// Notes in a description that the field `name` must be there.
+    pub(crate) fn require(&mut self, name: &str) {
+        if let Some(sketch) = &mut self.sketch {
+            sketch.required.push(name.to_owned());
+        }
+    }
+
+    pub(crate) fn required_string(&mut self, name: &str) -> Result<String> {
+        match self.required(name, || json!({"type": "string"}))? {
+            Value::String(text) => Ok(text),
+            other => Err(self.wrong(name, "a string", &other)),
+        }
+    }
+
     pub(crate) fn boolean(&mut self, name: &str) -> Result<Option<bool>> {
-        self.typed(name, "true or false", Value::as_bool)
+        let schema = || json!({"type": "boolean"});
+        self.typed(name, "true or false", schema, Value::as_bool)
     }
 
     pub(crate) fn string(&mut self, name: &str) -> Result<Option<String>> {
-        match self.take(name) {
+        match self.take(name, || json!({"type": "string"})) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
             Some(other) => Err(self.wrong(name, "a string", &other)),
         }
     }
 
-    pub(crate) fn array(&mut self, name: &str) -> Result<Option<Vec<Value>>> {
-        match self.take(name) {
+    /// A text of at most `most` bytes.
+    pub(crate) fn short_string(&mut self, name: &str, most: usize) -> Result<Option<String>> {
+        match self.take(name, || json!({"type": "string", "maxLength": most})) {
             None => Ok(None),
-            Some(Value::Array(items)) => Ok(Some(items)),
+            Some(Value::String(text)) if text.len() <= most => Ok(Some(text)),
+            Some(Value::String(_)) => Err(self.error(name, format!("is longer than {most} bytes"))),
+            Some(other) => Err(self.wrong(name, "a string", &other)),
+        }
+    }
+
+    /// One of `words`.
+    pub(crate) fn word(
+        &mut self,
+        name: &str,
+        words: &[&'static str],
+    ) -> Result<Option<&'static str>> {
+        match self.take(name, || json!({"type": "string", "enum": words})) {
+            None => Ok(None),
+            Some(value) => match words.iter().find(|word| value == **word) {
+                Some(word) => Ok(Some(word)),
+                None => Err(self.wrong(name, &format!("one of {}", words.join(", ")), &value)),
+            },
+        }
+    }
+
+    /// An array of at most `most` items that `item` describes.
+    pub(crate) fn array(
+        &mut self,
+        name: &str,
+        most: usize,
+        item: impl FnOnce() -> Value,
+    ) -> Result<Option<Vec<Value>>> {
+        let schema = || json!({"type": "array", "items": item(), "maxItems": most});
+        match self.take(name, schema) {
+            None => Ok(None),
+            Some(Value::Array(items)) if items.len() <= most => Ok(Some(items)),
+            Some(Value::Array(_)) => Err(self.error(name, format!("has more than {most} entries"))),
             Some(other) => Err(self.wrong(name, "an array", &other)),
         }
     }
 
+    /// An array of at most `most` texts of at most `bytes` bytes, none of them empty.
+    pub(crate) fn strings(&mut self, name: &str, most: usize, bytes: usize) -> Result<Vec<String>> {
+        let item = || json!({"type": "string", "minLength": 1, "maxLength": bytes});
+        let items = self.array(name, most, item)?.unwrap_or_default();
+        items
+            .into_iter()
+            .map(|item| match item {
+                Value::String(text) if (1..=bytes).contains(&text.len()) => Ok(text),
+                Value::String(_) => {
+                    Err(self.error(name, format!("each must have from 1 to {bytes} bytes")))
+                }
+                other => Err(self.wrong(name, "an array of strings", &other)),
+            })
+            .collect()
+    }
+
+    /// An object of any content.
     pub(crate) fn object(&mut self, name: &str) -> Result<Option<Map<String, Value>>> {
-        match self.take(name) {
+        match self.take(name, || json!({"type": "object"})) {
             None => Ok(None),
             Some(Value::Object(map)) => Ok(Some(map)),
             Some(other) => Err(self.wrong(name, "an object", &other)),
         }
     }
 
+    /// What `read` makes of the object in the field `name`. A description gets `None`.
+    pub(crate) fn nested<T>(
+        &mut self,
+        name: &str,
+        read: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<Option<T>> {
+        if self.describes() {
+            let described = schema(read);
+            self.take(name, || described);
+            return Ok(None);
+        }
+        let Some(value) = self.take(name, || Value::Null) else {
+            return Ok(None);
+        };
+        let mut fields = Self::new(value, self.name(name))?;
+        let value = read(&mut fields)?;
+        fields.finish()?;
+        Ok(Some(value))
+    }
+
+    /// What `read` makes of each object in the array `name` of at most `most` entries.
+    pub(crate) fn each<T>(
+        &mut self,
+        name: &str,
+        most: usize,
+        mut read: impl FnMut(&mut Self) -> Result<T>,
+    ) -> Result<Option<Vec<T>>> {
+        if self.describes() {
+            let described = schema(read);
+            self.array(name, most, || described)?;
+            return Ok(None);
+        }
+        let Some(items) = self.array(name, most, || Value::Null)? else {
+            return Ok(None);
+        };
+        items
+            .into_iter()
+            .enumerate()
+            .map(|(index, item)| {
+                let mut fields = Self::new(item, format!("{}[{index}]", self.name(name)))?;
+                let value = read(&mut fields)?;
+                fields.finish()?;
+                Ok(value)
+            })
+            .collect::<Result<Vec<T>>>()
+            .map(Some)
+    }
+
     /// A finite number within `range`.
     pub(crate) fn number(&mut self, name: &str, range: RangeInclusive<f64>) -> Result<Option<f64>> {
         let expected = format!("a number from {} to {}", range.start(), range.end());
-        self.typed(name, &expected, |value| {
+        let schema = || json!({"type": "number", "minimum": range.start(), "maximum": range.end()});
+        self.typed(name, &expected, schema, |value| {
             value.as_f64().filter(|v| range.contains(v))
+        })
+    }
+
+    /// A number above 0 and up to `most`.
+    pub(crate) fn above_zero(&mut self, name: &str, most: f64) -> Result<Option<f64>> {
+        let expected = format!("a number above 0 and at most {most}");
+        let schema = || json!({"type": "number", "exclusiveMinimum": 0, "maximum": most});
+        self.typed(name, &expected, schema, |value| {
+            value.as_f64().filter(|v| *v > 0.0 && *v <= most)
         })
     }
 
@@ -117,14 +323,16 @@ impl Fields {
         } else {
             format!("a whole number from {} to {}", range.start(), range.end())
         };
-        self.typed(name, &expected, |value| {
+        let schema =
+            || json!({"type": "integer", "minimum": range.start(), "maximum": range.end()});
+        self.typed(name, &expected, schema, |value| {
             integer(value).filter(|v| range.contains(v))
         })
     }
 
     /// Refuses the field `name` if it is there.
     pub(crate) fn refuse(&mut self, name: &str, why: &str) -> Result<()> {
-        match self.take(name) {
+        match self.take(name, || json!({"type": "null", "description": why})) {
             None => Ok(()),
             Some(_) => Err(self.error(name, why)),
         }
@@ -132,7 +340,7 @@ impl Fields {
 
     /// Refuses the field `name` unless it is absent or one of `harmless`.
     pub(crate) fn only(&mut self, name: &str, harmless: &[Value], why: &str) -> Result<()> {
-        match self.take(name) {
+        match self.take(name, || json!({"enum": harmless, "description": why})) {
             Some(value) if !harmless.contains(&value) => Err(self.error(name, why)),
             _ => Ok(()),
         }
@@ -156,9 +364,10 @@ impl Fields {
         &mut self,
         name: &str,
         expected: &str,
+        schema: impl FnOnce() -> Value,
         read: impl FnOnce(&Value) -> Option<T>,
     ) -> Result<Option<T>> {
-        match self.take(name) {
+        match self.take(name, schema) {
             None => Ok(None),
             Some(value) => match read(&value) {
                 Some(read) => Ok(Some(read)),
@@ -170,6 +379,24 @@ impl Fields {
     pub(crate) fn wrong(&self, name: &str, expected: &str, value: &Value) -> ApiError {
         wrong(self.name(name), expected, value)
     }
+}
+
+/// `schema`, with null beside what it allows.
+fn nullable(mut schema: Value) -> Value {
+    if schema["type"] == "null" {
+        return schema;
+    }
+    if let Some(values) = schema.get_mut("enum").and_then(Value::as_array_mut) {
+        values.push(Value::Null);
+    }
+    let has_values = schema.get("enum").is_some();
+    match schema.get_mut("type") {
+        Some(name @ Value::String(_)) => *name = json!([name.take(), "null"]),
+        Some(Value::Array(names)) => names.push("null".into()),
+        _ if has_values => {}
+        _ => return json!({"anyOf": [schema, {"type": "null"}]}),
+    }
+    schema
 }
 
 /// The error that the field `param` must be `expected` and not `value`.
@@ -192,6 +419,15 @@ pub(crate) fn integer(value: &Value) -> Option<i64> {
             .filter(|v| v.fract() == 0.0 && v.abs() <= EXACT)
             .map(|v| v as i64)
     })
+}
+
+/// Levels of arrays and objects in `value`.
+pub(crate) fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
 }
 
 fn kind(value: &Value) -> &'static str {

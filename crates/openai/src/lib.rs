@@ -2,19 +2,28 @@
 //!
 //! Requests are read strictly: a field is honoured, harmless, or refused with an error that names
 //! it; nothing is dropped. Limits are checked while reading, before anything fans out. Answers
-//! are plain serde types. This crate does no IO and knows no HTTP library.
+//! are plain serde types. [`openapi`] describes both, from the code that reads and the types that
+//! are written. This crate does no IO and knows no HTTP library.
 
 pub mod chat;
 pub mod completion;
+pub mod embeddings;
 mod error;
 mod fields;
 mod models;
+pub mod openapi;
+mod reasoning;
+pub mod responses;
 mod sampling;
+mod structured;
 mod tokenize;
+pub mod tools;
 mod usage;
 
 pub use error::{ApiError, ErrorBody, ErrorKind, ErrorObject, excerpt};
 pub use models::{Model, ModelList, Provenance};
+pub use reasoning::{ReasoningParser, Thought};
 pub use sampling::{MAX_CHOICES, MAX_LOGPROBS, MAX_STOP_STRINGS, Sampling, StreamOptions};
+pub use structured::{MAX_GRAMMAR_BYTES, MAX_SCHEMA_DEPTH, Structured};
 pub use tokenize::{DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse};
-pub use usage::Usage;
+pub use usage::{PromptTokensDetails, Timings, Usage};

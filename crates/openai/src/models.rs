@@ -1,9 +1,10 @@
 //! The list of models.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Answer of `/v1/models`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ModelList {
     /// Always `list`.
     pub object: String,
@@ -22,7 +23,7 @@ impl ModelList {
 }
 
 /// One entry of the list: what a request may name as its `model`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Model {
     /// The name to put into a request.
     pub id: String,
@@ -45,7 +46,7 @@ pub struct Model {
 }
 
 /// The commit whose weights answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Provenance {
     /// The repository, without credentials.
     pub repository: String,

@@ -1,8 +1,8 @@
-//! The fields that chat and plain completions share.
+//! The fields that all ways of generating share.
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     error::{ApiError, excerpt},
@@ -17,12 +17,18 @@ pub const MAX_STOP_STRINGS: usize = 4;
 pub const MAX_LOGPROBS: usize = 20;
 /// Longest stop string in bytes.
 const MAX_STOP_BYTES: usize = 256;
-/// Most entries of `logit_bias` and of `stop_token_ids`.
+/// Most entries of `logit_bias` and of lists of token ids.
 const MAX_TOKEN_LIST: usize = 1024;
+/// Most entries of `bad_words`, and the longest in bytes.
+const MAX_BAD_WORDS: usize = 256;
+const MAX_BAD_WORD_BYTES: usize = 256;
+/// Longest `cache_salt` in bytes.
+const MAX_SALT_BYTES: usize = 256;
 /// Highest token id that is looked at; the engine checks against the vocabulary.
 const MAX_TOKEN_ID: i64 = u32::MAX as i64;
 /// Bound of token counts, far above any context.
 const MAX_TOKENS: i64 = 1 << 24;
+const NO_ADAPTERS: &str = "adapters are not supported by this server yet";
 
 /// How to choose tokens and when to stop. `None` leaves the choice to the model's
 /// `generation_config.json` and then to the default of the API.
@@ -36,6 +42,8 @@ pub struct Sampling {
     pub top_k: Option<i64>,
     /// 0 to 1, relative to the likeliest token.
     pub min_p: Option<f64>,
+    /// Above 0, to 1: locally typical sampling; 1 is off.
+    pub typical_p: Option<f64>,
     /// Reproduces the answer of the same request.
     pub seed: Option<i64>,
     /// -2 to 2.
@@ -46,6 +54,10 @@ pub struct Sampling {
     pub repetition_penalty: Option<f64>,
     /// Added to the logits of tokens, -100 to 100.
     pub logit_bias: BTreeMap<u32, f32>,
+    /// Only these tokens may be chosen.
+    pub allowed_token_ids: Option<Vec<u32>>,
+    /// Texts that are not generated.
+    pub bad_words: Vec<String>,
     /// End the answer before any of these.
     pub stop: Vec<String>,
     /// End the answer at any of these tokens.
@@ -58,12 +70,20 @@ pub struct Sampling {
     pub skip_special_tokens: bool,
     /// Do not end before this many tokens.
     pub min_tokens: u32,
+    /// Log-probabilities of the prompt's tokens, with so many alternatives each.
+    pub prompt_logprobs: Option<usize>,
+    /// Lower runs earlier; 0 is usual.
+    pub priority: i32,
+    /// Prefixes are shared only among requests with the same salt.
+    pub cache_salt: Option<String>,
     /// How many answers, 1 to [`MAX_CHOICES`].
     pub n: usize,
     /// Send the answer in pieces.
     pub stream: bool,
     /// How to stream.
     pub stream_options: StreamOptions,
+    /// Tell in `usage` how long the request waited and ran.
+    pub include_timings: bool,
 }
 
 /// Options of a streamed answer.
@@ -71,33 +91,60 @@ pub struct Sampling {
 pub struct StreamOptions {
     /// Send a last chunk without choices and with the token counts.
     pub include_usage: bool,
+    /// Send the counts so far in every chunk.
+    pub continuous_usage: bool,
 }
 
 impl Sampling {
     pub(crate) fn read(fields: &mut Fields) -> Result<Self, ApiError> {
         let stream = fields.boolean("stream")?.unwrap_or(false);
-        let temperature = fields.number("temperature", 0.0..=2.0)?;
-        Ok(Self {
-            temperature,
-            top_p: above_zero(fields, "top_p", 1.0)?,
-            top_k: fields.integer("top_k", -1..=MAX_TOKENS)?,
-            min_p: fields.number("min_p", 0.0..=1.0)?,
-            seed: fields.integer("seed", i64::MIN..=i64::MAX)?,
+        let read = Self {
+            stream_options: stream_options(fields, stream)?,
+            n: fields.integer("n", 1..=MAX_CHOICES as i64)?.unwrap_or(1) as usize,
+            stop: stop(fields)?,
             presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?,
             frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?,
-            repetition_penalty: above_zero(fields, "repetition_penalty", 10.0)?,
             logit_bias: logit_bias(fields)?,
-            stop: stop(fields)?,
-            stop_token_ids: stop_token_ids(fields)?,
+            seed: fields.integer("seed", i64::MIN..=i64::MAX)?,
+            stream,
+            ..Self::read_common(fields)?
+        };
+        if stream && read.prompt_logprobs.is_some() {
+            return Err(fields.error("prompt_logprobs", "are not told in a stream"));
+        }
+        Ok(read)
+    }
+
+    /// The fields that the responses API has as well.
+    pub(crate) fn read_common(fields: &mut Fields) -> Result<Self, ApiError> {
+        fields.string("user")?;
+        fields.only("adapters", &[json!([])], NO_ADAPTERS)?;
+        Ok(Self {
+            temperature: fields.number("temperature", 0.0..=2.0)?,
+            top_p: fields.above_zero("top_p", 1.0)?,
+            top_k: fields.integer("top_k", -1..=MAX_TOKENS)?,
+            min_p: fields.number("min_p", 0.0..=1.0)?,
+            typical_p: fields.above_zero("typical_p", 1.0)?,
+            repetition_penalty: fields.above_zero("repetition_penalty", 10.0)?,
+            allowed_token_ids: allowed(fields)?,
+            bad_words: fields.strings("bad_words", MAX_BAD_WORDS, MAX_BAD_WORD_BYTES)?,
+            stop_token_ids: token_ids(fields, "stop_token_ids")?.unwrap_or_default(),
             include_stop_str_in_output: fields
                 .boolean("include_stop_str_in_output")?
                 .unwrap_or(false),
             ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
             skip_special_tokens: fields.boolean("skip_special_tokens")?.unwrap_or(true),
             min_tokens: tokens(fields, "min_tokens", 0)?.unwrap_or(0),
-            n: fields.integer("n", 1..=MAX_CHOICES as i64)?.unwrap_or(1) as usize,
-            stream,
-            stream_options: stream_options(fields, stream)?,
+            prompt_logprobs: fields
+                .integer("prompt_logprobs", 0..=MAX_LOGPROBS as i64)?
+                .map(|count| count as usize),
+            priority: fields
+                .integer("priority", i64::from(i32::MIN)..=i64::from(i32::MAX))?
+                .unwrap_or(0) as i32,
+            cache_salt: salt(fields)?,
+            include_timings: fields.boolean("include_timings")?.unwrap_or(false),
+            n: 1,
+            ..Self::default()
         })
     }
 }
@@ -109,57 +156,53 @@ pub(crate) fn tokens(fields: &mut Fields, name: &str, least: i64) -> Result<Opti
         .map(|count| count as u32))
 }
 
-/// Fields that change nothing about an answer here, and fields of features that are not there.
-pub(crate) fn common_extras(fields: &mut Fields) -> Result<(), ApiError> {
-    fields.string("user")?;
-    for absent in [
-        "adapters",
-        "allowed_token_ids",
-        "bad_words",
-        "structured_outputs",
-    ] {
-        fields.refuse(absent, "is not supported by this server")?;
-    }
-    for absent in ["prompt_logprobs", "cache_salt"] {
-        fields.refuse(absent, "is not supported by this server")?;
-    }
-    fields.only(
-        "priority",
-        &[0.into()],
-        "is not supported by this server; only 0 is accepted",
-    )
+/// A schema of one token id.
+pub(crate) fn token_id_schema() -> Value {
+    json!({"type": "integer", "minimum": 0, "maximum": MAX_TOKEN_ID})
 }
 
-fn above_zero(fields: &mut Fields, name: &str, most: f64) -> Result<Option<f64>, ApiError> {
-    let value = fields.number(name, 0.0..=most)?;
-    if value == Some(0.0) {
-        return Err(fields.error(name, format!("must be above 0 and at most {most}")));
+/// The token id that `value` is.
+pub(crate) fn token_id(value: &Value, param: &str) -> Result<u32, ApiError> {
+    integer(value)
+        .filter(|id| (0..=MAX_TOKEN_ID).contains(id))
+        .map(|id| id as u32)
+        .ok_or_else(|| wrong(param.to_owned(), "token ids", value))
+}
+
+fn salt(fields: &mut Fields) -> Result<Option<String>, ApiError> {
+    let salt = fields.short_string("cache_salt", MAX_SALT_BYTES)?;
+    match salt {
+        Some(salt) if salt.is_empty() => Err(fields.error("cache_salt", "is empty")),
+        salt => Ok(salt),
     }
-    Ok(value)
 }
 
 fn stream_options(fields: &mut Fields, stream: bool) -> Result<StreamOptions, ApiError> {
-    let Some(options) = fields.take("stream_options") else {
-        return Ok(StreamOptions::default());
-    };
-    if !stream {
+    let there = fields.has("stream_options");
+    let options = fields.nested("stream_options", |options| {
+        let read = StreamOptions {
+            include_usage: options.boolean("include_usage")?.unwrap_or(false),
+            continuous_usage: options.boolean("continuous_usage_stats")?.unwrap_or(false),
+        };
+        options.only(
+            "include_obfuscation",
+            &[false.into()],
+            "is not supported by this server; only false is accepted",
+        )?;
+        Ok(read)
+    })?;
+    if there && !stream {
         return Err(fields.error("stream_options", "is allowed only when stream is true"));
     }
-    let mut options = Fields::new(options, "stream_options".to_owned())?;
-    let read = StreamOptions {
-        include_usage: options.boolean("include_usage")?.unwrap_or(false),
-    };
-    options.only(
-        "include_obfuscation",
-        &[false.into()],
-        "is not supported by this server; only false is accepted",
-    )?;
-    options.finish()?;
-    Ok(read)
+    Ok(options.unwrap_or_default())
 }
 
 fn stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
-    let stops = match fields.take("stop") {
+    let schema = || {
+        let text = json!({"type": "string", "minLength": 1, "maxLength": MAX_STOP_BYTES});
+        json!({"anyOf": [text, {"type": "array", "items": text, "maxItems": MAX_STOP_STRINGS}]})
+    };
+    let stops = match fields.take("stop", schema) {
         None => return Ok(Vec::new()),
         Some(Value::String(text)) => vec![Value::String(text)],
         Some(Value::Array(items)) => items,
@@ -184,29 +227,39 @@ fn stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
         .collect()
 }
 
-fn stop_token_ids(fields: &mut Fields) -> Result<Vec<u32>, ApiError> {
-    let ids = fields.array("stop_token_ids")?.unwrap_or_default();
-    if ids.len() > MAX_TOKEN_LIST {
-        return Err(fields.error(
-            "stop_token_ids",
-            format!("has more than {MAX_TOKEN_LIST} ids"),
-        ));
+fn allowed(fields: &mut Fields) -> Result<Option<Vec<u32>>, ApiError> {
+    match token_ids(fields, "allowed_token_ids")? {
+        Some(ids) if ids.is_empty() => {
+            Err(fields.error("allowed_token_ids", "is empty: nothing could be generated"))
+        }
+        ids => Ok(ids),
     }
-    ids.iter()
-        .map(|id| token_id(id, "stop_token_ids"))
-        .collect()
 }
 
-/// The token id that `value` is.
-pub(crate) fn token_id(value: &Value, param: &str) -> Result<u32, ApiError> {
-    integer(value)
-        .filter(|id| (0..=MAX_TOKEN_ID).contains(id))
-        .map(|id| id as u32)
-        .ok_or_else(|| wrong(param.to_owned(), "token ids", value))
+fn token_ids(fields: &mut Fields, name: &str) -> Result<Option<Vec<u32>>, ApiError> {
+    let Some(ids) = fields.array(name, MAX_TOKEN_LIST, token_id_schema)? else {
+        return Ok(None);
+    };
+    ids.iter()
+        .map(|id| token_id(id, name))
+        .collect::<Result<_, _>>()
+        .map(Some)
 }
 
 fn logit_bias(fields: &mut Fields) -> Result<BTreeMap<u32, f32>, ApiError> {
-    let map = fields.object("logit_bias")?.unwrap_or_default();
+    let schema = || {
+        json!({
+            "type": "object",
+            "propertyNames": {"pattern": "^[0-9]{1,10}$"},
+            "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+            "maxProperties": MAX_TOKEN_LIST,
+        })
+    };
+    let map = match fields.take("logit_bias", schema) {
+        None => return Ok(BTreeMap::new()),
+        Some(Value::Object(map)) => map,
+        Some(other) => return Err(fields.wrong("logit_bias", "an object", &other)),
+    };
     if map.len() > MAX_TOKEN_LIST {
         return Err(fields.error(
             "logit_bias",

@@ -1,9 +1,18 @@
 //! `/tokenize` and `/detokenize`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::{chat::ChatRequest, error::ApiError, fields::Fields, sampling};
+use crate::{
+    chat::ChatRequest,
+    error::ApiError,
+    fields::{self, Fields},
+    sampling,
+};
+
+/// Most tokens of one request.
+const MAX_TOKENS: usize = 1 << 20;
 
 /// What a client asks of `/tokenize`.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,6 +25,8 @@ pub enum TokenizeRequest {
         prompt: String,
         /// Add what the tokenizer puts before and after a text.
         add_special_tokens: bool,
+        /// Tell the text of each token.
+        return_token_strs: bool,
     },
     /// The tokens of a conversation as the chat template renders it.
     Chat(Box<ChatRequest>),
@@ -27,22 +38,29 @@ impl TokenizeRequest {
     /// # Errors
     /// A 400 that names the field at fault.
     pub fn from_json(body: &[u8]) -> Result<Self, ApiError> {
-        let mut fields = Fields::from_body(body)?;
-        let Some(prompt) = fields.string("prompt")? else {
+        if !Fields::from_body(body)?.has("prompt") {
             return Ok(Self::Chat(Box::new(ChatRequest::from_json(body)?)));
-        };
-        let request = Self::Text {
-            prompt,
+        }
+        Fields::read_body(body, Self::read_text)
+    }
+
+    /// JSON schema of what [`Self::from_json`] takes.
+    pub fn schema() -> Value {
+        json!({"anyOf": [fields::schema(Self::read_text), ChatRequest::schema()]})
+    }
+
+    fn read_text(fields: &mut Fields) -> Result<Self, ApiError> {
+        Ok(Self::Text {
+            prompt: fields.required_string("prompt")?,
             model: fields.string("model")?,
             add_special_tokens: fields.boolean("add_special_tokens")?.unwrap_or(true),
-        };
-        fields.finish()?;
-        Ok(request)
+            return_token_strs: fields.boolean("return_token_strs")?.unwrap_or(false),
+        })
     }
 }
 
 /// Answer of `/tokenize`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TokenizeResponse {
     /// How many tokens.
     pub count: usize,
@@ -50,6 +68,8 @@ pub struct TokenizeResponse {
     pub max_model_len: usize,
     /// The tokens.
     pub tokens: Vec<u32>,
+    /// Their texts, if asked for, invalid UTF-8 replaced.
+    pub token_strs: Option<Vec<String>>,
 }
 
 /// What a client asks of `/detokenize`.
@@ -67,22 +87,33 @@ impl DetokenizeRequest {
     /// # Errors
     /// A 400 that names the field at fault.
     pub fn from_json(body: &[u8]) -> Result<Self, ApiError> {
-        let mut fields = Fields::from_body(body)?;
+        Fields::read_body(body, Self::read)
+    }
+
+    /// JSON schema of what [`Self::from_json`] takes.
+    pub fn schema() -> Value {
+        fields::schema(Self::read)
+    }
+
+    fn read(fields: &mut Fields) -> Result<Self, ApiError> {
         let model = fields.string("model")?;
-        let tokens: Vec<Value> = fields
-            .array("tokens")?
-            .ok_or_else(|| fields.error("tokens", "is required"))?;
+        let read = fields.array("tokens", MAX_TOKENS, sampling::token_id_schema)?;
+        fields.require("tokens");
+        let tokens = match read {
+            Some(tokens) => tokens,
+            None if fields.describes() => Vec::new(),
+            None => return Err(fields.error("tokens", "is required")),
+        };
         let tokens = tokens
             .iter()
             .map(|id| sampling::token_id(id, "tokens"))
             .collect::<Result<_, _>>()?;
-        fields.finish()?;
         Ok(Self { model, tokens })
     }
 }
 
 /// Answer of `/detokenize`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DetokenizeResponse {
     /// The text.
     pub prompt: String,

@@ -150,6 +150,9 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<TorchBackend, LoadError
         num_blocks: cache.num_blocks(),
         dtype: dtype_name(kind).to_owned(),
         device: device_name(device),
+        hidden_size: 0,
+        quantization: "none".to_owned(),
+        kernels: "aten".to_owned(),
         weight_bytes,
         kv_cache_bytes: num_blocks as u64 * shape.block_bytes(),
     };

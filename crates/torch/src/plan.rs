@@ -56,6 +56,9 @@ impl Plan {
             return Err(BackendError::Step("the batch is empty".into()));
         }
         for sequence in &batch.sequences {
+            if sequence.logits == LogitsWanted::Hidden {
+                return Err(BackendError::Step("hidden states are not given".into()));
+            }
             check(sequence, spec).map_err(BackendError::Step)?;
         }
         Self::lay_out(batch, device).map_err(|error| step_error(&error))
@@ -79,7 +82,7 @@ impl Plan {
                     + (p % BLOCK_SIZE) as i64
             }));
             match sequence.logits {
-                LogitsWanted::None => {}
+                LogitsWanted::None | LogitsWanted::Hidden => {}
                 LogitsWanted::Last => rows.push(first + count as i64 - 1),
                 LogitsWanted::All => rows.extend(first..first + count as i64),
             }

@@ -146,6 +146,7 @@ pub(super) fn request(
             .iter()
             .map(|(&token, &bias)| (token, bias))
             .collect(),
+        ..SamplingParams::default()
     };
     let stop = StopRules {
         max_tokens: max_tokens.map(|tokens| tokens as usize),
@@ -161,5 +162,6 @@ pub(super) fn request(
         stop,
         logprobs,
         show_special_tokens: !sampling.skip_special_tokens,
+        ..Request::default()
     }
 }

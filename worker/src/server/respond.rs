@@ -59,6 +59,12 @@ pub(super) fn submit_error(error: &SubmitError, prompt: &str) -> ApiError {
                     | InvalidParams::UnknownToken { name, .. },
                 ) => name,
                 InvalidRequest::EmptyStopString => "stop",
+                InvalidRequest::MixedGroup | InvalidRequest::EmptyGroup => prompt,
+                InvalidRequest::NoEmbeddings => "model",
+                InvalidRequest::Unsupported(name)
+                | InvalidRequest::Sampling(
+                    InvalidParams::Unsupported(name) | InvalidParams::Empty(name),
+                ) => name,
             };
             let invalid = ApiError::invalid(param, why);
             match why {
@@ -68,12 +74,12 @@ pub(super) fn submit_error(error: &SubmitError, prompt: &str) -> ApiError {
                 _ => invalid,
             }
         }
-        SubmitError::Busy(_) => ApiError::new(
+        SubmitError::Full { retry_after } => ApiError::new(
             ErrorKind::RateLimited,
             "too many requests wait already, try again later",
         )
         .with_code("queue_full")
-        .with_retry_after(std::time::Duration::from_secs(1)),
+        .with_retry_after(*retry_after),
         SubmitError::Stopped => engine_stopped(),
     }
 }
@@ -81,6 +87,7 @@ pub(super) fn submit_error(error: &SubmitError, prompt: &str) -> ApiError {
 /// The answer to a request that broke off.
 pub(super) fn generation_error(error: &GenerationError) -> ApiError {
     match error {
+        GenerationError::Refused(error) => submit_error(error, "input"),
         // The cause is in the log; it may hold addresses and paths.
         GenerationError::Failed(_) => {
             ApiError::new(ErrorKind::Internal, "the model failed on this request")

@@ -186,6 +186,7 @@ impl Answer {
             text,
             tokens: std::mem::take(&mut self.untold_tokens),
             logprobs: std::mem::take(&mut self.untold_logprobs),
+            prompt_logprobs: Vec::new(),
             stats: self.stats,
             end,
         };

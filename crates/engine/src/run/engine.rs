@@ -6,14 +6,16 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use tokio::sync::mpsc;
 
 use super::{
     answer::Answer,
+    event::GenerationError,
     observer::Observer,
-    request::{InvalidRequest, Request},
+    request::{InvalidRequest, Pooling, Request},
     stream::TextStream,
     worker::Worker,
 };
@@ -35,6 +37,9 @@ pub struct EngineConfig {
     pub max_queue: usize,
     /// Most tokens of prompt and answer together. Lowered to what the model and the cache have.
     pub max_model_len: usize,
+    /// Keep the computed prompts of ended requests, for others that begin with the same tokens,
+    /// as long as their cache blocks are not needed.
+    pub prefix_cache: bool,
     /// Tokens by which the model ends an answer.
     pub eos: Vec<u32>,
 }
@@ -46,6 +51,7 @@ impl Default for EngineConfig {
             max_step_tokens: 512,
             max_queue: 256,
             max_model_len: usize::MAX,
+            prefix_cache: true,
             eos: Vec::new(),
         }
     }
@@ -69,8 +75,11 @@ pub enum SubmitError {
     #[error(transparent)]
     Invalid(#[from] InvalidRequest),
     /// Too many requests wait already.
-    #[error("{0} requests wait already")]
-    Busy(usize),
+    #[error("too many requests wait already, there may be room in {} s", retry_after.as_secs())]
+    Full {
+        /// When there will probably be room, judged by recent throughput.
+        retry_after: Duration,
+    },
     /// The engine is no more.
     #[error("the engine has stopped")]
     Stopped,
@@ -194,7 +203,7 @@ impl EngineHandle {
             .shared
             .queued
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, claim)
-            .map_err(SubmitError::Busy)?;
+            .map_err(|_| self.full())?;
         // One event a token and one for the end: the thread never waits for a slow reader, and
         // what a reader has not fetched is bounded by what it asked for.
         let (events, receiver) = mpsc::channel(max_tokens + 2);
@@ -205,10 +214,46 @@ impl EngineHandle {
             Err(error) => {
                 inner.shared.queued.fetch_sub(1, Ordering::AcqRel);
                 Err(match error {
-                    mpsc::error::TrySendError::Full(_) => SubmitError::Busy(inner.max_queue),
+                    mpsc::error::TrySendError::Full(_) => self.full(),
                     mpsc::error::TrySendError::Closed(_) => SubmitError::Stopped,
                 })
             }
+        }
+    }
+
+    /// Accepts several ways to continue one prompt, which is computed once, and returns their
+    /// answers in order.
+    ///
+    /// # Errors
+    /// As [`Self::submit`]; all are accepted or none is begun.
+    pub fn submit_group(&self, requests: Vec<Request>) -> Result<Vec<TextStream>, SubmitError> {
+        let Some(first) = requests.first() else {
+            return Err(InvalidRequest::EmptyGroup.into());
+        };
+        if requests.iter().any(|other| other.prompt != first.prompt) {
+            return Err(InvalidRequest::MixedGroup.into());
+        }
+        requests.into_iter().map(|r| self.submit(r)).collect()
+    }
+
+    /// The hidden states of `tokens`, pooled and not normalised, of length
+    /// [`ModelSpec::hidden_size`]. It is scheduled like a prompt; dropping the future stops it.
+    ///
+    /// # Errors
+    /// [`GenerationError::Refused`] as [`Self::submit`], or the computation broke off.
+    #[allow(clippy::unused_async, reason = "embeddings are not computed yet")]
+    pub async fn embed(
+        &self,
+        tokens: Vec<u32>,
+        pooling: Pooling,
+    ) -> Result<Vec<f32>, GenerationError> {
+        let _ = (tokens, pooling);
+        Err(SubmitError::Invalid(InvalidRequest::NoEmbeddings).into())
+    }
+
+    fn full(&self) -> SubmitError {
+        SubmitError::Full {
+            retry_after: Duration::from_secs(1),
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::engine::SubmitError;
+
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FinishReason {
@@ -22,8 +24,11 @@ impl FinishReason {
 }
 
 /// Why an answer broke off.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum GenerationError {
+    /// It was not begun.
+    #[error(transparent)]
+    Refused(#[from] SubmitError),
     /// The backend or the sampler failed on this request; others go on.
     #[error("the model failed on this request: {0}")]
     Failed(String),
@@ -44,12 +49,17 @@ pub struct TokenLogprobs {
 }
 
 /// What a request took.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Stats {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// Tokens of the prompt that the prefix cache held, and that were not computed again.
+    pub cached_tokens: usize,
     /// Tokens generated so far, those not shown included.
     pub completion_tokens: usize,
+    /// Sum of the log-probabilities of the tokens generated so far, as [`TokenLogprobs`] has
+    /// them; `None` unless log-probabilities or a ranking was asked for.
+    pub cumulative_logprob: Option<f64>,
     /// From submission to the first step.
     pub queue_time: Duration,
     /// From the first step to the first token.
@@ -78,6 +88,7 @@ pub(crate) struct Event {
     pub(crate) text: String,
     pub(crate) tokens: Vec<u32>,
     pub(crate) logprobs: Vec<TokenLogprobs>,
+    pub(crate) prompt_logprobs: Vec<Option<TokenLogprobs>>,
     pub(crate) stats: Stats,
     /// Set in the last event.
     pub(crate) end: Option<Result<FinishReason, GenerationError>>,

@@ -11,7 +11,7 @@ mod worker;
 pub use engine::{Engine, EngineConfig, EngineHandle, Load, StartError, SubmitError};
 pub use event::{FinishReason, GenerationError, Stats, TokenLogprobs};
 pub use observer::{NoObserver, Observer, StepReport};
-pub use request::{InvalidRequest, Request, StopRules};
+pub use request::{InvalidRequest, Pooling, Request, StopRules};
 pub use stream::{TextPiece, TextStream};
 
 #[cfg(test)]

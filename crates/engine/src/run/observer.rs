@@ -23,8 +23,15 @@ pub struct StepReport {
     pub running: usize,
     /// Requests that wait.
     pub waiting: usize,
-    /// Cache blocks in use.
+    /// Cache blocks that requests hold.
     pub used_blocks: usize,
+    /// Cache blocks that no request holds, but the prefix cache keeps until they are needed.
+    pub cached_blocks: usize,
+    /// Prompt tokens of the requests that began in this step and were looked for in the prefix
+    /// cache.
+    pub prefix_queries: usize,
+    /// How many of those were found.
+    pub prefix_hits: usize,
     /// Tokens of the step.
     pub tokens: usize,
     /// Requests that lost their cache blocks before it.

@@ -1,6 +1,11 @@
 //! What a client of the engine asks for.
 
-use crate::sampling::{InvalidParams, SamplingParams};
+use std::sync::Arc;
+
+use crate::{
+    grammar::Constraint,
+    sampling::{InvalidParams, SamplingParams},
+};
 
 /// A prompt and how to continue it.
 #[derive(Clone, Debug, Default)]
@@ -13,8 +18,31 @@ pub struct Request {
     pub stop: StopRules,
     /// Tell log-probabilities, with so many alternatives each.
     pub logprobs: Option<usize>,
+    /// Tell the log-probabilities of the prompt's own tokens, with so many alternatives each, in
+    /// the first piece. Every position is computed then, whatever the prefix cache holds.
+    pub prompt_logprobs: Option<usize>,
+    /// Sum up the log-probabilities of the answer in [`crate::Stats::cumulative_logprob`], so
+    /// that answers can be compared.
+    pub rank: bool,
     /// Show special tokens in the text.
     pub show_special_tokens: bool,
+    /// What the text must look like.
+    pub constraint: Option<Constraint>,
+    /// Lower runs earlier; requests of the same priority run in the order of arrival. Waiting
+    /// long outweighs any priority.
+    pub priority: i32,
+    /// Only requests of the same salt share cached prefixes: nobody else can find out from the
+    /// time to the first token what a prompt was.
+    pub cache_salt: Option<Arc<str>>,
+}
+
+/// How the hidden states of all positions of a text become one vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pooling {
+    /// Their mean.
+    Mean,
+    /// That of the last position.
+    Last,
 }
 
 /// When an answer ends.
@@ -84,6 +112,18 @@ pub enum InvalidRequest {
     /// An empty stop text would end every answer.
     #[error("a stop text is empty")]
     EmptyStopString,
+    /// The backend gives no hidden states.
+    #[error("the model as loaded gives no embeddings")]
+    NoEmbeddings,
+    /// Requests of a group continue the same prompt.
+    #[error("the requests of a group have different prompts")]
+    MixedGroup,
+    /// There is no request in a group.
+    #[error("a group has no requests")]
+    EmptyGroup,
+    /// The engine cannot do this yet.
+    #[error("{0} is not supported")]
+    Unsupported(&'static str),
     /// A sampling parameter is out of its range.
     #[error(transparent)]
     Sampling(#[from] InvalidParams),
@@ -140,6 +180,16 @@ impl Request {
             return Err(InvalidRequest::EmptyStopString);
         }
         self.sampling.validate(vocab_size)?;
+        for (name, asked) in [
+            ("prompt_logprobs", self.prompt_logprobs.is_some()),
+            ("rank", self.rank),
+            ("a constraint", self.constraint.is_some()),
+            ("priority", self.priority != 0),
+        ] {
+            if asked {
+                return Err(InvalidRequest::Unsupported(name));
+            }
+        }
         Ok(max_tokens)
     }
 }

@@ -20,6 +20,9 @@ pub struct TextPiece {
     pub tokens: Vec<u32>,
     /// Of `tokens`, if asked for.
     pub logprobs: Vec<TokenLogprobs>,
+    /// In the first piece, if asked for: of every token of the prompt. The first token, which
+    /// follows nothing, has none.
+    pub prompt_logprobs: Vec<Option<TokenLogprobs>>,
 }
 
 /// An answer in pieces of whole UTF-8 text. Dropping it stops its generation at the next step.
@@ -69,7 +72,11 @@ impl Stream for TextStream {
                 this.ended = true;
                 Poll::Ready(Some(Err(error)))
             }
-            Some(Ok(_)) if event.text.is_empty() && event.tokens.is_empty() => {
+            Some(Ok(_))
+                if event.text.is_empty()
+                    && event.tokens.is_empty()
+                    && event.prompt_logprobs.is_empty() =>
+            {
                 this.ended = true;
                 Poll::Ready(None)
             }
@@ -79,6 +86,7 @@ impl Stream for TextStream {
                     text: event.text,
                     tokens: event.tokens,
                     logprobs: event.logprobs,
+                    prompt_logprobs: event.prompt_logprobs,
                 })))
             }
         }

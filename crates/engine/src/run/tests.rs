@@ -236,7 +236,12 @@ fn a_full_queue_turns_requests_away_and_recovers() {
                 false
             }
             Err(error) => {
-                assert_eq!(error, SubmitError::Busy(3));
+                assert_eq!(
+                    error,
+                    SubmitError::Full {
+                        retry_after: Duration::from_secs(1)
+                    }
+                );
                 true
             }
         })

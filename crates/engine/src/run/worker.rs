@@ -202,6 +202,9 @@ impl Worker {
             running: self.scheduler.num_running(),
             waiting: self.scheduler.num_waiting(),
             used_blocks: blocks.total() - blocks.available(),
+            cached_blocks: 0,
+            prefix_queries: 0,
+            prefix_hits: 0,
             tokens: plan.shares.iter().map(|share| share.tokens).sum(),
             preempted: plan.preempted,
         };

@@ -1,5 +1,7 @@
 //! How a request wants its tokens chosen.
 
+use std::sync::Arc;
+
 /// How to choose tokens. The default is plain sampling from the model's distribution.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingParams {
@@ -11,6 +13,9 @@ pub struct SamplingParams {
     pub top_k: usize,
     /// Drop tokens less likely than this fraction of the likeliest; 0 drops none.
     pub min_p: f32,
+    /// Keep the tokens whose information is nearest to the expected one (locally typical
+    /// sampling), until they reach this probability; 1 keeps all.
+    pub typical_p: f32,
     /// Makes the choice reproducible, whatever else is in the batch; `None` picks one by chance.
     pub seed: Option<u64>,
     /// Divides (or multiplies, where negative) the logits of tokens of prompt and answer; 1 is off.
@@ -21,6 +26,10 @@ pub struct SamplingParams {
     pub frequency_penalty: f32,
     /// Added to the logits of these tokens.
     pub logit_bias: Vec<(u32, f32)>,
+    /// No other tokens are chosen. The model's ending is among them only if it is named.
+    pub allowed_tokens: Option<Arc<[u32]>>,
+    /// Sequences of tokens that are never completed.
+    pub bad_words: Vec<Vec<u32>>,
 }
 
 impl Default for SamplingParams {
@@ -30,11 +39,14 @@ impl Default for SamplingParams {
             top_p: 1.0,
             top_k: 0,
             min_p: 0.0,
+            typical_p: 1.0,
             seed: None,
             repetition_penalty: 1.0,
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
             logit_bias: Vec::new(),
+            allowed_tokens: None,
+            bad_words: Vec::new(),
         }
     }
 }
@@ -50,6 +62,12 @@ pub enum InvalidParams {
         /// Its value.
         value: f32,
     },
+    /// The engine cannot do this yet.
+    #[error("{0} is not supported")]
+    Unsupported(&'static str),
+    /// A list that leaves nothing to choose, or forbids nothing, is empty.
+    #[error("{0} is empty")]
+    Empty(&'static str),
     /// A token id that the model does not have.
     #[error("{name} names the token {token}, but the model has {vocab_size} tokens")]
     UnknownToken {
@@ -84,6 +102,15 @@ impl SamplingParams {
             // NaN is in no range.
             if !range.contains(&value) {
                 return Err(InvalidParams::OutOfRange { name, value });
+            }
+        }
+        for (name, asked) in [
+            ("typical_p", self.typical_p < 1.0),
+            ("allowed_token_ids", self.allowed_tokens.is_some()),
+            ("bad_words", !self.bad_words.is_empty()),
+        ] {
+            if asked {
+                return Err(InvalidParams::Unsupported(name));
             }
         }
         for &(token, value) in &self.logit_bias {

@@ -1,8 +1,11 @@
 //! One message of a conversation.
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::{error::ApiError, fields::Fields};
+
+/// Most calls of one message.
+const MAX_CALLS: usize = 128;
 
 /// Who says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +17,8 @@ pub enum Role {
     User,
     /// The model.
     Assistant,
+    /// The result of a call.
+    Tool,
 }
 
 impl Role {
@@ -23,39 +28,63 @@ impl Role {
             Self::System => "system",
             Self::User => "user",
             Self::Assistant => "assistant",
+            Self::Tool => "tool",
         }
     }
 }
 
 /// What is said.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Message {
     /// Who.
     pub role: Role,
-    /// The text; text parts are joined by a line break.
+    /// The text; text parts are joined by a line break. Empty where the message has none.
     pub content: String,
     /// Name of the speaker; templates may show it.
     pub name: Option<String>,
+    /// Calls that the assistant made.
+    pub tool_calls: Vec<PastCall>,
+    /// The call of which this is the result.
+    pub tool_call_id: Option<String>,
+    /// What the assistant thought; templates may show it.
+    pub reasoning_content: Option<String>,
 }
 
-const NO_TOOLS: &str = "tool calls are not supported by this server";
+/// A call in the conversation so far.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PastCall {
+    /// Its id.
+    pub id: Option<String>,
+    /// Name of the tool.
+    pub name: String,
+    /// Its arguments, as an object: templates write it as JSON in their own way.
+    pub arguments: Map<String, Value>,
+}
 
 impl Message {
-    pub(super) fn read(value: Value, path: String) -> Result<Self, ApiError> {
-        let mut fields = Fields::new(value, path)?;
-        let role = match fields.string("role")?.as_deref() {
+    /// A message without calls.
+    pub fn new(role: Role, content: String) -> Self {
+        Self {
+            role,
+            content,
+            name: None,
+            tool_calls: Vec::new(),
+            tool_call_id: None,
+            reasoning_content: None,
+        }
+    }
+
+    pub(super) fn read(fields: &mut Fields) -> Result<Self, ApiError> {
+        const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
+        let role = match fields.word("role", &ROLES)? {
+            None if fields.describes() => Role::User,
             None => return Err(fields.error("role", "is required")),
             Some("system" | "developer") => Role::System,
-            Some("user") => Role::User,
             Some("assistant") => Role::Assistant,
-            Some("tool" | "function") => return Err(fields.error("role", NO_TOOLS)),
-            Some(_) => {
-                return Err(fields.error("role", "must be system, developer, user or assistant"));
-            }
+            Some("tool") => Role::Tool,
+            Some(_) => Role::User,
         };
-        fields.only("tool_calls", &[Value::Array(Vec::new())], NO_TOOLS)?;
-        fields.refuse("tool_call_id", NO_TOOLS)?;
-        fields.refuse("function_call", NO_TOOLS)?;
+        fields.refuse("function_call", "is replaced by tool_calls")?;
         fields.refuse("audio", "audio is not supported by this server")?;
         // Answers of this API carry these two as null, and clients send answers back as they are.
         fields.refuse("refusal", "is not supported by this server")?;
@@ -64,19 +93,108 @@ impl Message {
             &[Value::Array(Vec::new())],
             "is not supported by this server",
         )?;
+        let tool_calls = fields
+            .each("tool_calls", MAX_CALLS, past_call)?
+            .unwrap_or_default();
+        let tool_call_id = fields.string("tool_call_id")?;
+        let reasoning_content = fields.string("reasoning_content")?;
+        let misplaced = [
+            ("tool_calls", Role::Assistant, !tool_calls.is_empty()),
+            ("tool_call_id", Role::Tool, tool_call_id.is_some()),
+            (
+                "reasoning_content",
+                Role::Assistant,
+                reasoning_content.is_some(),
+            ),
+        ];
+        for (name, owner, there) in misplaced {
+            if there && role != owner {
+                let why = format!(
+                    "is allowed only in a message of the role {}",
+                    owner.as_str()
+                );
+                return Err(fields.error(name, why));
+            }
+        }
+        if role == Role::Tool && tool_call_id.is_none() {
+            return Err(fields.error("tool_call_id", "is required in a message of the role tool"));
+        }
         let name = fields.string("name")?;
-        let content = match fields.required("content")? {
-            Value::String(text) => text,
-            Value::Array(parts) => join(parts, &fields.name("content"))?,
-            other => return Err(fields.wrong("content", "a string or an array of parts", &other)),
+        let content = match fields.take("content", content_schema) {
+            Some(Value::String(text)) => text,
+            Some(Value::Array(parts)) => join(parts, &fields.name("content"))?,
+            Some(other) => {
+                return Err(fields.wrong("content", "a string or an array of parts", &other));
+            }
+            None if fields.describes() || !tool_calls.is_empty() => String::new(),
+            None => return Err(fields.error("content", "is required")),
         };
-        fields.finish()?;
         Ok(Self {
             role,
             content,
             name,
+            tool_calls,
+            tool_call_id,
+            reasoning_content,
         })
     }
+}
+
+fn past_call(fields: &mut Fields) -> Result<PastCall, ApiError> {
+    fields.only("type", &[json!("function")], "must be function")?;
+    let id = fields.string("id")?;
+    // Pieces of a streamed answer carry it, and some clients leave it in.
+    fields.integer("index", 0..=i64::from(u32::MAX))?;
+    let called = fields.nested("function", |function| {
+        let name = function.required_string("name")?;
+        let arguments = function.take("arguments", || json!({"type": ["string", "object"]}));
+        Ok((
+            name,
+            arguments.map_or(Ok(Map::new()), |value| arguments_of(function, value))?,
+        ))
+    })?;
+    match called {
+        Some((name, arguments)) => Ok(PastCall {
+            id,
+            name,
+            arguments,
+        }),
+        None if fields.describes() => Ok(PastCall {
+            id,
+            name: String::new(),
+            arguments: Map::new(),
+        }),
+        None => Err(fields.error("function", "is required")),
+    }
+}
+
+fn arguments_of(fields: &Fields, value: Value) -> Result<Map<String, Value>, ApiError> {
+    parse_arguments(value).ok_or_else(|| {
+        fields.error(
+            "arguments",
+            "must be an object of JSON, as a string or as such",
+        )
+    })
+}
+
+/// The arguments of a call, written as JSON in a string or as such.
+pub(crate) fn parse_arguments(value: Value) -> Option<Map<String, Value>> {
+    match value {
+        Value::Object(map) => Some(map),
+        Value::String(text) if text.trim().is_empty() => Some(Map::new()),
+        Value::String(text) => serde_json::from_str(&text).ok(),
+        _ => None,
+    }
+}
+
+fn content_schema() -> Value {
+    let part = json!({
+        "type": "object",
+        "properties": {"type": {"enum": ["text"]}, "text": {"type": "string"}},
+        "required": ["type", "text"],
+        "additionalProperties": false,
+    });
+    json!({"anyOf": [{"type": "string"}, {"type": "array", "items": part, "minItems": 1}]})
 }
 
 fn join(parts: Vec<Value>, path: &str) -> Result<String, ApiError> {

@@ -4,12 +4,14 @@ mod message;
 mod request;
 mod response;
 
-pub use message::{Message, Role};
-pub use request::ChatRequest;
+pub(crate) use message::parse_arguments;
+pub use message::{Message, PastCall, Role};
+pub use request::{ChatPrompt, ChatRequest};
+pub(crate) use request::{EFFORTS, harmless};
 pub(crate) use response::nullable;
 pub use response::{
     AssistantMessage, ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatLogprobs, Delta,
-    TokenLogprob, TopLogprob,
+    PromptLogprob, PromptLogprobs, TokenLogprob, TopLogprob,
 };
 
 #[cfg(test)]

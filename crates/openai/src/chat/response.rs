@@ -1,11 +1,17 @@
 //! Answers of `/v1/chat/completions`, whole and in pieces.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Usage;
+use std::collections::BTreeMap;
+
+use crate::{
+    Usage,
+    tools::{ToolCall, ToolCallDelta},
+};
 
 /// A whole answer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ChatCompletion {
     /// Names this answer.
     pub id: String,
@@ -21,10 +27,28 @@ pub struct ChatCompletion {
     pub usage: Usage,
     /// What answered: the commit.
     pub system_fingerprint: Option<String>,
+    /// Of the prompt's tokens, if asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_logprobs: Option<PromptLogprobs>,
+}
+
+/// Log-probabilities of a prompt's tokens: of each the token itself and its likeliest
+/// alternatives by their ids. The first is null: nothing comes before it.
+pub type PromptLogprobs = Vec<Option<BTreeMap<String, PromptLogprob>>>;
+
+/// A token that stands in a prompt, or could.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PromptLogprob {
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+    /// 1 for the likeliest; null where it is not among those that were asked for.
+    pub rank: Option<usize>,
+    /// Its text, invalid UTF-8 replaced.
+    pub decoded_token: String,
 }
 
 /// One answer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ChatChoice {
     /// From 0.
     pub index: u32,
@@ -32,34 +56,29 @@ pub struct ChatChoice {
     pub message: AssistantMessage,
     /// Of every token, if asked for.
     pub logprobs: Option<ChatLogprobs>,
-    /// Why it ended: `stop` or `length`.
+    /// Why it ended: `stop`, `length` or `tool_calls`.
     pub finish_reason: String,
 }
 
 /// What the model says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AssistantMessage {
     /// Always `assistant`.
     pub role: String,
-    /// The text.
-    pub content: String,
+    /// The text; null where there are only calls.
+    pub content: Option<String>,
     /// Always null: models here do not refuse in a field of its own.
     pub refusal: Option<String>,
-}
-
-impl AssistantMessage {
-    /// The message that says `content`.
-    pub fn new(content: String) -> Self {
-        Self {
-            role: "assistant".to_owned(),
-            content,
-            refusal: None,
-        }
-    }
+    /// Calls of tools.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
+    /// What the model thought.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
 }
 
 /// One piece of a streamed answer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ChatChunk {
     /// The same in all pieces of an answer.
     pub id: String,
@@ -75,11 +94,12 @@ pub struct ChatChunk {
     pub choices: Vec<ChatChunkChoice>,
     /// With `include_usage`: null, and the counts in the last piece. Otherwise absent.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "nullable")]
+    #[schemars(with = "Option<Usage>")]
     pub usage: Option<Option<Usage>>,
 }
 
 /// What a piece adds to one choice.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ChatChunkChoice {
     /// From 0.
     pub index: u32,
@@ -92,7 +112,7 @@ pub struct ChatChunkChoice {
 }
 
 /// An addition to a message.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Delta {
     /// In the first piece: `assistant`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -100,10 +120,16 @@ pub struct Delta {
     /// Text to append.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// Thoughts to append.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// Calls to append to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCallDelta>,
 }
 
 /// Log-probabilities of an answer's tokens.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ChatLogprobs {
     /// One entry a token.
     pub content: Vec<TokenLogprob>,
@@ -112,7 +138,7 @@ pub struct ChatLogprobs {
 }
 
 /// The chosen token and its likeliest alternatives.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TokenLogprob {
     /// Its text, invalid UTF-8 replaced.
     pub token: String,
@@ -125,7 +151,7 @@ pub struct TokenLogprob {
 }
 
 /// An alternative.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TopLogprob {
     /// Its text, invalid UTF-8 replaced.
     pub token: String,

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::ApiError;
+use crate::{ApiError, Structured, tools::ToolChoice};
 
 #[track_caller]
 fn read(mut extra: Value) -> Result<ChatRequest, ApiError> {
@@ -24,10 +24,10 @@ fn refused(extra: Value, param: &str) {
 #[test]
 fn the_smallest_request_has_the_defaults_of_the_api() {
     let request = read(json!({})).unwrap();
-    assert_eq!(request.messages[0].role, Role::User);
+    assert_eq!(request.prompt.messages[0].role, Role::User);
     assert_eq!((request.max_tokens, request.logprobs), (None, None));
     assert_eq!((request.sampling.n, request.sampling.stream), (1, false));
-    assert!(request.add_generation_prompt && request.sampling.skip_special_tokens);
+    assert!(request.prompt.add_generation_prompt && request.sampling.skip_special_tokens);
 }
 
 #[test]
@@ -121,20 +121,23 @@ fn an_impossible_value_is_refused_by_name() {
 #[test]
 fn a_feature_that_is_not_there_is_refused_unless_it_is_switched_off() {
     for (extra, param) in [
-        (json!({"tools": [{"type": "function"}]}), "tools"),
+        (
+            json!({"tools": [{"type": "function"}]}),
+            "tools[0].function",
+        ),
         (json!({"tool_choice": "required"}), "tool_choice"),
         (
-            json!({"response_format": {"type": "json_object"}}),
-            "response_format",
+            json!({"response_format": {"type": "json_schema"}}),
+            "response_format.json_schema",
         ),
         (json!({"store": true}), "store"),
         (json!({"modalities": ["text", "audio"]}), "modalities"),
-        (json!({"reasoning_effort": "low"}), "reasoning_effort"),
+        (json!({"reasoning_effort": "huge"}), "reasoning_effort"),
         (json!({"adapters": [{"name": "a"}]}), "adapters"),
         (json!({"chat_template": "x"}), "chat_template"),
         (
             json!({"messages": [{"role": "tool", "content": "a"}]}),
-            "messages[0].role",
+            "messages[0].tool_call_id",
         ),
     ] {
         refused(extra, param);
@@ -152,8 +155,8 @@ fn text_parts_are_joined_and_developer_is_system() {
     let request = read(json!({"messages": [{"role": "developer", "content": [
         {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]}))
     .unwrap();
-    assert_eq!(request.messages[0].content, "a\nb");
-    assert_eq!(request.messages[0].role, Role::System);
+    assert_eq!(request.prompt.messages[0].content, "a\nb");
+    assert_eq!(request.prompt.messages[0].role, Role::System);
 }
 
 #[test]
@@ -182,4 +185,169 @@ fn a_null_usage_and_an_absent_one_differ_on_the_wire() {
     let text = serde_json::to_string(&chunk).unwrap();
     assert!(text.contains("\"usage\":null"), "{text}");
     assert_eq!(serde_json::from_str::<ChatChunk>(&text).unwrap(), chunk);
+}
+
+fn tool(name: &str) -> Value {
+    json!({"type": "function", "function": {"name": name, "parameters": {"type": "object"}}})
+}
+
+#[test]
+fn tools_are_read_and_kept_as_they_were_sent() {
+    let request = read(
+        json!({"tools": [tool("f"), tool("g")], "tool_choice": "required",
+        "parallel_tool_calls": false}),
+    )
+    .unwrap();
+    assert_eq!(request.prompt.tools[0].value, tool("f"));
+    assert_eq!(request.tool_choice, ToolChoice::Required);
+    assert!(!request.parallel_tool_calls);
+    let named = json!({"type": "function", "function": {"name": "g"}});
+    let request = read(json!({"tools": [tool("f"), tool("g")], "tool_choice": named})).unwrap();
+    assert_eq!(request.tool_choice, ToolChoice::Named("g".into()));
+    let named = json!({"type": "function", "function": {"name": "h"}});
+    for (extra, param) in [
+        (json!({"tools": [tool("f"), tool("f")]}), "tools"),
+        (json!({"tools": [tool("a b")]}), "tools[0].function.name"),
+        (json!({"tools": vec![tool("f"); 129]}), "tools"),
+        (
+            json!({"tools": [tool("f")], "tool_choice": named}),
+            "tool_choice",
+        ),
+        (
+            json!({"tools": [tool("f")], "tool_choice": "any"}),
+            "tool_choice",
+        ),
+        (
+            json!({"tools": [tool("f")], "tool_choice": "required",
+                "response_format": {"type": "json_object"}}),
+            "response_format",
+        ),
+    ] {
+        refused(extra, param);
+    }
+}
+
+#[test]
+fn calls_and_their_results_are_part_of_a_conversation() {
+    let call = json!({"id": "c", "type": "function",
+        "function": {"name": "f", "arguments": "{\"a\": [1]}"}});
+    let request = read(json!({"messages": [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": null, "tool_calls": [call], "reasoning_content": "hm"},
+        {"role": "tool", "tool_call_id": "c", "content": "7"},
+    ]}))
+    .unwrap();
+    let messages = request.prompt.messages;
+    assert_eq!(messages[1].tool_calls[0].arguments["a"], json!([1]));
+    assert_eq!(messages[1].reasoning_content.as_deref(), Some("hm"));
+    assert_eq!(messages[2].role, Role::Tool);
+    let bad = json!({"id": "c", "type": "function", "function": {"name": "f", "arguments": "[1]"}});
+    refused(
+        json!({"messages": [{"role": "assistant", "tool_calls": [bad]}]}),
+        "messages[0].tool_calls[0].function.arguments",
+    );
+    refused(
+        json!({"messages": [{"role": "user", "content": "a", "tool_calls": [call]}]}),
+        "messages[0].tool_calls",
+    );
+}
+
+#[test]
+fn one_form_of_an_answer_can_be_asked_for() {
+    let schema = json!({"type": "object"});
+    let request = read(json!({"response_format": {"type": "json_schema",
+        "json_schema": {"name": "a", "schema": schema, "strict": true}}}))
+    .unwrap();
+    assert_eq!(
+        request.structured,
+        Some((Structured::JsonSchema(schema.clone()), "response_format"))
+    );
+    for (outputs, expected) in [
+        (json!({"regex": "a+"}), Structured::Regex("a+".into())),
+        (
+            json!({"choice": ["a", "b"]}),
+            Structured::Choice(vec!["a".into(), "b".into()]),
+        ),
+        (
+            json!({"grammar": "start: \"a\""}),
+            Structured::Lark("start: \"a\"".into()),
+        ),
+        (
+            json!({"json": schema}),
+            Structured::JsonSchema(schema.clone()),
+        ),
+        (
+            json!({"json": schema.to_string()}),
+            Structured::JsonSchema(schema.clone()),
+        ),
+        (json!({"json_object": true}), Structured::JsonObject),
+    ] {
+        let read = read(json!({"structured_outputs": outputs}))
+            .unwrap()
+            .structured;
+        assert_eq!(read, Some((expected, "structured_outputs")));
+    }
+    let mut deep = json!({});
+    for _ in 0..40 {
+        deep = json!({"properties": deep});
+    }
+    for (extra, param) in [
+        (json!({"structured_outputs": {}}), "structured_outputs.json"),
+        (
+            json!({"structured_outputs": {"regex": "a", "choice": ["a"]}}),
+            "structured_outputs.json",
+        ),
+        (
+            json!({"structured_outputs": {"json": deep}}),
+            "structured_outputs.json",
+        ),
+        (
+            json!({"structured_outputs": {"regex": "a".repeat(5000)}}),
+            "structured_outputs.regex",
+        ),
+        (
+            json!({"structured_outputs": {"json": "nope"}}),
+            "structured_outputs.json",
+        ),
+        (
+            json!({"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}}),
+            "structured_outputs",
+        ),
+    ] {
+        refused(extra, param);
+    }
+}
+
+#[test]
+fn cve_2025_62426_template_variables_are_of_a_list_and_small() {
+    read(json!({"chat_template_kwargs": {"enable_thinking": false}})).unwrap();
+    for (kwargs, key) in [
+        (json!({"messages": "x"}), "messages"),
+        (json!({"chat_template": "{{ x }}"}), "chat_template"),
+        (json!({"tokenize": true}), "tokenize"),
+        (json!({"enable_thinking": {"a": 1}}), "enable_thinking"),
+        (json!({"date_string": "x".repeat(1000)}), "date_string"),
+    ] {
+        refused(
+            json!({"chat_template_kwargs": kwargs}),
+            &format!("chat_template_kwargs.{key}"),
+        );
+    }
+}
+
+#[test]
+fn going_on_with_the_last_message_needs_one_of_the_assistant() {
+    let request = read(json!({"continue_final_message": true,
+        "messages": [{"role": "assistant", "content": "a"}]}))
+    .unwrap();
+    assert!(!request.prompt.add_generation_prompt);
+    refused(
+        json!({"continue_final_message": true}),
+        "continue_final_message",
+    );
+    refused(
+        json!({"continue_final_message": true, "add_generation_prompt": true,
+            "messages": [{"role": "assistant", "content": "a"}]}),
+        "continue_final_message",
+    );
 }

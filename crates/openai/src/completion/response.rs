@@ -1,12 +1,16 @@
 //! Answers of `/v1/completions`, whole and in pieces.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Usage, chat::nullable};
+use crate::{
+    Usage,
+    chat::{PromptLogprobs, nullable},
+};
 
 /// A whole answer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Completion {
     /// Names this answer.
     pub id: String,
@@ -25,7 +29,7 @@ pub struct Completion {
 }
 
 /// One answer, or in a stream what a piece adds to it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CompletionChoice {
     /// From 0.
     pub index: u32,
@@ -35,10 +39,13 @@ pub struct CompletionChoice {
     pub logprobs: Option<CompletionLogprobs>,
     /// Why it ended: `stop` or `length`; null in a stream before the end.
     pub finish_reason: Option<String>,
+    /// Of the prompt's tokens, if asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_logprobs: Option<PromptLogprobs>,
 }
 
 /// One piece of a streamed answer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CompletionChunk {
     /// The same in all pieces of an answer.
     pub id: String,
@@ -52,13 +59,14 @@ pub struct CompletionChunk {
     pub choices: Vec<CompletionChoice>,
     /// With `include_usage`: null, and the counts in the last piece. Otherwise absent.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "nullable")]
+    #[schemars(with = "Option<Usage>")]
     pub usage: Option<Option<Usage>>,
     /// What answered: the commit.
     pub system_fingerprint: Option<String>,
 }
 
 /// Log-probabilities in the older form: columns instead of rows.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CompletionLogprobs {
     /// Text of every token, invalid UTF-8 replaced.
     pub tokens: Vec<String>,

@@ -43,13 +43,25 @@ fn what_is_no_prompt_is_refused() {
 }
 
 #[test]
-fn fan_out_is_capped_and_absent_features_are_refused() {
+fn cve_2026_34756_fan_out_is_capped_before_it_fans_out() {
     for (extra, param) in [
         (json!({"prompt": vec!["a"; 65]}), "prompt"),
         (json!({"prompt": vec!["a"; 64], "n": 8}), "n"),
         (json!({"suffix": "x"}), "suffix"),
-        (json!({"best_of": 2}), "best_of"),
-        (json!({"echo": true, "logprobs": 1}), "echo"),
+        (json!({"best_of": 2, "stream": true}), "best_of"),
+        (json!({"best_of": 2, "n": 3}), "best_of"),
+        (json!({"best_of": 9}), "best_of"),
+        (json!({"max_tokens": 0}), "max_tokens"),
+        (json!({"prompt_logprobs": 21}), "prompt_logprobs"),
+        (
+            json!({"prompt_logprobs": 1, "stream": true}),
+            "prompt_logprobs",
+        ),
+        (json!({"allowed_token_ids": []}), "allowed_token_ids"),
+        (json!({"bad_words": [""]}), "bad_words"),
+        (json!({"adapters": [{"name": "a"}]}), "adapters"),
+        (json!({"priority": 1e12}), "priority"),
+        (json!({"cache_salt": ""}), "cache_salt"),
         (json!({"logprobs": true}), "logprobs"),
         (json!({"logprobs": 21}), "logprobs"),
         (json!({"messages": []}), "messages"),

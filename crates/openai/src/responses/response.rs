@@ -1,0 +1,226 @@
+//! Answers of `/v1/responses`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::{ErrorObject, Usage};
+
+/// An answer, whole or under way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Response {
+    /// Names this answer.
+    pub id: String,
+    /// Always `response`.
+    pub object: String,
+    /// Seconds since 1970.
+    pub created_at: u64,
+    /// `in_progress`, `completed`, `incomplete` or `failed`.
+    pub status: String,
+    /// Always false.
+    pub background: bool,
+    /// Why it failed.
+    pub error: Option<ErrorObject>,
+    /// Why it is incomplete.
+    pub incomplete_details: Option<IncompleteDetails>,
+    /// As in the request.
+    pub instructions: Option<String>,
+    /// As in the request.
+    pub max_output_tokens: Option<u64>,
+    /// As in the request.
+    pub metadata: Value,
+    /// The model as the request named it.
+    pub model: String,
+    /// What was generated, in order.
+    pub output: Vec<OutputItem>,
+    /// As in the request, or true.
+    pub parallel_tool_calls: bool,
+    /// Always null: nothing is stored.
+    pub previous_response_id: Option<String>,
+    /// As in the request.
+    pub reasoning: Value,
+    /// Always false.
+    pub store: bool,
+    /// As in the request.
+    pub temperature: Option<f64>,
+    /// As in the request, or plain text.
+    pub text: Value,
+    /// As in the request, or `auto`.
+    pub tool_choice: Value,
+    /// As in the request.
+    pub tools: Vec<Value>,
+    /// As in the request.
+    pub top_p: Option<f64>,
+    /// Always `disabled`.
+    pub truncation: String,
+    /// Token counts, once it is complete.
+    pub usage: Option<ResponseUsage>,
+    /// As in the request.
+    pub user: Option<String>,
+}
+
+/// Why an answer is incomplete.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct IncompleteDetails {
+    /// `max_output_tokens`.
+    pub reason: String,
+}
+
+/// Token counts in the words of this API.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ResponseUsage {
+    /// Tokens of the prompt.
+    pub input_tokens: u64,
+    /// What they were.
+    pub input_tokens_details: InputTokensDetails,
+    /// Tokens generated.
+    pub output_tokens: u64,
+    /// What they were.
+    pub output_tokens_details: OutputTokensDetails,
+    /// Sum of both.
+    pub total_tokens: u64,
+}
+
+/// What the prompt's tokens were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct InputTokensDetails {
+    /// Tokens that were not computed again.
+    pub cached_tokens: u64,
+}
+
+/// What the generated tokens were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OutputTokensDetails {
+    /// Tokens of thoughts.
+    pub reasoning_tokens: u64,
+}
+
+impl From<Usage> for ResponseUsage {
+    fn from(usage: Usage) -> Self {
+        let cached_tokens = usage.prompt_tokens_details.map_or(0, |d| d.cached_tokens);
+        Self {
+            input_tokens: usage.prompt_tokens,
+            input_tokens_details: InputTokensDetails { cached_tokens },
+            output_tokens: usage.completion_tokens,
+            output_tokens_details: OutputTokensDetails::default(),
+            total_tokens: usage.total_tokens,
+        }
+    }
+}
+
+/// Something that was generated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum OutputItem {
+    /// A text.
+    Message {
+        /// Names this item.
+        id: String,
+        /// `in_progress`, `completed` or `incomplete`.
+        status: String,
+        /// Always `assistant`.
+        role: String,
+        /// Its parts.
+        content: Vec<OutputContent>,
+    },
+    /// Thoughts.
+    Reasoning {
+        /// Names this item.
+        id: String,
+        /// `in_progress`, `completed` or `incomplete`.
+        status: String,
+        /// Always empty.
+        summary: Vec<SummaryPart>,
+        /// Its parts.
+        content: Vec<OutputContent>,
+    },
+    /// A call.
+    FunctionCall {
+        /// Names this item.
+        id: String,
+        /// `in_progress`, `completed` or `incomplete`.
+        status: String,
+        /// Names the call; its result refers to it.
+        call_id: String,
+        /// Name of the tool.
+        name: String,
+        /// JSON, as the model wrote it.
+        arguments: String,
+    },
+}
+
+/// A part of a text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum OutputContent {
+    /// Of the answer.
+    OutputText {
+        /// The text.
+        text: String,
+        /// Always empty.
+        annotations: Vec<SummaryPart>,
+        /// Always empty.
+        logprobs: Vec<SummaryPart>,
+    },
+    /// Of thoughts.
+    ReasoningText {
+        /// The text.
+        text: String,
+    },
+}
+
+/// What there is none of here: summaries and annotations.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SummaryPart {}
+
+impl Response {
+    /// An answer that has just begun, to a request whose fields `repeated` it repeats.
+    pub fn begun(
+        id: String,
+        created_at: u64,
+        model: String,
+        repeated: &Map<String, Value>,
+    ) -> Self {
+        let field = |name: &str| repeated.get(name).cloned().unwrap_or(Value::Null);
+        let or = |name: &str, default: Value| match field(name) {
+            Value::Null => default,
+            value => value,
+        };
+        let string = |name: &str| field(name).as_str().map(str::to_owned);
+        Self {
+            id,
+            object: "response".to_owned(),
+            created_at,
+            status: "in_progress".to_owned(),
+            background: false,
+            error: None,
+            incomplete_details: None,
+            instructions: string("instructions"),
+            max_output_tokens: field("max_output_tokens").as_f64().map(|n| n as u64),
+            metadata: or("metadata", json!({})),
+            model,
+            output: Vec::new(),
+            parallel_tool_calls: field("parallel_tool_calls").as_bool().unwrap_or(true),
+            previous_response_id: None,
+            reasoning: or("reasoning", json!({"effort": null, "summary": null})),
+            store: false,
+            temperature: field("temperature").as_f64(),
+            text: or("text", json!({"format": {"type": "text"}})),
+            tool_choice: or("tool_choice", json!("auto")),
+            tools: field("tools").as_array().cloned().unwrap_or_default(),
+            top_p: field("top_p").as_f64(),
+            truncation: "disabled".to_owned(),
+            usage: None,
+            user: string("user"),
+        }
+    }
+}
+
+/// The event `kind` with the number `sequence` in its stream and the members of `data`.
+pub fn event(kind: &str, sequence: u64, data: Value) -> Value {
+    let mut event = json!({"type": kind, "sequence_number": sequence});
+    if let (Some(event), Value::Object(data)) = (event.as_object_mut(), data) {
+        event.extend(data);
+    }
+    event
+}
