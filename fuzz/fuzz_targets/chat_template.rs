@@ -17,7 +17,9 @@ use libfuzzer_sys::fuzz_target;
 static REAL: LazyLock<Vec<ChatTemplate>> = LazyLock::new(|| {
     let file = include_str!("../../crates/engine/tests/goldens/templates.json");
     let goldens: serde_json::Value = serde_json::from_str(file).expect("the goldens are JSON");
-    let templates = goldens["templates"].as_object().expect("they hold templates");
+    let templates = goldens["templates"]
+        .as_object()
+        .expect("they hold templates");
     let read = |source: &serde_json::Value| {
         ChatTemplate::new(source.as_str().unwrap_or_default(), specials()).expect("it is one")
     };
@@ -66,5 +68,8 @@ fuzz_target!(|data: &[u8]| {
     let started = Instant::now();
     let _ = template.render(&messages, which % 2 == 0);
     // A bound on work is a bound on time; generous, because the machine may be busy.
-    assert!(started.elapsed() < Duration::from_secs(20), "a render took too long");
+    assert!(
+        started.elapsed() < Duration::from_secs(20),
+        "a render took too long"
+    );
 });

@@ -2,7 +2,8 @@
 #![no_main]
 
 use hyprstream_openai::{
-    ApiError, ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest,
+    ApiError, DetokenizeRequest, TokenizeRequest, chat::ChatRequest, completion::CompletionRequest,
+    embeddings::EmbeddingRequest, responses::ResponseRequest,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -17,6 +18,8 @@ fn told<T>(read: Result<T, ApiError>) {
 fuzz_target!(|body: &[u8]| {
     told(ChatRequest::from_json(body));
     told(CompletionRequest::from_json(body));
+    told(EmbeddingRequest::from_json(body));
+    told(ResponseRequest::from_json(body));
     told(TokenizeRequest::from_json(body));
     told(DetokenizeRequest::from_json(body));
 });
