@@ -1,10 +1,12 @@
 //! The command line.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{io, net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand};
 use hyprstream_contract::worker::{self, env};
 use hyprstream_telemetry::LogFormat;
+
+use crate::server::{ApiKeys, ApiOptions, ReasoningMode, ToolCallParser};
 
 /// Runs a model and answers the OpenAI API.
 #[derive(Debug, Parser)]
@@ -86,9 +88,9 @@ pub struct ServeArgs {
     /// Most requests that wait for their first step; further ones get a 429.
     #[arg(long, env = "HYPRSTREAM_MAX_QUEUE", default_value = "512", value_parser = at_least_one)]
     pub max_queue: usize,
-    /// Longest request body in bytes.
-    #[arg(long, env = "HYPRSTREAM_MAX_BODY_BYTES", default_value_t = 8 << 20)]
-    pub max_body_bytes: usize,
+    /// How it answers.
+    #[command(flatten)]
+    pub api: ApiArgs,
     /// After SIGTERM, how long requests in flight may go on.
     #[arg(long, env = "HYPRSTREAM_DRAIN_TIMEOUT", default_value = "100s", value_parser = humantime::parse_duration)]
     pub drain_timeout: Duration,
@@ -102,6 +104,65 @@ pub struct ServeArgs {
     /// Logs.
     #[command(flatten)]
     pub logs: LogArgs,
+}
+
+/// How a server answers.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ApiArgs {
+    /// Longest request body in bytes.
+    #[arg(long, env = "HYPRSTREAM_MAX_BODY_BYTES", default_value_t = 8 << 20)]
+    pub max_body_bytes: usize,
+    /// Key that requests must show as a bearer token; without one all are welcome.
+    #[arg(long, env = "HYPRSTREAM_API_KEY", hide_env_values = true)]
+    pub api_key: Option<String>,
+    /// File of such keys, one a line.
+    #[arg(long, env = "HYPRSTREAM_API_KEY_FILE")]
+    pub api_key_file: Option<PathBuf>,
+    /// How calls of tools are found in answers.
+    #[arg(
+        long,
+        env = "HYPRSTREAM_TOOL_CALL_PARSER",
+        value_enum,
+        default_value = "auto"
+    )]
+    pub tool_call_parser: ToolCallParser,
+    /// How thoughts are found in answers.
+    #[arg(
+        long,
+        env = "HYPRSTREAM_REASONING_PARSER",
+        value_enum,
+        default_value = "auto"
+    )]
+    pub reasoning_parser: ReasoningMode,
+    /// How long a client may take nothing of its answer before it is given up.
+    #[arg(long, env = "HYPRSTREAM_WRITE_TIMEOUT", default_value = "60s", value_parser = humantime::parse_duration)]
+    pub write_timeout: Duration,
+}
+
+impl ApiArgs {
+    /// What the server is told.
+    ///
+    /// # Errors
+    /// The file of keys cannot be read, or there are none where some were to be.
+    pub fn options(&self) -> io::Result<ApiOptions> {
+        let mut keys = self.api_key.clone().unwrap_or_default();
+        if let Some(file) = &self.api_key_file {
+            keys.push('\n');
+            keys.push_str(&std::fs::read_to_string(file)?);
+        }
+        let keys = ApiKeys::new(keys.lines());
+        // An empty secret must not open the door.
+        if keys.is_empty() && (self.api_key.is_some() || self.api_key_file.is_some()) {
+            return Err(io::Error::other("the API key is empty"));
+        }
+        Ok(ApiOptions {
+            max_body_bytes: self.max_body_bytes,
+            keys,
+            tool_calls: self.tool_call_parser,
+            reasoning: self.reasoning_parser,
+            write_timeout: self.write_timeout,
+        })
+    }
 }
 
 /// Arguments of `bench`.
@@ -154,6 +215,27 @@ mod tests {
             let variable = arg.get_env().unwrap().to_str().unwrap();
             assert_eq!(variable, format!("HYPRSTREAM_{flag}"));
         }
+    }
+
+    #[test]
+    fn an_empty_key_is_an_error_and_not_an_open_door() {
+        let options = |more: &[&str]| {
+            let args = ["hyprstream-worker", "serve", "--model", "/m"];
+            let args = args.into_iter().chain(more.iter().copied());
+            let Command::Serve(args) = Args::try_parse_from(args).unwrap().command else {
+                unreachable!("it is serve");
+            };
+            args.api.options()
+        };
+        assert!(options(&[]).unwrap().keys.is_empty());
+        assert!(options(&["--api-key", "k"]).unwrap().keys.accept(b"k"));
+        assert!(options(&["--api-key", " "]).is_err());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        assert!(options(&["--api-key-file", path]).is_err());
+        std::fs::write(path, "a\n\nb\n").unwrap();
+        let keys = options(&["--api-key-file", path]).unwrap().keys;
+        assert!(keys.accept(b"a") && keys.accept(b"b") && !keys.accept(b""));
     }
 
     #[test]

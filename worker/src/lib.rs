@@ -12,4 +12,4 @@ pub mod openmp;
 pub mod serve;
 pub mod server;
 
-pub use args::{Args, BenchArgs, Command, LogArgs, ModelArgs, ServeArgs};
+pub use args::{ApiArgs, Args, BenchArgs, Command, LogArgs, ModelArgs, ServeArgs};

@@ -73,7 +73,8 @@ pub fn run(args: ServeArgs) -> ExitCode {
 
 async fn serve(args: ServeArgs) -> anyhow::Result<End> {
     let identity = Identity::read(&args.model.model, args.name.clone(), args.namespace.clone())?;
-    let app = Arc::new(App::new(identity, args.max_body_bytes)?);
+    let options = args.api.options().context("the API keys cannot be read")?;
+    let app = Arc::new(App::new(identity, options)?);
     let address = SocketAddr::new(args.host, args.port);
     let listener = TcpListener::bind(address)
         .await

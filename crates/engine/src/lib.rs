@@ -30,5 +30,5 @@ pub use run::{
     TextPiece, TextStream, TokenLogprobs,
 };
 pub use sampling::{InvalidParams, SamplingParams};
-pub use template::{ChatTemplate, TemplateError, TemplateMessage};
+pub use template::{ChatTemplate, Conversation, TemplateError, TemplateMessage};
 pub use text::{Guard, Tokenizer, TokenizerError};

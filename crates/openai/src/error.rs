@@ -37,6 +37,8 @@ pub enum ErrorKind {
     NotFound,
     /// 405: the path exists, the method does not.
     MethodNotAllowed,
+    /// 408: the body took too long to come.
+    Timeout,
     /// 413: the body is longer than what is read.
     TooLarge,
     /// 415: the body is not declared as JSON.
@@ -59,6 +61,7 @@ impl ErrorKind {
             Self::Unauthenticated => 401,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
+            Self::Timeout => 408,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::RateLimited => 429,
@@ -74,6 +77,7 @@ impl ErrorKind {
             | Self::NotFound
             | Self::MethodNotAllowed
             | Self::NotImplemented
+            | Self::Timeout
             | Self::TooLarge
             | Self::UnsupportedMediaType => "invalid_request_error",
             Self::Unauthenticated => "authentication_error",

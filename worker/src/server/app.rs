@@ -9,9 +9,12 @@ use hyprstream_engine::Observer;
 use hyprstream_openai::{ApiError, ErrorKind};
 
 use super::{
+    body::Bodies,
+    constraint::Grammars,
     drain::{Drain, InFlight},
     identity::Identity,
     metrics::Metrics,
+    options::ApiOptions,
 };
 use crate::backend::Loaded;
 
@@ -20,7 +23,9 @@ pub struct App {
     pub(super) identity: Identity,
     pub(super) metrics: Arc<Metrics>,
     pub(super) drain: Drain,
-    pub(super) max_body_bytes: usize,
+    pub(super) options: ApiOptions,
+    pub(super) bodies: Bodies,
+    pub(super) grammars: Grammars,
     /// When it started, in seconds since 1970.
     pub(super) created: u64,
     loaded: OnceLock<Loaded>,
@@ -30,11 +35,11 @@ pub struct App {
 const LOADING_RETRY: Duration = Duration::from_secs(2);
 
 impl App {
-    /// A worker without a model yet, which reads bodies of at most `max_body_bytes`.
+    /// A worker without a model yet, which answers as `options` say.
     ///
     /// # Errors
     /// A metric cannot be registered.
-    pub fn new(identity: Identity, max_body_bytes: usize) -> Result<Self, prometheus::Error> {
+    pub fn new(identity: Identity, options: ApiOptions) -> Result<Self, prometheus::Error> {
         let metrics = Arc::new(Metrics::new(&identity)?);
         let created = now();
         let drain = Drain::default();
@@ -42,7 +47,9 @@ impl App {
             identity,
             metrics,
             drain,
-            max_body_bytes,
+            bodies: Bodies::new(options.max_body_bytes),
+            options,
+            grammars: Grammars::default(),
             created,
             loaded: OnceLock::new(),
         })

@@ -1,42 +1,103 @@
 //! Reading a request's body.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
     http::{HeaderMap, Request, header},
 };
-use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
 use hyprstream_openai::{ApiError, ErrorKind};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
+};
 
 /// Longest time for a body to come in whole.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of all bodies at once, that many connections cannot take all memory.
+const MAX_BYTES_AT_ONCE: usize = 256 << 20;
 
-/// The JSON text in the body of `request`.
-///
-/// # Errors
-/// 415 when it is not declared as JSON, 413 when it is longer than `limit` bytes, 400 when it
-/// breaks off or takes too long.
-pub(super) async fn json(request: Request<Body>, limit: usize) -> Result<Bytes, ApiError> {
-    if !is_json(request.headers()) {
-        return Err(ApiError::new(
-            ErrorKind::UnsupportedMediaType,
-            "the body must be sent with content-type: application/json",
-        ));
+/// How bodies are read.
+#[derive(Clone, Debug)]
+pub(super) struct Bodies {
+    limit: usize,
+    room: Arc<Semaphore>,
+}
+
+/// A body in memory, and its share of the memory for bodies.
+#[derive(Debug)]
+pub(super) struct Whole {
+    bytes: Bytes,
+    _share: Option<OwnedSemaphorePermit>,
+}
+
+impl std::ops::Deref for Whole {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
     }
-    let body = Limited::new(request.into_body(), limit);
-    match tokio::time::timeout(READ_TIMEOUT, body.collect()).await {
-        Ok(Ok(whole)) => Ok(whole.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::new(
-            ErrorKind::TooLarge,
-            format!("the body is longer than {limit} bytes"),
-        )),
-        Ok(Err(_)) => Err(ApiError::new(ErrorKind::Invalid, "the body broke off")),
-        Err(_) => Err(ApiError::new(
-            ErrorKind::Invalid,
-            "the body took too long to come",
-        )),
+}
+
+impl Bodies {
+    /// Bodies of at most `limit` bytes each.
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            room: Arc::new(Semaphore::new(MAX_BYTES_AT_ONCE)),
+        }
+    }
+
+    /// The JSON text in the body of `request`.
+    ///
+    /// # Errors
+    /// 415 when it is not declared as JSON, 413 when it is too long, 408 when it takes too long,
+    /// 400 when it breaks off, 503 when there is no memory for it.
+    pub(super) async fn json(&self, request: Request<Body>) -> Result<Whole, ApiError> {
+        if !is_json(request.headers()) {
+            return Err(ApiError::new(
+                ErrorKind::UnsupportedMediaType,
+                "the body must be sent with content-type: application/json",
+            ));
+        }
+        let deadline = Instant::now() + READ_TIMEOUT;
+        let mut body = request.into_body();
+        let mut bytes = BytesMut::new();
+        let mut share: Option<OwnedSemaphorePermit> = None;
+        loop {
+            let frame = timeout_at(deadline, body.frame())
+                .await
+                .map_err(|_| ApiError::new(ErrorKind::Timeout, "the body took too long to come"))?;
+            let Some(frame) = frame else { break };
+            let frame =
+                frame.map_err(|_| ApiError::new(ErrorKind::Invalid, "the body broke off"))?;
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            if bytes.len() + data.len() > self.limit {
+                let why = format!("the body is longer than {} bytes", self.limit);
+                return Err(ApiError::new(ErrorKind::TooLarge, why));
+            }
+            // A frame is far smaller than 4 GiB.
+            let more = Arc::clone(&self.room)
+                .try_acquire_many_owned(data.len() as u32)
+                .map_err(|_| {
+                    ApiError::new(ErrorKind::Unavailable, "too many bodies are being read")
+                        .with_code("overloaded")
+                        .with_retry_after(Duration::from_secs(1))
+                })?;
+            match &mut share {
+                Some(share) => share.merge(more),
+                None => share = Some(more),
+            }
+            bytes.extend_from_slice(&data);
+        }
+        Ok(Whole {
+            bytes: bytes.freeze(),
+            _share: share,
+        })
     }
 }
 

@@ -20,6 +20,8 @@ pub(super) struct Metrics {
     model_info: GaugeVec,
     total_blocks: IntGauge,
     preemptions: IntCounter,
+    prefix_queries: IntCounter,
+    prefix_hits: IntCounter,
     prompt_tokens: IntCounter,
     generation_tokens: IntCounter,
     finished: IntCounterVec,
@@ -95,16 +97,7 @@ impl Metrics {
             &["route", "status"],
         )?;
         registry.register(Box::new(responses.clone()))?;
-        // There is neither a prefix cache nor adapters yet: these say so under the names that
-        // routers look for.
-        counter(
-            "vllm:prefix_cache_queries_total",
-            "Tokens looked for in the prefix cache.",
-        )?;
-        counter(
-            "vllm:prefix_cache_hits_total",
-            "Tokens found in the prefix cache.",
-        )?;
+        // There are no adapters yet: this says so under the name that routers look for.
         let labels = ["max_lora", "running_lora_adapters", "waiting_lora_adapters"];
         info("vllm:lora_requests_info", "Adapters in use.", &labels)?
             .with_label_values(&["0", "", ""])
@@ -142,6 +135,14 @@ impl Metrics {
             preemptions: counter(
                 "vllm:num_preemptions_total",
                 "Requests that lost their cache.",
+            )?,
+            prefix_queries: counter(
+                "vllm:prefix_cache_queries_total",
+                "Tokens looked for in the prefix cache.",
+            )?,
+            prefix_hits: counter(
+                "vllm:prefix_cache_hits_total",
+                "Tokens found in the prefix cache.",
             )?,
             prompt_tokens: counter("vllm:prompt_tokens_total", "Tokens of prompts.")?,
             generation_tokens: counter("vllm:generation_tokens_total", "Tokens generated.")?,
@@ -230,6 +231,8 @@ impl Observer for Metrics {
         let total = self.total_blocks.get().max(1) as f64;
         self.cache_usage.set(report.used_blocks as f64 / total);
         self.preemptions.inc_by(report.preempted as u64);
+        self.prefix_queries.inc_by(report.prefix_queries as u64);
+        self.prefix_hits.inc_by(report.prefix_hits as u64);
         if report.tokens > 0 {
             self.step_tokens.observe(report.tokens as f64);
         }

@@ -2,11 +2,17 @@
 
 mod api;
 mod app;
+mod auth;
 mod body;
+mod collect;
+mod constraint;
 mod drain;
 mod generate;
 mod identity;
 mod metrics;
+mod options;
+mod patience;
+mod reading;
 mod respond;
 mod run;
 mod sse;
@@ -14,4 +20,5 @@ mod unread;
 
 pub use app::App;
 pub use identity::{Identity, IdentityError};
+pub use options::{ApiKeys, ApiOptions, ReasoningMode, ToolCallParser};
 pub use run::{ServerOptions, run};

@@ -53,6 +53,7 @@ pub(super) fn submit_error(error: &SubmitError, prompt: &str) -> ApiError {
                 InvalidRequest::EmptyPrompt | InvalidRequest::PromptTooLong { .. } => prompt,
                 InvalidRequest::AnswerTooLong { .. } | InvalidRequest::NoAnswer => "max_tokens",
                 InvalidRequest::MinAboveMax { .. } => "min_tokens",
+                InvalidRequest::UnknownToken { name: "prompt", .. } => prompt,
                 InvalidRequest::UnknownToken { name, .. }
                 | InvalidRequest::Sampling(
                     InvalidParams::OutOfRange { name, .. }

@@ -15,7 +15,7 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use super::{api, app::App};
+use super::{api, app::App, patience::Patient};
 
 /// How a server ends.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +34,8 @@ const MAX_CONNECTIONS: usize = 4096;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 /// Longest head of a request, in bytes.
 const MAX_HEAD_BYTES: usize = 64 << 10;
+/// Time without a word after which the kernel asks whether a peer is still there.
+const SILENCE: Duration = Duration::from_secs(30);
 /// After the last answer, for connections to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -58,7 +60,7 @@ pub async fn run(
             () = &mut drained => break,
             accepted = accept(&listener, &slots) => {
                 let (stream, slot) = accepted?;
-                serve(stream, slot, router.clone(), &graceful);
+                serve(stream, slot, router.clone(), &graceful, app.options.write_timeout);
             }
         }
     }
@@ -113,10 +115,14 @@ fn serve(
     slot: tokio::sync::OwnedSemaphorePermit,
     router: Router,
     graceful: &GracefulShutdown,
+    write_timeout: Duration,
 ) {
     // Tokens are small and should not wait for each other.
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "TCP_NODELAY cannot be set");
+    }
+    if let Err(error) = notice_silence(&stream) {
+        debug!(%error, "keep-alive cannot be set");
     }
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
@@ -133,7 +139,7 @@ fn serve(
         .max_concurrent_streams(1024);
     let service = TowerToHyperService::new(router);
     let connection = builder
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Patient::new(stream, write_timeout)), service)
         .into_owned();
     let watched = graceful.watch(connection);
     tokio::spawn(async move {
@@ -142,4 +148,16 @@ fn serve(
         }
         drop(slot);
     });
+}
+
+/// Lets the kernel find out about peers that are gone without a word (a cable, a NAT that forgot):
+/// a request that waits for its answer is given up then.
+fn notice_silence(stream: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt;
+
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, SILENCE)?;
+    sockopt::set_tcp_keepintvl(stream, SILENCE / 3)?;
+    sockopt::set_tcp_keepcnt(stream, 3)?;
+    Ok(())
 }

@@ -43,7 +43,7 @@ async fn an_answer_has_the_shape_of_the_api_and_counts_right() {
     assert_eq!(
         answer["usage"],
         json!({"prompt_tokens": prompt_tokens, "completion_tokens": 12,
-            "total_tokens": prompt_tokens + 12})
+            "total_tokens": prompt_tokens + 12, "prompt_tokens_details": {"cached_tokens": 0}})
     );
 }
 

@@ -1,3 +1,4 @@
+use hyprstream_worker::server::ApiOptions;
 use serde_json::{Value, json};
 
 use crate::server::{COMMIT, Server, Setup};
@@ -22,7 +23,7 @@ async fn bad_fields_are_a_400_that_names_them() {
         (json!({"stop_token_ids": [99_999]}), "stop_token_ids"),
         (json!({"min_tokens": 5, "max_tokens": 4}), "min_tokens"),
         (json!({"max_tokens": 1_000_000}), "max_tokens"),
-        (json!({"tools": [{}]}), "tools"),
+        (json!({"tools": [{}]}), "tools[0].type"),
     ] {
         let error = server.refused(CHAT, &chat(&extra), 400).await;
         assert_eq!(error["param"], param, "{error}");
@@ -73,8 +74,12 @@ async fn other_models_are_a_404_that_says_what_is_served() {
 
 #[tokio::test]
 async fn bodies_that_are_no_requests_get_their_own_status() {
-    let server = Server::with(Setup {
+    let api = ApiOptions {
         max_body_bytes: 10_000,
+        ..ApiOptions::default()
+    };
+    let server = Server::with(Setup {
+        api,
         ..Setup::default()
     })
     .await;

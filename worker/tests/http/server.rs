@@ -9,7 +9,7 @@ use hyprstream_engine::{
 use hyprstream_openai::Provenance;
 use hyprstream_worker::{
     ModelArgs, backend,
-    server::{App, Identity, ServerOptions, run},
+    server::{ApiOptions, App, Identity, ServerOptions, run},
 };
 use reqwest::{Response, StatusCode};
 use serde_json::Value;
@@ -30,7 +30,8 @@ pub(crate) struct Server {
 pub(crate) struct Setup {
     pub(crate) fake: FakeOptions,
     pub(crate) max_queue: usize,
-    pub(crate) max_body_bytes: usize,
+    pub(crate) api: ApiOptions,
+    pub(crate) template: &'static str,
     pub(crate) drain_timeout: Duration,
     pub(crate) manifest: bool,
     pub(crate) loaded: bool,
@@ -41,7 +42,11 @@ impl Default for Setup {
         Self {
             fake: FakeOptions::default(),
             max_queue: 512,
-            max_body_bytes: 1 << 20,
+            api: ApiOptions {
+                max_body_bytes: 1 << 20,
+                ..ApiOptions::default()
+            },
+            template: TEMPLATE,
             drain_timeout: Duration::from_secs(30),
             manifest: true,
             loaded: true,
@@ -65,7 +70,7 @@ impl Server {
             namespace: Some("default".into()),
             provenance,
         };
-        let app = Arc::new(App::new(identity, setup.max_body_bytes).unwrap());
+        let app = Arc::new(App::new(identity, setup.api).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel();
@@ -86,15 +91,19 @@ impl Server {
             task,
         };
         if setup.loaded {
-            server.load(setup.fake, setup.max_queue);
+            server.load_with(setup.fake, setup.max_queue, setup.template);
         }
         server
     }
 
     pub(crate) fn load(&self, fake: FakeOptions, max_queue: usize) {
+        self.load_with(fake, max_queue, TEMPLATE);
+    }
+
+    fn load_with(&self, fake: FakeOptions, max_queue: usize, template: &str) {
         let files = ModelFiles {
             tokenizer: fake::tokenizer(),
-            template: Some(ChatTemplate::new(TEMPLATE, vec![]).unwrap()),
+            template: Some(ChatTemplate::new(template, vec![]).unwrap()),
             defaults: GenerationDefaults {
                 eos: vec![fake::EOS],
                 ..Default::default()

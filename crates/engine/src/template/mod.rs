@@ -11,7 +11,9 @@ mod methods;
 mod python;
 
 use minijinja::{
-    AutoEscape, Environment, Error, ErrorKind, Value, context, syntax::SyntaxConfig, value::Kwargs,
+    AutoEscape, Environment, Error, ErrorKind, Value, context,
+    syntax::SyntaxConfig,
+    value::{Kwargs, Serde},
 };
 
 /// Bound on instructions and on memory (about 64 bytes each) of one render.
@@ -22,6 +24,7 @@ const NAME: &str = "chat";
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    source: String,
     /// `bos_token` and the like, as templates know them.
     special_tokens: Vec<(String, String)>,
 }
@@ -46,6 +49,21 @@ impl TemplateMessage {
         ];
         Value::from_pairs(fields.into_iter().chain(name))
     }
+}
+
+/// Everything that a prompt is made of, in the form that transformers gives to templates.
+#[derive(Clone, Debug, Default)]
+pub struct Conversation {
+    /// Messages, each an object with `role`, `content` and what else its role has.
+    pub messages: Vec<serde_json::Value>,
+    /// Tools, each an object with `type` and `function`; none when empty.
+    pub tools: Vec<serde_json::Value>,
+    /// Documents, each an object; none when empty.
+    pub documents: Vec<serde_json::Value>,
+    /// End where the model begins.
+    pub add_generation_prompt: bool,
+    /// Further variables. They do not hide the others.
+    pub variables: serde_json::Map<String, serde_json::Value>,
 }
 
 /// A conversation could not be rendered, or a template not be read.
@@ -98,7 +116,23 @@ impl ChatTemplate {
             .map_err(syntax)?;
         Ok(Self {
             environment,
+            source: source.to_owned(),
             special_tokens,
+        })
+    }
+
+    /// The template's text.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Whether the template's text holds `word` as a word of its own, as it does when it looks at
+    /// a variable of that name.
+    pub fn mentions(&self, word: &str) -> bool {
+        let part = |c: char| c.is_alphanumeric() || c == '_';
+        self.source.match_indices(word).any(|(at, _)| {
+            let (before, after) = (&self.source[..at], &self.source[at + word.len()..]);
+            !before.ends_with(part) && !after.starts_with(part)
         })
     }
 
@@ -111,17 +145,45 @@ impl ChatTemplate {
         messages: &[TemplateMessage],
         add_generation_prompt: bool,
     ) -> Result<String, TemplateError> {
+        self.render_values(context! {
+            messages => messages.iter().map(TemplateMessage::value).collect::<Vec<_>>(),
+            tools => (),
+            documents => (),
+            add_generation_prompt => add_generation_prompt,
+        })
+    }
+
+    /// The prompt of `conversation`.
+    ///
+    /// # Errors
+    /// The template refuses or does not manage the conversation.
+    pub fn render_conversation(
+        &self,
+        conversation: &Conversation,
+    ) -> Result<String, TemplateError> {
+        // transformers gives none where there is none, and templates ask for that.
+        let list = |values: &[serde_json::Value]| {
+            if values.is_empty() {
+                Value::from(())
+            } else {
+                Value::from(Serde(values))
+            }
+        };
+        self.render_values(context! {
+            messages => Value::from(Serde(&conversation.messages)),
+            tools => list(&conversation.tools),
+            documents => list(&conversation.documents),
+            add_generation_prompt => conversation.add_generation_prompt,
+            ..Value::from(Serde(&conversation.variables))
+        })
+    }
+
+    fn render_values(&self, own: Value) -> Result<String, TemplateError> {
         let tokens = Value::from_pairs(
             self.special_tokens
                 .iter()
                 .map(|(name, token)| (name.as_str(), token.as_str())),
         );
-        let own = context! {
-            messages => messages.iter().map(TemplateMessage::value).collect::<Vec<_>>(),
-            tools => (),
-            documents => (),
-            add_generation_prompt => add_generation_prompt,
-        };
         let template = self
             .environment
             .get_template(NAME)

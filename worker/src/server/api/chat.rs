@@ -1,168 +1,83 @@
 //! `/v1/chat/completions`.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
-use async_stream::stream;
 use axum::{
     Json,
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
-use bytes::Bytes;
-use futures::Stream;
-use hyprstream_engine::{ChatTemplate, Guard, TemplateError, TemplateMessage, TokenLogprobs};
+use hyprstream_engine::{
+    FinishReason, Request as EngineRequest, TextPiece, TokenLogprobs, Tokenizer,
+};
 use hyprstream_openai::{
-    ApiError,
-    chat::{
-        AssistantMessage, ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatLogprobs,
-        ChatRequest, Delta,
-    },
+    ApiError, Structured, Usage,
+    chat::{AssistantMessage, ChatChoice, ChatCompletion, ChatRequest, Delta},
+    tools::{FunctionCall, FunctionDelta, ToolCall, ToolCallDelta, ToolChoice},
 };
 
-use super::{Answer, Prepared, Shared, check_length, compute, logprobs};
+use super::{
+    Answer, Shared, compute, logprobs,
+    prompt::{self, ToolUse},
+};
 use crate::{
     backend::Loaded,
     server::{
         app::App,
-        body,
-        drain::InFlight,
-        generate::{self, ChoiceEvent, Choices, UsageCount},
-        respond::{Failure, generation_error},
-        sse,
+        collect::{Collected, collect},
+        constraint,
+        generate::{self, Choices, UsageCount},
+        reading::{Part, ReadPlan, Reader},
+        respond::Failure,
+        sse::{self, Chunks},
     },
 };
 
 pub(super) async fn complete(State(app): Shared, request: Request) -> Result<Response, Failure> {
     let in_flight = app.enter()?;
-    let body = body::json(request, app.max_body_bytes).await?;
+    let body = app.bodies.json(request).await?;
     let state = Arc::clone(&app);
-    let (request, prepared) = compute(&app, move |loaded| {
+    let (request, mut engine_request, plan, structured) = compute(&app, move |loaded| {
         let request = ChatRequest::from_json(&body)?;
+        drop(body);
         state.identity.check(&request.model)?;
-        let prompt = prompt(loaded, &request)?;
-        let engine_request = generate::request(
-            prompt,
-            &request.sampling,
-            &loaded.defaults,
-            request.max_tokens,
-            request.logprobs,
-        );
-        Ok((
-            request,
-            Prepared {
-                requests: vec![engine_request],
-            },
-        ))
+        prepare(&state, loaded, request)
     })
     .await?;
-    let usage = UsageCount::new(&prepared.requests);
-    let engine = &app.loaded()?.engine;
-    let choices = Choices::submit(engine, prepared.requests, request.sampling.n, "messages")?;
-    let include_usage = request.sampling.stream_options.include_usage;
-    let answer = Answer::new(&app, "chatcmpl-", request.model, include_usage);
+    if let Some((form, param)) = structured {
+        let grammar = constraint::grammar(form);
+        engine_request.constraint = Some(constraint::compile(&app, grammar, param).await?);
+    }
+    let n = request.sampling.n;
+    let requests = vec![engine_request];
+    let mut usage = UsageCount::new(&requests, n, request.sampling.include_timings);
+    let choices = Choices::submit(&app.loaded()?.engine, requests, n, "messages")?;
     let with_logprobs = request.logprobs.is_some();
+    let with_prompt_logprobs = request.sampling.prompt_logprobs.is_some();
+    let answer = Answer::new(
+        &app,
+        "chatcmpl-",
+        &request.model,
+        request.sampling.stream_options,
+    );
     if request.sampling.stream {
-        Ok(sse::response(chunks(
-            app,
-            answer,
-            choices,
-            usage,
-            with_logprobs,
-            in_flight,
-        )))
-    } else {
-        let whole = whole(&app, answer, choices, usage, with_logprobs).await?;
-        Ok(Json(whole).into_response())
+        let chunks = ChatChunks::new(&app, &answer, &plan, choices.len(), with_logprobs)?;
+        return Ok(sse::answer(chunks, choices, usage, in_flight));
     }
-}
-
-/// The tokens of a conversation.
-pub(super) fn prompt(loaded: &Loaded, request: &ChatRequest) -> Result<Vec<u32>, ApiError> {
-    let template = loaded.template.as_ref().ok_or_else(|| {
-        let why = "this model has no chat template: use /v1/completions";
-        ApiError::invalid("messages", why)
-    })?;
-    let texts = request.messages.iter().flat_map(|message| {
-        [Some(message.content.as_str()), message.name.as_deref()]
-            .into_iter()
-            .flatten()
-    });
-    let mut guard = Guard::new(&loaded.tokenizer, texts);
-    let messages: Vec<TemplateMessage> = request
-        .messages
-        .iter()
-        .map(|message| TemplateMessage {
-            role: message.role.as_str().to_owned(),
-            content: guard.mark(&message.content),
-            name: message.name.as_deref().map(|name| guard.mark(name)),
-        })
-        .collect();
-    for message in &messages {
-        check_length(loaded, &message.content, "messages")?;
-    }
-    let rendered = render(template, &messages, request.add_generation_prompt)?;
-    check_length(loaded, &rendered, "messages")?;
-    guard
-        .encode(&rendered)
-        .map_err(|error| ApiError::invalid("messages", error))
-}
-
-fn render(
-    template: &ChatTemplate,
-    messages: &[TemplateMessage],
-    add_generation_prompt: bool,
-) -> Result<String, ApiError> {
-    template
-        .render(messages, add_generation_prompt)
-        .map_err(|error| match error {
-            TemplateError::Refused(_) | TemplateError::TooMuchWork => {
-                ApiError::invalid("messages", error)
-            }
-            // The template did not foresee this conversation. Its error names its own source, which
-            // is public with the model.
-            TemplateError::Failed(_) | TemplateError::Syntax(_) => {
-                ApiError::invalid("messages", error).with_code("chat_template_failed")
-            }
-        })
-}
-
-async fn whole(
-    app: &App,
-    answer: Answer,
-    mut choices: Choices,
-    mut usage: UsageCount,
-    with_logprobs: bool,
-) -> Result<ChatCompletion, ApiError> {
-    let mut texts = vec![String::new(); choices.len];
-    let mut entries: Vec<Vec<TokenLogprobs>> = vec![Vec::new(); choices.len];
-    let mut reasons = vec![""; choices.len];
-    while let Some((index, event)) = choices.next().await {
-        match event {
-            ChoiceEvent::Piece(piece) => {
-                texts[index].push_str(&piece.text);
-                entries[index].extend(piece.logprobs);
-            }
-            ChoiceEvent::End(reason, stats) => {
-                reasons[index] = reason.as_str();
-                usage.add(&stats);
-            }
-            ChoiceEvent::Broken(error) => return Err(generation_error(&error)),
-        }
-    }
+    let done = collect(choices, &plan, &mut usage).await?;
     let tokenizer = &app.loaded()?.tokenizer;
-    let choices = texts
-        .into_iter()
-        .zip(entries)
-        .zip(reasons)
-        .zip(0..)
-        .map(|(((text, entries), reason), index)| ChatChoice {
-            index,
-            message: AssistantMessage::new(text),
-            logprobs: with_logprobs.then(|| logprobs::chat(tokenizer, &entries)),
-            finish_reason: reason.to_owned(),
+    let prompt_logprobs = with_prompt_logprobs
+        .then(|| {
+            done.first()
+                .map(|first| logprobs::prompt(tokenizer, &first.prompt_logprobs))
         })
+        .flatten();
+    let choices = done
+        .into_iter()
+        .zip(0..)
+        .map(|(choice, index)| whole(tokenizer, choice, index, with_logprobs))
         .collect();
-    Ok(ChatCompletion {
+    let whole = ChatCompletion {
         id: answer.id,
         object: "chat.completion".to_owned(),
         created: answer.created,
@@ -170,80 +85,236 @@ async fn whole(
         choices,
         usage: usage.usage(),
         system_fingerprint: answer.fingerprint,
+        prompt_logprobs,
+    };
+    Ok(Json(whole).into_response())
+}
+
+type Prepared = (
+    ChatRequest,
+    EngineRequest,
+    ReadPlan,
+    Option<(Structured, &'static str)>,
+);
+
+fn prepare(app: &App, loaded: &Loaded, mut request: ChatRequest) -> Result<Prepared, ApiError> {
+    let with_tools = !request.prompt.tools.is_empty() && request.tool_choice != ToolChoice::None;
+    let rendered = prompt::render(app, loaded, &request.prompt, with_tools)?;
+    let wanted = ToolUse {
+        choice: &request.tool_choice,
+        parallel: request.parallel_tool_calls,
+    };
+    let structured = request.structured.take();
+    let (mut plan, structured) =
+        prompt::plan(app, loaded, &request.prompt, &rendered, &wanted, structured);
+    plan.tell_thoughts = request.include_reasoning;
+    let mut engine_request = generate::request(
+        rendered.tokens,
+        &request.sampling,
+        &loaded.defaults,
+        &loaded.tokenizer,
+        request.max_tokens,
+        request.logprobs,
+    )?;
+    engine_request.show_special_tokens |= prompt::needs_special_tokens(&plan);
+    Ok((request, engine_request, plan, structured))
+}
+
+fn whole(tokenizer: &Tokenizer, choice: Collected, index: u32, with_logprobs: bool) -> ChatChoice {
+    let text = choice.text();
+    let tool_calls: Vec<ToolCall> = choice
+        .calls()
+        .into_iter()
+        .map(|(id, name, arguments)| ToolCall {
+            id,
+            kind: "function".to_owned(),
+            function: FunctionCall { name, arguments },
+        })
+        .collect();
+    ChatChoice {
+        index,
+        message: AssistantMessage {
+            role: "assistant".to_owned(),
+            content: (!text.is_empty() || tool_calls.is_empty()).then_some(text),
+            refusal: None,
+            reasoning_content: choice.thoughts(),
+            tool_calls,
+        },
+        logprobs: with_logprobs.then(|| logprobs::chat(tokenizer, &choice.logprobs)),
+        finish_reason: choice.reason.to_owned(),
+    }
+}
+
+/// The events of a streamed answer. What is the same in all is written once.
+struct ChatChunks {
+    /// From `data:` to the bracket of the choices.
+    head: Vec<u8>,
+    include_usage: bool,
+    continuous_usage: bool,
+    choices: Vec<ChatStream>,
+    /// Kept only where log-probabilities are told.
+    tokenizer: Option<Arc<Tokenizer>>,
+    parts: Vec<Part>,
+}
+
+struct ChatStream {
+    reader: Reader,
+    /// Log-probabilities of tokens whose text is not told yet.
+    logprobs: VecDeque<TokenLogprobs>,
+}
+
+impl ChatChunks {
+    fn new(
+        app: &App,
+        answer: &Answer,
+        plan: &ReadPlan,
+        len: usize,
+        with_logprobs: bool,
+    ) -> Result<Self, ApiError> {
+        let choices = (0..len).map(|_| ChatStream {
+            reader: plan.reader(),
+            logprobs: VecDeque::new(),
+        });
+        Ok(Self {
+            head: answer.head("chat.completion.chunk"),
+            include_usage: answer.include_usage,
+            continuous_usage: answer.continuous_usage,
+            choices: choices.collect(),
+            tokenizer: with_logprobs
+                .then(|| app.loaded().map(|loaded| Arc::clone(&loaded.tokenizer)))
+                .transpose()?,
+            parts: Vec::new(),
+        })
+    }
+
+    fn chunk(
+        &mut self,
+        index: usize,
+        delta: &Delta,
+        reason: Option<&str>,
+        usage: Option<&UsageCount>,
+        out: &mut Vec<u8>,
+    ) {
+        out.extend_from_slice(&self.head);
+        out.extend_from_slice(b"{\"index\":");
+        sse::number(out, index);
+        out.extend_from_slice(b",\"delta\":");
+        sse::json(out, delta);
+        out.extend_from_slice(b",\"logprobs\":");
+        let entries = self.choices[index].logprobs.make_contiguous();
+        match &self.tokenizer {
+            Some(tokenizer) if !entries.is_empty() => {
+                sse::json(out, &logprobs::chat(tokenizer, entries));
+                self.choices[index].logprobs.clear();
+            }
+            _ => out.extend_from_slice(b"null"),
+        }
+        out.extend_from_slice(b",\"finish_reason\":");
+        sse::json(out, &reason);
+        out.extend_from_slice(b"}]");
+        self.tail(usage, out);
+    }
+
+    fn tail(&self, usage: Option<&UsageCount>, out: &mut Vec<u8>) {
+        if self.include_usage {
+            out.extend_from_slice(b",\"usage\":");
+            let usage = usage.filter(|_| self.continuous_usage);
+            sse::json(out, &usage.map(UsageCount::usage));
+        }
+        out.extend_from_slice(b"}\n\n");
+    }
+
+    /// Writes what the reader has found.
+    fn parts(&mut self, index: usize, usage: &UsageCount, out: &mut Vec<u8>) {
+        let mut parts = std::mem::take(&mut self.parts);
+        for part in parts.drain(..) {
+            if let Some(delta) = delta(part) {
+                self.chunk(index, &delta, None, Some(usage), out);
+            }
+        }
+        self.parts = parts;
+    }
+}
+
+fn delta(part: Part) -> Option<Delta> {
+    let call = |index, id: Option<String>, name: Option<String>, arguments| Delta {
+        tool_calls: vec![ToolCallDelta {
+            index,
+            kind: id.is_some().then(|| "function".to_owned()),
+            id,
+            function: FunctionDelta {
+                name,
+                arguments: Some(arguments),
+            },
+        }],
+        ..Delta::default()
+    };
+    Some(match part {
+        Part::Text(text) => Delta {
+            content: Some(text),
+            ..Delta::default()
+        },
+        Part::Thought(text) => Delta {
+            reasoning_content: Some(text),
+            ..Delta::default()
+        },
+        Part::Call { index, id, name } => call(index, Some(id), Some(name), String::new()),
+        Part::Arguments(index, text) => call(index, None, None, text),
+        Part::CallEnd(_) => return None,
     })
 }
 
-fn chunks(
-    app: Arc<App>,
-    answer: Answer,
-    mut choices: Choices,
-    mut usage: UsageCount,
-    with_logprobs: bool,
-    in_flight: InFlight,
-) -> impl Stream<Item = Bytes> + Send {
-    stream! {
-        let _in_flight = in_flight;
-        for index in 0..choices.len {
-            let delta = Delta { role: Some("assistant".to_owned()), content: Some(String::new()) };
-            yield sse::event(&chunk(&answer, index, delta, None, None));
+impl Chunks for ChatChunks {
+    fn begin(&mut self, out: &mut Vec<u8>) {
+        let delta = Delta {
+            role: Some("assistant".to_owned()),
+            content: Some(String::new()),
+            ..Delta::default()
+        };
+        for index in 0..self.choices.len() {
+            self.chunk(index, &delta, None, None, out);
         }
-        while let Some((index, event)) = choices.next().await {
-            match event {
-                ChoiceEvent::Piece(piece) => {
-                    let logprobs = with_logprobs
-                        .then(|| app.loaded().ok())
-                        .flatten()
-                        .map(|loaded| logprobs::chat(&loaded.tokenizer, &piece.logprobs));
-                    let delta = Delta { role: None, content: Some(piece.text) };
-                    yield sse::event(&chunk(&answer, index, delta, logprobs, None));
-                }
-                ChoiceEvent::End(reason, stats) => {
-                    usage.add(&stats);
-                    let reason = Some(reason.as_str().to_owned());
-                    yield sse::event(&chunk(&answer, index, Delta::default(), None, reason));
-                }
-                ChoiceEvent::Broken(error) => {
-                    yield sse::event(&generation_error(&error).body());
-                    yield sse::done();
-                    return;
-                }
-            }
-        }
-        if answer.include_usage {
-            let last = ChatChunk { usage: Some(Some(usage.usage())), ..empty(&answer) };
-            yield sse::event(&last);
-        }
-        yield sse::done();
     }
-}
 
-fn chunk(
-    answer: &Answer,
-    index: usize,
-    delta: Delta,
-    logprobs: Option<ChatLogprobs>,
-    finish_reason: Option<String>,
-) -> ChatChunk {
-    let choice = ChatChunkChoice {
-        index: index as u32,
-        delta,
-        logprobs,
-        finish_reason,
-    };
-    ChatChunk {
-        choices: vec![choice],
-        ..empty(answer)
+    fn piece(
+        &mut self,
+        index: usize,
+        piece: TextPiece,
+        usage: &UsageCount,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let choice = &mut self.choices[index];
+        choice.logprobs.extend(piece.logprobs);
+        choice.reader.push(piece.text, &mut self.parts);
+        // Tokens whose text is held back are told all the same, as they come.
+        if self.parts.is_empty() && self.tokenizer.is_some() {
+            let empty = Delta {
+                content: Some(String::new()),
+                ..Delta::default()
+            };
+            self.chunk(index, &empty, None, Some(usage), out);
+        }
+        self.parts(index, usage, out);
+        !self.choices[index].reader.is_done()
     }
-}
 
-fn empty(answer: &Answer) -> ChatChunk {
-    ChatChunk {
-        id: answer.id.clone(),
-        object: "chat.completion.chunk".to_owned(),
-        created: answer.created,
-        model: answer.model.clone(),
-        system_fingerprint: answer.fingerprint.clone(),
-        choices: Vec::new(),
-        usage: answer.include_usage.then_some(None),
+    fn end(&mut self, index: usize, reason: FinishReason, usage: &UsageCount, out: &mut Vec<u8>) {
+        self.choices[index].reader.finish(&mut self.parts);
+        self.parts(index, usage, out);
+        let reason = match reason {
+            FinishReason::Stop => self.choices[index].reader.stop_reason(),
+            FinishReason::Length => reason.as_str(),
+        };
+        self.chunk(index, &Delta::default(), Some(reason), Some(usage), out);
+    }
+
+    fn finish(&mut self, usage: Usage, out: &mut Vec<u8>) {
+        if self.include_usage {
+            out.extend_from_slice(&self.head);
+            out.extend_from_slice(b"],\"usage\":");
+            sse::json(out, &usage);
+            out.extend_from_slice(b"}\n\n");
+        }
+        sse::done(out);
     }
 }

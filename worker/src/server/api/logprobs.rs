@@ -2,7 +2,7 @@
 
 use hyprstream_engine::{TokenLogprobs, Tokenizer};
 use hyprstream_openai::{
-    chat::{ChatLogprobs, TokenLogprob, TopLogprob},
+    chat::{ChatLogprobs, PromptLogprob, PromptLogprobs, TokenLogprob, TopLogprob},
     completion::CompletionLogprobs,
 };
 use serde_json::{Map, Number, Value};
@@ -53,6 +53,52 @@ pub(super) fn completion(
         }
         to.top_logprobs.push(Some(top));
     }
+}
+
+/// Appends the tokens of an echoed prompt to the older form. The `first` follows nothing and has no
+/// probability.
+pub(super) fn echo(
+    tokenizer: &Tokenizer,
+    first: u32,
+    entries: &[Option<TokenLogprobs>],
+    offset: &mut usize,
+    to: &mut CompletionLogprobs,
+) {
+    for entry in entries {
+        match entry {
+            Some(entry) => completion(tokenizer, std::slice::from_ref(entry), offset, to),
+            None => {
+                let token = text(tokenizer, first);
+                to.text_offset.push(*offset);
+                *offset += token.chars().count();
+                to.tokens.push(token);
+                to.token_logprobs.push(None);
+                to.top_logprobs.push(None);
+            }
+        }
+    }
+}
+
+/// vLLM's form for prompts.
+pub(super) fn prompt(tokenizer: &Tokenizer, entries: &[Option<TokenLogprobs>]) -> PromptLogprobs {
+    let told = |token: u32, logprob: f32, rank: Option<usize>| {
+        let entry = PromptLogprob {
+            logprob: finite(logprob),
+            rank,
+            decoded_token: text(tokenizer, token),
+        };
+        (token.to_string(), entry)
+    };
+    entries
+        .iter()
+        .map(|entry| {
+            let entry = entry.as_ref()?;
+            let own = told(entry.token, entry.logprob, None);
+            let top = entry.top.iter().zip(1..);
+            let top = top.map(|(&(token, logprob), rank)| told(token, logprob, Some(rank)));
+            Some(std::iter::once(own).chain(top).collect())
+        })
+        .collect()
 }
 
 fn text(tokenizer: &Tokenizer, token: u32) -> String {

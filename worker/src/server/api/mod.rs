@@ -1,9 +1,13 @@
 //! The routes.
 
+mod adapters;
 mod chat;
 mod completions;
+mod embeddings;
 mod logprobs;
 mod probes;
+mod prompt;
+mod responses;
 mod tokenize;
 
 use std::{sync::Arc, time::Instant};
@@ -17,13 +21,15 @@ use axum::{
     routing::{get, post},
 };
 use hyprstream_contract::{header, worker};
-use hyprstream_engine::Request as EngineRequest;
-use hyprstream_openai::{ApiError, ErrorKind, Model, ModelList};
+use hyprstream_openai::{ApiError, ErrorKind, Model, ModelList, StreamOptions};
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::debug;
 
-use super::{app::App, respond::Failure, unread};
+use super::{app::App, auth, respond::Failure, sse, unread};
 use crate::backend::Loaded;
+
+/// Longest id of a request that is sent back.
+const MAX_ID_BYTES: usize = 128;
 
 type Shared = State<Arc<App>>;
 
@@ -34,14 +40,26 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/v1/models/{*id}", get(model))
         .route("/v1/chat/completions", post(chat::complete))
         .route("/v1/completions", post(completions::complete))
+        .route("/v1/responses", post(responses::respond))
+        .route("/v1/embeddings", post(embeddings::embed))
+        .route("/v1/load_lora_adapter", post(adapters::refuse))
+        .route("/v1/unload_lora_adapter", post(adapters::refuse))
+        .route("/v1/lora_adapters", get(adapters::list))
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
         .route(worker::HEALTH_PATH, get(probes::health))
         .route(worker::READY_PATH, get(probes::ready))
+        .route("/ping", get(probes::health).post(probes::health))
+        .route("/load", get(probes::load))
+        .route("/openapi.json", get(probes::openapi))
         .route("/metrics", get(probes::metrics))
         .route("/version", get(probes::version))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&app),
+            auth::check,
+        ))
         .layer(CatchPanicLayer::custom(|_| {
             Failure(ApiError::new(
                 ErrorKind::Internal,
@@ -56,7 +74,11 @@ pub(super) fn router(app: Arc<App>) -> Router {
 
 /// Puts the commit on every answer, carries the request's id over, and counts.
 async fn label(State(app): Shared, request: Request, next: Next) -> Response {
-    let id = request.headers().get(header::REQUEST_ID).cloned();
+    let id = request
+        .headers()
+        .get(header::REQUEST_ID)
+        .filter(|id| id.len() <= MAX_ID_BYTES)
+        .cloned();
     let route = request
         .extensions()
         .get::<MatchedPath>()
@@ -140,7 +162,7 @@ fn check_length(loaded: &Loaded, text: &str, param: &str) -> Result<(), ApiError
 }
 
 /// A name for an answer, different from all others.
-fn new_id(prefix: &str) -> String {
+pub(super) fn new_id(prefix: &str) -> String {
     use std::hash::{BuildHasher, Hasher, RandomState};
 
     let random = || RandomState::new().build_hasher().finish();
@@ -154,21 +176,34 @@ struct Answer {
     model: String,
     fingerprint: Option<String>,
     include_usage: bool,
+    continuous_usage: bool,
 }
 
 impl Answer {
-    fn new(app: &App, prefix: &str, model: String, include_usage: bool) -> Self {
+    fn new(app: &App, prefix: &str, model: &str, options: StreamOptions) -> Self {
         Self {
             id: new_id(prefix),
             created: super::app::now(),
-            model,
+            model: model.to_owned(),
             fingerprint: app.identity.commit().map(str::to_owned),
-            include_usage,
+            include_usage: options.include_usage || options.continuous_usage,
+            continuous_usage: options.continuous_usage,
         }
     }
-}
 
-/// The requests of one call, with what is needed to answer it.
-struct Prepared {
-    requests: Vec<EngineRequest>,
+    /// What all events of a stream begin with, up to the bracket of the choices.
+    fn head(&self, object: &str) -> Vec<u8> {
+        let mut head = b"data: {\"id\":".to_vec();
+        sse::json(&mut head, &self.id);
+        head.extend_from_slice(b",\"object\":");
+        sse::json(&mut head, &object);
+        head.extend_from_slice(b",\"created\":");
+        sse::json(&mut head, &self.created);
+        head.extend_from_slice(b",\"model\":");
+        sse::json(&mut head, &self.model);
+        head.extend_from_slice(b",\"system_fingerprint\":");
+        sse::json(&mut head, &self.fingerprint);
+        head.extend_from_slice(b",\"choices\":[");
+        head
+    }
 }

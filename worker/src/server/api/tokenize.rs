@@ -8,29 +8,35 @@ use axum::{
 };
 use hyprstream_openai::{
     ApiError, DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse,
+    tools::ToolChoice,
 };
 
-use super::{Shared, chat, compute};
-use crate::server::{body, respond::Failure};
+use super::{Shared, compute, prompt};
+use crate::server::respond::Failure;
 
 pub(super) async fn tokenize(
     State(app): Shared,
     request: Request,
 ) -> Result<Json<TokenizeResponse>, Failure> {
-    let body = body::json(request, app.max_body_bytes).await?;
+    let body = app.bodies.json(request).await?;
     let state = Arc::clone(&app);
     let answer = compute(&app, move |loaded| {
         let request = TokenizeRequest::from_json(&body)?;
+        let mut with_texts = false;
         let tokens = match request {
             TokenizeRequest::Chat(request) => {
                 state.identity.check(&request.model)?;
-                chat::prompt(loaded, &request)?
+                let with_tools =
+                    !request.prompt.tools.is_empty() && request.tool_choice != ToolChoice::None;
+                prompt::render(&state, loaded, &request.prompt, with_tools)?.tokens
             }
             TokenizeRequest::Text {
                 model,
                 prompt,
                 add_special_tokens,
+                return_token_strs,
             } => {
+                with_texts = return_token_strs;
                 model.map_or(Ok(()), |model| state.identity.check(&model))?;
                 loaded
                     .tokenizer
@@ -42,6 +48,12 @@ pub(super) async fn tokenize(
         Ok(TokenizeResponse {
             count: tokens.len(),
             max_model_len,
+            token_strs: with_texts.then(|| {
+                let text = |&token: &u32| {
+                    String::from_utf8_lossy(loaded.tokenizer.token_bytes(token)).into_owned()
+                };
+                tokens.iter().map(text).collect()
+            }),
             tokens,
         })
     });
@@ -52,7 +64,7 @@ pub(super) async fn detokenize(
     State(app): Shared,
     request: Request,
 ) -> Result<Json<DetokenizeResponse>, Failure> {
-    let body = body::json(request, app.max_body_bytes).await?;
+    let body = app.bodies.json(request).await?;
     let state = Arc::clone(&app);
     let answer = compute(&app, move |loaded| {
         let request = DetokenizeRequest::from_json(&body)?;
