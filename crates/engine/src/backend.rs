@@ -208,6 +208,19 @@ impl<'a> StepLogits<'a> {
         self.hidden.chunks_exact(self.hidden_size)
     }
 
+    /// The rows of logits, each to be overwritten at will, and those of hidden states.
+    pub fn rows(
+        &mut self,
+    ) -> (
+        std::slice::ChunksExactMut<'_, f32>,
+        std::slice::ChunksExact<'_, f32>,
+    ) {
+        (
+            self.values.chunks_exact_mut(self.vocab_size),
+            self.hidden.chunks_exact(self.hidden_size),
+        )
+    }
+
     /// The rows in order, each to be overwritten at will.
     pub fn rows_mut(&mut self) -> std::slice::ChunksExactMut<'_, f32> {
         self.values.chunks_exact_mut(self.vocab_size)

@@ -1,7 +1,9 @@
 //! A model that computes nothing, for tests of what stands above a backend.
 //!
-//! Its logits are a hash of the sequence so far, read back from the cache blocks through the
-//! block table. A scheduler that mixes up blocks, positions or rows gets other tokens.
+//! What it stores for a position is a hash of all tokens up to there, made from what is stored
+//! for the position before; its logits are a hash of everything that is stored for the sequence,
+//! read back through the block table. So, as with a real model, an entry is right only after the
+//! very same tokens. Whoever mixes up blocks, positions, prefixes or rows gets other tokens.
 
 use std::{
     sync::{
@@ -29,8 +31,9 @@ pub const EOS: u32 = 1;
 /// See the module. Made by [`FakeBackend::new`].
 pub struct FakeBackend {
     spec: ModelSpec,
-    cache: Vec<Option<u32>>,
+    cache: Vec<Option<u64>>,
     logits: Vec<f32>,
+    hidden: Vec<f32>,
     options: FakeOptions,
 }
 
@@ -45,6 +48,8 @@ pub struct FakeOptions {
     pub panicking_token: Option<u32>,
     /// A step with this token breaks the backend for good.
     pub fatal_token: Option<u32>,
+    /// The logits of a step of a sequence with this token are no numbers.
+    pub nan_token: Option<u32>,
     /// The end of a text is as likely as other tokens; otherwise it never comes.
     pub may_end: bool,
     /// Counts steps.
@@ -72,6 +77,7 @@ impl FakeBackend {
             cache: vec![None; num_blocks * 16],
             spec,
             logits: Vec::new(),
+            hidden: Vec::new(),
             options,
         }
     }
@@ -87,6 +93,25 @@ impl FakeBackend {
         assert!(!has(self.options.panicking_token), "a panic in the backend");
         Ok(())
     }
+
+    /// Refuses a batch in which a block is written that another sequence has too.
+    fn check_owners(&self, batch: &StepBatch) -> Result<(), BackendError> {
+        let mut users = vec![0_u32; self.spec.num_blocks];
+        for sequence in &batch.sequences {
+            for block in &sequence.blocks {
+                *users.get_mut(*block as usize).ok_or_else(|| {
+                    BackendError::Fatal("a block that is not there".to_owned())
+                })? += 1;
+            }
+        }
+        for sequence in &batch.sequences {
+            let written = sequence.blocks.iter().skip(sequence.position / 16);
+            if written.into_iter().any(|block| users[*block as usize] > 1) {
+                return Err(BackendError::Fatal("a shared block is written".to_owned()));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Backend for FakeBackend {
@@ -97,44 +122,95 @@ impl Backend for FakeBackend {
     fn step(&mut self, batch: &StepBatch) -> Result<StepLogits<'_>, BackendError> {
         self.options.steps.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(self.options.step_time);
+        self.check_owners(batch)?;
         self.logits.clear();
+        self.hidden.clear();
         for sequence in &batch.sequences {
             self.check(&sequence.tokens)?;
             let slot = |position: usize| {
                 let block = sequence.blocks.get(position / 16)?;
                 Some(*block as usize * 16 + position % 16)
             };
+            let lost = || BackendError::Fatal("a position was not stored".to_owned());
             for (position, &token) in (sequence.position..).zip(&sequence.tokens) {
+                let before = match position.checked_sub(1) {
+                    None => START,
+                    Some(before) => slot(before)
+                        .and_then(|slot| self.cache[slot])
+                        .ok_or_else(lost)?,
+                };
                 let cell = slot(position).and_then(|slot| self.cache.get_mut(slot));
                 *cell.ok_or_else(|| BackendError::Fatal("no block for a token".to_owned()))? =
-                    Some(token);
+                    Some(mix(before, token));
             }
             let end = sequence.position + sequence.tokens.len();
             let wanted = match sequence.logits {
-                LogitsWanted::None | LogitsWanted::Hidden => end..end,
+                LogitsWanted::None => end..end,
                 LogitsWanted::Last => end - 1..end,
-                LogitsWanted::All => sequence.position..end,
+                LogitsWanted::All | LogitsWanted::Hidden => sequence.position..end,
             };
+            let no_numbers = self
+                .options
+                .nan_token
+                .is_some_and(|t| sequence.tokens.contains(&t));
             for last in wanted {
-                let stored: Option<Vec<u32>> = (0..=last)
-                    .map(|p| slot(p).and_then(|slot| self.cache[slot]))
-                    .collect();
-                let stored = stored
-                    .ok_or_else(|| BackendError::Fatal("a position was not stored".to_owned()))?;
-                self.logits.extend(logits(&stored, self.options.may_end));
+                let stored = (0..=last).map(|p| slot(p).and_then(|slot| self.cache[slot]));
+                let stored: Option<Vec<u64>> = stored.collect();
+                let stored = stored.ok_or_else(lost)?;
+                if sequence.logits == LogitsWanted::Hidden {
+                    self.hidden.extend(state_of(&stored));
+                } else if no_numbers {
+                    self.logits.extend([f32::NAN; VOCAB_SIZE]);
+                } else {
+                    self.logits.extend(logits_of(&stored, self.options.may_end));
+                }
             }
         }
-        StepLogits::new(&mut self.logits, VOCAB_SIZE)
+        StepLogits::with_hidden(&mut self.logits, VOCAB_SIZE, &mut self.hidden, HIDDEN_SIZE)
     }
+}
+
+/// What comes before the first entry.
+const START: u64 = 0xcbf2_9ce4_8422_2325;
+
+fn mix(before: u64, token: u32) -> u64 {
+    let mixed = (before ^ u64::from(token)).wrapping_mul(0x0000_0100_0000_01b3);
+    mixed ^ mixed >> 29
+}
+
+/// What is stored for `tokens`.
+fn entries(tokens: &[u32]) -> Vec<u64> {
+    let mut before = START;
+    let entry = |token: &u32| {
+        before = mix(before, *token);
+        before
+    };
+    tokens.iter().map(entry).collect()
+}
+
+fn digest(stored: &[u64]) -> u64 {
+    stored.iter().fold(START, |hash, entry| {
+        (hash ^ entry).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 /// The logits that follow `tokens`.
 pub fn logits(tokens: &[u32], may_end: bool) -> Vec<f32> {
-    let seed = tokens
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, &token| {
-            (hash ^ u64::from(token)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+    logits_of(&entries(tokens), may_end)
+}
+
+/// The hidden state of the last of `tokens`.
+pub fn hidden(tokens: &[u32]) -> [f32; HIDDEN_SIZE] {
+    state_of(&entries(tokens))
+}
+
+fn state_of(stored: &[u64]) -> [f32; HIDDEN_SIZE] {
+    let bytes = digest(stored).to_le_bytes();
+    std::array::from_fn(|i| f32::from(bytes[i]) - 128.0)
+}
+
+fn logits_of(stored: &[u64], may_end: bool) -> Vec<f32> {
+    let seed = digest(stored);
     (0..VOCAB_SIZE as u64)
         .map(|token| {
             let mut bits = (seed ^ token.wrapping_mul(0x9e37_79b9_7f4a_7c15))

@@ -8,7 +8,7 @@
 //! that the engine's thread could wait for.
 
 pub mod backend;
-mod blocks;
+mod cache;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 mod files;

@@ -63,9 +63,7 @@ pub(super) fn submit_error(error: &SubmitError, prompt: &str) -> ApiError {
                 InvalidRequest::MixedGroup | InvalidRequest::EmptyGroup => prompt,
                 InvalidRequest::NoEmbeddings => "model",
                 InvalidRequest::Unsupported(name)
-                | InvalidRequest::Sampling(
-                    InvalidParams::Unsupported(name) | InvalidParams::Empty(name),
-                ) => name,
+                | InvalidRequest::Sampling(InvalidParams::Empty(name)) => name,
             };
             let invalid = ApiError::invalid(param, why);
             match why {

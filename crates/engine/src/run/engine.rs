@@ -3,26 +3,29 @@
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
     answer::Answer,
+    embedding::Embedding,
     event::GenerationError,
+    job::{Job, Kind},
     observer::Observer,
-    request::{InvalidRequest, Pooling, Request},
+    pace::Pace,
+    request::{InvalidRequest, Pooling, Request, known_tokens},
     stream::TextStream,
     worker::Worker,
 };
 use crate::{
     Backend, ModelSpec,
-    blocks::BlockPool,
-    scheduler::{Scheduler, SchedulerLimits, Sequence},
+    cache::{Blocks, Scope},
+    scheduler::{Output, Scheduler, SchedulerLimits, Sequence},
     text::Tokenizer,
 };
 
@@ -56,6 +59,9 @@ impl Default for EngineConfig {
         }
     }
 }
+
+/// Most logits of prompts that a step may return: 64 MiB of them.
+const MAX_PROMPT_LOGITS: usize = 16 << 20;
 
 /// An engine cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -118,8 +124,9 @@ impl Engine {
         let limits = SchedulerLimits {
             max_sequences: config.max_batch,
             max_step_tokens: config.max_step_tokens.max(config.max_batch),
+            max_prompt_rows: (MAX_PROMPT_LOGITS / spec.vocab_size.max(1)).max(1),
         };
-        let blocks = BlockPool::new(spec.num_blocks, spec.block_size);
+        let blocks = Blocks::new(spec.num_blocks, spec.block_size);
         let (sender, receiver) = mpsc::channel(config.max_queue);
         let shared = Arc::new(Shared::default());
         let worker = Worker {
@@ -129,6 +136,8 @@ impl Engine {
             arrivals: receiver,
             observer,
             shared: Arc::clone(&shared),
+            beginnings: Default::default(),
+            scratch: Default::default(),
         };
         thread::Builder::new()
             .name("engine".to_owned())
@@ -141,6 +150,8 @@ impl Engine {
             eos: config.eos,
             max_queue: config.max_queue,
             max_model_len,
+            prefix_cache: config.prefix_cache,
+            groups: AtomicU64::new(0),
         };
         Ok(EngineHandle {
             inner: Arc::new(inner),
@@ -155,12 +166,15 @@ pub struct EngineHandle {
 }
 
 struct Inner {
-    sender: mpsc::Sender<Sequence<Answer>>,
+    sender: mpsc::Sender<Vec<Sequence<Job>>>,
     shared: Arc<Shared>,
     spec: ModelSpec,
     eos: Vec<u32>,
     max_queue: usize,
     max_model_len: usize,
+    prefix_cache: bool,
+    /// Groups so far.
+    groups: AtomicU64,
 }
 
 /// What the thread lets others see.
@@ -172,6 +186,7 @@ pub(crate) struct Shared {
     pub(crate) used_blocks: AtomicUsize,
     pub(crate) dead: AtomicBool,
     pub(crate) cause: OnceLock<String>,
+    pub(crate) pace: Pace,
 }
 
 /// How busy an engine is.
@@ -193,36 +208,15 @@ impl EngineHandle {
     /// # Errors
     /// The request is invalid, too many wait, or the engine has stopped. Nothing was begun.
     pub fn submit(&self, request: Request) -> Result<TextStream, SubmitError> {
-        let inner = &self.inner;
-        let max_tokens = request.validate(inner.spec.vocab_size, inner.max_model_len)?;
-        if inner.shared.dead.load(Ordering::Acquire) {
-            return Err(SubmitError::Stopped);
-        }
-        let claim = |queued: usize| (queued < inner.max_queue).then_some(queued + 1);
-        inner
-            .shared
-            .queued
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, claim)
-            .map_err(|_| self.full())?;
-        // One event a token and one for the end: the thread never waits for a slow reader, and
-        // what a reader has not fetched is bounded by what it asked for.
-        let (events, receiver) = mpsc::channel(max_tokens + 2);
-        let prompt_tokens = request.prompt.len();
-        let (prompt, answer) = Answer::new(request, max_tokens, &inner.eos, events);
-        match inner.sender.try_send(Sequence::new(prompt, answer)) {
-            Ok(()) => Ok(TextStream::new(receiver, prompt_tokens)),
-            Err(error) => {
-                inner.shared.queued.fetch_sub(1, Ordering::AcqRel);
-                Err(match error {
-                    mpsc::error::TrySendError::Full(_) => self.full(),
-                    mpsc::error::TrySendError::Closed(_) => SubmitError::Stopped,
-                })
-            }
-        }
+        let max_tokens = self.validate(&request)?;
+        let scope = self.scope(&request, None);
+        let (sequence, stream) = self.prepare(request, max_tokens, scope);
+        self.send(vec![sequence])?;
+        Ok(stream)
     }
 
-    /// Accepts several ways to continue one prompt, which is computed once, and returns their
-    /// answers in order.
+    /// Accepts several ways to continue one prompt, and returns their answers in order. Whole
+    /// cache blocks of the prompt are computed once, also where the prefix cache is off.
     ///
     /// # Errors
     /// As [`Self::submit`]; all are accepted or none is begun.
@@ -230,10 +224,27 @@ impl EngineHandle {
         let Some(first) = requests.first() else {
             return Err(InvalidRequest::EmptyGroup.into());
         };
-        if requests.iter().any(|other| other.prompt != first.prompt) {
+        let same =
+            |other: &Request| other.prompt == first.prompt && other.cache_salt == first.cache_salt;
+        if !requests.iter().all(same) {
             return Err(InvalidRequest::MixedGroup.into());
         }
-        requests.into_iter().map(|r| self.submit(r)).collect()
+        if requests.len() > self.inner.max_queue {
+            let (requests, limit) = (requests.len(), self.inner.max_queue);
+            return Err(InvalidRequest::GroupTooLarge { requests, limit }.into());
+        }
+        let max_tokens: Vec<usize> = requests
+            .iter()
+            .map(|request| self.validate(request))
+            .collect::<Result<_, _>>()?;
+        let group = self.inner.groups.fetch_add(1, Ordering::Relaxed);
+        let scope = self.scope(first, Some(group));
+        let each = requests.into_iter().zip(max_tokens);
+        let (sequences, streams) = each
+            .map(|(request, max_tokens)| self.prepare(request, max_tokens, scope.clone()))
+            .unzip();
+        self.send(sequences)?;
+        Ok(streams)
     }
 
     /// The hidden states of `tokens`, pooled and not normalised, of length
@@ -241,19 +252,100 @@ impl EngineHandle {
     ///
     /// # Errors
     /// [`GenerationError::Refused`] as [`Self::submit`], or the computation broke off.
-    #[allow(clippy::unused_async, reason = "embeddings are not computed yet")]
     pub async fn embed(
         &self,
         tokens: Vec<u32>,
         pooling: Pooling,
     ) -> Result<Vec<f32>, GenerationError> {
-        let _ = (tokens, pooling);
-        Err(SubmitError::Invalid(InvalidRequest::NoEmbeddings).into())
+        let (sender, receiver) = oneshot::channel();
+        self.check_embedding(&tokens).map_err(SubmitError::from)?;
+        let embedding = Embedding::new(tokens.len(), pooling, sender);
+        let wanted_from = Embedding::wanted_from(tokens.len(), pooling);
+        let mut sequence = Sequence::new(tokens, Job::new(Kind::Embedding(embedding)));
+        sequence.output = Output::Hidden(wanted_from);
+        self.send(vec![sequence])?;
+        receiver
+            .await
+            .unwrap_or(Err(GenerationError::EngineStopped))
+    }
+
+    fn check_embedding(&self, tokens: &[u32]) -> Result<(), InvalidRequest> {
+        let (spec, limit) = (&self.inner.spec, self.inner.max_model_len);
+        if spec.hidden_size == 0 {
+            return Err(InvalidRequest::NoEmbeddings);
+        }
+        match tokens.len() {
+            0 => Err(InvalidRequest::EmptyPrompt),
+            tokens if tokens > limit => Err(InvalidRequest::PromptTooLong { tokens, limit }),
+            _ => known_tokens("prompt", tokens, spec.vocab_size),
+        }
+    }
+
+    fn validate(&self, request: &Request) -> Result<usize, InvalidRequest> {
+        request.validate(self.inner.spec.vocab_size, self.inner.max_model_len)
+    }
+
+    /// Who may share the prompt of `request`.
+    fn scope(&self, request: &Request, group: Option<u64>) -> Option<Arc<Scope>> {
+        let salt = request.cache_salt.clone();
+        let scope = |group| {
+            Arc::new(Scope {
+                salt,
+                adapters: Vec::new(),
+                group,
+            })
+        };
+        match (self.inner.prefix_cache, group) {
+            (true, _) => Some(scope(None)),
+            (false, Some(group)) => Some(scope(Some(group))),
+            (false, None) => None,
+        }
+    }
+
+    fn prepare(
+        &self,
+        request: Request,
+        max_tokens: usize,
+        scope: Option<Arc<Scope>>,
+    ) -> (Sequence<Job>, TextStream) {
+        // One event a token and one for the end: the thread never waits for a slow reader, and
+        // what a reader has not fetched is bounded by what it asked for.
+        let (events, receiver) = mpsc::channel(max_tokens + 2);
+        let answer = Answer::new(&request, max_tokens, &self.inner.eos, events);
+        let stream = TextStream::new(receiver, request.prompt.len());
+        let job = Job::new(Kind::Answer(Box::new(answer)));
+        let mut sequence = Sequence::new(request.prompt, job);
+        sequence.priority = request.priority;
+        sequence.scope = scope;
+        if request.prompt_logprobs.is_some() {
+            sequence.output = Output::Logits(0);
+        }
+        (sequence, stream)
+    }
+
+    fn send(&self, sequences: Vec<Sequence<Job>>) -> Result<(), SubmitError> {
+        let inner = &self.inner;
+        if inner.shared.dead.load(Ordering::Acquire) {
+            return Err(SubmitError::Stopped);
+        }
+        let count = sequences.len();
+        let claim = |queued: usize| (queued + count <= inner.max_queue).then_some(queued + count);
+        let queued = &inner.shared.queued;
+        queued
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, claim)
+            .map_err(|_| self.full())?;
+        inner.sender.try_send(sequences).map_err(|error| {
+            queued.fetch_sub(count, Ordering::AcqRel);
+            match error {
+                mpsc::error::TrySendError::Full(_) => self.full(),
+                mpsc::error::TrySendError::Closed(_) => SubmitError::Stopped,
+            }
+        })
     }
 
     fn full(&self) -> SubmitError {
         SubmitError::Full {
-            retry_after: Duration::from_secs(1),
+            retry_after: self.inner.shared.pace.retry_after(self.inner.max_queue),
         }
     }
 

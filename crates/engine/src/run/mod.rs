@@ -1,9 +1,12 @@
 //! The engine's thread and what talks to it.
 
 mod answer;
+mod embedding;
 mod engine;
 mod event;
+mod job;
 mod observer;
+mod pace;
 mod request;
 mod stream;
 mod worker;

@@ -29,7 +29,7 @@ pub struct Request {
     /// What the text must look like.
     pub constraint: Option<Constraint>,
     /// Lower runs earlier; requests of the same priority run in the order of arrival. Waiting
-    /// long outweighs any priority.
+    /// long outweighs any priority. Beyond 100, up or down, it counts as 100.
     pub priority: i32,
     /// Only requests of the same salt share cached prefixes: nobody else can find out from the
     /// time to the first token what a prompt was.
@@ -48,7 +48,8 @@ pub enum Pooling {
 /// When an answer ends.
 #[derive(Clone, Debug, Default)]
 pub struct StopRules {
-    /// Most tokens; `None` for what the context has room for.
+    /// Most tokens; `None` for what the context has room for. None at all is allowed when the
+    /// log-probabilities of the prompt are wanted.
     pub max_tokens: Option<usize>,
     /// The answer does not end by itself or by a stop rule before so many tokens.
     pub min_tokens: usize,
@@ -121,9 +122,14 @@ pub enum InvalidRequest {
     /// There is no request in a group.
     #[error("a group has no requests")]
     EmptyGroup,
-    /// The engine cannot do this yet.
-    #[error("{0} is not supported")]
-    Unsupported(&'static str),
+    /// A group is larger than the queue.
+    #[error("a group of {requests} requests cannot be queued, at most {limit} can")]
+    GroupTooLarge {
+        /// Requests of the group.
+        requests: usize,
+        /// Most that can wait.
+        limit: usize,
+    },
     /// A sampling parameter is out of its range.
     #[error(transparent)]
     Sampling(#[from] InvalidParams),
@@ -140,14 +146,15 @@ impl Request {
         if tokens == 0 {
             return Err(InvalidRequest::EmptyPrompt);
         }
-        if tokens >= max_len {
+        let scores_only = self.stop.max_tokens == Some(0) && self.prompt_logprobs.is_some();
+        if tokens + usize::from(!scores_only) > max_len {
             return Err(InvalidRequest::PromptTooLong {
                 tokens,
                 limit: max_len,
             });
         }
         let max_tokens = self.stop.max_tokens.unwrap_or(max_len - tokens);
-        if max_tokens == 0 {
+        if max_tokens == 0 && !scores_only {
             return Err(InvalidRequest::NoAnswer);
         }
         if max_tokens > max_len - tokens {
@@ -164,32 +171,28 @@ impl Request {
                 max_tokens,
             });
         }
-        for (name, list) in [
-            ("prompt", &self.prompt),
-            ("stop_token_ids", &self.stop.tokens),
-        ] {
-            if let Some(&token) = list.iter().find(|token| **token as usize >= vocab_size) {
-                return Err(InvalidRequest::UnknownToken {
-                    name,
-                    token,
-                    vocab_size,
-                });
-            }
-        }
+        known_tokens("prompt", &self.prompt, vocab_size)?;
+        known_tokens("stop_token_ids", &self.stop.tokens, vocab_size)?;
         if self.stop.strings.iter().any(String::is_empty) {
             return Err(InvalidRequest::EmptyStopString);
         }
         self.sampling.validate(vocab_size)?;
-        for (name, asked) in [
-            ("prompt_logprobs", self.prompt_logprobs.is_some()),
-            ("rank", self.rank),
-            ("a constraint", self.constraint.is_some()),
-            ("priority", self.priority != 0),
-        ] {
-            if asked {
-                return Err(InvalidRequest::Unsupported(name));
-            }
-        }
         Ok(max_tokens)
+    }
+}
+
+/// Refuses tokens that the model does not have.
+pub(crate) fn known_tokens(
+    name: &'static str,
+    tokens: &[u32],
+    vocab_size: usize,
+) -> Result<(), InvalidRequest> {
+    match tokens.iter().find(|token| **token as usize >= vocab_size) {
+        None => Ok(()),
+        Some(&token) => Err(InvalidRequest::UnknownToken {
+            name,
+            token,
+            vocab_size,
+        }),
     }
 }

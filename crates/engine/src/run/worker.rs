@@ -10,14 +10,18 @@ use tokio::sync::mpsc;
 use tracing::{error, warn};
 
 use super::{
-    answer::Answer,
+    answer::{AdvanceError, Answer, Tools},
+    embedding::Embedding,
     engine::Shared,
     event::GenerationError,
+    job::{Job, Kind},
     observer::{Observer, StepReport},
+    pace::Beginnings,
 };
 use crate::{
     Backend, BackendError, StepBatch, StepLogits,
-    scheduler::{Plan, Scheduler, Sequence, Share},
+    sampling::{SampleError, Scratch},
+    scheduler::{Output, Plan, Scheduler, Sequence, Share},
     text::Tokenizer,
 };
 
@@ -25,10 +29,12 @@ use crate::{
 pub(crate) struct Worker {
     pub(crate) backend: Box<dyn Backend>,
     pub(crate) tokenizer: Arc<Tokenizer>,
-    pub(crate) scheduler: Scheduler<Answer>,
-    pub(crate) arrivals: mpsc::Receiver<Sequence<Answer>>,
+    pub(crate) scheduler: Scheduler<Job>,
+    pub(crate) arrivals: mpsc::Receiver<Vec<Sequence<Job>>>,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) beginnings: Beginnings,
+    pub(crate) scratch: Scratch,
 }
 
 /// Says that the thread is gone, however it went.
@@ -62,14 +68,20 @@ impl Worker {
     fn receive(&mut self) -> bool {
         if self.scheduler.is_empty() {
             match self.arrivals.blocking_recv() {
-                Some(sequence) => self.scheduler.add(sequence),
+                Some(sequences) => self.add(sequences),
                 None => return false,
             }
         }
-        while let Ok(sequence) = self.arrivals.try_recv() {
-            self.scheduler.add(sequence);
+        while let Ok(sequences) = self.arrivals.try_recv() {
+            self.add(sequences);
         }
         true
+    }
+
+    fn add(&mut self, sequences: Vec<Sequence<Job>>) {
+        for sequence in sequences {
+            self.scheduler.add(sequence);
+        }
     }
 
     fn drop_abandoned(&mut self) {
@@ -94,11 +106,15 @@ impl Worker {
     /// Runs the plan. `Err` only when the backend is broken for good.
     fn step(&mut self, plan: &Plan) -> Result<(), String> {
         let now = Instant::now();
+        let mut begun = 0;
         for share in &plan.shares {
-            if self.scheduler.running_mut(share.index).of.begin(now) {
-                self.shared.queued.fetch_sub(1, Ordering::AcqRel);
-            }
+            let sequence = self.scheduler.running_mut(share.index);
+            let cached = sequence.cached.unwrap_or(0);
+            begun += usize::from(sequence.of.begin(now, cached));
         }
+        self.shared.queued.fetch_sub(begun, Ordering::AcqRel);
+        let others = self.scheduler.num_waiting() > 0;
+        self.beginnings.note(&self.shared.pace, now, begun, others);
         match self.compute(&plan.shares) {
             Ok(()) => {}
             Err(BackendError::Fatal(cause)) => return Err(cause),
@@ -126,7 +142,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Runs `shares` in one step of the backend and takes a token for each that is due one.
+    /// Runs `shares` in one step of the backend and gives each what it computed.
     fn compute(&mut self, shares: &[Share]) -> Result<(), BackendError> {
         if shares.is_empty() {
             return Ok(());
@@ -136,30 +152,46 @@ impl Worker {
             scheduler,
             tokenizer,
             observer,
+            scratch,
             ..
         } = self;
         let batch = StepBatch {
             sequences: shares.iter().map(|&s| scheduler.step_of(s)).collect(),
         };
-        let mut logits = guarded_step(backend.as_mut(), &batch)?;
-        if logits.num_rows() != batch.num_rows() {
-            let (rows, wanted) = (logits.num_rows(), batch.num_rows());
-            return Err(BackendError::Step(format!(
-                "{rows} rows of logits instead of {wanted}"
-            )));
-        }
-        let mut rows = logits.rows_mut();
+        let mut computed = guarded_step(backend.as_mut(), &batch)?;
+        check_rows(&computed, &batch)?;
+        let (mut logits, mut hidden) = computed.rows();
+        let mut tools = Tools {
+            tokenizer,
+            observer: observer.as_ref(),
+            scratch,
+        };
         for (share, step) in shares.iter().zip(&batch.sequences) {
-            let sequence = scheduler.running_mut(share.index);
-            sequence.computed += share.tokens;
-            for row in rows.by_ref().take(step.num_rows()) {
-                match sequence.of.advance(row, tokenizer, observer.as_ref()) {
-                    Ok(token) => sequence.tokens.push(token),
-                    Err(error) => {
-                        warn!(%error, "no token can be chosen");
-                        let error = GenerationError::Failed(error.to_string());
-                        sequence.of.fail(error, observer.as_ref());
+            let mut rows = Rows {
+                position: step.position,
+                last: step.position + step.tokens.len() - 1,
+                logits: logits.by_ref().take(step.num_rows()),
+                hidden: hidden.by_ref().take(step.num_hidden_rows()),
+            };
+            let taken = rows.give(scheduler.running_mut(share.index), &mut tools);
+            // A sequence that fails here may take fewer rows than it was given.
+            rows.logits.for_each(drop);
+            rows.hidden.for_each(drop);
+            match taken {
+                Ok(next) => {
+                    scheduler.computed(*share);
+                    let sequence = scheduler.running_mut(share.index);
+                    sequence.tokens.extend(next);
+                }
+                Err(error) => {
+                    warn!(%error, "no token can be chosen");
+                    // Keys and values may be no numbers either, and others must not take them.
+                    if matches!(error, AdvanceError::Sample(SampleError::NotANumber)) {
+                        scheduler.distrust(share.index);
                     }
+                    let error = GenerationError::Failed(error.to_string());
+                    let sequence = scheduler.running_mut(share.index);
+                    sequence.of.fail(error, observer.as_ref());
                 }
             }
         }
@@ -177,8 +209,8 @@ impl Worker {
 
     fn fail_all(&mut self) {
         self.arrivals.close();
-        while let Ok(sequence) = self.arrivals.try_recv() {
-            self.scheduler.add(sequence);
+        while let Ok(sequences) = self.arrivals.try_recv() {
+            self.add(sequences);
         }
         let Self {
             scheduler,
@@ -202,9 +234,9 @@ impl Worker {
             running: self.scheduler.num_running(),
             waiting: self.scheduler.num_waiting(),
             used_blocks: blocks.total() - blocks.available(),
-            cached_blocks: 0,
-            prefix_queries: 0,
-            prefix_hits: 0,
+            cached_blocks: blocks.num_idle(),
+            prefix_queries: plan.prefix_queries,
+            prefix_hits: plan.prefix_hits,
             tokens: plan.shares.iter().map(|share| share.tokens).sum(),
             preempted: plan.preempted,
         };
@@ -214,6 +246,97 @@ impl Worker {
             .store(report.used_blocks, Ordering::Relaxed);
         self.observer.step(&report);
     }
+}
+
+/// What a step computed for one sequence.
+struct Rows<L, H> {
+    /// Position of its first new token.
+    position: usize,
+    /// Position of its last new token.
+    last: usize,
+    logits: L,
+    hidden: H,
+}
+
+impl<'a, 'b, L, H> Rows<L, H>
+where
+    L: Iterator<Item = &'a mut [f32]>,
+    H: Iterator<Item = &'b [f32]>,
+{
+    /// Gives every row to what wants it, and returns the next token if one was chosen.
+    fn give(
+        &mut self,
+        sequence: &mut Sequence<Job>,
+        tools: &mut Tools<'_>,
+    ) -> Result<Option<u32>, AdvanceError> {
+        match &mut sequence.of.kind {
+            Kind::Embedding(embedding) => {
+                self.give_states(&mut sequence.output, embedding, tools);
+                Ok(None)
+            }
+            Kind::Answer(answer) => {
+                self.give_logits(&sequence.tokens, &mut sequence.output, answer, tools)
+            }
+        }
+    }
+
+    fn give_states(&mut self, output: &mut Output, embedding: &mut Embedding, tools: &Tools<'_>) {
+        let Output::Hidden(wanted) = output else {
+            return;
+        };
+        for (position, state) in (self.position..).zip(self.hidden.by_ref()) {
+            // Earlier ones were taken before the sequence lost its blocks, or are not wanted.
+            if position >= *wanted {
+                embedding.add(state, tools.observer);
+                *wanted = position + 1;
+            }
+        }
+    }
+
+    fn give_logits(
+        &mut self,
+        tokens: &[u32],
+        output: &mut Output,
+        answer: &mut Answer,
+        tools: &mut Tools<'_>,
+    ) -> Result<Option<u32>, AdvanceError> {
+        let first = match output {
+            Output::Logits(_) => self.position,
+            _ => self.last,
+        };
+        for (position, row) in (first..).zip(self.logits.by_ref()) {
+            let Some(&next) = tokens.get(position + 1) else {
+                *output = Output::Next;
+                return answer.advance(row, tools);
+            };
+            if let Output::Logits(wanted) = output
+                && position >= *wanted
+            {
+                answer.score(row, next)?;
+                *wanted = position + 1;
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Refuses a result that is not what was asked for.
+fn check_rows(computed: &StepLogits<'_>, batch: &StepBatch) -> Result<(), BackendError> {
+    for (what, rows, wanted) in [
+        ("logits", computed.num_rows(), batch.num_rows()),
+        (
+            "hidden states",
+            computed.num_hidden_rows(),
+            batch.num_hidden_rows(),
+        ),
+    ] {
+        if rows != wanted {
+            return Err(BackendError::Step(format!(
+                "{rows} rows of {what} instead of {wanted}"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// A step whose panic is an error of that step.

@@ -8,7 +8,9 @@ mod sampler;
 mod vector;
 
 pub use params::{InvalidParams, SamplingParams};
-pub(crate) use sampler::{SampleError, Sampler};
+pub(crate) use sampler::{
+    Logprobs, Rules, SampleError, Sampled, Sampler, Scratch, Tell, logprobs_of,
+};
 
 #[cfg(test)]
 mod tests;

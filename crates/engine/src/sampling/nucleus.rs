@@ -1,4 +1,4 @@
-//! Cutting a distribution down to its likeliest tokens without sorting the vocabulary.
+//! Cutting a distribution down to some of its tokens without sorting the vocabulary.
 
 use std::cmp::Ordering;
 
@@ -14,39 +14,73 @@ pub(crate) struct Candidate {
     clippy::trivially_copy_pass_by_ref,
     reason = "the form that sorting wants"
 )]
-fn order(a: &Candidate, b: &Candidate) -> Ordering {
+fn likelier(a: &Candidate, b: &Candidate) -> Ordering {
     b.weight.total_cmp(&a.weight).then(a.token.cmp(&b.token))
 }
 
 /// Keeps the `k` likeliest, in no particular order. Linear in the number of candidates.
 pub(crate) fn keep_top_k(candidates: &mut Vec<Candidate>, k: usize) {
     if k > 0 && k < candidates.len() {
-        candidates.select_nth_unstable_by(k - 1, order);
+        candidates.select_nth_unstable_by(k - 1, likelier);
         candidates.truncate(k);
     }
 }
 
-/// Keeps the fewest likeliest that reach the share `p` of the whole weight; at least one. Linear
-/// in the number of candidates: each round halves what is left to look at.
-pub(crate) fn keep_top_p(candidates: &mut Vec<Candidate>, p: f32) {
+/// Keeps the fewest likeliest that reach the share `p` of the weight `total`; at least one. Tokens
+/// that are too light to be among them may be left out beforehand, but count in `total`. Linear
+/// in the number of candidates.
+pub(crate) fn keep_top_p(candidates: &mut Vec<Candidate>, p: f32, total: f64) {
     if p >= 1.0 || candidates.len() < 2 {
         return;
     }
-    let total: f64 = candidates.iter().map(|c| f64::from(c.weight)).sum();
     let target = f64::from(p) * total;
-    // All tokens below this weight together weigh less than what may be cut, so none of them is
-    // kept: what remains to be searched is small.
-    let least = ((total - target) / candidates.len() as f64) as f32;
-    candidates.retain(|c| c.weight >= least);
+    keep_first(candidates, target, likelier);
+}
 
-    // Invariant: the first `low` are the likeliest, weigh `sum` < `target`, and are kept; what
-    // is kept ends at `high` at the latest.
+/// The weight below which no token is among the likeliest that reach the share `p` of `total`: all
+/// of the `count` tokens together, if they were lighter, would weigh less than what may be cut.
+pub(crate) fn least_in_top_p(p: f32, total: f64, count: usize) -> f32 {
+    (total * f64::from(1.0 - p) / count.max(1) as f64) as f32
+}
+
+/// Keeps the fewest tokens that reach the share `p` of the whole weight, those first whose
+/// information is nearest to the expected one (locally typical sampling,
+/// <https://arxiv.org/abs/2202.00666>); at least one. Linear in the number of candidates.
+pub(crate) fn keep_typical(candidates: &mut Vec<Candidate>, p: f32) {
+    candidates.retain(|c| c.weight > 0.0);
+    if p >= 1.0 || candidates.len() < 2 {
+        return;
+    }
+    let total = weight(candidates);
+    let information = |c: &Candidate| -(f64::from(c.weight) / total).ln();
+    let expected: f64 = candidates
+        .iter()
+        .map(|c| f64::from(c.weight) / total * information(c))
+        .sum();
+    let distance = |c: &Candidate| (information(c) - expected).abs();
+    let order = |a: &Candidate, b: &Candidate| {
+        distance(a)
+            .total_cmp(&distance(b))
+            .then(a.token.cmp(&b.token))
+    };
+    keep_first(candidates, f64::from(p) * total, order);
+}
+
+/// Keeps the first by `order` that together reach the weight `target`; at least one. Each round
+/// halves what is left to look at.
+fn keep_first(
+    candidates: &mut Vec<Candidate>,
+    target: f64,
+    order: impl Fn(&Candidate, &Candidate) -> Ordering,
+) {
+    // Invariant: the first `low` come first, weigh `sum` < `target`, and are kept; what is kept
+    // ends at `high` at the latest.
     let (mut low, mut high, mut sum) = (0, candidates.len(), 0.0);
     while high - low > 1 {
         let half = (high - low) / 2;
         let window = &mut candidates[low..high];
-        window.select_nth_unstable_by(half - 1, order);
-        let upper: f64 = window[..half].iter().map(|c| f64::from(c.weight)).sum();
+        window.select_nth_unstable_by(half - 1, &order);
+        let upper = weight(&window[..half]);
         if sum + upper >= target {
             high = low + half;
         } else {
@@ -55,6 +89,11 @@ pub(crate) fn keep_top_p(candidates: &mut Vec<Candidate>, p: f32) {
         }
     }
     candidates.truncate(high.max(1));
+}
+
+/// The weight of all `candidates`.
+pub(crate) fn weight(candidates: &[Candidate]) -> f64 {
+    candidates.iter().map(|c| f64::from(c.weight)).sum()
 }
 
 #[cfg(test)]
@@ -81,8 +120,28 @@ mod tests {
     }
 
     fn sorted(mut of: Vec<Candidate>) -> Vec<Candidate> {
-        of.sort_by(order);
+        of.sort_by(likelier);
         of
+    }
+
+    /// What is kept of `sorted`, most wanted first, and nothing else.
+    fn check_share(
+        kept: &[Candidate],
+        sorted: &[Candidate],
+        share: f32,
+    ) -> Result<(), TestCaseError> {
+        let len = kept.len();
+        prop_assert!(len > 0);
+        let ids = |of: &[Candidate]| {
+            of.iter()
+                .map(|c| c.token)
+                .collect::<std::collections::BTreeSet<_>>()
+        };
+        prop_assert_eq!(ids(kept), ids(&sorted[..len]));
+        let (total, slack) = (weight(sorted), 1e-6 * weight(sorted));
+        prop_assert!(weight(&sorted[..len]) >= f64::from(share) * total - slack);
+        prop_assert!(weight(&sorted[..len - 1]) <= f64::from(share) * total + slack);
+        Ok(())
     }
 
     proptest! {
@@ -99,16 +158,25 @@ mod tests {
 
         #[test]
         fn top_p_is_what_sorting_would_keep(of in candidates(), p in 0.001..0.999_f32) {
-            let total: f64 = of.iter().map(|c| f64::from(c.weight)).sum();
             let mut kept = of.clone();
-            keep_top_p(&mut kept, p);
-            let kept = sorted(kept);
-            prop_assert!(!kept.is_empty());
-            prop_assert_eq!(&kept[..], &sorted(of)[..kept.len()]);
-            let sum = |of: &[Candidate]| of.iter().map(|c| f64::from(c.weight)).sum::<f64>();
-            let slack = 1e-6 * total;
-            prop_assert!(sum(&kept) >= f64::from(p) * total - slack);
-            prop_assert!(sum(&kept[..kept.len() - 1]) <= f64::from(p) * total + slack);
+            // Those that cannot be kept make no difference, if they are counted.
+            let least = least_in_top_p(p, weight(&of), of.len());
+            kept.retain(|c| c.weight >= least);
+            keep_top_p(&mut kept, p, weight(&of));
+            check_share(&kept, &sorted(of), p)?;
+        }
+
+        #[test]
+        fn typical_is_what_sorting_would_keep(of in candidates(), p in 0.001..0.999_f32) {
+            let mut kept = of.clone();
+            keep_typical(&mut kept, p);
+            let total = weight(&of);
+            let mut sorted: Vec<_> = of.into_iter().filter(|c| c.weight > 0.0).collect();
+            let share = |c: &Candidate| f64::from(c.weight) / total;
+            let entropy: f64 = sorted.iter().map(|c| -share(c) * share(c).ln()).sum();
+            let key = |c: &Candidate| (entropy + share(c).ln()).abs();
+            sorted.sort_by(|a, b| key(a).total_cmp(&key(b)).then(a.token.cmp(&b.token)));
+            check_share(&kept, &sorted, p)?;
         }
     }
 }

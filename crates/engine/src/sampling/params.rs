@@ -62,9 +62,6 @@ pub enum InvalidParams {
         /// Its value.
         value: f32,
     },
-    /// The engine cannot do this yet.
-    #[error("{0} is not supported")]
-    Unsupported(&'static str),
     /// A list that leaves nothing to choose, or forbids nothing, is empty.
     #[error("{0} is empty")]
     Empty(&'static str),
@@ -90,6 +87,7 @@ impl SamplingParams {
             ("temperature", self.temperature, 0.0..=1e6),
             ("top_p", self.top_p, f32::MIN_POSITIVE..=1.0),
             ("min_p", self.min_p, 0.0..=1.0),
+            ("typical_p", self.typical_p, f32::MIN_POSITIVE..=1.0),
             (
                 "repetition_penalty",
                 self.repetition_penalty,
@@ -102,15 +100,6 @@ impl SamplingParams {
             // NaN is in no range.
             if !range.contains(&value) {
                 return Err(InvalidParams::OutOfRange { name, value });
-            }
-        }
-        for (name, asked) in [
-            ("typical_p", self.typical_p < 1.0),
-            ("allowed_token_ids", self.allowed_tokens.is_some()),
-            ("bad_words", !self.bad_words.is_empty()),
-        ] {
-            if asked {
-                return Err(InvalidParams::Unsupported(name));
             }
         }
         for &(token, value) in &self.logit_bias {
@@ -126,6 +115,134 @@ impl SamplingParams {
                 return Err(InvalidParams::OutOfRange { name, value });
             }
         }
+        let allowed = self.allowed_tokens.as_deref();
+        if allowed.is_some_and(<[u32]>::is_empty) {
+            return Err(InvalidParams::Empty("allowed_token_ids"));
+        }
+        if self.bad_words.iter().any(Vec::is_empty) {
+            return Err(InvalidParams::Empty("bad_words"));
+        }
+        let named = allowed
+            .into_iter()
+            .flatten()
+            .map(|t| ("allowed_token_ids", t));
+        let bad = self.bad_words.iter().flatten().map(|t| ("bad_words", t));
+        for (name, &token) in named.chain(bad) {
+            if token as usize >= vocab_size {
+                return Err(InvalidParams::UnknownToken {
+                    name,
+                    token,
+                    vocab_size,
+                });
+            }
+        }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_out_of_range_are_refused_by_name() {
+        let default = SamplingParams::default;
+        let named = |params: SamplingParams| match params.validate(10) {
+            Err(
+                InvalidParams::OutOfRange { name, .. }
+                | InvalidParams::UnknownToken { name, .. }
+                | InvalidParams::Empty(name),
+            ) => name,
+            Ok(()) => "",
+        };
+        assert_eq!(named(default()), "");
+        for (params, name) in [
+            (
+                SamplingParams {
+                    temperature: -1.0,
+                    ..default()
+                },
+                "temperature",
+            ),
+            (
+                SamplingParams {
+                    top_p: 0.0,
+                    ..default()
+                },
+                "top_p",
+            ),
+            (
+                SamplingParams {
+                    min_p: f32::NAN,
+                    ..default()
+                },
+                "min_p",
+            ),
+            (
+                SamplingParams {
+                    typical_p: 0.0,
+                    ..default()
+                },
+                "typical_p",
+            ),
+            (
+                SamplingParams {
+                    typical_p: 1.1,
+                    ..default()
+                },
+                "typical_p",
+            ),
+            (
+                SamplingParams {
+                    repetition_penalty: 0.0,
+                    ..default()
+                },
+                "repetition_penalty",
+            ),
+            (
+                SamplingParams {
+                    logit_bias: vec![(10, 0.0)],
+                    ..default()
+                },
+                "logit_bias",
+            ),
+            (
+                SamplingParams {
+                    logit_bias: vec![(1, f32::INFINITY)],
+                    ..default()
+                },
+                "logit_bias",
+            ),
+            (
+                SamplingParams {
+                    allowed_tokens: Some([].into()),
+                    ..default()
+                },
+                "allowed_token_ids",
+            ),
+            (
+                SamplingParams {
+                    allowed_tokens: Some([10].into()),
+                    ..default()
+                },
+                "allowed_token_ids",
+            ),
+            (
+                SamplingParams {
+                    bad_words: vec![vec![]],
+                    ..default()
+                },
+                "bad_words",
+            ),
+            (
+                SamplingParams {
+                    bad_words: vec![vec![1, 10]],
+                    ..default()
+                },
+                "bad_words",
+            ),
+        ] {
+            assert_eq!(named(params), name);
+        }
     }
 }

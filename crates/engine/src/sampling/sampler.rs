@@ -2,10 +2,10 @@
 
 use super::{
     SamplingParams,
-    nucleus::{Candidate, keep_top_k, keep_top_p},
-    penalties::Penalties,
+    nucleus::{Candidate, keep_top_k, keep_top_p, keep_typical, least_in_top_p, weight},
+    penalties::{Changes, Penalties},
     rng::CounterRng,
-    vector,
+    vector::{self, CHUNK},
 };
 
 /// Chooses the tokens of one request.
@@ -16,6 +16,35 @@ pub(crate) struct Sampler {
     rng: CounterRng,
     /// Tokens chosen so far; the position of the next random number.
     chosen: u64,
+}
+
+/// Memory of a choice, used again for the next one, of whatever request.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    weights: Vec<f32>,
+    sums: Vec<f64>,
+    found: Vec<u32>,
+    candidates: Vec<Candidate>,
+    changes: Changes,
+}
+
+/// What must not be chosen this time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rules<'a> {
+    /// These tokens.
+    pub(crate) banned: &'a [u32],
+    /// Tokens whose bit is not set, 32 in a word, lowest bit first.
+    pub(crate) mask: Option<&'a [u32]>,
+}
+
+/// What is to be told about a choice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Tell {
+    /// The token.
+    #[default]
+    Token,
+    /// Also log-probabilities, with so many alternatives.
+    Logprobs(usize),
 }
 
 /// A chosen token.
@@ -57,127 +86,173 @@ impl Sampler {
         }
     }
 
-    /// Chooses from `logits`, which it overwrites. `banned` tokens are not chosen. With
-    /// `logprobs` it tells log-probabilities, with so many alternatives.
+    /// Chooses from `logits`, which it overwrites.
     pub(crate) fn sample(
         &mut self,
         logits: &mut [f32],
-        banned: &[u32],
-        logprobs: Option<usize>,
+        rules: Rules<'_>,
+        tell: Tell,
+        scratch: &mut Scratch,
     ) -> Result<Sampled, SampleError> {
-        if vector::has_nan(logits) {
+        let mut scan = vector::scan(logits);
+        if scan.has_nan {
             return Err(SampleError::NotANumber);
         }
-        let wanted = logprobs.map(|count| {
-            let max = vector::argmax(logits).map_or(f32::NEG_INFINITY, |(_, max)| max);
-            (vector::log_sum_exp(logits, max), top(logits, count))
-        });
-        // The chosen token's own logit is overwritten below, so a copy is kept for its telling.
-        let raw = wanted.is_some().then(|| logits.to_vec());
-        self.penalties.apply(logits);
-        for &token in banned {
-            if let Some(logit) = logits.get_mut(token as usize) {
-                *logit = f32::NEG_INFINITY;
-            }
+        let norm_and_top = match tell {
+            Tell::Token => None,
+            Tell::Logprobs(count) => Some(norm_and_top(logits, scan.max, count)),
+        };
+        scratch.changes.clear();
+        self.penalties.apply(logits, &mut scratch.changes);
+        for &token in rules.banned {
+            let never = |_| f32::NEG_INFINITY;
+            scratch.changes.change(logits, token, never);
         }
-        let token = self.choose(logits)?;
+        let mut restricted = self.penalties.restrict(logits);
+        if let Some(mask) = rules.mask {
+            apply_mask(logits, mask);
+            restricted = true;
+        }
+        if restricted || !scratch.changes.is_empty() {
+            scan = vector::scan(logits);
+        }
+        if scan.max == f32::NEG_INFINITY {
+            return Err(SampleError::NothingPossible);
+        }
+        let token = self.choose(logits, scan, scratch);
         self.chosen += 1;
         self.penalties.count(token);
-        let logprobs = wanted.zip(raw).map(|((norm, top), raw)| Logprobs {
-            chosen: raw[token as usize] - norm,
-            top: top
-                .into_iter()
-                .map(|(id, logit)| (id, logit - norm))
-                .collect(),
+        // What was made impossible was not chosen, so the chosen logit is still there.
+        let logprobs = norm_and_top.map(|(norm, top)| Logprobs {
+            chosen: scratch.changes.first(logits, token) - norm,
+            top,
         });
         Ok(Sampled { token, logprobs })
     }
 
-    fn choose(&self, logits: &mut [f32]) -> Result<u32, SampleError> {
-        let (likeliest, max) = vector::argmax(logits).ok_or(SampleError::NothingPossible)?;
+    /// The token among `logits`, one of which is possible.
+    fn choose(&self, logits: &[f32], scan: vector::Scan, scratch: &mut Scratch) -> u32 {
         let params = &self.params;
-        if params.temperature == 0.0 || params.top_k == 1 || max == f32::INFINITY {
-            return Ok(likeliest);
+        if params.temperature == 0.0 || params.top_k == 1 || scan.max == f32::INFINITY {
+            return scan.at;
         }
         let scale = 1.0 / params.temperature;
         let at = self.rng.uniform(self.chosen);
-        let mut candidates = if params.top_k > 0 {
+        let candidates = &mut scratch.candidates;
+        candidates.clear();
+        let mut total = None;
+        if params.top_k > 0 {
             // The order of logits is the order of weights, so the cut comes before the
             // exponentials.
-            let mut kept = likeliest_of(logits, params.top_k);
-            for candidate in &mut kept {
-                candidate.weight = vector::exp((candidate.weight - max) * scale);
+            likeliest_of(logits, params.top_k, candidates);
+            for candidate in candidates.iter_mut() {
+                candidate.weight = vector::exp((candidate.weight - scan.max) * scale);
             }
-            kept.retain(|candidate| candidate.weight >= params.min_p);
-            kept
+            candidates.retain(|candidate| candidate.weight >= params.min_p);
         } else {
-            let total = vector::exp_all(logits, max, scale);
-            if params.min_p == 0.0 && params.top_p >= 1.0 {
-                return Ok(draw_from_row(logits, total, at).unwrap_or(likeliest));
+            let (weights, sums) = (&mut scratch.weights, &mut scratch.sums);
+            let sum = vector::exp_all(logits, scan.max, scale, weights, sums);
+            if params.min_p == 0.0 && params.top_p >= 1.0 && params.typical_p >= 1.0 {
+                return draw_from_row(weights, sums, sum, at).unwrap_or(scan.at);
             }
-            // What is below this cannot be in the nucleus (see `keep_top_p`), unless min_p
-            // leaves less to take it from.
-            let share = total * f64::from(1.0 - params.top_p) / logits.len() as f64;
             let least = if params.min_p > 0.0 {
                 params.min_p
             } else {
-                share as f32
+                total = Some(sum);
+                least_in_top_p(params.top_p, sum, logits.len())
             };
-            above(logits, least)
-        };
-        if params.top_p < 1.0 {
-            keep_top_p(&mut candidates, params.top_p);
+            scratch.found.clear();
+            vector::at_least(weights, least.max(f32::MIN_POSITIVE), &mut scratch.found);
+            candidates.extend(scratch.found.iter().map(|&token| Candidate {
+                token,
+                weight: weights[token as usize],
+            }));
         }
-        Ok(draw(&candidates, at).unwrap_or(likeliest))
+        if params.top_p < 1.0 {
+            let total = total.unwrap_or_else(|| weight(candidates));
+            keep_top_p(candidates, params.top_p, total);
+        }
+        if params.typical_p < 1.0 {
+            keep_typical(candidates, params.typical_p);
+        }
+        draw(candidates, at).unwrap_or(scan.at)
     }
 }
 
-/// The tokens of weight `least` or more, and of some weight.
-fn above(weights: &[f32], least: f32) -> Vec<Candidate> {
-    weights
-        .iter()
-        .zip(0..)
-        .filter(|(weight, _)| **weight >= least && **weight > 0.0)
-        .map(|(&weight, token)| Candidate { token, weight })
-        .collect()
+/// The log-probability of `token` in a row of logits, and so many alternatives.
+pub(crate) fn logprobs_of(
+    logits: &[f32],
+    token: u32,
+    count: usize,
+) -> Result<Logprobs, SampleError> {
+    let scan = vector::scan(logits);
+    if scan.has_nan {
+        return Err(SampleError::NotANumber);
+    }
+    let (norm, top) = norm_and_top(logits, scan.max, count);
+    let logit = logits.get(token as usize).copied();
+    Ok(Logprobs {
+        chosen: logit.unwrap_or(f32::NEG_INFINITY) - norm,
+        top,
+    })
+}
+
+/// What is to be subtracted from a logit for a log-probability, and the likeliest tokens.
+fn norm_and_top(logits: &[f32], max: f32, count: usize) -> (f32, Vec<(u32, f32)>) {
+    let norm = vector::log_sum_exp(logits, max);
+    let mut top = vector::largest_of(logits, count);
+    for (_, logit) in &mut top {
+        *logit -= norm;
+    }
+    (norm, top)
+}
+
+/// Makes the tokens impossible whose bit is not set.
+fn apply_mask(logits: &mut [f32], mask: &[u32]) {
+    let words = mask.iter().copied().chain(std::iter::repeat(0));
+    for (part, word) in logits.chunks_mut(32).zip(words) {
+        match word {
+            0 => part.fill(f32::NEG_INFINITY),
+            u32::MAX => {}
+            _ => {
+                for (bit, logit) in part.iter_mut().enumerate() {
+                    if word >> bit & 1 == 0 {
+                        *logit = f32::NEG_INFINITY;
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// The `k` largest logits above minus infinity, as candidates of that weight.
-fn likeliest_of(logits: &[f32], k: usize) -> Vec<Candidate> {
+fn likeliest_of(logits: &[f32], k: usize, candidates: &mut Vec<Candidate>) {
     /// Up to here a sorted list that most logits do not get into is the faster way.
-    const SMALL: usize = 128;
-    let candidate = |(&weight, token)| Candidate { token, weight };
-    let mut kept: Vec<Candidate> = if k <= SMALL {
-        let top = top(logits, k).into_iter();
-        top.map(|(token, weight)| Candidate { token, weight })
-            .collect()
+    const SMALL: usize = 256;
+    if k <= SMALL {
+        let top = vector::largest_of(logits, k).into_iter();
+        candidates.extend(top.map(|(token, weight)| Candidate { token, weight }));
     } else {
-        let mut all = logits.iter().zip(0..).map(candidate).collect();
-        keep_top_k(&mut all, k);
-        all
-    };
-    kept.retain(|candidate| candidate.weight > f32::NEG_INFINITY);
-    kept
+        let candidate = |(&weight, token)| Candidate { token, weight };
+        candidates.extend(logits.iter().zip(0..).map(candidate));
+        keep_top_k(candidates, k);
+    }
+    candidates.retain(|candidate| candidate.weight > f32::NEG_INFINITY);
 }
 
-/// The token at the share `at` of `total`, the sum of all weights.
-fn draw_from_row(weights: &[f32], total: f64, at: f64) -> Option<u32> {
-    const CHUNK: usize = 1024;
+/// The token at the share `at` of `total`, the sum of all weights, whose parts are `sums`.
+fn draw_from_row(weights: &[f32], sums: &[f64], total: f64, at: f64) -> Option<u32> {
     let mut left = at * total;
     let mut last = None;
-    for (start, chunk) in weights.chunks(CHUNK).enumerate() {
-        let sum = vector::sum(chunk);
-        if sum <= left {
+    for (index, (chunk, sum)) in weights.chunks(CHUNK).zip(sums).enumerate() {
+        if *sum <= left {
             left -= sum;
             continue;
         }
-        for (offset, &weight) in chunk
-            .iter()
-            .enumerate()
-            .filter(|(_, weight)| **weight > 0.0)
-        {
+        let some = |(_, weight): &(usize, &f32)| **weight > 0.0;
+        for (offset, &weight) in chunk.iter().enumerate().filter(some) {
             left -= f64::from(weight);
-            last = Some((start * CHUNK + offset) as u32);
+            last = Some((index * CHUNK + offset) as u32);
             if left < 0.0 {
                 return last;
             }
@@ -188,8 +263,7 @@ fn draw_from_row(weights: &[f32], total: f64, at: f64) -> Option<u32> {
 
 /// The candidate at the share `at` of the whole weight.
 fn draw(candidates: &[Candidate], at: f64) -> Option<u32> {
-    let total: f64 = candidates.iter().map(|c| f64::from(c.weight)).sum();
-    let mut left = at * total;
+    let mut left = at * weight(candidates);
     let mut last = None;
     for candidate in candidates.iter().filter(|c| c.weight > 0.0) {
         left -= f64::from(candidate.weight);
@@ -199,18 +273,4 @@ fn draw(candidates: &[Candidate], at: f64) -> Option<u32> {
         }
     }
     last
-}
-
-/// The `count` largest values with their indices, largest first.
-fn top(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
-    let mut best: Vec<(u32, f32)> = Vec::with_capacity(count + 1);
-    for (&logit, token) in logits.iter().zip(0..) {
-        if best.len() == count && best.last().is_none_or(|last| logit <= last.1) {
-            continue;
-        }
-        let at = best.partition_point(|other| other.1 >= logit);
-        best.insert(at, (token, logit));
-        best.truncate(count);
-    }
-    best
 }

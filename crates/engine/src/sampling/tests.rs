@@ -6,14 +6,26 @@ fn sampler(params: SamplingParams) -> Sampler {
     Sampler::new(params, &[])
 }
 
+/// Samples with nothing banned and nothing told.
+fn next(sampler: &mut Sampler, logits: &[f32]) -> Result<u32, SampleError> {
+    let (mut logits, mut scratch) = (logits.to_vec(), Scratch::default());
+    sampler
+        .sample(&mut logits, Rules::default(), Tell::Token, &mut scratch)
+        .map(|sampled| sampled.token)
+}
+
+fn greedy() -> SamplingParams {
+    SamplingParams {
+        temperature: 0.0,
+        ..Default::default()
+    }
+}
+
 fn shares(params: &SamplingParams, logits: &[f32], draws: u32) -> Vec<f64> {
     let mut counts = vec![0_u32; logits.len()];
     let mut sampler = sampler(params.clone());
     for _ in 0..draws {
-        let token = sampler
-            .sample(&mut logits.to_vec(), &[], None)
-            .unwrap()
-            .token;
+        let token = next(&mut sampler, logits).unwrap();
         counts[token as usize] += 1;
     }
     counts
@@ -24,19 +36,16 @@ fn shares(params: &SamplingParams, logits: &[f32], draws: u32) -> Vec<f64> {
 
 #[test]
 fn temperature_zero_takes_the_lowest_of_the_likeliest() {
-    let mut greedy = sampler(SamplingParams {
-        temperature: 0.0,
-        ..Default::default()
-    });
-    let mut logits = [0.0, 3.0, 1.0, 3.0];
-    assert_eq!(greedy.sample(&mut logits, &[], None).unwrap().token, 1);
-    assert_eq!(
-        greedy
-            .sample(&mut [0.0, 3.0, 1.0, 3.0], &[1], None)
-            .unwrap()
-            .token,
-        3
-    );
+    let mut sampler = sampler(greedy());
+    let logits = [0.0, 3.0, 1.0, 3.0];
+    assert_eq!(next(&mut sampler, &logits), Ok(1));
+    let rules = Rules {
+        banned: &[1],
+        mask: None,
+    };
+    let mut scratch = Scratch::default();
+    let sampled = sampler.sample(&mut logits.clone(), rules, Tell::Token, &mut scratch);
+    assert_eq!(sampled.unwrap().token, 3);
 }
 
 #[test]
@@ -139,91 +148,166 @@ fn a_seed_reproduces_the_choice_and_another_changes_it() {
             ..Default::default()
         });
         (0..8)
-            .map(|_| {
-                sampler
-                    .sample(&mut logits.clone(), &[], None)
-                    .unwrap()
-                    .token
-            })
+            .map(|_| next(&mut sampler, &logits).unwrap())
             .collect::<Vec<_>>()
     };
     assert_eq!(draw(5), draw(5));
     assert_ne!(draw(5), draw(6));
 }
 
+/// The first two tokens that greedy sampling takes from logits that do not change.
+fn first_two(params: SamplingParams, prompt: &[u32]) -> (u32, u32) {
+    let mut sampler = Sampler::new(params, prompt);
+    let mut take = || next(&mut sampler, &[2.0, 1.5, -1.0]).unwrap();
+    (take(), take())
+}
+
 #[test]
 fn penalties_and_bias_change_the_choice() {
-    let greedy = SamplingParams {
-        temperature: 0.0,
-        ..Default::default()
-    };
-    let next = |params: SamplingParams, prompt: &[u32]| {
-        let mut sampler = Sampler::new(params, prompt);
-        let mut take = || {
-            sampler
-                .sample(&mut [2.0, 1.5, -1.0], &[], None)
-                .unwrap()
-                .token
-        };
-        (take(), take())
-    };
-    assert_eq!(next(greedy.clone(), &[]), (0, 0));
-    assert_eq!(
-        next(
+    for (params, prompt, expected) in [
+        (greedy(), vec![], (0, 0)),
+        (
             SamplingParams {
                 presence_penalty: 1.0,
-                ..greedy.clone()
+                ..greedy()
             },
-            &[0]
+            vec![0],
+            (0, 1),
         ),
-        (0, 1)
-    );
-    assert_eq!(
-        next(
+        (
             SamplingParams {
                 frequency_penalty: 1.0,
-                ..greedy.clone()
+                ..greedy()
             },
-            &[0]
+            vec![0],
+            (0, 1),
         ),
-        (0, 1)
-    );
-    assert_eq!(
-        next(
+        (
             SamplingParams {
                 repetition_penalty: 2.0,
-                ..greedy.clone()
+                ..greedy()
             },
-            &[0]
+            vec![0],
+            (1, 0),
         ),
-        (1, 0)
-    );
-    let bias = vec![(2, 100.0)];
-    assert_eq!(
-        next(
+        (
             SamplingParams {
-                logit_bias: bias,
-                ..greedy
+                logit_bias: vec![(2, 100.0)],
+                ..greedy()
             },
-            &[]
+            vec![],
+            (2, 2),
         ),
-        (2, 2)
+    ] {
+        assert_eq!(first_two(params.clone(), &prompt), expected, "{params:?}");
+    }
+}
+
+#[test]
+fn the_frequency_counts_and_the_presence_does_not() {
+    let take = |params, count| -> Vec<u32> {
+        let mut sampler = sampler(params);
+        (0..count)
+            .map(|_| next(&mut sampler, &[2.0, 1.2]).unwrap())
+            .collect()
+    };
+    let frequency = SamplingParams {
+        frequency_penalty: 0.5,
+        ..greedy()
+    };
+    assert_eq!(take(frequency, 4), [0, 0, 1, 0]);
+    let presence = SamplingParams {
+        presence_penalty: 0.5,
+        ..greedy()
+    };
+    assert_eq!(take(presence, 4), [0, 0, 0, 0]);
+}
+
+#[test]
+fn a_negative_logit_is_multiplied_by_the_repetition_penalty() {
+    let params = SamplingParams {
+        repetition_penalty: 2.0,
+        ..greedy()
+    };
+    let mut sampler = Sampler::new(params, &[0]);
+    assert_eq!(next(&mut sampler, &[-1.0, -1.5]), Ok(1));
+}
+
+#[test]
+fn only_allowed_tokens_are_chosen_and_bad_words_are_not_completed() {
+    let allowed = SamplingParams {
+        allowed_tokens: Some([2, 1].into()),
+        ..greedy()
+    };
+    assert_eq!(first_two(allowed, &[]), (1, 1));
+    let bad = |words: &[&[u32]]| SamplingParams {
+        bad_words: words.iter().map(|word| word.to_vec()).collect(),
+        ..greedy()
+    };
+    assert_eq!(first_two(bad(&[&[0]]), &[]), (1, 1));
+    assert_eq!(
+        first_two(bad(&[&[0, 0]]), &[0]),
+        (0, 1),
+        "the prompt does not count"
+    );
+    assert_eq!(first_two(bad(&[&[1, 0]]), &[]), (0, 0));
+    let mut hopeless = sampler(bad(&[&[0], &[1]]));
+    assert_eq!(
+        next(&mut hopeless, &[1.0, 1.0]),
+        Err(SampleError::NothingPossible)
     );
 }
 
 #[test]
-fn logprobs_are_the_models_own() {
-    let params = SamplingParams {
-        logit_bias: vec![(2, 100.0)],
-        ..Default::default()
+fn a_mask_forbids_what_has_no_bit() {
+    let mut sampler = sampler(greedy());
+    let mut logits: Vec<f32> = (0..100).map(|i| i as f32).collect();
+    let mask = [u32::MAX, 0b101, 0];
+    let rules = Rules {
+        banned: &[34],
+        mask: Some(&mask),
     };
-    let mut logits: Vec<f32> = [0.5_f32, 0.3, 0.2].iter().map(|p| p.ln() + 7.0).collect();
-    let sampled = sampler(params).sample(&mut logits, &[], Some(2)).unwrap();
-    assert_eq!(sampled.token, 2);
-    let told = sampled.logprobs.unwrap();
-    assert!((told.chosen - 0.2_f32.ln()).abs() < 1e-5);
-    assert_eq!(told.top.iter().map(|t| t.0).collect::<Vec<_>>(), [0, 1]);
-    assert!((told.top[0].1 - 0.5_f32.ln()).abs() < 1e-5);
+    let mut scratch = Scratch::default();
+    let sampled = sampler.sample(&mut logits, rules, Tell::Token, &mut scratch);
+    assert_eq!(sampled.unwrap().token, 32);
+}
+
+#[test]
+fn logprobs_are_the_models_own() {
+    let raw: Vec<f32> = [0.5_f32, 0.3, 0.2].iter().map(|p| p.ln() + 7.0).collect();
+    for params in [
+        SamplingParams {
+            logit_bias: vec![(2, 50.0), (2, 50.0)],
+            ..Default::default()
+        },
+        SamplingParams {
+            allowed_tokens: Some([2].into()),
+            ..Default::default()
+        },
+        SamplingParams {
+            repetition_penalty: 1e6,
+            presence_penalty: 1.0,
+            logit_bias: vec![(2, 1e5)],
+            ..greedy()
+        },
+    ] {
+        let mut sampler = Sampler::new(params, &[2]);
+        let mut scratch = Scratch::default();
+        let mut logits = raw.clone();
+        let (rules, tell) = (Rules::default(), Tell::Logprobs(2));
+        let sampled = sampler
+            .sample(&mut logits, rules, tell, &mut scratch)
+            .unwrap();
+        assert_eq!(sampled.token, 2);
+        let told = sampled.logprobs.unwrap();
+        assert!((told.chosen - 0.2_f32.ln()).abs() < 1e-5);
+        assert_eq!(told.top.iter().map(|t| t.0).collect::<Vec<_>>(), [0, 1]);
+        assert!((told.top[0].1 - 0.5_f32.ln()).abs() < 1e-5);
+    }
+    let scored = logprobs_of(&raw, 1, 1).unwrap();
+    assert!((scored.chosen - 0.3_f32.ln()).abs() < 1e-5);
+    assert_eq!(scored.top[0].0, 0);
+    assert!(logprobs_of(&[f32::NAN], 0, 1).is_err());
 }
 
 #[test]
@@ -233,29 +317,176 @@ fn hopeless_logits_are_an_error_and_not_a_panic() {
             temperature,
             ..Default::default()
         });
-        let mut sample = |mut logits: Vec<f32>| sampler.sample(&mut logits, &[], None);
+        let mut sample = |logits: Vec<f32>| next(&mut sampler, &logits);
         assert_eq!(sample(vec![f32::NAN, 1.0]), Err(SampleError::NotANumber));
         assert_eq!(
             sample(vec![f32::NEG_INFINITY; 3]),
             Err(SampleError::NothingPossible)
         );
         assert_eq!(sample(vec![]), Err(SampleError::NothingPossible));
-        assert_eq!(sample(vec![0.0, f32::INFINITY]).unwrap().token, 1);
+        assert_eq!(sample(vec![0.0, f32::INFINITY]), Ok(1));
+    }
+}
+
+/// The distribution that sampling should have, found by sorting the vocabulary: temperature,
+/// then top-k, min-p, top-p and typical, each on what the ones before have left.
+fn reference(params: &SamplingParams, logits: &[f32]) -> Vec<f64> {
+    let scaled: Vec<f64> = logits
+        .iter()
+        .map(|logit| f64::from(*logit) / f64::from(params.temperature))
+        .collect();
+    let max = scaled.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let mut kept: Vec<(usize, f64)> = scaled.iter().map(|l| (l - max).exp()).enumerate().collect();
+    kept.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    if params.top_k > 0 {
+        kept.truncate(params.top_k);
+    }
+    kept.retain(|(_, weight)| *weight >= f64::from(params.min_p) && *weight > 0.0);
+    let up_to = |kept: &mut Vec<(usize, f64)>, share: f32| {
+        let total: f64 = kept.iter().map(|k| k.1).sum();
+        let mut sum = 0.0;
+        kept.retain(|(_, weight)| {
+            let wanted = sum < f64::from(share) * total;
+            sum += weight;
+            wanted
+        });
+    };
+    if params.top_p < 1.0 {
+        up_to(&mut kept, params.top_p);
+    }
+    if params.typical_p < 1.0 {
+        let total: f64 = kept.iter().map(|k| k.1).sum();
+        let entropy: f64 = kept.iter().map(|k| -k.1 / total * (k.1 / total).ln()).sum();
+        let distance = |k: &(usize, f64)| (-(k.1 / total).ln() - entropy).abs();
+        kept.sort_by(|a, b| distance(a).total_cmp(&distance(b)).then(a.0.cmp(&b.0)));
+        up_to(&mut kept, params.typical_p);
+    }
+    let total: f64 = kept.iter().map(|k| k.1).sum();
+    let mut shares = vec![0.0; logits.len()];
+    for (token, weight) in kept {
+        shares[token] = weight / total;
+    }
+    shares
+}
+
+/// Pearson's test: the sum of squared deviations against what chance allows at about one in ten
+/// thousand (Wilson and Hilferty's approximation of the quantile). Seeds are fixed, so it passes
+/// always or never.
+#[track_caller]
+fn check_distribution(params: &SamplingParams, logits: &[f32]) {
+    const DRAWS: u32 = 30_000;
+    let expected = reference(params, logits);
+    let found = shares(params, logits, DRAWS);
+    let mut chi = 0.0;
+    let mut cells: f64 = 0.0;
+    // Rare tokens are taken together, or the test is none.
+    let (mut rare, mut rare_found) = (0.0, 0.0);
+    for (&share, &seen) in expected.iter().zip(&found) {
+        assert!(share > 0.0 || seen == 0.0, "a token that was cut");
+        let (wanted, seen) = (share * f64::from(DRAWS), seen * f64::from(DRAWS));
+        if wanted < 10.0 {
+            rare += wanted;
+            rare_found += seen;
+        } else {
+            chi += (seen - wanted).powi(2) / wanted;
+            cells += 1.0;
+        }
+    }
+    if rare > 10.0 {
+        chi += (rare_found - rare).powi(2) / rare;
+        cells += 1.0;
+    }
+    let freedom = (cells - 1.0).max(1.0);
+    let spread = 2.0 / (9.0 * freedom);
+    let limit = freedom * (1.0 - spread + 3.72 * spread.sqrt()).powi(3);
+    assert!(
+        chi <= limit,
+        "{chi} > {limit} with {freedom} degrees of freedom: {params:?}"
+    );
+}
+
+#[test]
+fn what_is_drawn_has_the_distribution_that_was_asked_for() {
+    let logits: Vec<f32> = (0..2500)
+        .map(|i| ((i * 7919) % 2503) as f32 / 300.0)
+        .collect();
+    let base = SamplingParams {
+        seed: Some(11),
+        ..Default::default()
+    };
+    for params in [
+        base.clone(),
+        SamplingParams {
+            temperature: 0.6,
+            ..base.clone()
+        },
+        SamplingParams {
+            temperature: 1.7,
+            ..base.clone()
+        },
+        SamplingParams {
+            top_k: 40,
+            ..base.clone()
+        },
+        SamplingParams {
+            top_k: 700,
+            ..base.clone()
+        },
+        SamplingParams {
+            top_p: 0.7,
+            ..base.clone()
+        },
+        SamplingParams {
+            min_p: 0.1,
+            ..base.clone()
+        },
+        SamplingParams {
+            typical_p: 0.4,
+            ..base.clone()
+        },
+        SamplingParams {
+            top_k: 200,
+            top_p: 0.8,
+            min_p: 0.05,
+            temperature: 0.9,
+            ..base.clone()
+        },
+        SamplingParams {
+            top_p: 0.9,
+            typical_p: 0.5,
+            ..base.clone()
+        },
+    ] {
+        check_distribution(&params, &logits);
     }
 }
 
 proptest! {
     #[test]
-    fn whatever_the_logits_a_possible_token_is_chosen(
-        logits in prop::collection::vec(prop_oneof![-50.0..50.0_f32, Just(f32::NEG_INFINITY)], 1..200),
-        temperature in 0.0..3.0_f32, top_p in 0.001..=1.0_f32, top_k in 0..20_usize,
-        min_p in 0.0..=1.0_f32, seed in any::<u64>(),
+    fn whatever_the_logits_a_token_is_chosen_that_sorting_would_leave(
+        logits in prop::collection::vec(prop_oneof![5 => -50.0..50.0_f32, 1 => Just(f32::NEG_INFINITY)], 1..200),
+        temperature in 0.1..3.0_f32, top_p in prop_oneof![0.001..1.0_f32, Just(1.0)],
+        top_k in 0..20_usize, min_p in prop_oneof![0.0..=1.0_f32, Just(0.0)],
+        typical_p in prop_oneof![0.05..1.0_f32, Just(1.0)], seed in any::<u64>(),
     ) {
         let params = SamplingParams {
-            temperature, top_p, top_k, min_p, seed: Some(seed), ..Default::default()
+            temperature, top_p, top_k, min_p, typical_p, seed: Some(seed), ..Default::default()
         };
-        match sampler(params).sample(&mut logits.clone(), &[], None) {
-            Ok(sampled) => prop_assert!(logits[sampled.token as usize] > f32::NEG_INFINITY),
+        match next(&mut sampler(params.clone()), &logits) {
+            Ok(token) => {
+                prop_assert!(logits[token as usize] > f32::NEG_INFINITY);
+                // Sums of floats differ in the last places, so a share may be cut elsewhere.
+                let at_an_edge = [-1e-4, 0.0, 1e-4].into_iter().any(|slack| {
+                    let moved = SamplingParams {
+                        top_p: if top_p < 1.0 { (top_p + slack).clamp(1e-6, 1.0) } else { 1.0 },
+                        typical_p: if typical_p < 1.0 { (typical_p + slack).min(1.0) } else { 1.0 },
+                        min_p: (min_p - slack).clamp(0.0, 1.0),
+                        ..params.clone()
+                    };
+                    reference(&moved, &logits)[token as usize] > 0.0
+                });
+                prop_assert!(at_an_edge, "{token}");
+            }
             Err(error) => {
                 prop_assert_eq!(error, SampleError::NothingPossible);
                 prop_assert!(logits.iter().all(|logit| *logit == f32::NEG_INFINITY));

@@ -4,30 +4,47 @@ mod sequence;
 
 use std::collections::VecDeque;
 
-use crate::{LogitsWanted, SequenceStep, blocks::BlockPool};
+use crate::{
+    SequenceStep,
+    cache::{Blocks, Prefix},
+};
 
-pub(crate) use sequence::Sequence;
+use sequence::Order;
+pub(crate) use sequence::{Output, Sequence};
+
+/// Steps that one point of priority is worth: a request waits at most so many steps longer than
+/// one that arrives later and is that much more important.
+const STEPS_PER_PRIORITY: i64 = 64;
+
+/// Priorities beyond this, up or down, count as this.
+pub(crate) const MAX_PRIORITY: i32 = 100;
 
 /// Chooses the sequences of every step and gives them cache blocks.
 ///
+/// The order of sequences is that of their arrival, moved by their priority: a sequence of
+/// priority `p` counts as having arrived `p` times [`STEPS_PER_PRIORITY`] steps later. So nobody
+/// waits forever for those who are more important.
+///
 /// The rules: sequences that generate come first, one token each, so that a long prompt never
 /// makes them wait for more than one step; prompts share what is left of the step's tokens, in
-/// the order of arrival and in pieces; new sequences enter in the order of arrival while their
-/// whole prompt finds free blocks. When blocks run out, the sequence that arrived last gives all
-/// of its blocks back and later computes its tokens again.
+/// order and in pieces; new sequences enter in order while their whole prompt finds blocks, those
+/// that hold idle prefixes included. Only one whose prefix is just being computed by another lets
+/// others pass, until it can share that. When blocks run out, the last of those that run gives
+/// all of its blocks back and later computes its tokens again, or finds them in the prefix cache.
 ///
-/// So the sequence that arrived first always advances: it can take the blocks of all others, and
-/// no sequence is accepted that could outgrow the whole cache. No order of requests starves one.
+/// So the first of those that run always advances: it can take the blocks of all others, and no
+/// sequence is accepted that could outgrow the whole cache. No order of requests starves one.
 ///
 /// The scheduler knows no backend, no text and no clock; `T` is what the engine keeps with a
 /// sequence.
 pub(crate) struct Scheduler<T> {
-    // Invariant: every running sequence arrived before every waiting one, and both are in order
-    // of arrival.
+    // Invariant: both are sorted by `order`.
     waiting: VecDeque<Sequence<T>>,
     running: Vec<Sequence<T>>,
-    blocks: BlockPool,
+    blocks: Blocks,
     limits: SchedulerLimits,
+    steps: i64,
+    arrivals: u64,
 }
 
 /// Sizes of a step.
@@ -37,6 +54,8 @@ pub(crate) struct SchedulerLimits {
     pub(crate) max_sequences: usize,
     /// Most tokens in one step; at least `max_sequences`.
     pub(crate) max_step_tokens: usize,
+    /// Most rows of logits of prompts in one step; at least 1.
+    pub(crate) max_prompt_rows: usize,
 }
 
 /// One sequence's share of the next step.
@@ -55,21 +74,32 @@ pub(crate) struct Plan {
     pub(crate) shares: Vec<Share>,
     /// Sequences that lost their blocks.
     pub(crate) preempted: usize,
+    /// Prompt tokens of newcomers that were looked for in the prefix cache, and that were found.
+    pub(crate) prefix_queries: usize,
+    pub(crate) prefix_hits: usize,
 }
 
 impl<T> Scheduler<T> {
-    pub(crate) fn new(blocks: BlockPool, limits: SchedulerLimits) -> Self {
+    pub(crate) fn new(blocks: Blocks, limits: SchedulerLimits) -> Self {
         Self {
             waiting: VecDeque::new(),
             running: Vec::new(),
             blocks,
             limits,
+            steps: 0,
+            arrivals: 0,
         }
     }
 
-    /// Puts a sequence at the end of the queue.
-    pub(crate) fn add(&mut self, sequence: Sequence<T>) {
-        self.waiting.push_back(sequence);
+    /// Puts a sequence into the queue.
+    pub(crate) fn add(&mut self, mut sequence: Sequence<T>) {
+        let priority = sequence.priority.clamp(-MAX_PRIORITY, MAX_PRIORITY);
+        sequence.order = Order {
+            due: self.steps + i64::from(priority) * STEPS_PER_PRIORITY,
+            number: self.arrivals,
+        };
+        self.arrivals += 1;
+        self.wait(sequence);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -84,7 +114,7 @@ impl<T> Scheduler<T> {
         self.running.len()
     }
 
-    pub(crate) fn blocks(&self) -> &BlockPool {
+    pub(crate) fn blocks(&self) -> &Blocks {
         &self.blocks
     }
 
@@ -94,45 +124,60 @@ impl<T> Scheduler<T> {
 
     /// Chooses the next step. Nothing to do gives an empty plan.
     pub(crate) fn plan(&mut self) -> Plan {
+        self.steps += 1;
         let mut plan = Plan {
             preempted: self.find_blocks(),
             ..Plan::default()
         };
-        let mut budget = self.limits.max_step_tokens;
+        let mut budget = Budget {
+            tokens: self.limits.max_step_tokens,
+            prompt_rows: self.limits.max_prompt_rows,
+        };
         for generating in [true, false] {
-            for (index, sequence) in self.running.iter().enumerate() {
-                let missing = sequence.missing();
-                let tokens = missing.min(budget);
-                if (missing == 1) == generating && tokens > 0 {
-                    plan.shares.push(Share { index, tokens });
-                    budget -= tokens;
+            for sequence in &mut self.running {
+                let generates = sequence.missing() == 1 && sequence.output == Output::Next;
+                if generates == generating {
+                    sequence.share = budget.take(sequence);
                 }
             }
         }
         // A step that took blocks away has none to give.
-        while plan.preempted == 0 && budget > 0 && self.admit() {
-            let index = self.running.len() - 1;
-            let tokens = self.running[index].missing().min(budget);
-            plan.shares.push(Share { index, tokens });
-            budget -= tokens;
+        while plan.preempted == 0 && budget.tokens > 0 {
+            let Some(index) = self.admit(&mut plan) else {
+                break;
+            };
+            let newcomer = &mut self.running[index];
+            newcomer.share = budget.take(newcomer);
         }
+        let share = |(index, sequence): (usize, &Sequence<T>)| Share {
+            index,
+            tokens: sequence.share,
+        };
+        let shares = self.running.iter().enumerate().map(share);
+        plan.shares = shares.filter(|share| share.tokens > 0).collect();
         plan
     }
 
     /// What the backend is told of a share.
     pub(crate) fn step_of(&self, share: Share) -> SequenceStep {
-        let sequence = &self.running[share.index];
-        let (from, to) = (sequence.computed, sequence.computed + share.tokens);
-        SequenceStep {
-            tokens: sequence.tokens[from..to].to_vec(),
-            position: from,
-            blocks: sequence.blocks[..self.blocks.needed(to)].to_vec(),
-            logits: if to == sequence.tokens.len() {
-                LogitsWanted::Last
-            } else {
-                LogitsWanted::None
-            },
+        self.running[share.index].step(share.tokens, self.blocks.block_size())
+    }
+
+    /// Notes that the tokens of `share` are in the cache.
+    pub(crate) fn computed(&mut self, share: Share) {
+        let sequence = &mut self.running[share.index];
+        sequence.computed += share.tokens;
+        if let Some(scope) = &sequence.scope {
+            let tokens = &sequence.tokens[..sequence.computed];
+            self.blocks.publish(scope, tokens, &mut sequence.blocks);
         }
+    }
+
+    /// Keeps what a running sequence has computed from being used by others: it may be wrong.
+    pub(crate) fn distrust(&mut self, index: usize) {
+        let sequence = &mut self.running[index];
+        sequence.scope = None;
+        self.blocks.distrust(&sequence.blocks);
     }
 
     /// Removes the sequences that `ended` says, with their blocks.
@@ -153,6 +198,11 @@ impl<T> Scheduler<T> {
         });
     }
 
+    fn wait(&mut self, sequence: Sequence<T>) {
+        let at = self.waiting.partition_point(|s| s.order < sequence.order);
+        self.waiting.insert(at, sequence);
+    }
+
     /// Gives every running sequence room for its tokens; says how many had to leave for that.
     fn find_blocks(&mut self) -> usize {
         let mut preempted = 0;
@@ -167,32 +217,83 @@ impl<T> Scheduler<T> {
             } else if let Some(mut last) = self.running.pop() {
                 self.blocks.release(&mut last.blocks);
                 last.computed = 0;
-                self.waiting.push_front(last);
+                self.wait(last);
                 preempted += 1;
             }
         }
         preempted
     }
 
-    /// Lets the first of the queue run, if there is room.
-    fn admit(&mut self) -> bool {
+    /// Lets the first of the queue run, if there is room, and says where it now stands.
+    fn admit(&mut self, plan: &mut Plan) -> Option<usize> {
         if self.running.len() >= self.limits.max_sequences {
-            return false;
+            return None;
         }
-        let Some(first) = self.waiting.front_mut() else {
-            return false;
-        };
+        let (at, prefix) = self.first_ready()?;
+        let first = &self.waiting[at];
         // One block for each running sequence is left to grow into, or the newcomer would soon
         // be sent away again.
-        let needed = self.blocks.needed(first.tokens.len()) + self.running.len();
-        if needed > self.blocks.available() {
-            return false;
+        let spare = self.running.len();
+        if !self.blocks.has_room(first.tokens.len(), &prefix, spare) {
+            return None;
         }
-        if !self.blocks.grow(&mut first.blocks, first.tokens.len()) {
-            return false;
+        let mut first = self.waiting.remove(at)?;
+        let found = prefix.num_blocks() * self.blocks.block_size();
+        self.blocks.share(prefix, &mut first.blocks);
+        let grown = self.blocks.grow(&mut first.blocks, first.tokens.len());
+        debug_assert!(grown, "room was found");
+        first.computed = found;
+        if first.cached.is_none() {
+            first.cached = Some(found);
+            if first.scope.is_some() {
+                plan.prefix_queries += first.tokens.len();
+                plan.prefix_hits += found;
+            }
         }
-        self.running.extend(self.waiting.pop_front());
-        true
+        let index = self.running.partition_point(|s| s.order < first.order);
+        self.running.insert(index, first);
+        Some(index)
+    }
+
+    /// The first of the queue that would not compute what another is just computing.
+    fn first_ready(&self) -> Option<(usize, Prefix)> {
+        self.waiting.iter().enumerate().find_map(|(at, sequence)| {
+            let Some(scope) = &sequence.scope else {
+                return Some((at, Prefix::default()));
+            };
+            let sharable = &sequence.tokens[..sequence.sharable()];
+            let prefix = self.blocks.find(scope, sharable);
+            let size = self.blocks.block_size();
+            let awaited = self.running.iter().any(|other| {
+                let common = || {
+                    let pairs = other.tokens.iter().zip(sharable);
+                    pairs.take_while(|(a, b)| a == b).count() / size
+                };
+                other.missing() > 1
+                    && other.scope.as_ref() == Some(scope)
+                    && common() > prefix.num_blocks().max(other.computed / size)
+            });
+            (!awaited).then_some((at, prefix))
+        })
+    }
+}
+
+/// What is left of a step.
+struct Budget {
+    tokens: usize,
+    prompt_rows: usize,
+}
+
+impl Budget {
+    /// The tokens that `sequence` may compute, taken away from the budget.
+    fn take<T>(&mut self, sequence: &Sequence<T>) -> usize {
+        let mut tokens = sequence.missing().min(self.tokens);
+        if matches!(sequence.output, Output::Logits(_)) {
+            tokens = tokens.min(self.prompt_rows);
+            self.prompt_rows -= tokens;
+        }
+        self.tokens -= tokens;
+        tokens
     }
 }
 

@@ -1,0 +1,243 @@
+//! From a user's grammar to one that runs.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+};
+
+use llguidance::{ParserFactory, api::TopLevelGrammar, toktrie::InferenceCapabilities};
+use serde_json::{Value, json};
+
+use super::{Grammar, GrammarError, GrammarLimits, matcher::Matcher, trie::token_environment};
+use crate::text::Tokenizer;
+
+/// Most grammars that are compiled at once, those given up included.
+const MAX_COMPILING: usize = 4;
+
+/// Most grammars that are kept.
+const MAX_KEPT: usize = 32;
+
+/// Grammars are compiled by recursion; their depth is bounded, and this is far beyond that.
+const STACK_BYTES: usize = 16 << 20;
+
+/// Compiles grammars for one model. Cheap to clone.
+#[derive(Clone)]
+pub struct GrammarCompiler {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    factory: ParserFactory,
+    compiling: AtomicUsize,
+    /// The latest used last.
+    kept: Mutex<VecDeque<(Grammar, Constraint)>>,
+}
+
+impl GrammarCompiler {
+    /// A compiler for the model that `tokenizer` belongs to, with logits of length `vocab_size`
+    /// and the tokens `eos` that end its answers.
+    ///
+    /// # Errors
+    /// [`GrammarError::Tokenizer`].
+    pub fn new(
+        tokenizer: &Tokenizer,
+        vocab_size: usize,
+        eos: &[u32],
+    ) -> Result<Self, GrammarError> {
+        let environment = token_environment(tokenizer, vocab_size, eos)?;
+        let slices = llguidance::earley::SlicedBiasComputer::general_slices();
+        let capabilities = InferenceCapabilities::default();
+        let mut factory = ParserFactory::new(&environment, capabilities, &slices)
+            .map_err(|error| GrammarError::Tokenizer(first_line(&error)))?;
+        factory.quiet();
+        // Errors go to users and must not repeat their whole grammar.
+        factory.limits_mut().verbose_errors = false;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                factory,
+                compiling: AtomicUsize::new(0),
+                kept: Mutex::default(),
+            }),
+        })
+    }
+
+    /// Compiles `grammar`, or takes it from those that were compiled lately. It takes up to
+    /// [`GrammarLimits::timeout`] and must not be called on a thread that others wait for.
+    ///
+    /// # Errors
+    /// The grammar is wrong, or beyond `limits`.
+    pub fn compile(
+        &self,
+        grammar: &Grammar,
+        limits: &GrammarLimits,
+    ) -> Result<Constraint, GrammarError> {
+        limits.check(grammar)?;
+        if let Some(kept) = self.inner.take_kept(grammar) {
+            return Ok(kept);
+        }
+        let turn = Turn::take(&self.inner).ok_or(GrammarError::Busy)?;
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let source = grammar.clone();
+        // A thread of its own, so that one that takes too long can be given up. It ends when
+        // llguidance's own limits are met, and counts as compiling until then.
+        thread::Builder::new()
+            .name("grammar".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(move || {
+                let compiled = turn.0.build(&source);
+                drop(turn);
+                // Nobody listens any more after the timeout.
+                let _ = sender.send(compiled);
+            })
+            .map_err(|_| GrammarError::Busy)?;
+        let constraint = match receiver.recv_timeout(limits.timeout) {
+            Ok(compiled) => compiled?,
+            Err(RecvTimeoutError::Timeout) => return Err(GrammarError::Timeout(limits.timeout)),
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(GrammarError::Invalid("its compilation panicked".to_owned()));
+            }
+        };
+        self.inner.keep(grammar.clone(), constraint.clone());
+        Ok(constraint)
+    }
+}
+
+impl Inner {
+    fn build(&self, grammar: &Grammar) -> Result<Constraint, GrammarError> {
+        let invalid = |error: &dyn fmt::Display| GrammarError::Invalid(first_line(error));
+        let grammar = top_level(grammar)?;
+        let parser = self
+            .factory
+            .create_parser(grammar)
+            .map_err(|e| invalid(&e))?;
+        let matcher = llguidance::Matcher::new(Ok(parser));
+        if let Some(error) = matcher.get_error() {
+            return Err(invalid(&error));
+        }
+        Ok(Constraint {
+            fresh: Arc::new(Mutex::new(matcher)),
+        })
+    }
+
+    fn kept(&self) -> MutexGuard<'_, VecDeque<(Grammar, Constraint)>> {
+        // What it holds is whole at every moment.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_kept(&self, grammar: &Grammar) -> Option<Constraint> {
+        let mut kept = self.kept();
+        let at = kept.iter().position(|(other, _)| other == grammar)?;
+        let entry = kept.remove(at)?;
+        let constraint = entry.1.clone();
+        kept.push_back(entry);
+        Some(constraint)
+    }
+
+    fn keep(&self, grammar: Grammar, constraint: Constraint) {
+        let mut kept = self.kept();
+        kept.retain(|(other, _)| *other != grammar);
+        if kept.len() >= MAX_KEPT {
+            kept.pop_front();
+        }
+        kept.push_back((grammar, constraint));
+    }
+}
+
+/// The right to compile one grammar.
+struct Turn(Arc<Inner>);
+
+impl Turn {
+    fn take(inner: &Arc<Inner>) -> Option<Self> {
+        let more = |count: usize| (count < MAX_COMPILING).then_some(count + 1);
+        inner
+            .compiling
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
+            .ok()?;
+        Some(Self(Arc::clone(inner)))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.compiling.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn top_level(grammar: &Grammar) -> Result<TopLevelGrammar, GrammarError> {
+    Ok(match grammar {
+        Grammar::JsonSchema(schema) => TopLevelGrammar::from_json_schema(on_one_line(schema)),
+        Grammar::JsonObject => {
+            TopLevelGrammar::from_json_schema(on_one_line(&json!({"type": "object"})))
+        }
+        Grammar::Regex(text) => TopLevelGrammar::from_regex(text),
+        Grammar::Lark(text) => TopLevelGrammar::from_lark(text.clone()),
+        Grammar::Choice(texts) => {
+            if texts.is_empty() || texts.iter().any(String::is_empty) {
+                let why = "a choice needs texts that are not empty";
+                return Err(GrammarError::Invalid(why.to_owned()));
+            }
+            // Lark's strings are written like JSON's.
+            let quoted: Vec<String> = texts.iter().map(|text| json!(text).to_string()).collect();
+            TopLevelGrammar::from_lark(format!("start: {}", quoted.join(" | ")))
+        }
+    })
+}
+
+/// The schema, for JSON without line breaks and with at most one space after a separator. White
+/// space without end is allowed in JSON, and small models do not find out of it.
+fn on_one_line(schema: &Value) -> Value {
+    let mut schema = schema.clone();
+    if let Some(members) = schema.as_object_mut() {
+        members.entry("x-guidance").or_insert_with(|| {
+            json!({
+                "whitespace_flexible": false, "item_separator": ", ?", "key_separator": ": ?",
+            })
+        });
+    }
+    schema
+}
+
+fn first_line(error: &dyn fmt::Display) -> String {
+    let text = error.to_string();
+    let line = text.lines().find(|line| !line.trim().is_empty());
+    line.unwrap_or_default().chars().take(300).collect()
+}
+
+impl fmt::Debug for GrammarCompiler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GrammarCompiler")
+    }
+}
+
+/// A compiled grammar, for any number of requests. Cheap to clone.
+#[derive(Clone)]
+pub struct Constraint {
+    /// Has accepted nothing yet.
+    fresh: Arc<Mutex<llguidance::Matcher>>,
+}
+
+impl Constraint {
+    /// A matcher at the beginning of the text. It shares no state with others, so that what one
+    /// answer makes of a grammar (its lexer grows as it goes) neither slows nor ends another.
+    pub(crate) fn start(&self) -> Matcher {
+        let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        Matcher::new(fresh.deep_clone())
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.fresh, &other.fresh)
+    }
+}
+
+impl fmt::Debug for Constraint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Constraint")
+    }
+}
