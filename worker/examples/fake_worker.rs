@@ -26,9 +26,12 @@ const BLOCKS: usize = 4096;
 const MAX_POSITIONS: usize = 4096;
 /// Long enough for requests to be in flight together.
 const STEP_TIME: Duration = Duration::from_millis(1);
-/// As ChatML, so that roles and generation prompts show.
-const TEMPLATE: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>\
-    {% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
+/// As ChatML, so that roles and generation prompts show, with tools as Hermes takes them.
+const TEMPLATE: &str = "{% if tools %}Call tools by <tool_call>{\"name\": .., \"arguments\": ..}\
+    </tool_call>: {{ tools|tojson }}<|im_end|>{% endif %}{% for m in messages %}{{ m.role }}: \
+    {% if m.content %}{{ m.content }}{% endif %}{% for call in m.tool_calls or [] %}<tool_call>\
+    {{ call.function|tojson }}</tool_call>{% endfor %}<|im_end|>{% endfor %}\
+    {% if add_generation_prompt %}assistant: {% endif %}";
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> anyhow::Result<()> {
@@ -46,7 +49,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         namespace: args.namespace.clone(),
         provenance: None,
     };
-    let app = Arc::new(App::new(identity, args.max_body_bytes)?);
+    let app = Arc::new(App::new(identity, args.api.options()?)?);
     let model = Box::new(FakeBackend::new(
         BLOCKS,
         MAX_POSITIONS,

@@ -184,10 +184,14 @@ fn run(verb: Verb) -> Result<()> {
             Ok(())
         }
         Verb::Weights => {
+            let log = cache.join("log/sample.log");
             let step = Step::new("weights of SmolLM2-135M-Instruct".to_owned());
-            let dir = weights::ensure_smollm2(cache, &cache.join("log/sample.log"), &step)?;
+            let smollm2 = weights::ensure_smollm2(cache, &log, &step)?;
             step.done("");
-            say(format_args!("{}", dir.display()));
+            let step = Step::new("weights of Gemma-3-270m".to_owned());
+            let gemma3 = weights::ensure_gemma3(cache, &log, &step)?;
+            step.done("");
+            say(format_args!("{}\n{}", smollm2.display(), gemma3.display()));
             Ok(())
         }
         Verb::Chaos { name, chaos } => chaos::run(checkout, cache, &open(&name)?, &chaos),

@@ -92,6 +92,7 @@ impl Suites<'_> {
         let libtorch = libtorch::ensure(self.cache.root())?;
         let log = self.cache.join("log/sample.log");
         let smollm2 = weights::ensure_smollm2(self.cache, &log, &step)?;
+        let gemma3 = weights::ensure_gemma3(self.cache, &log, &step)?;
         step.done("");
 
         self.say("format and generated files");
@@ -129,7 +130,8 @@ impl Suites<'_> {
                 .args(["--features", "hyprstream-worker/torch"])
                 .env("LIBTORCH", &libtorch)
                 .env("LD_LIBRARY_PATH", libtorch.join("lib"))
-                .env("HYPRSTREAM_SMOLLM2", &smollm2),
+                .env("HYPRSTREAM_SMOLLM2", &smollm2)
+                .env("HYPRSTREAM_GEMMA3", &gemma3),
         )?;
         Ok(())
     }

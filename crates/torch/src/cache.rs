@@ -77,32 +77,37 @@ impl KvCache {
         Ok(())
     }
 
-    /// Keys and values of the first `length` positions of a sequence in one layer,
-    /// `[length, kv_heads, head_dim]`.
+    /// Keys and values of the positions `start..end` of a sequence in one layer,
+    /// `[end - start, kv_heads, head_dim]`.
     pub(crate) fn read(
         &self,
         layer: usize,
         blocks: &BlockList,
-        length: i64,
+        start: i64,
+        end: i64,
     ) -> Result<(Tensor, Tensor), TchError> {
         let (keys, values) = &self.layers[layer];
         Ok((
-            gather(keys, blocks, length)?,
-            gather(values, blocks, length)?,
+            gather(keys, blocks, start, end)?,
+            gather(values, blocks, start, end)?,
         ))
     }
 }
 
-fn gather(cache: &Tensor, blocks: &BlockList, length: i64) -> Result<Tensor, TchError> {
+fn gather(cache: &Tensor, blocks: &BlockList, start: i64, end: i64) -> Result<Tensor, TchError> {
+    let block = BLOCK_SIZE as i64;
     match blocks {
-        BlockList::Run(first) => cache.f_narrow(0, first * BLOCK_SIZE as i64, length),
+        BlockList::Run(first) => cache.f_narrow(0, first * block + start, end - start),
         BlockList::Scattered(indices) => {
             let size = cache.size();
+            // What lies before the window is not copied.
+            let skipped = start / block;
+            let indices = indices.f_narrow(0, skipped, indices.size()[0] - skipped)?;
             cache
-                .f_view([-1, BLOCK_SIZE as i64 * size[1] * size[2]])?
-                .f_index_select(0, indices)?
+                .f_view([-1, block * size[1] * size[2]])?
+                .f_index_select(0, &indices)?
                 .f_view([-1, size[1], size[2]])?
-                .f_narrow(0, 0, length)
+                .f_narrow(0, start - skipped * block, end - start)
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::LoadError;
+use hyprstream_models::LoadError;
 
 /// Where a model runs, as asked for.
 ///

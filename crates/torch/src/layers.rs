@@ -1,6 +1,7 @@
-//! The layers that architectures are made of.
+//! The layers that a decoder is made of.
 
-use tch::{TchError, Tensor};
+use hyprstream_models::Activation;
+use tch::{Kind, TchError, Tensor};
 
 /// `y = x W^T + b`, and what adapters add to it.
 #[derive(Debug)]
@@ -49,21 +50,60 @@ impl Linear {
 #[derive(Debug)]
 pub(crate) struct RmsNorm {
     /// `[width]`.
-    pub(crate) weight: Tensor,
-    /// Added to the mean.
-    pub(crate) eps: f64,
+    weight: Tensor,
+    eps: f64,
+    /// The product with the weight is formed in 32 bits.
+    wide: bool,
 }
 
 impl RmsNorm {
-    /// Normalises `x`, `[tokens, width]`.
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        x.f_rms_norm(self.weight.size(), Some(&self.weight), self.eps)
+    /// A norm with this weight, `[width]`.
+    pub(crate) fn new(weight: Tensor, eps: f64) -> Self {
+        Self {
+            weight,
+            eps,
+            wide: false,
+        }
     }
+
+    /// Gemma's norm, whose factor is `1 + weight`. It is rounded to the model's type only after
+    /// it has been applied: in 16 bits the sum would lose most of the weight.
+    pub(crate) fn plus_one(weight: &Tensor, eps: f64) -> Result<Self, TchError> {
+        Ok(Self {
+            weight: weight.f_to_kind(Kind::Float)?.f_add_scalar(1.0)?,
+            eps,
+            wide: true,
+        })
+    }
+
+    /// Normalises `x`, `[.., width]`.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
+        let norm = |x: &Tensor| x.f_rms_norm(self.weight.size(), Some(&self.weight), self.eps);
+        if self.wide {
+            let kind = x.f_kind()?;
+            norm(&x.f_to_kind(Kind::Float)?)?.f_to_kind(kind)
+        } else {
+            norm(x)
+        }
+    }
+}
+
+/// Nonlinearity of the gate, in place.
+pub(crate) fn activate(kind: Activation, mut x: Tensor) -> Result<Tensor, TchError> {
+    match kind {
+        Activation::Silu => x.f_silu_(),
+        Activation::GeluTanh => x.f_gelu_("tanh"),
+    }
+}
+
+/// `cap * tanh(x / cap)`, in place.
+pub(crate) fn soften(mut x: Tensor, cap: f64) -> Result<Tensor, TchError> {
+    x.f_div_scalar_(cap)?.f_tanh_()?.f_mul_scalar_(cap)
 }
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, Kind};
+    use tch::Device;
 
     use super::*;
 

