@@ -54,8 +54,8 @@ def test_a_slow_reader_gets_all_and_holds_nobody_up():
         slow.sendall(raw(chat(max_tokens=200, stream=True, ignore_eos=True)))
         slow.settimeout(60)
         assert slow.recv(64).startswith(b"HTTP/1.1 200")
-        answers_within(10)
-        answers_within(10)
+        answers_within(30)
+        answers_within(30)
         got = b""
         while b"data: [DONE]\n\n" not in got:
             piece = slow.recv(700)
@@ -71,7 +71,7 @@ def test_readers_that_never_read_do_not_keep_the_worker():
         connection = socket.create_connection(ADDRESS)
         connection.sendall(raw(chat(max_tokens=400, stream=True, ignore_eos=True)))
         silent.append(connection)
-    answers_within(15)
+    answers_within(60)
     for connection in silent:
         connection.close()
     wait_idle()
@@ -88,10 +88,10 @@ def test_half_open_connections_and_half_requests_are_no_burden():
             # Says that it will not write again, and still waits for an answer.
             connection.shutdown(socket.SHUT_WR)
         open_ones.append(connection)
-    answers_within(5)
+    answers_within(30)
     for connection in open_ones:
         connection.close()
-    answers_within(5)
+    answers_within(30)
 
 
 def test_a_client_that_has_said_all_it_will_say_is_still_answered():
@@ -103,7 +103,7 @@ def test_a_client_that_has_said_all_it_will_say_is_still_answered():
         while piece := half.recv(65536):
             got += piece
     assert got == b"" or got.startswith(b"HTTP/1.1 200"), got[:200]
-    answers_within(5)
+    answers_within(30)
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -117,7 +117,7 @@ def test_a_reset_connection_ends_its_request(stream):
         time.sleep(0.05)
         connection.close()
     wait_idle(20)
-    answers_within(5)
+    answers_within(30)
     assert metric("vllm:request_success_total") > before
 
 
@@ -131,4 +131,4 @@ def test_many_choices_and_many_prompts_are_bounded():
         response = httpx.post(URL + path, json=body, timeout=30)
         assert 400 <= response.status_code < 500, response.text[:200]
         assert len(response.text) < 2000, "an error must not repeat the request"
-    answers_within(5)
+    answers_within(30)
