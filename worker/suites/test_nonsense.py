@@ -58,7 +58,7 @@ def value(rng, depth=0):
 def almost_valid(rng, path):
     """A request that is right but for one to three fields."""
     body = dict(VALID[path])
-    for _ in range(rng.randrange(1, 4)):
+    for _ in range(rng.choice([1, 1, 1, 2, 3])):
         body[rng.choice(FIELDS)] = value(rng)
     if rng.random() < 0.1:
         body.pop(rng.choice(list(body)))
@@ -192,7 +192,7 @@ def test_bytes_that_are_no_http():
                 answer = b""
         status = answer.split(b" ", 2)[1:2] if answer.startswith(b"HTTP/1") else []
         assert not status or status[0] < b"500", (piece[:100], answer[:200])
-    answers_within(5)
+    answers_within(30)
 
 
 def test_long_and_deep_bodies():

@@ -61,9 +61,9 @@ pub(super) fn submit_error(error: &SubmitError, prompt: &str) -> ApiError {
                 ) => name,
                 InvalidRequest::EmptyStopString => "stop",
                 InvalidRequest::MixedGroup | InvalidRequest::EmptyGroup => prompt,
+                InvalidRequest::GroupTooLarge { .. } => "n",
                 InvalidRequest::NoEmbeddings => "model",
-                InvalidRequest::Unsupported(name)
-                | InvalidRequest::Sampling(InvalidParams::Empty(name)) => name,
+                InvalidRequest::Sampling(InvalidParams::Empty(name)) => name,
             };
             let invalid = ApiError::invalid(param, why);
             match why {
