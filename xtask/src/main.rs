@@ -9,6 +9,7 @@ mod codegen;
 mod components;
 mod deps;
 mod forward;
+mod fuzz;
 mod images;
 mod libtorch;
 mod paths;
@@ -16,6 +17,7 @@ mod proc;
 mod programs;
 mod sample;
 mod status;
+mod suites;
 mod target;
 mod test;
 mod ui;
@@ -33,7 +35,9 @@ use crate::{
     bench::BenchArgs,
     chaos::Chaos,
     cluster::{Cluster, DEFAULT_NAME, HoldArgs},
+    fuzz::FuzzArgs,
     paths::{Cache, Checkout, remove_all},
+    suites::{SoakArgs, SuitesArgs},
     test::TestArgs,
     ui::{Step, say},
     up::{Up, UpArgs},
@@ -70,6 +74,12 @@ enum Verb {
     Test(TestArgs),
     /// Measures the worker, also beside llama.cpp and vLLM.
     Bench(BenchArgs),
+    /// Runs clients that people use against a worker.
+    Suites(SuitesArgs),
+    /// Puts mixed load on a worker for a long time and looks for what grows.
+    Soak(SoakArgs),
+    /// Runs the fuzz targets, and stops at the first crash.
+    Fuzz(FuzzArgs),
     /// Builds the images.
     Images {
         /// Builds the CUDA worker's image too, some gigabytes.
@@ -165,6 +175,9 @@ fn run(verb: Verb) -> Result<()> {
         } => compile_stages(checkout, cache),
         Verb::Images { cuda, no_build, .. } => build_images(checkout, cache, cuda, no_build),
         Verb::Bench(args) => bench::run(checkout, cache, &args),
+        Verb::Suites(args) => suites::run(checkout, cache, &args),
+        Verb::Soak(args) => suites::soak(checkout, cache, &args),
+        Verb::Fuzz(args) => fuzz::run(checkout, cache, &args),
         Verb::Load { name, archives } => {
             let cluster = open(&name)?;
             archives

@@ -145,6 +145,9 @@ mod tests {
         used_blocks: 0,
         tokens: 0,
         preempted: 0,
+        cached_blocks: 0,
+        prefix_queries: 0,
+        prefix_hits: 0,
     };
 
     /// Each step is a list of what its requests do: first token, next token, end.

@@ -16,6 +16,7 @@ mod reading;
 mod respond;
 mod run;
 mod sse;
+mod unread;
 
 pub use app::App;
 pub use identity::{Identity, IdentityError};

@@ -171,3 +171,35 @@ async fn a_full_queue_is_a_429_with_a_time_to_retry() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_connection_that_ends_because_a_body_was_not_read_says_so() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let server = Server::start().await;
+    let address = server.url.strip_prefix("http://").unwrap();
+    for (path, kind, closes) in [
+        ("/v1/nothing", "application/json", true),
+        (CHAT, "text/plain", true),
+        (CHAT, "application/json", false),
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        // The body comes after the refusal.
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: a\r\ncontent-type: {kind}\r\ncontent-length: 2\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        if !closes {
+            stream.write_all(b"{}").await.unwrap();
+        }
+        let mut answer = vec![0; 4096];
+        let length = stream.read(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer[..length]).to_lowercase();
+        assert!(answer.starts_with("http/1.1 4"), "{answer}");
+        assert_eq!(
+            answer.contains("connection: close"),
+            closes,
+            "{path} {kind}: {answer}"
+        );
+    }
+}

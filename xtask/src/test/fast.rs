@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{Suites, python, shown};
+use super::{Suites, shown};
 use crate::{codegen, components, deps, libtorch, ui::Step, versions, weights, wheels};
 
 /// What the tests need of other people's.
@@ -16,7 +16,6 @@ struct Tools {
     libtorch: PathBuf,
     smollm2: PathBuf,
     gemma3: PathBuf,
-    python: PathBuf,
 }
 
 /// Everything that links libtorch is built in one way.
@@ -56,14 +55,11 @@ impl Suites<'_> {
         let log = self.cache.join("log/sample.log");
         let smollm2 = weights::ensure_smollm2(self.cache, &log, &step)?;
         let gemma3 = weights::ensure_gemma3(self.cache, &log, &step)?;
-        step.amount("Python packages");
-        let python = python::tokens(self.cache)?;
         step.done("");
         Ok(Tools {
             libtorch,
             smollm2,
             gemma3,
-            python,
         })
     }
 
@@ -79,22 +75,14 @@ impl Suites<'_> {
                     components::program(self.cache, &versions::CSI_SANITY, "csi-sanity"),
                 ),
         )?;
-        let tests = |packages: &[&str]| {
-            let mut cargo = self.cargo_with(tools);
-            cargo
-                .args(["test", "--release", "--locked"])
-                .args(packages)
-                // Those that need real models and other people's programs.
-                .args(["--", "--include-ignored", "--nocapture"]);
-            cargo
-        };
         self.say("golden tests against transformers");
-        shown(&mut tests(&[
-            "--package=hyprstream-goldens",
-            "--package=hyprstream-torch",
-        ]))?;
-        self.say("the worker in front of OpenAI's client and transformers");
-        shown(&mut tests(&["--package=hyprstream-worker", TORCH]))
+        shown(
+            self.cargo_with(tools)
+                .args(["test", "--release", "--locked"])
+                .args(["--package=hyprstream-goldens", "--package=hyprstream-torch"])
+                // Those that need the files of real models.
+                .args(["--", "--include-ignored"]),
+        )
     }
 
     fn cargo_with(&self, tools: &Tools) -> Command {
@@ -103,8 +91,7 @@ impl Suites<'_> {
             .env("LIBTORCH", &tools.libtorch)
             .env("LD_LIBRARY_PATH", tools.libtorch.join("lib"))
             .env("HYPRSTREAM_SMOLLM2", &tools.smollm2)
-            .env("HYPRSTREAM_GEMMA3", &tools.gemma3)
-            .env("HYPRSTREAM_PYTHON", &tools.python);
+            .env("HYPRSTREAM_GEMMA3", &tools.gemma3);
         cargo
     }
 

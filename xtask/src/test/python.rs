@@ -11,21 +11,10 @@ use crate::{
 
 /// OpenAI's client.
 const OPENAI: &str = "openai>=3,<4";
-/// Tokens and chat templates; the version that made the goldens.
-const TRANSFORMERS: &str = "transformers==5.23.0";
 
 /// Python with OpenAI's client.
 pub(super) fn openai(cache: &Cache) -> Result<PathBuf> {
     environment(cache, "python-openai-3", &[OPENAI])
-}
-
-/// Python with OpenAI's client, and with what says how a text becomes tokens.
-pub(super) fn tokens(cache: &Cache) -> Result<PathBuf> {
-    environment(
-        cache,
-        "python-openai-3-transformers-5.23.0",
-        &[OPENAI, TRANSFORMERS, "jinja2>=3,<4"],
-    )
 }
 
 /// Python with packages, made once for each name.

@@ -25,7 +25,7 @@ use hyprstream_openai::{ApiError, ErrorKind, Model, ModelList, StreamOptions};
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::debug;
 
-use super::{app::App, auth, respond::Failure, sse};
+use super::{app::App, auth, respond::Failure, sse, unread};
 use crate::backend::Loaded;
 
 /// Longest id of a request that is sent back.
@@ -68,6 +68,7 @@ pub(super) fn router(app: Arc<App>) -> Router {
             .into_response()
         }))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), label))
+        .layer(middleware::from_fn(unread::tell))
         .with_state(app)
 }
 
