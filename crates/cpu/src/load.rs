@@ -118,7 +118,8 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<CpuBackend, LoadError> 
         source: source.into(),
     })?;
     check_weights_fit(&stored, precision)?;
-    let model = Model::pack(config, stored, precision, &mut pool)?;
+    let ops = Ops::of(kernels);
+    let model = Model::pack(config, stored, precision, &ops, &mut pool)?;
 
     let config = &model.config;
     let shape = CacheShape {
@@ -159,7 +160,7 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<CpuBackend, LoadError> 
         seconds = begin.elapsed().as_secs_f64(),
         "model loaded"
     );
-    CpuBackend::new(model, cache, spec, Ops::of(kernels), pool)
+    CpuBackend::new(model, cache, spec, ops, pool)
 }
 
 fn choose_kernels(asked: Option<Kernels>) -> Result<Kernels, LoadError> {

@@ -9,7 +9,7 @@ use hyprstream_models::{
 
 use crate::{
     format::{Format, bf16_bits, bf16_value},
-    kernels::LANES,
+    kernels::{LANES, Ops},
     pool::Pool,
     weights::{Matrix, PanelSource, Weights, panels_of},
 };
@@ -82,6 +82,7 @@ impl Model {
         config: DecoderConfig,
         stored: StoredWeights,
         precision: Precision,
+        ops: &Ops,
         pool: &mut Pool,
     ) -> Result<Self, LoadError> {
         let width = config.head_dim;
@@ -93,6 +94,7 @@ impl Model {
             all: value + value - key,
         };
         let mut packer = Packer {
+            ops,
             pool,
             plus_one: config.norm_plus_one,
             bytes: 0,
@@ -143,6 +145,7 @@ fn out_of_memory(error: io::Error) -> LoadError {
 }
 
 struct Packer<'a> {
+    ops: &'a Ops,
     pool: &'a mut Pool,
     plus_one: bool,
     bytes: usize,
@@ -164,7 +167,7 @@ impl Packer<'_> {
     }
 
     fn linear(&mut self, panels: &[PanelSource<'_>], format: Format) -> io::Result<Linear> {
-        let weights = Weights::pack(panels, format, self.pool)?;
+        let weights = Weights::pack(panels, format, self.ops, self.pool)?;
         self.bytes += weights.bytes();
         Ok(Linear {
             weights,

@@ -12,8 +12,8 @@ use hyprstream_models::{StoredTensor, StoredType};
 
 use crate::{
     buffer::{Buffer, Shared},
-    format::{Format, bf16_bits, bf16_value, f16_bits, f16_value},
-    kernels::{GROUP, LANES, STEP_BYTES},
+    format::{Format, bf16_bits, bf16_value, f16_value},
+    kernels::{GROUP, LANES, Levels, Ops, STEP_BYTES},
     pool::Pool,
 };
 
@@ -117,6 +117,7 @@ impl Weights {
     pub(crate) fn pack(
         sources: &[PanelSource<'_>],
         format: Format,
+        ops: &Ops,
         pool: &mut Pool,
     ) -> io::Result<Self> {
         let inputs = sources.first().map_or(0, |source| source.matrix.inputs);
@@ -165,8 +166,10 @@ impl Weights {
                         match format {
                             Format::F32 => pack_f32(&rows, inputs, out),
                             Format::Bf16 => pack_bf16(&rows, inputs, out),
-                            Format::Int8 => pack_int8(&rows, inputs, out, scales),
-                            Format::Int4 => pack_int4(&rows, inputs, out, scales, minima),
+                            Format::Int8 => pack_int8(ops, &rows, inputs, out, scales),
+                            Format::Int4 => {
+                                pack_int4(ops, &rows, inputs, out, (scales, minima));
+                            }
                         }
                     }
                 }
@@ -231,105 +234,40 @@ fn pack_bf16(rows: &[f32], inputs: usize, out: &mut [u8]) {
     }
 }
 
-fn pack_int8(rows: &[f32], inputs: usize, out: &mut [u8], scales: &mut [u16]) {
+fn pack_int8(ops: &Ops, rows: &[f32], inputs: usize, out: &mut [u8], scales: &mut [u16]) {
     for (lane, row) in rows.chunks_exact(inputs).enumerate() {
-        for (g, group) in row.chunks_exact(GROUP).enumerate() {
-            let largest = group.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
-            let bits = f16_bits(largest / 127.0);
-            scales[g * LANES + lane] = bits;
-            let scale = f16_value(bits);
-            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-            for (i, value) in group.iter().enumerate() {
-                let level = (value * inverse).round_ties_even().clamp(-127.0, 127.0) as i32;
-                let at = (g * GROUP + i) / 4 * STEP_BYTES + lane * 4 + i % 4;
-                out[at] = (level + 128) as u8;
+        for (g, group) in row.as_chunks::<GROUP>().0.iter().enumerate() {
+            // SAFETY: the backend was made for kernels that this processor has.
+            let Levels { scale, levels, .. } = unsafe { (ops.levels8)(group) };
+            scales[g * LANES + lane] = scale;
+            for (s, four) in levels.chunks_exact(4).enumerate() {
+                let at = (g * (GROUP / 4) + s) * STEP_BYTES + lane * 4;
+                out[at..at + 4].copy_from_slice(four);
             }
         }
     }
 }
 
-fn pack_int4(rows: &[f32], inputs: usize, out: &mut [u8], scales: &mut [u16], minima: &mut [u16]) {
+fn pack_int4(
+    ops: &Ops,
+    rows: &[f32],
+    inputs: usize,
+    out: &mut [u8],
+    (scales, minima): (&mut [u16], &mut [u16]),
+) {
     for (lane, row) in rows.chunks_exact(inputs).enumerate() {
-        for (g, group) in row.chunks_exact(GROUP).enumerate() {
-            let (scale, minimum, levels) = levels(group);
-            scales[g * LANES + lane] = scale;
-            minima[g * LANES + lane] = minimum;
+        for (g, group) in row.as_chunks::<GROUP>().0.iter().enumerate() {
+            // SAFETY: as above.
+            let kept = unsafe { (ops.levels4)(group) };
+            scales[g * LANES + lane] = kept.scale;
+            minima[g * LANES + lane] = kept.minimum;
             // A step has 8 inputs: the first four in the low halves of its bytes.
-            for (s, eight) in levels.chunks_exact(8).enumerate() {
+            for (s, eight) in kept.levels.chunks_exact(8).enumerate() {
                 let at = (g * (GROUP / 8) + s) * STEP_BYTES + lane * 4;
                 for i in 0..4 {
                     out[at + i] = eight[i] | eight[i + 4] << 4;
                 }
             }
         }
-    }
-}
-
-/// Scale and minimum (f16) and levels 0..=15 of a group, those with the least squared error among
-/// the full range and some narrower ones.
-fn levels(group: &[f32]) -> (u16, u16, [u8; GROUP]) {
-    let low = group.iter().fold(f32::INFINITY, |a, b| a.min(*b));
-    let high = group.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
-    let mut best = (f32::INFINITY, 0, 0, [0; GROUP]);
-    for shrink in [1.0, 0.93, 0.86] {
-        let (middle, half) = (f32::midpoint(low, high), (high - low) / 2.0 * shrink);
-        let scale_bits = f16_bits(half / 7.5);
-        let minimum_bits = f16_bits(middle - half);
-        let (scale, minimum) = (f16_value(scale_bits), f16_value(minimum_bits));
-        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-        let mut levels = [0; GROUP];
-        let mut error = 0.0;
-        for (level, value) in levels.iter_mut().zip(group) {
-            let rounded = ((value - minimum) * inverse + 0.5).clamp(0.0, 15.0);
-            *level = rounded as u8;
-            let difference = f32::from(*level) * scale + minimum - value;
-            error += difference * difference;
-        }
-        if error < best.0 {
-            best = (error, scale_bits, minimum_bits, levels);
-        }
-    }
-    (best.1, best.2, best.3)
-}
-
-#[cfg(test)]
-#[allow(clippy::float_cmp, reason = "exact values")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn four_bits_keep_what_lies_on_sixteen_levels() {
-        let group: Vec<f32> = (0..32)
-            .map(|i| -0.75 + 0.125 * (i * 7 % 16) as f32)
-            .collect();
-        let (scale, minimum, levels) = levels(&group);
-        for (level, value) in levels.iter().zip(&group) {
-            assert_eq!(
-                f32::from(*level) * f16_value(scale) + f16_value(minimum),
-                *value
-            );
-        }
-    }
-
-    #[test]
-    fn a_narrower_range_is_taken_where_it_is_better() {
-        let mut group = [0.0_f32; 32];
-        for (i, value) in group.iter_mut().enumerate() {
-            *value = (i as f32 - 15.5) / 16.0;
-        }
-        let error = |(scale, minimum, levels): (u16, u16, [u8; 32])| -> f32 {
-            let value = |l: u8| f32::from(l) * f16_value(scale) + f16_value(minimum);
-            group
-                .iter()
-                .zip(levels)
-                .map(|(w, l)| (w - value(l)).powi(2))
-                .sum()
-        };
-        let step = 2.0 * 15.5 / 16.0 / 15.0;
-        let full: f32 = group
-            .iter()
-            .map(|w| (w - ((w - group[0]) / step).round() * step - group[0]).powi(2))
-            .sum();
-        assert!(error(levels(&group)) <= full * 1.001);
     }
 }

@@ -19,6 +19,7 @@
 
 mod attend;
 mod dot;
+mod levels;
 mod quantized;
 mod rows;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use std::{fmt, str::FromStr};
 pub(crate) use attend::{
     AttendArgs, CHUNK, MAX_HEAD, MAX_ROWS, SCRATCH, merge_chunks, partial_len,
 };
+pub(crate) use levels::Levels;
 pub(crate) use rows::{AddArgs, GateArgs, NormArgs};
 
 use crate::format::RowKind;
@@ -198,6 +200,8 @@ pub(crate) struct Ops {
     pub(crate) add_rows: unsafe fn(&AddArgs<'_>),
     pub(crate) to_bf16: unsafe fn(&[f32], &mut [u16]),
     pub(crate) quantize: unsafe fn(&[f32], *mut u8),
+    pub(crate) levels8: unsafe fn(&[f32; GROUP]) -> Levels,
+    pub(crate) levels4: unsafe fn(&[f32; GROUP]) -> Levels,
     pub(crate) softcap: unsafe fn(f32, &mut [f32]),
     pub(crate) add: unsafe fn(&mut [f32], &[f32]),
 }
@@ -240,6 +244,8 @@ fn portable() -> Ops {
         add_rows: rows::add_rows,
         to_bf16: rows::to_bf16,
         quantize: rows::quantize,
+        levels8: levels::levels8,
+        levels4: levels::levels4,
         softcap: rows::softcap,
         add: rows::add,
     }

@@ -219,8 +219,8 @@ pub(crate) unsafe fn quantize(values: &[f32], out: *mut u8) {
     }
 }
 
-/// 1.5 * 2^23: adding it leaves no bits for a fraction.
-const ROUND: f32 = 12_582_912.0;
+/// 1.5 * 2^23: adding it leaves no bits for a fraction, so that adding it and taking it away rounds.
+pub(super) const ROUND: f32 = 12_582_912.0;
 
 /// `e^x` with a relative error below 3e-7 for x in -87..=88; clamped outside.
 #[inline(always)]

@@ -134,7 +134,8 @@ fn products_are_right_for_all_sets_forms_and_sizes() {
                 inputs,
             };
             let sources: Vec<_> = panels_of(&matrix).collect();
-            let weights = Weights::pack(&sources, format, &mut pool).unwrap();
+            let weights =
+                Weights::pack(&sources, format, &Ops::of(Kernels::best()), &mut pool).unwrap();
             let exact = unpacked(&weights, outputs, inputs);
             for set in sets() {
                 let kind = multiply_of(&Ops::of(set), format).rows;
@@ -175,7 +176,8 @@ fn quantisation_loses_no_more_than_half_a_level() {
     };
     let sources: Vec<_> = panels_of(&matrix).collect();
     for (format, level) in [(Format::Int8, 1.0 / 127.0), (Format::Int4, 2.0 / 15.0)] {
-        let weights = Weights::pack(&sources, format, &mut pool).unwrap();
+        let weights =
+            Weights::pack(&sources, format, &Ops::of(Kernels::best()), &mut pool).unwrap();
         let kept = unpacked(&weights, 16, 64);
         for (kept, value) in kept.iter().zip(&values) {
             // A narrower range may cut off the ends.
@@ -450,4 +452,54 @@ fn a_set_that_is_not_there_is_not_taken() {
         assert_eq!(set.to_string().parse(), Ok(set));
     }
     assert!("sse2".parse::<Kernels>().is_err());
+}
+
+#[test]
+fn a_scale_that_fits_the_weights_is_found_by_all_sets() {
+    let mut random = fastrand::Rng::with_seed(5);
+    let sixteen: [f32; GROUP] = std::array::from_fn(|i| -0.75 + 0.125 * (i * 7 % 16) as f32);
+    let even: [f32; GROUP] = std::array::from_fn(|i| (i as f32 - 15.5) / 16.0);
+    let value = |kept: &Levels, i: usize, zero: f32| {
+        let level = f32::from(kept.levels[i]) - zero;
+        level * f16_value(kept.scale) + f16_value(kept.minimum)
+    };
+    for set in sets() {
+        let ops = Ops::of(set);
+        let error = |group: &[f32; GROUP], kept: &Levels, zero: f32| -> f32 {
+            (0..GROUP)
+                .map(|i| (group[i] - value(kept, i, zero)).powi(2))
+                .sum()
+        };
+        // SAFETY, here and below: the set is available.
+        let kept = unsafe { (ops.levels4)(&sixteen) };
+        assert_eq!(error(&sixteen, &kept, 0.0), 0.0, "{set}");
+        // SAFETY: see above.
+        let kept = unsafe { (ops.levels8)(&sixteen) };
+        assert!(error(&sixteen, &kept, 128.0) < 1e-6, "{set}");
+        // No worse than the whole range.
+        let step = even[31] * 2.0 / 15.0;
+        let rounded = |w: f32| ((w - even[0]) / step).round() * step + even[0];
+        let whole: f32 = even.iter().map(|w| (w - rounded(*w)).powi(2)).sum();
+        // SAFETY: see above.
+        let kept = unsafe { (ops.levels4)(&even) };
+        assert!(error(&even, &kept, 0.0) < whole * 1.001, "{set}");
+        for _ in 0..100 {
+            let group: [f32; GROUP] = std::array::from_fn(|_| random.f32() * 0.2 - 0.1);
+            let largest = group.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
+            // SAFETY: see above.
+            let kept = unsafe { (ops.levels8)(&group) };
+            let step = largest / 127.0;
+            let whole: f32 = group
+                .iter()
+                .map(|w| (w - (w / step).round() * step).powi(2))
+                .sum();
+            assert!(error(&group, &kept, 128.0) <= whole * 1.05, "{set}");
+        }
+        // SAFETY: see above.
+        let kept = unsafe { (ops.levels8)(&[0.0; GROUP]) };
+        assert_eq!(kept.levels, [128; GROUP], "{set}");
+        // SAFETY: see above.
+        let kept = unsafe { (ops.levels4)(&[0.25; GROUP]) };
+        assert!((0..GROUP).all(|i| value(&kept, i, 0.0) == 0.25), "{set}");
+    }
 }

@@ -10,6 +10,7 @@ use super::{
     GROUP, LANES, Multiply, Ops, STEP_BYTES, Shape, Tile,
     attend::{self, AttendArgs, unreachable_rows, with_rows},
     dot::{Dot, multiply, panels},
+    levels::{self, Levels},
     quantized::{Quantized, Row, tile_plain},
     rows::{self, AddArgs, GateArgs, NormArgs},
 };
@@ -42,6 +43,16 @@ macro_rules! compiled {
         pub(super) unsafe fn quantize(values: &[f32], out: *mut u8) {
             // SAFETY: see above.
             unsafe { rows::quantize(values, out) }
+        }
+        #[target_feature(enable = $features)]
+        pub(super) unsafe fn levels8(group: &[f32; GROUP]) -> Levels {
+            // SAFETY: see above.
+            unsafe { levels::levels8(group) }
+        }
+        #[target_feature(enable = $features)]
+        pub(super) unsafe fn levels4(group: &[f32; GROUP]) -> Levels {
+            // SAFETY: see above.
+            unsafe { levels::levels4(group) }
         }
         #[target_feature(enable = $features)]
         pub(super) unsafe fn softcap(cap: f32, values: &mut [f32]) {
@@ -89,6 +100,8 @@ pub(super) fn avx2() -> Ops {
         add_rows: set::add_rows,
         to_bf16: set::to_bf16,
         quantize: set::quantize,
+        levels8: set::levels8,
+        levels4: set::levels4,
         softcap: set::softcap,
         add: set::add,
     }
@@ -124,6 +137,8 @@ pub(super) fn avx512() -> Ops {
         add_rows: set::add_rows,
         to_bf16: set::to_bf16,
         quantize: set::quantize,
+        levels8: set::levels8,
+        levels4: set::levels4,
         softcap: set::softcap,
         add: set::add,
     }

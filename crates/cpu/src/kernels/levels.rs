@@ -1,0 +1,112 @@
+//! Weights in fewer bits: the scale of a group, and the level of each of its weights.
+//!
+//! Several scales are tried and the one with the least squared error is taken. The largest range
+//! is rarely the best, and weights that lie on a grid already are met by a scale that fits it.
+
+use super::{
+    GROUP, LANES,
+    rows::{ROUND, total},
+};
+use crate::format::{f16_bits, f16_value};
+
+/// A group in fewer bits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Levels {
+    /// f16.
+    pub(crate) scale: u16,
+    /// The value of the level 0 in f16; for 8 bits 0, and the level 128 stands for 0.
+    pub(crate) minimum: u16,
+    pub(crate) levels: [u8; GROUP],
+}
+
+/// Ranges that are tried, as how many levels lie between 0 and the largest weight.
+const STEPS_8: std::ops::RangeInclusive<u8> = 104..=127;
+/// Shares of the range of a group that 4 bits are spread over.
+const SHARES_4: [f32; 5] = [1.0, 0.96, 0.92, 0.88, 0.84];
+
+/// 8 bits: levels 1..=255, around 128.
+///
+/// # Safety
+/// None of its own: the pointer type of a set's functions is unsafe.
+#[inline(always)]
+pub(crate) unsafe fn levels8(group: &[f32; GROUP]) -> Levels {
+    let largest = extreme(group, |a, b| if b.abs() > a { b.abs() } else { a }, 0.0);
+    let mut best = (f32::INFINITY, 0);
+    for steps in STEPS_8 {
+        let bits = f16_bits(largest / f32::from(steps));
+        let error = spread(group, bits, 0, (-127.0, 127.0)).1;
+        // The largest number of steps wins where it makes no difference.
+        if error <= best.0 {
+            best = (error, bits);
+        }
+    }
+    let (levels, _) = spread(group, best.1, 0, (-127.0, 127.0));
+    Levels {
+        scale: best.1,
+        minimum: 0,
+        levels: levels.map(|level| (level as i32 + 128) as u8),
+    }
+}
+
+/// 4 bits: levels 0..=15.
+///
+/// # Safety
+/// As for [`levels8`].
+#[inline(always)]
+pub(crate) unsafe fn levels4(group: &[f32; GROUP]) -> Levels {
+    let low = extreme(group, |a, b| if b < a { b } else { a }, f32::INFINITY);
+    let high = extreme(group, |a, b| if b > a { b } else { a }, f32::NEG_INFINITY);
+    let mut best = (f32::INFINITY, 0, 0);
+    for share in SHARES_4 {
+        let (middle, half) = (f32::midpoint(low, high), (high - low) / 2.0 * share);
+        let (scale, minimum) = (f16_bits(half / 7.5), f16_bits(middle - half));
+        let error = spread(group, scale, minimum, (0.0, 15.0)).1;
+        if error < best.0 {
+            best = (error, scale, minimum);
+        }
+    }
+    let (levels, _) = spread(group, best.1, best.2, (0.0, 15.0));
+    Levels {
+        scale: best.1,
+        minimum: best.2,
+        levels: levels.map(|level| level as i32 as u8),
+    }
+}
+
+/// The nearest levels within `range`, and the sum of the squares of what is lost.
+#[inline(always)]
+fn spread(
+    group: &[f32; GROUP],
+    scale: u16,
+    minimum: u16,
+    range: (f32, f32),
+) -> ([f32; GROUP], f32) {
+    let (scale, minimum) = (f16_value(scale), f16_value(minimum));
+    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    let mut levels = [0.0; GROUP];
+    let mut errors = [0.0; LANES];
+    for half in 0..GROUP / LANES {
+        for lane in 0..LANES {
+            let value = group[half * LANES + lane];
+            let level = ((value - minimum) * inverse).clamp(range.0, range.1);
+            // Rounds: see `ROUND`.
+            let level = (level + ROUND) - ROUND;
+            levels[half * LANES + lane] = level;
+            let lost = level * scale + minimum - value;
+            errors[lane] += lost * lost;
+        }
+    }
+    (levels, total(errors))
+}
+
+/// The extreme of a group by `pick`.
+#[inline(always)]
+fn extreme(group: &[f32; GROUP], pick: impl Fn(f32, f32) -> f32, first: f32) -> f32 {
+    let mut lanes = [first; LANES];
+    for half in 0..GROUP / LANES {
+        for lane in 0..LANES {
+            lanes[lane] = pick(lanes[lane], group[half * LANES + lane]);
+        }
+    }
+    lanes.into_iter().fold(first, pick)
+}
