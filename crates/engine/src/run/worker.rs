@@ -189,7 +189,10 @@ impl Worker {
                     if matches!(error, AdvanceError::Sample(SampleError::NotANumber)) {
                         scheduler.distrust(share.index);
                     }
-                    let error = GenerationError::Failed(error.to_string());
+                    let error = match error {
+                        AdvanceError::Grammar(why) => GenerationError::Grammar(why.to_string()),
+                        AdvanceError::Sample(why) => GenerationError::Failed(why.to_string()),
+                    };
                     let sequence = scheduler.running_mut(share.index);
                     sequence.of.fail(error, observer.as_ref());
                 }
