@@ -61,8 +61,8 @@ pub(super) fn submit_error(error: &SubmitError, prompt: &str) -> ApiError {
                 ) => name,
                 InvalidRequest::EmptyStopString => "stop",
                 InvalidRequest::MixedGroup | InvalidRequest::EmptyGroup => prompt,
-                InvalidRequest::NoEmbeddings => "model",
                 InvalidRequest::GroupTooLarge { .. } => "n",
+                InvalidRequest::NoEmbeddings => "model",
                 InvalidRequest::Sampling(InvalidParams::Empty(name)) => name,
             };
             let invalid = ApiError::invalid(param, why);
