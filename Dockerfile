@@ -2,14 +2,18 @@
 #
 #   control-plane   operator, gateway and node plugin
 #   registry        the registry, with git
-#   worker          the worker with the CPU libraries of torch 2.11.0
+#   worker          the worker for CPUs, which needs no libtorch (Dockerfile.cuda and
+#                   Dockerfile.rocm have those for GPUs)
 #
 #   docker build --target worker -t hyprstream/worker .
 #
 # `cargo xtask images` builds all of them without a registry and without Docker: it makes the base
-# image with mmdebstrap and passes the binaries and libtorch that it has built already as the build
-# contexts `bin` and `libtorch`, which then stand in for the stages of these names. The stages
-# that compile have NOT been run by this project so far: its machines have no image of Rust.
+# image with mmdebstrap and passes the binaries that it has built already as the build context
+# `bin`, which then stands in for the stage of this name.
+#
+# `cargo xtask images --compile-stages` runs the whole file from its first line on, with Debian and
+# this machine's toolchain as the image of Rust, and starts every program that comes out. Seen so
+# far: the stages of the images; of the stage `build` all but the end of the compiler's work.
 ARG RUST_IMAGE=docker.io/library/rust:1.95-bookworm
 ARG BASE_IMAGE=docker.io/library/debian:bookworm-slim
 
@@ -19,11 +23,9 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
-ENV CARGO_INCREMENTAL=0 HYPRSTREAM_CACHE=/cache
-RUN cargo xtask libtorch --link /libtorch
-RUN LIBTORCH=/libtorch/torch cargo build --release --locked \
-      -p hyprstream-operator -p hyprstream-registry -p hyprstream-csi -p hyprstream-gateway \
- && LIBTORCH=/libtorch/torch cargo build --release --locked -p hyprstream-worker --features torch
+ENV CARGO_INCREMENTAL=0
+RUN cargo build --release --locked -p hyprstream-worker \
+      -p hyprstream-operator -p hyprstream-registry -p hyprstream-csi -p hyprstream-gateway
 
 FROM scratch AS bin
 COPY --from=build /src/target/release/hyprstream-operator /
@@ -31,10 +33,6 @@ COPY --from=build /src/target/release/hyprstream-registry /
 COPY --from=build /src/target/release/hyprstream-csi /
 COPY --from=build /src/target/release/hyprstream-gateway /
 COPY --from=build /src/target/release/hyprstream-worker /
-
-FROM scratch AS libtorch
-COPY --from=build /libtorch/torch/lib /torch/lib
-COPY --from=build /libtorch/nvidia /nvidia
 
 FROM ${BASE_IMAGE} AS control-plane
 RUN apt-get update \
@@ -55,8 +53,6 @@ FROM ${BASE_IMAGE} AS worker
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates libstdc++6 \
  && rm -rf /var/lib/apt/lists/*
-COPY --from=libtorch / /opt/libtorch/
 COPY --from=bin hyprstream-worker /usr/local/bin/
-ENV LD_LIBRARY_PATH=/opt/libtorch/torch/lib OMP_WAIT_POLICY=PASSIVE
 USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/hyprstream-worker"]

@@ -175,6 +175,21 @@ impl Cluster {
         .context("a pod of the release is not ready")
     }
 
+    /// Waits until the registry answers on the host's port. It is on its way from one pod to the
+    /// next after whatever restarts it, and what a test pushes then fails.
+    pub fn wait_registry(&self, limit: Duration) -> Result<()> {
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .timeout_global(Some(Duration::from_secs(5)))
+            .proxy(None)
+            .build()
+            .into();
+        let url = format!("{}/healthz", self.registry);
+        wait_until(limit, || {
+            agent.get(&url).call().context("ask the registry")?;
+            Ok(Some(()))
+        })
+    }
+
     /// Names of the running pods of a component of the release.
     pub fn pods(&self, component: &str) -> Result<Vec<String>> {
         let selector = format!("app.kubernetes.io/component={component}");

@@ -1,14 +1,11 @@
 //! Repositories as a user makes them: with git and git-lfs.
 
-use std::{fs, path::Path, process::Command, thread::sleep, time::Duration};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
 use crate::{Cluster, run};
-
-/// Between two attempts to push.
-const PAUSE: Duration = Duration::from_secs(3);
 
 /// A working copy with a remote on the cluster's registry.
 #[derive(Debug)]
@@ -81,22 +78,11 @@ impl Repository {
         self.git(&["rev-parse", "HEAD"])
     }
 
-    /// Pushes the branch. The registry may just be on its way from one pod to the next, so a
-    /// failure counts when it comes three times.
+    /// Pushes the branch, once: after the registry was restarted, wait for it with
+    /// [`Cluster::wait_registry`].
     pub fn push(&self) -> Result<()> {
-        let push = || {
-            self.git(&["push", "--quiet", "origin", "HEAD:main"])
-                .map(drop)
-        };
-        push()
-            .or_else(|_| {
-                sleep(PAUSE);
-                push()
-            })
-            .or_else(|_| {
-                sleep(PAUSE);
-                push()
-            })
+        self.git(&["push", "--quiet", "origin", "HEAD:main"])
+            .map(drop)
     }
 
     /// Commits everything and pushes; the commit.

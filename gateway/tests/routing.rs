@@ -70,6 +70,33 @@ async fn a_request_reaches_its_worker_unchanged_and_so_does_the_answer() {
 }
 
 #[tokio::test]
+async fn every_path_that_names_a_model_reaches_its_worker() {
+    let worker = Worker::start(|request| async move {
+        let path = request.uri().path().to_owned();
+        path.into_response()
+    })
+    .await;
+    let models = table(vec![(facts("a", "m"), vec![&worker.endpoint])]);
+    let gateway = Running::start(Config::default(), models).await;
+    let paths = [
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/responses",
+        "/tokenize",
+        "/detokenize",
+    ];
+    for path in paths {
+        let answer = gateway.post(path, BODY).await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, path));
+        // Which worker is meant is said by the model alone.
+        assert_eq!(gateway.post(path, "{}").await.error().0, 400, "{path}");
+        assert_eq!(gateway.get(path).await.error().0, 405, "{path}");
+    }
+    assert_eq!(worker.seen(), paths.len());
+}
+
+#[tokio::test]
 async fn models_are_listed_and_found_by_either_id() {
     let models = vec![
         (facts("a", "m"), vec![]),

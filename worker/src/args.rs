@@ -1,12 +1,15 @@
 //! The command line.
 
-use std::{io, net::IpAddr, path::PathBuf, time::Duration};
+use std::{fmt, io, net::IpAddr, path::PathBuf, time::Duration};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use hyprstream_contract::worker::{self, env};
 use hyprstream_telemetry::LogFormat;
 
-use crate::server::{ApiKeys, ApiOptions, ReasoningMode, ToolCallParser};
+use crate::{
+    bench::BenchArgs,
+    server::{ApiKeys, ApiOptions, ReasoningMode, ToolCallParser},
+};
 
 /// Runs a model and answers the OpenAI API.
 #[derive(Debug, Parser)]
@@ -22,7 +25,7 @@ pub struct Args {
 pub enum Command {
     /// Serves a model over HTTP.
     Serve(Box<ServeArgs>),
-    /// Measures how fast a model runs here.
+    /// Measures how fast a model runs here, or how a server does under load.
     Bench(Box<BenchArgs>),
 }
 
@@ -65,6 +68,65 @@ pub struct ModelArgs {
     /// Most tokens in one step; longer prompts run in pieces of this size.
     #[arg(long, env = "HYPRSTREAM_MAX_STEP_TOKENS", default_value = "512", value_parser = at_least_one)]
     pub max_step_tokens: usize,
+    /// How weights are kept: none as they are on disk, int8 and int4 quantised in groups.
+    #[arg(long, env = "HYPRSTREAM_QUANTIZATION", value_enum, default_value_t)]
+    pub quantization: Quantization,
+    /// Kernels of the CPU backend: auto for the fastest that work here, or one kind, to compare.
+    #[arg(long, env = "HYPRSTREAM_KERNELS", value_enum, default_value_t)]
+    pub kernels: Kernels,
+    /// Compute every prompt anew rather than keep beginnings that prompts share.
+    #[arg(long, env = "HYPRSTREAM_NO_PREFIX_CACHE")]
+    pub no_prefix_cache: bool,
+}
+
+/// How weights are kept in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Quantization {
+    /// In the type that the model computes in.
+    #[default]
+    None,
+    /// In groups of 8 bit integers with a scale each.
+    Int8,
+    /// In groups of 4 bit integers with a scale each.
+    Int4,
+}
+
+/// Which instructions the CPU backend computes with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Kernels {
+    /// The fastest that the machine has.
+    #[default]
+    Auto,
+    /// AVX-512.
+    Avx512,
+    /// AVX2.
+    Avx2,
+    /// None in particular.
+    Portable,
+    /// libtorch's own instead of ours, as a reference.
+    Aten,
+}
+
+impl fmt::Display for Quantization {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
+        })
+    }
+}
+
+impl fmt::Display for Kernels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Avx512 => "avx512",
+            Self::Avx2 => "avx2",
+            Self::Portable => "portable",
+            Self::Aten => "aten",
+        })
+    }
 }
 
 /// Arguments of `serve`.
@@ -165,33 +227,7 @@ impl ApiArgs {
     }
 }
 
-/// Arguments of `bench`.
-#[derive(Clone, Debug, clap::Args)]
-pub struct BenchArgs {
-    /// The model.
-    #[command(flatten)]
-    pub model: ModelArgs,
-    /// Tokens of each prompt.
-    #[arg(long, default_value = "512", value_parser = at_least_one)]
-    pub prompt_tokens: usize,
-    /// Tokens to generate after each prompt.
-    #[arg(long, default_value = "128", value_parser = at_least_one)]
-    pub gen_tokens: usize,
-    /// How many requests at once; a list of sizes that are measured one after the other.
-    #[arg(long, default_value = "1,8", value_delimiter = ',', value_parser = at_least_one)]
-    pub batch: Vec<usize>,
-    /// Times that each size is measured; the median is told.
-    #[arg(long, default_value = "3", value_parser = at_least_one)]
-    pub repeat: usize,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
-    /// Logs.
-    #[command(flatten)]
-    pub logs: LogArgs,
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
+pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(0) => Err("must be at least 1".to_owned()),
         Ok(number) => Ok(number),

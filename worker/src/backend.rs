@@ -1,13 +1,13 @@
 //! Loading a model on a backend.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use hyprstream_engine::{
     Backend, Engine, EngineConfig, EngineHandle, FilesError, GenerationDefaults, ModelFiles,
     Observer, StartError,
 };
 
-use crate::ModelArgs;
+use crate::{ModelArgs, open};
 
 /// A model that is ready to answer.
 pub struct Loaded {
@@ -24,9 +24,12 @@ pub struct Loaded {
 /// A model could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadFailure {
-    /// This build has no backend.
-    #[error("this build has no backend: it was built without the feature \"torch\"")]
-    NoBackend,
+    /// This build cannot use what was asked for.
+    #[error("{asked} needs libtorch, and this worker was built without the feature \"torch\"")]
+    WithoutTorch {
+        /// The option and its value.
+        asked: String,
+    },
     /// An option has a value that the backend does not know.
     #[error("{0}")]
     InvalidOption(String),
@@ -58,7 +61,7 @@ impl LoadFailure {
             Self::Backend { reason, .. } => reason,
             Self::Files(error) => error.reason(),
             Self::InvalidOption(_) => "InvalidConfig",
-            Self::NoBackend => "UnavailableDevice",
+            Self::WithoutTorch { .. } => "UnavailableDevice",
             Self::Engine(_) | Self::Panic => "InternalError",
         }
     }
@@ -68,7 +71,7 @@ impl LoadFailure {
         match self {
             Self::Backend { is_final, .. } => *is_final,
             Self::Files(error) => error.is_final(),
-            Self::InvalidOption(_) | Self::NoBackend => true,
+            Self::InvalidOption(_) | Self::WithoutTorch { .. } => true,
             Self::Engine(_) | Self::Panic => false,
         }
     }
@@ -98,10 +101,10 @@ pub fn load(
     max_queue: usize,
     observer: Arc<dyn Observer>,
 ) -> Result<Loaded, LoadFailure> {
-    // Weights are mapped while the tokenizer is parsed: both take a good part of the start.
+    // Weights are packed while the tokenizer is parsed: both take a good part of the start.
     let (backend, files) = std::thread::scope(|scope| {
         let files = scope.spawn(|| ModelFiles::load(&args.model));
-        let backend = open(&args.model, args);
+        let backend = open::open(args);
         (backend, files.join())
     });
     let backend = backend?;
@@ -127,7 +130,7 @@ pub fn start(
         max_queue,
         max_model_len: args.max_model_len.unwrap_or(usize::MAX),
         eos: files.defaults.eos.clone(),
-        ..EngineConfig::default()
+        prefix_cache: !args.no_prefix_cache,
     };
     let engine = Engine::start(backend, Arc::clone(&tokenizer), config, observer)?;
     Ok(Loaded {
@@ -136,42 +139,4 @@ pub fn start(
         template: files.template,
         defaults: files.defaults,
     })
-}
-
-#[cfg(not(feature = "torch"))]
-fn open(_: &Path, _: &ModelArgs) -> Result<Box<dyn Backend>, LoadFailure> {
-    Err(LoadFailure::NoBackend)
-}
-
-#[cfg(feature = "torch")]
-fn open(dir: &Path, args: &ModelArgs) -> Result<Box<dyn Backend>, LoadFailure> {
-    use hyprstream_torch::{LoadError, LoadOptions};
-
-    let options = LoadOptions {
-        device: args
-            .device
-            .parse()
-            .map_err(|error| LoadFailure::InvalidOption(format!("--device: {error}")))?,
-        dtype: args
-            .dtype
-            .parse()
-            .map_err(|error| LoadFailure::InvalidOption(format!("--dtype: {error}")))?,
-        max_model_len: args.max_model_len,
-        max_batch: args.max_batch,
-        kv_cache_bytes: args.kv_cache_bytes,
-        threads: args.threads,
-    };
-    let backend = hyprstream_torch::load(dir, &options).map_err(|error: LoadError| {
-        let (reason, is_final) = (error.reason(), error.is_final());
-        let message = match std::error::Error::source(&error) {
-            Some(cause) => format!("{error}: {cause}"),
-            None => error.to_string(),
-        };
-        LoadFailure::Backend {
-            reason,
-            message,
-            is_final,
-        }
-    })?;
-    Ok(Box::new(backend))
 }

@@ -8,8 +8,10 @@ mod args;
 pub mod backend;
 pub mod bench;
 mod last_words;
+mod open;
 pub mod openmp;
 pub mod serve;
 pub mod server;
 
-pub use args::{ApiArgs, Args, BenchArgs, Command, LogArgs, ModelArgs, ServeArgs};
+pub use args::{ApiArgs, Args, Command, Kernels, LogArgs, ModelArgs, Quantization, ServeArgs};
+pub use bench::BenchArgs;

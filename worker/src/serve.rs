@@ -18,8 +18,6 @@ use crate::{
     server::{self, App, Identity, ServerOptions},
 };
 
-/// Exit status of a build that has no backend (`EX_CONFIG`).
-const EXIT_NO_BACKEND: u8 = 78;
 /// Threads that move bytes. The model's own threads are what the processor is for.
 const HTTP_THREADS: usize = 2;
 /// Threads that render and tokenize prompts.
@@ -33,10 +31,6 @@ enum End {
 
 /// Serves until SIGTERM or SIGINT, and drains then.
 pub fn run(args: ServeArgs) -> ExitCode {
-    if cfg!(not(feature = "torch")) {
-        eprintln!("error: {}", LoadFailure::NoBackend);
-        return ExitCode::from(EXIT_NO_BACKEND);
-    }
     let termination_log = args.termination_log.clone();
     let ended = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(HTTP_THREADS)

@@ -1,4 +1,5 @@
 //! The program as a process: what it says and how it ends when it cannot serve.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     path::Path,

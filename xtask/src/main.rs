@@ -1,6 +1,7 @@
 //! Chores of the project, above all the local cluster: `cargo xtask up`, `status`, `down`, `test`.
 
 mod ask;
+mod bench;
 mod chaos;
 mod chart;
 mod cluster;
@@ -31,6 +32,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
 use crate::{
+    bench::BenchArgs,
     chaos::Chaos,
     cluster::{Cluster, DEFAULT_NAME, HoldArgs},
     fuzz::FuzzArgs,
@@ -70,6 +72,8 @@ enum Verb {
     },
     /// Runs all tests.
     Test(TestArgs),
+    /// Measures the worker, also beside llama.cpp and vLLM.
+    Bench(BenchArgs),
     /// Runs clients that people use against a worker.
     Suites(SuitesArgs),
     /// Puts mixed load on a worker for a long time and looks for what grows.
@@ -84,6 +88,10 @@ enum Verb {
         /// Takes our programs as they were built last.
         #[arg(long)]
         no_build: bool,
+        /// Runs the Dockerfiles from their first line on instead, stages that compile included,
+        /// and keeps nothing of it.
+        #[arg(long, conflicts_with_all = ["cuda", "no_build"])]
+        compile_stages: bool,
     },
     /// Puts image archives (docker or OCI) on every node.
     Load {
@@ -107,7 +115,7 @@ enum Verb {
         #[arg(long)]
         link: Option<PathBuf>,
     },
-    /// Makes the Hugging Face folder of SmolLM2-135M-Instruct and prints it.
+    /// Makes the Hugging Face folders of SmolLM2-135M-Instruct and Gemma-3-270m and prints them.
     Weights,
     /// Hurts a running cluster, for tests.
     Chaos {
@@ -161,10 +169,15 @@ fn run(verb: Verb) -> Result<()> {
         }
         Verb::Down { name, purge } => down(checkout, cache, name.as_deref(), purge),
         Verb::Test(args) => test::run(checkout, cache, &args),
+        Verb::Images {
+            compile_stages: true,
+            ..
+        } => compile_stages(checkout, cache),
+        Verb::Images { cuda, no_build, .. } => build_images(checkout, cache, cuda, no_build),
+        Verb::Bench(args) => bench::run(checkout, cache, &args),
         Verb::Suites(args) => suites::run(checkout, cache, &args),
         Verb::Soak(args) => suites::soak(checkout, cache, &args),
         Verb::Fuzz(args) => fuzz::run(checkout, cache, &args),
-        Verb::Images { cuda, no_build } => build_images(checkout, cache, cuda, no_build),
         Verb::Load { name, archives } => {
             let cluster = open(&name)?;
             archives
@@ -229,13 +242,22 @@ fn down(checkout: &Checkout, cache: &Cache, name: Option<&str>, purge: bool) -> 
     Ok(())
 }
 
+fn compile_stages(checkout: &Checkout, cache: &Cache) -> Result<()> {
+    deps::require_root()?;
+    let step = Step::new("the Dockerfiles from their first line on".to_owned());
+    deps::ensure(cache, false, &step)?;
+    let log = cache.join("log/compile-stages.log");
+    images::compile(checkout, cache, &log, &|stage| step.note(stage))?;
+    step.done("all stages were run, all programs start");
+    Ok(())
+}
+
 fn build_images(checkout: &Checkout, cache: &Cache, cuda: bool, no_build: bool) -> Result<()> {
     deps::require_root()?;
     let step = Step::new("images".to_owned());
     deps::ensure(cache, false, &step)?;
     let programs = programs::build(
         checkout,
-        cache,
         &cache.join("log/programs.log"),
         (!no_build).then_some(&step),
     )?;
@@ -244,6 +266,8 @@ fn build_images(checkout: &Checkout, cache: &Cache, cuda: bool, no_build: bool) 
     let mut all = built.all().to_vec();
     if cuda {
         step.amount("worker-cuda");
+        let build_log = cache.join("log/programs.log");
+        let programs = programs::gpu_worker(checkout, cache, &build_log, &step)?;
         all.push(images::cuda(checkout, cache, &programs, &log)?);
     }
     step.done("");

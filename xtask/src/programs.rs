@@ -30,37 +30,59 @@ pub(crate) const WORKER: &[&str] = &["hyprstream-worker"];
 /// Where the programs were built.
 pub(crate) struct Programs {
     folder: PathBuf,
-    libtorch: PathBuf,
 }
 
 /// Builds all programs in release mode; cargo decides what has to be done. With `step` absent
-/// those that were built last are taken as they are.
-pub(crate) fn build(
-    checkout: &Checkout,
-    cache: &Cache,
-    log: &Path,
-    step: Option<&Step>,
-) -> Result<Programs> {
-    let libtorch = libtorch::ensure(cache.root())?;
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| checkout.join("target"), |dir| checkout.join(dir));
+/// those that were built last are taken as they are. The worker is the one for CPUs, which needs
+/// no libtorch.
+pub(crate) fn build(checkout: &Checkout, log: &Path, step: Option<&Step>) -> Result<Programs> {
     let programs = Programs {
-        folder: target.join("release"),
-        libtorch,
+        folder: target(checkout).join("release"),
     };
     let Some(step) = step else {
         return Ok(programs);
     };
     let mut cargo = proc::cargo(checkout.root());
-    cargo
-        .args(["build", "--release", "--locked", "--color", "never"])
-        .env("LIBTORCH", &programs.libtorch);
+    cargo.args(["build", "--release", "--locked", "--color", "never"]);
     for program in CONTROL_PLANE.iter().chain(REGISTRY).chain(WORKER) {
         cargo.args(["--package", program]);
     }
-    cargo.args(["--features", "hyprstream-worker/torch"]);
     watched(&mut cargo, log, step)?;
     Ok(programs)
+}
+
+/// Builds the worker alone, in release mode, and returns its path.
+pub(crate) fn worker(checkout: &Checkout, log: &Path, step: &Step) -> Result<PathBuf> {
+    let mut cargo = proc::cargo(checkout.root());
+    cargo
+        .args(["build", "--release", "--locked", "--color", "never"])
+        .args(["--package", WORKER[0]]);
+    watched(&mut cargo, log, step)?;
+    Ok(target(checkout).join("release").join(WORKER[0]))
+}
+
+/// Builds the worker with libtorch, for GPUs, where [`build`] puts the one for CPUs.
+pub(crate) fn gpu_worker(
+    checkout: &Checkout,
+    cache: &Cache,
+    log: &Path,
+    step: &Step,
+) -> Result<Programs> {
+    let mut cargo = proc::cargo(checkout.root());
+    cargo
+        .args(["build", "--release", "--locked", "--color", "never"])
+        .args(["--package", WORKER[0], "--features", "torch"])
+        .env("LIBTORCH", libtorch::ensure(cache.root())?);
+    watched(&mut cargo, log, step)?;
+    Ok(Programs {
+        folder: target(checkout).join("release"),
+    })
+}
+
+/// Where cargo puts what it builds.
+fn target(checkout: &Checkout) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| checkout.join("target"), |dir| checkout.join(dir))
 }
 
 impl Programs {
@@ -73,17 +95,6 @@ impl Programs {
                     .with_context(|| format!("cannot copy {}", from.display()))?;
             }
             Ok(())
-        })
-    }
-
-    /// A folder with what of libtorch the worker needs when it runs.
-    pub(crate) fn libtorch(&self, cache: &Cache) -> Result<PathBuf> {
-        let root = self.libtorch.parent().context("libtorch lies nowhere")?;
-        let name = format!("staged/libtorch-{}", libtorch::VERSION);
-        cache.ensure(&name, |dir| {
-            fs::create_dir(dir.join("torch"))?;
-            link_copy(&root.join("torch/lib"), &dir.join("torch"))?;
-            link_copy(&root.join("nvidia"), dir)
         })
     }
 }

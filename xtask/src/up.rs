@@ -14,7 +14,6 @@ use crate::{
     components, deps,
     forward::Forward,
     images::{self, ProjectImages},
-    libtorch,
     paths::{Cache, Checkout},
     programs, sample,
     target::Target,
@@ -78,8 +77,8 @@ impl Up<'_> {
         let _lock = cluster.lock()?;
         let mut steps = Steps::new(match (self.args.bare, self.args.no_sample) {
             (true, _) => 4,
-            (_, true) => 8,
-            _ => 12,
+            (_, true) => 7,
+            _ => 11,
         });
         self.prepare(&mut steps)?;
         let images = if self.args.bare {
@@ -125,13 +124,10 @@ impl Up<'_> {
 
     /// Our programs and their images.
     fn images(&self, steps: &mut Steps) -> Result<ProjectImages> {
-        let step = steps.begin("libtorch");
-        libtorch::ensure(self.cache.root()).context("cannot get libtorch")?;
-        step.done(libtorch::VERSION);
         let log = self.cache.join("log/programs.log");
         let step = steps.begin("our programs");
         let build = (!self.args.no_build).then_some(&step);
-        let programs = programs::build(self.checkout, self.cache, &log, build)?;
+        let programs = programs::build(self.checkout, &log, build)?;
         step.done("");
         let log = self.cache.join("log/images.log");
         let step = steps.begin("images");
@@ -319,7 +315,7 @@ impl Up<'_> {
                  to with --image-registry, for example registry.example.org/me"
             );
         };
-        let mut steps = Steps::new(if self.args.no_sample { 6 } else { 10 });
+        let mut steps = Steps::new(if self.args.no_sample { 5 } else { 9 });
         let step = steps.begin("what the machine must have");
         deps::ensure(self.cache, true, &step)?;
         step.done("");

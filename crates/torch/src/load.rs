@@ -10,6 +10,7 @@ use crate::{
     Device, TorchBackend,
     cache::{BLOCK_SIZE, CacheShape, KvCache},
     decoder::{Decoder, kind_of},
+    device,
     error::load_error,
     gpu_memory,
 };
@@ -61,7 +62,7 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<TorchBackend, LoadError
     let begin = Instant::now();
     let (config, _) = DecoderConfig::read(dir)?;
     let weights = Weights::take(&config, Checkpoint::open(dir)?)?;
-    let device = options.device.resolve()?;
+    let device = device::resolve(options.device)?;
     let num_threads = options
         .threads
         .unwrap_or_else(default_threads)

@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn every_token_sees_its_window_and_nothing_after_itself() {
-        for position in [0, 1, 5, 30] {
+        for position in [0_usize, 1, 5, 30] {
             for count in [1, 2, 7] {
                 for window in [None, Some(1), Some(3), Some(6), Some(100)] {
                     let expected: Vec<Vec<usize>> = (position..position + count)

@@ -118,7 +118,13 @@ impl Source for Registry {
         progress.bytes_total.store(total.max(1), Ordering::Relaxed);
 
         let store = self.store()?;
-        let client = lfs::Client::new(&url, &credentials, lfs::Options::default())?;
+        // Invariant: a checkout holds only what the registry offers for its own repository. The
+        // node's store knows no owners, and a pointer to the object of another is easily written.
+        let options = lfs::Options {
+            shared_store: true,
+            ..lfs::Options::default()
+        };
+        let client = lfs::Client::new(&url, &credentials, options)?;
         let transfer = client.fetch(&pointers, &store, &watch)?;
         self.metrics.fetched_bytes.inc_by(transfer.bytes_moved);
         let made = checkout::materialise(

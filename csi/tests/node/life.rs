@@ -8,14 +8,13 @@ use hyprstream_csi::proto::{
 };
 
 use crate::{
-    RO, RW, model,
+    Bench, RO, RW, has_one, model,
     support::{
         in_private_mounts,
         kubelet::{Kubelet, mounts_below, text},
         program::Node,
         registry::Registry,
     },
-    weights,
 };
 
 #[test]
@@ -104,10 +103,7 @@ fn kills_at_any_time_are_followed_by_convergence() {
                 let volume = registry.volume(&commit, mode);
                 kubelet.stage_patiently(&handle, &volume).await.unwrap();
                 let target = kubelet.publish(&handle, &handle, true).await.unwrap();
-                assert_eq!(
-                    std::fs::read(target.join("one.safetensors")).unwrap(),
-                    weights(1, 3 << 20)
-                );
+                has_one(&target, 1);
                 assert!(
                     std::fs::write(target.join("x"), "x").is_err(),
                     "round {round}"
@@ -124,15 +120,9 @@ fn kills_at_any_time_are_followed_by_convergence() {
 #[test]
 fn stats_and_condition_are_told() {
     in_private_mounts(module_path!(), "stats_and_condition_are_told", async {
-        let registry = Registry::start();
-        let commit = model(&registry);
-        let node = Node::new(registry.url());
-        let _program = node.start().await;
-        let kubelet = Kubelet::connect(&node).await;
-        kubelet
-            .stage("a", &registry.volume(&commit, RO))
-            .await
-            .unwrap();
+        let bench = Bench::start().await;
+        let Bench { kubelet, .. } = &bench;
+        kubelet.stage("a", &bench.volume(RO)).await.unwrap();
         let target = kubelet.publish("a", "p", true).await.unwrap();
         let request = NodeGetVolumeStatsRequest {
             volume_id: "a".into(),
@@ -197,15 +187,11 @@ fn the_kubelet_registers_the_plugin_or_ends_it() {
 #[test]
 fn an_idle_program_is_small() {
     in_private_mounts(module_path!(), "an_idle_program_is_small", async {
-        let registry = Registry::start();
-        let commit = model(&registry);
-        let node = Node::new(registry.url());
-        let program = node.start().await;
-        let kubelet = Kubelet::connect(&node).await;
-        kubelet
-            .stage("a", &registry.volume(&commit, RO))
-            .await
-            .unwrap();
+        let bench = Bench::start().await;
+        let Bench {
+            program, kubelet, ..
+        } = &bench;
+        kubelet.stage("a", &bench.volume(RO)).await.unwrap();
         let status = std::fs::read_to_string(format!("/proc/{}/status", program.pid())).unwrap();
         let line = status
             .lines()

@@ -15,7 +15,11 @@ use std::{
 };
 
 use hyprstream_contract::volume::VolumeMode;
-use support::{kubelet::Kubelet, registry::Registry};
+use support::{
+    kubelet::Kubelet,
+    program::{Node, Program},
+    registry::Registry,
+};
 
 const RO: VolumeMode = VolumeMode::ReadOnly;
 const RW: VolumeMode = VolumeMode::ReadWrite;
@@ -24,6 +28,45 @@ fn weights(seed: u8, size: usize) -> Vec<u8> {
     (0..size)
         .map(|i| (i as u8).wrapping_mul(31).wrapping_add(seed))
         .collect()
+}
+
+/// Whether a model's `one.safetensors` in `folder` are the weights of this seed.
+#[track_caller]
+fn has_one(folder: &Path, seed: u8) {
+    let found = std::fs::read(folder.join("one.safetensors")).unwrap();
+    assert!(found == weights(seed, 3 << 20), "{}", folder.display());
+}
+
+/// A node with the program, beside a registry with one commit of a model.
+struct Bench {
+    // Dropped in this order: the program before its disk.
+    program: Program,
+    kubelet: Kubelet,
+    node: Node,
+    registry: Registry,
+    commit: String,
+}
+
+impl Bench {
+    async fn start() -> Self {
+        let registry = Registry::start();
+        let commit = model(&registry);
+        let node = Node::new(registry.url());
+        let program = node.start().await;
+        let kubelet = Kubelet::connect(&node).await;
+        Self {
+            program,
+            kubelet,
+            node,
+            registry,
+            commit,
+        }
+    }
+
+    /// The model's volume.
+    fn volume(&self, mode: VolumeMode) -> BTreeMap<String, String> {
+        self.registry.volume(&self.commit, mode)
+    }
 }
 
 fn model(registry: &Registry) -> String {

@@ -8,9 +8,10 @@ use std::{
 
 use hyprstream_contract::{Manifest, manifest::MANIFEST_PATH};
 use hyprstream_csi::mount::{Kernel, Mounts, Overlay, Upper};
+use tonic::Code;
 
 use crate::{
-    RO, RW, disk_use, model,
+    Bench, RO, RW, disk_use, has_one, model,
     support::{
         in_private_mounts,
         kubelet::{Kubelet, mounts_below},
@@ -26,12 +27,16 @@ fn twenty_volumes_of_a_commit_share_one_fetch_and_one_checkout() {
         module_path!(),
         "twenty_volumes_of_a_commit_share_one_fetch_and_one_checkout",
         async {
-            let registry = Registry::start();
-            let commit = model(&registry);
-            let node = Node::new(registry.url());
-            let program = node.start().await;
-            let kubelet = Kubelet::connect(&node).await;
-            let volume = registry.volume(&commit, RO);
+            let bench = Bench::start().await;
+            let Bench {
+                program,
+                kubelet,
+                node,
+                registry,
+                commit,
+                ..
+            } = &bench;
+            let volume = bench.volume(RO);
 
             let stages = (0..20).map(|i| {
                 let (kubelet, volume) = (kubelet.clone(), volume.clone());
@@ -44,10 +49,7 @@ fn twenty_volumes_of_a_commit_share_one_fetch_and_one_checkout() {
             let mut inodes = std::collections::HashSet::new();
             for stage in stages.collect::<Vec<_>>() {
                 let target = stage.await.unwrap().unwrap();
-                assert_eq!(
-                    std::fs::read(target.join("one.safetensors")).unwrap(),
-                    weights(1, 3 << 20)
-                );
+                has_one(&target, 1);
                 assert_eq!(
                     std::fs::read_to_string(target.join("link.json")).unwrap(),
                     "{\"a\": 1}"
@@ -150,14 +152,37 @@ fn the_next_commit_brings_only_what_changed() {
 }
 
 #[test]
+fn a_pointer_gives_no_bytes_of_another_repository() {
+    in_private_mounts(
+        module_path!(),
+        "a_pointer_gives_no_bytes_of_another_repository",
+        async {
+            let bench = Bench::start().await;
+            let Bench {
+                kubelet,
+                registry,
+                commit,
+                ..
+            } = &bench;
+            // The owner's volume brings the objects into the store of the node.
+            kubelet.stage("owner", &bench.volume(RO)).await.unwrap();
+            let refused = kubelet
+                .stage("other", &registry.pointers_only(commit, RO))
+                .await
+                .unwrap_err();
+            assert_eq!(refused.code(), Code::NotFound, "{refused}");
+            assert!(!kubelet.staging("other").join("one.safetensors").exists());
+            kubelet.stage("again", &bench.volume(RO)).await.unwrap();
+        },
+    );
+}
+
+#[test]
 fn what_a_pod_writes_is_its_own() {
     in_private_mounts(module_path!(), "what_a_pod_writes_is_its_own", async {
-        let registry = Registry::start();
-        let commit = model(&registry);
-        let node = Node::new(registry.url());
-        let _program = node.start().await;
-        let kubelet = Kubelet::connect(&node).await;
-        let volume = registry.volume(&commit, RW);
+        let bench = Bench::start().await;
+        let Bench { kubelet, node, .. } = &bench;
+        let volume = bench.volume(RW);
         for handle in ["a", "b"] {
             kubelet.stage(handle, &volume).await.unwrap();
             kubelet.publish(handle, handle, false).await.unwrap();

@@ -5,7 +5,7 @@ use hyprstream_csi::proto::csi::{NodeGetVolumeHealthRequest, VolumeHealthErrorTy
 use tonic::Code;
 
 use crate::{
-    RO, RW, disk_use, files_below, model, mount_tmpfs,
+    Bench, RO, RW, disk_use, files_below, has_one, model, mount_tmpfs,
     support::{in_private_mounts, kubelet::Kubelet, program::Node, registry::Registry},
     until_staged, wait, weights,
 };
@@ -16,12 +16,11 @@ fn what_the_registry_lacks_or_spoils_is_told() {
         module_path!(),
         "what_the_registry_lacks_or_spoils_is_told",
         async {
-            let registry = Registry::start();
-            let good = model(&registry);
-            let node = Node::new(registry.url());
-            let _program = node.start().await;
-            let kubelet = Kubelet::connect(&node).await;
-            let volume = registry.volume(&good, RO);
+            let bench = Bench::start().await;
+            let Bench {
+                kubelet, registry, ..
+            } = &bench;
+            let volume = bench.volume(RO);
 
             registry.spoil(&weights(2, 1 << 20), None);
             let missing = kubelet.stage("a", &volume).await.unwrap_err();
@@ -64,21 +63,7 @@ fn a_full_disk_is_told_and_recovers() {
         let commit = model(&registry);
         let node = Node::new(registry.url());
         let state = node.path("state");
-        std::fs::create_dir(&state).unwrap();
-        let size = |size: &str, remount: &str| {
-            let status = std::process::Command::new("mount")
-                .args([
-                    "-t",
-                    "tmpfs",
-                    "-o",
-                    &format!("size={size}{remount}"),
-                    "tmpfs",
-                ])
-                .arg(&state)
-                .status();
-            assert!(status.unwrap().success());
-        };
-        size("3m", "");
+        mount_tmpfs(&state, "3m");
         let _program = node.start().await;
         let kubelet = Kubelet::connect(&node).await;
         let volume = registry.volume(&commit, RO);
@@ -91,10 +76,7 @@ fn a_full_disk_is_told_and_recovers() {
         );
         mount_tmpfs(&state, "32m,remount");
         let staging = kubelet.stage_patiently("a", &volume).await.unwrap();
-        assert_eq!(
-            std::fs::read(staging.join("one.safetensors")).unwrap(),
-            weights(1, 3 << 20)
-        );
+        has_one(&staging, 1);
     });
 }
 
@@ -122,10 +104,7 @@ fn a_full_disk_is_freed_of_what_nothing_uses() {
             let full = kubelet.stage("b", &volume).await.unwrap_err();
             assert_eq!(full.code(), Code::ResourceExhausted, "{full}");
             let staging = until_staged(&kubelet, "b", &volume).await;
-            assert_eq!(
-                std::fs::read(staging.join("one.safetensors")).unwrap(),
-                weights(5, 3 << 20)
-            );
+            has_one(&staging, 5);
         },
     );
 }
@@ -174,10 +153,7 @@ fn what_is_used_outlives_every_collection() {
             .await;
             let kubelet = Kubelet::connect(&node).await;
             let a = kubelet.publish("a", "p", true).await.unwrap();
-            assert_eq!(
-                std::fs::read(a.join("one.safetensors")).unwrap(),
-                weights(1, 3 << 20)
-            );
+            has_one(&a, 1);
             assert!(a.join(MANIFEST_PATH).is_file());
             assert_eq!(registry.downloads().len(), 3);
             kubelet
@@ -199,12 +175,14 @@ fn a_file_damaged_on_the_disk_is_told_and_fetched_anew() {
         module_path!(),
         "a_file_damaged_on_the_disk_is_told_and_fetched_anew",
         async {
-            let registry = Registry::start();
-            let commit = model(&registry);
-            let node = Node::new(registry.url());
-            let program = node.start().await;
-            let kubelet = Kubelet::connect(&node).await;
-            let volume = registry.volume(&commit, RO);
+            let bench = Bench::start().await;
+            let Bench {
+                kubelet,
+                node,
+                registry,
+                ..
+            } = &bench;
+            let volume = bench.volume(RO);
             kubelet.stage("a", &volume).await.unwrap();
             let target = kubelet.publish("a", "p", true).await.unwrap();
             for file in files_below(&node.path("state/repositories")) {
@@ -239,13 +217,9 @@ fn a_file_damaged_on_the_disk_is_told_and_fetched_anew() {
 
             kubelet.unpublish("a", "p").await.unwrap();
             kubelet.unstage("a").await.unwrap();
-            let staging = until_staged(&kubelet, "b", &volume).await;
-            assert_eq!(
-                std::fs::read(staging.join("one.safetensors")).unwrap(),
-                weights(1, 3 << 20)
-            );
+            let staging = until_staged(kubelet, "b", &volume).await;
+            has_one(&staging, 1);
             assert_eq!(registry.downloads().len(), 3);
-            drop(program);
         },
     );
 }

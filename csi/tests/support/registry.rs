@@ -12,13 +12,15 @@ use hyprstream_contract::{VolumeAttributes, volume::VolumeMode};
 use hyprstream_git2db::Digest;
 
 use super::remote::{
-    git::{Work, backend, basic},
+    git::{Work, backend, basic, git},
     http::{Response, Server},
     lfs::answer,
 };
 
 pub const TOKEN: &str = "node-token";
 const REPOSITORY: &str = "mirror/m1";
+/// A repository of somebody else, who pushes the same commits but has none of the objects.
+const POINTERS_ONLY: &str = "git/other/m";
 
 pub struct Registry {
     work: Work,
@@ -40,6 +42,7 @@ impl Registry {
         let (down, gate) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(())));
         let root = work.dir.path().to_owned();
         let (shared, is_down, waits) = (objects.clone(), down.clone(), gate.clone());
+        let nothing = Mutex::default();
         let expected = basic("x-access-token", TOKEN);
         let server = Server::start(move |request| {
             if is_down.load(Ordering::SeqCst) {
@@ -52,14 +55,20 @@ impl Registry {
             if request.header("authorization") != Some(&expected) {
                 return Response::new(401).header("WWW-Authenticate", "Basic realm=\"git\"");
             }
-            let Some(rest) = request.path.strip_prefix(&format!("/{REPOSITORY}.git")) else {
-                return Response::new(404);
+            let below = |repository: &str| {
+                let rest = request.path.strip_prefix(&format!("/{repository}.git"));
+                rest.map(str::to_owned)
+            };
+            let (name, rest, owned) = match (below(REPOSITORY), below(POINTERS_ONLY)) {
+                (Some(rest), _) => ("origin", rest, &*shared),
+                (_, Some(rest)) => ("other", rest, &nothing),
+                _ => return Response::new(404),
             };
             if rest.starts_with("/info/lfs") {
-                return answer(request, &shared);
+                return answer(request, owned);
             }
             let mut request = request.clone();
-            request.path = format!("/origin.git{rest}");
+            request.path = format!("/{name}.git{rest}");
             backend(&root, &request)
         });
         Self {
@@ -130,8 +139,19 @@ impl Registry {
     }
 
     pub fn volume(&self, commit: &str, mode: VolumeMode) -> BTreeMap<String, String> {
+        Self::volume_of(REPOSITORY, commit, mode)
+    }
+
+    /// The commit in the repository of somebody else, whose pointers name objects of this one.
+    pub fn pointers_only(&self, commit: &str, mode: VolumeMode) -> BTreeMap<String, String> {
+        let root = self.work.dir.path();
+        git(root, &["clone", "-q", "--bare", "origin.git", "other.git"]);
+        Self::volume_of(POINTERS_ONLY, commit, mode)
+    }
+
+    fn volume_of(repository: &str, commit: &str, mode: VolumeMode) -> BTreeMap<String, String> {
         let volume = VolumeAttributes {
-            repository: REPOSITORY.into(),
+            repository: repository.into(),
             commit: commit.parse().unwrap(),
             source: "https://example.org/m".into(),
             reference: Some("main".into()),

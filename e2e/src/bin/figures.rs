@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use hyprstream_e2e::{Chat, Cluster, Namespace, Repository, TinyModel, wait_until};
 
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_mins(3);
 const ENGINE: &str = "  engine: {maxModelLen: 1024, maxBatch: 16, threads: 1}\n  \
                       resources: {requests: {cpu: 10m, memory: 64Mi}}\n";
 
@@ -248,7 +248,7 @@ fn many(cluster: &Cluster, count: usize) -> Result<()> {
             .collect();
         cluster.apply(&manifests.join("---\n"))?;
     }
-    wait_until(Duration::from_secs(1200), || {
+    wait_until(Duration::from_mins(20), || {
         let list = cluster.kubectl(&[
             "-n",
             &namespace.name,

@@ -21,8 +21,8 @@ fn check(program: &str, harmless: bool) -> Result<()> {
     tiny.model.wait_ready_on(&second, PATIENCE)?;
     tiny.cluster.xtask(&["chaos", "kill", program])?;
     TinyModel::new(3).write(&tiny.repository)?;
-    let third = tiny.repository.commit("third")?;
-    wait_until(PATIENCE, || tiny.repository.push().map(Some))?;
+    tiny.cluster.wait_registry(PATIENCE)?;
+    let third = tiny.repository.publish("third")?;
     tiny.model.wait_ready_on(&third, PATIENCE)?;
     wait_until(PATIENCE, || {
         Ok(load.report().answers.contains_key(&third).then_some(()))
@@ -42,7 +42,8 @@ fn check(program: &str, harmless: bool) -> Result<()> {
     wait_until(PATIENCE, || {
         Ok(question.ask().ok().filter(|answer| answer.commit == third))
     })?;
-    tiny.cluster.wait_whole(PATIENCE)
+    tiny.cluster.wait_whole(PATIENCE)?;
+    tiny.cluster.wait_registry(PATIENCE)
 }
 
 #[test]

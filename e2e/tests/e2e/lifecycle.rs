@@ -82,6 +82,7 @@ fn s08_a_model_is_deleted_also_while_registry_and_operator_are_down() -> Result<
         &registry,
         "--timeout=120s",
     ])?;
+    tiny.cluster.wait_registry(PATIENCE)?;
     assert!(gone, "the deletion must not wait for registry or operator");
     swept
 }
@@ -123,6 +124,7 @@ fn s08_uninstall_leaves_nothing_running_and_install_brings_everything_back() -> 
         Ok(pods.is_empty().then_some(()))
     });
     tiny.cluster.xtask(&["chaos", "helm", "upgrade"])?;
+    tiny.cluster.wait_registry(PATIENCE)?;
     cleared?;
     pods?;
     kept?;

@@ -18,7 +18,7 @@ use anyhow::Result;
 use hyprstream_e2e::{Cluster, Model, Namespace, Repository, TinyModel};
 
 /// Long enough for a machine with two busy cores; nothing is waited for this long when it works.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_mins(3);
 
 /// A namespace with a tiny model `tiny` that serves the first commit of its repository.
 struct Tiny {

@@ -72,5 +72,7 @@ fn s07_the_model_is_ready_again_on_the_other_node() -> Result<()> {
     for node in [first, last] {
         cluster.kubectl(&["label", "node", node, "hyprstream.io/e2e-losable-"])?;
     }
+    // The registry may have been on the node that was lost.
+    cluster.wait_registry(PATIENCE)?;
     tiny.model.wait_ready_on(&tiny.commit, PATIENCE)
 }

@@ -1,6 +1,6 @@
 //! An upstream that is nothing but `git http-backend`, with or without a password.
 
-use std::{net::SocketAddr, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
+use std::{path::PathBuf, process::Stdio, sync::Arc};
 
 use axum::{
     Router,
@@ -12,18 +12,14 @@ use axum::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hyprstream_contract::registry::{Credentials, MirrorState, Upstream, reason};
 use tokio::{io::AsyncWriteExt, process::Command};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     client::{Workspace, ready, settle, upstream},
+    listen::Listening,
     server::{NODE, Server},
 };
 
-struct Backend {
-    address: SocketAddr,
-    stop: CancellationToken,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
+struct Backend(Listening);
 
 struct Shared {
     root: PathBuf,
@@ -35,44 +31,13 @@ impl Backend {
         let password =
             password.map(|password| format!("Basic {}", STANDARD.encode(format!("u:{password}"))));
         let state = Arc::new(Shared { root, password });
-        let stop = CancellationToken::new();
-        let (sender, receiver) = std::sync::mpsc::channel();
-        let end = stop.clone();
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .enable_all()
-                .build()
-                .unwrap();
-            runtime.block_on(async move {
-                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-                sender.send(listener.local_addr().unwrap()).unwrap();
-                let app = Router::new().fallback(serve).with_state(state);
-                tokio::select! {
-                    served = axum::serve(listener, app) => served.unwrap(),
-                    () = end.cancelled() => {}
-                }
-            });
-            runtime.shutdown_timeout(Duration::from_secs(1));
-        });
-        let address = receiver.recv().unwrap();
-        Self {
-            address,
-            stop,
-            thread: Some(thread),
-        }
+        Self(Listening::app(
+            Router::new().fallback(serve).with_state(state),
+        ))
     }
 
     fn url(&self, path: &str) -> String {
-        format!("http://{}/{path}", self.address)
-    }
-}
-
-impl Drop for Backend {
-    fn drop(&mut self) {
-        self.stop.cancel();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        format!("http://{}/{path}", self.0.address)
     }
 }
 

@@ -6,6 +6,7 @@
 mod access;
 mod backend;
 mod client;
+mod listen;
 mod mirror;
 mod push;
 mod restart;

@@ -4,14 +4,13 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use hyprstream_registry::{Limits, OpenError, Registry, Settings, SigningKey, TokenFiles};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+
+use crate::listen::{ANY, Listening};
 
 pub(crate) const ADMIN: &str = "admin-token-of-the-tests";
 pub(crate) const NODE: &str = "node-token-of-the-tests";
@@ -21,8 +20,7 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) dir: Arc<TempDir>,
     limits: Limits,
-    stop: CancellationToken,
-    thread: Option<JoinHandle<()>>,
+    listening: Listening,
     metrics: prometheus::Registry,
 }
 
@@ -40,12 +38,12 @@ impl Server {
         };
         change(&mut limits);
         let dir = Arc::new(tempfile::tempdir().unwrap());
-        Self::open(dir, limits, "127.0.0.1:0".parse().unwrap())
+        Self::open(dir, limits, ANY)
     }
 
     /// The same root and port in a new life.
     pub(crate) fn restart(mut self) -> Self {
-        self.end();
+        self.listening.end();
         Self::open(Arc::clone(&self.dir), self.limits, self.address)
     }
 
@@ -69,28 +67,14 @@ impl Server {
             }
         };
         let metrics = registry.metrics();
-        let stop = CancellationToken::new();
-        let (sender, receiver) = std::sync::mpsc::channel();
-        let end = stop.clone();
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .enable_all()
-                .build()
-                .unwrap();
-            runtime.block_on(async move {
-                let listener = TcpListener::bind(address).await.unwrap();
-                sender.send(listener.local_addr().unwrap()).unwrap();
-                registry.run(listener, end.cancelled()).await.unwrap();
-            });
-            runtime.shutdown_timeout(Duration::from_secs(20));
+        let listening = Listening::start(address, move |listener, stop| async move {
+            registry.run(listener, stop.cancelled()).await.unwrap();
         });
-        let address = receiver.recv().unwrap();
         Self {
-            address,
+            address: listening.address,
             dir,
             limits,
-            stop,
-            thread: Some(thread),
+            listening,
             metrics,
         }
     }
@@ -117,22 +101,6 @@ impl Server {
         family.map_or(0, |family| {
             family.get_metric().iter().map(value).sum::<f64>() as u64
         })
-    }
-
-    fn end(&mut self) {
-        self.stop.cancel();
-        if let Some(thread) = self.thread.take() {
-            thread.join().unwrap();
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop.cancel();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 

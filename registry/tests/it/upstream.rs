@@ -7,7 +7,6 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use axum::{
@@ -25,9 +24,8 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use parking_lot::Mutex;
-use tokio_util::sync::CancellationToken;
 
-use crate::server::ADMIN;
+use crate::{listen::Listening, server::ADMIN};
 
 /// What the door does to downloads of objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,10 +40,8 @@ pub(crate) enum Mode {
 }
 
 pub(crate) struct Door {
-    pub(crate) address: SocketAddr,
+    listening: Listening,
     shared: Arc<Shared>,
-    stop: CancellationToken,
-    thread: Option<std::thread::JoinHandle<()>>,
 }
 
 struct Shared {
@@ -70,36 +66,15 @@ impl Door {
             batches: AtomicUsize::new(0),
             client: Client::builder(TokioExecutor::new()).build_http(),
         });
-        let stop = CancellationToken::new();
-        let (sender, receiver) = std::sync::mpsc::channel();
-        let (end, state) = (stop.clone(), Arc::clone(&shared));
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .enable_all()
-                .build()
-                .unwrap();
-            runtime.block_on(async move {
-                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-                sender.send(listener.local_addr().unwrap()).unwrap();
-                let app = Router::new().fallback(pass).with_state(state);
-                tokio::select! {
-                    served = axum::serve(listener, app) => served.unwrap(),
-                    () = end.cancelled() => {}
-                }
-            });
-            runtime.shutdown_timeout(Duration::from_secs(1));
-        });
-        let address = receiver.recv().unwrap();
+        let app = Router::new().fallback(pass).with_state(Arc::clone(&shared));
         Self {
-            address,
+            listening: Listening::app(app),
             shared,
-            stop,
-            thread: Some(thread),
         }
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://{}/{path}", self.address)
+        format!("http://{}/{path}", self.listening.address)
     }
 
     pub(crate) fn set(&self, mode: Mode) {
@@ -119,15 +94,6 @@ impl Door {
     /// Batch calls.
     pub(crate) fn batches(&self) -> usize {
         self.shared.batches.load(Ordering::SeqCst)
-    }
-}
-
-impl Drop for Door {
-    fn drop(&mut self) {
-        self.stop.cancel();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 

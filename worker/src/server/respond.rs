@@ -60,8 +60,8 @@ pub(super) fn submit_error(error: &SubmitError, prompt: &str) -> ApiError {
                     | InvalidParams::UnknownToken { name, .. },
                 ) => name,
                 InvalidRequest::EmptyStopString => "stop",
-                InvalidRequest::MixedGroup | InvalidRequest::EmptyGroup => prompt,
                 InvalidRequest::GroupTooLarge { .. } => "n",
+                InvalidRequest::MixedGroup | InvalidRequest::EmptyGroup => prompt,
                 InvalidRequest::NoEmbeddings => "model",
                 InvalidRequest::Sampling(InvalidParams::Empty(name)) => name,
             };

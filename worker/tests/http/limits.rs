@@ -1,3 +1,4 @@
+use futures::StreamExt;
 use hyprstream_worker::server::ApiOptions;
 use serde_json::{Value, json};
 
@@ -149,10 +150,18 @@ async fn a_full_queue_is_a_429_with_a_time_to_retry() {
         ..Setup::default()
     })
     .await;
-    let ask = chat(&json!({"max_tokens": 2000, "n": 8}));
-    let error = server.post(CHAT, &ask).await;
-    assert_eq!(error.status(), 429);
-    assert!(error.headers().contains_key("retry-after"));
+    // More at once than can ever wait.
+    let error = server
+        .refused(CHAT, &chat(&json!({"max_tokens": 2000, "n": 8})), 400)
+        .await;
+    assert_eq!(error["param"], "n");
+    let ask = chat(&json!({"max_tokens": 200, "n": 4}));
+    let answers = (0..24).map(|_| server.post(CHAT, &ask));
+    let full = futures::stream::iter(answers)
+        .buffer_unordered(24)
+        .filter(|answer| std::future::ready(answer.status() == 429));
+    let full = Box::pin(full).next().await.expect("one is turned away");
+    assert!(full.headers().contains_key("retry-after"));
     let one = chat(&json!({"max_tokens": 2}));
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
     while server.post(CHAT, &one).await.status() != 200 {

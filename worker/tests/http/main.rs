@@ -5,6 +5,16 @@
 mod cancel;
 mod chat;
 mod completions;
+mod embeddings;
+mod keys;
+mod lessons;
 mod limits;
+mod load;
+mod openapi;
+mod parrot;
+mod prompts;
+mod responses;
 mod server;
 mod state;
+mod structured;
+mod tools;

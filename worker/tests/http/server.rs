@@ -2,8 +2,9 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use crate::parrot::Parrot;
 use hyprstream_engine::{
-    ChatTemplate, GenerationDefaults, ModelFiles,
+    Backend, ChatTemplate, GenerationDefaults, ModelFiles,
     fake::{self, FakeBackend, FakeOptions},
 };
 use hyprstream_openai::Provenance;
@@ -32,6 +33,8 @@ pub(crate) struct Setup {
     pub(crate) max_queue: usize,
     pub(crate) api: ApiOptions,
     pub(crate) template: &'static str,
+    /// Answer with what the user says after `say `, instead of noise.
+    pub(crate) parrot: bool,
     pub(crate) drain_timeout: Duration,
     pub(crate) manifest: bool,
     pub(crate) loaded: bool,
@@ -47,6 +50,7 @@ impl Default for Setup {
                 ..ApiOptions::default()
             },
             template: TEMPLATE,
+            parrot: false,
             drain_timeout: Duration::from_secs(30),
             manifest: true,
             loaded: true,
@@ -91,16 +95,22 @@ impl Server {
             task,
         };
         if setup.loaded {
-            server.load_with(setup.fake, setup.max_queue, setup.template);
+            let model: Box<dyn Backend> = if setup.parrot {
+                Box::new(Parrot::new())
+            } else {
+                Box::new(FakeBackend::new(4096, 12_000, setup.fake))
+            };
+            server.load_model(model, setup.max_queue, setup.template);
         }
         server
     }
 
     pub(crate) fn load(&self, fake: FakeOptions, max_queue: usize) {
-        self.load_with(fake, max_queue, TEMPLATE);
+        let model = Box::new(FakeBackend::new(4096, 12_000, fake));
+        self.load_model(model, max_queue, TEMPLATE);
     }
 
-    fn load_with(&self, fake: FakeOptions, max_queue: usize, template: &str) {
+    fn load_model(&self, model: Box<dyn Backend>, max_queue: usize, template: &str) {
         let files = ModelFiles {
             tokenizer: fake::tokenizer(),
             template: Some(ChatTemplate::new(template, vec![]).unwrap()),
@@ -118,8 +128,10 @@ impl Server {
             threads: None,
             kv_cache_bytes: None,
             max_step_tokens: 512,
+            quantization: hyprstream_worker::Quantization::None,
+            kernels: hyprstream_worker::Kernels::Auto,
+            no_prefix_cache: false,
         };
-        let model = Box::new(FakeBackend::new(4096, 12_000, fake));
         let loaded = backend::start(model, files, &args, max_queue, self.app.observer()).unwrap();
         self.app.set_ready(loaded);
     }
@@ -181,6 +193,15 @@ impl Server {
                 panic!("no metric {name} in\n{text}");
             });
         line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// The status of an answer to a request with an `authorization`.
+    pub(crate) async fn status_with_key(&self, path: &str, key: Option<&str>) -> StatusCode {
+        let mut request = self.client.get(format!("{}{path}", self.url));
+        if let Some(key) = key {
+            request = request.header("authorization", key);
+        }
+        request.send().await.unwrap().status()
     }
 
     pub(crate) fn begin_shutdown(&mut self) {

@@ -1,6 +1,10 @@
 //! Ends a cluster, whatever state it is in.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 
@@ -38,9 +42,18 @@ pub(crate) fn end_processes(cluster: &Cluster) -> Result<usize> {
     {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
-    // One that was started a moment ago may not have told of itself yet.
-    for pid in running(&cluster.dir().join("xtask")) {
-        super::cgroups::kill(pid);
+    // One that was started a moment ago may not have told of itself yet. What was killed is waited
+    // for: until it is gone it may finish making the cgroup that is removed next.
+    let started = Instant::now();
+    loop {
+        let left = running(&cluster.dir().join("xtask"));
+        if left.is_empty() || started.elapsed() > Duration::from_secs(10) {
+            break;
+        }
+        for pid in left {
+            super::cgroups::kill(pid);
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
     let system = format!("{}/system", cluster.prefix());
     let (first, _) = cgroups.kill(&system, Duration::from_secs(10));
@@ -49,18 +62,27 @@ pub(crate) fn end_processes(cluster: &Cluster) -> Result<usize> {
     Ok(first + rest)
 }
 
-/// Processes of a program.
+/// Processes of a program, and those that are about to become it: `unshare` starts it.
 fn running(program: &Path) -> Vec<i32> {
     let deleted = format!("{} (deleted)", program.display());
+    let is_it = |pid: &i32| {
+        // A zombie has none, and holds nothing.
+        let Ok(exe) = fs::read_link(format!("/proc/{pid}/exe")) else {
+            return false;
+        };
+        let starts_it = exe.file_name().is_some_and(|name| name == "unshare")
+            && fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
+                line.split(|byte| *byte == 0)
+                    .any(|argument| argument == program.as_os_str().as_encoded_bytes())
+            });
+        starts_it || exe == program || exe.as_os_str() == deleted.as_str()
+    };
     fs::read_dir("/proc")
         .into_iter()
         .flatten()
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid: &i32| {
-            fs::read_link(format!("/proc/{pid}/exe"))
-                .is_ok_and(|exe| exe == program || exe.as_os_str() == deleted.as_str())
-        })
+        .filter(is_it)
         .collect()
 }
 

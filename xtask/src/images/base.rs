@@ -4,7 +4,7 @@ use std::{path::Path, process::Command};
 
 use anyhow::{Context, Result};
 
-use super::{Image, buildah, push};
+use super::{Image, buildah, in_container, push};
 use crate::{
     paths::{Cache, Checkout},
     proc,
@@ -15,7 +15,8 @@ use crate::{
 pub(crate) const PAUSE: &str = "docker.io/hyprstream/pause:1";
 /// Part of the identity of what is built on the base image.
 pub(super) const IDENTITY: &str = concat!("debian:bookworm-slim", " of mmdebstrap, 1");
-const BASE: &str = "docker.io/library/debian:bookworm-slim";
+/// The name under which the Dockerfiles know it.
+pub(super) const BASE: &str = "docker.io/library/debian:bookworm-slim";
 
 /// Whether the pause image lies in the cache.
 pub(crate) fn has_pause(cache: &Cache) -> bool {
@@ -38,31 +39,19 @@ pub(crate) fn ensure_pause(checkout: &Checkout, cache: &Cache, log: &Path) -> Re
             log,
         )?;
         crate::paths::remove_all(&cache.join("tmp/go-build"))?;
-        let container = proc::output(buildah(cache).args(["from", "scratch"]))?;
-        let container = container.trim();
-        let steps = (|| {
-            proc::logged(
-                buildah(cache)
-                    .args(["copy", container])
-                    .arg(&program)
-                    .arg("/pause"),
-                log,
-            )?;
-            proc::logged(
-                buildah(cache).args([
-                    "config",
-                    "--entrypoint",
-                    "[\"/pause\"]",
-                    "--user",
-                    "65535:65535",
-                    container,
-                ]),
-                log,
-            )?;
-            proc::logged(buildah(cache).args(["commit", container, PAUSE]), log)
-        })();
-        proc::logged(buildah(cache).args(["rm", container]), log)?;
-        steps?;
+        in_container(cache, "scratch", |container| {
+            let step = |arguments: &[&str]| proc::logged(buildah(cache).args(arguments), log);
+            step(&["copy", container, &program.display().to_string(), "/pause"])?;
+            step(&[
+                "config",
+                "--entrypoint",
+                "[\"/pause\"]",
+                "--user",
+                "65535:65535",
+                container,
+            ])?;
+            step(&["commit", container, PAUSE])
+        })?;
         push(cache, PAUSE, &dir.join("image.tar"), log)?;
         Ok(std::fs::remove_file(program)?)
     })?;
@@ -93,24 +82,13 @@ pub(super) fn ensure_debian(cache: &Cache, log: &Path) -> Result<()> {
     if proc::succeeds(buildah(cache).args(["inspect", "--type", "image", BASE])) {
         return Ok(());
     }
-    let container = proc::output(buildah(cache).args(["from", "scratch"]))?;
-    let container = container.trim();
-    let steps = (|| {
-        proc::logged(
-            buildah(cache)
-                .args(["add", container])
-                .arg(base.join("base.tar"))
-                .arg("/"),
-            log,
-        )?;
-        proc::logged(
-            buildah(cache).args(["config", "--cmd", "[\"/bin/sh\"]", container]),
-            log,
-        )?;
-        proc::logged(buildah(cache).args(["commit", container, BASE]), log)
-    })();
-    proc::logged(buildah(cache).args(["rm", container]), log)?;
-    steps
+    in_container(cache, "scratch", |container| {
+        let step = |arguments: &[&str]| proc::logged(buildah(cache).args(arguments), log);
+        let tar = base.join("base.tar").display().to_string();
+        step(&["add", container, &tar, "/"])?;
+        step(&["config", "--cmd", "[\"/bin/sh\"]", container])?;
+        step(&["commit", container, BASE])
+    })
 }
 
 /// The base image itself as an archive, for pods of tests.

@@ -2,6 +2,7 @@
 //! registry.
 
 mod base;
+mod compile;
 mod inputs;
 mod project;
 
@@ -13,9 +14,12 @@ use std::{
 
 use anyhow::{Context, Result};
 
-pub(crate) use self::base::{PAUSE, debian, ensure_pause, has_pause};
 use self::inputs::Digester;
 pub(crate) use self::project::{ProjectImages, cuda, project};
+pub(crate) use self::{
+    base::{PAUSE, debian, ensure_pause, has_pause},
+    compile::compile,
+};
 use crate::{
     cluster::Cluster,
     paths::{Cache, Checkout},
@@ -98,10 +102,7 @@ pub(crate) fn build(
             .args(["--network=host", "--tag", &reference])
             .arg("--file")
             .arg(&dockerfile);
-        // Whom this machine trusts, the steps of the build trust too; the image does not keep it.
-        if Path::new(AUTHORITIES).exists() {
-            command.arg(format!("--volume={AUTHORITIES}:{AUTHORITIES}:ro"));
-        }
+        command.args(authorities());
         if let Some(target) = recipe.target {
             command.args(["--target", target]);
         }
@@ -232,6 +233,22 @@ fn buildah(cache: &Cache) -> Command {
         .arg(cache.join("buildah/run"))
         .env("BUILDAH_ISOLATION", "chroot");
     command
+}
+
+/// Runs `work` with a container of an image, which goes afterwards.
+fn in_container(cache: &Cache, image: &str, work: impl FnOnce(&str) -> Result<()>) -> Result<()> {
+    let container = proc::output(buildah(cache).args(["from", "--pull-never", image]))?;
+    let container = container.trim();
+    let result = work(container);
+    proc::output(buildah(cache).args(["rm", container]))?;
+    result
+}
+
+/// Lets the steps of a build trust whom this machine trusts; the image does not keep it.
+fn authorities() -> Option<String> {
+    Path::new(AUTHORITIES)
+        .exists()
+        .then(|| format!("--volume={AUTHORITIES}:{AUTHORITIES}:ro"))
 }
 
 fn push(cache: &Cache, reference: &str, archive: &Path, log: &Path) -> Result<()> {

@@ -44,11 +44,6 @@ pub(crate) fn project(
     let one = |name: &str, binaries: &[&str]| {
         progress(name);
         let bin = programs.staged(cache, name, binaries)?;
-        let libtorch = if name == "worker" {
-            vec![("libtorch", programs.libtorch(cache)?)]
-        } else {
-            Vec::new()
-        };
         build(
             checkout,
             cache,
@@ -58,7 +53,7 @@ pub(crate) fn project(
                 target: Some(name),
                 keep_layers: true,
                 contexts: &[("bin", bin)],
-                fixed_contexts: &libtorch,
+                fixed_contexts: &[],
             },
             log,
         )

@@ -20,7 +20,6 @@ use anyhow::{Context, Result, bail};
 pub(crate) use self::soak::{SoakArgs, run as soak};
 use self::worker::Worker;
 use crate::{
-    libtorch,
     paths::{Cache, Checkout},
     proc,
     ui::Step,
@@ -181,7 +180,6 @@ struct Stage<'a> {
     folder: PathBuf,
     python: PathBuf,
     node: PathBuf,
-    libtorch: PathBuf,
     model: PathBuf,
     target: PathBuf,
 }
@@ -192,16 +190,12 @@ impl<'a> Stage<'a> {
         let folder = checkout.join("worker/suites");
         let python = environment::python(cache, &folder.join("requirements.txt"))?;
         let node = environment::node(cache, &folder)?;
-        let libtorch = libtorch::ensure(cache.root())?;
         let weights = weights::ensure_smollm2(cache, &cache.join("log/sample.log"), &step)?;
         let target = std::env::var_os("CARGO_TARGET_DIR")
             .map_or_else(|| checkout.join("target"), |dir| checkout.join(dir));
         if build {
             let log = cache.join("log/suites-build.log");
-            for more in [
-                &["--bins", "--features", "torch"][..],
-                &["--example", "fake-worker"],
-            ] {
+            for more in [&["--bins"][..], &["--example", "fake-worker"]] {
                 step.amount(more[more.len() - 1]);
                 let mut cargo = proc::cargo(checkout.root());
                 cargo
@@ -212,8 +206,7 @@ impl<'a> Stage<'a> {
                         "--package",
                         "hyprstream-worker",
                     ])
-                    .args(more)
-                    .env("LIBTORCH", &libtorch);
+                    .args(more);
                 proc::logged(&mut cargo, &log)?;
             }
         }
@@ -223,7 +216,6 @@ impl<'a> Stage<'a> {
             folder,
             python,
             node,
-            libtorch,
             model: greedy_model(cache, &weights)?,
             target,
         })
@@ -241,7 +233,6 @@ impl<'a> Stage<'a> {
         };
         let mut command = Command::new(self.target.join(program));
         command
-            .env("LD_LIBRARY_PATH", self.libtorch.join("lib"))
             .args(["serve", "--name", name, "--log", "warn", "--model"])
             .arg(model);
         Worker::start(command, &self.cache.join(format!("log/suites-{name}.log")))

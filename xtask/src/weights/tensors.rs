@@ -96,7 +96,9 @@ fn numbers(tensor: &Tensor, layout: Layout) -> Result<Vec<f32>> {
         Layout::Llama(heads) => heads,
         Layout::Gemma3 => {
             if tensor.name.ends_with("norm.weight") {
-                numbers.iter_mut().for_each(|number| *number -= 1.0);
+                for number in &mut numbers {
+                    *number -= 1.0;
+                }
             }
             return Ok(numbers);
         }

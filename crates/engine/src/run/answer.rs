@@ -10,7 +10,7 @@ use super::{
     request::Request,
 };
 use crate::{
-    grammar::{Matcher, MatcherError},
+    grammar::{Constraint, Matcher, MatcherError},
     sampling::{self, Logprobs, Rules, SampleError, Sampler, Scratch, Tell},
     text::{Detokenizer, StopMatch, StopMatcher, Tokenizer},
 };
@@ -45,6 +45,9 @@ pub(crate) enum AdvanceError {
     Sample(#[from] SampleError),
     #[error(transparent)]
     Grammar(#[from] MatcherError),
+    /// A mistake of ours or of a library, which must not end the engine.
+    #[error("panic: {0}")]
+    Panic(String),
 }
 
 /// What all answers of a thread need to go on.
@@ -77,7 +80,7 @@ impl Answer {
         let first = request.prompt_logprobs.map(|_| None);
         Self {
             sampler: Sampler::new(request.sampling.clone(), &request.prompt),
-            matcher: request.constraint.as_ref().map(|c| c.start()),
+            matcher: request.constraint.as_ref().map(Constraint::start),
             detokenizer: Detokenizer::new(!request.show_special_tokens),
             stops: StopMatcher::new(stop.strings.clone(), stop.include_string),
             logprobs: request.logprobs,

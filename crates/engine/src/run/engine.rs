@@ -17,7 +17,7 @@ use super::{
     event::GenerationError,
     job::{Job, Kind},
     observer::Observer,
-    pace::Pace,
+    pace::{Beginnings, Pace},
     request::{InvalidRequest, Pooling, Request, known_tokens},
     stream::TextStream,
     worker::Worker,
@@ -25,6 +25,7 @@ use super::{
 use crate::{
     Backend, ModelSpec,
     cache::{Blocks, Scope},
+    sampling::Scratch,
     scheduler::{Output, Scheduler, SchedulerLimits, Sequence},
     text::Tokenizer,
 };
@@ -136,8 +137,8 @@ impl Engine {
             arrivals: receiver,
             observer,
             shared: Arc::clone(&shared),
-            beginnings: Default::default(),
-            scratch: Default::default(),
+            beginnings: Beginnings::default(),
+            scratch: Scratch::default(),
         };
         thread::Builder::new()
             .name("engine".to_owned())
@@ -368,7 +369,7 @@ impl EngineHandle {
     pub fn load(&self) -> Load {
         let shared = &self.inner.shared;
         Load {
-            running: shared.running.load(Ordering::Relaxed),
+            running: shared.running.load(Ordering::Acquire),
             queued: shared.queued.load(Ordering::Relaxed),
             used_blocks: shared.used_blocks.load(Ordering::Relaxed),
             total_blocks: self.inner.spec.num_blocks,

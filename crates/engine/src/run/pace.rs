@@ -45,7 +45,7 @@ impl Pace {
     pub(crate) fn retry_after(&self, max_queue: usize) -> Duration {
         let interval = self.interval_micros.load(Ordering::Relaxed);
         let micros = interval.saturating_mul((max_queue as u64 / 4).max(1));
-        Duration::from_micros(micros).clamp(Duration::from_secs(1), Duration::from_secs(60))
+        Duration::from_micros(micros).clamp(Duration::from_secs(1), Duration::from_mins(1))
     }
 }
 
@@ -68,10 +68,10 @@ mod tests {
             beginnings.note(&pace, now, 2, true);
         }
         assert_eq!(pace.retry_after(40), Duration::from_secs(5));
-        assert_eq!(pace.retry_after(1_000_000), Duration::from_secs(60));
+        assert_eq!(pace.retry_after(1_000_000), Duration::from_mins(1));
         // After a pause without any waiting, the pause does not count.
         beginnings.note(&pace, start + Duration::from_secs(20), 2, false);
-        beginnings.note(&pace, start + Duration::from_secs(9000), 2, true);
+        beginnings.note(&pace, start + Duration::from_mins(150), 2, true);
         assert_eq!(pace.retry_after(40), Duration::from_secs(5));
     }
 }

@@ -1,6 +1,7 @@
 //! The loop of the engine's thread.
 
 use std::{
+    any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},
     time::Instant,
@@ -173,7 +174,12 @@ impl Worker {
                 logits: logits.by_ref().take(step.num_rows()),
                 hidden: hidden.by_ref().take(step.num_hidden_rows()),
             };
-            let taken = rows.give(scheduler.running_mut(share.index), &mut tools);
+            // A request whose part panics is failed and removed, so that what it is left in does
+            // not matter.
+            let sequence = scheduler.running_mut(share.index);
+            let give = AssertUnwindSafe(|| rows.give(sequence, &mut tools));
+            let taken = catch_unwind(give)
+                .unwrap_or_else(|panic| Err(AdvanceError::Panic(words_of(panic.as_ref()))));
             // A sequence that fails here may take fewer rows than it was given.
             rows.logits.for_each(drop);
             rows.hidden.for_each(drop);
@@ -240,11 +246,11 @@ impl Worker {
             tokens: plan.shares.iter().map(|share| share.tokens).sum(),
             preempted: plan.preempted,
         };
-        self.shared.running.store(report.running, Ordering::Relaxed);
+        self.observer.step(&report);
         self.shared
             .used_blocks
             .store(report.used_blocks, Ordering::Relaxed);
-        self.observer.step(&report);
+        self.shared.running.store(report.running, Ordering::Release);
     }
 }
 
@@ -347,13 +353,18 @@ fn guarded_step<'a>(
     // A backend's state after an error is its own promise (`BackendError::Step`); a panic inside
     // it is an error that it did not foresee, and a request must not end the engine.
     catch_unwind(AssertUnwindSafe(once(move || backend.step(batch)))).unwrap_or_else(|panic| {
-        let text = panic
-            .downcast_ref::<String>()
-            .map(String::as_str)
-            .or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("of no words");
+        let text = words_of(panic.as_ref());
         Err(BackendError::Step(format!("panic: {text}")))
     })
+}
+
+/// What a panic said.
+fn words_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("of no words").to_owned()
 }
 
 /// The same closure, known to be called once, so that it may give its captures away.

@@ -3,6 +3,10 @@
     unsafe_code,
     reason = "code for an instruction set may only be called where the processor has it"
 )]
+#![allow(
+    clippy::inline_always,
+    reason = "what is not inlined is not compiled for the caller's instruction set"
+)]
 
 /// Independent running values; a multiple of any vector's width.
 const LANES: usize = 16;

@@ -49,6 +49,10 @@ pub(crate) struct Scheduler<T> {
 
 /// Sizes of a step.
 #[derive(Clone, Copy, Debug)]
+#[allow(
+    clippy::struct_field_names,
+    reason = "they are limits of different things"
+)]
 pub(crate) struct SchedulerLimits {
     /// Most sequences in one step; at least 1.
     pub(crate) max_sequences: usize,
@@ -143,11 +147,9 @@ impl<T> Scheduler<T> {
         }
         // A step that took blocks away has none to give.
         while plan.preempted == 0 && budget.tokens > 0 {
-            let Some(index) = self.admit(&mut plan) else {
+            if !self.admit(&mut budget, &mut plan) {
                 break;
-            };
-            let newcomer = &mut self.running[index];
-            newcomer.share = budget.take(newcomer);
+            }
         }
         let share = |(index, sequence): (usize, &Sequence<T>)| Share {
             index,
@@ -224,20 +226,27 @@ impl<T> Scheduler<T> {
         preempted
     }
 
-    /// Lets the first of the queue run, if there is room, and says where it now stands.
-    fn admit(&mut self, plan: &mut Plan) -> Option<usize> {
+    /// Lets the first of the queue run, if there is room, and says whether there was.
+    fn admit(&mut self, budget: &mut Budget, plan: &mut Plan) -> bool {
         if self.running.len() >= self.limits.max_sequences {
-            return None;
+            return false;
         }
-        let (at, prefix) = self.first_ready()?;
+        let Some((at, prefix)) = self.first_ready() else {
+            return false;
+        };
         let first = &self.waiting[at];
+        if budget.offer(first) == 0 {
+            return false;
+        }
         // One block for each running sequence is left to grow into, or the newcomer would soon
         // be sent away again.
         let spare = self.running.len();
         if !self.blocks.has_room(first.tokens.len(), &prefix, spare) {
-            return None;
+            return false;
         }
-        let mut first = self.waiting.remove(at)?;
+        let Some(mut first) = self.waiting.remove(at) else {
+            return false;
+        };
         let found = prefix.num_blocks() * self.blocks.block_size();
         self.blocks.share(prefix, &mut first.blocks);
         let grown = self.blocks.grow(&mut first.blocks, first.tokens.len());
@@ -250,9 +259,10 @@ impl<T> Scheduler<T> {
                 plan.prefix_hits += found;
             }
         }
+        first.share = budget.take(&first);
         let index = self.running.partition_point(|s| s.order < first.order);
         self.running.insert(index, first);
-        Some(index)
+        true
     }
 
     /// The first of the queue that would not compute what another is just computing.
@@ -285,11 +295,19 @@ struct Budget {
 }
 
 impl Budget {
-    /// The tokens that `sequence` may compute, taken away from the budget.
+    /// The tokens that `sequence` may compute.
+    fn offer<T>(&self, sequence: &Sequence<T>) -> usize {
+        let tokens = sequence.missing().min(self.tokens);
+        match sequence.output {
+            Output::Logits(_) => tokens.min(self.prompt_rows),
+            Output::Next | Output::Hidden(_) => tokens,
+        }
+    }
+
+    /// The same, taken away from what is left.
     fn take<T>(&mut self, sequence: &Sequence<T>) -> usize {
-        let mut tokens = sequence.missing().min(self.tokens);
+        let tokens = self.offer(sequence);
         if matches!(sequence.output, Output::Logits(_)) {
-            tokens = tokens.min(self.prompt_rows);
             self.prompt_rows -= tokens;
         }
         self.tokens -= tokens;

@@ -30,6 +30,40 @@ fn sentence_piece() -> Tokenizer {
     Tokenizer::from_json(&serde_json::to_vec(&json).unwrap()).unwrap()
 }
 
+/// As Llama 2's: the first word of a text gets a space too, which decoding takes away again.
+fn metaspace() -> Tokenizer {
+    let mut vocab = Map::new();
+    for token in ["<unk>", "<s>", "</s>"] {
+        vocab.insert(token.to_owned(), Value::from(vocab.len()));
+    }
+    for byte in 0..=255 {
+        vocab.insert(format!("<0x{byte:02X}>"), Value::from(vocab.len()));
+    }
+    for token in ["▁", "a", "b", "é", "▁a", "▁b", "ab", "▁ab"] {
+        vocab.insert(token.to_owned(), Value::from(vocab.len()));
+    }
+    let json = json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": [
+            {"id": 1, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true},
+            {"id": 2, "content": "</s>", "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true}],
+        "normalizer": null,
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first",
+            "split": false},
+        "post_processor": null,
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+            {"type": "ByteFallback"}, {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+        "model": {"type": "BPE", "vocab": vocab,
+            "merges": [["▁", "a"], ["▁", "b"], ["a", "b"], ["▁", "ab"]],
+            "byte_fallback": true, "unk_token": "<unk>", "fuse_unk": true},
+    });
+    Tokenizer::from_json(&serde_json::to_vec(&json).unwrap()).unwrap()
+}
+
 fn in_pieces(tokenizer: &Tokenizer, tokens: &[u32], skip_special: bool) -> String {
     let mut detokenizer = Detokenizer::new(skip_special);
     let mut text = String::new();
@@ -179,6 +213,47 @@ proptest! {
         // Only the beginning of a last character may be missing.
         let rest = whole.strip_prefix(&shown).expect("what is shown is a beginning");
         prop_assert!(rest.is_empty() || rest == "\u{fffd}", "{rest:?}");
+    }
+
+    #[test]
+    fn pieces_of_sentence_pieces_join_to_what_decoding_the_whole_gives(
+        parts in prop::collection::vec(
+            prop_oneof![
+                6 => (259..267_u32).prop_map(|token| vec![token]),
+                2 => Just(vec![3 + 0xc3, 3 + 0xa9]),
+                1 => (0..3_u32).prop_map(|token| vec![token]),
+                1 => Just("🦀".bytes().map(|byte| 3 + u32::from(byte)).collect()),
+            ],
+            0..40,
+        ),
+        skip in any::<bool>(),
+    ) {
+        let tokens: Vec<u32> = parts.concat();
+        let tokenizer = metaspace();
+        // An answer comes after a prompt, so that its first space is one.
+        let begin = tokenizer.token_id("a").unwrap();
+        let whole: Vec<u32> = [begin].into_iter().chain(tokens.iter().copied()).collect();
+        let whole = tokenizer.decode(&whole, skip).unwrap();
+        let shown = in_pieces(&tokenizer, &tokens, skip);
+        prop_assert_eq!(format!("a{shown}"), whole);
+    }
+
+    #[test]
+    fn nothing_half_is_shown_and_what_is_shown_only_grows(
+        text in "[a-b é🦀\u{4e2d}]{0,20}", which in 0..3_usize,
+    ) {
+        let tokenizer = [tiny, sentence_piece, metaspace][which]();
+        let text = format!("a{text}");
+        let tokens = tokenizer.encode(&text, false).unwrap();
+        let mut detokenizer = Detokenizer::new(false);
+        let (mut shown, text) = (String::new(), text.replace('▁', " "));
+        for &token in &tokens {
+            detokenizer.push(&tokenizer, token, &mut shown);
+            let shown = shown.strip_prefix(if which == 2 { " " } else { "" }).unwrap_or(&shown);
+            prop_assert!(text.starts_with(shown), "{shown:?} of {text:?}");
+        }
+        let shown = shown.strip_prefix(if which == 2 { " " } else { "" }).unwrap_or(&shown);
+        prop_assert_eq!(shown, text);
     }
 
     #[test]

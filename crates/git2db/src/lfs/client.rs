@@ -45,11 +45,15 @@ pub struct Options {
     pub stall_timeout: Duration,
     /// Longest wait between two attempts, also where the server asks for one (`Retry-After`).
     pub max_wait: Duration,
+    /// The store holds objects of repositories that others own. The server is then asked about
+    /// every object, those that the store has included, and one that it does not offer counts as
+    /// missing: knowing the digest of an object is no right to its bytes.
+    pub shared_store: bool,
 }
 
 impl Default for Options {
     /// 4 transfers, 100 objects, 5 attempts, half a second of wait doubled up to 60 s, 15 s to
-    /// connect, 60 s without a byte.
+    /// connect, 60 s without a byte, a store of our own.
     fn default() -> Self {
         Self {
             parallel: 4,
@@ -59,6 +63,7 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(15),
             stall_timeout: Duration::from_mins(1),
             max_wait: Duration::from_mins(1),
+            shared_store: false,
         }
     }
 }
@@ -228,6 +233,11 @@ impl Client {
 }
 
 impl Answer {
+    /// Where to get the object, if the server offers it.
+    pub(super) fn download(&self) -> Option<&Action> {
+        self.response.actions.as_ref()?.download.as_ref()
+    }
+
     /// Whether the action may still be used.
     pub(super) fn is_fresh(&self, action: &Action) -> bool {
         match action.expires_in {

@@ -1,6 +1,6 @@
 //! Downloads.
 
-use std::io::Read;
+use std::{collections::HashSet, io::Read};
 
 use ureq::{
     Body,
@@ -9,7 +9,7 @@ use ureq::{
 
 use super::{
     Client, LfsError, Pointer, Transfer,
-    batch::{ObjectResponse, Operation},
+    batch::{Action, ObjectResponse, Operation},
     client::{Answer, action_headers},
     http::{Call, Failure, Payload},
     retry::Retry,
@@ -27,7 +27,9 @@ impl Client {
     /// Brings `objects` into `store`, verified by size and SHA-256.
     ///
     /// An object that is being brought by others is waited for. After an error the objects that
-    /// came stay, and what came of others is continued by the next call.
+    /// came stay, and what came of others is continued by the next call. With
+    /// [`shared_store`](super::Options::shared_store), success means that the server offers every
+    /// one of them.
     pub fn download(
         &self,
         objects: &[Pointer],
@@ -51,9 +53,25 @@ impl Client {
             .map(|o| o.size - store.part_len(o).min(o.size))
             .sum();
         store.ensure_space(needed).map_err(LfsError::Store)?;
-        for chunk in missing.chunks(self.options.batch_objects.max(1)) {
+        let asked = if self.options.shared_store {
+            objects.iter().collect()
+        } else {
+            missing.clone()
+        };
+        let missing: HashSet<_> = missing.into_iter().map(|object| &object.oid).collect();
+        for chunk in asked.chunks(self.options.batch_objects.max(1)) {
             let answers = self.batch(Operation::Download, chunk, None, observer)?;
-            work.each(chunk, self.options.parallel, &|object| {
+            if self.options.shared_store {
+                for object in chunk {
+                    self.offer(object, answers.get(&object.oid))?;
+                }
+            }
+            let missing: Vec<_> = chunk
+                .iter()
+                .copied()
+                .filter(|object| missing.contains(&object.oid))
+                .collect();
+            work.each(&missing, self.options.parallel, &|object| {
                 self.download_one(object, answers.get(&object.oid), store, &work)
             })?;
         }
@@ -99,6 +117,19 @@ impl Client {
         }
     }
 
+    /// The action by which the server offers the object.
+    fn offer<'a>(
+        &self,
+        object: &Pointer,
+        answer: Option<&'a Answer>,
+    ) -> Result<(&'a Answer, &'a Action), LfsError> {
+        match answer.map(|answer| (answer, answer.download())) {
+            Some((answer, Some(action))) => Ok((answer, action)),
+            Some((answer, None)) => Err(self.object_error(&object.oid, &answer.response)),
+            None => Err(self.object_error(&object.oid, &ObjectResponse::default())),
+        }
+    }
+
     /// Fetches what is missing of the part.
     fn fill(
         &self,
@@ -114,17 +145,7 @@ impl Client {
             if work.is_cancelled() {
                 return Err(LfsError::Cancelled);
             }
-            let answer = fresh.as_ref().or(answer);
-            let action = answer
-                .and_then(|a| a.response.actions.as_ref())
-                .and_then(|actions| actions.download.as_ref());
-            let (answer, action) = match (answer, action) {
-                (Some(answer), Some(action)) => (answer, action),
-                (Some(answer), None) => {
-                    return Err(self.object_error(&object.oid, &answer.response));
-                }
-                (None, _) => return Err(self.object_error(&object.oid, &ObjectResponse::default())),
-            };
+            let (answer, action) = self.offer(object, fresh.as_ref().or(answer))?;
             let outcome = if answer.is_fresh(action) || refreshed {
                 let mut headers = action_headers(action);
                 if part.len() > 0 {

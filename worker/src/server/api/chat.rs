@@ -11,14 +11,14 @@ use hyprstream_engine::{
     FinishReason, Request as EngineRequest, TextPiece, TokenLogprobs, Tokenizer,
 };
 use hyprstream_openai::{
-    ApiError, Structured, Usage,
+    ApiError, Usage,
     chat::{AssistantMessage, ChatChoice, ChatCompletion, ChatRequest, Delta},
     tools::{FunctionCall, FunctionDelta, ToolCall, ToolCallDelta, ToolChoice},
 };
 
 use super::{
     Answer, Shared, compute, logprobs,
-    prompt::{self, ToolUse},
+    prompt::{self, Form, ToolUse},
 };
 use crate::{
     backend::Loaded,
@@ -90,12 +90,7 @@ pub(super) async fn complete(State(app): Shared, request: Request) -> Result<Res
     Ok(Json(whole).into_response())
 }
 
-type Prepared = (
-    ChatRequest,
-    EngineRequest,
-    ReadPlan,
-    Option<(Structured, &'static str)>,
-);
+type Prepared = (ChatRequest, EngineRequest, ReadPlan, Form);
 
 fn prepare(app: &App, loaded: &Loaded, mut request: ChatRequest) -> Result<Prepared, ApiError> {
     let with_tools = !request.prompt.tools.is_empty() && request.tool_choice != ToolChoice::None;
@@ -106,7 +101,7 @@ fn prepare(app: &App, loaded: &Loaded, mut request: ChatRequest) -> Result<Prepa
     };
     let structured = request.structured.take();
     let (mut plan, structured) =
-        prompt::plan(app, loaded, &request.prompt, &rendered, &wanted, structured);
+        prompt::plan(app, loaded, &request.prompt, &rendered, &wanted, structured)?;
     plan.tell_thoughts = request.include_reasoning;
     let mut engine_request = generate::request(
         rendered.tokens,

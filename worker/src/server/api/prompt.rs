@@ -4,7 +4,8 @@ use hyprstream_engine::{ChatTemplate, Conversation, Guard, TemplateError};
 use hyprstream_openai::{
     ApiError, Structured,
     chat::{ChatPrompt, Message, Role},
-    tools::{self, Tool, ToolChoice, ToolFormat},
+    grammar::{self, Otherwise, Thinking},
+    tools::{Tool, ToolChoice, ToolFormat},
 };
 use serde_json::{Map, Value, json};
 
@@ -32,63 +33,79 @@ pub(in crate::server) struct ToolUse<'a> {
     pub(in crate::server) parallel: bool,
 }
 
-/// How the answers to `prompt` are read, and the grammar that they must follow, with the field
-/// that asks for it.
+/// A form that an answer must have, and the field that asks for it.
+pub(in crate::server) type Form = Option<(Structured, &'static str)>;
+
+/// How the answers to `prompt` are read, and the form that they must have.
 pub(in crate::server) fn plan(
     app: &App,
     loaded: &Loaded,
     prompt: &ChatPrompt,
     rendered: &Rendered,
     wanted: &ToolUse<'_>,
-    structured: Option<(Structured, &'static str)>,
-) -> (ReadPlan, Option<(Structured, &'static str)>) {
+    structured: Form,
+) -> Result<(ReadPlan, Form), ApiError> {
     let source = loaded.template.as_ref().map_or("", ChatTemplate::source);
-    let forced = matches!(wanted.choice, ToolChoice::Required | ToolChoice::Named(_));
+    let thinks = app.options.reasoning.applies(source);
+    let thinking = match rendered.tail.trim_end() {
+        _ if !thinks => Thinking::No,
+        tail if tail.ends_with("<think>") => Thinking::Begun,
+        tail if tail.ends_with("</think>") => Thinking::No,
+        _ => Thinking::Maybe,
+    };
     let calls = tool_format(app, loaded, prompt, wanted.choice).map(|format| Calls {
         format,
         names: prompt.tools.iter().map(|tool| tool.name.clone()).collect(),
-        forced,
+        forced: matches!(wanted.choice, ToolChoice::Required | ToolChoice::Named(_)),
         parallel: wanted.parallel,
         named: matches!(wanted.choice, ToolChoice::Named(_)),
     });
-    let structured = match (&calls, structured) {
-        (None, structured) => structured,
-        (Some(calls), structured) => {
-            let tools: Vec<&Tool> = match wanted.choice {
-                ToolChoice::Named(name) => {
-                    prompt.tools.iter().filter(|t| t.name == *name).collect()
-                }
-                _ => prompt.tools.iter().collect(),
-            };
-            match structured {
-                _ if forced => {
-                    let lark = tools::grammar(calls.format, &tools, calls.parallel, None);
-                    Some((Structured::Lark(lark), "tools"))
-                }
-                // An answer of the form that was asked for, or calls.
-                Some((Structured::JsonSchema(schema), name)) => {
-                    let (format, or) = (calls.format, Some(&schema));
-                    let lark = tools::grammar(format, &tools, calls.parallel, or);
-                    Some((Structured::Lark(lark), name))
-                }
-                Some((Structured::JsonObject, name)) => {
-                    let (format, or) = (calls.format, json!({"type": "object"}));
-                    let lark = tools::grammar(format, &tools, calls.parallel, Some(&or));
-                    Some((Structured::Lark(lark), name))
-                }
-                other => other,
-            }
-        }
+    // A grammar of the client's own has no place for thoughts.
+    let is_own = |form: &Form| matches!(form, Some((Structured::Lark(_), _)));
+    let thinks = thinks && !(is_own(&structured) && calls.is_none());
+    let form = match &calls {
+        None => structured.map(|(form, name)| (grammar::thoughtful(form, thinking), name)),
+        Some(calls) => call_form(prompt, wanted, calls, structured, thinking)?,
     };
-    // A grammar holds from the first token on, so a constrained answer has no thoughts, unless
-    // the prompt ends within them.
-    let thinks = app.options.reasoning.applies(source) && structured.is_none();
     let plan = ReadPlan {
         calls,
         thoughts: thinks.then(|| rendered.tail.clone()),
         tell_thoughts: true,
     };
-    (plan, structured)
+    Ok((plan, form))
+}
+
+/// The form of answers that are, or may be, calls.
+fn call_form(
+    prompt: &ChatPrompt,
+    wanted: &ToolUse<'_>,
+    calls: &Calls,
+    structured: Form,
+    thinking: Thinking,
+) -> Result<Form, ApiError> {
+    let tools: Vec<&Tool> = match wanted.choice {
+        ToolChoice::Named(name) => prompt.tools.iter().filter(|t| t.name == *name).collect(),
+        _ => prompt.tools.iter().collect(),
+    };
+    let (otherwise, name) = match structured {
+        None if calls.forced => (Otherwise::Nothing, "tools"),
+        None if tools.iter().any(|tool| tool.strict) => (Otherwise::Text, "tools"),
+        None => return Ok(None),
+        // An answer of the form that was asked for, or calls.
+        Some((Structured::JsonSchema(schema), name)) => (Otherwise::Json(schema), name),
+        Some((Structured::JsonObject, name)) => (Otherwise::Json(json!({"type": "object"})), name),
+        Some((_, name)) => {
+            let why = "of this kind cannot be kept by an answer that may be a call of a tool";
+            return Err(ApiError::invalid(name, why));
+        }
+    };
+    match grammar::calls(calls.format, &tools, calls.parallel, &otherwise, thinking) {
+        Some(lark) => Ok(Some((Structured::Lark(lark), name))),
+        None => {
+            let why = "strict tools need a tool_choice of required or a function with this model";
+            Err(ApiError::invalid("tools", why))
+        }
+    }
 }
 
 /// Whether special tokens must be seen for calls to be found.

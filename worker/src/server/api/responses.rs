@@ -9,7 +9,7 @@ use axum::{
 };
 use hyprstream_engine::{FinishReason, Request as EngineRequest, TextPiece};
 use hyprstream_openai::{
-    ApiError, Structured, Usage,
+    ApiError, Usage,
     responses::{
         IncompleteDetails, OutputContent, OutputItem, Response as Body, ResponseRequest, event,
     },
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::{
     Shared, compute, new_id,
-    prompt::{self, ToolUse},
+    prompt::{self, Form, ToolUse},
 };
 use crate::{
     backend::Loaded,
@@ -80,12 +80,7 @@ pub(super) async fn respond(State(app): Shared, request: Request) -> Result<Resp
     Ok(Json(output.body).into_response())
 }
 
-type Prepared = (
-    ResponseRequest,
-    EngineRequest,
-    ReadPlan,
-    Option<(Structured, &'static str)>,
-);
+type Prepared = (ResponseRequest, EngineRequest, ReadPlan, Form);
 
 fn prepare(app: &App, loaded: &Loaded, mut request: ResponseRequest) -> Result<Prepared, ApiError> {
     let with_tools = !request.prompt.tools.is_empty() && request.tool_choice != ToolChoice::None;
@@ -102,7 +97,7 @@ fn prepare(app: &App, loaded: &Loaded, mut request: ResponseRequest) -> Result<P
     };
     let structured = request.structured.take().map(|form| (form, "text.format"));
     let (plan, structured) =
-        prompt::plan(app, loaded, &request.prompt, &rendered, &wanted, structured);
+        prompt::plan(app, loaded, &request.prompt, &rendered, &wanted, structured)?;
     let mut engine_request = generate::request(
         rendered.tokens,
         &request.sampling,

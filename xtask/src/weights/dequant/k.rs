@@ -64,6 +64,7 @@ pub(super) fn q6_k(data: &[u8]) -> Vec<f32> {
 }
 
 #[cfg(test)]
+#[allow(clippy::float_cmp, reason = "exact values")]
 mod tests {
     use super::*;
 

@@ -7,7 +7,7 @@ use super::Parts;
 use crate::weights::gguf::Gguf;
 
 /// The parts of the tokenizer.
-pub(super) fn parts(gguf: &Gguf, vocabulary: Map<String, Value>) -> Result<Parts> {
+pub(super) fn parts(gguf: &Gguf, vocabulary: &Map<String, Value>) -> Result<Parts> {
     let merges = gguf
         .texts("tokenizer.ggml.merges")?
         .into_iter()

@@ -82,8 +82,8 @@ fn tokenizer(gguf: &Gguf, tokens: &[&str], types: &[i64], added: &[Value]) -> Re
         "a token stands twice in the vocabulary"
     );
     let parts = match gguf.text("tokenizer.ggml.model")? {
-        "gpt2" => byte_level::parts(gguf, vocabulary)?,
-        "llama" => sentence_piece::parts(gguf, tokens, types, vocabulary)?,
+        "gpt2" => byte_level::parts(gguf, &vocabulary)?,
+        "llama" => sentence_piece::parts(gguf, tokens, types, &vocabulary)?,
         other => bail!("tokenizers of the kind {other:?} are not converted"),
     };
     Ok(json!({

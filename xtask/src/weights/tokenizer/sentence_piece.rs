@@ -14,7 +14,7 @@ pub(super) fn parts(
     gguf: &Gguf,
     tokens: &[&str],
     types: &[i64],
-    vocabulary: Map<String, Value>,
+    vocabulary: &Map<String, Value>,
 ) -> Result<Parts> {
     let scores = gguf.floats("tokenizer.ggml.scores")?;
     ensure!(
@@ -33,6 +33,7 @@ pub(super) fn parts(
             json!({"Sequence": {"id": sequence, "type_id": kind}}),
         ]
     };
+    let pair = [begin("A", 0), begin("B", 1)].concat();
     Ok(Parts {
         normalizer: json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"}),
         pre_tokenizer: json!({
@@ -44,7 +45,7 @@ pub(super) fn parts(
         post_processor: json!({
             "type": "TemplateProcessing",
             "single": begin("A", 0),
-            "pair": [begin("A", 0), begin("B", 1)].concat(),
+            "pair": pair,
             "special_tokens": {bos: {"id": bos, "ids": [bos_id], "tokens": [bos]}},
         }),
         decoder: json!({"type": "Sequence", "decoders": [
@@ -61,8 +62,8 @@ pub(super) fn parts(
             "fuse_unk": true,
             "byte_fallback": true,
             "ignore_merges": false,
-            "merges": merges(tokens, types, &scores),
             "vocab": vocabulary,
+            "merges": merges(tokens, types, &scores),
         }),
     })
 }

@@ -1,3 +1,7 @@
+mod constrained;
+mod shared;
+mod told;
+
 use std::{
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},

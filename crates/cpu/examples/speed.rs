@@ -1,0 +1,110 @@
+//! Times the backend alone: `speed DIR [none|int8|int4] [threads] [kernels]`.
+#![allow(clippy::unwrap_used)]
+
+use std::{path::PathBuf, time::Instant};
+
+use hyprstream_cpu::{LoadOptions, Quantization, load};
+use hyprstream_engine::{Backend, LogitsWanted, SequenceStep, StepBatch};
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    let dir = PathBuf::from(
+        args.next()
+            .expect("usage: speed DIR [QUANTIZATION] [THREADS] [KERNELS]"),
+    );
+    let options = LoadOptions {
+        quantization: args
+            .next()
+            .map_or(Ok(Quantization::None), |q| q.parse())
+            .unwrap(),
+        threads: args.next().map(|t| t.parse().unwrap()),
+        kernels: args.next().map(|k| k.parse().unwrap()),
+        kv_cache_bytes: Some(2 << 30),
+        ..LoadOptions::default()
+    };
+    let only = args.next().unwrap_or_default();
+    let begin = Instant::now();
+    let mut backend = load(&dir, &options).unwrap();
+    let spec = backend.spec().clone();
+    println!(
+        "{spec}, {} {}: loaded in {:.3} s",
+        spec.quantization,
+        spec.kernels,
+        begin.elapsed().as_secs_f64()
+    );
+
+    let mut seed = 1_u32;
+    let mut token = move || {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        1000 + (seed >> 8) % 20_000
+    };
+    let mut sequence =
+        |first_block: u32, position: usize, count: usize, total: usize| SequenceStep {
+            tokens: (0..count).map(|_| token()).collect(),
+            position,
+            blocks: (first_block..).take(total.div_ceil(16)).collect(),
+            logits: LogitsWanted::Last,
+        };
+    let mut time =
+        |what: &str, steps: usize, tokens: usize, mut batch: Box<dyn FnMut(usize) -> StepBatch>| {
+            if !what.contains(&only) {
+                return;
+            }
+            let mut times = Vec::new();
+            for step in 0..steps {
+                let batch = batch(step);
+                let begin = Instant::now();
+                backend.step(&batch).unwrap();
+                times.push(begin.elapsed().as_secs_f64());
+            }
+            times.sort_by(f64::total_cmp);
+            let median = times[times.len() / 2];
+            println!(
+                "{what:24} {:9.1} tok/s  median {:7.2} ms  best {:7.2} ms",
+                tokens as f64 / median,
+                median * 1e3,
+                times[0] * 1e3
+            );
+        };
+    let prompt = sequence(0, 0, 512, 512);
+    time(
+        "prefill 512",
+        9,
+        512,
+        Box::new(move |_| StepBatch {
+            sequences: vec![prompt.clone()],
+        }),
+    );
+    for (size, steps) in [(1, 60), (8, 30), (32, 20)] {
+        let rows: Vec<_> = (0..size).map(|i| sequence(i * 20, 128, 1, 300)).collect();
+        let name = format!("decode {size}, context 128");
+        time(
+            &name,
+            steps,
+            size as usize,
+            Box::new(move |step| StepBatch {
+                sequences: rows
+                    .iter()
+                    .map(|row| SequenceStep {
+                        position: 128 + step,
+                        ..row.clone()
+                    })
+                    .collect(),
+            }),
+        );
+    }
+    if spec.max_positions > 4200 {
+        let row = sequence(0, 4096, 1, 4200);
+        time(
+            "decode 1, context 4096",
+            40,
+            1,
+            Box::new(move |step| StepBatch {
+                sequences: vec![SequenceStep {
+                    position: 4096 + step,
+                    ..row.clone()
+                }],
+            }),
+        );
+    }
+}

@@ -1,0 +1,226 @@
+//! The engine's backend on the CPU.
+
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::atomic::AtomicUsize,
+};
+
+use hyprstream_engine::{Backend, BackendError, ModelSpec, StepBatch, StepLogits};
+use hyprstream_models::LoadError;
+
+use crate::{
+    buffer::{Buffer, Shared},
+    cache::Cache,
+    format::RowKind,
+    kernels::{MAX_ROWS, Ops, partial_len},
+    model::Model,
+    plan::{Heads, Plan},
+    pool::Pool,
+    product::{Rows, multiply_of},
+    step::{Activations, FEW_TOKENS, Step, scratch_len},
+};
+
+/// A loaded model with its cache; see [`crate::load`].
+pub struct CpuBackend {
+    model: Model,
+    heads: Vec<Heads>,
+    cache: Cache,
+    spec: ModelSpec,
+    ops: Ops,
+    pool: Pool,
+    memory: Memory,
+}
+
+/// Memory of the activations, which grows with the largest step.
+struct Memory {
+    x: Buffer<f32>,
+    y: Buffer<f32>,
+    qkv: Buffer<f32>,
+    queries: Buffer<f32>,
+    attended: Buffer<f32>,
+    inner: Buffer<f32>,
+    turns: Buffer<f32>,
+    partials: Buffer<f32>,
+    scratch: Buffer<f32>,
+    hidden_rows: RowBuffer,
+    attended_rows: RowBuffer,
+    inner_rows: RowBuffer,
+    head_rows: RowBuffer,
+    logits: Buffer<f32>,
+    hidden: Buffer<f32>,
+    joined: Vec<AtomicUsize>,
+}
+
+struct RowBuffer {
+    kind: RowKind,
+    stride: usize,
+    data: Buffer<u8>,
+}
+
+impl RowBuffer {
+    fn new(kind: RowKind, len: usize) -> io::Result<Self> {
+        Ok(Self {
+            kind,
+            stride: kind.stride(len),
+            data: Buffer::new(0)?,
+        })
+    }
+
+    fn rows(&mut self, count: usize, threads: usize) -> io::Result<Rows> {
+        let copies = if count <= FEW_TOKENS { threads } else { 1 };
+        self.data.at_least(count * copies * self.stride)?;
+        Ok(Rows {
+            kind: self.kind,
+            data: Shared::new(&mut self.data),
+            stride: self.stride,
+        })
+    }
+}
+
+impl Memory {
+    fn new(model: &Model, ops: &Ops, threads: usize, head_width: usize) -> io::Result<Self> {
+        let config = &model.config;
+        let layers = model.layers.first().map(|layer| layer.qkv.weights.format);
+        let kind = layers.map_or(RowKind::F32, |format| multiply_of(ops, format).rows);
+        let head = multiply_of(ops, model.head.weights.format).rows;
+        let empty = || Buffer::new(0);
+        Ok(Self {
+            x: empty()?,
+            y: empty()?,
+            qkv: empty()?,
+            queries: empty()?,
+            attended: empty()?,
+            inner: empty()?,
+            turns: empty()?,
+            partials: empty()?,
+            scratch: Buffer::new(threads * scratch_len(model, head_width))?,
+            hidden_rows: RowBuffer::new(kind, config.hidden_size)?,
+            attended_rows: RowBuffer::new(kind, config.num_heads * config.head_dim)?,
+            inner_rows: RowBuffer::new(kind, config.intermediate_size)?,
+            head_rows: RowBuffer::new(head, config.hidden_size)?,
+            logits: empty()?,
+            hidden: empty()?,
+            joined: Vec::new(),
+        })
+    }
+
+    /// Makes room for the step `plan`.
+    fn activations(
+        &mut self,
+        plan: &Plan,
+        model: &Model,
+        (heads, threads): (usize, usize),
+        head_width: usize,
+    ) -> io::Result<Activations> {
+        let config = &model.config;
+        let tokens = plan.tokens.len();
+        let share = |buffer: &mut Buffer<f32>, len: usize| {
+            buffer.at_least(len)?;
+            io::Result::Ok(Shared::new(&mut buffer[..]))
+        };
+        let turns: usize = config.ropes.iter().map(|r| 2 * r.frequencies.len()).sum();
+        let joins = plan.tasks.iter().map(|t| t.joins).max().unwrap_or(0) * heads;
+        if self.joined.len() < joins {
+            self.joined.resize_with(joins, AtomicUsize::default);
+        }
+        // A step that broke off may have left counts.
+        self.joined
+            .iter_mut()
+            .for_each(|joined| *joined.get_mut() = 0);
+        let partials = plan.tasks.iter().map(|t| t.partials).max().unwrap_or(0) * heads;
+        let inner = if self.inner_rows.kind == RowKind::Q8 {
+            tokens * config.intermediate_size
+        } else {
+            0
+        };
+        Ok(Activations {
+            x: share(&mut self.x, tokens * config.hidden_size)?,
+            y: share(&mut self.y, tokens * config.hidden_size)?,
+            qkv: share(&mut self.qkv, tokens * model.columns.all)?,
+            queries: share(&mut self.queries, tokens * config.num_heads * head_width)?,
+            attended: share(
+                &mut self.attended,
+                tokens * config.num_heads * config.head_dim,
+            )?,
+            inner: share(&mut self.inner, inner)?,
+            turns: share(&mut self.turns, tokens * turns)?,
+            partials: share(
+                &mut self.partials,
+                partials * partial_len(MAX_ROWS, head_width),
+            )?,
+            scratch: Shared::new(&mut self.scratch),
+            scratch_len: scratch_len(model, head_width),
+            hidden_rows: self.hidden_rows.rows(tokens, threads)?,
+            attended_rows: self.attended_rows.rows(tokens, threads)?,
+            inner_rows: self.inner_rows.rows(tokens, threads)?,
+            head_rows: self.head_rows.rows(plan.logits.len(), threads)?,
+            logits: share(&mut self.logits, plan.logits.len() * config.vocab_size)?,
+            hidden: share(&mut self.hidden, plan.hidden.len() * config.hidden_size)?,
+        })
+    }
+}
+
+impl CpuBackend {
+    pub(crate) fn new(
+        model: Model,
+        cache: Cache,
+        spec: ModelSpec,
+        ops: Ops,
+        pool: Pool,
+    ) -> Result<Self, LoadError> {
+        let memory = Memory::new(&model, &ops, pool.threads(), cache.shape.head_dim);
+        let memory = memory.map_err(|error| {
+            LoadError::OutOfMemory(format!("there is no memory for activations: {error}"))
+        })?;
+        Ok(Self {
+            heads: Heads::of(&model.config),
+            model,
+            cache,
+            spec,
+            ops,
+            pool,
+            memory,
+        })
+    }
+}
+
+impl Backend for CpuBackend {
+    fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    fn step(&mut self, batch: &StepBatch) -> Result<StepLogits<'_>, BackendError> {
+        let (config, threads) = (&self.model.config, self.pool.threads());
+        let plan = Plan::new(batch, &self.spec, config, threads)?;
+        let (shape, heads) = (self.cache.shape, self.heads.len());
+        let at = self
+            .memory
+            .activations(&plan, &self.model, (heads, threads), shape.head_dim)
+            .map_err(|error| BackendError::Step(format!("no memory for the step: {error}")))?;
+        let step = Step {
+            ops: &self.ops,
+            model: &self.model,
+            heads: &self.heads,
+            batch,
+            plan: &plan,
+            cache: self.cache.share(),
+            half_cache: shape.half,
+            head_width: shape.head_dim,
+            block_bytes: shape.block_bytes(),
+            at,
+            joined: &self.memory.joined,
+        };
+        let pool = &mut self.pool;
+        catch_unwind(AssertUnwindSafe(|| pool.run(|team| step.run(team))))
+            .map_err(|_| BackendError::Step("a kernel panicked".into()))?;
+        let rows = plan.logits.len() * config.vocab_size;
+        let hidden = plan.hidden.len() * config.hidden_size;
+        StepLogits::with_hidden(
+            &mut self.memory.logits[..rows],
+            config.vocab_size,
+            &mut self.memory.hidden[..hidden],
+            config.hidden_size,
+        )
+    }
+}

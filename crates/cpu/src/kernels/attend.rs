@@ -1,0 +1,428 @@
+//! Causal attention of some queries that share a key head to one chunk of positions.
+//!
+//! The cache keeps, for each block of 16 positions, layer and head, the keys as one panel (16
+//! columns are the positions, inputs are the dimensions of the head) and the values as
+//! `head_dim / 16` panels (columns are dimensions, inputs are positions). So both products are
+//! the multiplications of [`super::dot`], and each key is read once for all the query heads that
+//! share it.
+//!
+//! A chunk begins at a multiple of [`CHUNK`], whatever the batch, and gives a softmax of its own:
+//! the greatest score, the sum of weights and the weighted values of each row. [`merge_chunks`]
+//! joins them in order of position. So the result of a row does not depend on how the work was
+//! cut.
+
+use super::{
+    LANES, STEP_BYTES,
+    dot::{Dot, multiply, multiply_segments, row_step},
+    rows::{exp, softcap, total},
+};
+use crate::format::bf16_bits;
+
+/// Positions of a chunk.
+pub(crate) const CHUNK: usize = 256;
+/// Blocks of a chunk.
+const BLOCKS: usize = CHUNK / LANES;
+/// Most rows of one call.
+pub(crate) const MAX_ROWS: usize = 14;
+/// Widest head.
+pub(crate) const MAX_HEAD: usize = 512;
+
+/// What one call attends to what.
+pub(crate) struct AttendArgs<'a> {
+    /// First query: `tokens` tokens, `query_stride` values apart, of `group` heads each, which
+    /// follow one another.
+    pub(crate) queries: *const f32,
+    pub(crate) query_stride: usize,
+    /// `tokens * group` is at most [`MAX_ROWS`].
+    pub(crate) tokens: usize,
+    pub(crate) group: usize,
+    /// Dimensions of a head, a multiple of 16 not above [`MAX_HEAD`].
+    pub(crate) head_dim: usize,
+    /// Position of the first token.
+    pub(crate) position: usize,
+    /// Each token sees so many positions, itself included.
+    pub(crate) window: usize,
+    /// Factor of the scores.
+    pub(crate) scale: f32,
+    /// Cap of the scores, 0 for none.
+    pub(crate) softcap: f32,
+    /// Index of the chunk.
+    pub(crate) chunk: usize,
+    /// The sequence's blocks.
+    pub(crate) blocks: &'a [u32],
+    /// The cache, where the block 0 has this layer's and head's keys and values.
+    pub(crate) keys: *const u8,
+    pub(crate) values: *const u8,
+    /// From one block to the next.
+    pub(crate) block_bytes: usize,
+    /// [`partial_len`] values: for each row the weighted values, then for each row the greatest
+    /// score, then for each row the sum of weights.
+    pub(crate) out: *mut f32,
+    /// [`SCRATCH`] values of the calling thread.
+    pub(crate) scratch: *mut f32,
+}
+
+/// Values of the outcome of one chunk.
+pub(crate) fn partial_len(rows: usize, head_dim: usize) -> usize {
+    rows * (head_dim + 2)
+}
+
+/// Joins the outcomes of consecutive chunks of `rows` rows in the first of them.
+pub(crate) fn merge_chunks(partials: &mut [f32], rows: usize, head_dim: usize) {
+    let len = partial_len(rows, head_dim);
+    let (first, others) = partials.split_at_mut(len);
+    for other in others.chunks_exact(len) {
+        for r in 0..rows {
+            let (max, sum) = (rows * head_dim + r, rows * (head_dim + 1) + r);
+            let (a, b) = (first[max], other[max]);
+            let greatest = a.max(b);
+            // A chunk of which a row sees nothing has the greatest score of -inf and weighs 0.
+            let factor = |m: f32| {
+                if m > f32::NEG_INFINITY {
+                    exp(m - greatest)
+                } else {
+                    0.0
+                }
+            };
+            let (fa, fb) = (factor(a), factor(b));
+            first[max] = greatest;
+            first[sum] = first[sum] * fa + other[sum] * fb;
+            let row = &mut first[r * head_dim..(r + 1) * head_dim];
+            for (x, y) in row.iter_mut().zip(&other[r * head_dim..(r + 1) * head_dim]) {
+                *x = *x * fa + y * fb;
+            }
+        }
+    }
+}
+
+/// Calls a generic function with the number of rows as a constant.
+macro_rules! with_rows {
+    ($rows:expr, $limit:expr, $M:ident => $call:expr) => {
+        match $rows {
+            1 => {
+                const $M: usize = 1;
+                $call
+            }
+            2 => {
+                const $M: usize = 2;
+                $call
+            }
+            3 if $limit > 2 => {
+                const $M: usize = 3;
+                $call
+            }
+            4 if $limit > 2 => {
+                const $M: usize = 4;
+                $call
+            }
+            5 if $limit > 4 => {
+                const $M: usize = 5;
+                $call
+            }
+            6 if $limit > 4 => {
+                const $M: usize = 6;
+                $call
+            }
+            7 if $limit > 4 => {
+                const $M: usize = 7;
+                $call
+            }
+            8 if $limit > 4 => {
+                const $M: usize = 8;
+                $call
+            }
+            9 if $limit > 4 => {
+                const $M: usize = 9;
+                $call
+            }
+            10 if $limit > 4 => {
+                const $M: usize = 10;
+                $call
+            }
+            11 if $limit > 4 => {
+                const $M: usize = 11;
+                $call
+            }
+            12 if $limit > 4 => {
+                const $M: usize = 12;
+                $call
+            }
+            13 if $limit > 4 => {
+                const $M: usize = 13;
+                $call
+            }
+            14 if $limit > 4 => {
+                const $M: usize = 14;
+                $call
+            }
+            _ => unreachable_rows($rows),
+        }
+    };
+}
+pub(crate) use with_rows;
+
+/// No caller asks for so many rows: it went by the kernel's own limit.
+#[cold]
+#[allow(clippy::panic)]
+pub(crate) fn unreachable_rows(rows: usize) {
+    panic!("a tile of {rows} rows");
+}
+
+/// Values of scratch space that one call needs, aligned to cache lines.
+pub(crate) const SCRATCH: usize = QUERIES + 2 * SCORES;
+const QUERIES: usize = MAX_ROWS * MAX_HEAD;
+/// Scores of a row, with a cache line between it and the next.
+const SCORE_STRIDE: usize = CHUNK + LANES;
+const SCORES: usize = MAX_ROWS * SCORE_STRIDE;
+
+/// Which positions of the chunk a row sees.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    from: usize,
+    to: usize,
+}
+
+impl AttendArgs<'_> {
+    fn rows(&self) -> usize {
+        self.tokens * self.group
+    }
+
+    fn seen(&self, row: usize) -> Seen {
+        let begin = self.chunk * CHUNK;
+        let end = self.position + row / self.group + 1;
+        let to = end.saturating_sub(begin).min(CHUNK);
+        let from = end.saturating_sub(self.window).saturating_sub(begin);
+        Seen {
+            from: from.min(to),
+            to,
+        }
+    }
+}
+
+/// With a kernel of at most 4 rows.
+#[inline(always)]
+pub(crate) unsafe fn attend_small<D: Dot>(args: &AttendArgs<'_>) {
+    // SAFETY: the caller's promise.
+    unsafe { attend::<D, false>(args) }
+}
+
+/// With a kernel of [`MAX_ROWS`] rows.
+#[inline(always)]
+pub(crate) unsafe fn attend_large<D: Dot>(args: &AttendArgs<'_>) {
+    // SAFETY: the caller's promise.
+    unsafe { attend::<D, true>(args) }
+}
+
+#[inline(always)]
+unsafe fn attend<D: Dot, const LARGE: bool>(args: &AttendArgs<'_>) {
+    let (rows, dim) = (args.rows(), args.head_dim);
+    debug_assert!(rows <= MAX_ROWS && dim <= MAX_HEAD && dim.is_multiple_of(LANES));
+    let mut seen = [Seen::default(); MAX_ROWS];
+    let (mut from, mut to) = (CHUNK, 0);
+    for (r, seen) in seen[..rows].iter_mut().enumerate() {
+        *seen = args.seen(r);
+        if seen.from < seen.to {
+            from = from.min(seen.from);
+            to = to.max(seen.to);
+        }
+    }
+    // SAFETY: the caller's promise: `out` has room for it.
+    let out = unsafe { std::slice::from_raw_parts_mut(args.out, partial_len(rows, dim)) };
+    if from >= to {
+        out.fill(0.0);
+        out[rows * dim..rows * (dim + 1)].fill(f32::NEG_INFINITY);
+        return;
+    }
+    let (first, end) = (from / LANES, to.div_ceil(LANES));
+    let block = |b: usize| args.blocks[args.chunk * BLOCKS + b] as usize * args.block_bytes;
+    // SAFETY: the caller's promise: the scratch space is that long and nobody else's, and the
+    // blocks lie in the cache.
+    unsafe {
+        let queries = args.scratch.cast::<u8>();
+        let query_bytes = dim * if D::ROWS_BF16 { 2 } else { 4 };
+        for r in 0..rows {
+            let (token, head) = (r / args.group, r % args.group);
+            let query = args.queries.add(token * args.query_stride + head * dim);
+            let query = std::slice::from_raw_parts(query, dim);
+            store_row::<D>(query, queries.add(r * query_bytes));
+        }
+
+        // The scores of rows r.. of some blocks.
+        let scores = args.scratch.add(QUERIES);
+        let steps = dim / D::STEP_VALUES;
+        let mut r = 0;
+        while r < rows {
+            let m = (rows - r).min(D::MAX_ROWS);
+            let queries = queries.add(r * query_bytes);
+            let mut b = first;
+            while b < end {
+                let n = if !LARGE {
+                    1
+                } else if m <= 4 && end - b >= 4 {
+                    4
+                } else if end - b >= 2 {
+                    2
+                } else {
+                    1
+                };
+                let out = scores.add(r * SCORE_STRIDE + b * LANES);
+                macro_rules! panels {
+                    ($N:literal) => {{
+                        let panels: [*const u8; $N] =
+                            std::array::from_fn(|j| args.keys.add(block(b + j)));
+                        with_rows!(m, D::MAX_ROWS, M => multiply::<D, M, $N>(
+                            panels, queries, query_bytes, steps, 0, out, SCORE_STRIDE
+                        ));
+                    }};
+                }
+                match n {
+                    4 => {
+                        let panels: [*const u8; 4] =
+                            std::array::from_fn(|j| args.keys.add(block(b + j)));
+                        macro_rules! four {
+                            ($M:literal) => {
+                                multiply::<D, $M, 4>(
+                                    panels,
+                                    queries,
+                                    query_bytes,
+                                    steps,
+                                    0,
+                                    out,
+                                    SCORE_STRIDE,
+                                )
+                            };
+                        }
+                        match m {
+                            1 => four!(1),
+                            2 => four!(2),
+                            3 => four!(3),
+                            _ => four!(4),
+                        }
+                    }
+                    2 => panels!(2),
+                    _ => panels!(1),
+                }
+                b += n;
+            }
+            r += m;
+        }
+
+        // Scores become weights.
+        let weights = args.scratch.add(QUERIES + SCORES).cast::<u8>();
+        let weight_bytes = SCORE_STRIDE * if D::ROWS_BF16 { 2 } else { 4 };
+        for (r, seen) in seen[..rows].iter().enumerate() {
+            let row = std::slice::from_raw_parts_mut(
+                scores.add(r * SCORE_STRIDE + first * LANES),
+                (end - first) * LANES,
+            );
+            let base = first * LANES;
+            let seen = Seen {
+                from: seen.from.saturating_sub(base).min(row.len()),
+                to: seen.to.saturating_sub(base).min(row.len()),
+            };
+            let (greatest, sum) = weigh(row, seen, args);
+            out[rows * dim + r] = greatest;
+            out[rows * (dim + 1) + r] = sum;
+            let step = row_step::<D>() / D::STEP_VALUES;
+            store_row::<D>(row, weights.add(r * weight_bytes + base * step));
+        }
+
+        // The values, weighted.
+        let mut segments = [std::ptr::null(); BLOCKS];
+        for (segment, b) in segments.iter_mut().zip(first..end) {
+            *segment = args.values.add(block(b));
+        }
+        let segments = &segments[..end - first];
+        let steps = LANES / D::STEP_VALUES;
+        let last_steps = (to - (end - 1) * LANES).div_ceil(D::STEP_VALUES);
+        let panel_bytes = steps * STEP_BYTES;
+        let weights = weights.add(first * LANES * row_step::<D>() / D::STEP_VALUES);
+        let mut r = 0;
+        while r < rows {
+            let m = (rows - r).min(D::MAX_ROWS);
+            let weights = weights.add(r * weight_bytes);
+            let mut panel = 0;
+            let panels = dim / LANES;
+            while panel < panels {
+                let out = args.out.add(r * dim + panel * LANES);
+                let offset = |s: *const u8| s.add(panel * panel_bytes);
+                let mut moved = [std::ptr::null(); BLOCKS];
+                for (to, from) in moved.iter_mut().zip(segments) {
+                    *to = offset(*from);
+                }
+                let moved = &moved[..segments.len()];
+                macro_rules! panels {
+                    ($N:literal) => {
+                        with_rows!(m, D::MAX_ROWS, M => multiply_segments::<D, M, $N>(
+                            moved, last_steps, panel_bytes, weights, weight_bytes, steps, out, dim
+                        ))
+                    };
+                }
+                let n = if LARGE && panels - panel >= 2 { 2 } else { 1 };
+                match n {
+                    2 => panels!(2),
+                    _ => panels!(1),
+                }
+                panel += n;
+            }
+            r += m;
+        }
+    }
+}
+
+/// Turns scores into weights, and what is not seen into 0. Returns the greatest score and the
+/// sum of the weights.
+#[inline(always)]
+unsafe fn weigh(row: &mut [f32], seen: Seen, args: &AttendArgs<'_>) -> (f32, f32) {
+    row[..seen.from].fill(0.0);
+    row[seen.to..].fill(0.0);
+    let row = &mut row[seen.from..seen.to];
+    for score in row.iter_mut() {
+        *score *= args.scale;
+    }
+    if args.softcap > 0.0 {
+        // SAFETY: it has no conditions.
+        unsafe { softcap(args.softcap, row) };
+    }
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = row.chunks_exact(LANES);
+    for (lane, score) in lanes.iter_mut().zip(chunks.remainder()) {
+        *lane = lane.max(*score);
+    }
+    for chunk in chunks {
+        for (lane, score) in lanes.iter_mut().zip(chunk) {
+            *lane = lane.max(*score);
+        }
+    }
+    let greatest = lanes.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+    let mut lanes = [0.0; LANES];
+    let mut chunks = row.chunks_exact_mut(LANES);
+    for chunk in &mut chunks {
+        for (lane, score) in lanes.iter_mut().zip(chunk) {
+            *score = exp(*score - greatest);
+            *lane += *score;
+        }
+    }
+    for (lane, score) in lanes.iter_mut().zip(chunks.into_remainder()) {
+        *score = exp(*score - greatest);
+        *lane += *score;
+    }
+    (greatest, total(lanes))
+}
+
+/// Writes values in the form of `D`'s rows.
+#[inline(always)]
+unsafe fn store_row<D: Dot>(values: &[f32], to: *mut u8) {
+    // SAFETY: the caller has room for it, aligned.
+    unsafe {
+        if D::ROWS_BF16 {
+            let to = std::slice::from_raw_parts_mut(to.cast::<u16>(), values.len());
+            for (to, value) in to.iter_mut().zip(values) {
+                *to = bf16_bits(*value);
+            }
+        } else {
+            let to = std::slice::from_raw_parts_mut(to.cast::<f32>(), values.len());
+            to.copy_from_slice(values);
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Rows times panels, for weights that are not quantised.
+
+use super::{LANES, STEP_BYTES, Tile};
+
+/// A way to multiply rows by panels. A step of a panel is one 32-bit word for each of 16 columns:
+/// an f32, or two bf16 that belong to neighbouring inputs.
+///
+/// Its functions are inlined into callers that have the instructions enabled.
+pub(crate) trait Dot {
+    /// 16 sums.
+    type Sums: Copy;
+    /// Rows are bf16, not f32.
+    const ROWS_BF16: bool;
+    /// Values of a row in one step.
+    const STEP_VALUES: usize;
+    /// Most rows of a tile.
+    const MAX_ROWS: usize;
+
+    /// Sums of nothing.
+    unsafe fn zero() -> Self::Sums;
+    /// Writes 16 values.
+    unsafe fn store(sums: Self::Sums, to: *mut f32);
+    /// Adds `steps` steps of `N` panels times `M` rows, and asks for what lies `ahead` bytes further
+    /// on, where that is a gain.
+    unsafe fn accumulate<const M: usize, const N: usize>(
+        sums: &mut [[Self::Sums; N]; M],
+        panels: [*const u8; N],
+        rows: *const u8,
+        row_bytes: usize,
+        steps: usize,
+        ahead: usize,
+    );
+}
+
+/// Bytes of a row in one step.
+pub(crate) const fn row_step<D: Dot>() -> usize {
+    D::STEP_VALUES * if D::ROWS_BF16 { 2 } else { 4 }
+}
+
+/// `M` rows times `N` panels; `out` has `stride` values from row to row.
+///
+/// # Safety
+/// All of it lies in memory, and the processor has the instructions of `D`.
+#[inline(always)]
+pub(crate) unsafe fn multiply<D: Dot, const M: usize, const N: usize>(
+    panels: [*const u8; N],
+    rows: *const u8,
+    row_bytes: usize,
+    steps: usize,
+    ahead: usize,
+    out: *mut f32,
+    stride: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = [[D::zero(); N]; M];
+        D::accumulate::<M, N>(&mut sums, panels, rows, row_bytes, steps, ahead);
+        // By index: an iterator would take the sums out of their registers first.
+        for i in 0..M {
+            for j in 0..N {
+                D::store(sums[i][j], out.add(i * stride + j * LANES));
+            }
+        }
+    }
+}
+
+/// As [`multiply`], where the inputs lie in `segments` of `steps` steps each, and in each of them
+/// `N` panels follow one another at a distance of `panel_bytes`.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "all of them are in registers")]
+pub(crate) unsafe fn multiply_segments<D: Dot, const M: usize, const N: usize>(
+    segments: &[*const u8],
+    last_steps: usize,
+    panel_bytes: usize,
+    rows: *const u8,
+    row_bytes: usize,
+    steps: usize,
+    out: *mut f32,
+    stride: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = [[D::zero(); N]; M];
+        for (index, segment) in segments.iter().enumerate() {
+            let count = if index + 1 == segments.len() {
+                last_steps
+            } else {
+                steps
+            };
+            let panels = std::array::from_fn(|j| segment.add(j * panel_bytes));
+            let rows = rows.add(index * steps * row_step::<D>());
+            D::accumulate::<M, N>(&mut sums, panels, rows, row_bytes, count, 0);
+        }
+        // By index: an iterator would take the sums out of their registers first.
+        for i in 0..M {
+            for j in 0..N {
+                D::store(sums[i][j], out.add(i * stride + j * LANES));
+            }
+        }
+    }
+}
+
+/// Panels `from..from + N` of a tile.
+#[inline(always)]
+pub(crate) unsafe fn panels<const N: usize>(tile: &Tile) -> [*const u8; N] {
+    // SAFETY: the tile has so many panels.
+    std::array::from_fn(|j| unsafe { tile.panels.add(j * tile.panel_bytes) })
+}
+
+/// A [`Tile`] of at most two rows and one panel.
+#[inline(always)]
+pub(crate) unsafe fn tile_small<D: Dot>(tile: &Tile) {
+    let Tile {
+        rows,
+        row_bytes,
+        steps,
+        out,
+        out_stride,
+        ..
+    } = *tile;
+    debug_assert!(tile.n == 1 && tile.m <= 2);
+    // SAFETY: the caller's promise.
+    unsafe {
+        let panels = panels::<1>(tile);
+        match tile.m {
+            1 => multiply::<D, 1, 1>(panels, rows, row_bytes, steps, 0, out, out_stride),
+            _ => multiply::<D, 2, 1>(panels, rows, row_bytes, steps, 0, out, out_stride),
+        }
+    }
+}
+
+/// f32 weights in plain Rust.
+pub(crate) struct PlainF32;
+/// bf16 weights and f32 rows in plain Rust.
+pub(crate) struct PlainBf16;
+
+macro_rules! plain {
+    ($name:ty, $values:literal, |$word:ident, $row:ident, $sum:ident| $step:expr) => {
+        impl Dot for $name {
+            type Sums = [f32; LANES];
+            const ROWS_BF16: bool = false;
+            const STEP_VALUES: usize = $values;
+            const MAX_ROWS: usize = 2;
+
+            #[inline(always)]
+            unsafe fn zero() -> Self::Sums {
+                [0.0; LANES]
+            }
+
+            #[inline(always)]
+            unsafe fn store(sums: Self::Sums, to: *mut f32) {
+                // SAFETY: the caller's promise.
+                unsafe { to.cast::<Self::Sums>().write_unaligned(sums) }
+            }
+
+            #[inline(always)]
+            unsafe fn accumulate<const M: usize, const N: usize>(
+                sums: &mut [[Self::Sums; N]; M],
+                panels: [*const u8; N],
+                rows: *const u8,
+                row_bytes: usize,
+                steps: usize,
+                _: usize,
+            ) {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    for s in 0..steps {
+                        for j in 0..N {
+                            let words = panels[j].add(s * STEP_BYTES).cast::<[u32; LANES]>();
+                            let words = words.read_unaligned();
+                            for i in 0..M {
+                                let $row = rows
+                                    .add(i * row_bytes + s * $values * 4)
+                                    .cast::<[f32; $values]>()
+                                    .read_unaligned();
+                                for lane in 0..LANES {
+                                    let $word = words[lane];
+                                    let $sum = sums[i][j][lane];
+                                    sums[i][j][lane] = $step;
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    };
+}
+
+plain!(PlainF32, 1, |word, row, sum| sum
+    + f32::from_bits(word) * row[0]);
+plain!(PlainBf16, 2, |word, row, sum| {
+    // The first of a pair lies in the lower half.
+    sum + f32::from_bits(word << 16) * row[0] + f32::from_bits(word & 0xffff_0000) * row[1]
+});

@@ -1,0 +1,30 @@
+//! Runs models on the CPU, without libtorch: the backend that the worker uses there.
+//!
+//! [`load`] packs the weights of a Hugging Face folder for the kernels of this processor and
+//! returns a [`CpuBackend`], which the engine drives through [`hyprstream_engine::Backend`]. A
+//! step is one mixed batch, computed by all threads together ([`pool`]); attention reads the
+//! cache's blocks where they lie. Kernels are chosen when the model is loaded ([`Kernels`]), and
+//! each set can be asked for.
+//!
+//! Results do not depend on what else is in the batch, nor on how a prompt was cut into pieces:
+//! not up to rounding, but bit for bit.
+//!
+//! # Limitations
+//! No training and no kernels for AMX; f16 weights are computed in f32 or bf16.
+
+mod backend;
+mod buffer;
+mod cache;
+mod format;
+mod kernels;
+mod load;
+mod model;
+mod plan;
+mod pool;
+mod product;
+mod step;
+mod weights;
+
+pub use backend::CpuBackend;
+pub use kernels::{InvalidKernels, Kernels};
+pub use load::{InvalidQuantization, LoadOptions, Quantization, load};

@@ -1,0 +1,244 @@
+//! A step laid out for the threads.
+
+use hyprstream_engine::{BackendError, LogitsWanted, ModelSpec, SequenceStep, StepBatch};
+use hyprstream_models::DecoderConfig;
+
+use crate::{
+    cache::BLOCK_SIZE,
+    kernels::{CHUNK, MAX_ROWS},
+};
+
+/// Everything about a step that does not depend on the layer.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// All new tokens, sequence after sequence.
+    pub(crate) tokens: Vec<Token>,
+    /// Tokens whose logits are wanted.
+    pub(crate) logits: Vec<usize>,
+    /// Tokens whose hidden states are wanted.
+    pub(crate) hidden: Vec<usize>,
+    /// For each kind of attention (index of [`Self::kinds`]) its tasks.
+    pub(crate) tasks: Vec<Tasks>,
+    /// The windows that layers have.
+    pub(crate) windows: Vec<Option<usize>>,
+}
+
+/// One new token.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Token {
+    pub(crate) id: u32,
+    pub(crate) position: usize,
+    /// Its block and place in it.
+    pub(crate) slot: (usize, usize),
+    /// Whether it is the last of its sequence.
+    pub(crate) last: bool,
+}
+
+/// The attention of one layer, cut into tasks for each [`Heads`].
+#[derive(Debug, Default)]
+pub(crate) struct Tasks {
+    pub(crate) list: Vec<Task>,
+    /// Tiles whose chunks are shared among several tasks.
+    pub(crate) joins: usize,
+    /// Chunk outcomes that such tiles leave, for one [`Heads`].
+    pub(crate) partials: usize,
+}
+
+/// Some tokens of one sequence, and some of the chunks that they see.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Task {
+    pub(crate) sequence: usize,
+    /// Index of the first token in the step.
+    pub(crate) token: usize,
+    pub(crate) count: usize,
+    /// Position of the first token.
+    pub(crate) position: usize,
+    pub(crate) chunks: (usize, usize),
+    /// Where the chunks of this tile are joined, if it has several tasks.
+    pub(crate) join: Option<Join>,
+}
+
+/// A tile that several tasks compute.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Join {
+    pub(crate) index: usize,
+    /// How many tasks it has.
+    pub(crate) tasks: usize,
+    /// The outcome of its first chunk.
+    pub(crate) partial: usize,
+    /// Its chunks.
+    pub(crate) chunks: (usize, usize),
+}
+
+/// Query heads that are computed together: they share a key head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Heads {
+    pub(crate) kv: usize,
+    pub(crate) first: usize,
+    pub(crate) count: usize,
+}
+
+impl Heads {
+    /// All query heads of a layer, in groups that a kernel takes.
+    pub(crate) fn of(config: &DecoderConfig) -> Vec<Self> {
+        let group = config.num_heads / config.num_kv_heads;
+        let parts = group.div_ceil(MAX_ROWS);
+        let each = |kv: usize| {
+            (0..parts).map(move |part| {
+                let (from, to) = (part * group / parts, (part + 1) * group / parts);
+                Self {
+                    kv,
+                    first: kv * group + from,
+                    count: to - from,
+                }
+            })
+        };
+        (0..config.num_kv_heads).flat_map(each).collect()
+    }
+}
+
+impl Plan {
+    /// Lays `batch` out for `threads` threads.
+    ///
+    /// # Errors
+    /// [`BackendError::Step`] when the batch breaks the rules of [`SequenceStep`], before
+    /// anything is computed.
+    pub(crate) fn new(
+        batch: &StepBatch,
+        spec: &ModelSpec,
+        config: &DecoderConfig,
+        threads: usize,
+    ) -> Result<Self, BackendError> {
+        if batch.sequences.is_empty() {
+            return Err(BackendError::Step("the batch is empty".into()));
+        }
+        for sequence in &batch.sequences {
+            check(sequence, spec).map_err(BackendError::Step)?;
+        }
+        let mut plan = Self::default();
+        for sequence in &batch.sequences {
+            let first = plan.tokens.len();
+            let count = sequence.tokens.len();
+            for (i, &id) in sequence.tokens.iter().enumerate() {
+                let position = sequence.position + i;
+                let block = sequence.blocks[position / BLOCK_SIZE] as usize;
+                plan.tokens.push(Token {
+                    id,
+                    position,
+                    slot: (block, position % BLOCK_SIZE),
+                    last: i + 1 == count,
+                });
+            }
+            let all = first..first + count;
+            match sequence.logits {
+                LogitsWanted::None => {}
+                LogitsWanted::Last => plan.logits.push(all.end - 1),
+                LogitsWanted::All => plan.logits.extend(all),
+                LogitsWanted::Hidden => plan.hidden.extend(all),
+            }
+        }
+        let group = Heads::of(config).iter().map(|h| h.count).max().unwrap_or(1);
+        for layer in &config.layers {
+            if !plan.windows.contains(&layer.window) {
+                let window = layer.window.unwrap_or(usize::MAX);
+                let heads = config.num_kv_heads;
+                plan.windows.push(layer.window);
+                plan.tasks.push(tasks(batch, window, group, heads, threads));
+            }
+        }
+        Ok(plan)
+    }
+
+    /// The tasks of a layer with this window.
+    pub(crate) fn tasks_of(&self, window: Option<usize>) -> &Tasks {
+        let index = self.windows.iter().position(|w| *w == window);
+        &self.tasks[index.expect("the plan has the tasks of every layer")]
+    }
+}
+
+/// The tasks of a layer in which a token sees `window` positions.
+fn tasks(batch: &StepBatch, window: usize, group: usize, heads: usize, threads: usize) -> Tasks {
+    let tile = (MAX_ROWS / group).max(1);
+    let tiles: usize = batch
+        .sequences
+        .iter()
+        .map(|s| s.tokens.len().div_ceil(tile))
+        .sum();
+    // With few tiles the chunks of a tile are shared out.
+    let parts = (threads * 8).div_ceil(tiles * heads);
+    let mut tasks = Tasks::default();
+    let mut first = 0;
+    for (sequence, step) in batch.sequences.iter().enumerate() {
+        let mut from = 0;
+        while from < step.tokens.len() {
+            let count = tile.min(step.tokens.len() - from);
+            let position = step.position + from;
+            let begin = (position + 1).saturating_sub(window) / CHUNK;
+            let end = (position + count).div_ceil(CHUNK);
+            let each = (end - begin).div_ceil(parts.max(1)).max(1);
+            let num_tasks = (end - begin).div_ceil(each);
+            let join = (num_tasks > 1).then_some(Join {
+                index: tasks.joins,
+                tasks: num_tasks,
+                partial: tasks.partials,
+                chunks: (begin, end),
+            });
+            if join.is_some() {
+                tasks.joins += 1;
+                tasks.partials += end - begin;
+            }
+            for part in (begin..end).step_by(each) {
+                tasks.list.push(Task {
+                    sequence,
+                    token: first + from,
+                    count,
+                    position,
+                    chunks: (part, (part + each).min(end)),
+                    join,
+                });
+            }
+            from += count;
+        }
+        first += step.tokens.len();
+    }
+    // The longest first, so that no thread begins one when the others are done.
+    tasks
+        .list
+        .sort_by_key(|task| std::cmp::Reverse(task.chunks.1 - task.chunks.0));
+    tasks
+}
+
+/// Refuses what would lead out of the cache or the embedding.
+fn check(sequence: &SequenceStep, spec: &ModelSpec) -> Result<(), String> {
+    let end = sequence.position.saturating_add(sequence.tokens.len());
+    if sequence.tokens.is_empty() {
+        return Err("a sequence has no new tokens".into());
+    }
+    if end > spec.max_positions {
+        return Err(format!(
+            "a sequence of {end} tokens exceeds {}",
+            spec.max_positions
+        ));
+    }
+    let unknown = |token: &&u32| **token as usize >= spec.vocab_size;
+    if let Some(token) = sequence.tokens.iter().find(unknown) {
+        return Err(format!(
+            "the token {token} is not below {}",
+            spec.vocab_size
+        ));
+    }
+    if sequence.blocks.len() < end.div_ceil(BLOCK_SIZE) {
+        return Err(format!(
+            "{} blocks cannot hold {end} tokens",
+            sequence.blocks.len()
+        ));
+    }
+    let outside = |block: &&u32| **block as usize >= spec.num_blocks;
+    match sequence.blocks.iter().find(outside) {
+        Some(block) => Err(format!(
+            "the block {block} is not below {}",
+            spec.num_blocks
+        )),
+        None => Ok(()),
+    }
+}

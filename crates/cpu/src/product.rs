@@ -1,0 +1,255 @@
+//! Rows of activations times a packed matrix, by all threads.
+#![allow(unsafe_code)]
+#![allow(
+    clippy::cast_ptr_alignment,
+    reason = "rows begin at cache lines, and offsets are whole values"
+)]
+
+use crate::{
+    buffer::Shared,
+    format::{Format, RowKind},
+    kernels::{GROUP, LANES, MAX_TILE, Multiply, Ops, STEP_BYTES, Tile},
+    pool::Team,
+    weights::Weights,
+};
+
+/// Rows of activations, in the form that a multiplication takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rows {
+    pub(crate) kind: RowKind,
+    pub(crate) data: Shared<u8>,
+    /// Bytes from one row to the next.
+    pub(crate) stride: usize,
+}
+
+impl Rows {
+    /// The rows of one thread, where each has `count` of its own.
+    pub(crate) fn of_thread(&self, thread: usize, count: usize) -> Self {
+        Self {
+            data: self.data.from(thread * count * self.stride),
+            ..*self
+        }
+    }
+
+    /// Writes row `row`.
+    ///
+    /// # Safety
+    /// Nobody else uses this row meanwhile; the processor has the instructions of `ops`.
+    pub(crate) unsafe fn write(&self, ops: &Ops, row: usize, values: &[f32]) {
+        // SAFETY: the caller's promise; a row has room for `values` (`RowKind::stride`), and it
+        // begins at a cache line.
+        unsafe {
+            if self.kind == RowKind::Q8 {
+                (ops.quantize)(values, self.data.at(row * self.stride));
+            } else {
+                self.write_part(ops, row, 0, values);
+            }
+        }
+    }
+
+    /// Writes values of row `row` from `from` on. Not for [`RowKind::Q8`].
+    ///
+    /// # Safety
+    /// As for [`Self::write`].
+    pub(crate) unsafe fn write_part(&self, ops: &Ops, row: usize, from: usize, values: &[f32]) {
+        let to = self.data.at(row * self.stride);
+        // SAFETY: as above.
+        unsafe {
+            match self.kind {
+                RowKind::F32 => {
+                    let to = to.cast::<f32>().add(from);
+                    std::ptr::copy_nonoverlapping(values.as_ptr(), to, values.len());
+                }
+                RowKind::Bf16 => {
+                    let to = to.cast::<u16>().add(from);
+                    let to = std::slice::from_raw_parts_mut(to, values.len());
+                    (ops.to_bf16)(values, to);
+                }
+                RowKind::Q8 => unreachable!("groups are quantised whole"),
+            }
+        }
+    }
+}
+
+/// How the multiplications by `format` are done.
+pub(crate) fn multiply_of(ops: &Ops, format: Format) -> &Multiply {
+    match format {
+        Format::F32 => &ops.f32,
+        Format::Bf16 => &ops.bf16,
+        Format::Int8 => &ops.int8,
+        Format::Int4 => &ops.int4,
+    }
+}
+
+/// Rows of one piece of work: what stays in the second-level cache while panels go by.
+const BLOCK_ROWS: usize = 252;
+/// Panels of one piece of work when there are many.
+const BLOCK_PANELS: usize = 8;
+
+/// Outputs of a multiplication: some rows of `n * 16` columns.
+pub(crate) struct Outputs<'a> {
+    /// First row.
+    pub(crate) row: usize,
+    /// First column.
+    pub(crate) column: usize,
+    /// Number of columns; the last panel may have some more than the matrix.
+    pub(crate) columns: usize,
+    /// `[rows, columns]`.
+    pub(crate) values: &'a mut [f32],
+}
+
+/// Bytes that a stream from memory is asked for ahead: the processor's own look-ahead ends at the
+/// page. With several rows there is more time meanwhile, and more is on its way.
+const AHEAD_ONE: usize = 2048;
+const AHEAD: usize = 4096;
+
+/// Multiplies rows `0..m` by `weights` and hands the outputs to `sink` in pieces of `granule`
+/// panels or a multiple of that. This is one phase of the team: no barrier is in it.
+///
+/// # Safety
+/// The rows have been written, for as many inputs as the weights have, and nobody writes them
+/// meanwhile. The processor has the instructions of `ops`.
+pub(crate) unsafe fn product(
+    team: &Team<'_>,
+    ops: &Ops,
+    weights: &Weights,
+    rows: &Rows,
+    m: usize,
+    granule: usize,
+    mut sink: impl FnMut(Outputs<'_>),
+) {
+    let multiply = multiply_of(ops, weights.format);
+    debug_assert_eq!(multiply.rows, rows.kind);
+    let row_blocks = m.div_ceil(BLOCK_ROWS);
+    let block_panels = block_panels(weights.panels, granule, row_blocks, team.size());
+    let panel_blocks = weights.panels.div_ceil(block_panels);
+    let mut buffer = Aligned([0.0; MAX_TILE]);
+    team.each(row_blocks * panel_blocks, |piece| {
+        let (row_block, panel_block) = (piece / panel_blocks, piece % panel_blocks);
+        let first_row = row_block * m / row_blocks;
+        let end_row = (row_block + 1) * m / row_blocks;
+        let first_panel = panel_block * block_panels;
+        let end_panel = (first_panel + block_panels).min(weights.panels);
+        let most = multiply.shape(end_row - first_row).rows;
+        let row_tiles = (end_row - first_row).div_ceil(most);
+        let width = multiply
+            .shape((end_row - first_row).div_ceil(row_tiles))
+            .panels;
+        let width = width.next_multiple_of(granule);
+        // What comes from memory is asked for while the step before is multiplied: with one tile a
+        // little further on, else the next panels, while these stay in the cache.
+        let ahead = match end_row - first_row {
+            1 => AHEAD_ONE,
+            _ if row_tiles == 1 => AHEAD,
+            _ => width * weights.steps * STEP_BYTES,
+        };
+        let mut panel = first_panel;
+        while panel < end_panel {
+            let n = width.min(end_panel - panel);
+            for tile in 0..row_tiles {
+                // As even as can be.
+                let row = first_row + tile * (end_row - first_row) / row_tiles;
+                let end = first_row + (tile + 1) * (end_row - first_row) / row_tiles;
+                // SAFETY: the caller's promise.
+                unsafe {
+                    let range = (row, end);
+                    tiles(
+                        multiply,
+                        weights,
+                        rows,
+                        range,
+                        (panel, n),
+                        ahead,
+                        &mut buffer.0,
+                    );
+                }
+                sink(Outputs {
+                    row,
+                    column: panel * LANES,
+                    columns: n * LANES,
+                    values: &mut buffer.0[..(end - row) * n * LANES],
+                });
+            }
+            panel += n;
+        }
+    });
+}
+
+#[repr(align(64))]
+struct Aligned([f32; MAX_TILE]);
+
+/// Rows `from..end` times `n` panels into `buffer`, `[rows, n * 16]`, in as many tiles as the
+/// kernel needs.
+unsafe fn tiles(
+    multiply: &Multiply,
+    weights: &Weights,
+    rows: &Rows,
+    (from, end): (usize, usize),
+    (panel, n): (usize, usize),
+    ahead: usize,
+    buffer: &mut [f32; MAX_TILE],
+) {
+    let shape = multiply.shape(end - from);
+    let panel_scales = if weights.format.is_quantized() {
+        weights.steps * weights.format.step_inputs() / GROUP * LANES
+    } else {
+        0
+    };
+    let mut done = 0;
+    while done < n {
+        let now = shape.panels.min(n - done);
+        let at = panel + done;
+        let tile = Tile {
+            panels: weights
+                .data
+                .as_ptr()
+                .wrapping_add(at * weights.steps * STEP_BYTES),
+            panel_bytes: weights.steps * STEP_BYTES,
+            steps: weights.steps,
+            scales: weights.scales.as_ptr().wrapping_add(at * panel_scales),
+            minima: weights.minima.as_ptr().wrapping_add(at * panel_scales),
+            panel_scales,
+            rows: rows.data.at(from * rows.stride),
+            row_bytes: rows.stride,
+            ahead,
+            m: end - from,
+            n: now,
+            out: buffer[done * LANES..].as_mut_ptr(),
+            out_stride: n * LANES,
+        };
+        // SAFETY: the caller's promise; the tile lies within the weights and the buffer.
+        unsafe { (multiply.tile)(&tile) };
+        done += now;
+    }
+}
+
+/// How many panels make a piece of work, so that all threads end at about the same time.
+fn block_panels(panels: usize, granule: usize, row_blocks: usize, threads: usize) -> usize {
+    let time = |size: &usize| {
+        let pieces = panels.div_ceil(*size) * row_blocks;
+        // In half panels; beginning a piece costs about one.
+        pieces.div_ceil(threads) * (2 * size + 1)
+    };
+    let sizes = (1..=BLOCK_PANELS.next_multiple_of(granule)).filter(|s| s.is_multiple_of(granule));
+    sizes.rev().min_by_key(time).unwrap_or(granule)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_even_whole_and_not_too_large() {
+        for panels in 1..500 {
+            for (granule, threads) in [(1, 1), (1, 2), (2, 2), (2, 3), (1, 16)] {
+                let panels = panels * granule;
+                let size = block_panels(panels, granule, 1, threads);
+                assert!(
+                    size.is_multiple_of(granule) && (1..=BLOCK_PANELS + granule).contains(&size)
+                );
+            }
+        }
+        // 576 outputs on two threads: 18 panels each.
+        assert_eq!(block_panels(36, 1, 1, 2), 6);
+    }
+}

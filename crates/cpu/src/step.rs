@@ -1,0 +1,552 @@
+//! The forward pass: what every thread runs in a step.
+#![allow(unsafe_code)]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use hyprstream_engine::StepBatch;
+use hyprstream_models::Rope;
+
+use crate::{
+    buffer::Shared,
+    cache::SharedCache,
+    format::RowKind,
+    kernels::{
+        AddArgs, AttendArgs, GateArgs, LANES, MAX_ROWS, NormArgs, Ops, SCRATCH, merge_chunks,
+        partial_len,
+    },
+    model::{Layer, Linear, Model},
+    plan::{Heads, Plan, Task, Tasks},
+    pool::Team,
+    product::{Outputs, Rows, product},
+    weights::Matrix,
+};
+
+/// A step in progress. Every thread has this and runs [`Step::run`].
+pub(crate) struct Step<'a> {
+    pub(crate) ops: &'a Ops,
+    pub(crate) model: &'a Model,
+    pub(crate) heads: &'a [Heads],
+    pub(crate) batch: &'a StepBatch,
+    pub(crate) plan: &'a Plan,
+    pub(crate) cache: SharedCache,
+    pub(crate) half_cache: bool,
+    /// Width of a head in the cache, in multiples of 16.
+    pub(crate) head_width: usize,
+    pub(crate) block_bytes: usize,
+    pub(crate) at: Activations,
+    /// Finished tasks of each join and heads.
+    pub(crate) joined: &'a [AtomicUsize],
+}
+
+/// Memory for the activations of a step.
+#[derive(Clone, Copy)]
+pub(crate) struct Activations {
+    /// The residual stream, `[tokens, hidden]`.
+    pub(crate) x: Shared<f32>,
+    /// Output of a part before its norm (sandwich norms), `[tokens, hidden]`.
+    pub(crate) y: Shared<f32>,
+    /// Query, key and value, `[tokens, columns]`.
+    pub(crate) qkv: Shared<f32>,
+    /// Queries after their norm and rotation, `[tokens, heads, head_width]`.
+    pub(crate) queries: Shared<f32>,
+    /// Output of attention, `[tokens, heads * head_dim]`.
+    pub(crate) attended: Shared<f32>,
+    /// Gated values where they cannot go into `inner_rows` at once, `[tokens, intermediate]`.
+    pub(crate) inner: Shared<f32>,
+    /// Cosines and sines, for each rotary embedding `[tokens, 2, dimensions / 2]`.
+    pub(crate) turns: Shared<f32>,
+    /// Outcomes of chunks that several tasks share.
+    pub(crate) partials: Shared<f32>,
+    /// Space of each thread.
+    pub(crate) scratch: Shared<f32>,
+    pub(crate) scratch_len: usize,
+    /// Inputs of the multiplications.
+    pub(crate) hidden_rows: Rows,
+    pub(crate) attended_rows: Rows,
+    pub(crate) inner_rows: Rows,
+    pub(crate) head_rows: Rows,
+    pub(crate) logits: Shared<f32>,
+    pub(crate) hidden: Shared<f32>,
+}
+
+/// With so many tokens or fewer each thread prepares the rows that it multiplies for itself.
+pub(crate) const FEW_TOKENS: usize = 2;
+
+/// Values of scratch space of a thread.
+pub(crate) fn scratch_len(model: &Model, head_width: usize) -> usize {
+    let config = &model.config;
+    let row = (config.num_heads * config.head_dim)
+        .max(config.hidden_size)
+        .max(config.intermediate_size);
+    (SCRATCH + 2 * partial_len(MAX_ROWS, head_width) + row).next_multiple_of(LANES)
+}
+
+/// A thread's space, taken apart.
+struct Space {
+    attention: *mut f32,
+    partials: &'static mut [f32],
+    row: &'static mut [f32],
+}
+
+// SAFETY of the calls into `ops`, in all of this module: the backend was made for kernels that
+// this processor has (`Ops::of`). SAFETY of the parts of shared buffers: a piece of `Team::each`
+// belongs to one thread, and a barrier lies between the phase that writes and the one that reads.
+impl Step<'_> {
+    /// Computes the step. Every thread of the team calls it.
+    pub(crate) fn run(&self, team: &Team<'_>) {
+        let mut space = self.space(team);
+        self.embed(team);
+        team.barrier();
+        for (index, layer) in self.model.layers.iter().enumerate() {
+            self.layer(team, index, layer, &mut space);
+        }
+        self.finish(team, &mut space);
+    }
+
+    fn space(&self, team: &Team<'_>) -> Space {
+        let len = self.at.scratch_len;
+        // SAFETY: each thread has a part of its own; nothing else uses it in this step.
+        let all = unsafe { self.at.scratch.part_mut(team.index * len, len) };
+        let (attention, rest) = all.split_at_mut(SCRATCH);
+        let (partials, row) = rest.split_at_mut(2 * partial_len(MAX_ROWS, self.head_width));
+        Space {
+            attention: attention.as_mut_ptr(),
+            partials,
+            row,
+        }
+    }
+
+    fn tokens(&self) -> usize {
+        self.plan.tokens.len()
+    }
+
+    /// Row `row` of a buffer of rows of `len` values.
+    ///
+    /// # Safety
+    /// See above.
+    unsafe fn row<'r>(buffer: Shared<f32>, row: usize, len: usize) -> &'r mut [f32] {
+        // SAFETY: the caller's promise.
+        unsafe { buffer.part_mut(row * len, len) }
+    }
+
+    /// Takes the embeddings, and the cosines and sines of all positions.
+    fn embed(&self, team: &Team<'_>) {
+        let config = &self.model.config;
+        let embedding = Matrix::from(&self.model.embedding);
+        team.each(self.tokens(), |t| {
+            let token = self.plan.tokens[t];
+            // SAFETY: see above.
+            let x = unsafe { Self::row(self.at.x, t, config.hidden_size) };
+            embedding.read(token.id as usize, x);
+            let scale = self.model.embedding_scale;
+            for x in x.iter_mut() {
+                *x *= scale;
+            }
+            let mut from = 0;
+            for rope in &config.ropes {
+                let half = rope.frequencies.len();
+                // SAFETY: see above.
+                let turns = unsafe {
+                    let from = from * self.tokens() + t * 2 * half;
+                    self.at.turns.part_mut(from, 2 * half)
+                };
+                from += 2 * half;
+                let (cosines, sines) = turns.split_at_mut(half);
+                let each = cosines.iter_mut().zip(sines).zip(&rope.frequencies);
+                for ((cosine, sine), frequency) in each {
+                    let (s, c) = (token.position as f32 * frequency).sin_cos();
+                    *cosine = c * rope.attention_factor;
+                    *sine = s * rope.attention_factor;
+                }
+            }
+        });
+    }
+
+    fn layer(&self, team: &Team<'_>, index: usize, layer: &Layer, space: &mut Space) {
+        let (config, at) = (&self.model.config, &self.at);
+        let rows = self.norm(team, &layer.attention_norm, space);
+        self.store(team, &layer.qkv, &rows, at.qkv, self.model.columns.all);
+        team.barrier();
+        self.turn(team, index, layer, space);
+        team.barrier();
+        self.attend(team, index, space);
+        team.barrier();
+        let rows = self.rows(team, at.attended, layer.output.inputs, &at.attended_rows);
+        let norm = layer.attention_post_norm.as_deref();
+        self.part_out(team, &layer.output, &rows, norm, space);
+
+        let rows = self.norm(team, &layer.mlp_norm, space);
+        self.gated(team, layer, &rows);
+        team.barrier();
+        let rows = if at.inner_rows.kind == RowKind::Q8 {
+            self.rows(team, at.inner, config.intermediate_size, &at.inner_rows)
+        } else {
+            at.inner_rows
+        };
+        let norm = layer.mlp_post_norm.as_deref();
+        self.part_out(team, &layer.down, &rows, norm, space);
+    }
+
+    /// Returns `norm(x)` in the form for a multiplication.
+    fn norm(&self, team: &Team<'_>, weight: &[f32], space: &mut Space) -> Rows {
+        let width = self.model.config.hidden_size;
+        self.prepare(team, &self.at.hidden_rows, |t, rows| {
+            // SAFETY: see above.
+            unsafe {
+                let x = self.at.x.part(t * width, width);
+                self.normalize(x, weight, &mut space.row[..width]);
+                rows.write(self.ops, t, &space.row[..width]);
+            }
+        })
+    }
+
+    /// Returns rows of `len` values in the form for a multiplication.
+    fn rows(&self, team: &Team<'_>, from: Shared<f32>, len: usize, rows: &Rows) -> Rows {
+        self.prepare(team, rows, |t, rows| {
+            // SAFETY: see above.
+            unsafe { rows.write(self.ops, t, from.part(t * len, len)) };
+        })
+    }
+
+    /// Lets `work` write `rows`, row by row, and returns them when they can be read. When there
+    /// are few, each thread writes and reads its own, which takes less time than a barrier.
+    fn prepare(&self, team: &Team<'_>, rows: &Rows, mut work: impl FnMut(usize, &Rows)) -> Rows {
+        let tokens = self.tokens();
+        if tokens <= FEW_TOKENS {
+            let own = rows.of_thread(team.index, tokens);
+            (0..tokens).for_each(|t| work(t, &own));
+            return own;
+        }
+        self.each_token(team, |t| work(t, rows));
+        team.barrier();
+        *rows
+    }
+
+    /// # Safety
+    /// See above.
+    unsafe fn normalize(&self, x: &[f32], weight: &[f32], out: &mut [f32]) {
+        let eps = self.model.config.norm_eps as f32;
+        // SAFETY: the caller's promise.
+        unsafe { (self.ops.norm)(&NormArgs { x, weight, eps }, out) }
+    }
+
+    /// A phase over all tokens, a few at a time.
+    fn each_token(&self, team: &Team<'_>, mut work: impl FnMut(usize)) {
+        const FEW: usize = 8;
+        let tokens = self.tokens();
+        let size = if tokens > 4 * FEW { FEW } else { 1 };
+        team.each(tokens.div_ceil(size), |piece| {
+            (piece * size..((piece + 1) * size).min(tokens)).for_each(&mut work);
+        });
+    }
+
+    /// `to = linear(rows)`, `[tokens, width]`.
+    fn store(&self, team: &Team<'_>, linear: &Linear, rows: &Rows, to: Shared<f32>, width: usize) {
+        let tokens = self.tokens();
+        let sink = |tile: Outputs<'_>| {
+            let len = tile.columns.min(width - tile.column);
+            let bias = linear.bias.get(tile.column..tile.column + len);
+            for (r, values) in tile.values.chunks_exact(tile.columns).enumerate() {
+                // SAFETY: see above; a tile has columns and rows of its own.
+                unsafe {
+                    let to = to.part_mut((tile.row + r) * width + tile.column, len);
+                    to.copy_from_slice(&values[..len]);
+                    if let Some(bias) = bias {
+                        (self.ops.add)(to, bias);
+                    }
+                }
+            }
+        };
+        // SAFETY: see above.
+        unsafe { product(team, self.ops, &linear.weights, rows, tokens, 1, sink) };
+    }
+
+    /// `x += linear(rows)`, or `x += norm(linear(rows))`, and meets the barrier.
+    fn part_out(
+        &self,
+        team: &Team<'_>,
+        linear: &Linear,
+        rows: &Rows,
+        norm: Option<&[f32]>,
+        space: &mut Space,
+    ) {
+        let (tokens, width) = (self.tokens(), self.model.config.hidden_size);
+        let Some(norm) = norm else {
+            let sink = |tile: Outputs<'_>| {
+                let len = tile.columns.min(width - tile.column);
+                let bias = linear.bias.get(tile.column..tile.column + len);
+                let args = AddArgs {
+                    values: tile.values,
+                    columns: tile.columns,
+                    bias: bias.unwrap_or_default(),
+                    to: self.at.x.at(tile.row * width + tile.column),
+                    stride: width,
+                    len,
+                };
+                // SAFETY: see above.
+                unsafe { (self.ops.add_rows)(&args) };
+            };
+            // SAFETY: see above.
+            unsafe { product(team, self.ops, &linear.weights, rows, tokens, 1, sink) };
+            team.barrier();
+            return;
+        };
+        self.store(team, linear, rows, self.at.y, width);
+        team.barrier();
+        self.each_token(team, |t| {
+            // SAFETY: see above.
+            unsafe {
+                let y = Self::row(self.at.y, t, width);
+                self.normalize(y, norm, &mut space.row[..width]);
+                (self.ops.add)(Self::row(self.at.x, t, width), &space.row[..width]);
+            }
+        });
+        team.barrier();
+    }
+
+    /// Normalises and turns queries and keys, and writes keys and values to the cache.
+    fn turn(&self, team: &Team<'_>, index: usize, layer: &Layer, space: &mut Space) {
+        let config = &self.model.config;
+        let (dim, columns) = (config.head_dim, self.model.columns);
+        let rope_index = config.layers[index].rope;
+        let rope = &config.ropes[rope_index];
+        let before: usize = config.ropes[..rope_index]
+            .iter()
+            .map(|rope| 2 * rope.frequencies.len())
+            .sum();
+        self.each_token(team, |t| {
+            let half = rope.frequencies.len();
+            let token = self.plan.tokens[t];
+            // SAFETY: see above; the position is the token's own.
+            unsafe {
+                let turns = self
+                    .at
+                    .turns
+                    .part(before * self.tokens() + t * 2 * half, 2 * half);
+                let row = Self::row(self.at.qkv, t, columns.all);
+                let queries = config.num_heads * self.head_width;
+                let queries = Self::row(self.at.queries, t, queries);
+                for (head, to) in queries.chunks_exact_mut(self.head_width).enumerate() {
+                    let query = &mut row[head * dim..(head + 1) * dim];
+                    self.turn_head(query, layer.query_norm.as_deref(), rope, turns, space);
+                    to[..dim].copy_from_slice(query);
+                }
+                for head in 0..config.num_kv_heads {
+                    let key = &mut row[columns.key + head * dim..][..dim];
+                    self.turn_head(key, layer.key_norm.as_deref(), rope, turns, space);
+                    let key = &row[columns.key + head * dim..][..dim];
+                    let value = &row[columns.value + head * dim..][..dim];
+                    self.cache
+                        .write(index, head, token.slot, (key, value), token.last);
+                }
+            }
+        });
+    }
+
+    /// # Safety
+    /// See above.
+    unsafe fn turn_head(
+        &self,
+        head: &mut [f32],
+        norm: Option<&[f32]>,
+        rope: &Rope,
+        turns: &[f32],
+        space: &mut Space,
+    ) {
+        if let Some(norm) = norm {
+            let out = &mut space.row[..head.len()];
+            // SAFETY: the caller's promise.
+            unsafe { self.normalize(head, norm, out) };
+            head.copy_from_slice(out);
+        }
+        let half = rope.frequencies.len();
+        let (first, second) = head[..2 * half].split_at_mut(half);
+        let (cosines, sines) = turns.split_at(half);
+        let each = first.iter_mut().zip(second).zip(cosines.iter().zip(sines));
+        for ((a, b), (cosine, sine)) in each {
+            (*a, *b) = (*a * cosine - *b * sine, *b * cosine + *a * sine);
+        }
+    }
+
+    fn attend(&self, team: &Team<'_>, index: usize, space: &mut Space) {
+        let tasks = self.plan.tasks_of(self.model.config.layers[index].window);
+        team.each(tasks.list.len() * self.heads.len(), |piece| {
+            let heads = piece % self.heads.len();
+            let task = &tasks.list[piece / self.heads.len()];
+            self.attend_task(index, tasks, task, heads, space);
+        });
+    }
+
+    fn attend_task(
+        &self,
+        index: usize,
+        tasks: &Tasks,
+        task: &Task,
+        heads: usize,
+        space: &mut Space,
+    ) {
+        let config = &self.model.config;
+        let Heads { kv, first, count } = self.heads[heads];
+        let rows = task.count * count;
+        let len = partial_len(rows, self.head_width);
+        let stride = config.num_heads * self.head_width;
+        let attend = if self.half_cache {
+            self.ops.attend_bf16
+        } else {
+            self.ops.attend_f32
+        };
+        let mut args = AttendArgs {
+            queries: self
+                .at
+                .queries
+                .at(task.token * stride + first * self.head_width),
+            query_stride: stride,
+            tokens: task.count,
+            group: count,
+            head_dim: self.head_width,
+            position: task.position,
+            window: config.layers[index].window.unwrap_or(usize::MAX),
+            scale: config.attention_scale as f32,
+            softcap: config.attention_softcap.unwrap_or(0.0) as f32,
+            chunk: 0,
+            blocks: &self.batch.sequences[task.sequence].blocks,
+            keys: self.cache.keys(index, kv),
+            values: self.cache.values(index, kv),
+            block_bytes: self.block_bytes,
+            out: std::ptr::null_mut(),
+            scratch: space.attention,
+        };
+        let out = |row: usize| {
+            let (token, head) = (task.token + row / count, first + row % count);
+            let width = config.num_heads * config.head_dim;
+            let from = token * width + head * config.head_dim;
+            // SAFETY: see above; the heads of the tokens are this task's.
+            unsafe { self.at.attended.part_mut(from, config.head_dim) }
+        };
+        let Some(join) = task.join else {
+            for chunk in task.chunks.0..task.chunks.1 {
+                let whole = chunk + 1 == task.chunks.1;
+                let is_first = chunk == task.chunks.0;
+                args.chunk = chunk;
+                args.out = space.partials[if is_first { 0 } else { len }..].as_mut_ptr();
+                // SAFETY: see above.
+                unsafe { attend(&args) };
+                let count = if is_first { len } else { 2 * len };
+                let partials = &mut space.partials[..count];
+                merge_chunks(partials, rows, self.head_width);
+                if whole {
+                    write_heads(&partials[..len], rows, self.head_width, out);
+                }
+            }
+            return;
+        };
+        // Invariant: chunk outcomes of a tile follow one another, tiles of one set of heads too.
+        let most = partial_len(MAX_ROWS, self.head_width);
+        let base = (heads * tasks.partials + join.partial) * most;
+        for chunk in task.chunks.0..task.chunks.1 {
+            args.chunk = chunk;
+            args.out = self.at.partials.at(base + (chunk - join.chunks.0) * len);
+            // SAFETY: see above.
+            unsafe { attend(&args) };
+        }
+        let joined = &self.joined[heads * tasks.joins + join.index];
+        if joined.fetch_add(1, Ordering::AcqRel) + 1 == join.tasks {
+            // For the next layer.
+            joined.store(0, Ordering::Relaxed);
+            let chunks = join.chunks.1 - join.chunks.0;
+            // SAFETY: all tasks of the tile are done, and this thread is the one that knows.
+            let partials = unsafe { self.at.partials.part_mut(base, chunks * len) };
+            merge_chunks(partials, rows, self.head_width);
+            write_heads(&partials[..len], rows, self.head_width, out);
+        }
+    }
+
+    /// `inner = act(gate(rows)) * up(rows)`.
+    fn gated(&self, team: &Team<'_>, layer: &Layer, rows: &Rows) {
+        let (at, width) = (&self.at, self.model.config.intermediate_size);
+        let linear = &layer.gate_up;
+        let (half, gelu) = (at.inner_rows.kind == RowKind::Bf16, self.model.gelu());
+        let (out, out_bytes) = match at.inner_rows.kind {
+            RowKind::Q8 => (at.inner.at(0).cast::<u8>(), 4 * width),
+            _ => (at.inner_rows.data.at(0), at.inner_rows.stride),
+        };
+        let sink = |tile: Outputs<'_>| {
+            let first = tile.column / 2;
+            let bias = linear.bias.get(tile.column..tile.column + tile.columns);
+            let offset = tile.row * out_bytes + first * if half { 2 } else { 4 };
+            let args = GateArgs {
+                values: tile.values,
+                columns: tile.columns,
+                bias: bias.unwrap_or_default(),
+                gelu,
+                out: out.wrapping_add(offset),
+                out_bytes,
+                len: (tile.columns / 2).min(width - first),
+                half,
+            };
+            // SAFETY: see above.
+            unsafe { (self.ops.gate)(&args) };
+        };
+        let tokens = self.tokens();
+        // SAFETY: see above.
+        unsafe { product(team, self.ops, &linear.weights, rows, tokens, 2, sink) };
+    }
+
+    /// The last norm and the head, for the tokens that are asked for.
+    fn finish(&self, team: &Team<'_>, space: &mut Space) {
+        let (config, plan) = (&self.model.config, self.plan);
+        let width = config.hidden_size;
+        team.each(plan.logits.len() + plan.hidden.len(), |i| {
+            let hidden = i.checked_sub(plan.logits.len());
+            let token = hidden.map_or_else(|| plan.logits[i], |i| plan.hidden[i]);
+            // SAFETY: see above.
+            unsafe {
+                let x = Self::row(self.at.x, token, width);
+                let out = &mut space.row[..width];
+                self.normalize(x, &self.model.norm, out);
+                match hidden {
+                    Some(i) => Self::row(self.at.hidden, i, width).copy_from_slice(out),
+                    None => self.at.head_rows.write(self.ops, i, out),
+                }
+            }
+        });
+        team.barrier();
+        let (rows, vocab) = (plan.logits.len(), config.vocab_size);
+        let weights = &self.model.head.weights;
+        if rows > 0 {
+            let sink = |tile: Outputs<'_>| {
+                let len = tile.columns.min(vocab - tile.column);
+                for (r, values) in tile.values.chunks_exact_mut(tile.columns).enumerate() {
+                    let values = &mut values[..len];
+                    let to = (tile.row + r) * vocab + tile.column;
+                    // SAFETY: see above.
+                    unsafe {
+                        if let Some(cap) = config.logit_softcap {
+                            (self.ops.softcap)(cap as f32, values);
+                        }
+                        self.at.logits.part_mut(to, len).copy_from_slice(values);
+                    }
+                }
+            };
+            // SAFETY: see above.
+            unsafe { product(team, self.ops, weights, &self.at.head_rows, rows, 1, sink) };
+        }
+        team.barrier();
+    }
+}
+
+/// Writes the joined outcome of a tile, row by row.
+fn write_heads<'o>(
+    joined: &[f32],
+    rows: usize,
+    head_width: usize,
+    out: impl Fn(usize) -> &'o mut [f32],
+) {
+    for row in 0..rows {
+        let inverse = 1.0 / joined[rows * (head_width + 1) + row];
+        let values = &joined[row * head_width..];
+        for (out, value) in out(row).iter_mut().zip(values) {
+            *out = value * inverse;
+        }
+    }
+}

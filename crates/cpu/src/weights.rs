@@ -1,0 +1,335 @@
+//! Weights, packed for the kernels.
+//!
+//! A matrix `[outputs, inputs]` becomes panels of 16 outputs. A panel is a sequence of steps of 64
+//! bytes, 4 for each output: one f32, two bf16, four 8-bit or eight 4-bit weights of consecutive
+//! inputs. So a kernel reads memory from one end to the other, and multiplies a step by one word
+//! of a row.
+#![allow(unsafe_code)]
+
+use std::io;
+
+use hyprstream_models::{StoredTensor, StoredType};
+
+use crate::{
+    buffer::{Buffer, Shared},
+    format::{Format, bf16_bits, bf16_value, f16_bits, f16_value},
+    kernels::{GROUP, LANES, STEP_BYTES},
+    pool::Pool,
+};
+
+/// A packed matrix.
+#[derive(Debug)]
+pub(crate) struct Weights {
+    pub(crate) format: Format,
+    /// Panels of 16 outputs.
+    pub(crate) panels: usize,
+    /// Steps of a panel.
+    pub(crate) steps: usize,
+    pub(crate) data: Buffer<u8>,
+    /// Quantised: f16, `[panels, inputs / 32, 16]`.
+    pub(crate) scales: Buffer<u16>,
+    /// 4 bits: as `scales`.
+    pub(crate) minima: Buffer<u16>,
+}
+
+/// Rows of a stored matrix, little-endian, one after the other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Matrix<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) stored: StoredType,
+    pub(crate) inputs: usize,
+}
+
+impl<'a> From<&'a StoredTensor> for Matrix<'a> {
+    fn from(tensor: &'a StoredTensor) -> Self {
+        Self {
+            bytes: tensor.bytes(),
+            stored: tensor.dtype(),
+            inputs: tensor.shape().last().copied().unwrap_or(1),
+        }
+    }
+}
+
+impl<'a> Matrix<'a> {
+    /// Number of rows.
+    pub(crate) fn rows(&self) -> usize {
+        self.bytes.len() / self.row_bytes()
+    }
+
+    fn row_bytes(&self) -> usize {
+        self.inputs * self.stored.size_bytes()
+    }
+
+    /// The bytes of row `row`.
+    fn row(&self, row: usize) -> &'a [u8] {
+        &self.bytes[row * self.row_bytes()..][..self.row_bytes()]
+    }
+
+    /// Writes row `row` as f32.
+    pub(crate) fn read(&self, row: usize, out: &mut [f32]) {
+        let bytes = self.row(row);
+        match self.stored {
+            StoredType::F32 => {
+                for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                    *out = f32::from_le_bytes(*bytes);
+                }
+            }
+            StoredType::F16 => {
+                for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *out = f16_value(u16::from_le_bytes(*bytes));
+                }
+            }
+            StoredType::BF16 => {
+                for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *out = bf16_value(u16::from_le_bytes(*bytes));
+                }
+            }
+        }
+    }
+}
+
+/// Up to 16 rows that become one panel; what is missing becomes 0.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PanelSource<'a> {
+    pub(crate) matrix: Matrix<'a>,
+    pub(crate) row: usize,
+    pub(crate) count: usize,
+}
+
+/// The panels of `matrix`, in order.
+pub(crate) fn panels_of<'a>(
+    matrix: &Matrix<'a>,
+) -> impl Iterator<Item = PanelSource<'a>> + use<'a> {
+    let (matrix, rows) = (*matrix, matrix.rows());
+    (0..rows).step_by(LANES).map(move |row| PanelSource {
+        matrix,
+        row,
+        count: (rows - row).min(LANES),
+    })
+}
+
+impl Weights {
+    /// Packs `sources`, which have the same number of inputs, as `format`. Quantised formats need
+    /// inputs in multiples of 32.
+    ///
+    /// # Errors
+    /// There is no memory.
+    pub(crate) fn pack(
+        sources: &[PanelSource<'_>],
+        format: Format,
+        pool: &mut Pool,
+    ) -> io::Result<Self> {
+        let inputs = sources.first().map_or(0, |source| source.matrix.inputs);
+        let panels = sources.len();
+        let steps = inputs.div_ceil(format.step_inputs());
+        let groups = if format.is_quantized() {
+            inputs / GROUP
+        } else {
+            0
+        };
+        let scales = panels * groups * LANES;
+        let mut data = Buffer::new(panels * steps * STEP_BYTES)?;
+        let mut scales = Buffer::new(scales)?;
+        let mut minima = Buffer::new(if format == Format::Int4 {
+            scales.len()
+        } else {
+            0
+        })?;
+        let (shared, shared_scales, shared_minima) = (
+            Shared::new(&mut data),
+            Shared::new(&mut scales),
+            Shared::new(&mut minima),
+        );
+        pool.run(|team| {
+            let mut rows = vec![0.0; LANES * inputs];
+            team.each(panels, |panel| {
+                let source = &sources[panel];
+                let (step_bytes, group) = (steps * STEP_BYTES, groups * LANES);
+                // SAFETY: each panel is taken by one thread, and the buffers outlive `run`.
+                let (out, scales, minima) = unsafe {
+                    (
+                        shared.part_mut(panel * step_bytes, step_bytes),
+                        shared_scales.part_mut(panel * group, group),
+                        shared_minima.part_mut(
+                            panel * group,
+                            if format == Format::Int4 { group } else { 0 },
+                        ),
+                    )
+                };
+                match (format, source.matrix.stored) {
+                    (Format::Bf16, StoredType::BF16) | (Format::F32, StoredType::F32) => {
+                        copy_words(source, out);
+                    }
+                    _ => {
+                        read_rows(source, &mut rows);
+                        match format {
+                            Format::F32 => pack_f32(&rows, inputs, out),
+                            Format::Bf16 => pack_bf16(&rows, inputs, out),
+                            Format::Int8 => pack_int8(&rows, inputs, out, scales),
+                            Format::Int4 => pack_int4(&rows, inputs, out, scales, minima),
+                        }
+                    }
+                }
+            });
+        });
+        Ok(Self {
+            format,
+            panels,
+            steps,
+            data,
+            scales,
+            minima,
+        })
+    }
+
+    /// Bytes in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        self.data.len() + 2 * (self.scales.len() + self.minima.len())
+    }
+}
+
+fn read_rows(source: &PanelSource<'_>, rows: &mut [f32]) {
+    rows.fill(0.0);
+    for (lane, row) in rows
+        .chunks_exact_mut(source.matrix.inputs)
+        .take(source.count)
+        .enumerate()
+    {
+        source.matrix.read(source.row + lane, row);
+    }
+}
+
+/// Packs what is kept as it is stored: 32 bits of a row at a time.
+fn copy_words(source: &PanelSource<'_>, out: &mut [u8]) {
+    let steps = out.as_chunks_mut::<STEP_BYTES>().0;
+    for lane in 0..source.count {
+        let row = source.matrix.row(source.row + lane);
+        let (words, rest) = row.as_chunks::<4>();
+        for (step, word) in steps.iter_mut().zip(words) {
+            step[lane * 4..lane * 4 + 4].copy_from_slice(word);
+        }
+        if let Some(step) = steps.get_mut(words.len()) {
+            step[lane * 4..lane * 4 + rest.len()].copy_from_slice(rest);
+        }
+    }
+}
+
+fn pack_f32(rows: &[f32], inputs: usize, out: &mut [u8]) {
+    for (lane, row) in rows.chunks_exact(inputs).enumerate() {
+        for (step, value) in out.as_chunks_mut::<STEP_BYTES>().0.iter_mut().zip(row) {
+            step[lane * 4..lane * 4 + 4].copy_from_slice(&value.to_le_bytes());
+        }
+    }
+}
+
+fn pack_bf16(rows: &[f32], inputs: usize, out: &mut [u8]) {
+    for (lane, row) in rows.chunks_exact(inputs).enumerate() {
+        for (i, value) in row.iter().enumerate() {
+            let at = i / 2 * STEP_BYTES + lane * 4 + i % 2 * 2;
+            out[at..at + 2].copy_from_slice(&bf16_bits(*value).to_le_bytes());
+        }
+    }
+}
+
+fn pack_int8(rows: &[f32], inputs: usize, out: &mut [u8], scales: &mut [u16]) {
+    for (lane, row) in rows.chunks_exact(inputs).enumerate() {
+        for (g, group) in row.chunks_exact(GROUP).enumerate() {
+            let largest = group.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
+            let bits = f16_bits(largest / 127.0);
+            scales[g * LANES + lane] = bits;
+            let scale = f16_value(bits);
+            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+            for (i, value) in group.iter().enumerate() {
+                let level = (value * inverse).round_ties_even().clamp(-127.0, 127.0) as i32;
+                let at = (g * GROUP + i) / 4 * STEP_BYTES + lane * 4 + i % 4;
+                out[at] = (level + 128) as u8;
+            }
+        }
+    }
+}
+
+fn pack_int4(rows: &[f32], inputs: usize, out: &mut [u8], scales: &mut [u16], minima: &mut [u16]) {
+    for (lane, row) in rows.chunks_exact(inputs).enumerate() {
+        for (g, group) in row.chunks_exact(GROUP).enumerate() {
+            let (scale, minimum, levels) = levels(group);
+            scales[g * LANES + lane] = scale;
+            minima[g * LANES + lane] = minimum;
+            // A step has 8 inputs: the first four in the low halves of its bytes.
+            for (s, eight) in levels.chunks_exact(8).enumerate() {
+                let at = (g * (GROUP / 8) + s) * STEP_BYTES + lane * 4;
+                for i in 0..4 {
+                    out[at + i] = eight[i] | eight[i + 4] << 4;
+                }
+            }
+        }
+    }
+}
+
+/// Scale and minimum (f16) and levels 0..=15 of a group, those with the least squared error among
+/// the full range and some narrower ones.
+fn levels(group: &[f32]) -> (u16, u16, [u8; GROUP]) {
+    let low = group.iter().fold(f32::INFINITY, |a, b| a.min(*b));
+    let high = group.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+    let mut best = (f32::INFINITY, 0, 0, [0; GROUP]);
+    for shrink in [1.0, 0.93, 0.86] {
+        let (middle, half) = (f32::midpoint(low, high), (high - low) / 2.0 * shrink);
+        let scale_bits = f16_bits(half / 7.5);
+        let minimum_bits = f16_bits(middle - half);
+        let (scale, minimum) = (f16_value(scale_bits), f16_value(minimum_bits));
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        let mut levels = [0; GROUP];
+        let mut error = 0.0;
+        for (level, value) in levels.iter_mut().zip(group) {
+            let rounded = ((value - minimum) * inverse + 0.5).clamp(0.0, 15.0);
+            *level = rounded as u8;
+            let difference = f32::from(*level) * scale + minimum - value;
+            error += difference * difference;
+        }
+        if error < best.0 {
+            best = (error, scale_bits, minimum_bits, levels);
+        }
+    }
+    (best.1, best.2, best.3)
+}
+
+#[cfg(test)]
+#[allow(clippy::float_cmp, reason = "exact values")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn four_bits_keep_what_lies_on_sixteen_levels() {
+        let group: Vec<f32> = (0..32)
+            .map(|i| -0.75 + 0.125 * (i * 7 % 16) as f32)
+            .collect();
+        let (scale, minimum, levels) = levels(&group);
+        for (level, value) in levels.iter().zip(&group) {
+            assert_eq!(
+                f32::from(*level) * f16_value(scale) + f16_value(minimum),
+                *value
+            );
+        }
+    }
+
+    #[test]
+    fn a_narrower_range_is_taken_where_it_is_better() {
+        let mut group = [0.0_f32; 32];
+        for (i, value) in group.iter_mut().enumerate() {
+            *value = (i as f32 - 15.5) / 16.0;
+        }
+        let error = |(scale, minimum, levels): (u16, u16, [u8; 32])| -> f32 {
+            let value = |l: u8| f32::from(l) * f16_value(scale) + f16_value(minimum);
+            group
+                .iter()
+                .zip(levels)
+                .map(|(w, l)| (w - value(l)).powi(2))
+                .sum()
+        };
+        let step = 2.0 * 15.5 / 16.0 / 15.0;
+        let full: f32 = group
+            .iter()
+            .map(|w| (w - ((w - group[0]) / step).round() * step - group[0]).powi(2))
+            .sum();
+        assert!(error(levels(&group)) <= full * 1.001);
+    }
+}

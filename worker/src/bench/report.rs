@@ -1,0 +1,180 @@
+//! What is told of a measurement, as JSON or as a table.
+
+use serde::Serialize;
+
+use super::load::LoadReport;
+
+/// Any measurement.
+pub(super) enum Report {
+    Local(LocalReport),
+    Prefix(PrefixReport),
+    Load(LoadReport),
+}
+
+/// A model in this process.
+#[derive(Debug, Serialize)]
+pub(super) struct LocalReport {
+    pub(super) model: Model,
+    pub(super) load_seconds: f64,
+    /// The most memory that the process had resident while it measured.
+    pub(super) max_rss_bytes: Option<u64>,
+    pub(super) machine: Option<Machine>,
+    pub(super) results: Vec<Figures>,
+}
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+pub(super) struct Model {
+    pub(super) path: String,
+    pub(super) architecture: String,
+    pub(super) dtype: String,
+    pub(super) device: String,
+    pub(super) quantization: String,
+    pub(super) kernels: String,
+    pub(super) weight_bytes: u64,
+}
+
+/// Limits of the machine, measured in the same run.
+#[derive(Debug, Serialize)]
+pub(super) struct Machine {
+    pub(super) threads: usize,
+    pub(super) read_bandwidth_bytes_per_second: f64,
+    pub(super) buffer_bytes: usize,
+}
+
+/// One batch size; every figure is the median of the repetitions by itself.
+#[derive(Debug, Serialize)]
+pub(super) struct Figures {
+    pub(super) batch: usize,
+    /// Tokens before the first that is generated.
+    pub(super) context_tokens: usize,
+    pub(super) gen_tokens: usize,
+    pub(super) prefill_tokens_per_second: Option<f64>,
+    pub(super) decode_tokens_per_second: Option<f64>,
+    /// What reading weights, keys and values at the machine's bandwidth allows.
+    pub(super) decode_limit_tokens_per_second: Option<f64>,
+    pub(super) decode_share_of_limit: Option<f64>,
+    pub(super) output_tokens_per_second: Option<f64>,
+    pub(super) first_token_seconds_median: Option<f64>,
+    pub(super) first_token_seconds_max: Option<f64>,
+    pub(super) preemptions: usize,
+}
+
+/// Requests with a shared beginning.
+#[derive(Debug, Serialize)]
+pub(super) struct PrefixReport {
+    pub(super) model: String,
+    pub(super) shared_tokens: usize,
+    pub(super) own_tokens: usize,
+    pub(super) results: Vec<PrefixRow>,
+}
+
+/// Mean times to the first token at one batch size.
+#[derive(Debug, Serialize)]
+pub(super) struct PrefixRow {
+    pub(super) batch: usize,
+    pub(super) without_cache_seconds: f64,
+    pub(super) cold_seconds: f64,
+    pub(super) warm_seconds: f64,
+    pub(super) cold_ratio: f64,
+    pub(super) warm_ratio: f64,
+}
+
+impl Report {
+    /// Prints to the standard output.
+    pub(super) fn print(&self, json: bool) {
+        match self {
+            Self::Local(report) if json => println!("{}", serde_json::json!(report)),
+            Self::Prefix(report) if json => println!("{}", serde_json::json!(report)),
+            Self::Load(report) if json => println!("{}", serde_json::json!(report)),
+            Self::Local(report) => print_local(report),
+            Self::Prefix(report) => print_prefix(report),
+            Self::Load(report) => report.print(),
+        }
+    }
+}
+
+fn print_local(report: &LocalReport) {
+    let model = &report.model;
+    println!(
+        "{} ({}, {} on {}, quantization {}, kernels {})",
+        model.path,
+        model.architecture,
+        model.dtype,
+        model.device,
+        model.quantization,
+        model.kernels
+    );
+    let rss = report.max_rss_bytes.map_or("unknown".to_owned(), megabytes);
+    println!(
+        "loaded in {:.2} s, weights {}, most resident memory {rss}",
+        report.load_seconds,
+        megabytes(model.weight_bytes)
+    );
+    if let Some(machine) = &report.machine {
+        println!(
+            "memory: {:.1} GB/s read by {} threads",
+            machine.read_bandwidth_bytes_per_second / 1e9,
+            machine.threads
+        );
+    }
+    println!(
+        "batch  context  gen  prefill tok/s  decode tok/s  limit tok/s  share  output tok/s  first token s (median, max)"
+    );
+    for row in &report.results {
+        println!(
+            "{:5}  {:7}  {:3}  {:>13}  {:>12}  {:>11}  {:>5}  {:>12}  {:>6} {:>6}",
+            row.batch,
+            row.context_tokens,
+            row.gen_tokens,
+            number(row.prefill_tokens_per_second, 1),
+            number(row.decode_tokens_per_second, 1),
+            number(row.decode_limit_tokens_per_second, 1),
+            number(row.decode_share_of_limit, 2),
+            number(row.output_tokens_per_second, 1),
+            number(row.first_token_seconds_median, 3),
+            number(row.first_token_seconds_max, 3),
+        );
+        if row.preemptions > 0 {
+            println!(
+                "       {} requests lost their cache blocks: the cache is too small for this row",
+                row.preemptions
+            );
+        }
+    }
+}
+
+fn print_prefix(report: &PrefixReport) {
+    println!(
+        "{}: {} shared tokens, {} of their own; mean seconds to the first token",
+        report.model, report.shared_tokens, report.own_tokens
+    );
+    println!("batch  without cache  first wave (ratio)  later waves (ratio)");
+    for row in &report.results {
+        println!(
+            "{:5}  {:13.3}  {:10.3} ({:.3})  {:11.3} ({:.3})",
+            row.batch,
+            row.without_cache_seconds,
+            row.cold_seconds,
+            row.cold_ratio,
+            row.warm_seconds,
+            row.warm_ratio
+        );
+    }
+}
+
+fn number(value: Option<f64>, digits: usize) -> String {
+    value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.0} MB", bytes as f64 / 1e6)
+}
+
+/// The most memory that this process ever had resident.
+pub(super) fn max_rss_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    kib.checked_mul(1024)
+}

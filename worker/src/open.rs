@@ -1,0 +1,182 @@
+//! Choosing the backend that runs a model, and loading the model on it.
+
+use hyprstream_engine::Backend;
+use hyprstream_models::{DType, Device, LoadError};
+
+use crate::{Kernels, ModelArgs, Quantization, backend::LoadFailure};
+
+/// Loads the model that `args` names on the backend that its options ask for: a GPU's if there is
+/// one, else the CPU's own. libtorch on the CPU only runs when its kernels are asked for by name.
+///
+/// # Errors
+/// An option is not a value or is not to be had here, or the model cannot be loaded.
+pub(crate) fn open(args: &ModelArgs) -> Result<Box<dyn Backend>, LoadFailure> {
+    let device: Device = option("--device", &args.device)?;
+    let dtype: DType = option("--dtype", &args.dtype)?;
+    let on_gpu = match device {
+        Device::Cpu => false,
+        Device::Cuda(_) => true,
+        Device::Auto => args.kernels != Kernels::Aten && gpu::is_here(),
+    };
+    if on_gpu || args.kernels == Kernels::Aten {
+        refuse_packing(args, on_gpu)?;
+        let device = if on_gpu { device } else { Device::Cpu };
+        gpu::open(args, device, dtype)
+    } else {
+        open_cpu(args, dtype)
+    }
+}
+
+fn option<T: std::str::FromStr>(flag: &str, value: &str) -> Result<T, LoadFailure>
+where
+    T::Err: std::fmt::Display,
+{
+    value
+        .parse()
+        .map_err(|error| LoadFailure::InvalidOption(format!("{flag}: {error}")))
+}
+
+/// Refuses what only the CPU's own backend has: libtorch runs weights as they are on disk.
+fn refuse_packing(args: &ModelArgs, on_gpu: bool) -> Result<(), LoadFailure> {
+    let refused = |flag: &str, value: &dyn std::fmt::Display| {
+        let why = format!("{flag} {value}: only the CPU's own backend has it");
+        Err(LoadFailure::InvalidOption(why))
+    };
+    if args.quantization != Quantization::None {
+        return refused("--quantization", &args.quantization);
+    }
+    if on_gpu && !matches!(args.kernels, Kernels::Auto | Kernels::Aten) {
+        return refused("--kernels", &args.kernels);
+    }
+    Ok(())
+}
+
+fn open_cpu(args: &ModelArgs, dtype: DType) -> Result<Box<dyn Backend>, LoadFailure> {
+    use hyprstream_cpu as cpu;
+
+    let options = cpu::LoadOptions {
+        dtype,
+        quantization: match args.quantization {
+            Quantization::None => cpu::Quantization::None,
+            Quantization::Int8 => cpu::Quantization::Int8,
+            Quantization::Int4 => cpu::Quantization::Int4,
+        },
+        kernels: match args.kernels {
+            Kernels::Auto | Kernels::Aten => None,
+            Kernels::Avx512 => Some(cpu::Kernels::Avx512),
+            Kernels::Avx2 => Some(cpu::Kernels::Avx2),
+            Kernels::Portable => Some(cpu::Kernels::Portable),
+        },
+        max_model_len: args.max_model_len,
+        max_batch: args.max_batch,
+        kv_cache_bytes: args.kv_cache_bytes,
+        threads: args.threads,
+    };
+    let backend = cpu::load(&args.model, &options).map_err(|error| failure(&error))?;
+    Ok(Box::new(backend))
+}
+
+fn failure(error: &LoadError) -> LoadFailure {
+    let message = match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    };
+    LoadFailure::Backend {
+        reason: error.reason(),
+        message,
+        is_final: error.is_final(),
+    }
+}
+
+#[cfg(feature = "torch")]
+mod gpu {
+    use hyprstream_torch::LoadOptions;
+
+    use super::{Backend, DType, Device, LoadFailure, ModelArgs, failure};
+
+    pub(super) fn is_here() -> bool {
+        hyprstream_torch::has_gpu()
+    }
+
+    pub(super) fn open(
+        args: &ModelArgs,
+        device: Device,
+        dtype: DType,
+    ) -> Result<Box<dyn Backend>, LoadFailure> {
+        let options = LoadOptions {
+            device,
+            dtype,
+            max_model_len: args.max_model_len,
+            max_batch: args.max_batch,
+            kv_cache_bytes: args.kv_cache_bytes,
+            threads: args.threads,
+        };
+        let backend = hyprstream_torch::load(&args.model, &options);
+        Ok(Box::new(backend.map_err(|error| failure(&error))?))
+    }
+}
+
+#[cfg(not(feature = "torch"))]
+mod gpu {
+    use super::{Backend, DType, Device, LoadFailure, ModelArgs};
+
+    pub(super) fn is_here() -> bool {
+        false
+    }
+
+    pub(super) fn open(
+        _: &ModelArgs,
+        device: Device,
+        _: DType,
+    ) -> Result<Box<dyn Backend>, LoadFailure> {
+        Err(LoadFailure::WithoutTorch {
+            asked: match device {
+                Device::Cpu => "--kernels aten".to_owned(),
+                gpu => format!("--device {gpu}"),
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::{Args, Command};
+
+    fn refusal(more: &[&str]) -> String {
+        let args = ["hyprstream-worker", "serve", "--model", "/nothing"];
+        let Command::Serve(serve) = Args::parse_from(args.iter().chain(more)).command else {
+            unreachable!("serve was asked for")
+        };
+        let refused = open(&serve.model).err().map(|error| error.to_string());
+        refused.expect("there is no such model")
+    }
+
+    #[test]
+    fn libtorch_refuses_what_only_packed_weights_have() {
+        let why = refusal(&["--device", "cuda", "--quantization", "int4"]);
+        assert!(why.contains("--quantization int4"), "{why}");
+        let why = refusal(&["--device", "cuda:1", "--kernels", "avx2"]);
+        assert!(why.contains("--kernels avx2"), "{why}");
+        let why = refusal(&["--kernels", "aten", "--quantization", "int8"]);
+        assert!(why.contains("--quantization int8"), "{why}");
+    }
+
+    #[test]
+    fn the_cpu_is_taken_without_libtorch() {
+        for more in [
+            &["--device", "cpu"][..],
+            &["--device", "cpu", "--quantization", "int4"],
+        ] {
+            assert!(
+                refusal(more).contains("config.json is missing"),
+                "{}",
+                refusal(more)
+            );
+        }
+        assert!(refusal(&["--device", "tpu"]).contains("tpu"));
+        assert!(refusal(&["--device", "cpu", "--dtype", "int3"]).contains("int3"));
+    }
+}

@@ -1,0 +1,166 @@
+//! The end-to-end tests, on clusters of their own.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Context, Result, bail};
+
+use super::{Suites, TestArgs, python, shown};
+use crate::{
+    cluster::{self, Cluster},
+    components, proc,
+    up::{Up, UpArgs},
+    versions::{HELM, KUBERNETES},
+};
+
+/// Name of the cluster of the end-to-end tests, and of the one that `measure` makes.
+const CLUSTER_NAME: &str = "e2e";
+/// Its nodes: losing one needs another.
+const NODES: u8 = 2;
+/// Size of its disks in megabytes.
+const DISK_MB: u32 = 1536;
+
+impl Suites<'_> {
+    /// The tests on one cluster that has all of it, then those that kill what holds a cluster.
+    pub(super) fn end_to_end(&self, args: &TestArgs) -> Result<()> {
+        self.on_one_cluster(args)?;
+        self.say("what is left after kills");
+        // A copy: a build meanwhile replaces the program itself.
+        let copy = self.cache.replace("staged/xtask", |dir| {
+            std::fs::copy(std::env::current_exe()?, dir.join("xtask"))
+                .map(drop)
+                .context("cannot copy this program")
+        })?;
+        shown(
+            self.e2e_tests("down", args)
+                .env("HYPRSTREAM_E2E_XTASK", copy.join("xtask")),
+        )
+    }
+
+    fn on_one_cluster(&self, args: &TestArgs) -> Result<()> {
+        self.say("a cluster for the end-to-end tests");
+        let python = python::openai(self.cache)?;
+        let cluster = Cluster::open(self.checkout, self.cache, CLUSTER_NAME)?;
+        let running = cluster.is_supervised();
+        if !running {
+            // What an earlier run left is worth nothing: its disks were in memory.
+            let lock = cluster.lock()?;
+            cluster::down(&cluster)?;
+            cluster.unlock(lock)?;
+        }
+        let result = self.on_cluster(&cluster, &python, args);
+        if args.keep {
+            println!(
+                "\nThe cluster stays: export KUBECONFIG={}",
+                cluster.kubeconfig().display()
+            );
+            println!("cargo xtask down --name {CLUSTER_NAME}");
+            return result;
+        }
+        if let Err(error) = &result {
+            eprintln!("\nfailed: {error:#}");
+            self.keep_logs(&cluster);
+        }
+        if running {
+            println!("\nThe cluster ran before and stays.");
+            return result;
+        }
+        self.say("the cluster ends");
+        let lock = cluster.lock()?;
+        let (ended, left) = cluster::down(&cluster)?;
+        println!("{ended} processes ended");
+        cluster.unlock(lock)?;
+        if !left.is_empty() {
+            bail!("`down` left these:\n  {}", left.join("\n  "));
+        }
+        result
+    }
+
+    fn on_cluster(&self, cluster: &Cluster, python: &Path, args: &TestArgs) -> Result<()> {
+        let port = match cluster.spec() {
+            Some(spec) => spec.ingress_port,
+            None => std::net::TcpListener::bind(("127.0.0.1", 0))?
+                .local_addr()?
+                .port(),
+        };
+        let up = UpArgs {
+            nodes: NODES,
+            port,
+            name: CLUSTER_NAME.to_owned(),
+            context: None,
+            image_registry: None,
+            set: Vec::new(),
+            bare: false,
+            no_build: false,
+            no_sample: false,
+            small_disks: Some(DISK_MB),
+        };
+        Up {
+            checkout: self.checkout,
+            cache: self.cache,
+            args: &up,
+        }
+        .run()?;
+        let spec = cluster.spec().context("the cluster is not running")?;
+        self.say("the API server takes what the chart renders");
+        self.chart(Some(&cluster.kubeconfig()))?;
+        self.say("end-to-end tests");
+        shown(
+            self.e2e_tests("e2e", args)
+                .env("KUBECONFIG", cluster.kubeconfig())
+                .env("HYPRSTREAM_E2E_NAME", CLUSTER_NAME)
+                .env(
+                    "HYPRSTREAM_E2E_HELM",
+                    components::program(self.cache, &HELM, "helm"),
+                )
+                // The supervisor's copy: a build meanwhile replaces the program itself.
+                .env("HYPRSTREAM_E2E_XTASK", cluster.dir().join("xtask"))
+                .env("HYPRSTREAM_E2E_PYTHON", python)
+                .env(
+                    "HYPRSTREAM_E2E_INGRESS",
+                    format!("http://127.0.0.1:{}", spec.ingress_port),
+                )
+                .env(
+                    "HYPRSTREAM_E2E_REGISTRY",
+                    format!("http://127.0.0.1:{}", spec.registry_port),
+                ),
+        )
+    }
+
+    /// The end-to-end tests of one file, one after the other.
+    fn e2e_tests(&self, file: &str, args: &TestArgs) -> Command {
+        let mut cargo = self.cargo();
+        cargo
+            .args(["test", "--release", "--locked", "--package=hyprstream-e2e"])
+            .args(["--test", file, "--", "--test-threads=1"])
+            .args(&args.filter)
+            .env(
+                "HYPRSTREAM_E2E_KUBECTL",
+                components::program(self.cache, &KUBERNETES, "kubectl"),
+            );
+        cargo
+    }
+
+    /// Logs of the programs of a cluster that is about to end.
+    fn keep_logs(&self, cluster: &Cluster) {
+        let kept = self.checkout.join(".local/failed-e2e");
+        let _ = crate::paths::remove_all(&kept);
+        let _ = std::fs::create_dir_all(&kept);
+        let _ = proc::output(Command::new("cp").arg("-r").arg(cluster.logs()).arg(&kept));
+        for component in ["operator", "gateway", "registry", "csi"] {
+            let selector = format!("app.kubernetes.io/component={component}");
+            let logs = proc::output(cluster.kubectl().args([
+                "-n",
+                crate::chart::NAMESPACE,
+                "logs",
+                "--prefix",
+                "--tail=2000",
+                "-l",
+                &selector,
+            ]));
+            if let Ok(logs) = logs {
+                let _ = std::fs::write(kept.join(format!("{component}.log")), logs);
+            }
+        }
+        eprintln!("logs: {}", kept.display());
+    }
+}
