@@ -92,6 +92,9 @@ pub(super) fn generation_error(error: &GenerationError) -> ApiError {
             ApiError::new(ErrorKind::Internal, "the model failed on this request")
                 .with_code("generation_failed")
         }
+        GenerationError::Grammar(why) => {
+            ApiError::new(ErrorKind::Invalid, why.clone()).with_code("invalid_grammar")
+        }
         GenerationError::EngineStopped => engine_stopped(),
     }
 }

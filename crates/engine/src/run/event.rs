@@ -32,6 +32,9 @@ pub enum GenerationError {
     /// The backend or the sampler failed on this request; others go on.
     #[error("the model failed on this request: {0}")]
     Failed(String),
+    /// The grammar of this request turned out to be too complex, or wrong, while it was followed.
+    #[error("{0}")]
+    Grammar(String),
     /// The engine ended.
     #[error("the engine has stopped")]
     EngineStopped,

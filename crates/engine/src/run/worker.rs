@@ -195,7 +195,10 @@ impl Worker {
                     if matches!(error, AdvanceError::Sample(SampleError::NotANumber)) {
                         scheduler.distrust(share.index);
                     }
-                    let error = GenerationError::Failed(error.to_string());
+                    let error = match error {
+                        AdvanceError::Grammar(why) => GenerationError::Grammar(why.to_string()),
+                        other => GenerationError::Failed(other.to_string()),
+                    };
                     let sequence = scheduler.running_mut(share.index);
                     sequence.of.fail(error, observer.as_ref());
                 }
