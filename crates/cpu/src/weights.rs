@@ -238,9 +238,9 @@ fn pack_int8(ops: &Ops, rows: &[f32], inputs: usize, out: &mut [u8], scales: &mu
     for (lane, row) in rows.chunks_exact(inputs).enumerate() {
         for (g, group) in row.as_chunks::<GROUP>().0.iter().enumerate() {
             // SAFETY: the backend was made for kernels that this processor has.
-            let Levels { scale, levels, .. } = unsafe { (ops.levels8)(group) };
+            let Levels { scale, values, .. } = unsafe { (ops.levels8)(group) };
             scales[g * LANES + lane] = scale;
-            for (s, four) in levels.chunks_exact(4).enumerate() {
+            for (s, four) in values.chunks_exact(4).enumerate() {
                 let at = (g * (GROUP / 4) + s) * STEP_BYTES + lane * 4;
                 out[at..at + 4].copy_from_slice(four);
             }
@@ -262,7 +262,7 @@ fn pack_int4(
             scales[g * LANES + lane] = kept.scale;
             minima[g * LANES + lane] = kept.minimum;
             // A step has 8 inputs: the first four in the low halves of its bytes.
-            for (s, eight) in kept.levels.chunks_exact(8).enumerate() {
+            for (s, eight) in kept.values.chunks_exact(8).enumerate() {
                 let at = (g * (GROUP / 8) + s) * STEP_BYTES + lane * 4;
                 for i in 0..4 {
                     out[at + i] = eight[i] | eight[i + 4] << 4;

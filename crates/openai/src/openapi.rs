@@ -114,6 +114,7 @@ impl Paths {
         errors.collect()
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "callers are done with it")]
     fn post<T: JsonSchema>(&mut self, path: &str, summary: &str, body: Value, streams: bool) {
         let mut content = json!({"application/json": {"schema": self.schema::<T>()}});
         if streams {

@@ -82,6 +82,10 @@ impl Choices {
     }
 
     /// The next event if it is there already; `Some(None)` when all have ended.
+    #[allow(
+        clippy::option_option,
+        reason = "nothing yet, nothing more, or an event"
+    )]
     pub(super) fn try_next(&mut self) -> Option<Option<(usize, ChoiceEvent)>> {
         self.next().now_or_never()
     }

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::proc;
 
 /// Longest time for a worker to load.
-const START: Duration = Duration::from_secs(120);
+const START: Duration = Duration::from_mins(2);
 /// Longest time for it to drain.
 const END: Duration = Duration::from_secs(30);
 

@@ -16,7 +16,7 @@ pub(crate) struct Levels {
     pub(crate) scale: u16,
     /// The value of the level 0 in f16; for 8 bits 0, and the level 128 stands for 0.
     pub(crate) minimum: u16,
-    pub(crate) levels: [u8; GROUP],
+    pub(crate) values: [u8; GROUP],
 }
 
 /// Ranges that are tried, as how many levels lie between 0 and the largest weight.
@@ -44,7 +44,7 @@ pub(crate) unsafe fn levels8(group: &[f32; GROUP]) -> Levels {
     Levels {
         scale: best.1,
         minimum: 0,
-        levels: levels.map(|level| (level as i32 + 128) as u8),
+        values: levels.map(|level| (level as i32 + 128) as u8),
     }
 }
 
@@ -69,7 +69,7 @@ pub(crate) unsafe fn levels4(group: &[f32; GROUP]) -> Levels {
     Levels {
         scale: best.1,
         minimum: best.2,
-        levels: levels.map(|level| level as i32 as u8),
+        values: levels.map(|level| level as i32 as u8),
     }
 }
 

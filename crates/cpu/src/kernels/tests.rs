@@ -460,7 +460,7 @@ fn a_scale_that_fits_the_weights_is_found_by_all_sets() {
     let sixteen: [f32; GROUP] = std::array::from_fn(|i| -0.75 + 0.125 * (i * 7 % 16) as f32);
     let even: [f32; GROUP] = std::array::from_fn(|i| (i as f32 - 15.5) / 16.0);
     let value = |kept: &Levels, i: usize, zero: f32| {
-        let level = f32::from(kept.levels[i]) - zero;
+        let level = f32::from(kept.values[i]) - zero;
         level * f16_value(kept.scale) + f16_value(kept.minimum)
     };
     for set in sets() {
@@ -470,7 +470,7 @@ fn a_scale_that_fits_the_weights_is_found_by_all_sets() {
                 .map(|i| (group[i] - value(kept, i, zero)).powi(2))
                 .sum()
         };
-        // SAFETY, here and below: the set is available.
+        // SAFETY: the set is available, here and below.
         let kept = unsafe { (ops.levels4)(&sixteen) };
         assert_eq!(error(&sixteen, &kept, 0.0), 0.0, "{set}");
         // SAFETY: see above.
@@ -497,7 +497,7 @@ fn a_scale_that_fits_the_weights_is_found_by_all_sets() {
         }
         // SAFETY: see above.
         let kept = unsafe { (ops.levels8)(&[0.0; GROUP]) };
-        assert_eq!(kept.levels, [128; GROUP], "{set}");
+        assert_eq!(kept.values, [128; GROUP], "{set}");
         // SAFETY: see above.
         let kept = unsafe { (ops.levels4)(&[0.25; GROUP]) };
         assert!((0..GROUP).all(|i| value(&kept, i, 0.0) == 0.25), "{set}");

@@ -115,6 +115,7 @@ fn prepare(app: &App, loaded: &Loaded, mut request: ChatRequest) -> Result<Prepa
     Ok((request, engine_request, plan, structured))
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "callers are done with it")]
 fn whole(tokenizer: &Tokenizer, choice: Collected, index: u32, with_logprobs: bool) -> ChatChoice {
     let text = choice.text();
     let tool_calls: Vec<ToolCall> = choice

@@ -196,6 +196,7 @@ fn best(mut done: Vec<Collected>, best_of: usize, n: usize) -> Vec<Collected> {
     kept
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "callers are done with it")]
 fn whole(
     tokenizer: &Tokenizer,
     shape: &Shape,

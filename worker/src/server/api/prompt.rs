@@ -99,12 +99,11 @@ fn call_form(
             return Err(ApiError::invalid(name, why));
         }
     };
-    match grammar::calls(calls.format, &tools, calls.parallel, &otherwise, thinking) {
-        Some(lark) => Ok(Some((Structured::Lark(lark), name))),
-        None => {
-            let why = "strict tools need a tool_choice of required or a function with this model";
-            Err(ApiError::invalid("tools", why))
-        }
+    if let Some(lark) = grammar::calls(calls.format, &tools, calls.parallel, &otherwise, thinking) {
+        Ok(Some((Structured::Lark(lark), name)))
+    } else {
+        let why = "strict tools need a tool_choice of required or a function with this model";
+        Err(ApiError::invalid("tools", why))
     }
 }
 
@@ -172,7 +171,9 @@ pub(in crate::server) fn render(
         &mut conversation.tools,
         &mut conversation.documents,
     ] {
-        list.iter_mut().for_each(|value| mark(&mut guard, value));
+        for value in list.iter_mut() {
+            mark(&mut guard, value);
+        }
     }
     conversation
         .variables

@@ -196,6 +196,7 @@ impl Output {
         self.open = Some(item);
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "callers are done with it")]
     fn append(&mut self, kind: &str, text: String, out: &mut Vec<u8>) {
         let index = self.body.output.len();
         let Some(item) = &mut self.open else { return };
@@ -356,7 +357,7 @@ impl Chunks for ResponseChunks {
     fn broken(&mut self, error: &ApiError, out: &mut Vec<u8>) {
         self.output.close("incomplete", out);
         let error = error.body().error;
-        self.output.body.status = "failed".to_owned();
+        "failed".clone_into(&mut self.output.body.status);
         self.output.body.error = Some(error);
         let data = json!({"response": self.output.body});
         self.output.event("response.failed", data, out);
