@@ -1,6 +1,7 @@
 //! What the engine itself costs: sampling, grammars, and a step of 32 streams without a model.
 //!
-//! `cargo run --release -p hyprstream-engine --features fake --example overhead`
+//! `cargo run --release -p hyprstream-engine --features fake --example overhead [PART] [MODEL]`:
+//! `sampling`, `grammars` (with the tokenizer in the folder `MODEL`) or `steps`; all by default.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -22,9 +23,17 @@ use hyprstream_engine::{
 };
 
 fn main() {
-    sampling();
-    grammars();
-    steps();
+    let part = std::env::args().nth(1).unwrap_or_default();
+    let parts: [(&str, fn()); 3] = [
+        ("sampling", sampling),
+        ("grammars", grammars),
+        ("steps", steps),
+    ];
+    for (name, run) in parts {
+        if part.is_empty() || part == name {
+            run();
+        }
+    }
 }
 
 /// The median of many runs.
@@ -131,9 +140,9 @@ fn sampling() {
     }
 }
 
-/// The tokenizer named by the first argument, or the fake one.
+/// The tokenizer in the folder that is named, or the fake one.
 fn tokenizer() -> (Tokenizer, u32) {
-    match std::env::args().nth(1) {
+    match std::env::args().nth(2) {
         Some(dir) => {
             let tokenizer = Tokenizer::load(dir.as_ref()).unwrap();
             let eos = ["<|im_end|>", "<eos>", "</s>", "<|endoftext|>"];

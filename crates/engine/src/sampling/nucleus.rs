@@ -34,7 +34,7 @@ pub(crate) fn keep_top_p(candidates: &mut Vec<Candidate>, p: f32, total: f64) {
         return;
     }
     let target = f64::from(p) * total;
-    keep_first(candidates, target, likelier);
+    keep_first(candidates, target, |candidate| *candidate, likelier);
 }
 
 /// The weight below which no token is among the likeliest that reach the share `p` of `total`: all
@@ -46,41 +46,55 @@ pub(crate) fn least_in_top_p(p: f32, total: f64, count: usize) -> f32 {
 /// Keeps the fewest tokens that reach the share `p` of the whole weight, those first whose
 /// information is nearest to the expected one (locally typical sampling,
 /// <https://arxiv.org/abs/2202.00666>); at least one. Linear in the number of candidates.
-pub(crate) fn keep_typical(candidates: &mut Vec<Candidate>, p: f32) {
+/// `ranked` is memory to work in.
+pub(crate) fn keep_typical(
+    candidates: &mut Vec<Candidate>,
+    p: f32,
+    ranked: &mut Vec<(f64, Candidate)>,
+) {
     candidates.retain(|c| c.weight > 0.0);
     if p >= 1.0 || candidates.len() < 2 {
         return;
     }
     let total = weight(candidates);
-    let information = |c: &Candidate| -(f64::from(c.weight) / total).ln();
-    let expected: f64 = candidates
-        .iter()
-        .map(|c| f64::from(c.weight) / total * information(c))
-        .sum();
-    let distance = |c: &Candidate| (information(c) - expected).abs();
-    let order = |a: &Candidate, b: &Candidate| {
-        distance(a)
-            .total_cmp(&distance(b))
-            .then(a.token.cmp(&b.token))
+    let mut expected = 0.0;
+    // Logarithms are taken once and not in every comparison.
+    ranked.clear();
+    ranked.extend(candidates.drain(..).map(|candidate| {
+        let share = f64::from(candidate.weight) / total;
+        let information = -share.ln();
+        expected += share * information;
+        (information, candidate)
+    }));
+    for (rank, _) in ranked.iter_mut() {
+        *rank = (*rank - expected).abs();
+    }
+    let order = |a: &(f64, Candidate), b: &(f64, Candidate)| {
+        a.0.total_cmp(&b.0).then(a.1.token.cmp(&b.1.token))
     };
-    keep_first(candidates, f64::from(p) * total, order);
+    keep_first(ranked, f64::from(p) * total, |entry| entry.1, order);
+    candidates.extend(ranked.iter().map(|(_, candidate)| *candidate));
 }
 
 /// Keeps the first by `order` that together reach the weight `target`; at least one. Each round
 /// halves what is left to look at.
-fn keep_first(
-    candidates: &mut Vec<Candidate>,
+fn keep_first<T>(
+    items: &mut Vec<T>,
     target: f64,
-    order: impl Fn(&Candidate, &Candidate) -> Ordering,
+    candidate: impl Fn(&T) -> Candidate,
+    order: impl Fn(&T, &T) -> Ordering,
 ) {
     // Invariant: the first `low` come first, weigh `sum` < `target`, and are kept; what is kept
     // ends at `high` at the latest.
-    let (mut low, mut high, mut sum) = (0, candidates.len(), 0.0);
+    let (mut low, mut high, mut sum) = (0, items.len(), 0.0);
     while high - low > 1 {
         let half = (high - low) / 2;
-        let window = &mut candidates[low..high];
+        let window = &mut items[low..high];
         window.select_nth_unstable_by(half - 1, &order);
-        let upper = weight(&window[..half]);
+        let upper: f64 = window[..half]
+            .iter()
+            .map(|item| f64::from(candidate(item).weight))
+            .sum();
         if sum + upper >= target {
             high = low + half;
         } else {
@@ -88,7 +102,7 @@ fn keep_first(
             low += half;
         }
     }
-    candidates.truncate(high.max(1));
+    items.truncate(high.max(1));
 }
 
 /// The weight of all `candidates`.
@@ -169,7 +183,7 @@ mod tests {
         #[test]
         fn typical_is_what_sorting_would_keep(of in candidates(), p in 0.001..0.999_f32) {
             let mut kept = of.clone();
-            keep_typical(&mut kept, p);
+            keep_typical(&mut kept, p, &mut Vec::new());
             let total = weight(&of);
             let mut sorted: Vec<_> = of.into_iter().filter(|c| c.weight > 0.0).collect();
             let share = |c: &Candidate| f64::from(c.weight) / total;

@@ -25,6 +25,7 @@ pub(crate) struct Scratch {
     sums: Vec<f64>,
     found: Vec<u32>,
     candidates: Vec<Candidate>,
+    ranked: Vec<(f64, Candidate)>,
     changes: Changes,
 }
 
@@ -173,7 +174,7 @@ impl Sampler {
             keep_top_p(candidates, params.top_p, total);
         }
         if params.typical_p < 1.0 {
-            keep_typical(candidates, params.typical_p);
+            keep_typical(candidates, params.typical_p, &mut scratch.ranked);
         }
         draw(candidates, at).unwrap_or(scan.at)
     }
