@@ -69,7 +69,7 @@ pub struct ModelArgs {
     #[arg(long, env = "HYPRSTREAM_MAX_STEP_TOKENS", default_value = "512", value_parser = at_least_one)]
     pub max_step_tokens: usize,
     /// How weights are kept: none as they are on disk, int8 and int4 quantised in groups.
-    #[arg(long, env = "HYPRSTREAM_QUANTIZATION", value_enum, default_value_t)]
+    #[arg(long, env = env::QUANTIZATION, value_enum, default_value_t)]
     pub quantization: Quantization,
     /// Kernels of the CPU backend: auto for the fastest that work here, or one kind, to compare.
     #[arg(long, env = "HYPRSTREAM_KERNELS", value_enum, default_value_t)]

@@ -14,7 +14,7 @@ mod rollout;
 mod source;
 mod status;
 
-pub use engine::{Device, Dtype, Engine};
+pub use engine::{Device, Dtype, Engine, Quantization};
 pub use model::{Model, ModelSpec, Storage, crds};
 pub use rollout::Rollout;
 pub use source::{LocalSecretRef, Source, SourceRef};

@@ -29,6 +29,8 @@ pub mod env {
     pub const DEVICE: &str = "HYPRSTREAM_DEVICE";
     /// `auto`, `float32`, `float16` or `bfloat16` (`--dtype`).
     pub const DTYPE: &str = "HYPRSTREAM_DTYPE";
+    /// `none`, `int8` or `int4` (`--quantization`).
+    pub const QUANTIZATION: &str = "HYPRSTREAM_QUANTIZATION";
     /// Longest prompt plus answer in tokens (`--max-model-len`).
     pub const MAX_MODEL_LEN: &str = "HYPRSTREAM_MAX_MODEL_LEN";
     /// Most requests in one step (`--max-batch`).

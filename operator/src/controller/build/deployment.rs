@@ -222,6 +222,10 @@ fn environment(plan: &Plan) -> Vec<EnvVar> {
         (worker::env::DEVICE, device.to_owned()),
         (worker::env::DTYPE, engine.dtype.as_str().to_owned()),
     ];
+    if !engine.quantization.is_none() {
+        let value = engine.quantization.as_str().to_owned();
+        pairs.push((worker::env::QUANTIZATION, value));
+    }
     let optional = [
         (worker::env::MAX_MODEL_LEN, engine.max_model_len),
         (worker::env::MAX_BATCH, engine.max_batch),

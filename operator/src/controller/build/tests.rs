@@ -97,6 +97,27 @@ fn a_gpu_of_amd_is_a_cuda_device_to_libtorch_with_an_image_of_its_own() {
 }
 
 #[test]
+fn quantization_is_told_where_it_is_asked_for() {
+    let told = |engine: serde_json::Value| {
+        let plan = plan(&json!({
+            "source": {"url": "https://example.org/m"}, "engine": engine,
+        }));
+        let revision = volume_of(&plan).revision;
+        let pod = deployment(&plan, &revision).spec.template.spec.unwrap();
+        let env = pod.containers[0].env.clone().unwrap();
+        let told = env
+            .into_iter()
+            .find(|e| e.name == "HYPRSTREAM_QUANTIZATION");
+        told.and_then(|e| e.value)
+    };
+    assert_eq!(told(json!({})), None);
+    assert_eq!(
+        told(json!({"quantization": "int8"})).as_deref(),
+        Some("int8")
+    );
+}
+
+#[test]
 fn other_content_has_another_volume_and_the_same_content_the_same() {
     let plan = simple();
     let first = volume_of(&plan);
