@@ -4,7 +4,6 @@
 use std::ffi::{c_int, c_void};
 
 /// Bytes that are free on a GPU. `None` if its runtime does not say.
-
 pub(crate) fn available_bytes(device: tch::Device) -> Option<u64> {
     type GetDevice = unsafe extern "C" fn(*mut c_int) -> c_int;
     type SetDevice = unsafe extern "C" fn(c_int) -> c_int;
