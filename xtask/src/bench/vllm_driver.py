@@ -1,6 +1,6 @@
 """Measures vLLM on command: reads a JSON object a line, writes one a line.
 
-usage: vllm.py MODEL THREADS MAX_MODEL_LEN
+usage: vllm_driver.py MODEL THREADS MAX_MODEL_LEN
 in:  {"prompt": 128, "batch": 8, "tokens": 64}    tokens 0: only the prompt
 out: BENCH {"tokens_per_second": 371.2}
 """
