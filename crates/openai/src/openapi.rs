@@ -188,11 +188,12 @@ impl Paths {
             if path != "/metrics" {
                 responses["503"] = json!({"description": "No, and why.", "content": text});
             }
-            self.add(
-                path,
-                "get",
-                json!({"summary": summary, "responses": responses, "security": []}),
-            );
+            let operation = json!({"summary": summary, "responses": responses, "security": []});
+            if path == "/ping" {
+                // What asks with it may use either.
+                self.add(path, "post", operation.clone());
+            }
+            self.add(path, "get", operation);
         }
         let object = json!({"application/json": {"schema": {"type": "object"}}});
         for (path, summary) in [
