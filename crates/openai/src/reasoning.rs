@@ -76,19 +76,16 @@ impl ReasoningParser {
             if !self.told {
                 self.held = self.held.trim_start().to_owned();
             }
-            let (thought, closed) = match self.held.find(CLOSE) {
-                Some(at) => {
-                    let rest = self.held.split_off(at + CLOSE.len());
-                    self.held.truncate(at);
-                    (std::mem::replace(&mut self.held, rest), true)
-                }
-                None => {
-                    // White space may be the last of the thoughts, and a tag may have begun.
-                    let keep = overlap(&self.held, CLOSE);
-                    let shown = self.held[..self.held.len() - keep].trim_end().len();
-                    let rest = self.held.split_off(shown);
-                    (std::mem::replace(&mut self.held, rest), false)
-                }
+            let (thought, closed) = if let Some(at) = self.held.find(CLOSE) {
+                let rest = self.held.split_off(at + CLOSE.len());
+                self.held.truncate(at);
+                (std::mem::replace(&mut self.held, rest), true)
+            } else {
+                // White space may be the last of the thoughts, and a tag may have begun.
+                let keep = overlap(&self.held, CLOSE);
+                let shown = self.held[..self.held.len() - keep].trim_end().len();
+                let rest = self.held.split_off(shown);
+                (std::mem::replace(&mut self.held, rest), false)
             };
             let thought = if closed { thought.trim_end() } else { &thought };
             if !thought.is_empty() {

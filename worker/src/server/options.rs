@@ -28,7 +28,7 @@ impl Default for ApiOptions {
             keys: ApiKeys::default(),
             tool_calls: ToolCallParser::Auto,
             reasoning: ReasoningMode::Auto,
-            write_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_mins(1),
         }
     }
 }

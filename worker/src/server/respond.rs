@@ -50,20 +50,22 @@ pub(super) fn submit_error(error: &SubmitError, prompt: &str) -> ApiError {
     match error {
         SubmitError::Invalid(why) => {
             let param = match why {
-                InvalidRequest::EmptyPrompt | InvalidRequest::PromptTooLong { .. } => prompt,
+                InvalidRequest::EmptyPrompt
+                | InvalidRequest::PromptTooLong { .. }
+                | InvalidRequest::UnknownToken { name: "prompt", .. }
+                | InvalidRequest::MixedGroup
+                | InvalidRequest::EmptyGroup => prompt,
                 InvalidRequest::AnswerTooLong { .. } | InvalidRequest::NoAnswer => "max_tokens",
                 InvalidRequest::MinAboveMax { .. } => "min_tokens",
-                InvalidRequest::UnknownToken { name: "prompt", .. } => prompt,
+                InvalidRequest::EmptyStopString => "stop",
+                InvalidRequest::GroupTooLarge { .. } => "n",
+                InvalidRequest::NoEmbeddings => "model",
                 InvalidRequest::UnknownToken { name, .. }
                 | InvalidRequest::Sampling(
                     InvalidParams::OutOfRange { name, .. }
-                    | InvalidParams::UnknownToken { name, .. },
+                    | InvalidParams::UnknownToken { name, .. }
+                    | InvalidParams::Empty(name),
                 ) => name,
-                InvalidRequest::EmptyStopString => "stop",
-                InvalidRequest::MixedGroup | InvalidRequest::EmptyGroup => prompt,
-                InvalidRequest::GroupTooLarge { .. } => "n",
-                InvalidRequest::NoEmbeddings => "model",
-                InvalidRequest::Sampling(InvalidParams::Empty(name)) => name,
             };
             let invalid = ApiError::invalid(param, why);
             match why {

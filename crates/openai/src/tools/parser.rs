@@ -245,16 +245,15 @@ impl ToolParser {
             ToolFormat::Llama3 => None,
             _ => self.held.find(trigger),
         };
-        let (shown, taken) = match found {
-            Some(at) => (at, at + trigger.len()),
-            None => {
-                let keep = match self.format {
-                    ToolFormat::Llama3 => 0,
-                    _ => overlap(&self.held, trigger),
-                };
-                let shown = self.held.len() - keep;
-                (shown, shown)
-            }
+        let (shown, taken) = if let Some(at) = found {
+            (at, at + trigger.len())
+        } else {
+            let keep = match self.format {
+                ToolFormat::Llama3 => 0,
+                _ => overlap(&self.held, trigger),
+            };
+            let shown = self.held.len() - keep;
+            (shown, shown)
         };
         let mut text: String = self.held.drain(..taken).collect();
         text.truncate(shown);

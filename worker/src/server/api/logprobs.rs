@@ -65,16 +65,15 @@ pub(super) fn echo(
     to: &mut CompletionLogprobs,
 ) {
     for entry in entries {
-        match entry {
-            Some(entry) => completion(tokenizer, std::slice::from_ref(entry), offset, to),
-            None => {
-                let token = text(tokenizer, first);
-                to.text_offset.push(*offset);
-                *offset += token.chars().count();
-                to.tokens.push(token);
-                to.token_logprobs.push(None);
-                to.top_logprobs.push(None);
-            }
+        if let Some(entry) = entry {
+            completion(tokenizer, std::slice::from_ref(entry), offset, to);
+        } else {
+            let token = text(tokenizer, first);
+            to.text_offset.push(*offset);
+            *offset += token.chars().count();
+            to.tokens.push(token);
+            to.token_logprobs.push(None);
+            to.top_logprobs.push(None);
         }
     }
 }

@@ -99,13 +99,12 @@ fn call_form(
             return Err(ApiError::invalid(name, why));
         }
     };
-    match grammar::calls(calls.format, &tools, calls.parallel, &otherwise, thinking) {
-        Some(lark) => Ok(Some((Structured::Lark(lark), name))),
-        None => {
-            let why = "strict tools need a tool_choice of required or a function with this model";
-            Err(ApiError::invalid("tools", why))
-        }
-    }
+    let lark = grammar::calls(calls.format, &tools, calls.parallel, &otherwise, thinking);
+    let lark = lark.ok_or_else(|| {
+        let why = "strict tools need a tool_choice of required or a function with this model";
+        ApiError::invalid("tools", why)
+    })?;
+    Ok(Some((Structured::Lark(lark), name)))
 }
 
 /// Whether special tokens must be seen for calls to be found.
@@ -172,7 +171,9 @@ pub(in crate::server) fn render(
         &mut conversation.tools,
         &mut conversation.documents,
     ] {
-        list.iter_mut().for_each(|value| mark(&mut guard, value));
+        for value in list {
+            mark(&mut guard, value);
+        }
     }
     conversation
         .variables

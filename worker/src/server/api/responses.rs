@@ -149,13 +149,13 @@ impl Output {
                 if !matches!(self.open, Some(OutputItem::Message { .. })) {
                     self.start(message(new_id("msg_"), String::new(), "in_progress"), out);
                 }
-                self.append("response.output_text.delta", text, out);
+                self.append("response.output_text.delta", &text, out);
             }
             Part::Thought(text) => {
                 if !matches!(self.open, Some(OutputItem::Reasoning { .. })) {
                     self.start(reasoning(new_id("rs_"), String::new(), "in_progress"), out);
                 }
-                self.append("response.reasoning_text.delta", text, out);
+                self.append("response.reasoning_text.delta", &text, out);
             }
             Part::Call { id, name, .. } => {
                 let call = OutputItem::FunctionCall {
@@ -168,7 +168,7 @@ impl Output {
                 self.start(call, out);
             }
             Part::Arguments(_, text) => {
-                self.append("response.function_call_arguments.delta", text, out);
+                self.append("response.function_call_arguments.delta", &text, out);
             }
             Part::CallEnd(_) => self.close("completed", out),
         }
@@ -196,7 +196,7 @@ impl Output {
         self.open = Some(item);
     }
 
-    fn append(&mut self, kind: &str, text: String, out: &mut Vec<u8>) {
+    fn append(&mut self, kind: &str, text: &str, out: &mut Vec<u8>) {
         let index = self.body.output.len();
         let Some(item) = &mut self.open else { return };
         let mut data = json!({"item_id": id(item), "output_index": index, "delta": text});
@@ -211,10 +211,10 @@ impl Output {
                     | OutputContent::ReasoningText { text: so_far },
                 ) = content.first_mut()
                 {
-                    so_far.push_str(&text);
+                    so_far.push_str(text);
                 }
             }
-            OutputItem::FunctionCall { arguments, .. } => arguments.push_str(&text),
+            OutputItem::FunctionCall { arguments, .. } => arguments.push_str(text),
         }
         self.event(kind, data, out);
     }
@@ -356,7 +356,7 @@ impl Chunks for ResponseChunks {
     fn broken(&mut self, error: &ApiError, out: &mut Vec<u8>) {
         self.output.close("incomplete", out);
         let error = error.body().error;
-        self.output.body.status = "failed".to_owned();
+        "failed".clone_into(&mut self.output.body.status);
         self.output.body.error = Some(error);
         let data = json!({"response": self.output.body});
         self.output.event("response.failed", data, out);
