@@ -43,29 +43,29 @@ pub fn document(version: &str) -> Value {
     paths.post::<ChatCompletion>(
         "/v1/chat/completions",
         "Answer in a conversation.",
-        chat,
+        &chat,
         true,
     );
     let completion = CompletionRequest::schema();
-    paths.post::<Completion>("/v1/completions", "Continue texts.", completion, true);
+    paths.post::<Completion>("/v1/completions", "Continue texts.", &completion, true);
     let responses = ResponseRequest::schema();
     paths.post::<Response>(
         "/v1/responses",
         "Answer in a conversation.",
-        responses,
+        &responses,
         true,
     );
     let embeddings = EmbeddingRequest::schema();
-    paths.post::<EmbeddingList>("/v1/embeddings", "Embed texts.", embeddings, false);
+    paths.post::<EmbeddingList>("/v1/embeddings", "Embed texts.", &embeddings, false);
     let tokenize = TokenizeRequest::schema();
     paths.post::<TokenizeResponse>(
         "/tokenize",
         "Tokens of a text or conversation.",
-        tokenize,
+        &tokenize,
         false,
     );
     let detokenize = DetokenizeRequest::schema();
-    paths.post::<DetokenizeResponse>("/detokenize", "Text of tokens.", detokenize, false);
+    paths.post::<DetokenizeResponse>("/detokenize", "Text of tokens.", &detokenize, false);
     paths.get_json::<ModelList>("/v1/models", "What is served.", &[]);
     let id = json!({"name": "id", "in": "path", "required": true, "schema": {"type": "string"}});
     paths.get_json::<Model>("/v1/models/{id}", "One of what is served.", &[id]);
@@ -114,8 +114,7 @@ impl Paths {
         errors.collect()
     }
 
-    #[allow(clippy::needless_pass_by_value, reason = "callers are done with it")]
-    fn post<T: JsonSchema>(&mut self, path: &str, summary: &str, body: Value, streams: bool) {
+    fn post<T: JsonSchema>(&mut self, path: &str, summary: &str, body: &Value, streams: bool) {
         let mut content = json!({"application/json": {"schema": self.schema::<T>()}});
         if streams {
             content["text/event-stream"] = json!({"schema": {"type": "string"}});

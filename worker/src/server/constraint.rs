@@ -74,13 +74,12 @@ pub(super) async fn compile(
 }
 
 fn refusal(error: &GrammarError, param: &str) -> ApiError {
-    if error == &GrammarError::Busy {
-        ApiError::new(ErrorKind::Unavailable, error.to_string())
+    if matches!(error, GrammarError::Busy) {
+        return ApiError::new(ErrorKind::Unavailable, error.to_string())
             .with_code("overloaded")
-            .with_retry_after(std::time::Duration::from_secs(1))
-    } else {
-        // It quotes the grammar, which may be long.
-        let text: String = error.to_string().chars().take(400).collect();
-        ApiError::invalid(param, text).with_code("invalid_grammar")
+            .with_retry_after(std::time::Duration::from_secs(1));
     }
+    // It quotes the grammar, which may be long.
+    let text: String = error.to_string().chars().take(400).collect();
+    ApiError::invalid(param, text).with_code("invalid_grammar")
 }

@@ -82,10 +82,7 @@ impl Choices {
     }
 
     /// The next event if it is there already; `Some(None)` when all have ended.
-    #[allow(
-        clippy::option_option,
-        reason = "nothing yet, nothing more, or an event"
-    )]
+    #[allow(clippy::option_option, reason = "not yet, and never again, differ")]
     pub(super) fn try_next(&mut self) -> Option<Option<(usize, ChoiceEvent)>> {
         self.next().now_or_never()
     }

@@ -57,15 +57,15 @@ pub(super) fn submit_error(error: &SubmitError, prompt: &str) -> ApiError {
                 | InvalidRequest::EmptyGroup => prompt,
                 InvalidRequest::AnswerTooLong { .. } | InvalidRequest::NoAnswer => "max_tokens",
                 InvalidRequest::MinAboveMax { .. } => "min_tokens",
-                InvalidRequest::UnknownToken { name, .. }
-                | InvalidRequest::Sampling(
-                    InvalidParams::Empty(name)
-                    | InvalidParams::OutOfRange { name, .. }
-                    | InvalidParams::UnknownToken { name, .. },
-                ) => name,
                 InvalidRequest::EmptyStopString => "stop",
                 InvalidRequest::GroupTooLarge { .. } => "n",
                 InvalidRequest::NoEmbeddings => "model",
+                InvalidRequest::UnknownToken { name, .. }
+                | InvalidRequest::Sampling(
+                    InvalidParams::OutOfRange { name, .. }
+                    | InvalidParams::UnknownToken { name, .. }
+                    | InvalidParams::Empty(name),
+                ) => name,
             };
             let invalid = ApiError::invalid(param, why);
             match why {

@@ -75,7 +75,7 @@ pub(super) async fn complete(State(app): Shared, request: Request) -> Result<Res
     let choices = done
         .into_iter()
         .zip(0..)
-        .map(|(choice, index)| whole(tokenizer, choice, index, with_logprobs))
+        .map(|(choice, index)| whole(tokenizer, &choice, index, with_logprobs))
         .collect();
     let whole = ChatCompletion {
         id: answer.id,
@@ -115,8 +115,7 @@ fn prepare(app: &App, loaded: &Loaded, mut request: ChatRequest) -> Result<Prepa
     Ok((request, engine_request, plan, structured))
 }
 
-#[allow(clippy::needless_pass_by_value, reason = "callers are done with it")]
-fn whole(tokenizer: &Tokenizer, choice: Collected, index: u32, with_logprobs: bool) -> ChatChoice {
+fn whole(tokenizer: &Tokenizer, choice: &Collected, index: u32, with_logprobs: bool) -> ChatChoice {
     let text = choice.text();
     let tool_calls: Vec<ToolCall> = choice
         .calls()

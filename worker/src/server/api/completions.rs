@@ -87,7 +87,7 @@ pub(super) async fn complete(State(app): Shared, request: Request) -> Result<Res
     let choices = best(done, best_of, request.sampling.n)
         .into_iter()
         .zip(0..)
-        .map(|(choice, index)| whole(&tokenizer, &shape, request.sampling.n, choice, index))
+        .map(|(choice, index)| whole(&tokenizer, &shape, request.sampling.n, &choice, index))
         .collect();
     let whole = Completion {
         id: answer.id,
@@ -201,7 +201,7 @@ fn whole(
     tokenizer: &Tokenizer,
     shape: &Shape,
     n: usize,
-    choice: Collected,
+    choice: &Collected,
     index: u32,
 ) -> CompletionChoice {
     let echo = &shape.echoes[index as usize / n];

@@ -99,12 +99,12 @@ fn call_form(
             return Err(ApiError::invalid(name, why));
         }
     };
-    if let Some(lark) = grammar::calls(calls.format, &tools, calls.parallel, &otherwise, thinking) {
-        Ok(Some((Structured::Lark(lark), name)))
-    } else {
+    let lark = grammar::calls(calls.format, &tools, calls.parallel, &otherwise, thinking);
+    let lark = lark.ok_or_else(|| {
         let why = "strict tools need a tool_choice of required or a function with this model";
-        Err(ApiError::invalid("tools", why))
-    }
+        ApiError::invalid("tools", why)
+    })?;
+    Ok(Some((Structured::Lark(lark), name)))
 }
 
 /// Whether special tokens must be seen for calls to be found.
@@ -171,7 +171,7 @@ pub(in crate::server) fn render(
         &mut conversation.tools,
         &mut conversation.documents,
     ] {
-        for value in list.iter_mut() {
+        for value in list {
             mark(&mut guard, value);
         }
     }

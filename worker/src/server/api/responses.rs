@@ -149,13 +149,13 @@ impl Output {
                 if !matches!(self.open, Some(OutputItem::Message { .. })) {
                     self.start(message(new_id("msg_"), String::new(), "in_progress"), out);
                 }
-                self.append("response.output_text.delta", text, out);
+                self.append("response.output_text.delta", &text, out);
             }
             Part::Thought(text) => {
                 if !matches!(self.open, Some(OutputItem::Reasoning { .. })) {
                     self.start(reasoning(new_id("rs_"), String::new(), "in_progress"), out);
                 }
-                self.append("response.reasoning_text.delta", text, out);
+                self.append("response.reasoning_text.delta", &text, out);
             }
             Part::Call { id, name, .. } => {
                 let call = OutputItem::FunctionCall {
@@ -168,7 +168,7 @@ impl Output {
                 self.start(call, out);
             }
             Part::Arguments(_, text) => {
-                self.append("response.function_call_arguments.delta", text, out);
+                self.append("response.function_call_arguments.delta", &text, out);
             }
             Part::CallEnd(_) => self.close("completed", out),
         }
@@ -196,8 +196,7 @@ impl Output {
         self.open = Some(item);
     }
 
-    #[allow(clippy::needless_pass_by_value, reason = "callers are done with it")]
-    fn append(&mut self, kind: &str, text: String, out: &mut Vec<u8>) {
+    fn append(&mut self, kind: &str, text: &str, out: &mut Vec<u8>) {
         let index = self.body.output.len();
         let Some(item) = &mut self.open else { return };
         let mut data = json!({"item_id": id(item), "output_index": index, "delta": text});
@@ -212,10 +211,10 @@ impl Output {
                     | OutputContent::ReasoningText { text: so_far },
                 ) = content.first_mut()
                 {
-                    so_far.push_str(&text);
+                    so_far.push_str(text);
                 }
             }
-            OutputItem::FunctionCall { arguments, .. } => arguments.push_str(&text),
+            OutputItem::FunctionCall { arguments, .. } => arguments.push_str(text),
         }
         self.event(kind, data, out);
     }
