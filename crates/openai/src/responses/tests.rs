@@ -13,6 +13,8 @@ fn read(extra: &Value) -> Result<ResponseRequest, ApiError> {
 
 #[test]
 fn items_become_the_messages_of_a_conversation() {
+    use Role::{Assistant, System, Tool, User};
+
     let request = read(&json!({
         "instructions": "be brief",
         "input": [
@@ -29,7 +31,6 @@ fn items_become_the_messages_of_a_conversation() {
     .unwrap();
     let messages = &request.prompt.messages;
     let roles: Vec<Role> = messages.iter().map(|m| m.role).collect();
-    use Role::{Assistant, System, Tool, User};
     assert_eq!(roles, [System, User, Assistant, Tool, Assistant]);
     assert_eq!(messages[2].tool_calls.len(), 2);
     assert_eq!(messages[2].tool_calls[0].arguments["a"], 1);
