@@ -11,7 +11,6 @@ use anyhow::{Context, Result, bail};
 use crate::{
     paths::{Cache, Checkout},
     proc,
-    suites::SuitesArgs,
 };
 
 /// What to run.
@@ -40,10 +39,6 @@ pub(crate) fn run(checkout: &Checkout, cache: &Cache, args: &TestArgs) -> Result
     };
     if !args.e2e {
         suites.fast()?;
-    }
-    if !args.fast && !args.e2e {
-        suites.say("clients against a running worker");
-        crate::suites::run(checkout, cache, &SuitesArgs::default())?;
     }
     if !args.fast {
         suites.end_to_end(args)?;

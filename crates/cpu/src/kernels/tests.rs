@@ -483,18 +483,20 @@ fn a_scale_that_fits_the_weights_is_found_by_all_sets() {
         // SAFETY: see above.
         let kept = unsafe { (ops.levels4)(&even) };
         assert!(error(&even, &kept, 0.0) < whole * 1.001, "{set}");
-        for _ in 0..100 {
+        // Over many groups, better than the largest weight over 127.
+        let (mut ours, mut whole) = (0.0, 0.0);
+        for _ in 0..300 {
             let group: [f32; GROUP] = std::array::from_fn(|_| random.f32() * 0.2 - 0.1);
             let largest = group.iter().fold(0.0_f32, |a, b| a.max(b.abs()));
             // SAFETY: see above.
-            let kept = unsafe { (ops.levels8)(&group) };
+            ours += error(&group, &unsafe { (ops.levels8)(&group) }, 128.0);
             let step = largest / 127.0;
-            let whole: f32 = group
+            let lost = group
                 .iter()
-                .map(|w| (w - (w / step).round() * step).powi(2))
-                .sum();
-            assert!(error(&group, &kept, 128.0) <= whole * 1.05, "{set}");
+                .map(|w| (w - (w / step).round() * step).powi(2));
+            whole += lost.sum::<f32>();
         }
+        assert!(ours < whole * 0.95, "{set}: {ours} against {whole}");
         // SAFETY: see above.
         let kept = unsafe { (ops.levels8)(&[0.0; GROUP]) };
         assert_eq!(kept.values, [128; GROUP], "{set}");
