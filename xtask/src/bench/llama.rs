@@ -40,6 +40,11 @@ const WITHOUT_AMX: &str = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16";
 /// Repetitions in one run of a program; their median is the figure of the run.
 const REPEAT: usize = 3;
 
+/// How long one run may take, which is far more than it does. Its threads meet at barriers some
+/// hundred times a token, and were seen to stand still there on a machine that others used too:
+/// then it is tried once more.
+const TIME_LIMIT_SECONDS: &str = "180";
+
 /// A build that works on this machine.
 pub(super) struct Llama {
     programs: PathBuf,
@@ -94,9 +99,14 @@ impl Llama {
         let file = models.gguf(model, form, &self.programs.join("llama-quantize"))?;
         let threads = self.threads.to_string();
         let run = |program: &str, arguments: &[&str]| {
-            let mut command = Command::new(self.programs.join(program));
-            command.arg("-m").arg(&file).args(["-t", &threads]);
-            proc::output(command.args(["-ngl", "0", "-fa", "on"]).args(arguments))
+            let once = || {
+                let mut command = Command::new("timeout");
+                command.args(["--kill-after=5", TIME_LIMIT_SECONDS]);
+                command.arg(self.programs.join(program));
+                command.arg("-m").arg(&file).args(["-t", &threads]);
+                proc::output(command.args(["-ngl", "0", "-fa", "on"]).args(arguments))
+            };
+            once().or_else(|_| once())
         };
         match work {
             Work::Prefill { tokens } => {
