@@ -71,20 +71,20 @@ impl Llama {
             note: None,
         };
         // Its AMX code crashes on some virtual machines that offer AMX.
-        if let Err(error) = llama.try_out(models) {
+        if let Err(error) = llama.try_out(models, step) {
             step.note("llama.cpp crashes as it was built for this processor: built without AMX");
             llama.programs = build(cache, &source, WITHOUT_AMX, jobs, &log, step)?;
             llama.note = Some("built without AMX, which crashes here".to_owned());
             llama
-                .try_out(models)
+                .try_out(models, step)
                 .with_context(|| format!("llama.cpp does not run, with AMX: {error:#}"))?;
         }
         Ok(llama)
     }
 
-    fn try_out(&self, models: &Models<'_>) -> Result<()> {
+    fn try_out(&self, models: &Models<'_>, step: &Step) -> Result<()> {
         let work = Work::Prefill { tokens: 64 };
-        self.measure(models, Model::SmolLm2, Form::Int8, work)
+        self.measure(models, Model::SmolLm2, Form::Int8, work, step)
             .map(drop)
     }
 
@@ -95,8 +95,9 @@ impl Llama {
         model: Model,
         form: Form,
         work: Work,
+        step: &Step,
     ) -> Result<f64> {
-        let file = models.gguf(model, form, &self.programs.join("llama-quantize"))?;
+        let file = models.gguf(model, form, &self.programs.join("llama-quantize"), step)?;
         let threads = self.threads.to_string();
         let run = |program: &str, arguments: &[&str]| {
             let once = || {

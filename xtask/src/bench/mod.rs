@@ -57,9 +57,6 @@ pub(crate) struct BenchArgs {
     /// Measures this worker instead of building one.
     #[arg(long, value_name = "PROGRAM")]
     worker: Option<PathBuf>,
-    /// A Hugging Face folder of Gemma-3-270m.
-    #[arg(long, value_name = "DIR")]
-    gemma: Option<PathBuf>,
     /// Processes that compile llama.cpp at once; by default one a processor.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
@@ -128,7 +125,6 @@ fn prepare<'a>(
     let models = Models {
         cache,
         log: log.clone(),
-        gemma: args.gemma.clone(),
     };
     let program = match &args.worker {
         Some(program) => program
@@ -202,7 +198,7 @@ impl Field<'_> {
             }
             let figure = match (peer, &self.llama, &mut self.vllm) {
                 (Peer::Llama, Some(llama), _) => {
-                    llama.measure(&self.models, row.model, row.form, row.work)
+                    llama.measure(&self.models, row.model, row.form, row.work, step)
                 }
                 (Peer::Vllm, _, Some(vllm)) => vllm.measure(row.work),
                 _ => continue,

