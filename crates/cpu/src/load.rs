@@ -4,7 +4,8 @@ use std::{fmt, path::Path, str::FromStr, time::Instant};
 
 use hyprstream_engine::ModelSpec;
 use hyprstream_models::{
-    Checkpoint, DType, DecoderConfig, LoadError, StoredType, Weights, available_bytes,
+    CacheSize, CacheSizing, Checkpoint, DType, DecoderConfig, LoadError, StoredType, Weights,
+    available_bytes,
 };
 
 use crate::{
@@ -128,7 +129,20 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<CpuBackend, LoadError> 
         head_dim: config.head_dim.next_multiple_of(LANES),
         half: precision.half_cache,
     };
-    let (num_blocks, max_positions) = size_cache(shape, config.max_positions, options)?;
+    let CacheSize {
+        num_blocks,
+        max_positions,
+    } = CacheSizing {
+        trained_positions: config.max_positions,
+        max_model_len: options.max_model_len,
+        max_batch: options.max_batch,
+        kv_cache_bytes: options.kv_cache_bytes,
+        block_size: BLOCK_SIZE,
+        block_bytes: shape.block_bytes() as u64,
+        free: available_bytes(),
+        share: CACHE_SHARE,
+    }
+    .size()?;
     let cache = Cache::new(shape, num_blocks)
         .map_err(|error| LoadError::OutOfMemory(format!("the cache cannot be mapped: {error}")))?;
     let spec = ModelSpec {
@@ -225,51 +239,6 @@ fn check_shapes(config: &DecoderConfig, quantization: Quantization) -> Result<()
 /// Share of the free memory that the cache takes by default. The rest is for activations, the
 /// page cache and the process.
 const CACHE_SHARE: f64 = 0.5;
-
-/// Number of blocks of the cache, and the longest sequence in tokens.
-fn size_cache(
-    shape: CacheShape,
-    trained_positions: usize,
-    options: &LoadOptions,
-) -> Result<(usize, usize), LoadError> {
-    let asked = options.max_model_len;
-    if let Some(asked) = asked.filter(|a| *a == 0 || *a > trained_positions) {
-        return Err(LoadError::InvalidConfig(format!(
-            "a maximum length of {asked} tokens was asked for, but max_position_embeddings is \
-             {trained_positions}"
-        )));
-    }
-    let positions = asked.unwrap_or(trained_positions);
-    let block_bytes = shape.block_bytes() as u64;
-    let blocks_each = positions.div_ceil(BLOCK_SIZE);
-    let num_blocks = if let Some(bytes) = options.kv_cache_bytes {
-        bytes / block_bytes
-    } else {
-        let enough = (blocks_each * options.max_batch.max(1)) as u64;
-        available_bytes().map_or(enough, |free| {
-            ((free as f64 * CACHE_SHARE) as u64 / block_bytes).min(enough)
-        })
-    };
-    // An index of a block is 32 bits wide.
-    let num_blocks = num_blocks.min(u64::from(u32::MAX)) as usize;
-    if num_blocks >= blocks_each {
-        return Ok((num_blocks, positions));
-    }
-    if asked.is_some() || num_blocks == 0 {
-        return Err(LoadError::OutOfMemory(format!(
-            "the cache has room for {} tokens, but one sequence may have {positions}: give it \
-             more memory or lower the maximum length",
-            num_blocks * BLOCK_SIZE
-        )));
-    }
-    let fitting = num_blocks * BLOCK_SIZE;
-    tracing::warn!(
-        positions,
-        fitting,
-        "the cache cannot hold the longest sequence of the model"
-    );
-    Ok((num_blocks, fitting))
-}
 
 /// Refuses weights that cannot fit, before the kernel ends the process for them.
 fn check_weights_fit(stored: &Weights, precision: Precision) -> Result<(), LoadError> {

@@ -1,6 +1,6 @@
 //! A step laid out for the threads.
 
-use hyprstream_engine::{BackendError, LogitsWanted, ModelSpec, SequenceStep, StepBatch};
+use hyprstream_engine::{BackendError, LogitsWanted, ModelSpec, StepBatch};
 use hyprstream_models::DecoderConfig;
 
 use crate::{
@@ -101,7 +101,7 @@ impl Plan {
     /// Lays `batch` out for `threads` threads.
     ///
     /// # Errors
-    /// [`BackendError::Step`] when the batch breaks the rules of [`SequenceStep`], before
+    /// [`BackendError::Step`] when the batch breaks the rules of `SequenceStep`, before
     /// anything is computed.
     pub(crate) fn new(
         batch: &StepBatch,
@@ -113,7 +113,7 @@ impl Plan {
             return Err(BackendError::Step("the batch is empty".into()));
         }
         for sequence in &batch.sequences {
-            check(sequence, spec).map_err(BackendError::Step)?;
+            sequence.check(spec)?;
         }
         let mut plan = Self::default();
         for sequence in &batch.sequences {
@@ -206,39 +206,4 @@ fn tasks(batch: &StepBatch, window: usize, group: usize, heads: usize, threads: 
         .list
         .sort_by_key(|task| std::cmp::Reverse(task.chunks.1 - task.chunks.0));
     tasks
-}
-
-/// Refuses what would lead out of the cache or the embedding.
-fn check(sequence: &SequenceStep, spec: &ModelSpec) -> Result<(), String> {
-    let end = sequence.position.saturating_add(sequence.tokens.len());
-    if sequence.tokens.is_empty() {
-        return Err("a sequence has no new tokens".into());
-    }
-    if end > spec.max_positions {
-        return Err(format!(
-            "a sequence of {end} tokens exceeds {}",
-            spec.max_positions
-        ));
-    }
-    let unknown = |token: &&u32| **token as usize >= spec.vocab_size;
-    if let Some(token) = sequence.tokens.iter().find(unknown) {
-        return Err(format!(
-            "the token {token} is not below {}",
-            spec.vocab_size
-        ));
-    }
-    if sequence.blocks.len() < end.div_ceil(BLOCK_SIZE) {
-        return Err(format!(
-            "{} blocks cannot hold {end} tokens",
-            sequence.blocks.len()
-        ));
-    }
-    let outside = |block: &&u32| **block as usize >= spec.num_blocks;
-    match sequence.blocks.iter().find(outside) {
-        Some(block) => Err(format!(
-            "the block {block} is not below {}",
-            spec.num_blocks
-        )),
-        None => Ok(()),
-    }
 }

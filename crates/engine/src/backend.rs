@@ -123,6 +123,39 @@ impl SequenceStep {
             _ => 0,
         }
     }
+
+    /// Refuses what would lead a backend out of its cache or its embedding.
+    ///
+    /// # Errors
+    /// [`BackendError::Step`] with what is wrong.
+    pub fn check(&self, spec: &ModelSpec) -> Result<(), BackendError> {
+        let refuse = |why: String| Err(BackendError::Step(why));
+        let end = self.position.saturating_add(self.tokens.len());
+        if self.tokens.is_empty() {
+            return refuse("a sequence has no new tokens".into());
+        }
+        if end > spec.max_positions {
+            let most = spec.max_positions;
+            return refuse(format!("a sequence of {end} tokens exceeds {most}"));
+        }
+        let unknown = |token: &&u32| **token as usize >= spec.vocab_size;
+        if let Some(token) = self.tokens.iter().find(unknown) {
+            let limit = spec.vocab_size;
+            return refuse(format!("the token {token} is not below {limit}"));
+        }
+        let blocks = self.blocks.len();
+        if blocks < end.div_ceil(spec.block_size) {
+            return refuse(format!("{blocks} blocks cannot hold {end} tokens"));
+        }
+        let outside = |block: &&BlockId| **block as usize >= spec.num_blocks;
+        match self.blocks.iter().find(outside) {
+            Some(block) => refuse(format!(
+                "the block {block} is not below {}",
+                spec.num_blocks
+            )),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Which of a sequence's new positions yield logits.

@@ -21,6 +21,7 @@
 //! quantised checkpoints, no rotary embedding that changes with the length of the sequence
 //! (`dynamic`, `longrope`). What is not honoured is refused by name.
 
+mod cache_size;
 mod checkpoint;
 mod config;
 mod decoder;
@@ -31,6 +32,7 @@ mod families;
 mod memory;
 mod weights;
 
+pub use cache_size::{CacheSize, CacheSizing};
 pub use checkpoint::{Checkpoint, MappedFile, StoredTensor};
 pub use decoder::{Activation, AttentionKind, DecoderConfig, Rope, WeightNames};
 pub use device::{Device, InvalidDevice};

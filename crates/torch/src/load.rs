@@ -3,7 +3,9 @@
 use std::{path::Path, time::Instant};
 
 use hyprstream_engine::ModelSpec;
-use hyprstream_models::{Checkpoint, DType, DecoderConfig, LoadError, Weights, available_bytes};
+use hyprstream_models::{
+    CacheSize, CacheSizing, Checkpoint, DType, DecoderConfig, LoadError, Weights, available_bytes,
+};
 use tch::Kind;
 
 use crate::{
@@ -88,7 +90,24 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<TorchBackend, LoadError
         head_dim: config.head_dim as i64,
         kind,
     };
-    let (num_blocks, max_positions) = size_cache(shape, config.max_positions, options, device)?;
+    let CacheSize {
+        num_blocks,
+        max_positions,
+    } = CacheSizing {
+        trained_positions: config.max_positions,
+        max_model_len: options.max_model_len,
+        max_batch: options.max_batch,
+        kv_cache_bytes: options.kv_cache_bytes,
+        block_size: BLOCK_SIZE,
+        block_bytes: shape.block_bytes(),
+        free: free_bytes(device),
+        share: if device == tch::Device::Cpu {
+            CPU_SHARE
+        } else {
+            GPU_SHARE
+        },
+    }
+    .size()?;
     let cache =
         KvCache::new(shape, num_blocks, device).map_err(load_error("allocating the cache"))?;
     let spec = ModelSpec {
@@ -146,54 +165,12 @@ fn resolve(dtype: DType, stored: Kind, device: tch::Device) -> Kind {
 const CPU_SHARE: f64 = 0.5;
 const GPU_SHARE: f64 = 0.85;
 
-/// Number of blocks of the cache, and the longest sequence in tokens.
-fn size_cache(
-    shape: CacheShape,
-    trained_positions: usize,
-    options: &LoadOptions,
-    device: tch::Device,
-) -> Result<(usize, usize), LoadError> {
-    let asked = options.max_model_len;
-    if let Some(asked) = asked.filter(|a| *a == 0 || *a > trained_positions) {
-        return Err(LoadError::InvalidConfig(format!(
-            "a maximum length of {asked} tokens was asked for, but max_position_embeddings is \
-             {trained_positions}"
-        )));
+/// Bytes that are free on `device`, if that is known.
+fn free_bytes(device: tch::Device) -> Option<u64> {
+    match device {
+        tch::Device::Cpu => available_bytes(),
+        _ => gpu_memory::available_bytes(device),
     }
-    let positions = asked.unwrap_or(trained_positions);
-    let block_bytes = shape.block_bytes();
-    let blocks_each = positions.div_ceil(BLOCK_SIZE);
-    let num_blocks = if let Some(bytes) = options.kv_cache_bytes {
-        bytes / block_bytes
-    } else {
-        let (free, share) = match device {
-            tch::Device::Cpu => (available_bytes(), CPU_SHARE),
-            _ => (gpu_memory::available_bytes(device), GPU_SHARE),
-        };
-        let enough = (blocks_each * options.max_batch.max(1)) as u64;
-        free.map_or(enough, |free| {
-            ((free as f64 * share) as u64 / block_bytes).min(enough)
-        })
-    };
-    // An index of a block is 32 bits wide.
-    let num_blocks = num_blocks.min(u64::from(u32::MAX)) as usize;
-    if num_blocks >= blocks_each {
-        return Ok((num_blocks, positions));
-    }
-    if asked.is_some() || num_blocks == 0 {
-        return Err(LoadError::OutOfMemory(format!(
-            "the cache has room for {} tokens, but one sequence may have {positions}: give it \
-             more memory or lower the maximum length",
-            num_blocks * BLOCK_SIZE
-        )));
-    }
-    let fitting = num_blocks * BLOCK_SIZE;
-    tracing::warn!(
-        positions,
-        fitting,
-        "the cache cannot hold the longest sequence of the model"
-    );
-    Ok((num_blocks, fitting))
 }
 
 /// Refuses weights that cannot fit, before the kernel ends the process for them.
@@ -204,11 +181,7 @@ fn check_weights_fit(
     device: tch::Device,
 ) -> Result<(), LoadError> {
     let needed = bytes / stored.elt_size_in_bytes() as u64 * kind.elt_size_in_bytes() as u64;
-    let free = match device {
-        tch::Device::Cpu => available_bytes(),
-        _ => gpu_memory::available_bytes(device),
-    };
-    match free {
+    match free_bytes(device) {
         Some(free) if needed > free => Err(LoadError::OutOfMemory(format!(
             "the weights need {needed} bytes as {}, but {free} are available on {}",
             dtype_name(kind),

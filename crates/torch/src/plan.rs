@@ -1,6 +1,6 @@
 //! One step's batch, checked and laid out for the device.
 
-use hyprstream_engine::{BackendError, LogitsWanted, ModelSpec, SequenceStep, StepBatch};
+use hyprstream_engine::{BackendError, LogitsWanted, ModelSpec, StepBatch};
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::{
@@ -94,7 +94,7 @@ impl Plan {
     /// Lays `batch` out for a model whose layers look through `windows`.
     ///
     /// # Errors
-    /// [`BackendError::Step`] when the batch breaks the rules of [`SequenceStep`], before
+    /// [`BackendError::Step`] when the batch breaks the rules of `SequenceStep`, before
     /// anything is computed.
     pub(crate) fn new(
         batch: &StepBatch,
@@ -106,7 +106,7 @@ impl Plan {
             return Err(BackendError::Step("the batch is empty".into()));
         }
         for sequence in &batch.sequences {
-            check(sequence, spec).map_err(BackendError::Step)?;
+            sequence.check(spec)?;
         }
         Self::lay_out(batch, windows, device).map_err(|error| step_error(&error))
     }
@@ -159,47 +159,6 @@ impl Plan {
             spans,
         })
     }
-}
-
-/// Refuses what would make libtorch read or write out of bounds.
-fn check(sequence: &SequenceStep, spec: &ModelSpec) -> Result<(), String> {
-    let end = sequence.position.saturating_add(sequence.tokens.len());
-    if sequence.tokens.is_empty() {
-        return Err("a sequence has no new tokens".into());
-    }
-    if end > spec.max_positions {
-        return Err(format!(
-            "a sequence of {end} tokens exceeds {}",
-            spec.max_positions
-        ));
-    }
-    if let Some(token) = sequence
-        .tokens
-        .iter()
-        .find(|t| **t as usize >= spec.vocab_size)
-    {
-        return Err(format!(
-            "the token {token} is not below {}",
-            spec.vocab_size
-        ));
-    }
-    if sequence.blocks.len() < end.div_ceil(BLOCK_SIZE) {
-        return Err(format!(
-            "{} blocks cannot hold {end} tokens",
-            sequence.blocks.len()
-        ));
-    }
-    if let Some(block) = sequence
-        .blocks
-        .iter()
-        .find(|b| **b as usize >= spec.num_blocks)
-    {
-        return Err(format!(
-            "the block {block} is not below {}",
-            spec.num_blocks
-        ));
-    }
-    Ok(())
 }
 
 fn block_list(blocks: &[u32], device: Device) -> Result<BlockList, TchError> {
