@@ -18,7 +18,7 @@ use crate::{
     plan::{Heads, Plan},
     pool::Pool,
     product::{Rows, multiply_of},
-    step::{Activations, FEW_TOKENS, Step, scratch_len},
+    step::{Activations, Step, scratch_len},
 };
 
 /// A loaded model with its cache; see [`crate::load`].
@@ -67,9 +67,8 @@ impl RowBuffer {
         })
     }
 
-    fn rows(&mut self, count: usize, threads: usize) -> io::Result<Rows> {
-        let copies = if count <= FEW_TOKENS { threads } else { 1 };
-        self.data.at_least(count * copies * self.stride)?;
+    fn rows(&mut self, count: usize) -> io::Result<Rows> {
+        self.data.at_least(count * self.stride)?;
         Ok(Rows {
             kind: self.kind,
             data: Shared::new(&mut self.data),
@@ -110,7 +109,7 @@ impl Memory {
         &mut self,
         plan: &Plan,
         model: &Model,
-        (heads, threads): (usize, usize),
+        heads: usize,
         head_width: usize,
     ) -> io::Result<Activations> {
         let config = &model.config;
@@ -129,20 +128,19 @@ impl Memory {
             .iter_mut()
             .for_each(|joined| *joined.get_mut() = 0);
         let partials = plan.tasks.iter().map(|t| t.partials).max().unwrap_or(0) * heads;
-        let inner = if self.inner_rows.kind == RowKind::Q8 {
-            tokens * config.intermediate_size
-        } else {
-            0
+        // What is quantised is written whole first.
+        let before = |rows: &RowBuffer, width: usize| match rows.kind {
+            RowKind::Q8 => tokens * width,
+            RowKind::F32 | RowKind::Bf16 => 0,
         };
+        let inner = before(&self.inner_rows, config.intermediate_size);
+        let attended = before(&self.attended_rows, config.num_heads * config.head_dim);
         Ok(Activations {
             x: share(&mut self.x, tokens * config.hidden_size)?,
             y: share(&mut self.y, tokens * config.hidden_size)?,
             qkv: share(&mut self.qkv, tokens * model.columns.all)?,
             queries: share(&mut self.queries, tokens * config.num_heads * head_width)?,
-            attended: share(
-                &mut self.attended,
-                tokens * config.num_heads * config.head_dim,
-            )?,
+            attended: share(&mut self.attended, attended)?,
             inner: share(&mut self.inner, inner)?,
             turns: share(&mut self.turns, tokens * turns)?,
             partials: share(
@@ -151,10 +149,10 @@ impl Memory {
             )?,
             scratch: Shared::new(&mut self.scratch),
             scratch_len: scratch_len(model, head_width),
-            hidden_rows: self.hidden_rows.rows(tokens, threads)?,
-            attended_rows: self.attended_rows.rows(tokens, threads)?,
-            inner_rows: self.inner_rows.rows(tokens, threads)?,
-            head_rows: self.head_rows.rows(plan.logits.len(), threads)?,
+            hidden_rows: self.hidden_rows.rows(tokens)?,
+            attended_rows: self.attended_rows.rows(tokens)?,
+            inner_rows: self.inner_rows.rows(tokens)?,
+            head_rows: self.head_rows.rows(plan.logits.len())?,
             logits: share(&mut self.logits, plan.logits.len() * config.vocab_size)?,
             hidden: share(&mut self.hidden, plan.hidden.len() * config.hidden_size)?,
         })
@@ -196,7 +194,7 @@ impl Backend for CpuBackend {
         let (shape, heads) = (self.cache.shape, self.heads.len());
         let at = self
             .memory
-            .activations(&plan, &self.model, (heads, threads), shape.head_dim)
+            .activations(&plan, &self.model, heads, shape.head_dim)
             .map_err(|error| BackendError::Step(format!("no memory for the step: {error}")))?;
         let step = Step {
             ops: &self.ops,
@@ -204,6 +202,7 @@ impl Backend for CpuBackend {
             heads: &self.heads,
             batch,
             plan: &plan,
+            tokens: plan.tokens.len(),
             cache: self.cache.share(),
             half_cache: shape.half,
             head_width: shape.head_dim,

@@ -12,8 +12,7 @@ use std::io;
 
 use crate::{
     buffer::{Buffer, Shared},
-    format::bf16_bits,
-    kernels::{LANES, STEP_BYTES},
+    kernels::{LANES, MAX_HEAD, Ops, STEP_BYTES},
 };
 
 /// Positions in a block.
@@ -93,11 +92,12 @@ impl SharedCache {
     /// says that the position is the last of its sequence.
     ///
     /// # Safety
-    /// The block is the sequence's own, and nobody else writes this position meanwhile.
+    /// The block is the sequence's own, and nobody else writes this position meanwhile. The
+    /// processor has the instructions of `ops`.
     pub(crate) unsafe fn write(
         &self,
-        layer: usize,
-        head: usize,
+        ops: &Ops,
+        (layer, head): (usize, usize),
         (block, slot): (usize, usize),
         (key, value): (&[f32], &[f32]),
         last: bool,
@@ -109,16 +109,31 @@ impl SharedCache {
         unsafe {
             if self.shape.half {
                 let panel_bytes = LANES / 2 * STEP_BYTES;
-                for (i, (key, value)) in key.iter().zip(value).enumerate() {
-                    let at = i / 2 * STEP_BYTES + slot * 4 + i % 2 * 2;
-                    keys.add(at).cast::<u16>().write(bf16_bits(*key));
-                    let at = i / LANES * panel_bytes + slot / 2 * STEP_BYTES + i % LANES * 4;
-                    let pair = values.add(at).cast::<u16>();
-                    pair.add(slot % 2).write(bf16_bits(*value));
+                let mut halves = [0; MAX_HEAD];
+                let halves = &mut halves[..key.len()];
+                (ops.to_bf16)(key, halves);
+                let (pairs, single) = halves.as_chunks::<2>();
+                let single = single.first().map(|first| [*first, 0]);
+                for (i, [low, high]) in pairs.iter().chain(&single).enumerate() {
+                    let pair = u32::from(*low) | u32::from(*high) << 16;
+                    let at = i * STEP_BYTES + slot * 4;
+                    keys.add(at).cast::<u32>().write(pair);
+                }
+                (ops.to_bf16)(value, halves);
+                let values = values.add(slot / 2 * STEP_BYTES);
+                for (panel, halves) in halves.chunks(LANES).enumerate() {
+                    let words = values.add(panel * panel_bytes).cast::<u16>();
                     if last && slot.is_multiple_of(2) {
                         // The other half of a pair is multiplied by 0, which must give 0
                         // whatever an earlier owner of the block has left there.
-                        pair.add(1).write(0);
+                        for (lane, half) in halves.iter().enumerate() {
+                            words.cast::<u32>().add(lane).write(u32::from(*half));
+                        }
+                    } else {
+                        let words = words.add(slot % 2);
+                        for (lane, half) in halves.iter().enumerate() {
+                            words.add(2 * lane).write(*half);
+                        }
                     }
                 }
             } else {

@@ -13,9 +13,12 @@ use crate::{
 pub(crate) struct Plan {
     /// All new tokens, sequence after sequence.
     pub(crate) tokens: Vec<Token>,
-    /// Tokens whose logits are wanted.
+    /// Tokens of which more than keys and values is wanted, ascending: what the last layer and
+    /// the head compute.
+    pub(crate) kept: Vec<usize>,
+    /// Of those, whose logits are wanted.
     pub(crate) logits: Vec<usize>,
-    /// Tokens whose hidden states are wanted.
+    /// Of those, whose hidden states are wanted.
     pub(crate) hidden: Vec<usize>,
     /// For each kind of attention (index of [`Self::kinds`]) its tasks.
     pub(crate) tasks: Vec<Tasks>,
@@ -129,12 +132,17 @@ impl Plan {
                     last: i + 1 == count,
                 });
             }
-            let all = first..first + count;
+            let end = first + count;
+            let wanted = match sequence.logits {
+                LogitsWanted::None => end..end,
+                LogitsWanted::Last => end - 1..end,
+                LogitsWanted::All | LogitsWanted::Hidden => first..end,
+            };
+            let kept = plan.kept.len()..plan.kept.len() + wanted.len();
+            plan.kept.extend(wanted);
             match sequence.logits {
-                LogitsWanted::None => {}
-                LogitsWanted::Last => plan.logits.push(all.end - 1),
-                LogitsWanted::All => plan.logits.extend(all),
-                LogitsWanted::Hidden => plan.hidden.extend(all),
+                LogitsWanted::Hidden => plan.hidden.extend(kept),
+                _ => plan.logits.extend(kept),
             }
         }
         let group = Heads::of(config).iter().map(|h| h.count).max().unwrap_or(1);

@@ -8,7 +8,9 @@
 use crate::{
     buffer::Shared,
     format::{Format, RowKind},
-    kernels::{GROUP, LANES, MAX_TILE, Multiply, Ops, STEP_BYTES, Tile},
+    kernels::{
+        CACHE_LINE, GROUP, LANES, MAX_TILE, Multiply, Ops, STEP_BYTES, Tile, fetch_to_write,
+    },
     pool::Team,
     weights::Weights,
 };
@@ -23,14 +25,6 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    /// The rows of one thread, where each has `count` of its own.
-    pub(crate) fn of_thread(&self, thread: usize, count: usize) -> Self {
-        Self {
-            data: self.data.from(thread * count * self.stride),
-            ..*self
-        }
-    }
-
     /// Writes row `row`.
     ///
     /// # Safety
@@ -98,13 +92,47 @@ pub(crate) struct Outputs<'a> {
     pub(crate) values: &'a mut [f32],
 }
 
+/// Where the outputs will go: it is brought near while they are computed. Rows that another
+/// processor wrote last come from its cache, which takes longer than adding to them.
+#[derive(Clone, Copy)]
+pub(crate) struct Destination {
+    pub(crate) at: *const u8,
+    /// From one row to the next.
+    pub(crate) row_bytes: usize,
+    /// What 16 columns become.
+    pub(crate) panel_bytes: usize,
+}
+
+impl Destination {
+    /// Asks for rows `from..end` and `n` panels from `panel` on.
+    fn fetch(&self, (from, end): (usize, usize), (panel, n): (usize, usize)) {
+        for row in from..end {
+            let first = row * self.row_bytes + panel * self.panel_bytes;
+            for byte in (0..n * self.panel_bytes).step_by(CACHE_LINE) {
+                fetch_to_write(self.at.wrapping_add(first + byte));
+            }
+        }
+    }
+}
+
 /// Bytes that a stream from memory is asked for ahead: the processor's own look-ahead ends at the
 /// page. With several rows there is more time meanwhile, and more is on its way.
 const AHEAD_ONE: usize = 2048;
 const AHEAD: usize = 4096;
 
-/// Multiplies rows `0..m` by `weights` and hands the outputs to `sink` in pieces of `granule`
-/// panels or a multiple of that. This is one phase of the team: no barrier is in it.
+/// What is multiplied.
+pub(crate) struct Product<'a> {
+    pub(crate) weights: &'a Weights,
+    pub(crate) rows: &'a Rows,
+    /// How many of the rows, from the first on.
+    pub(crate) m: usize,
+    /// Outputs come in pieces of so many panels or a multiple of that.
+    pub(crate) granule: usize,
+    pub(crate) destination: Destination,
+}
+
+/// Multiplies rows by weights and hands the outputs to `sink`. This is one phase of the team: no
+/// barrier is in it.
 ///
 /// # Safety
 /// The rows have been written, for as many inputs as the weights have, and nobody writes them
@@ -112,12 +140,16 @@ const AHEAD: usize = 4096;
 pub(crate) unsafe fn product(
     team: &Team<'_>,
     ops: &Ops,
-    weights: &Weights,
-    rows: &Rows,
-    m: usize,
-    granule: usize,
+    product: &Product<'_>,
     mut sink: impl FnMut(Outputs<'_>),
 ) {
+    let Product {
+        weights,
+        rows,
+        m,
+        granule,
+        destination,
+    } = *product;
     let multiply = multiply_of(ops, weights.format);
     debug_assert_eq!(multiply.rows, rows.kind);
     let row_blocks = m.div_ceil(BLOCK_ROWS);
@@ -150,6 +182,9 @@ pub(crate) unsafe fn product(
                 // As even as can be.
                 let row = first_row + tile * (end_row - first_row) / row_tiles;
                 let end = first_row + (tile + 1) * (end_row - first_row) / row_tiles;
+                destination.fetch((row, end), (panel, n));
+                // The first tile has the next panels fetched.
+                let ahead = if tile == 0 { ahead } else { 0 };
                 // SAFETY: the caller's promise.
                 unsafe {
                     let range = (row, end);

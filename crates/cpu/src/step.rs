@@ -11,13 +11,13 @@ use crate::{
     cache::SharedCache,
     format::RowKind,
     kernels::{
-        AddArgs, AttendArgs, GateArgs, LANES, MAX_ROWS, NormArgs, Ops, SCRATCH, merge_chunks,
-        partial_len,
+        AddArgs, AttendArgs, GateArgs, LANES, MAX_ROWS, NormArgs, Ops, SCRATCH, ScaleArgs,
+        merge_chunks, partial_len,
     },
     model::{Layer, Linear, Model},
     plan::{Heads, Plan, Task, Tasks},
     pool::Team,
-    product::{Outputs, Rows, product},
+    product::{Destination, Outputs, Product, Rows, product},
     weights::Matrix,
 };
 
@@ -28,6 +28,8 @@ pub(crate) struct Step<'a> {
     pub(crate) heads: &'a [Heads],
     pub(crate) batch: &'a StepBatch,
     pub(crate) plan: &'a Plan,
+    /// Rows of activations: all tokens of the plan, and at the end those it keeps.
+    pub(crate) tokens: usize,
     pub(crate) cache: SharedCache,
     pub(crate) half_cache: bool,
     /// Width of a head in the cache, in multiples of 16.
@@ -49,7 +51,8 @@ pub(crate) struct Activations {
     pub(crate) qkv: Shared<f32>,
     /// Queries after their norm and rotation, `[tokens, heads, head_width]`.
     pub(crate) queries: Shared<f32>,
-    /// Output of attention, `[tokens, heads * head_dim]`.
+    /// Output of attention where it cannot go into `attended_rows` at once,
+    /// `[tokens, heads * head_dim]`.
     pub(crate) attended: Shared<f32>,
     /// Gated values where they cannot go into `inner_rows` at once, `[tokens, intermediate]`.
     pub(crate) inner: Shared<f32>,
@@ -68,9 +71,6 @@ pub(crate) struct Activations {
     pub(crate) logits: Shared<f32>,
     pub(crate) hidden: Shared<f32>,
 }
-
-/// With so many tokens or fewer each thread prepares the rows that it multiplies for itself.
-pub(crate) const FEW_TOKENS: usize = 2;
 
 /// Values of scratch space of a thread.
 pub(crate) fn scratch_len(model: &Model, head_width: usize) -> usize {
@@ -97,10 +97,17 @@ impl Step<'_> {
         let mut space = self.space(team);
         self.embed(team);
         team.barrier();
-        for (index, layer) in self.model.layers.iter().enumerate() {
-            self.layer(team, index, layer, &mut space);
+        let mut layers = self.model.layers.iter().enumerate().peekable();
+        while let Some((index, layer)) = layers.next() {
+            self.attention(team, index, layer, &mut space);
+            if layers.peek().is_some() {
+                self.rest(team, layer, &mut space);
+            } else if let Some(kept) = self.keep(team) {
+                // What nobody asks for is not computed: of a prompt all but its last token.
+                kept.rest(team, layer, &mut space);
+                kept.finish(team, &mut space);
+            }
         }
-        self.finish(team, &mut space);
     }
 
     fn space(&self, team: &Team<'_>) -> Space {
@@ -116,10 +123,6 @@ impl Step<'_> {
         }
     }
 
-    fn tokens(&self) -> usize {
-        self.plan.tokens.len()
-    }
-
     /// Row `row` of a buffer of rows of `len` values.
     ///
     /// # Safety
@@ -133,7 +136,7 @@ impl Step<'_> {
     fn embed(&self, team: &Team<'_>) {
         let config = &self.model.config;
         let embedding = Matrix::from(&self.model.embedding);
-        team.each(self.tokens(), |t| {
+        team.each(self.tokens, |t| {
             let token = self.plan.tokens[t];
             // SAFETY: see above.
             let x = unsafe { Self::row(self.at.x, t, config.hidden_size) };
@@ -147,7 +150,7 @@ impl Step<'_> {
                 let half = rope.frequencies.len();
                 // SAFETY: see above.
                 let turns = unsafe {
-                    let from = from * self.tokens() + t * 2 * half;
+                    let from = from * self.tokens + t * 2 * half;
                     self.at.turns.part_mut(from, 2 * half)
                 };
                 from += 2 * half;
@@ -162,8 +165,9 @@ impl Step<'_> {
         });
     }
 
-    fn layer(&self, team: &Team<'_>, index: usize, layer: &Layer, space: &mut Space) {
-        let (config, at) = (&self.model.config, &self.at);
+    /// The first half of a layer, up to what attention takes from the values.
+    fn attention(&self, team: &Team<'_>, index: usize, layer: &Layer, space: &mut Space) {
+        let at = &self.at;
         let rows = self.norm(team, &layer.attention_norm, space);
         self.store(team, &layer.qkv, &rows, at.qkv, self.model.columns.all);
         team.barrier();
@@ -171,54 +175,83 @@ impl Step<'_> {
         team.barrier();
         self.attend(team, index, space);
         team.barrier();
-        let rows = self.rows(team, at.attended, layer.output.inputs, &at.attended_rows);
+    }
+
+    /// The step of the tokens that the plan keeps: their rows come to the front. `None` when there
+    /// are none.
+    fn keep(&self, team: &Team<'_>) -> Option<Self> {
+        let (at, kept) = (&self.at, &self.plan.kept);
+        if kept.is_empty() {
+            return None;
+        }
+        if kept.len() < self.tokens {
+            if team.index == 0 {
+                let width = self.model.config.hidden_size;
+                let heads = self.model.config.num_heads * self.model.config.head_dim;
+                for (to, &from) in kept.iter().enumerate() {
+                    // SAFETY: only this thread touches the buffers before the barrier. As `kept`
+                    // ascends, no row is overwritten that is still to be moved.
+                    unsafe {
+                        std::ptr::copy(at.x.at(from * width), at.x.at(to * width), width);
+                        if at.attended_rows.kind == RowKind::Q8 {
+                            let rows = at.attended;
+                            std::ptr::copy(rows.at(from * heads), rows.at(to * heads), heads);
+                        } else {
+                            let (rows, bytes) = (at.attended_rows.data, at.attended_rows.stride);
+                            std::ptr::copy(rows.at(from * bytes), rows.at(to * bytes), bytes);
+                        }
+                    }
+                }
+            }
+            team.barrier();
+        }
+        Some(Self {
+            tokens: kept.len(),
+            ..*self
+        })
+    }
+
+    /// The second half of a layer: what attention took, and the gated part.
+    fn rest(&self, team: &Team<'_>, layer: &Layer, space: &mut Space) {
+        let (config, at) = (&self.model.config, &self.at);
+        let rows = self.quantized(team, at.attended, layer.output.inputs, &at.attended_rows);
         let norm = layer.attention_post_norm.as_deref();
         self.part_out(team, &layer.output, &rows, norm, space);
 
         let rows = self.norm(team, &layer.mlp_norm, space);
         self.gated(team, layer, &rows);
         team.barrier();
-        let rows = if at.inner_rows.kind == RowKind::Q8 {
-            self.rows(team, at.inner, config.intermediate_size, &at.inner_rows)
-        } else {
-            at.inner_rows
-        };
+        let width = config.intermediate_size;
+        let rows = self.quantized(team, at.inner, width, &at.inner_rows);
         let norm = layer.mlp_post_norm.as_deref();
         self.part_out(team, &layer.down, &rows, norm, space);
     }
 
     /// Returns `norm(x)` in the form for a multiplication.
     fn norm(&self, team: &Team<'_>, weight: &[f32], space: &mut Space) -> Rows {
-        let width = self.model.config.hidden_size;
-        self.prepare(team, &self.at.hidden_rows, |t, rows| {
+        let (width, rows) = (self.model.config.hidden_size, self.at.hidden_rows);
+        self.each_token(team, |t| {
             // SAFETY: see above.
             unsafe {
                 let x = self.at.x.part(t * width, width);
                 self.normalize(x, weight, &mut space.row[..width]);
                 rows.write(self.ops, t, &space.row[..width]);
             }
-        })
-    }
-
-    /// Returns rows of `len` values in the form for a multiplication.
-    fn rows(&self, team: &Team<'_>, from: Shared<f32>, len: usize, rows: &Rows) -> Rows {
-        self.prepare(team, rows, |t, rows| {
-            // SAFETY: see above.
-            unsafe { rows.write(self.ops, t, from.part(t * len, len)) };
-        })
-    }
-
-    /// Lets `work` write `rows`, row by row, and returns them when they can be read. When there
-    /// are few, each thread writes and reads its own, which takes less time than a barrier.
-    fn prepare(&self, team: &Team<'_>, rows: &Rows, mut work: impl FnMut(usize, &Rows)) -> Rows {
-        let tokens = self.tokens();
-        if tokens <= FEW_TOKENS {
-            let own = rows.of_thread(team.index, tokens);
-            (0..tokens).for_each(|t| work(t, &own));
-            return own;
-        }
-        self.each_token(team, |t| work(t, rows));
+        });
         team.barrier();
+        rows
+    }
+
+    /// Returns `rows`, which are written from rows of `len` values if they are quantised, and have
+    /// been written otherwise.
+    fn quantized(&self, team: &Team<'_>, from: Shared<f32>, len: usize, rows: &Rows) -> Rows {
+        if rows.kind == RowKind::Q8 {
+            self.each_token(team, |t| {
+                // SAFETY: see above.
+                unsafe { rows.write(self.ops, t, from.part(t * len, len)) };
+            });
+            team.barrier();
+        }
         *rows
     }
 
@@ -233,7 +266,7 @@ impl Step<'_> {
     /// A phase over all tokens, a few at a time.
     fn each_token(&self, team: &Team<'_>, mut work: impl FnMut(usize)) {
         const FEW: usize = 8;
-        let tokens = self.tokens();
+        let tokens = self.tokens;
         let size = if tokens > 4 * FEW { FEW } else { 1 };
         team.each(tokens.div_ceil(size), |piece| {
             (piece * size..((piece + 1) * size).min(tokens)).for_each(&mut work);
@@ -242,7 +275,11 @@ impl Step<'_> {
 
     /// `to = linear(rows)`, `[tokens, width]`.
     fn store(&self, team: &Team<'_>, linear: &Linear, rows: &Rows, to: Shared<f32>, width: usize) {
-        let tokens = self.tokens();
+        let destination = Destination {
+            at: to.at(0).cast(),
+            row_bytes: 4 * width,
+            panel_bytes: 4 * LANES,
+        };
         let sink = |tile: Outputs<'_>| {
             let len = tile.columns.min(width - tile.column);
             let bias = linear.bias.get(tile.column..tile.column + len);
@@ -258,7 +295,31 @@ impl Step<'_> {
             }
         };
         // SAFETY: see above.
-        unsafe { product(team, self.ops, &linear.weights, rows, tokens, 1, sink) };
+        unsafe { self.product(team, linear, rows, 1, destination, sink) };
+    }
+
+    /// All rows by `linear`.
+    ///
+    /// # Safety
+    /// See above.
+    unsafe fn product(
+        &self,
+        team: &Team<'_>,
+        linear: &Linear,
+        rows: &Rows,
+        granule: usize,
+        destination: Destination,
+        sink: impl FnMut(Outputs<'_>),
+    ) {
+        let all = Product {
+            weights: &linear.weights,
+            rows,
+            m: self.tokens,
+            granule,
+            destination,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { product(team, self.ops, &all, sink) };
     }
 
     /// `x += linear(rows)`, or `x += norm(linear(rows))`, and meets the barrier.
@@ -270,8 +331,13 @@ impl Step<'_> {
         norm: Option<&[f32]>,
         space: &mut Space,
     ) {
-        let (tokens, width) = (self.tokens(), self.model.config.hidden_size);
+        let width = self.model.config.hidden_size;
         let Some(norm) = norm else {
+            let destination = Destination {
+                at: self.at.x.at(0).cast(),
+                row_bytes: 4 * width,
+                panel_bytes: 4 * LANES,
+            };
             let sink = |tile: Outputs<'_>| {
                 let len = tile.columns.min(width - tile.column);
                 let bias = linear.bias.get(tile.column..tile.column + len);
@@ -287,7 +353,7 @@ impl Step<'_> {
                 unsafe { (self.ops.add_rows)(&args) };
             };
             // SAFETY: see above.
-            unsafe { product(team, self.ops, &linear.weights, rows, tokens, 1, sink) };
+            unsafe { self.product(team, linear, rows, 1, destination, sink) };
             team.barrier();
             return;
         };
@@ -322,7 +388,7 @@ impl Step<'_> {
                 let turns = self
                     .at
                     .turns
-                    .part(before * self.tokens() + t * 2 * half, 2 * half);
+                    .part(before * self.tokens + t * 2 * half, 2 * half);
                 let row = Self::row(self.at.qkv, t, columns.all);
                 let queries = config.num_heads * self.head_width;
                 let queries = Self::row(self.at.queries, t, queries);
@@ -336,8 +402,9 @@ impl Step<'_> {
                     self.turn_head(key, layer.key_norm.as_deref(), rope, turns, space);
                     let key = &row[columns.key + head * dim..][..dim];
                     let value = &row[columns.value + head * dim..][..dim];
+                    let place = (index, head);
                     self.cache
-                        .write(index, head, token.slot, (key, value), token.last);
+                        .write(self.ops, place, token.slot, (key, value), token.last);
                 }
             }
         });
@@ -416,12 +483,13 @@ impl Step<'_> {
             out: std::ptr::null_mut(),
             scratch: space.attention,
         };
-        let out = |row: usize| {
-            let (token, head) = (task.token + row / count, first + row % count);
-            let width = config.num_heads * config.head_dim;
-            let from = token * width + head * config.head_dim;
-            // SAFETY: see above; the heads of the tokens are this task's.
-            unsafe { self.at.attended.part_mut(from, config.head_dim) }
+        let finish = |joined: &[f32]| {
+            for row in 0..rows {
+                let (token, head) = (task.token + row / count, first + row % count);
+                let factor = 1.0 / joined[rows * (self.head_width + 1) + row];
+                let values = &joined[row * self.head_width..][..config.head_dim];
+                self.write_head((token, head), values, factor);
+            }
         };
         let Some(join) = task.join else {
             for chunk in task.chunks.0..task.chunks.1 {
@@ -435,7 +503,7 @@ impl Step<'_> {
                 let partials = &mut space.partials[..count];
                 merge_chunks(partials, rows, self.head_width);
                 if whole {
-                    write_heads(&partials[..len], rows, self.head_width, out);
+                    finish(&partials[..len]);
                 }
             }
             return;
@@ -457,8 +525,30 @@ impl Step<'_> {
             // SAFETY: all tasks of the tile are done, and this thread is the one that knows.
             let partials = unsafe { self.at.partials.part_mut(base, chunks * len) };
             merge_chunks(partials, rows, self.head_width);
-            write_heads(&partials[..len], rows, self.head_width, out);
+            finish(&partials[..len]);
         }
+    }
+
+    /// What a head of a token took: `values * factor`. Only the thread of its task calls this.
+    fn write_head(&self, (token, head): (usize, usize), values: &[f32], factor: f32) {
+        let (config, rows) = (&self.model.config, &self.at.attended_rows);
+        let column = head * config.head_dim;
+        let half = rows.kind == RowKind::Bf16;
+        let to = if rows.kind == RowKind::Q8 {
+            let width = config.num_heads * config.head_dim;
+            self.at.attended.at(token * width + column).cast()
+        } else {
+            let column_bytes = column * if half { 2 } else { 4 };
+            rows.data.at(token * rows.stride + column_bytes)
+        };
+        let args = ScaleArgs {
+            values,
+            factor,
+            to,
+            half,
+        };
+        // SAFETY: see above; a row has room for all heads.
+        unsafe { (self.ops.scale)(&args) };
     }
 
     /// `inner = act(gate(rows)) * up(rows)`.
@@ -470,10 +560,16 @@ impl Step<'_> {
             RowKind::Q8 => (at.inner.at(0).cast::<u8>(), 4 * width),
             _ => (at.inner_rows.data.at(0), at.inner_rows.stride),
         };
+        let bytes = if half { 2 } else { 4 };
+        let destination = Destination {
+            at: out,
+            row_bytes: out_bytes,
+            panel_bytes: bytes * LANES / 2,
+        };
         let sink = |tile: Outputs<'_>| {
             let first = tile.column / 2;
             let bias = linear.bias.get(tile.column..tile.column + tile.columns);
-            let offset = tile.row * out_bytes + first * if half { 2 } else { 4 };
+            let offset = tile.row * out_bytes + first * bytes;
             let args = GateArgs {
                 values: tile.values,
                 columns: tile.columns,
@@ -487,9 +583,8 @@ impl Step<'_> {
             // SAFETY: see above.
             unsafe { (self.ops.gate)(&args) };
         };
-        let tokens = self.tokens();
         // SAFETY: see above.
-        unsafe { product(team, self.ops, &linear.weights, rows, tokens, 2, sink) };
+        unsafe { self.product(team, linear, rows, 2, destination, sink) };
     }
 
     /// The last norm and the head, for the tokens that are asked for.
@@ -512,8 +607,12 @@ impl Step<'_> {
         });
         team.barrier();
         let (rows, vocab) = (plan.logits.len(), config.vocab_size);
-        let weights = &self.model.head.weights;
         if rows > 0 {
+            let destination = Destination {
+                at: self.at.logits.at(0).cast(),
+                row_bytes: 4 * vocab,
+                panel_bytes: 4 * LANES,
+            };
             let sink = |tile: Outputs<'_>| {
                 let len = tile.columns.min(vocab - tile.column);
                 for (r, values) in tile.values.chunks_exact_mut(tile.columns).enumerate() {
@@ -528,25 +627,16 @@ impl Step<'_> {
                     }
                 }
             };
+            let all = Product {
+                weights: &self.model.head.weights,
+                rows: &self.at.head_rows,
+                m: rows,
+                granule: 1,
+                destination,
+            };
             // SAFETY: see above.
-            unsafe { product(team, self.ops, weights, &self.at.head_rows, rows, 1, sink) };
+            unsafe { product(team, self.ops, &all, sink) };
         }
         team.barrier();
-    }
-}
-
-/// Writes the joined outcome of a tile, row by row.
-fn write_heads<'o>(
-    joined: &[f32],
-    rows: usize,
-    head_width: usize,
-    out: impl Fn(usize) -> &'o mut [f32],
-) {
-    for row in 0..rows {
-        let inverse = 1.0 / joined[rows * (head_width + 1) + row];
-        let values = &joined[row * head_width..];
-        for (out, value) in out(row).iter_mut().zip(values) {
-            *out = value * inverse;
-        }
     }
 }

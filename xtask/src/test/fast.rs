@@ -28,6 +28,13 @@ impl Suites<'_> {
         shown(self.cargo().args(["fmt", "--all", "--check"]))
             .context("run `cargo fmt --all` (rustup component add rustfmt)")?;
         codegen::run(self.checkout, true)?;
+        // A workspace of its own, which nothing else here builds.
+        shown(
+            self.cargo()
+                .args(["tree", "--quiet", "--locked", "--depth=0"])
+                .args(["--manifest-path", "fuzz/Cargo.toml"]),
+        )
+        .context("run `cargo update --workspace --manifest-path fuzz/Cargo.toml`")?;
         self.say("fences between crates, licenses, sources of dependencies");
         self.dependencies()?;
         self.say("the chart renders with every set of values");

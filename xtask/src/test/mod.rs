@@ -40,6 +40,10 @@ pub(crate) fn run(checkout: &Checkout, cache: &Cache, args: &TestArgs) -> Result
     if !args.e2e {
         suites.fast()?;
     }
+    if !args.fast && !args.e2e {
+        suites.say("the clients that people use");
+        crate::suites::run(checkout, cache, &crate::suites::SuitesArgs::default())?;
+    }
     if !args.fast {
         suites.end_to_end(args)?;
     }

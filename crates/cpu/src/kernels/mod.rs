@@ -33,7 +33,7 @@ pub(crate) use attend::{
     AttendArgs, CHUNK, MAX_HEAD, MAX_ROWS, SCRATCH, merge_chunks, partial_len,
 };
 pub(crate) use levels::Levels;
-pub(crate) use rows::{AddArgs, GateArgs, NormArgs};
+pub(crate) use rows::{AddArgs, GateArgs, NormArgs, ScaleArgs};
 
 use crate::format::RowKind;
 
@@ -43,6 +43,22 @@ pub(crate) const LANES: usize = 16;
 pub(crate) const STEP_BYTES: usize = 64;
 /// Inputs that share a scale in quantised weights and activations.
 pub(crate) const GROUP: usize = 32;
+
+/// Bytes of a cache line.
+pub(crate) const CACHE_LINE: usize = 64;
+
+/// Asks for the cache line at `at`, to be written soon. Any address will do.
+#[inline(always)]
+pub(crate) fn fetch_to_write(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: it changes no memory and never faults; a processor that does not know the
+    // instruction does nothing.
+    unsafe {
+        std::arch::asm!("prefetchw [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
 
 /// A set of kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -204,6 +220,7 @@ pub(crate) struct Ops {
     pub(crate) levels4: unsafe fn(&[f32; GROUP]) -> Levels,
     pub(crate) softcap: unsafe fn(f32, &mut [f32]),
     pub(crate) add: unsafe fn(&mut [f32], &[f32]),
+    pub(crate) scale: unsafe fn(&ScaleArgs<'_>),
 }
 
 impl Ops {
@@ -248,5 +265,6 @@ fn portable() -> Ops {
         levels4: levels::levels4,
         softcap: rows::softcap,
         add: rows::add,
+        scale: rows::scale,
     }
 }

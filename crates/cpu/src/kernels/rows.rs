@@ -165,6 +165,39 @@ pub(crate) unsafe fn add(to: &mut [f32], values: &[f32]) {
     }
 }
 
+/// What is multiplied, and where to.
+pub(crate) struct ScaleArgs<'a> {
+    pub(crate) values: &'a [f32],
+    pub(crate) factor: f32,
+    /// As many values as there are, f32 or bf16.
+    pub(crate) to: *mut u8,
+    /// `to` is bf16.
+    pub(crate) half: bool,
+}
+
+/// `to = values * factor`.
+///
+/// # Safety
+/// `to` has room for it, aligned.
+#[inline(always)]
+pub(crate) unsafe fn scale(args: &ScaleArgs<'_>) {
+    let len = args.values.len();
+    // SAFETY: the caller's promise.
+    unsafe {
+        if args.half {
+            let to = std::slice::from_raw_parts_mut(args.to.cast::<u16>(), len);
+            for (to, value) in to.iter_mut().zip(args.values) {
+                *to = bf16_bits(value * args.factor);
+            }
+        } else {
+            let to = std::slice::from_raw_parts_mut(args.to.cast::<f32>(), len);
+            for (to, value) in to.iter_mut().zip(args.values) {
+                *to = value * args.factor;
+            }
+        }
+    }
+}
+
 /// Rounds to bf16.
 ///
 /// # Safety

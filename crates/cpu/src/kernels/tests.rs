@@ -7,7 +7,7 @@ use crate::{
     cache::{Cache, CacheShape},
     format::{Format, bf16_bits, bf16_value, f16_value},
     pool::Pool,
-    product::{Outputs, Rows, multiply_of, product},
+    product::{Destination, Outputs, Product, Rows, multiply_of, product},
     weights::{Matrix, Weights, panels_of},
 };
 use hyprstream_models::StoredType;
@@ -102,6 +102,17 @@ fn multiplied(
     let mut out: Buffer<f32> = Buffer::new(rows.len() * width).unwrap();
     let shared = Shared::new(&mut out);
     pool.run(|team| {
+        let all = Product {
+            weights,
+            rows: &packed,
+            m: rows.len(),
+            granule: 1,
+            destination: Destination {
+                at: shared.at(0).cast(),
+                row_bytes: 4 * width,
+                panel_bytes: 4 * LANES,
+            },
+        };
         let sink = |tile: Outputs<'_>| {
             for (r, values) in tile.values.chunks_exact(tile.columns).enumerate() {
                 let to = (tile.row + r) * width + tile.column;
@@ -110,7 +121,7 @@ fn multiplied(
             }
         };
         // SAFETY: the set is available.
-        unsafe { product(team, &ops, weights, &packed, rows.len(), 1, sink) };
+        unsafe { product(team, &ops, &all, sink) };
     });
     out.chunks_exact(width).map(<[f32]>::to_vec).collect()
 }
@@ -220,16 +231,17 @@ fn attention_is_a_softmax_over_what_each_token_sees() {
         let mut blocks: Vec<u32> = (0..64).rev().collect();
         random.shuffle(&mut blocks);
         let shared = cache.share();
+        let ops = Ops::of(Kernels::best());
         let nan = vec![f32::NAN; dim];
         let last_block = blocks[(length - 1) / LANES] as usize;
         for slot in 0..LANES {
             // SAFETY: the only thread.
-            unsafe { shared.write(1, 1, (last_block, slot), (&nan, &nan), false) };
+            unsafe { shared.write(&ops, (1, 1), (last_block, slot), (&nan, &nan), false) };
         }
         for (p, (key, value)) in keys.iter().zip(&values).enumerate() {
             let slot = (blocks[p / LANES] as usize, p % LANES);
             // SAFETY: as above.
-            unsafe { shared.write(1, 1, slot, (key, value), p + 1 == length) };
+            unsafe { shared.write(&ops, (1, 1), slot, (key, value), p + 1 == length) };
         }
         for set in sets() {
             let ops = Ops::of(set);

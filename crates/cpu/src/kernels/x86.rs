@@ -12,7 +12,7 @@ use super::{
     dot::{Dot, multiply, panels},
     levels::{self, Levels},
     quantized::{Quantized, Row, tile_plain},
-    rows::{self, AddArgs, GateArgs, NormArgs},
+    rows::{self, AddArgs, GateArgs, NormArgs, ScaleArgs},
 };
 use crate::format::RowKind;
 
@@ -65,6 +65,11 @@ macro_rules! compiled {
             unsafe { rows::add(to, values) }
         }
         #[target_feature(enable = $features)]
+        pub(super) unsafe fn scale(args: &ScaleArgs<'_>) {
+            // SAFETY: see above.
+            unsafe { rows::scale(args) }
+        }
+        #[target_feature(enable = $features)]
         pub(super) unsafe fn attend_f32(args: &AttendArgs<'_>) {
             // SAFETY: see above.
             unsafe { attend_with::<F32>(args) }
@@ -104,6 +109,7 @@ pub(super) fn avx2() -> Ops {
         levels4: set::levels4,
         softcap: set::softcap,
         add: set::add,
+        scale: set::scale,
     }
 }
 
@@ -141,6 +147,7 @@ pub(super) fn avx512() -> Ops {
         levels4: set::levels4,
         softcap: set::softcap,
         add: set::add,
+        scale: set::scale,
     }
 }
 
