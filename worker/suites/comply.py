@@ -18,10 +18,7 @@ EXPECTED = {
     "open-responses": {
         "image-input": "the model reads text only, and images are refused with a 400",
         "reasoning-summary": "skipped by llm-comply: the model's name is none of OpenAI's reasoning models",
-        "compact-response": "/v1/responses/compact is not served",
-        "compact-missing-model": "/v1/responses/compact is not served",
         "assistant-phase": "`phase` is a field of models with commentary, and refused with a 400",
-        "response-output-phase-schema": "`phase` is a field of models with commentary, and refused with a 400",
     },
 }
 

@@ -63,7 +63,7 @@ test("completions take a list", async () => {
 });
 
 test("a forced tool streams arguments that parse", async () => {
-  const request = { tools: [weather], tool_choice: "required", max_tokens: 60 };
+  const request = { tools: [weather], tool_choice: "required", parallel_tool_calls: false, max_tokens: 120 };
   const call = (await ask(request)).choices[0].message.tool_calls[0];
   const whole = JSON.parse(call.function.arguments);
   assert.equal(typeof whole.city, "string");

@@ -22,7 +22,9 @@ class TestChatOpenAI(ChatModelIntegrationTests):
     @property
     def chat_model_params(self):
         return {"model": MODEL, "base_url": URL + "/v1", "api_key": "none", "max_retries": 0,
-                "timeout": 120, "temperature": 0, "seed": 1, "max_tokens": 96, "stream_usage": True}
+                "timeout": 120, "temperature": 0, "seed": 1, "max_tokens": 400, "stream_usage": True,
+                # A small model repeats itself without end, and calls what it has called.
+                "frequency_penalty": 1.0, "model_kwargs": {"parallel_tool_calls": False}}
 
     @property
     def has_tool_choice(self):

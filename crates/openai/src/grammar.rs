@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Structured,
+    closed::closed,
     tools::{Tool, ToolFormat},
 };
 
@@ -158,7 +159,8 @@ fn arguments(tool: &Tool) -> Value {
 
 /// The schema for JSON with one space after a separator: a model may go on with spaces without
 /// end otherwise.
-fn on_one_line(mut schema: Value) -> Value {
+fn on_one_line(schema: Value) -> Value {
+    let mut schema = closed(schema);
     if let Some(map) = schema.as_object_mut() {
         let spacing =
             json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "});

@@ -6,6 +6,7 @@
 //! are written. This crate does no IO and knows no HTTP library.
 
 pub mod chat;
+mod closed;
 pub mod completion;
 pub mod embeddings;
 mod error;
@@ -21,6 +22,7 @@ mod tokenize;
 pub mod tools;
 mod usage;
 
+pub use closed::closed;
 pub use error::{ApiError, ErrorBody, ErrorKind, ErrorObject, excerpt};
 pub use models::{Model, ModelList, Provenance};
 pub use reasoning::{ReasoningParser, Thought};

@@ -3,7 +3,9 @@
 use std::sync::{Arc, OnceLock};
 
 use hyprstream_engine::{Constraint, Grammar, GrammarCompiler, GrammarError, GrammarLimits};
-use hyprstream_openai::{ApiError, ErrorKind, MAX_GRAMMAR_BYTES, MAX_SCHEMA_DEPTH, Structured};
+use hyprstream_openai::{
+    ApiError, ErrorKind, MAX_GRAMMAR_BYTES, MAX_SCHEMA_DEPTH, Structured, closed,
+};
 use tokio::sync::Semaphore;
 
 use super::app::App;
@@ -35,7 +37,7 @@ impl Default for Grammars {
 pub(super) fn grammar(structured: Structured) -> Grammar {
     match structured {
         Structured::JsonObject => Grammar::JsonObject,
-        Structured::JsonSchema(schema) => Grammar::JsonSchema(schema),
+        Structured::JsonSchema(schema) => Grammar::JsonSchema(closed(schema)),
         Structured::Regex(regex) => Grammar::Regex(regex),
         Structured::Choice(choice) => Grammar::Choice(choice),
         Structured::Lark(lark) => Grammar::Lark(lark),

@@ -126,7 +126,7 @@ const SUITES: &[Suite] = &[
 const MODEL_NAME: &str = "smollm2";
 const FAKE_NAME: &str = "fake";
 
-/// Runs the suites and stops at the first that fails.
+/// Runs the suites, all of them even when some fail.
 pub(crate) fn run(checkout: &Checkout, cache: &Cache, args: &SuitesArgs) -> Result<()> {
     let chosen: Vec<&Suite> = SUITES
         .iter()
@@ -145,6 +145,7 @@ pub(crate) fn run(checkout: &Checkout, cache: &Cache, args: &SuitesArgs) -> Resu
     }
     let stage = Stage::prepare(checkout, cache, !args.no_build)?;
     let started = Instant::now();
+    let mut failed = Vec::new();
     for target in [Target::Model, Target::Fake] {
         let of_target: Vec<&&Suite> = chosen.iter().filter(|s| s.target == target).collect();
         if of_target.is_empty() {
@@ -154,17 +155,29 @@ pub(crate) fn run(checkout: &Checkout, cache: &Cache, args: &SuitesArgs) -> Resu
         for suite in of_target {
             let begun = Instant::now();
             println!("\n-- suite {}", suite.name);
-            stage.run(suite, &worker)?;
+            let outcome = stage.run(suite, &worker);
             worker
                 .check()
                 .with_context(|| format!("after the suite {}", suite.name))?;
-            println!(
-                "-- suite {} passed in {:.1} s",
-                suite.name,
-                begun.elapsed().as_secs_f64()
-            );
+            let (word, seconds) = match outcome {
+                Ok(()) => ("passed", begun.elapsed().as_secs_f64()),
+                Err(error) => {
+                    println!("{error:#}");
+                    failed.push(suite.name);
+                    ("failed", begun.elapsed().as_secs_f64())
+                }
+            };
+            println!("-- suite {} {word} in {seconds:.1} s", suite.name);
         }
         worker.stop()?;
+    }
+    if !failed.is_empty() {
+        bail!(
+            "{} of {} suites failed: cargo xtask suites --only {}",
+            failed.len(),
+            chosen.len(),
+            failed.join(",")
+        );
     }
     println!(
         "\n{} suites passed in {:.0} s.",

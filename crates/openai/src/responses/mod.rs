@@ -7,7 +7,7 @@ mod response;
 pub use request::ResponseRequest;
 pub use response::{
     IncompleteDetails, InputTokensDetails, OutputContent, OutputItem, OutputTokensDetails,
-    Response, ResponseUsage, SummaryPart, event,
+    Response, ResponseUsage, Sampled, SummaryPart, event,
 };
 
 #[cfg(test)]

@@ -44,16 +44,18 @@ impl ResponseRequest {
     pub fn from_json(body: &[u8]) -> Result<Self, ApiError> {
         let mut fields = Fields::from_body(body)?;
         let repeated = [
+            "frequency_penalty",
             "instructions",
             "max_output_tokens",
             "metadata",
             "parallel_tool_calls",
+            "presence_penalty",
+            "prompt_cache_key",
             "reasoning",
-            "temperature",
+            "safety_identifier",
             "text",
             "tool_choice",
             "tools",
-            "top_p",
             "user",
         ];
         let repeated = fields.copy(&repeated);

@@ -17,16 +17,22 @@ pub struct Response {
     pub created_at: u64,
     /// `in_progress`, `completed`, `incomplete` or `failed`.
     pub status: String,
+    /// Seconds since 1970, when it has ended.
+    pub completed_at: Option<u64>,
     /// Always false.
     pub background: bool,
     /// Why it failed.
     pub error: Option<ErrorObject>,
     /// Why it is incomplete.
     pub incomplete_details: Option<IncompleteDetails>,
+    /// As in the request, or 0.
+    pub frequency_penalty: f64,
     /// As in the request.
     pub instructions: Option<String>,
     /// As in the request.
     pub max_output_tokens: Option<u64>,
+    /// Always null: tools are called by the client.
+    pub max_tool_calls: Option<u64>,
     /// As in the request.
     pub metadata: Value,
     /// The model as the request named it.
@@ -35,22 +41,32 @@ pub struct Response {
     pub output: Vec<OutputItem>,
     /// As in the request, or true.
     pub parallel_tool_calls: bool,
+    /// As in the request, or 0.
+    pub presence_penalty: f64,
     /// Always null: nothing is stored.
     pub previous_response_id: Option<String>,
     /// As in the request.
+    pub prompt_cache_key: Option<String>,
+    /// As in the request.
     pub reasoning: Value,
+    /// As in the request.
+    pub safety_identifier: Option<String>,
+    /// Always `default`.
+    pub service_tier: String,
     /// Always false.
     pub store: bool,
-    /// As in the request.
-    pub temperature: Option<f64>,
+    /// As in the request, or the model's own.
+    pub temperature: f64,
     /// As in the request, or plain text.
     pub text: Value,
     /// As in the request, or `auto`.
     pub tool_choice: Value,
-    /// As in the request.
+    /// As in the request, with what they leave out.
     pub tools: Vec<Value>,
-    /// As in the request.
-    pub top_p: Option<f64>,
+    /// Always 0.
+    pub top_logprobs: u64,
+    /// As in the request, or the model's own.
+    pub top_p: f64,
     /// Always `disabled`.
     pub truncation: String,
     /// Token counts, once it is complete.
@@ -180,6 +196,7 @@ impl Response {
         created_at: u64,
         model: String,
         repeated: &Map<String, Value>,
+        used: Sampled,
     ) -> Self {
         let field = |name: &str| repeated.get(name).cloned().unwrap_or(Value::Null);
         let or = |name: &str, default: Value| match field(name) {
@@ -192,28 +209,63 @@ impl Response {
             object: "response".to_owned(),
             created_at,
             status: "in_progress".to_owned(),
+            completed_at: None,
             background: false,
             error: None,
             incomplete_details: None,
+            frequency_penalty: field("frequency_penalty").as_f64().unwrap_or(0.0),
             instructions: string("instructions"),
             max_output_tokens: field("max_output_tokens").as_f64().map(|n| n as u64),
+            max_tool_calls: None,
             metadata: or("metadata", json!({})),
             model,
             output: Vec::new(),
             parallel_tool_calls: field("parallel_tool_calls").as_bool().unwrap_or(true),
+            presence_penalty: field("presence_penalty").as_f64().unwrap_or(0.0),
             previous_response_id: None,
+            prompt_cache_key: string("prompt_cache_key"),
             reasoning: or("reasoning", json!({"effort": null, "summary": null})),
+            safety_identifier: string("safety_identifier"),
+            service_tier: "default".to_owned(),
             store: false,
-            temperature: field("temperature").as_f64(),
+            temperature: used.temperature,
             text: or("text", json!({"format": {"type": "text"}})),
             tool_choice: or("tool_choice", json!("auto")),
-            tools: field("tools").as_array().cloned().unwrap_or_default(),
-            top_p: field("top_p").as_f64(),
+            tools: match field("tools") {
+                Value::Array(tools) => tools.into_iter().map(whole_tool).collect(),
+                _ => Vec::new(),
+            },
+            top_logprobs: 0,
+            top_p: used.top_p,
             truncation: "disabled".to_owned(),
             usage: None,
             user: string("user"),
         }
     }
+}
+
+/// How tokens are chosen, whoever said so.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampled {
+    /// 0 for the likeliest token.
+    pub temperature: f64,
+    /// Share of the probability that is chosen from.
+    pub top_p: f64,
+}
+
+/// `tool` with the members that a request may leave out.
+fn whole_tool(mut tool: Value) -> Value {
+    if let Some(members) = tool.as_object_mut() {
+        let defaults = [
+            ("description", Value::Null),
+            ("parameters", Value::Null),
+            ("strict", json!(false)),
+        ];
+        for (name, default) in defaults {
+            members.entry(name).or_insert(default);
+        }
+    }
+    tool
 }
 
 /// The event `kind` with the number `sequence` in its stream and the members of `data`.

@@ -75,8 +75,12 @@ fn what_would_need_storage_is_refused_unless_it_is_switched_off() {
 #[test]
 fn an_answer_repeats_what_was_asked() {
     let request = read(&json!({"temperature": 0.5, "metadata": {"a": "b"}})).unwrap();
-    let response = Response::begun("resp_1".into(), 1, "m".into(), &request.repeated);
-    assert_eq!(response.temperature, Some(0.5));
+    let used = Sampled {
+        temperature: 0.5,
+        top_p: 1.0,
+    };
+    let response = Response::begun("resp_1".into(), 1, "m".into(), &request.repeated, used);
+    assert_eq!((response.temperature, response.top_p), (0.5, 1.0));
     assert_eq!(response.metadata, json!({"a": "b"}));
     assert_eq!(response.tool_choice, "auto");
 }

@@ -38,6 +38,15 @@ impl ToolFormat {
         }
     }
 
+    /// What may part calls.
+    pub(crate) fn separators(self) -> &'static [char] {
+        match self {
+            Self::Hermes => &[' ', '\n', '\r', '\t'],
+            Self::Llama3 => &[' ', '\n', '\r', '\t', ';'],
+            Self::Mistral => &[' ', '\n', '\r', '\t', ',', '[', ']'],
+        }
+    }
+
     /// Whether the trigger is a special token of the family, so that it is seen only when special
     /// tokens are shown.
     pub fn needs_special_tokens(self) -> bool {

@@ -5,6 +5,9 @@
 
 use super::ToolFormat;
 
+/// What ends a call of Hermes.
+const END_TAG: &str = "</tool_call>";
+
 /// What a piece of a model's text means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToolEvent {
@@ -149,10 +152,9 @@ impl ToolParser {
         let text = match state {
             // Its name was told, so the rest of its arguments was as well.
             State::Object(Object { told: Some(_), .. }) | State::Bare(_) => return vec![],
-            // What parts calls is no text.
-            State::Between if held.trim_matches([' ', '\n', ';', ',', ']']).is_empty() => {
-                return vec![];
-            }
+            // What parts calls is no text, and neither is the beginning of a tag that the limit of
+            // tokens has cut.
+            State::Between if self.parts_calls(&held) => return vec![],
             State::BareName => format!("{}{held}", self.format.trigger()),
             _ => held,
         };
@@ -160,6 +162,14 @@ impl ToolParser {
             return vec![];
         }
         vec![ToolEvent::Text(text)]
+    }
+
+    /// Whether `held` can stand between calls or behind the last, whole or cut.
+    fn parts_calls(&self, held: &str) -> bool {
+        let rest = held.trim_start_matches(self.format.separators());
+        let trigger = self.format.trigger();
+        // A trigger may begin with a separator.
+        END_TAG.starts_with(rest) || trigger.starts_with(rest) || trigger.starts_with(held.trim())
     }
 
     /// Makes one step, and says whether another can be made.
@@ -272,17 +282,12 @@ impl ToolParser {
 
     /// Looks for the next call, or for text after the calls.
     fn between(&mut self) -> bool {
-        let separators: &[char] = match self.format {
-            ToolFormat::Hermes => &[' ', '\n', '\r', '\t'],
-            ToolFormat::Llama3 => &[' ', '\n', '\r', '\t', ';'],
-            ToolFormat::Mistral => &[' ', '\n', '\r', '\t', ',', '[', ']'],
-        };
-        let text = self.held.trim_start_matches(separators);
+        let text = self.held.trim_start_matches(self.format.separators());
         if text.is_empty() {
             return false;
         }
         let skipped = self.held.len() - text.len();
-        let (trigger, end) = (self.format.trigger(), "</tool_call>");
+        let trigger = self.format.trigger();
         if text.starts_with('{') {
             self.held.drain(..skipped);
             self.state = State::Object(Object::default());
@@ -290,7 +295,7 @@ impl ToolParser {
         }
         match self.format {
             ToolFormat::Hermes | ToolFormat::Llama3 => {
-                for tag in [trigger, end] {
+                for tag in [trigger, END_TAG] {
                     if tag.starts_with(text) && text.len() < tag.len() {
                         return false;
                     }

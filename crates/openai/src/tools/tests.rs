@@ -38,6 +38,28 @@ fn check(format: ToolFormat, text: &str, shown: &str, calls: &[(&str, &str)]) {
 }
 
 #[test]
+fn a_tag_that_is_cut_behind_a_call_is_no_text() {
+    let hermes = r#"<tool_call>{"name": "f", "arguments": {}}"#;
+    for cut in [
+        "",
+        "\n",
+        "\n<",
+        "\n</tool_call",
+        "</tool_call>",
+        "\n</tool_call>\n<tool_c",
+    ] {
+        let text = format!("{hermes}{cut}");
+        check(ToolFormat::Hermes, &text, "", &[("f", "{}")]);
+    }
+    check(
+        ToolFormat::Hermes,
+        &format!("{hermes}</to!"),
+        "</to!",
+        &[("f", "{}")],
+    );
+}
+
+#[test]
 fn hermes_and_qwen_calls_are_found() {
     use ToolFormat::Hermes;
     let one = r#"<tool_call>

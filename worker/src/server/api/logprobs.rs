@@ -51,6 +51,9 @@ pub(super) fn completion(
             top.entry(text(tokenizer, token))
                 .or_insert_with(|| number(logprob));
         }
+        // The token itself is always among them.
+        top.entry(text(tokenizer, entry.token))
+            .or_insert_with(|| number(entry.logprob));
         to.top_logprobs.push(Some(top));
     }
 }
@@ -109,6 +112,32 @@ fn finite(logprob: f32) -> f32 {
     logprob.max(-9999.0)
 }
 
+/// With the digits that an f32 has elsewhere: clients look for the greatest by comparing.
 fn number(logprob: f32) -> Value {
-    Number::from_f64(f64::from(finite(logprob))).map_or(Value::Null, Value::Number)
+    let digits = finite(logprob).to_string().parse().ok();
+    digits
+        .and_then(Number::from_f64)
+        .map_or(Value::Null, Value::Number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_has_the_same_digits_in_every_form() {
+        for logprob in [
+            -0.263_406_75_f32,
+            -11.590_473,
+            0.0,
+            -1e-7,
+            f32::NEG_INFINITY,
+        ] {
+            let number = number(logprob).to_string();
+            assert_eq!(number.parse::<f64>().unwrap(), {
+                let told = serde_json::to_string(&finite(logprob)).unwrap();
+                told.parse::<f64>().unwrap()
+            });
+        }
+    }
 }

@@ -169,6 +169,9 @@ pub(super) fn new_id(prefix: &str) -> String {
     format!("{prefix}{:016x}{:08x}", random(), random() as u32)
 }
 
+/// This program and its version.
+const PROGRAM: &str = concat!("hyprstream-", env!("CARGO_PKG_VERSION"));
+
 /// What stays the same in all pieces of an answer.
 struct Answer {
     id: String,
@@ -185,7 +188,8 @@ impl Answer {
             id: new_id(prefix),
             created: super::app::now(),
             model: model.to_owned(),
-            fingerprint: app.identity.commit().map(str::to_owned),
+            // What answers: the model's commit, or without one the program.
+            fingerprint: Some(app.identity.commit().unwrap_or(PROGRAM).to_owned()),
             include_usage: options.include_usage || options.continuous_usage,
             continuous_usage: options.continuous_usage,
         }

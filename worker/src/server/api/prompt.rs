@@ -53,12 +53,14 @@ pub(in crate::server) fn plan(
         tail if tail.ends_with("</think>") => Thinking::No,
         _ => Thinking::Maybe,
     };
+    let named = matches!(wanted.choice, ToolChoice::Named(_));
     let calls = tool_format(app, loaded, prompt, wanted.choice).map(|format| Calls {
         format,
         names: prompt.tools.iter().map(|tool| tool.name.clone()).collect(),
-        forced: matches!(wanted.choice, ToolChoice::Required | ToolChoice::Named(_)),
-        parallel: wanted.parallel,
-        named: matches!(wanted.choice, ToolChoice::Named(_)),
+        forced: named || matches!(wanted.choice, ToolChoice::Required),
+        // A function that is named is called once.
+        parallel: wanted.parallel && !named,
+        named,
     });
     // A grammar of the client's own has no place for thoughts.
     let is_own = |form: &Form| matches!(form, Some((Structured::Lark(_), _)));

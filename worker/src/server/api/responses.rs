@@ -11,7 +11,8 @@ use hyprstream_engine::{FinishReason, Request as EngineRequest, TextPiece};
 use hyprstream_openai::{
     ApiError, Usage,
     responses::{
-        IncompleteDetails, OutputContent, OutputItem, Response as Body, ResponseRequest, event,
+        IncompleteDetails, OutputContent, OutputItem, Response as Body, ResponseRequest, Sampled,
+        event,
     },
     tools::ToolChoice,
 };
@@ -49,11 +50,12 @@ pub(super) async fn respond(State(app): Shared, request: Request) -> Result<Resp
         let grammar = constraint::grammar(form);
         engine_request.constraint = Some(constraint::compile(&app, grammar, param).await?);
     }
+    let used = sampled(&engine_request);
     let requests = vec![engine_request];
     let mut usage = UsageCount::new(&requests, 1, request.sampling.include_timings);
     let choices = Choices::submit(&app.loaded()?.engine, requests, 1, "input")?;
     let id = new_id("resp_");
-    let body = Body::begun(id, now(), request.model, &request.repeated);
+    let body = Body::begun(id, now(), request.model, &request.repeated, used);
     let mut output = Output::new(body);
     if request.sampling.stream {
         let chunks = ResponseChunks {
@@ -108,6 +110,16 @@ fn prepare(app: &App, loaded: &Loaded, mut request: ResponseRequest) -> Result<P
     )?;
     engine_request.show_special_tokens |= prompt::needs_special_tokens(&plan);
     Ok((request, engine_request, plan, structured))
+}
+
+/// How `request` has its tokens chosen.
+fn sampled(request: &EngineRequest) -> Sampled {
+    // With the digits that an f32 has, not those that are behind it in an f64.
+    let exact = |value: f32| value.to_string().parse().unwrap_or(f64::from(value));
+    Sampled {
+        temperature: exact(request.sampling.temperature),
+        top_p: exact(request.sampling.top_p),
+    }
 }
 
 /// The items of an answer as they come, and the events that tell about them.
@@ -284,6 +296,7 @@ impl Output {
         self.body.incomplete_details = cut.then(|| IncompleteDetails {
             reason: "max_output_tokens".to_owned(),
         });
+        self.body.completed_at = Some(now());
         self.body.usage = Some(usage.into());
         let data = json!({"response": self.body});
         self.event(kind, data, out);
