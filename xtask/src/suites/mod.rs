@@ -151,7 +151,7 @@ pub(crate) fn run(checkout: &Checkout, cache: &Cache, args: &SuitesArgs) -> Resu
         if of_target.is_empty() {
             continue;
         }
-        let worker = stage.start(target)?;
+        let worker = stage.start(target, &[])?;
         for suite in of_target {
             let begun = Instant::now();
             println!("\n-- suite {}", suite.name);
@@ -235,7 +235,8 @@ impl<'a> Stage<'a> {
     }
 
     /// Starts what a suite talks to.
-    fn start(&self, target: Target) -> Result<Worker> {
+    /// Starts a worker, with `more` arguments.
+    fn start(&self, target: Target, more: &[&str]) -> Result<Worker> {
         let (program, name, model) = match target {
             Target::Model => (
                 "release/hyprstream-worker",
@@ -247,7 +248,8 @@ impl<'a> Stage<'a> {
         let mut command = Command::new(self.target.join(program));
         command
             .args(["serve", "--name", name, "--log", "warn", "--model"])
-            .arg(model);
+            .arg(model)
+            .args(more);
         Worker::start(command, &self.cache.join(format!("log/suites-{name}.log")))
     }
 

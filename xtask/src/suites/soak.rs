@@ -33,12 +33,15 @@ pub(crate) struct SoakArgs {
 /// Memory or cache blocks grew, a request was stuck or answered with an error of the server.
 pub(crate) fn run(checkout: &Checkout, cache: &Cache, args: &SoakArgs) -> Result<()> {
     let stage = Stage::prepare(checkout, cache, !args.no_build)?;
-    let (target, name) = if args.fake {
-        (Target::Fake, super::FAKE_NAME)
+    // Memory of the cache is taken as it is first written: a small one is whole after minutes, so
+    // that what grows later is something else. It is also full most of the time.
+    let (target, name, more) = if args.fake {
+        (Target::Fake, super::FAKE_NAME, &[][..])
     } else {
-        (Target::Model, MODEL_NAME)
+        let cache = &["--kv-cache-bytes", "536870912"];
+        (Target::Model, MODEL_NAME, &cache[..])
     };
-    let worker = stage.start(target)?;
+    let worker = stage.start(target, more)?;
     let mut python = Command::new(&stage.python);
     python
         .current_dir(&stage.folder)
