@@ -60,8 +60,8 @@ pub enum Quantization {
     None,
     /// 8 bits, and a scale for each 32 weights: 8.5 bits a weight.
     Int8,
-    /// 4 bits, and a scale and a minimum for each 32 weights: 5 bits a weight. The head, on
-    /// which quality depends most, has 8 bits.
+    /// 4 bits, and a scale and a minimum for each 32 weights: 5 bits a weight. The head and the
+    /// values of attention, on which quality depends most, have 8 bits.
     Int4,
 }
 
@@ -200,14 +200,15 @@ fn precision(options: &LoadOptions, stored: StoredType) -> Result<Precision, Loa
         DType::Auto if stored == StoredType::BF16 => Format::Bf16,
         DType::Auto | DType::Float32 => Format::F32,
     };
-    let (layers, head) = match options.quantization {
+    let (layers, others) = match options.quantization {
         Quantization::None => (base, base),
         Quantization::Int8 => (Format::Int8, Format::Int8),
         Quantization::Int4 => (Format::Int4, Format::Int8),
     };
     Ok(Precision {
         layers,
-        head,
+        values: others,
+        head: others,
         half_cache: base == Format::Bf16,
     })
 }

@@ -19,6 +19,8 @@ use crate::{
 pub(crate) struct Precision {
     /// The matrices of the layers.
     pub(crate) layers: Format,
+    /// Those that give the values of attention: few weights that much depends on.
+    pub(crate) values: Format,
     /// The head.
     pub(crate) head: Format,
     /// Keys and values are bf16, not f32.
@@ -41,6 +43,8 @@ pub(crate) struct Layer {
     pub(crate) attention_norm: Vec<f32>,
     /// Query, key and value, each beginning with a panel: see [`Columns`].
     pub(crate) qkv: Linear,
+    /// The value where it is in another format; the output of `qkv` ends before it then.
+    pub(crate) value: Option<Linear>,
     pub(crate) query_norm: Option<Vec<f32>>,
     pub(crate) key_norm: Option<Vec<f32>>,
     pub(crate) output: Linear,
@@ -102,7 +106,7 @@ impl Model {
         let layers = stored
             .layers
             .iter()
-            .map(|layer| packer.layer(layer, precision.layers))
+            .map(|layer| packer.layer(layer, precision))
             .collect::<io::Result<Vec<_>>>()
             .map_err(out_of_memory)?;
         let head = stored.head.as_ref().unwrap_or(&stored.embedding);
@@ -213,10 +217,19 @@ impl Packer<'_> {
         Ok(linear)
     }
 
-    fn layer(&mut self, layer: &LayerWeights, format: Format) -> io::Result<Layer> {
+    fn layer(&mut self, layer: &LayerWeights, precision: Precision) -> io::Result<Layer> {
+        let (format, values) = (precision.layers, precision.values);
+        let mut parts = vec![&layer.query, &layer.key];
+        let value = if values == format {
+            parts.push(&layer.value);
+            None
+        } else {
+            Some(self.stack(&[&layer.value], values)?)
+        };
         Ok(Layer {
             attention_norm: self.norm(&layer.attention_norm),
-            qkv: self.stack(&[&layer.query, &layer.key, &layer.value], format)?,
+            qkv: self.stack(&parts, format)?,
+            value,
             query_norm: self.optional_norm(layer.query_norm.as_ref()),
             key_norm: self.optional_norm(layer.key_norm.as_ref()),
             output: self.stack(&[&layer.output], format)?,

@@ -169,7 +169,12 @@ impl Step<'_> {
     fn attention(&self, team: &Team<'_>, index: usize, layer: &Layer, space: &mut Space) {
         let at = &self.at;
         let rows = self.norm(team, &layer.attention_norm, space);
-        self.store(team, &layer.qkv, &rows, at.qkv, self.model.columns.all);
+        let columns = self.model.columns;
+        self.store(team, &layer.qkv, &rows, (at.qkv, columns.all), 0);
+        if let Some(value) = &layer.value {
+            team.barrier();
+            self.store(team, value, &rows, (at.qkv, columns.all), columns.value);
+        }
         team.barrier();
         self.turn(team, index, layer, space);
         team.barrier();
@@ -273,20 +278,28 @@ impl Step<'_> {
         });
     }
 
-    /// `to = linear(rows)`, `[tokens, width]`.
-    fn store(&self, team: &Team<'_>, linear: &Linear, rows: &Rows, to: Shared<f32>, width: usize) {
+    /// `to[.., column..] = linear(rows)`, where `to` is `[tokens, width]`.
+    fn store(
+        &self,
+        team: &Team<'_>,
+        linear: &Linear,
+        rows: &Rows,
+        (to, width): (Shared<f32>, usize),
+        column: usize,
+    ) {
         let destination = Destination {
-            at: to.at(0).cast(),
+            at: to.at(column).cast(),
             row_bytes: 4 * width,
             panel_bytes: 4 * LANES,
         };
         let sink = |tile: Outputs<'_>| {
-            let len = tile.columns.min(width - tile.column);
+            let column = column + tile.column;
+            let len = tile.columns.min(width - column);
             let bias = linear.bias.get(tile.column..tile.column + len);
             for (r, values) in tile.values.chunks_exact(tile.columns).enumerate() {
                 // SAFETY: see above; a tile has columns and rows of its own.
                 unsafe {
-                    let to = to.part_mut((tile.row + r) * width + tile.column, len);
+                    let to = to.part_mut((tile.row + r) * width + column, len);
                     to.copy_from_slice(&values[..len]);
                     if let Some(bias) = bias {
                         (self.ops.add)(to, bias);
@@ -357,7 +370,7 @@ impl Step<'_> {
             team.barrier();
             return;
         };
-        self.store(team, linear, rows, self.at.y, width);
+        self.store(team, linear, rows, (self.at.y, width), 0);
         team.barrier();
         self.each_token(team, |t| {
             // SAFETY: see above.
