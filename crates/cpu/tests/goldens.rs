@@ -119,7 +119,7 @@ fn fewer_bits_rank_the_same_tokens_first_with_all_kernels() {
 fn perplexity_is_that_of_transformers() {
     // Gemma-3-270m needs more than rounding to stay near with 4 bits in all layers: the goal of
     // 3 % is not met there (docs/performance.md), and this holds it where it is.
-    for (model, four_bits) in [(RealModel::SmolLm2, 0.03), (RealModel::Gemma3, 0.32)] {
+    for (model, four_bits) in [(RealModel::SmolLm2, 0.03), (RealModel::Gemma3, 0.15)] {
         let (text, dir) = (model.perplexity(), model.dir());
         let check = |dtype, quantization, exact: f64, tolerance: f64| {
             let mut backend = backend(&dir, dtype, quantization, Kernels::best());
