@@ -137,7 +137,7 @@ impl ToolParser {
         self.calls
     }
 
-    /// Takes the next piece of text.
+    /// Takes the next piece of text. What is found does not depend on how the text is cut.
     pub fn push(&mut self, piece: &str) -> Vec<ToolEvent> {
         self.held.push_str(piece);
         let mut events = Vec::new();
@@ -156,6 +156,9 @@ impl ToolParser {
             // tokens has cut.
             State::Between if self.parts_calls(&held) => return vec![],
             State::BareName => format!("{}{held}", self.format.trigger()),
+            State::Object(_) if self.format == ToolFormat::Hermes => {
+                format!("{}{held}", self.format.trigger())
+            }
             _ => held,
         };
         if text.is_empty() {
@@ -207,13 +210,11 @@ impl ToolParser {
                     }
                     Step::NoCall => {
                         debug_assert_eq!(before, self.calls, "a call that was told is one");
-                        self.state = State::Text;
-                        let mut text = std::mem::take(&mut self.held);
                         if self.format == ToolFormat::Hermes {
-                            text.insert_str(0, self.format.trigger());
+                            events.push(ToolEvent::Text(self.format.trigger().to_owned()));
                         }
-                        events.push(ToolEvent::Text(text));
-                        false
+                        self.state = State::Text;
+                        true
                     }
                 }
             }
@@ -333,10 +334,10 @@ impl ToolParser {
         let name = head.strip_suffix("[ARGS]").unwrap_or(head);
         let name = name.split("[CALL_ID]").next().unwrap_or(name).trim();
         if !self.names.iter().any(|known| known == name) {
+            // The trigger was none. What follows may hold another, whether or not it is there yet.
+            events.push(ToolEvent::Text(self.format.trigger().to_owned()));
             self.state = State::Text;
-            let text = std::mem::take(&mut self.held);
-            events.push(ToolEvent::Text(format!("{}{text}", self.format.trigger())));
-            return false;
+            return true;
         }
         let (index, name) = (self.calls, name.to_owned());
         events.push(ToolEvent::Call { index, name });

@@ -37,6 +37,29 @@ fn check(format: ToolFormat, text: &str, shown: &str, calls: &[(&str, &str)]) {
     }
 }
 
+/// Found by fuzzing: the text behind what is no call was not looked at when it came with it.
+#[test]
+fn a_call_behind_what_is_none_is_found_however_the_text_is_cut() {
+    check(
+        ToolFormat::Mistral,
+        r#"[TOOL_CALLS]"x"f{: 1}[TOOL_CALLS]f{"a": 1}"#,
+        r#"[TOOL_CALLS]"x"f{: 1}"#,
+        &[("f", r#"{"a": 1}"#)],
+    );
+    check(
+        ToolFormat::Hermes,
+        r#"<tool_call>{"a": 1}</tool_call><tool_call>{"name": "f", "arguments": {}}</tool_call>"#,
+        r#"<tool_call>{"a": 1}</tool_call>"#,
+        &[("f", "{}")],
+    );
+    check(
+        ToolFormat::Hermes,
+        "<tool_call>{\"na",
+        "<tool_call>{\"na",
+        &[],
+    );
+}
+
 #[test]
 fn a_tag_that_is_cut_behind_a_call_is_no_text() {
     let hermes = r#"<tool_call>{"name": "f", "arguments": {}}"#;
