@@ -35,6 +35,8 @@ pub struct ToolParser {
     state: State,
     /// What was read and is not told yet.
     held: String,
+    /// Text was told since the beginning or the last trigger.
+    said: bool,
     calls: u32,
 }
 
@@ -117,6 +119,7 @@ impl ToolParser {
             names,
             state: State::Start,
             held: String::new(),
+            said: false,
             calls: 0,
         }
     }
@@ -213,7 +216,7 @@ impl ToolParser {
                         if self.format == ToolFormat::Hermes {
                             events.push(ToolEvent::Text(self.format.trigger().to_owned()));
                         }
-                        self.state = State::Text;
+                        (self.state, self.said) = (State::Text, true);
                         true
                     }
                 }
@@ -266,17 +269,20 @@ impl ToolParser {
             let shown = self.held.len() - keep;
             (shown, shown)
         };
+        // White space before a call, and nothing else, belongs to it.
+        let blank =
+            self.format == ToolFormat::Hermes && !self.said && self.held[..shown].trim().is_empty();
+        if blank && found.is_none() {
+            return false;
+        }
         let mut text: String = self.held.drain(..taken).collect();
         text.truncate(shown);
-        // The line break before a call belongs to it.
-        if found.is_some() && self.format == ToolFormat::Hermes && text.trim().is_empty() {
-            text.clear();
-        }
-        if !text.is_empty() {
+        if !blank && !text.is_empty() {
+            self.said = true;
             events.push(ToolEvent::Text(text));
         }
         if found.is_some() {
-            self.state = State::Between;
+            (self.state, self.said) = (State::Between, false);
         }
         found.is_some()
     }
@@ -336,7 +342,7 @@ impl ToolParser {
         if !self.names.iter().any(|known| known == name) {
             // The trigger was none. What follows may hold another, whether or not it is there yet.
             events.push(ToolEvent::Text(self.format.trigger().to_owned()));
-            self.state = State::Text;
+            (self.state, self.said) = (State::Text, true);
             return true;
         }
         let (index, name) = (self.calls, name.to_owned());

@@ -7,24 +7,13 @@ const NAMES: [&str; 2] = ["f", "get_weather"];
 fn check(format: ToolFormat, text: &str, shown: &str, calls: &[(&str, &str)]) {
     let chars: Vec<char> = text.chars().collect();
     for size in 1..=chars.len().max(1) {
-        let mut parser = ToolParser::new(format, NAMES.map(str::to_owned).to_vec());
-        let mut events = Vec::new();
-        for piece in chars.chunks(size) {
-            events.extend(parser.push(&piece.iter().collect::<String>()));
-        }
-        events.extend(parser.finish());
-        let (mut said, mut found) = (String::new(), Vec::<(String, String)>::new());
-        for event in events {
-            match event {
-                ToolEvent::Text(text) => said.push_str(&text),
-                ToolEvent::Call { index, name } => {
-                    assert_eq!(index as usize, found.len());
-                    found.push((name, String::new()));
-                }
-                ToolEvent::Arguments(more) => found.last_mut().unwrap().1.push_str(&more),
-                ToolEvent::End => {}
-            }
-        }
+        let parser = ToolParser::new(format, NAMES.map(str::to_owned).to_vec());
+        let pieces: Vec<String> = chars
+            .chunks(size)
+            .map(|piece| piece.iter().collect())
+            .collect();
+        let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
+        let (said, found) = found(parser, &pieces);
         let expected: Vec<(String, String)> = calls
             .iter()
             .map(|(n, a)| ((*n).to_owned(), (*a).to_owned()))
@@ -58,6 +47,16 @@ fn a_call_behind_what_is_none_is_found_however_the_text_is_cut() {
         "<tool_call>{\"na",
         &[],
     );
+    let call = r#"<tool_call>{"name": "f", "arguments": {}}</tool_call>"#;
+    for (before, shown) in [
+        ("a\t\t\t", "a\t\t\t"),
+        ("\n \n", ""),
+        (" \n a \n", " \n a \n"),
+    ] {
+        let text = format!("{before}{call}");
+        check(ToolFormat::Hermes, &text, shown, &[("f", "{}")]);
+    }
+    check(ToolFormat::Hermes, " \n ", " \n ", &[]);
 }
 
 #[test]
@@ -208,27 +207,88 @@ fn a_family_is_known_by_its_template() {
     }
 }
 
-#[test]
-fn no_nonsense_breaks_the_parser_or_gets_lost() {
-    // Deterministic noise over the characters that mean something.
-    let alphabet: Vec<char> = "{}[]\",:\\ \n;nfam<tool_call></[TOOL_CALLS]é"
-        .chars()
-        .collect();
-    let mut seed = 1_u64;
-    for _ in 0..20_000 {
-        let text: String = (0..seed % 40)
-            .map(|_| {
-                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                alphabet[(seed >> 33) as usize % alphabet.len()]
-            })
-            .collect();
-        seed = seed.wrapping_add(7);
-        for format in [ToolFormat::Hermes, ToolFormat::Llama3, ToolFormat::Mistral] {
-            let mut parser = ToolParser::new(format, vec!["f".into(), "n".into()]);
-            for c in text.chars() {
-                parser.push(&c.to_string());
+/// What is found in `pieces`: text and calls.
+fn found(mut parser: ToolParser, pieces: &[&str]) -> (String, Vec<(String, String)>) {
+    let mut events: Vec<ToolEvent> = pieces.iter().flat_map(|piece| parser.push(piece)).collect();
+    events.extend(parser.finish());
+    let (mut said, mut calls) = (String::new(), Vec::<(String, String)>::new());
+    for event in events {
+        match event {
+            ToolEvent::Text(text) => said.push_str(&text),
+            ToolEvent::Call { index, name } => {
+                assert_eq!(index as usize, calls.len());
+                calls.push((name, String::new()));
             }
-            parser.finish();
+            ToolEvent::Arguments(more) => calls.last_mut().unwrap().1.push_str(&more),
+            ToolEvent::End => {}
+        }
+    }
+    (said, calls)
+}
+
+#[test]
+fn no_nonsense_breaks_the_parser_and_what_is_found_does_not_depend_on_the_cuts() {
+    // What means something in one format or another, whole and in part.
+    const WORDS: [&str; 36] = [
+        "<tool_call>",
+        "</tool_call>",
+        "<tool_c",
+        "</tool",
+        "[TOOL_CALLS]",
+        "[TOOL_",
+        "<|python_tag|>",
+        "[ARGS]",
+        "[CALL_ID]",
+        "{\"name\": \"f\", \"arguments\": {}}",
+        "{\"name\": \"n\", \"arguments\": {\"a\": [1]}}",
+        "\"name\": \"f\"",
+        "\"arguments\": ",
+        "\"parameters\": {",
+        "f{",
+        "n",
+        "x",
+        "{",
+        "}",
+        "[",
+        "]",
+        "\"",
+        ",",
+        ":",
+        ";",
+        "\\",
+        " ",
+        "\n",
+        "\t\t",
+        "null",
+        "é",
+        "<",
+        "[",
+        "{\"",
+        "\"}",
+        "}}",
+    ];
+    let mut random = fastrand::Rng::with_seed(1);
+    for _ in 0..40_000 {
+        let text: String = (0..random.usize(..14))
+            .map(|_| WORDS[random.usize(..WORDS.len())])
+            .collect();
+        let chars: Vec<String> = text.chars().map(String::from).collect();
+        let single: Vec<&str> = chars.iter().map(String::as_str).collect();
+        let mut pieces = Vec::new();
+        let mut rest = text.as_str();
+        while !rest.is_empty() {
+            let at = rest.char_indices().nth(random.usize(1..9));
+            let (piece, more) = rest.split_at(at.map_or(rest.len(), |(at, _)| at));
+            pieces.push(piece);
+            rest = more;
+        }
+        for format in [ToolFormat::Hermes, ToolFormat::Llama3, ToolFormat::Mistral] {
+            for make in [ToolParser::new, ToolParser::forced] {
+                let parser = || make(format, vec!["f".into(), "n".into()]);
+                let whole = found(parser(), &[&text]);
+                assert_eq!(found(parser(), &single), whole, "{format:?} {text:?}");
+                assert_eq!(found(parser(), &pieces), whole, "{format:?} {text:?}");
+            }
         }
     }
 }
