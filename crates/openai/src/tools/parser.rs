@@ -386,8 +386,13 @@ impl Object {
                 let raw = &text[self.from..at];
                 self.value = false;
                 match self.key.take().as_deref() {
-                    Some("name") => self.name = serde_json::from_str(raw.trim()).ok(),
-                    Some("arguments" | "parameters") => {
+                    // The first of each counts: it may have been told already.
+                    Some("name") if self.name.is_none() => {
+                        self.name = serde_json::from_str(raw.trim()).ok();
+                    }
+                    Some("arguments" | "parameters")
+                        if !matches!(self.arguments, Some((_, Some(_)))) =>
+                    {
                         let begin = self.arguments.map_or(self.from, |(begin, _)| begin);
                         self.arguments =
                             Some((begin, Some(begin + text[begin..at].trim_end().len())));

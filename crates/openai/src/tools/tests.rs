@@ -229,7 +229,10 @@ fn found(mut parser: ToolParser, pieces: &[&str]) -> (String, Vec<(String, Strin
 #[test]
 fn no_nonsense_breaks_the_parser_and_what_is_found_does_not_depend_on_the_cuts() {
     // What means something in one format or another, whole and in part.
-    const WORDS: [&str; 36] = [
+    const WORDS: [&str; 39] = [
+        "{\"name\": \"x\", ",
+        "\"name\": \"f\", \"arguments\": {}}",
+        "\"arguments\": {\"a\": 1}, ",
         "<tool_call>",
         "</tool_call>",
         "<tool_c",
