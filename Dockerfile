@@ -13,7 +13,8 @@
 #
 # `cargo xtask images --compile-stages` runs the whole file from its first line on, with Debian and
 # this machine's toolchain as the image of Rust, and starts every program that comes out. Seen so
-# far: the stages of the images; of the stage `build` all but the end of the compiler's work.
+# far: the target `worker` from the first line to a program that starts, and with it the stage
+# `build`; of the other targets the stages of the images, with programs that were built outside.
 ARG RUST_IMAGE=docker.io/library/rust:1.95-bookworm
 ARG BASE_IMAGE=docker.io/library/debian:bookworm-slim
 
