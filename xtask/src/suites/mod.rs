@@ -159,14 +159,14 @@ pub(crate) fn run(checkout: &Checkout, cache: &Cache, args: &SuitesArgs) -> Resu
             worker
                 .check()
                 .with_context(|| format!("after the suite {}", suite.name))?;
-            let (word, seconds) = match outcome {
-                Ok(()) => ("passed", begun.elapsed().as_secs_f64()),
-                Err(error) => {
-                    println!("{error:#}");
-                    failed.push(suite.name);
-                    ("failed", begun.elapsed().as_secs_f64())
-                }
+            let word = if let Err(error) = outcome {
+                println!("{error:#}");
+                failed.push(suite.name);
+                "failed"
+            } else {
+                "passed"
             };
+            let seconds = begun.elapsed().as_secs_f64();
             println!("-- suite {} {word} in {seconds:.1} s", suite.name);
         }
         worker.stop()?;
@@ -234,8 +234,7 @@ impl<'a> Stage<'a> {
         })
     }
 
-    /// Starts what a suite talks to.
-    /// Starts a worker, with `more` arguments.
+    /// Starts what a suite talks to, with `more` arguments.
     fn start(&self, target: Target, more: &[&str]) -> Result<Worker> {
         let (program, name, model) = match target {
             Target::Model => (

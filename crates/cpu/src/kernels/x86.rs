@@ -79,6 +79,27 @@ macro_rules! compiled {
             // SAFETY: see above.
             unsafe { attend_with::<Bf16>(args) }
         }
+        /// The set of these functions and of multiplications by each kind of weights.
+        pub(super) fn ops(f32: Multiply, bf16: Multiply, int8: Multiply, int4: Multiply) -> Ops {
+            Ops {
+                f32,
+                bf16,
+                int8,
+                int4,
+                attend_f32,
+                attend_bf16,
+                norm,
+                gate,
+                add_rows,
+                to_bf16,
+                quantize,
+                levels8,
+                levels4,
+                softcap,
+                add,
+                scale,
+            }
+        }
     };
 }
 
@@ -93,24 +114,12 @@ pub(super) fn avx2() -> Ops {
     ];
     const QUANTIZED: &[Shape] = &[Shape { rows: 1, panels: 1 }, Shape { rows: 4, panels: 1 }];
     let multiply = |rows, tile, shapes| Multiply { rows, tile, shapes };
-    Ops {
-        f32: multiply(RowKind::F32, set::tile_f32, SHAPES),
-        bf16: multiply(RowKind::F32, set::tile_bf16, SHAPES),
-        int8: multiply(RowKind::Q8, set::tile_int8, QUANTIZED),
-        int4: multiply(RowKind::Q8, set::tile_int4, QUANTIZED),
-        attend_f32: set::attend_f32,
-        attend_bf16: set::attend_bf16,
-        norm: set::norm,
-        gate: set::gate,
-        add_rows: set::add_rows,
-        to_bf16: set::to_bf16,
-        quantize: set::quantize,
-        levels8: set::levels8,
-        levels4: set::levels4,
-        softcap: set::softcap,
-        add: set::add,
-        scale: set::scale,
-    }
+    set::ops(
+        multiply(RowKind::F32, set::tile_f32, SHAPES),
+        multiply(RowKind::F32, set::tile_bf16, SHAPES),
+        multiply(RowKind::Q8, set::tile_int8, QUANTIZED),
+        multiply(RowKind::Q8, set::tile_int4, QUANTIZED),
+    )
 }
 
 /// AVX-512 with BF16 and VNNI.
@@ -131,24 +140,12 @@ pub(super) fn avx512() -> Ops {
         Shape { rows: 6, panels: 2 },
     ];
     let multiply = |rows, tile, shapes| Multiply { rows, tile, shapes };
-    Ops {
-        f32: multiply(RowKind::F32, set::tile_f32, SHAPES),
-        bf16: multiply(RowKind::Bf16, set::tile_bf16, SHAPES),
-        int8: multiply(RowKind::Q8, set::tile_int8, QUANTIZED),
-        int4: multiply(RowKind::Q8, set::tile_int4, QUANTIZED),
-        attend_f32: set::attend_f32,
-        attend_bf16: set::attend_bf16,
-        norm: set::norm,
-        gate: set::gate,
-        add_rows: set::add_rows,
-        to_bf16: set::to_bf16,
-        quantize: set::quantize,
-        levels8: set::levels8,
-        levels4: set::levels4,
-        softcap: set::softcap,
-        add: set::add,
-        scale: set::scale,
-    }
+    set::ops(
+        multiply(RowKind::F32, set::tile_f32, SHAPES),
+        multiply(RowKind::Bf16, set::tile_bf16, SHAPES),
+        multiply(RowKind::Q8, set::tile_int8, QUANTIZED),
+        multiply(RowKind::Q8, set::tile_int4, QUANTIZED),
+    )
 }
 
 mod avx2 {

@@ -7,6 +7,8 @@ use hyprstream_openai::{
 };
 use serde_json::{Map, Number, Value};
 
+use super::exact;
+
 /// The newer form.
 pub(super) fn chat(tokenizer: &Tokenizer, entries: &[TokenLogprobs]) -> ChatLogprobs {
     let content = entries
@@ -114,10 +116,7 @@ fn finite(logprob: f32) -> f32 {
 
 /// With the digits that an f32 has elsewhere: clients look for the greatest by comparing.
 fn number(logprob: f32) -> Value {
-    let digits = finite(logprob).to_string().parse().ok();
-    digits
-        .and_then(Number::from_f64)
-        .map_or(Value::Null, Value::Number)
+    Number::from_f64(exact(finite(logprob))).map_or(Value::Null, Value::Number)
 }
 
 #[cfg(test)]

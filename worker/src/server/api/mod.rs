@@ -169,6 +169,11 @@ pub(super) fn new_id(prefix: &str) -> String {
     format!("{prefix}{:016x}{:08x}", random(), random() as u32)
 }
 
+/// `value` with the digits that an f32 is told with, not those that are behind it in an f64.
+fn exact(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
+}
+
 /// This program and its version.
 const PROGRAM: &str = concat!("hyprstream-", env!("CARGO_PKG_VERSION"));
 

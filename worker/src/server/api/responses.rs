@@ -19,7 +19,7 @@ use hyprstream_openai::{
 use serde_json::{Value, json};
 
 use super::{
-    Shared, compute, new_id,
+    Shared, compute, exact, new_id,
     prompt::{self, Form, ToolUse},
 };
 use crate::{
@@ -114,8 +114,6 @@ fn prepare(app: &App, loaded: &Loaded, mut request: ResponseRequest) -> Result<P
 
 /// How `request` has its tokens chosen.
 fn sampled(request: &EngineRequest) -> Sampled {
-    // With the digits that an f32 has, not those that are behind it in an f64.
-    let exact = |value: f32| value.to_string().parse().unwrap_or(f64::from(value));
     Sampled {
         temperature: exact(request.sampling.temperature),
         top_p: exact(request.sampling.top_p),
