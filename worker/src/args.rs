@@ -97,6 +97,8 @@ pub enum Kernels {
     /// The fastest that the machine has.
     #[default]
     Auto,
+    /// AMX, beside AVX-512.
+    Amx,
     /// AVX-512.
     Avx512,
     /// AVX2.
@@ -121,6 +123,7 @@ impl fmt::Display for Kernels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Auto => "auto",
+            Self::Amx => "amx",
             Self::Avx512 => "avx512",
             Self::Avx2 => "avx2",
             Self::Portable => "portable",

@@ -63,6 +63,7 @@ fn open_cpu(args: &ModelArgs, dtype: DType) -> Result<Box<dyn Backend>, LoadFail
         },
         kernels: match args.kernels {
             Kernels::Auto | Kernels::Aten => None,
+            Kernels::Amx => Some(cpu::Kernels::Amx),
             Kernels::Avx512 => Some(cpu::Kernels::Avx512),
             Kernels::Avx2 => Some(cpu::Kernels::Avx2),
             Kernels::Portable => Some(cpu::Kernels::Portable),

@@ -16,7 +16,7 @@ use crate::{
     kernels::{MAX_ROWS, Ops, partial_len},
     model::Model,
     plan::{Heads, Plan},
-    pool::Pool,
+    pool::{Pool, Team},
     product::{Rows, multiply_of},
     step::{Activations, Step, scratch_len},
 };
@@ -211,7 +211,11 @@ impl Backend for CpuBackend {
             joined: &self.memory.joined,
         };
         let pool = &mut self.pool;
-        catch_unwind(AssertUnwindSafe(|| pool.run(|team| step.run(team))))
+        let work = |team: &Team<'_>| {
+            step.run(team);
+            (step.ops.leave)();
+        };
+        catch_unwind(AssertUnwindSafe(|| pool.run(work)))
             .map_err(|_| BackendError::Step("a kernel panicked".into()))?;
         let rows = plan.logits.len() * config.vocab_size;
         let hidden = plan.hidden.len() * config.hidden_size;

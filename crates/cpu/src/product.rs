@@ -75,8 +75,8 @@ pub(crate) fn multiply_of(ops: &Ops, format: Format) -> &Multiply {
     }
 }
 
-/// Rows of one piece of work: what stays in the second-level cache while panels go by.
-const BLOCK_ROWS: usize = 252;
+/// Most rows of one piece of work: what stays in the second-level cache while panels go by.
+const BLOCK_ROWS: usize = 256;
 /// Panels of one piece of work when there are many.
 const BLOCK_PANELS: usize = 8;
 
@@ -152,7 +152,8 @@ pub(crate) unsafe fn product(
     } = *product;
     let multiply = multiply_of(ops, weights.format);
     debug_assert_eq!(multiply.rows, rows.kind);
-    let row_blocks = m.div_ceil(BLOCK_ROWS);
+    // Whole tiles of the kernel.
+    let row_blocks = m.div_ceil(BLOCK_ROWS / multiply.most_rows() * multiply.most_rows());
     let block_panels = block_panels(weights.panels, granule, row_blocks, team.size());
     let panel_blocks = weights.panels.div_ceil(block_panels);
     let mut buffer = Aligned([0.0; MAX_TILE]);

@@ -11,9 +11,11 @@
 //! joins them in order of position. So the result of a row does not depend on how the work was
 //! cut.
 
+use std::marker::PhantomData;
+
 use super::{
     LANES, STEP_BYTES,
-    dot::{Dot, multiply, multiply_segments, row_step},
+    dot::{Dot, multiply, multiply_segments},
     rows::{exp, softcap, total},
 };
 use crate::format::bf16_bits;
@@ -172,7 +174,7 @@ pub(crate) fn unreachable_rows(rows: usize) {
 pub(crate) const SCRATCH: usize = QUERIES + 2 * SCORES;
 const QUERIES: usize = MAX_ROWS * MAX_HEAD;
 /// Scores of a row, with a cache line between it and the next.
-const SCORE_STRIDE: usize = CHUNK + LANES;
+pub(crate) const SCORE_STRIDE: usize = CHUNK + LANES;
 const SCORES: usize = MAX_ROWS * SCORE_STRIDE;
 
 /// Which positions of the chunk a row sees.
@@ -199,22 +201,198 @@ impl AttendArgs<'_> {
     }
 }
 
+/// The two products of attention.
+pub(crate) trait Products {
+    /// Rows are bf16, not f32.
+    const ROWS_BF16: bool;
+    /// Values of a row in one step.
+    const STEP_VALUES: usize;
+
+    /// Queries times keys: `[rows, blocks * 16]`, [`SCORE_STRIDE`] values from row to row.
+    ///
+    /// # Safety
+    /// All of it lies in memory, and the processor has the instructions. Here and below.
+    unsafe fn scores(queries: Packed, keys: &[*const u8], steps: usize, out: *mut f32);
+
+    /// Weights times values: `[rows, panels * 16]`, without a gap between rows.
+    unsafe fn values(weights: Packed, values: &Values<'_>, out: *mut f32);
+}
+
+/// Rows of one of the products, in its form.
+#[derive(Clone, Copy)]
+pub(crate) struct Packed {
+    pub(crate) at: *const u8,
+    /// From one row to the next.
+    pub(crate) bytes: usize,
+    /// At most [`MAX_ROWS`].
+    pub(crate) count: usize,
+}
+
+/// The values of some blocks.
+pub(crate) struct Values<'a> {
+    /// The first panel in each block. The others follow it.
+    pub(crate) blocks: &'a [*const u8],
+    /// Panels of 16 dimensions.
+    pub(crate) panels: usize,
+    /// Steps of a panel.
+    pub(crate) steps: usize,
+    /// Those of the last block that hold positions which somebody sees; what lies behind them may
+    /// be anything.
+    pub(crate) last_steps: usize,
+}
+
+/// By a kernel of at most 4 rows.
+pub(crate) struct Few<D>(PhantomData<D>);
+/// By a kernel of [`MAX_ROWS`] rows.
+pub(crate) struct Many<D>(PhantomData<D>);
+
+macro_rules! products_by_dot {
+    ($name:ident, $large:literal) => {
+        impl<D: Dot> Products for $name<D> {
+            const ROWS_BF16: bool = D::ROWS_BF16;
+            const STEP_VALUES: usize = D::STEP_VALUES;
+
+            #[inline(always)]
+            unsafe fn scores(queries: Packed, keys: &[*const u8], steps: usize, out: *mut f32) {
+                // SAFETY: the caller's promise.
+                unsafe { scores_by_dot::<D, $large>(queries, keys, steps, out) }
+            }
+
+            #[inline(always)]
+            unsafe fn values(weights: Packed, values: &Values<'_>, out: *mut f32) {
+                // SAFETY: the caller's promise.
+                unsafe { values_by_dot::<D, $large>(weights, values, out) }
+            }
+        }
+    };
+}
+
+products_by_dot!(Few, false);
+products_by_dot!(Many, true);
+
+#[inline(always)]
+unsafe fn scores_by_dot<D: Dot, const LARGE: bool>(
+    queries: Packed,
+    keys: &[*const u8],
+    steps: usize,
+    out: *mut f32,
+) {
+    let (rows, query_bytes) = (queries.count, queries.bytes);
+    let mut r = 0;
+    while r < rows {
+        let m = (rows - r).min(D::MAX_ROWS);
+        let mut b = 0;
+        while b < keys.len() {
+            let left = keys.len() - b;
+            let n = match left {
+                _ if !LARGE => 1,
+                4.. if m <= 4 => 4,
+                2.. => 2,
+                _ => 1,
+            };
+            // SAFETY: the caller's promise.
+            unsafe {
+                let queries = queries.at.add(r * query_bytes);
+                let out = out.add(r * SCORE_STRIDE + b * LANES);
+                macro_rules! go {
+                    ($M:expr, $N:literal) => {{
+                        let panels: [*const u8; $N] = std::array::from_fn(|j| keys[b + j]);
+                        multiply::<D, { $M }, $N>(
+                            panels,
+                            queries,
+                            query_bytes,
+                            steps,
+                            0,
+                            out,
+                            SCORE_STRIDE,
+                        )
+                    }};
+                }
+                match n {
+                    4 => match m {
+                        1 => go!(1, 4),
+                        2 => go!(2, 4),
+                        3 => go!(3, 4),
+                        _ => go!(4, 4),
+                    },
+                    2 => with_rows!(m, D::MAX_ROWS, M => go!(M, 2)),
+                    _ => with_rows!(m, D::MAX_ROWS, M => go!(M, 1)),
+                }
+            }
+            b += n;
+        }
+        r += m;
+    }
+}
+
+#[inline(always)]
+unsafe fn values_by_dot<D: Dot, const LARGE: bool>(
+    weights: Packed,
+    values: &Values<'_>,
+    out: *mut f32,
+) {
+    let Values {
+        blocks,
+        panels,
+        steps,
+        last_steps,
+    } = *values;
+    let (rows, weight_bytes, panel_bytes) = (weights.count, weights.bytes, steps * STEP_BYTES);
+    let mut r = 0;
+    while r < rows {
+        let m = (rows - r).min(D::MAX_ROWS);
+        let mut panel = 0;
+        while panel < panels {
+            let n = if LARGE && panels - panel >= 2 { 2 } else { 1 };
+            // SAFETY: the caller's promise.
+            unsafe {
+                let weights = weights.at.add(r * weight_bytes);
+                let out = out.add((r * panels + panel) * LANES);
+                let mut segments = [std::ptr::null(); BLOCKS];
+                for (segment, block) in segments.iter_mut().zip(blocks) {
+                    *segment = block.add(panel * panel_bytes);
+                }
+                let segments = &segments[..blocks.len()];
+                macro_rules! go {
+                    ($N:literal) => {
+                        with_rows!(m, D::MAX_ROWS, M => multiply_segments::<D, M, $N>(
+                            segments, last_steps, panel_bytes, weights, weight_bytes, steps, out,
+                            panels * LANES
+                        ))
+                    };
+                }
+                match n {
+                    2 => go!(2),
+                    _ => go!(1),
+                }
+            }
+            panel += n;
+        }
+        r += m;
+    }
+}
+
 /// With a kernel of at most 4 rows.
+///
+/// # Safety
+/// All that `args` points to lies in memory, and the processor has the instructions. Here and
+/// below.
 #[inline(always)]
 pub(crate) unsafe fn attend_small<D: Dot>(args: &AttendArgs<'_>) {
     // SAFETY: the caller's promise.
-    unsafe { attend::<D, false>(args) }
+    unsafe { attend::<Few<D>>(args) }
 }
 
 /// With a kernel of [`MAX_ROWS`] rows.
 #[inline(always)]
 pub(crate) unsafe fn attend_large<D: Dot>(args: &AttendArgs<'_>) {
     // SAFETY: the caller's promise.
-    unsafe { attend::<D, true>(args) }
+    unsafe { attend::<Many<D>>(args) }
 }
 
+/// With products of any kind.
 #[inline(always)]
-unsafe fn attend<D: Dot, const LARGE: bool>(args: &AttendArgs<'_>) {
+pub(crate) unsafe fn attend<P: Products>(args: &AttendArgs<'_>) {
     let (rows, dim) = (args.rows(), args.head_dim);
     debug_assert!(rows <= MAX_ROWS && dim <= MAX_HEAD && dim.is_multiple_of(LANES));
     let mut seen = [Seen::default(); MAX_ROWS];
@@ -239,83 +417,33 @@ unsafe fn attend<D: Dot, const LARGE: bool>(args: &AttendArgs<'_>) {
     // blocks lie in the cache.
     unsafe {
         let queries = args.scratch.cast::<u8>();
-        let query_bytes = dim * if D::ROWS_BF16 { 2 } else { 4 };
+        let value_bytes = if P::ROWS_BF16 { 2 } else { 4 };
         for r in 0..rows {
             let (token, head) = (r / args.group, r % args.group);
             let query = args.queries.add(token * args.query_stride + head * dim);
             let query = std::slice::from_raw_parts(query, dim);
-            store_row::<D>(query, queries.add(r * query_bytes));
+            store_row(query, queries.add(r * dim * value_bytes), P::ROWS_BF16);
         }
-
-        // The scores of rows r.. of some blocks.
-        let scores = args.scratch.add(QUERIES);
-        let steps = dim / D::STEP_VALUES;
-        let mut r = 0;
-        while r < rows {
-            let m = (rows - r).min(D::MAX_ROWS);
-            let queries = queries.add(r * query_bytes);
-            let mut b = first;
-            while b < end {
-                let n = if !LARGE {
-                    1
-                } else if m <= 4 && end - b >= 4 {
-                    4
-                } else if end - b >= 2 {
-                    2
-                } else {
-                    1
-                };
-                let out = scores.add(r * SCORE_STRIDE + b * LANES);
-                macro_rules! panels {
-                    ($N:literal) => {{
-                        let panels: [*const u8; $N] =
-                            std::array::from_fn(|j| args.keys.add(block(b + j)));
-                        with_rows!(m, D::MAX_ROWS, M => multiply::<D, M, $N>(
-                            panels, queries, query_bytes, steps, 0, out, SCORE_STRIDE
-                        ));
-                    }};
-                }
-                match n {
-                    4 => {
-                        let panels: [*const u8; 4] =
-                            std::array::from_fn(|j| args.keys.add(block(b + j)));
-                        macro_rules! four {
-                            ($M:literal) => {
-                                multiply::<D, $M, 4>(
-                                    panels,
-                                    queries,
-                                    query_bytes,
-                                    steps,
-                                    0,
-                                    out,
-                                    SCORE_STRIDE,
-                                )
-                            };
-                        }
-                        match m {
-                            1 => four!(1),
-                            2 => four!(2),
-                            3 => four!(3),
-                            _ => four!(4),
-                        }
-                    }
-                    2 => panels!(2),
-                    _ => panels!(1),
-                }
-                b += n;
-            }
-            r += m;
+        let queries = Packed {
+            at: queries,
+            bytes: dim * value_bytes,
+            count: rows,
+        };
+        let (mut keys, mut values) = ([std::ptr::null(); BLOCKS], [std::ptr::null(); BLOCKS]);
+        for ((key, value), b) in keys.iter_mut().zip(&mut values).zip(first..end) {
+            *key = args.keys.add(block(b));
+            *value = args.values.add(block(b));
         }
+        let scores = args.scratch.add(QUERIES + first * LANES);
+        P::scores(queries, &keys[..end - first], dim / P::STEP_VALUES, scores);
 
         // Scores become weights.
+        let (base, weight_bytes) = (first * LANES, SCORE_STRIDE * value_bytes);
         let weights = args.scratch.add(QUERIES + SCORES).cast::<u8>();
-        let weight_bytes = SCORE_STRIDE * if D::ROWS_BF16 { 2 } else { 4 };
+        let weights = weights.add(base * value_bytes);
         for (r, seen) in seen[..rows].iter().enumerate() {
-            let row = std::slice::from_raw_parts_mut(
-                scores.add(r * SCORE_STRIDE + first * LANES),
-                (end - first) * LANES,
-            );
-            let base = first * LANES;
+            let scores = scores.add(r * SCORE_STRIDE);
+            let row = std::slice::from_raw_parts_mut(scores, (end - first) * LANES);
             let seen = Seen {
                 from: seen.from.saturating_sub(base).min(row.len()),
                 to: seen.to.saturating_sub(base).min(row.len()),
@@ -323,50 +451,21 @@ unsafe fn attend<D: Dot, const LARGE: bool>(args: &AttendArgs<'_>) {
             let (greatest, sum) = weigh(row, seen, args);
             out[rows * dim + r] = greatest;
             out[rows * (dim + 1) + r] = sum;
-            let step = row_step::<D>() / D::STEP_VALUES;
-            store_row::<D>(row, weights.add(r * weight_bytes + base * step));
+            store_row(row, weights.add(r * weight_bytes), P::ROWS_BF16);
         }
 
-        // The values, weighted.
-        let mut segments = [std::ptr::null(); BLOCKS];
-        for (segment, b) in segments.iter_mut().zip(first..end) {
-            *segment = args.values.add(block(b));
-        }
-        let segments = &segments[..end - first];
-        let steps = LANES / D::STEP_VALUES;
-        let last_steps = (to - (end - 1) * LANES).div_ceil(D::STEP_VALUES);
-        let panel_bytes = steps * STEP_BYTES;
-        let weights = weights.add(first * LANES * row_step::<D>() / D::STEP_VALUES);
-        let mut r = 0;
-        while r < rows {
-            let m = (rows - r).min(D::MAX_ROWS);
-            let weights = weights.add(r * weight_bytes);
-            let mut panel = 0;
-            let panels = dim / LANES;
-            while panel < panels {
-                let out = args.out.add(r * dim + panel * LANES);
-                let offset = |s: *const u8| s.add(panel * panel_bytes);
-                let mut moved = [std::ptr::null(); BLOCKS];
-                for (to, from) in moved.iter_mut().zip(segments) {
-                    *to = offset(*from);
-                }
-                let moved = &moved[..segments.len()];
-                macro_rules! panels {
-                    ($N:literal) => {
-                        with_rows!(m, D::MAX_ROWS, M => multiply_segments::<D, M, $N>(
-                            moved, last_steps, panel_bytes, weights, weight_bytes, steps, out, dim
-                        ))
-                    };
-                }
-                let n = if LARGE && panels - panel >= 2 { 2 } else { 1 };
-                match n {
-                    2 => panels!(2),
-                    _ => panels!(1),
-                }
-                panel += n;
-            }
-            r += m;
-        }
+        let weights = Packed {
+            at: weights,
+            bytes: weight_bytes,
+            count: rows,
+        };
+        let values = Values {
+            blocks: &values[..end - first],
+            panels: dim / LANES,
+            steps: LANES / P::STEP_VALUES,
+            last_steps: (to - (end - 1) * LANES).div_ceil(P::STEP_VALUES),
+        };
+        P::values(weights, &values, args.out);
     }
 }
 
@@ -410,12 +509,12 @@ unsafe fn weigh(row: &mut [f32], seen: Seen, args: &AttendArgs<'_>) -> (f32, f32
     (greatest, total(lanes))
 }
 
-/// Writes values in the form of `D`'s rows.
+/// Writes values as they are or as bf16.
 #[inline(always)]
-unsafe fn store_row<D: Dot>(values: &[f32], to: *mut u8) {
+unsafe fn store_row(values: &[f32], to: *mut u8, half: bool) {
     // SAFETY: the caller has room for it, aligned.
     unsafe {
-        if D::ROWS_BF16 {
+        if half {
             let to = std::slice::from_raw_parts_mut(to.cast::<u16>(), values.len());
             for (to, value) in to.iter_mut().zip(values) {
                 *to = bf16_bits(*value);

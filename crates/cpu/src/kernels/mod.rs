@@ -69,11 +69,13 @@ pub enum Kernels {
     Avx2,
     /// AVX-512 with BF16 and VNNI (Zen 4, Sapphire Rapids and later).
     Avx512,
+    /// AMX with BF16 and INT8 beside all of [`Self::Avx512`] (Sapphire Rapids and later).
+    Amx,
 }
 
 impl Kernels {
     /// All of them, slowest first.
-    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Amx];
 
     /// Whether this processor has them.
     pub fn available(self) -> bool {
@@ -95,6 +97,8 @@ impl Kernels {
                     && is_x86_feature_detected!("avx512bf16")
                     && is_x86_feature_detected!("avx512vnni")
             }
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Self::Avx512.available() && x86::amx::usable(),
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,
         }
@@ -113,13 +117,14 @@ impl fmt::Display for Kernels {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Amx => "amx",
         })
     }
 }
 
 /// The text names no set of kernels.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a set of kernels: portable, avx2 or avx512 is needed")]
+#[error("{0:?} is not a set of kernels: portable, avx2, avx512 or amx is needed")]
 pub struct InvalidKernels(String);
 
 impl FromStr for Kernels {
@@ -172,7 +177,7 @@ pub(crate) struct Shape {
 }
 
 /// Values in the largest tile of any kernel.
-pub(crate) const MAX_TILE: usize = 32 * LANES;
+pub(crate) const MAX_TILE: usize = 64 * LANES;
 
 /// Computes a [`Tile`].
 pub(crate) type TileFn = unsafe fn(&Tile);
@@ -188,6 +193,11 @@ pub(crate) struct Multiply {
 }
 
 impl Multiply {
+    /// Rows of the largest tile.
+    pub(crate) fn most_rows(&self) -> usize {
+        self.shapes[self.shapes.len() - 1].rows
+    }
+
     /// The tile for `rows` rows that are left.
     pub(crate) fn shape(&self, rows: usize) -> Shape {
         let largest = self.shapes[self.shapes.len() - 1];
@@ -221,7 +231,12 @@ pub(crate) struct Ops {
     pub(crate) softcap: unsafe fn(f32, &mut [f32]),
     pub(crate) add: unsafe fn(&mut [f32], &[f32]),
     pub(crate) scale: unsafe fn(&ScaleArgs<'_>),
+    /// What a thread does at the end of its part of a step.
+    pub(crate) leave: fn(),
 }
+
+/// Nothing is to be done at the end.
+fn stay() {}
 
 impl Ops {
     /// The functions of `kernels`, which this processor must have.
@@ -230,9 +245,11 @@ impl Ops {
         match kernels {
             Kernels::Portable => portable(),
             #[cfg(target_arch = "x86_64")]
-            Kernels::Avx2 => x86::avx2(),
+            Kernels::Avx2 => x86::avx2::ops(),
             #[cfg(target_arch = "x86_64")]
-            Kernels::Avx512 => x86::avx512(),
+            Kernels::Avx512 => x86::avx512::ops(),
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Amx => x86::amx::ops(),
             #[cfg(not(target_arch = "x86_64"))]
             _ => portable(),
         }
@@ -266,5 +283,6 @@ fn portable() -> Ops {
         softcap: rows::softcap,
         add: rows::add,
         scale: rows::scale,
+        leave: stay,
     }
 }

@@ -1,6 +1,9 @@
 //! Every set that this processor has, against sums in f64.
 #![allow(clippy::float_cmp, reason = "what must be exact is compared exactly")]
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+
 use super::*;
 use crate::{
     buffer::{Buffer, Shared},
@@ -150,7 +153,7 @@ fn products_are_right_for_all_sets_forms_and_sizes() {
             let exact = unpacked(&weights, outputs, inputs);
             for set in sets() {
                 let kind = multiply_of(&Ops::of(set), format).rows;
-                for count in [1, 2, 3, 4, 5, 6, 7, 11, 14, 15, 29, 300] {
+                for count in [1, 2, 3, 4, 5, 6, 7, 11, 14, 16, 17, 29, 32, 300] {
                     let rows: Vec<_> = (0..count).map(|_| numbers(&mut random, inputs)).collect();
                     let got = multiplied(set, &weights, &rows, &mut pool);
                     let lone = multiplied(set, &weights, &rows[..1], &mut pool);
@@ -171,6 +174,30 @@ fn products_are_right_for_all_sets_forms_and_sizes() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn tiles_of_fewer_bits_give_the_bits_of_vectors() {
+    if !Kernels::Amx.available() {
+        return;
+    }
+    let mut random = fastrand::Rng::with_seed(6);
+    let mut pool = Pool::new(1).unwrap();
+    let stored = bytes(&numbers(&mut random, 80 * 96));
+    let matrix = Matrix {
+        bytes: &stored,
+        stored: StoredType::F32,
+        inputs: 96,
+    };
+    let sources: Vec<_> = panels_of(&matrix).collect();
+    let rows: Vec<_> = (0..45).map(|_| numbers(&mut random, 96)).collect();
+    for format in [Format::Int8, Format::Int4] {
+        let ops = Ops::of(Kernels::Avx512);
+        let weights = Weights::pack(&sources, format, &ops, &mut pool).unwrap();
+        let by_vectors = multiplied(Kernels::Avx512, &weights, &rows, &mut pool);
+        let by_tiles = multiplied(Kernels::Amx, &weights, &rows, &mut pool);
+        assert_eq!(by_vectors, by_tiles, "{format:?}");
     }
 }
 

@@ -1,0 +1,279 @@
+//! AVX-512 with BF16 and VNNI.
+
+use super::{attend::attend_large as attend_with, *};
+
+set! { compiled_for_avx512 }
+
+const BF16_ROWS: RowKind = RowKind::Bf16;
+const SHAPES: &[Shape] = &[
+    Shape { rows: 1, panels: 8 },
+    Shape { rows: 4, panels: 4 },
+    Shape {
+        rows: 14,
+        panels: 2,
+    },
+];
+const QUANTIZED_SHAPES: &[Shape] = &[
+    Shape { rows: 1, panels: 8 },
+    Shape { rows: 2, panels: 4 },
+    Shape { rows: 6, panels: 2 },
+];
+
+/// f32 weights and rows.
+struct F32;
+/// bf16 weights and rows.
+struct Bf16;
+
+macro_rules! dot {
+    ($name:ty, $bf16:literal, $values:literal, |$sum:ident, $word:ident, $row:ident| $step:expr) => {
+        impl Dot for $name {
+            type Sums = __m512;
+            const ROWS_BF16: bool = $bf16;
+            const STEP_VALUES: usize = $values;
+            const MAX_ROWS: usize = 14;
+
+            #[inline(always)]
+            unsafe fn zero() -> Self::Sums {
+                // SAFETY: the caller's promise, here and below.
+                unsafe { _mm512_setzero_ps() }
+            }
+
+            #[inline(always)]
+            unsafe fn store(sums: Self::Sums, to: *mut f32) {
+                // SAFETY: see above.
+                unsafe { _mm512_storeu_ps(to, sums) }
+            }
+
+            #[inline(always)]
+            unsafe fn accumulate<const M: usize, const N: usize>(
+                sums: &mut [[Self::Sums; N]; M],
+                panels: [*const u8; N],
+                rows: *const u8,
+                row_bytes: usize,
+                steps: usize,
+                ahead: usize,
+            ) {
+                // SAFETY: see above.
+                unsafe {
+                    for s in 0..steps {
+                        let mut words = [_mm512_setzero_si512(); N];
+                        for j in 0..N {
+                            let word = panels[j].add(s * STEP_BYTES);
+                            words[j] = _mm512_loadu_si512(word.cast());
+                            _mm_prefetch::<_MM_HINT_T1>(word.wrapping_add(ahead).cast());
+                        }
+                        for i in 0..M {
+                            let $row = rows.add(i * row_bytes + s * 4).cast::<i32>();
+                            let $row = _mm512_set1_epi32($row.read_unaligned());
+                            for j in 0..N {
+                                let ($sum, $word) = (sums[i][j], words[j]);
+                                sums[i][j] = $step;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    };
+}
+
+dot!(F32, false, 1, |sum, word, row| _mm512_fmadd_ps(
+    _mm512_castsi512_ps(word),
+    _mm512_castsi512_ps(row),
+    sum
+));
+dot!(Bf16, true, 2, |sum, word, row| _mm512_dpbf16_ps(
+    sum,
+    std::mem::transmute::<__m512i, __m512bh>(word),
+    std::mem::transmute::<__m512i, __m512bh>(row)
+));
+
+#[inline(always)]
+unsafe fn tile<D: Dot>(tile: &Tile) {
+    let Tile {
+        rows,
+        row_bytes,
+        steps,
+        out,
+        out_stride,
+        m,
+        n,
+        ..
+    } = *tile;
+    macro_rules! go {
+        ($M:ident, $N:literal) => {{
+            let panels = panels::<$N>(tile);
+            multiply::<D, $M, $N>(panels, rows, row_bytes, steps, tile.ahead, out, out_stride)
+        }};
+        ($M:literal, $N:literal) => {{
+            const M: usize = $M;
+            go!(M, $N)
+        }};
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (m, n) {
+            (1, 8) => go!(1, 8),
+            (1, 7) => go!(1, 7),
+            (1, 6) => go!(1, 6),
+            (1, 5) => go!(1, 5),
+            (1, 4) => go!(1, 4),
+            (1, 3) => go!(1, 3),
+            (2, 4) => go!(2, 4),
+            (2, 3) => go!(2, 3),
+            (3, 4) => go!(3, 4),
+            (3, 3) => go!(3, 3),
+            (4, 4) => go!(4, 4),
+            (4, 3) => go!(4, 3),
+            (m, 2) => with_rows!(m, 14, M => go!(M, 2)),
+            (m, _) => with_rows!(m, 14, M => go!(M, 1)),
+        }
+    }
+}
+
+/// Weights of 8 bits or of 4.
+pub(super) trait Bits {
+    const FOUR: bool;
+}
+pub(super) struct Int8;
+pub(super) struct Int4;
+impl Bits for Int8 {
+    const FOUR: bool = false;
+}
+impl Bits for Int4 {
+    const FOUR: bool = true;
+}
+
+/// Groups whose scales are asked for ahead.
+const GROUPS_AHEAD: usize = 16;
+
+/// Adds the dot products of group `g`, times the scales of weights and rows.
+///
+/// # Safety
+/// The tile has that group, and the processor has AVX-512.
+#[inline(always)]
+pub(super) unsafe fn add_group<B: Bits, const M: usize, const N: usize>(
+    tile: &Tile,
+    g: usize,
+    rows: &[Row; M],
+    dots: &[[__m512i; N]; M],
+    sums: &mut [[__m512; N]; M],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for j in 0..N {
+            let at = j * tile.panel_scales + g * LANES;
+            let scales = tile.scales.add(at);
+            let further = LANES * GROUPS_AHEAD;
+            _mm_prefetch::<_MM_HINT_T1>(scales.wrapping_add(further).cast());
+            let scales = _mm512_cvtph_ps(_mm256_loadu_si256(scales.cast()));
+            for i in 0..M {
+                let x = *rows[i].scales.add(g);
+                let factor = _mm512_mul_ps(scales, _mm512_set1_ps(x));
+                let dots = _mm512_cvtepi32_ps(dots[i][j]);
+                sums[i][j] = _mm512_fmadd_ps(dots, factor, sums[i][j]);
+            }
+            if B::FOUR {
+                let minima = tile.minima.add(at);
+                _mm_prefetch::<_MM_HINT_T1>(minima.wrapping_add(further).cast());
+                let minima = _mm512_cvtph_ps(_mm256_loadu_si256(minima.cast()));
+                for i in 0..M {
+                    let x = *rows[i].scales.add(g) * *rows[i].sums.add(g) as f32;
+                    sums[i][j] = _mm512_fmadd_ps(minima, _mm512_set1_ps(x), sums[i][j]);
+                }
+            }
+        }
+    }
+}
+
+/// `M` rows times `N` panels.
+#[inline(always)]
+unsafe fn quantized<B: Bits, const M: usize, const N: usize>(tile: &Tile) {
+    let per_group = if B::FOUR { GROUP / 8 } else { GROUP / 4 };
+    let groups = tile.steps / per_group;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let rows: [Row; M] = std::array::from_fn(|i| Row::of(tile, i, groups));
+        let mut sums = [[_mm512_setzero_ps(); N]; M];
+        let low = _mm512_set1_epi8(15);
+        for g in 0..groups {
+            let mut dots = [[_mm512_setzero_si512(); N]; M];
+            if !B::FOUR {
+                for i in 0..M {
+                    // The level 128 is 0.
+                    dots[i] = [_mm512_set1_epi32(-128 * *rows[i].sums.add(g)); N];
+                }
+            }
+            for s in 0..per_group {
+                let mut words = [_mm512_setzero_si512(); N];
+                for j in 0..N {
+                    let word = tile.panels.add(j * tile.panel_bytes);
+                    let word = word.add((g * per_group + s) * STEP_BYTES);
+                    words[j] = _mm512_loadu_si512(word.cast());
+                    _mm_prefetch::<_MM_HINT_T1>(word.wrapping_add(tile.ahead).cast());
+                }
+                for i in 0..M {
+                    if B::FOUR {
+                        let x = rows[i].bytes.add(g * GROUP + s * 8).cast::<i32>();
+                        let first = _mm512_set1_epi32(x.read_unaligned());
+                        let second = _mm512_set1_epi32(x.add(1).read_unaligned());
+                        for j in 0..N {
+                            let high = _mm512_srli_epi16::<4>(words[j]);
+                            let high = _mm512_and_si512(high, low);
+                            let word = _mm512_and_si512(words[j], low);
+                            let dot = _mm512_dpbusd_epi32(dots[i][j], word, first);
+                            dots[i][j] = _mm512_dpbusd_epi32(dot, high, second);
+                        }
+                    } else {
+                        let x = rows[i].bytes.add(g * GROUP + s * 4).cast::<i32>();
+                        let x = _mm512_set1_epi32(x.read_unaligned());
+                        for j in 0..N {
+                            dots[i][j] = _mm512_dpbusd_epi32(dots[i][j], words[j], x);
+                        }
+                    }
+                }
+            }
+            add_group::<B, M, N>(tile, g, &rows, &dots, &mut sums);
+        }
+        for i in 0..M {
+            for j in 0..N {
+                _mm512_storeu_ps(tile.out.add(i * tile.out_stride + j * LANES), sums[i][j]);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) unsafe fn tile_quantized<B: Bits>(tile: &Tile) {
+    macro_rules! go {
+        ($(($M:literal, $N:literal)),*) => {
+            match (tile.m, tile.n) {
+                // SAFETY: the caller's promise.
+                $(($M, $N) => unsafe { quantized::<B, $M, $N>(tile) },)*
+                (m, _) => unreachable_rows(m),
+            }
+        };
+    }
+    go!(
+        (1, 8),
+        (1, 7),
+        (1, 6),
+        (1, 5),
+        (1, 4),
+        (1, 3),
+        (1, 2),
+        (1, 1),
+        (2, 4),
+        (2, 3),
+        (2, 2),
+        (2, 1),
+        (3, 2),
+        (3, 1),
+        (4, 2),
+        (4, 1),
+        (5, 2),
+        (5, 1),
+        (6, 2),
+        (6, 1)
+    );
+}

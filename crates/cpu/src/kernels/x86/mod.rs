@@ -1,0 +1,97 @@
+//! The sets for x86-64.
+#![allow(
+    clippy::wildcard_imports,
+    reason = "the instructions are a language of their own"
+)]
+
+use std::arch::x86_64::*;
+
+use super::{
+    GROUP, LANES, Multiply, Ops, STEP_BYTES, Shape, Tile,
+    attend::{self, AttendArgs, unreachable_rows, with_rows},
+    dot::{Dot, multiply, panels},
+    levels::{self, Levels},
+    quantized::{Quantized, Row, tile_plain},
+    rows::{self, AddArgs, GateArgs, NormArgs, ScaleArgs},
+    stay,
+};
+use crate::format::RowKind;
+
+pub(super) mod amx;
+pub(super) mod avx2;
+pub(super) mod avx512;
+
+/// Functions compiled with some instructions.
+macro_rules! compiled {
+    ($features:tt: $($name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)? = $function:expr;)*) => {$(
+        #[target_feature(enable = $features)]
+        pub(super) unsafe fn $name($($arg: $type),*) $(-> $result)? {
+            // SAFETY: the caller's promise.
+            unsafe { $function($($arg),*) }
+        }
+    )*};
+}
+use compiled;
+
+/// As [`compiled`], with what [`avx512`] needs.
+macro_rules! compiled_for_avx512 {
+    ($($functions:tt)*) => {
+        compiled! {
+            "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma,f16c": $($functions)*
+        }
+    };
+}
+use compiled_for_avx512;
+
+/// The functions of a set and [`Ops`] of them, compiled by `$compile` for `$features`.
+///
+/// Beside it stand the types and functions `F32`, `Bf16`, `Int8`, `Int4`, `tile`,
+/// `tile_quantized`, `attend_with`, and the constants `BF16_ROWS` (what a multiplication by bf16
+/// takes), `SHAPES` and `QUANTIZED_SHAPES`.
+macro_rules! set {
+    ($compile:ident $($features:tt)*) => {
+        $compile! { $($features)*
+            norm(args: &NormArgs<'_>, out: &mut [f32]) = rows::norm;
+            gate(args: &GateArgs<'_>) = rows::gate;
+            add_rows(args: &AddArgs<'_>) = rows::add_rows;
+            to_bf16(values: &[f32], out: &mut [u16]) = rows::to_bf16;
+            quantize(values: &[f32], out: *mut u8) = rows::quantize;
+            levels8(group: &[f32; GROUP]) -> Levels = levels::levels8;
+            levels4(group: &[f32; GROUP]) -> Levels = levels::levels4;
+            softcap(cap: f32, values: &mut [f32]) = rows::softcap;
+            add(to: &mut [f32], values: &[f32]) = rows::add;
+            scale(args: &ScaleArgs<'_>) = rows::scale;
+            attend_f32(args: &AttendArgs<'_>) = attend_with::<F32>;
+            attend_bf16(args: &AttendArgs<'_>) = attend_with::<Bf16>;
+            tile_f32(args: &Tile) = tile::<F32>;
+            tile_bf16(args: &Tile) = tile::<Bf16>;
+            tile_int8(args: &Tile) = tile_quantized::<Int8>;
+            tile_int4(args: &Tile) = tile_quantized::<Int4>;
+        }
+
+        /// The set.
+        pub(in super::super) fn ops() -> Ops {
+            let multiply = |rows, tile, shapes| Multiply { rows, tile, shapes };
+            Ops {
+                f32: multiply(RowKind::F32, tile_f32, SHAPES),
+                bf16: multiply(BF16_ROWS, tile_bf16, SHAPES),
+                int8: multiply(RowKind::Q8, tile_int8, QUANTIZED_SHAPES),
+                int4: multiply(RowKind::Q8, tile_int4, QUANTIZED_SHAPES),
+                attend_f32,
+                attend_bf16,
+                norm,
+                gate,
+                add_rows,
+                to_bf16,
+                quantize,
+                levels8,
+                levels4,
+                softcap,
+                add,
+                scale,
+                leave: stay,
+            }
+        }
+    };
+}
+use set;
