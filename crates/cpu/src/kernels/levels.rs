@@ -20,7 +20,15 @@ pub(crate) struct Levels {
 }
 
 /// Ranges that are tried, as how many levels lie between 0 and the largest weight.
-const STEPS_8: std::ops::RangeInclusive<u8> = 104..=127;
+const STEPS_8: [f32; 24] = {
+    let mut steps = [0.0; 24];
+    let mut i = 0;
+    while i < 24 {
+        steps[i] = (104 + i) as f32;
+        i += 1;
+    }
+    steps
+};
 /// How often 4-bit scales are fitted to the levels and the levels to the scales.
 const FITS: usize = 4;
 /// Shares of the range of a group that 4 bits are spread over.
@@ -32,22 +40,40 @@ const SHARES_4: [f32; 5] = [1.0, 0.96, 0.92, 0.88, 0.84];
 /// None of its own: the pointer type of a set's functions is unsafe.
 #[inline(always)]
 pub(crate) unsafe fn levels8(group: &[f32; GROUP]) -> Levels {
-    let largest = extreme(group, |a, b| if b.abs() > a { b.abs() } else { a }, 0.0);
-    let mut best = (f32::INFINITY, 0);
-    for steps in STEPS_8 {
-        let bits = f16_bits(largest / f32::from(steps));
-        let error = spread(group, bits, 0, (-127.0, 127.0)).1;
+    let mut largest = 0.0_f32;
+    for x in group {
+        largest = largest.max(x.abs());
+    }
+    // All errors first: choosing as they come waits for each.
+    let mut errors = [0.0; STEPS_8.len()];
+    for (error, steps) in errors.iter_mut().zip(STEPS_8) {
+        *error = spread(group, (largest / steps, 0.0), (-127.0, 127.0)).1;
+    }
+    let mut best = (f32::INFINITY, 0.0);
+    for (error, steps) in errors.into_iter().zip(STEPS_8) {
         // The largest number of steps wins where it makes no difference.
         if error <= best.0 {
-            best = (error, bits);
+            best = (error, steps);
         }
     }
-    let (levels, _) = spread(group, best.1, 0, (-127.0, 127.0));
+    let scale = f16_bits(largest / best.1);
+    let (levels, _) = spread(group, (f16_value(scale), 0.0), (-127.0, 127.0));
     Levels {
-        scale: best.1,
+        scale,
         minimum: 0,
-        values: levels.map(|level| (level as i32 + 128) as u8),
+        values: bytes(&levels, 128),
     }
+}
+
+/// Whole numbers as bytes.
+#[inline(always)]
+fn bytes(levels: &[f32; GROUP], zero: i32) -> [u8; GROUP] {
+    let mut bytes = [0; GROUP];
+    for i in 0..GROUP {
+        // SAFETY: levels are whole numbers of at most three digits.
+        bytes[i] = (unsafe { levels[i].to_int_unchecked::<i32>() } + zero) as u8;
+    }
+    bytes
 }
 
 /// 4 bits: levels 0..=15.
@@ -58,30 +84,36 @@ pub(crate) unsafe fn levels8(group: &[f32; GROUP]) -> Levels {
 pub(crate) unsafe fn levels4(group: &[f32; GROUP]) -> Levels {
     let low = extreme(group, |a, b| if b < a { b } else { a }, f32::INFINITY);
     let high = extreme(group, |a, b| if b > a { b } else { a }, f32::NEG_INFINITY);
-    let mut best = (f32::INFINITY, 0, 0);
+    let mut best = (f32::INFINITY, (0, 0));
     for share in SHARES_4 {
         let (middle, half) = (f32::midpoint(low, high), (high - low) / 2.0 * share);
-        let (scale, minimum) = (f16_bits(half / 7.5), f16_bits(middle - half));
-        let error = spread(group, scale, minimum, (0.0, 15.0)).1;
+        let kept = (f16_bits(half / 7.5), f16_bits(middle - half));
+        let error = spread(group, values(kept), (0.0, 15.0)).1;
         if error < best.0 {
-            best = (error, scale, minimum);
+            best = (error, kept);
         }
     }
-    let (mut levels, _) = spread(group, best.1, best.2, (0.0, 15.0));
+    let (mut levels, _) = spread(group, values(best.1), (0.0, 15.0));
     for _ in 0..FITS {
-        let (scale, minimum) = fit(group, &levels);
-        let (fitting, error) = spread(group, scale, minimum, (0.0, 15.0));
+        let kept = fit(group, &levels);
+        let (fitting, error) = spread(group, values(kept), (0.0, 15.0));
         if error >= best.0 {
             break;
         }
-        best = (error, scale, minimum);
+        best = (error, kept);
         levels = fitting;
     }
     Levels {
-        scale: best.1,
-        minimum: best.2,
-        values: levels.map(|level| level as i32 as u8),
+        scale: best.1.0,
+        minimum: best.1.1,
+        values: bytes(&levels, 0),
     }
+}
+
+/// The values of a scale and of a minimum.
+#[inline(always)]
+fn values((scale, minimum): (u16, u16)) -> (f32, f32) {
+    (f16_value(scale), f16_value(minimum))
 }
 
 /// The scale and the minimum in f16 with which `levels` lose least: a line through the weights
@@ -114,26 +146,24 @@ fn fit(group: &[f32; GROUP], levels: &[f32; GROUP]) -> (u16, u16) {
 #[inline(always)]
 fn spread(
     group: &[f32; GROUP],
-    scale: u16,
-    minimum: u16,
+    (scale, minimum): (f32, f32),
     range: (f32, f32),
 ) -> ([f32; GROUP], f32) {
-    let (scale, minimum) = (f16_value(scale), f16_value(minimum));
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-    let mut levels = [0.0; GROUP];
-    let mut errors = [0.0; LANES];
-    for half in 0..GROUP / LANES {
-        for lane in 0..LANES {
-            let value = group[half * LANES + lane];
-            let level = ((value - minimum) * inverse).clamp(range.0, range.1);
-            // Rounds: see `ROUND`.
-            let level = (level + ROUND) - ROUND;
-            levels[half * LANES + lane] = level;
-            let lost = level * scale + minimum - value;
-            errors[lane] += lost * lost;
-        }
+    // One loop over the whole group: of a loop over 16 lanes the compiler makes pieces of 4.
+    let (mut levels, mut lost) = ([0.0; GROUP], [0.0; GROUP]);
+    for i in 0..GROUP {
+        let level = ((group[i] - minimum) * inverse).max(range.0).min(range.1);
+        // Rounds: see `ROUND`.
+        let level = (level + ROUND) - ROUND;
+        levels[i] = level;
+        let off = level * scale + minimum - group[i];
+        lost[i] = off * off;
     }
-    (levels, total(errors))
+    (
+        levels,
+        total(std::array::from_fn(|lane| lost[lane] + lost[lane + LANES])),
+    )
 }
 
 /// The extreme of a group by `pick`.
