@@ -230,6 +230,12 @@ fn down(checkout: &Checkout, cache: &Cache, name: Option<&str>, purge: bool) -> 
     if !left.is_empty() {
         bail!("these are left, run it again:\n  {}", left.join("\n  "));
     }
+    let mounts = images::unmount_leftovers(cache)?;
+    if mounts > 0 {
+        say(format_args!(
+            "{mounts} mounts of a build of images that was killed are taken away"
+        ));
+    }
     say("Nothing of it is left on this machine but the cache.");
     if purge {
         images::purge(cache)?;

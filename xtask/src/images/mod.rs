@@ -7,7 +7,9 @@ mod inputs;
 mod project;
 
 use std::{
+    ffi::OsStr,
     fs,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -214,13 +216,37 @@ pub(crate) fn purge(cache: &Cache) -> Result<()> {
         let _ = proc::output(buildah(cache).args(["rm", "--all"]));
         let _ = proc::output(buildah(cache).args(["rmi", "--all", "--force"]));
     }
-    for mount in fs::read_to_string("/proc/self/mountinfo")?.lines().rev() {
-        let at = mount.split(' ').nth(4).unwrap_or_default();
-        if Path::new(at).starts_with(cache.root()) {
-            proc::output(Command::new("umount").arg(at))?;
+    unmount_below(cache.root())?;
+    Ok(())
+}
+
+/// Takes away what a build that was killed has left mounted in the cache, and tells how much that
+/// was. A build that is still running keeps its mounts.
+pub(crate) fn unmount_leftovers(cache: &Cache) -> Result<usize> {
+    let storage = cache.join("buildah");
+    for process in fs::read_dir("/proc")?.flatten() {
+        let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let mut words = command.split(|byte| *byte == 0);
+        let program = Path::new(OsStr::from_bytes(words.next().unwrap_or_default()));
+        if program.ends_with("buildah")
+            && words.any(|word| Path::new(OsStr::from_bytes(word)).starts_with(&storage))
+        {
+            return Ok(0);
         }
     }
-    Ok(())
+    unmount_below(&storage)
+}
+
+fn unmount_below(dir: &Path) -> Result<usize> {
+    let mut count = 0;
+    for mount in fs::read_to_string("/proc/self/mountinfo")?.lines().rev() {
+        let at = mount.split(' ').nth(4).unwrap_or_default();
+        if Path::new(at).starts_with(dir) {
+            proc::output(Command::new("umount").arg(at))?;
+            count += 1;
+        }
+    }
+    Ok(count)
 }
 
 /// buildah with its storage in the cache, apart from that of the user.
