@@ -7,7 +7,7 @@ use hyprstream_engine::{
     Observer, StartError,
 };
 
-use crate::{ModelArgs, open};
+use crate::{ModelArgs, Quantization, open};
 
 /// A model that is ready to answer.
 pub struct Loaded {
@@ -101,14 +101,21 @@ pub fn load(
     max_queue: usize,
     observer: Arc<dyn Observer>,
 ) -> Result<Loaded, LoadFailure> {
-    // Weights are packed while the tokenizer is parsed: both take a good part of the start.
-    let (backend, files) = std::thread::scope(|scope| {
-        let files = scope.spawn(|| ModelFiles::load(&args.model));
-        let backend = open::open(args);
-        (backend, files.join())
-    });
-    let backend = backend?;
-    let files = files.map_err(|_| LoadFailure::Panic)??;
+    let (backend, files) = if args.quantization == Quantization::Int4 {
+        // The scales of 4 bits depend on some text.
+        let files = ModelFiles::load(&args.model)?;
+        let sample = files.tokenizer.encode(hyprstream_cpu::SAMPLE_TEXT, true);
+        let sample = sample.map_err(FilesError::from)?;
+        (open::open(args, sample)?, files)
+    } else {
+        // Weights are packed while the tokenizer is parsed: both take a good part of the start.
+        let (backend, files) = std::thread::scope(|scope| {
+            let files = scope.spawn(|| ModelFiles::load(&args.model));
+            let backend = open::open(args, Vec::new());
+            (backend, files.join())
+        });
+        (backend?, files.map_err(|_| LoadFailure::Panic)??)
+    };
     start(backend, files, args, max_queue, observer)
 }
 

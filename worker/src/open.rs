@@ -7,10 +7,11 @@ use crate::{Kernels, ModelArgs, Quantization, backend::LoadFailure};
 
 /// Loads the model that `args` names on the backend that its options ask for: a GPU's if there is
 /// one, else the CPU's own. libtorch on the CPU only runs when its kernels are asked for by name.
+/// `sample` is some text to calibrate weights in 4 bits with.
 ///
 /// # Errors
 /// An option is not a value or is not to be had here, or the model cannot be loaded.
-pub(crate) fn open(args: &ModelArgs) -> Result<Box<dyn Backend>, LoadFailure> {
+pub(crate) fn open(args: &ModelArgs, sample: Vec<u32>) -> Result<Box<dyn Backend>, LoadFailure> {
     let device: Device = option("--device", &args.device)?;
     let dtype: DType = option("--dtype", &args.dtype)?;
     let on_gpu = match device {
@@ -23,7 +24,7 @@ pub(crate) fn open(args: &ModelArgs) -> Result<Box<dyn Backend>, LoadFailure> {
         let device = if on_gpu { device } else { Device::Cpu };
         gpu::open(args, device, dtype)
     } else {
-        open_cpu(args, dtype)
+        open_cpu(args, dtype, sample)
     }
 }
 
@@ -51,7 +52,11 @@ fn refuse_packing(args: &ModelArgs, on_gpu: bool) -> Result<(), LoadFailure> {
     Ok(())
 }
 
-fn open_cpu(args: &ModelArgs, dtype: DType) -> Result<Box<dyn Backend>, LoadFailure> {
+fn open_cpu(
+    args: &ModelArgs,
+    dtype: DType,
+    sample: Vec<u32>,
+) -> Result<Box<dyn Backend>, LoadFailure> {
     use hyprstream_cpu as cpu;
 
     let options = cpu::LoadOptions {
@@ -72,6 +77,7 @@ fn open_cpu(args: &ModelArgs, dtype: DType) -> Result<Box<dyn Backend>, LoadFail
         max_batch: args.max_batch,
         kv_cache_bytes: args.kv_cache_bytes,
         threads: args.threads,
+        sample,
     };
     let backend = cpu::load(&args.model, &options).map_err(|error| failure(&error))?;
     Ok(Box::new(backend))
@@ -151,7 +157,7 @@ mod tests {
         let Command::Serve(serve) = Args::parse_from(args.iter().chain(more)).command else {
             unreachable!("serve was asked for")
         };
-        let refused = open(&serve.model).err().map(|error| error.to_string());
+        let refused = open(&serve.model, Vec::new()).err().map(|error| error.to_string());
         refused.expect("there is no such model")
     }
 

@@ -3,8 +3,8 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use hyprstream_cpu::{LoadOptions, Quantization, load};
-use hyprstream_engine::{Backend, LogitsWanted, SequenceStep, StepBatch};
+use hyprstream_cpu::{LoadOptions, Quantization, SAMPLE_TEXT, load};
+use hyprstream_engine::{Backend, LogitsWanted, SequenceStep, StepBatch, Tokenizer};
 
 fn main() {
     let mut args = std::env::args().skip(1);
@@ -12,11 +12,19 @@ fn main() {
         args.next()
             .expect("usage: speed DIR [QUANTIZATION] [THREADS] [KERNELS]"),
     );
+    let quantization = args
+        .next()
+        .map_or(Ok(Quantization::None), |q| q.parse())
+        .unwrap();
+    let sample = if quantization == Quantization::Int4 {
+        let tokenizer = Tokenizer::load(&dir).unwrap();
+        tokenizer.encode(SAMPLE_TEXT, true).unwrap()
+    } else {
+        Vec::new()
+    };
     let options = LoadOptions {
-        quantization: args
-            .next()
-            .map_or(Ok(Quantization::None), |q| q.parse())
-            .unwrap(),
+        quantization,
+        sample,
         threads: args.next().map(|t| t.parse().unwrap()),
         kernels: args.next().map(|k| k.parse().unwrap()),
         kv_cache_bytes: Some(2 << 30),

@@ -1,24 +1,18 @@
 //! The engine's backend on the CPU.
 
-use std::{
-    io,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::atomic::AtomicUsize,
-};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use hyprstream_engine::{Backend, BackendError, ModelSpec, StepBatch, StepLogits};
 use hyprstream_models::LoadError;
 
 use crate::{
-    buffer::{Buffer, Shared},
     cache::Cache,
-    format::RowKind,
-    kernels::{MAX_ROWS, Ops, partial_len},
+    kernels::Ops,
+    memory::Memory,
     model::Model,
     plan::{Heads, Plan},
     pool::{Pool, Team},
-    product::{Rows, multiply_of},
-    step::{Activations, Step, scratch_len},
+    step::Step,
 };
 
 /// A loaded model with its cache; see [`crate::load`].
@@ -32,133 +26,6 @@ pub struct CpuBackend {
     memory: Memory,
 }
 
-/// Memory of the activations, which grows with the largest step.
-struct Memory {
-    x: Buffer<f32>,
-    y: Buffer<f32>,
-    qkv: Buffer<f32>,
-    queries: Buffer<f32>,
-    attended: Buffer<f32>,
-    inner: Buffer<f32>,
-    turns: Buffer<f32>,
-    partials: Buffer<f32>,
-    scratch: Buffer<f32>,
-    hidden_rows: RowBuffer,
-    attended_rows: RowBuffer,
-    inner_rows: RowBuffer,
-    head_rows: RowBuffer,
-    logits: Buffer<f32>,
-    hidden: Buffer<f32>,
-    joined: Vec<AtomicUsize>,
-}
-
-struct RowBuffer {
-    kind: RowKind,
-    stride: usize,
-    data: Buffer<u8>,
-}
-
-impl RowBuffer {
-    fn new(kind: RowKind, len: usize) -> io::Result<Self> {
-        Ok(Self {
-            kind,
-            stride: kind.stride(len),
-            data: Buffer::new(0)?,
-        })
-    }
-
-    fn rows(&mut self, count: usize) -> io::Result<Rows> {
-        self.data.at_least(count * self.stride)?;
-        Ok(Rows {
-            kind: self.kind,
-            data: Shared::new(&mut self.data),
-            stride: self.stride,
-        })
-    }
-}
-
-impl Memory {
-    fn new(model: &Model, ops: &Ops, threads: usize, head_width: usize) -> io::Result<Self> {
-        let config = &model.config;
-        let layers = model.layers.first().map(|layer| layer.qkv.weights.format);
-        let kind = layers.map_or(RowKind::F32, |format| multiply_of(ops, format).rows);
-        let head = multiply_of(ops, model.head.weights.format).rows;
-        let empty = || Buffer::new(0);
-        Ok(Self {
-            x: empty()?,
-            y: empty()?,
-            qkv: empty()?,
-            queries: empty()?,
-            attended: empty()?,
-            inner: empty()?,
-            turns: empty()?,
-            partials: empty()?,
-            scratch: Buffer::new(threads * scratch_len(model, head_width))?,
-            hidden_rows: RowBuffer::new(kind, config.hidden_size)?,
-            attended_rows: RowBuffer::new(kind, config.num_heads * config.head_dim)?,
-            inner_rows: RowBuffer::new(kind, config.intermediate_size)?,
-            head_rows: RowBuffer::new(head, config.hidden_size)?,
-            logits: empty()?,
-            hidden: empty()?,
-            joined: Vec::new(),
-        })
-    }
-
-    /// Makes room for the step `plan`.
-    fn activations(
-        &mut self,
-        plan: &Plan,
-        model: &Model,
-        heads: usize,
-        head_width: usize,
-    ) -> io::Result<Activations> {
-        let config = &model.config;
-        let tokens = plan.tokens.len();
-        let share = |buffer: &mut Buffer<f32>, len: usize| {
-            buffer.at_least(len)?;
-            io::Result::Ok(Shared::new(&mut buffer[..]))
-        };
-        let turns: usize = config.ropes.iter().map(|r| 2 * r.frequencies.len()).sum();
-        let joins = plan.tasks.iter().map(|t| t.joins).max().unwrap_or(0) * heads;
-        if self.joined.len() < joins {
-            self.joined.resize_with(joins, AtomicUsize::default);
-        }
-        // A step that broke off may have left counts.
-        self.joined
-            .iter_mut()
-            .for_each(|joined| *joined.get_mut() = 0);
-        let partials = plan.tasks.iter().map(|t| t.partials).max().unwrap_or(0) * heads;
-        // What is quantised is written whole first.
-        let before = |rows: &RowBuffer, width: usize| match rows.kind {
-            RowKind::Q8 => tokens * width,
-            RowKind::F32 | RowKind::Bf16 => 0,
-        };
-        let inner = before(&self.inner_rows, config.intermediate_size);
-        let attended = before(&self.attended_rows, config.num_heads * config.head_dim);
-        Ok(Activations {
-            x: share(&mut self.x, tokens * config.hidden_size)?,
-            y: share(&mut self.y, tokens * config.hidden_size)?,
-            qkv: share(&mut self.qkv, tokens * model.columns.all)?,
-            queries: share(&mut self.queries, tokens * config.num_heads * head_width)?,
-            attended: share(&mut self.attended, attended)?,
-            inner: share(&mut self.inner, inner)?,
-            turns: share(&mut self.turns, tokens * turns)?,
-            partials: share(
-                &mut self.partials,
-                partials * partial_len(MAX_ROWS, head_width),
-            )?,
-            scratch: Shared::new(&mut self.scratch),
-            scratch_len: scratch_len(model, head_width),
-            hidden_rows: self.hidden_rows.rows(tokens)?,
-            attended_rows: self.attended_rows.rows(tokens)?,
-            inner_rows: self.inner_rows.rows(tokens)?,
-            head_rows: self.head_rows.rows(plan.logits.len())?,
-            logits: share(&mut self.logits, plan.logits.len() * config.vocab_size)?,
-            hidden: share(&mut self.hidden, plan.hidden.len() * config.hidden_size)?,
-        })
-    }
-}
-
 impl CpuBackend {
     pub(crate) fn new(
         model: Model,
@@ -167,7 +34,8 @@ impl CpuBackend {
         ops: Ops,
         pool: Pool,
     ) -> Result<Self, LoadError> {
-        let memory = Memory::new(&model, &ops, pool.threads(), cache.shape.head_dim);
+        let (threads, width) = (pool.threads(), cache.shape.head_dim);
+        let memory = Memory::new(&model, model.precision.layers, &ops, threads, width);
         let memory = memory.map_err(|error| {
             LoadError::OutOfMemory(format!("there is no memory for activations: {error}"))
         })?;
@@ -209,6 +77,7 @@ impl Backend for CpuBackend {
             block_bytes: shape.block_bytes(),
             at,
             joined: &self.memory.joined,
+            moments: None,
         };
         let pool = &mut self.pool;
         let work = |team: &Team<'_>| {

@@ -15,9 +15,11 @@
 mod backend;
 mod buffer;
 mod cache;
+mod calibration;
 mod format;
 mod kernels;
 mod load;
+mod memory;
 mod model;
 mod plan;
 mod pool;
@@ -26,5 +28,6 @@ mod step;
 mod weights;
 
 pub use backend::CpuBackend;
+pub use calibration::SAMPLE_TEXT;
 pub use kernels::{InvalidKernels, Kernels};
 pub use load::{InvalidQuantization, LoadOptions, Quantization, load};

@@ -8,6 +8,7 @@ use hyprstream_models::{
 };
 
 use crate::{
+    calibration::{Calibration, Importance},
     format::{Format, bf16_bits, bf16_value},
     kernels::{LANES, Ops},
     pool::Pool,
@@ -19,8 +20,8 @@ use crate::{
 pub(crate) struct Precision {
     /// The matrices of the layers.
     pub(crate) layers: Format,
-    /// Those that give the values of attention: few weights that much depends on.
-    pub(crate) values: Format,
+    /// Those that give the keys and values of attention: few weights that much depends on.
+    pub(crate) keys_values: Format,
     /// The head.
     pub(crate) head: Format,
     /// Keys and values are bf16, not f32.
@@ -43,8 +44,8 @@ pub(crate) struct Layer {
     pub(crate) attention_norm: Vec<f32>,
     /// Query, key and value, each beginning with a panel: see [`Columns`].
     pub(crate) qkv: Linear,
-    /// The value where it is in another format; the output of `qkv` ends before it then.
-    pub(crate) value: Option<Linear>,
+    /// Key and value where they are in another format; the output of `qkv` ends before them then.
+    pub(crate) key_value: Option<Linear>,
     pub(crate) query_norm: Option<Vec<f32>>,
     pub(crate) key_norm: Option<Vec<f32>>,
     pub(crate) output: Linear,
@@ -75,17 +76,40 @@ pub(crate) struct Model {
     pub(crate) layers: Vec<Layer>,
     pub(crate) norm: Vec<f32>,
     pub(crate) head: Linear,
+    pub(crate) precision: Precision,
     /// Bytes of the packed weights.
     pub(crate) weight_bytes: u64,
+}
+
+/// How the matrices of one input are kept.
+#[derive(Clone, Copy)]
+struct Form<'a> {
+    format: Format,
+    /// How much each input counts, if they do not count alike.
+    importance: Option<&'a [f32]>,
+}
+
+impl From<Format> for Form<'_> {
+    fn from(format: Format) -> Self {
+        Self {
+            format,
+            importance: None,
+        }
+    }
 }
 
 impl Model {
     /// Packs `stored`. Pages of the files that have been packed are given back as it goes, so that
     /// the model is in memory once.
+    ///
+    /// The scales of weights in 4 bits favour the inputs that `sample`, tokens of some text, makes
+    /// large. They are found by running it through the layers before these are packed, so that
+    /// one layer more is in memory meanwhile. Without a sample all inputs count alike.
     pub(crate) fn pack(
         config: DecoderConfig,
         stored: StoredWeights,
         precision: Precision,
+        sample: &[u32],
         ops: &Ops,
         pool: &mut Pool,
     ) -> Result<Self, LoadError> {
@@ -101,38 +125,51 @@ impl Model {
             ops,
             pool,
             plus_one: config.norm_plus_one,
-            bytes: 0,
         };
-        let layers = stored
-            .layers
-            .iter()
-            .map(|layer| packer.layer(layer, precision))
-            .collect::<io::Result<Vec<_>>>()
-            .map_err(out_of_memory)?;
         let head = stored.head.as_ref().unwrap_or(&stored.embedding);
+        let panels: Vec<_> = panels_of(&head.into()).collect();
         let head = packer
-            .linear(&panels_of(&head.into()).collect::<Vec<_>>(), precision.head)
+            .linear(&panels, precision.head.into())
             .map_err(out_of_memory)?;
         if let Some(head) = &stored.head {
             head.release();
         }
-        let norm = packer.norm(&stored.norm);
         let scale = config.embedding_scale as f32;
-        let embedding_scale = if precision.layers == Format::F32 {
-            scale
-        } else {
-            bf16_value(bf16_bits(scale))
-        };
-        Ok(Self {
-            weight_bytes: packer.bytes as u64,
+        let mut model = Self {
+            weight_bytes: 0,
             columns,
             embedding: stored.embedding,
-            embedding_scale,
-            layers,
-            norm,
+            embedding_scale: if precision.layers == Format::F32 {
+                scale
+            } else {
+                bf16_value(bf16_bits(scale))
+            },
+            layers: Vec::with_capacity(stored.layers.len()),
+            norm: packer.norm(&stored.norm),
             head,
+            precision,
             config,
-        })
+        };
+        let mut calibration = if precision.layers == Format::Int4 && !sample.is_empty() {
+            Some(Calibration::new(&model, sample, ops, packer.pool)?)
+        } else {
+            None
+        };
+        for (index, layer) in stored.layers.iter().enumerate() {
+            let importance = match &mut calibration {
+                Some(calibration) => {
+                    let whole = packer.layer(layer, calibration.precision(), None);
+                    let whole = whole.map_err(out_of_memory)?;
+                    Some(calibration.layer(&model, index, &whole, ops, packer.pool)?)
+                }
+                None => None,
+            };
+            let layer = packer.layer(layer, precision, importance.as_ref());
+            model.layers.push(layer.map_err(out_of_memory)?);
+        }
+        let layers = model.layers.iter().map(Layer::bytes).sum::<usize>();
+        model.weight_bytes = (layers + model.head.weights.bytes()) as u64;
+        Ok(model)
     }
 
     /// Whether the gate is a GELU.
@@ -152,7 +189,6 @@ struct Packer<'a> {
     ops: &'a Ops,
     pool: &'a mut Pool,
     plus_one: bool,
-    bytes: usize,
 }
 
 impl Packer<'_> {
@@ -170,23 +206,21 @@ impl Packer<'_> {
         tensor.map(|tensor| self.norm(tensor))
     }
 
-    fn linear(&mut self, panels: &[PanelSource<'_>], format: Format) -> io::Result<Linear> {
-        let weights = Weights::pack(panels, format, self.ops, self.pool)?;
-        self.bytes += weights.bytes();
+    fn linear(&mut self, panels: &[PanelSource<'_>], form: Form<'_>) -> io::Result<Linear> {
         Ok(Linear {
-            weights,
+            weights: Weights::pack(panels, form.format, form.importance, self.ops, self.pool)?,
             inputs: panels.first().map_or(0, |panel| panel.matrix.inputs),
             bias: Vec::new(),
         })
     }
 
     /// Several maps of one input, one after the other.
-    fn stack(&mut self, parts: &[&LinearWeights], format: Format) -> io::Result<Linear> {
+    fn stack(&mut self, parts: &[&LinearWeights], form: Form<'_>) -> io::Result<Linear> {
         let panels: Vec<_> = parts
             .iter()
             .flat_map(|part| panels_of(&Matrix::from(&part.weight)))
             .collect();
-        let mut linear = self.linear(&panels, format)?;
+        let mut linear = self.linear(&panels, form)?;
         if parts.iter().any(|part| part.bias.is_some()) {
             linear.bias = parts.iter().flat_map(|part| bias(part)).collect();
         }
@@ -198,14 +232,14 @@ impl Packer<'_> {
     fn interleave(
         &mut self,
         [first, second]: [&LinearWeights; 2],
-        format: Format,
+        form: Form<'_>,
     ) -> io::Result<Linear> {
         let two = panels_of(&Matrix::from(&second.weight));
         let both: Vec<_> = panels_of(&Matrix::from(&first.weight))
             .zip(two)
             .flat_map(|(a, b)| [a, b])
             .collect();
-        let mut linear = self.linear(&both, format)?;
+        let mut linear = self.linear(&both, form)?;
         if first.bias.is_some() || second.bias.is_some() {
             let (one, two) = (bias(first), bias(second));
             for (a, b) in one.chunks_exact(LANES).zip(two.chunks_exact(LANES)) {
@@ -217,28 +251,46 @@ impl Packer<'_> {
         Ok(linear)
     }
 
-    fn layer(&mut self, layer: &LayerWeights, precision: Precision) -> io::Result<Layer> {
-        let (format, values) = (precision.layers, precision.values);
-        let mut parts = vec![&layer.query, &layer.key];
-        let value = if values == format {
-            parts.push(&layer.value);
-            None
+    fn layer(
+        &mut self,
+        layer: &LayerWeights,
+        precision: Precision,
+        importance: Option<&Importance>,
+    ) -> io::Result<Layer> {
+        let format = precision.layers;
+        let [hidden, attended, gated, inner] = Importance::PARTS.map(|part| Form {
+            format,
+            importance: importance.map(|importance| importance.of(part)),
+        });
+        let (query, rest) = (&layer.query, [&layer.key, &layer.value]);
+        let (first, key_value) = if precision.keys_values == format {
+            (vec![query, &layer.key, &layer.value], None)
         } else {
-            Some(self.stack(&[&layer.value], values)?)
+            let rest = self.stack(&rest, precision.keys_values.into())?;
+            (vec![query], Some(rest))
         };
         Ok(Layer {
             attention_norm: self.norm(&layer.attention_norm),
-            qkv: self.stack(&parts, format)?,
-            value,
+            qkv: self.stack(&first, hidden)?,
+            key_value,
             query_norm: self.optional_norm(layer.query_norm.as_ref()),
             key_norm: self.optional_norm(layer.key_norm.as_ref()),
-            output: self.stack(&[&layer.output], format)?,
+            output: self.stack(&[&layer.output], attended)?,
             attention_post_norm: self.optional_norm(layer.attention_post_norm.as_ref()),
             mlp_norm: self.norm(&layer.mlp_norm),
-            gate_up: self.interleave([&layer.gate, &layer.up], format)?,
-            down: self.stack(&[&layer.down], format)?,
+            gate_up: self.interleave([&layer.gate, &layer.up], gated)?,
+            down: self.stack(&[&layer.down], inner)?,
             mlp_post_norm: self.optional_norm(layer.mlp_post_norm.as_ref()),
         })
+    }
+}
+
+impl Layer {
+    /// Bytes of its matrices in memory.
+    fn bytes(&self) -> usize {
+        let all = [&self.qkv, &self.output, &self.gate_up, &self.down];
+        let all = all.into_iter().chain(&self.key_value);
+        all.map(|linear| linear.weights.bytes()).sum()
     }
 }
 

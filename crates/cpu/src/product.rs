@@ -7,7 +7,7 @@
 
 use crate::{
     buffer::Shared,
-    format::{Format, RowKind},
+    format::{Format, RowKind, bf16_value},
     kernels::{
         CACHE_LINE, GROUP, LANES, MAX_TILE, Multiply, Ops, STEP_BYTES, Tile, fetch_to_write,
     },
@@ -59,6 +59,24 @@ impl Rows {
                     let to = std::slice::from_raw_parts_mut(to, values.len());
                     (ops.to_bf16)(values, to);
                 }
+                RowKind::Q8 => unreachable!("groups are quantised whole"),
+            }
+        }
+    }
+}
+
+impl Rows {
+    /// Value `at` of row `row`. Not for [`RowKind::Q8`].
+    ///
+    /// # Safety
+    /// It has been written, and nobody writes it meanwhile.
+    pub(crate) unsafe fn value(&self, row: usize, at: usize) -> f32 {
+        let row = self.data.at(row * self.stride);
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.kind {
+                RowKind::F32 => *row.cast::<f32>().add(at),
+                RowKind::Bf16 => bf16_value(*row.cast::<u16>().add(at)),
                 RowKind::Q8 => unreachable!("groups are quantised whole"),
             }
         }

@@ -38,6 +38,21 @@ pub(crate) struct Step<'a> {
     pub(crate) at: Activations,
     /// Finished tasks of each join and heads.
     pub(crate) joined: &'a [AtomicUsize],
+    /// Where the inputs of each layer are to be measured.
+    pub(crate) moments: Option<Moments>,
+}
+
+/// For each input of the matrices of a layer, the sum of its squares over the tokens.
+#[derive(Clone, Copy)]
+pub(crate) struct Moments {
+    /// Of query, key and value.
+    pub(crate) hidden: Shared<f32>,
+    /// Of the output of attention.
+    pub(crate) attended: Shared<f32>,
+    /// Of gate and up.
+    pub(crate) gated: Shared<f32>,
+    /// Of down.
+    pub(crate) inner: Shared<f32>,
 }
 
 /// Memory for the activations of a step.
@@ -110,6 +125,18 @@ impl Step<'_> {
         }
     }
 
+    /// Only takes the embeddings, for [`Self::layer`].
+    pub(crate) fn begin(&self, team: &Team<'_>) {
+        self.embed(team);
+    }
+
+    /// Computes one layer for all tokens. Every thread of the team calls it.
+    pub(crate) fn layer(&self, team: &Team<'_>, index: usize, layer: &Layer) {
+        let mut space = self.space(team);
+        self.attention(team, index, layer, &mut space);
+        self.rest(team, layer, &mut space);
+    }
+
     fn space(&self, team: &Team<'_>) -> Space {
         let len = self.at.scratch_len;
         // SAFETY: each thread has a part of its own; nothing else uses it in this step.
@@ -169,11 +196,12 @@ impl Step<'_> {
     fn attention(&self, team: &Team<'_>, index: usize, layer: &Layer, space: &mut Space) {
         let at = &self.at;
         let rows = self.norm(team, &layer.attention_norm, space);
+        self.measure(team, &rows, layer.qkv.inputs, |moments| moments.hidden);
         let columns = self.model.columns;
         self.store(team, &layer.qkv, &rows, (at.qkv, columns.all), 0);
-        if let Some(value) = &layer.value {
+        if let Some(linear) = &layer.key_value {
             team.barrier();
-            self.store(team, value, &rows, (at.qkv, columns.all), columns.value);
+            self.store(team, linear, &rows, (at.qkv, columns.all), columns.key);
         }
         team.barrier();
         self.turn(team, index, layer, space);
@@ -220,14 +248,17 @@ impl Step<'_> {
     fn rest(&self, team: &Team<'_>, layer: &Layer, space: &mut Space) {
         let (config, at) = (&self.model.config, &self.at);
         let rows = self.quantized(team, at.attended, layer.output.inputs, &at.attended_rows);
+        self.measure(team, &rows, layer.output.inputs, |moments| moments.attended);
         let norm = layer.attention_post_norm.as_deref();
         self.part_out(team, &layer.output, &rows, norm, space);
 
         let rows = self.norm(team, &layer.mlp_norm, space);
+        self.measure(team, &rows, layer.gate_up.inputs, |moments| moments.gated);
         self.gated(team, layer, &rows);
         team.barrier();
         let width = config.intermediate_size;
         let rows = self.quantized(team, at.inner, width, &at.inner_rows);
+        self.measure(team, &rows, width, |moments| moments.inner);
         let norm = layer.mlp_post_norm.as_deref();
         self.part_out(team, &layer.down, &rows, norm, space);
     }
@@ -258,6 +289,34 @@ impl Step<'_> {
             team.barrier();
         }
         *rows
+    }
+
+    /// Sums the squares of the inputs `rows`, of `len` values, where that is asked for.
+    fn measure(
+        &self,
+        team: &Team<'_>,
+        rows: &Rows,
+        len: usize,
+        of: impl Fn(&Moments) -> Shared<f32>,
+    ) {
+        const PIECE: usize = 64;
+        let Some(moments) = &self.moments else {
+            return;
+        };
+        team.each(len.div_ceil(PIECE), |piece| {
+            let from = piece * PIECE;
+            // SAFETY: see above.
+            let sums = unsafe { of(moments).part_mut(from, PIECE.min(len - from)) };
+            sums.fill(0.0);
+            for t in 0..self.tokens {
+                for (i, sum) in sums.iter_mut().enumerate() {
+                    // SAFETY: see above; the row has so many values.
+                    let value = unsafe { rows.value(t, from + i) };
+                    *sum += value * value;
+                }
+            }
+        });
+        team.barrier();
     }
 
     /// # Safety

@@ -110,13 +110,15 @@ pub(crate) fn panels_of<'a>(
 
 impl Weights {
     /// Packs `sources`, which have the same number of inputs, as `format`. Quantised formats need
-    /// inputs in multiples of 32.
+    /// inputs in multiples of 32. In 4 bits the errors of an input count as much as `importance`
+    /// says, or all alike.
     ///
     /// # Errors
     /// There is no memory.
     pub(crate) fn pack(
         sources: &[PanelSource<'_>],
         format: Format,
+        importance: Option<&[f32]>,
         ops: &Ops,
         pool: &mut Pool,
     ) -> io::Result<Self> {
@@ -141,6 +143,10 @@ impl Weights {
             Shared::new(&mut scales),
             Shared::new(&mut minima),
         );
+        let importance = match importance {
+            Some(importance) => shares(importance),
+            None => vec![[1.0; GROUP]; groups],
+        };
         pool.run(|team| {
             let mut rows = vec![0.0; LANES * inputs];
             team.each(panels, |panel| {
@@ -168,7 +174,7 @@ impl Weights {
                             Format::Bf16 => pack_bf16(&rows, inputs, out),
                             Format::Int8 => pack_int8(ops, &rows, inputs, out, scales),
                             Format::Int4 => {
-                                pack_int4(ops, &rows, inputs, out, (scales, minima));
+                                pack_int4(ops, &rows, &importance, out, (scales, minima));
                             }
                         }
                     }
@@ -248,17 +254,35 @@ fn pack_int8(ops: &Ops, rows: &[f32], inputs: usize, out: &mut [u8], scales: &mu
     }
 }
 
+/// How much the inputs of each group count, the mean being 1. Groups that the text never reached
+/// count alike.
+fn shares(importance: &[f32]) -> Vec<[f32; GROUP]> {
+    let groups = importance.as_chunks::<GROUP>().0.iter();
+    groups
+        .map(|group| {
+            let mean = group.iter().sum::<f32>() / GROUP as f32;
+            if mean.is_normal() {
+                group.map(|input| input / mean)
+            } else {
+                [1.0; GROUP]
+            }
+        })
+        .collect()
+}
+
 fn pack_int4(
     ops: &Ops,
     rows: &[f32],
-    inputs: usize,
+    importance: &[[f32; GROUP]],
     out: &mut [u8],
     (scales, minima): (&mut [u16], &mut [u16]),
 ) {
+    let inputs = importance.len() * GROUP;
     for (lane, row) in rows.chunks_exact(inputs).enumerate() {
-        for (g, group) in row.as_chunks::<GROUP>().0.iter().enumerate() {
+        let groups = row.as_chunks::<GROUP>().0.iter().zip(importance);
+        for (g, (group, importance)) in groups.enumerate() {
             // SAFETY: as above.
-            let kept = unsafe { (ops.levels4)(group) };
+            let kept = unsafe { (ops.levels4)(group, importance) };
             scales[g * LANES + lane] = kept.scale;
             minima[g * LANES + lane] = kept.minimum;
             // A step has 8 inputs: the first four in the low halves of its bytes.

@@ -33,7 +33,7 @@ pub trait Backend: Send {
 }
 
 /// Facts about a loaded model.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelSpec {
     /// Name of the architecture as in `config.json`, such as `LlamaForCausalLM`.
     pub architecture: String,

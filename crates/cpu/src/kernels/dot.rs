@@ -55,11 +55,22 @@ pub(crate) unsafe fn multiply<D: Dot, const M: usize, const N: usize>(
     unsafe {
         let mut sums = [[D::zero(); N]; M];
         D::accumulate::<M, N>(&mut sums, panels, rows, row_bytes, steps, ahead);
-        // By index: an iterator would take the sums out of their registers first.
-        for i in 0..M {
-            for j in 0..N {
-                D::store(sums[i][j], out.add(i * stride + j * LANES));
-            }
+        store::<D, M, N>(&sums, out, stride);
+    }
+}
+
+/// Writes the sums of `M` rows and `N` panels.
+#[inline(always)]
+unsafe fn store<D: Dot, const M: usize, const N: usize>(
+    sums: &[[D::Sums; N]; M],
+    out: *mut f32,
+    stride: usize,
+) {
+    // By index: an iterator would take the sums out of their registers first.
+    for i in 0..M {
+        for j in 0..N {
+            // SAFETY: the caller's promise.
+            unsafe { D::store(sums[i][j], out.add(i * stride + j * LANES)) };
         }
     }
 }
@@ -94,12 +105,7 @@ pub(crate) unsafe fn multiply_segments<D: Dot, const M: usize, const N: usize>(
             let rows = rows.add(index * steps * row_step::<D>());
             D::accumulate::<M, N>(&mut sums, panels, rows, row_bytes, count, 0);
         }
-        // By index: an iterator would take the sums out of their registers first.
-        for i in 0..M {
-            for j in 0..N {
-                D::store(sums[i][j], out.add(i * stride + j * LANES));
-            }
-        }
+        store::<D, M, N>(&sums, out, stride);
     }
 }
 

@@ -227,7 +227,7 @@ pub(crate) struct Ops {
     pub(crate) to_bf16: unsafe fn(&[f32], &mut [u16]),
     pub(crate) quantize: unsafe fn(&[f32], *mut u8),
     pub(crate) levels8: unsafe fn(&[f32; GROUP]) -> Levels,
-    pub(crate) levels4: unsafe fn(&[f32; GROUP]) -> Levels,
+    pub(crate) levels4: unsafe fn(&[f32; GROUP], &[f32; GROUP]) -> Levels,
     pub(crate) softcap: unsafe fn(f32, &mut [f32]),
     pub(crate) add: unsafe fn(&mut [f32], &[f32]),
     pub(crate) scale: unsafe fn(&ScaleArgs<'_>),

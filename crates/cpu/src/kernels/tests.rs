@@ -149,7 +149,8 @@ fn products_are_right_for_all_sets_forms_and_sizes() {
             };
             let sources: Vec<_> = panels_of(&matrix).collect();
             let weights =
-                Weights::pack(&sources, format, &Ops::of(Kernels::best()), &mut pool).unwrap();
+                Weights::pack(&sources, format, None, &Ops::of(Kernels::best()), &mut pool)
+                    .unwrap();
             let exact = unpacked(&weights, outputs, inputs);
             for set in sets() {
                 let kind = multiply_of(&Ops::of(set), format).rows;
@@ -194,7 +195,7 @@ fn tiles_of_fewer_bits_give_the_bits_of_vectors() {
     let rows: Vec<_> = (0..45).map(|_| numbers(&mut random, 96)).collect();
     for format in [Format::Int8, Format::Int4] {
         let ops = Ops::of(Kernels::Avx512);
-        let weights = Weights::pack(&sources, format, &ops, &mut pool).unwrap();
+        let weights = Weights::pack(&sources, format, None, &ops, &mut pool).unwrap();
         let by_vectors = multiplied(Kernels::Avx512, &weights, &rows, &mut pool);
         let by_tiles = multiplied(Kernels::Amx, &weights, &rows, &mut pool);
         assert_eq!(by_vectors, by_tiles, "{format:?}");
@@ -215,7 +216,7 @@ fn quantisation_loses_no_more_than_half_a_level() {
     let sources: Vec<_> = panels_of(&matrix).collect();
     for (format, level) in [(Format::Int8, 1.0 / 127.0), (Format::Int4, 2.0 / 15.0)] {
         let weights =
-            Weights::pack(&sources, format, &Ops::of(Kernels::best()), &mut pool).unwrap();
+            Weights::pack(&sources, format, None, &Ops::of(Kernels::best()), &mut pool).unwrap();
         let kept = unpacked(&weights, 16, 64);
         for (kept, value) in kept.iter().zip(&values) {
             // A narrower range may cut off the ends.
@@ -510,7 +511,7 @@ fn a_scale_that_fits_the_weights_is_found_by_all_sets() {
                 .sum()
         };
         // SAFETY: the set is available, here and below.
-        let kept = unsafe { (ops.levels4)(&sixteen) };
+        let kept = unsafe { (ops.levels4)(&sixteen, &[1.0; GROUP]) };
         assert_eq!(error(&sixteen, &kept, 0.0), 0.0, "{set}");
         // SAFETY: see above.
         let kept = unsafe { (ops.levels8)(&sixteen) };
@@ -520,7 +521,7 @@ fn a_scale_that_fits_the_weights_is_found_by_all_sets() {
         let rounded = |w: f32| ((w - even[0]) / step).round() * step + even[0];
         let whole: f32 = even.iter().map(|w| (w - rounded(*w)).powi(2)).sum();
         // SAFETY: see above.
-        let kept = unsafe { (ops.levels4)(&even) };
+        let kept = unsafe { (ops.levels4)(&even, &[1.0; GROUP]) };
         assert!(error(&even, &kept, 0.0) < whole * 1.001, "{set}");
         // Over many groups, better than the largest weight over 127.
         let (mut ours, mut whole) = (0.0, 0.0);
@@ -540,7 +541,41 @@ fn a_scale_that_fits_the_weights_is_found_by_all_sets() {
         let kept = unsafe { (ops.levels8)(&[0.0; GROUP]) };
         assert_eq!(kept.values, [128; GROUP], "{set}");
         // SAFETY: see above.
-        let kept = unsafe { (ops.levels4)(&[0.25; GROUP]) };
+        let kept = unsafe { (ops.levels4)(&[0.25; GROUP], &[1.0; GROUP]) };
         assert!((0..GROUP).all(|i| value(&kept, i, 0.0) == 0.25), "{set}");
+    }
+}
+
+#[test]
+fn inputs_that_count_more_lose_less_in_all_sets() {
+    let mut random = fastrand::Rng::with_seed(7);
+    for set in sets() {
+        let ops = Ops::of(set);
+        let (mut weighted, mut alike, mut other) = (0.0, 0.0, 0.0);
+        for _ in 0..200 {
+            let group: [f32; GROUP] = std::array::from_fn(|_| random.f32() - 0.3);
+            let mut importance = [0.1; GROUP];
+            for _ in 0..4 {
+                importance[random.usize(..GROUP)] = 7.0;
+            }
+            let lost = |importance_of: &[f32; GROUP]| -> f32 {
+                // SAFETY: the set is available.
+                let kept = unsafe { (ops.levels4)(&group, importance_of) };
+                (0..GROUP)
+                    .map(|i| {
+                        let value = f32::from(kept.values[i]) * f16_value(kept.scale)
+                            + f16_value(kept.minimum);
+                        importance[i] * (group[i] - value).powi(2)
+                    })
+                    .sum()
+            };
+            weighted += lost(&importance);
+            alike += lost(&[1.0; GROUP]);
+            other += lost(&importance.map(|i| 1.0 / i));
+        }
+        assert!(
+            weighted < 0.6 * alike && alike < other,
+            "{set}: {weighted}, {alike}, {other}"
+        );
     }
 }

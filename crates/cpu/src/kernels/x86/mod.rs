@@ -57,7 +57,7 @@ macro_rules! set {
             to_bf16(values: &[f32], out: &mut [u16]) = rows::to_bf16;
             quantize(values: &[f32], out: *mut u8) = rows::quantize;
             levels8(group: &[f32; GROUP]) -> Levels = levels::levels8;
-            levels4(group: &[f32; GROUP]) -> Levels = levels::levels4;
+            levels4(group: &[f32; GROUP], importance: &[f32; GROUP]) -> Levels = levels::levels4;
             softcap(cap: f32, values: &mut [f32]) = rows::softcap;
             add(to: &mut [f32], values: &[f32]) = rows::add;
             scale(args: &ScaleArgs<'_>) = rows::scale;
