@@ -126,14 +126,12 @@ impl Model {
             pool,
             plus_one: config.norm_plus_one,
         };
-        let head = stored.head.as_ref().unwrap_or(&stored.embedding);
-        let panels: Vec<_> = panels_of(&head.into()).collect();
+        let stored_head = stored.head.as_ref().unwrap_or(&stored.embedding);
+        let panels: Vec<_> = panels_of(&stored_head.into()).collect();
         let head = packer
             .linear(&panels, precision.head.into())
             .map_err(out_of_memory)?;
-        if let Some(head) = &stored.head {
-            head.release();
-        }
+        stored_head.release();
         let scale = config.embedding_scale as f32;
         let mut model = Self {
             weight_bytes: 0,
