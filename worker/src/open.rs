@@ -157,7 +157,9 @@ mod tests {
         let Command::Serve(serve) = Args::parse_from(args.iter().chain(more)).command else {
             unreachable!("serve was asked for")
         };
-        let refused = open(&serve.model, Vec::new()).err().map(|error| error.to_string());
+        let refused = open(&serve.model, Vec::new())
+            .err()
+            .map(|error| error.to_string());
         refused.expect("there is no such model")
     }
 

@@ -3,7 +3,7 @@
 use crate::{
     Constraint, SamplingParams,
     grammar::Matcher,
-    sampling::{Rules, Sampler, Scratch, Tell},
+    sampling::{Allowed, Anything, Sampler, Scratch, Tell},
 };
 
 /// The choice of tokens.
@@ -26,8 +26,10 @@ impl Sampling {
 
     /// The next token.
     pub fn next(&mut self, logits: &mut [f32]) -> Option<u32> {
-        let (rules, scratch) = (Rules::default(), &mut self.scratch);
-        let sampled = self.sampler.sample(logits, rules, self.tell, scratch);
+        let (grammar, scratch) = (None::<&mut Anything>, &mut self.scratch);
+        let sampled = self
+            .sampler
+            .sample(logits, &[], grammar, self.tell, scratch);
         sampled.ok().map(|sampled| sampled.token)
     }
 }
@@ -42,12 +44,21 @@ impl Walk {
         Self(constraint.start())
     }
 
-    /// Finds out what is allowed, and accepts `token`. Says whether that ended the text.
+    /// Finds out all that is allowed, and accepts `token`. Says whether that ended the text.
     ///
     /// # Errors
     /// It is not allowed.
     pub fn step(&mut self, token: u32) -> Result<bool, String> {
         self.0.mask().map_err(|error| error.to_string())?;
+        self.0.accept(token).map_err(|error| error.to_string())
+    }
+
+    /// As [`Self::step`], but finds out only whether `token` is allowed.
+    ///
+    /// # Errors
+    /// It is not allowed.
+    pub fn step_one(&mut self, token: u32) -> Result<bool, String> {
+        self.0.allows(token).map_err(|error| error.to_string())?;
         self.0.accept(token).map_err(|error| error.to_string())
     }
 }

@@ -11,7 +11,11 @@ use std::{
     thread,
 };
 
-use llguidance::{ParserFactory, api::TopLevelGrammar, toktrie::InferenceCapabilities};
+use llguidance::{
+    ParserFactory,
+    api::TopLevelGrammar,
+    toktrie::{InferenceCapabilities, TokEnv},
+};
 use serde_json::{Value, json};
 
 use super::{Grammar, GrammarError, GrammarLimits, matcher::Matcher, trie::token_environment};
@@ -122,6 +126,7 @@ impl Inner {
         }
         Ok(Constraint {
             fresh: Arc::new(Mutex::new(matcher)),
+            environment: self.factory.tok_env().clone(),
         })
     }
 
@@ -220,6 +225,7 @@ impl fmt::Debug for GrammarCompiler {
 pub struct Constraint {
     /// Has accepted nothing yet.
     fresh: Arc<Mutex<llguidance::Matcher>>,
+    environment: TokEnv,
 }
 
 impl Constraint {
@@ -227,7 +233,7 @@ impl Constraint {
     /// answer makes of a grammar (its lexer grows as it goes) neither slows nor ends another.
     pub(crate) fn start(&self) -> Matcher {
         let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-        Matcher::new(fresh.deep_clone())
+        Matcher::new(fresh.deep_clone(), self.environment.clone())
     }
 
     #[cfg(test)]

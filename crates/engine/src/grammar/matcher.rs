@@ -1,10 +1,13 @@
 //! One answer's way through a grammar.
 
-use llguidance::api::StopReason;
+use llguidance::{api::StopReason, toktrie::TokEnv};
+
+use crate::sampling::Allowed;
 
 /// Says which tokens may come next.
 pub(crate) struct Matcher {
     inner: llguidance::Matcher,
+    environment: TokEnv,
     mask: Vec<u32>,
 }
 
@@ -20,29 +23,15 @@ pub(crate) enum MatcherError {
 }
 
 impl Matcher {
-    pub(super) fn new(inner: llguidance::Matcher) -> Self {
+    pub(super) fn new(inner: llguidance::Matcher, environment: TokEnv) -> Self {
         Self {
             inner,
+            environment,
             mask: Vec::new(),
         }
     }
 
-    /// The tokens that may come next, a bit each, lowest first.
-    pub(crate) fn mask(&mut self) -> Result<&[u32], MatcherError> {
-        if self.has_ended() {
-            return Err(MatcherError::Ended);
-        }
-        match self.inner.compute_mask() {
-            Ok(mask) => {
-                self.mask.clear();
-                self.mask.extend_from_slice(mask.as_slice());
-                Ok(&self.mask)
-            }
-            Err(error) => Err(self.why(&error)),
-        }
-    }
-
-    /// Takes a token that the mask allowed, and says whether the text is complete with it.
+    /// Takes a token that is allowed, and says whether the text is complete with it.
     pub(crate) fn accept(&mut self, token: u32) -> Result<bool, MatcherError> {
         match self.inner.consume_token(token) {
             Ok(()) => Ok(self.has_ended()),
@@ -65,6 +54,39 @@ impl Matcher {
         let text = error.to_string();
         let first = text.lines().next().unwrap_or_default();
         MatcherError::Failed(first.chars().take(200).collect())
+    }
+}
+
+impl Allowed for Matcher {
+    type Error = MatcherError;
+
+    fn allows(&mut self, token: u32) -> Result<bool, MatcherError> {
+        if self.has_ended() {
+            return Err(MatcherError::Ended);
+        }
+        // llguidance takes any number of tokens without bytes, but its masks have none of them.
+        let trie = self.environment.tok_trie();
+        if token as usize >= trie.vocab_size() || trie.token(token).is_empty() {
+            return Ok(false);
+        }
+        match self.inner.validate_tokens(&[token]) {
+            Ok(valid) => Ok(valid == 1),
+            Err(error) => Err(self.why(&error)),
+        }
+    }
+
+    fn mask(&mut self) -> Result<&[u32], MatcherError> {
+        if self.has_ended() {
+            return Err(MatcherError::Ended);
+        }
+        match self.inner.compute_mask() {
+            Ok(mask) => {
+                self.mask.clear();
+                self.mask.extend_from_slice(mask.as_slice());
+                Ok(&self.mask)
+            }
+            Err(error) => Err(self.why(&error)),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::fake;
+use crate::{fake, sampling::Allowed};
 
 fn compiler() -> GrammarCompiler {
     GrammarCompiler::new(&fake::tokenizer(), fake::VOCAB_SIZE, &[fake::EOS]).unwrap()
@@ -23,6 +23,9 @@ fn walk(
     let mut matcher = constraint.start();
     let mut tokens = Vec::new();
     while tokens.len() < most {
+        let one_by_one: Vec<_> = (0..fake::VOCAB_SIZE as u32)
+            .filter(|token| matcher.allows(*token) == Ok(true))
+            .collect();
         let allowed: Vec<u32> = match matcher.mask() {
             Ok(mask) => (0..fake::VOCAB_SIZE as u32)
                 .filter(|t| mask[*t as usize / 32] >> (t % 32) & 1 == 1)
@@ -30,6 +33,7 @@ fn walk(
             Err(MatcherError::Ended) => break,
             Err(error) => panic!("{error}"),
         };
+        assert_eq!(one_by_one, allowed, "after {tokens:?}");
         let token = pick(&allowed);
         assert!(allowed.contains(&token));
         if token == fake::EOS || matcher.accept(token).unwrap() {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     grammar::{Constraint, Matcher, MatcherError},
-    sampling::{self, Logprobs, Rules, SampleError, Sampler, Scratch, Tell},
+    sampling::{self, Logprobs, SampleError, Sampler, Scratch, Tell},
     text::{Detokenizer, StopMatch, StopMatcher, Tokenizer},
 };
 
@@ -42,9 +42,7 @@ pub(crate) struct Answer {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AdvanceError {
     #[error(transparent)]
-    Sample(#[from] SampleError),
-    #[error(transparent)]
-    Grammar(#[from] MatcherError),
+    Sample(#[from] SampleError<MatcherError>),
     /// A mistake of ours or of a library, which must not end the engine.
     #[error("panic: {0}")]
     Panic(String),
@@ -145,7 +143,7 @@ impl Answer {
         let token = sampled.token;
         let complete = match &mut self.matcher {
             None => false,
-            Some(matcher) => matcher.accept(token)?,
+            Some(matcher) => matcher.accept(token).map_err(SampleError::Grammar)?,
         };
         self.stats.completion_tokens += 1;
         self.clock(tools.observer, true);
@@ -182,14 +180,6 @@ impl Answer {
         logits: &mut [f32],
         scratch: &mut Scratch,
     ) -> Result<Option<sampling::Sampled>, AdvanceError> {
-        let mask = match &mut self.matcher {
-            None => None,
-            Some(matcher) => match matcher.mask() {
-                Ok(mask) => Some(mask),
-                Err(MatcherError::Ended) => return Ok(None),
-                Err(error) => return Err(error.into()),
-            },
-        };
         let early = self.stats.completion_tokens < self.min_tokens;
         let banned = if early { self.ending.as_slice() } else { &[] };
         let tell = match (self.logprobs, self.ranks) {
@@ -197,9 +187,10 @@ impl Answer {
             (None, true) => Tell::Logprobs(0),
             (None, false) => Tell::Token,
         };
-        let rules = Rules { banned, mask };
-        match self.sampler.sample(logits, rules, tell, scratch) {
+        let grammar = self.matcher.as_mut();
+        match self.sampler.sample(logits, banned, grammar, tell, scratch) {
             Ok(sampled) => Ok(Some(sampled)),
+            Err(SampleError::Grammar(MatcherError::Ended)) => Ok(None),
             // Everything that the grammar still allows is forbidden otherwise.
             Err(SampleError::NothingPossible) if self.matcher.is_some() => Ok(None),
             Err(error) => Err(error.into()),

@@ -196,7 +196,9 @@ impl Worker {
                         scheduler.distrust(share.index);
                     }
                     let error = match error {
-                        AdvanceError::Grammar(why) => GenerationError::Grammar(why.to_string()),
+                        AdvanceError::Sample(SampleError::Grammar(why)) => {
+                            GenerationError::Grammar(why.to_string())
+                        }
                         other => GenerationError::Failed(other.to_string()),
                     };
                     let sequence = scheduler.running_mut(share.index);

@@ -78,6 +78,11 @@ pub enum InvalidParams {
 }
 
 impl SamplingParams {
+    /// Whether every token that is possible keeps its share.
+    pub(crate) fn cuts_nothing(&self) -> bool {
+        self.top_k == 0 && self.top_p >= 1.0 && self.min_p == 0.0 && self.typical_p >= 1.0
+    }
+
     /// Checks every value against its range and every token against `vocab_size`.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! The choice of one token.
 
+use std::convert::Infallible;
+
 use super::{
     SamplingParams,
     nucleus::{Candidate, keep_top_k, keep_top_p, keep_typical, least_in_top_p, weight},
@@ -29,14 +31,37 @@ pub(crate) struct Scratch {
     changes: Changes,
 }
 
-/// What must not be chosen this time.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Rules<'a> {
-    /// These tokens.
-    pub(crate) banned: &'a [u32],
-    /// Tokens whose bit is not set, 32 in a word, lowest bit first.
-    pub(crate) mask: Option<&'a [u32]>,
+/// What a grammar allows at one position.
+pub(crate) trait Allowed {
+    /// Why nothing can be told.
+    type Error;
+
+    /// Whether `token` may come next. Takes a microsecond or so.
+    fn allows(&mut self, token: u32) -> Result<bool, Self::Error>;
+
+    /// The tokens that may come next, a bit each, 32 in a word, lowest bit first. May take
+    /// milliseconds.
+    fn mask(&mut self) -> Result<&[u32], Self::Error>;
 }
+
+/// No grammar: everything is allowed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Anything {}
+
+impl Allowed for Anything {
+    type Error = Infallible;
+
+    fn allows(&mut self, _: u32) -> Result<bool, Infallible> {
+        match *self {}
+    }
+
+    fn mask(&mut self) -> Result<&[u32], Infallible> {
+        match *self {}
+    }
+}
+
+/// Most tokens that a grammar is asked about one by one.
+const MOST_TRIED: usize = 128;
 
 /// What is to be told about a choice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,13 +91,16 @@ pub(crate) struct Logprobs {
 
 /// The logits leave nothing to choose from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum SampleError {
+pub(crate) enum SampleError<E = Infallible> {
     /// A model's computation went wrong, often for weights that do not suit its type.
     #[error("the model computed a logit that is not a number")]
     NotANumber,
     /// Every token is forbidden or impossible.
     #[error("no token is possible")]
     NothingPossible,
+    /// The grammar's own.
+    #[error("{0}")]
+    Grammar(E),
 }
 
 impl Sampler {
@@ -87,14 +115,15 @@ impl Sampler {
         }
     }
 
-    /// Chooses from `logits`, which it overwrites.
-    pub(crate) fn sample(
+    /// Chooses from `logits`, which it overwrites, none of `banned` and only what `grammar` allows.
+    pub(crate) fn sample<A: Allowed>(
         &mut self,
         logits: &mut [f32],
-        rules: Rules<'_>,
+        banned: &[u32],
+        grammar: Option<&mut A>,
         tell: Tell,
         scratch: &mut Scratch,
-    ) -> Result<Sampled, SampleError> {
+    ) -> Result<Sampled, SampleError<A::Error>> {
         let mut scan = vector::scan(logits);
         if scan.has_nan {
             return Err(SampleError::NotANumber);
@@ -105,22 +134,20 @@ impl Sampler {
         };
         scratch.changes.clear();
         self.penalties.apply(logits, &mut scratch.changes);
-        for &token in rules.banned {
+        for &token in banned {
             let never = |_| f32::NEG_INFINITY;
             scratch.changes.change(logits, token, never);
         }
-        let mut restricted = self.penalties.restrict(logits);
-        if let Some(mask) = rules.mask {
-            apply_mask(logits, mask);
-            restricted = true;
-        }
-        if restricted || !scratch.changes.is_empty() {
+        if self.penalties.restrict(logits) || !scratch.changes.is_empty() {
             scan = vector::scan(logits);
         }
         if scan.max == f32::NEG_INFINITY {
             return Err(SampleError::NothingPossible);
         }
-        let token = self.choose(logits, scan, scratch);
+        let token = match grammar {
+            None => self.choose(logits, scan, self.random(0), scratch),
+            Some(grammar) => self.choose_allowed(logits, scan, grammar, scratch)?,
+        };
         self.chosen += 1;
         self.penalties.count(token);
         // What was made impossible was not chosen, so the chosen logit is still there.
@@ -131,44 +158,118 @@ impl Sampler {
         Ok(Sampled { token, logprobs })
     }
 
-    /// The token among `logits`, one of which is possible.
-    fn choose(&self, logits: &[f32], scan: vector::Scan, scratch: &mut Scratch) -> u32 {
+    /// A random number for the next choice, or for another `attempt` at it.
+    fn random(&self, attempt: u64) -> f64 {
+        self.rng.uniform(self.chosen ^ attempt << 63)
+    }
+
+    /// The token among those of `logits` that `grammar` allows.
+    ///
+    /// All that it allows is often found slowly and whether it allows one token fast, and mostly
+    /// the model keeps to it. So a token is drawn from all first. If it is refused, one is drawn
+    /// from what is allowed, with another random number: which gives every allowed token the
+    /// probability that it has among the allowed ones, `p + (1 - a) p / a = p / a` where `a` is
+    /// their share. Where the cut of unlikely tokens depends on what is allowed, this works only if
+    /// as many of the likeliest as are to be left are found one by one.
+    fn choose_allowed<A: Allowed>(
+        &self,
+        logits: &mut [f32],
+        scan: vector::Scan,
+        grammar: &mut A,
+        scratch: &mut Scratch,
+    ) -> Result<u32, SampleError<A::Error>> {
         let params = &self.params;
-        if params.temperature == 0.0 || params.top_k == 1 || scan.max == f32::INFINITY {
+        let mut attempt = 0;
+        if self.takes_likeliest(scan) || params.cuts_nothing() {
+            let token = self.choose(logits, scan, self.random(0), scratch);
+            if grammar.allows(token).map_err(SampleError::Grammar)? {
+                return Ok(token);
+            }
+            attempt = 1;
+        } else if (1..=MOST_TRIED / 2).contains(&params.top_k) {
+            let likeliest = vector::largest_of(logits, MOST_TRIED);
+            scratch.candidates.clear();
+            for (rank, (token, weight)) in likeliest.into_iter().enumerate() {
+                // A model that does not keep to the grammar at all has few of them.
+                let hopeless = rank >= 8 && scratch.candidates.is_empty();
+                if hopeless || weight == f32::NEG_INFINITY {
+                    break;
+                }
+                if grammar.allows(token).map_err(SampleError::Grammar)? {
+                    scratch.candidates.push(Candidate { token, weight });
+                }
+                if scratch.candidates.len() == params.top_k {
+                    let likeliest = scratch.candidates[0];
+                    let drawn = self.choose_candidate(likeliest.weight, self.random(0), scratch);
+                    return Ok(drawn.unwrap_or(likeliest.token));
+                }
+            }
+        }
+        apply_mask(logits, grammar.mask().map_err(SampleError::Grammar)?);
+        let scan = vector::scan(logits);
+        if scan.max == f32::NEG_INFINITY {
+            return Err(SampleError::NothingPossible);
+        }
+        Ok(self.choose(logits, scan, self.random(attempt), scratch))
+    }
+
+    /// Whether nothing but the likeliest token can be chosen.
+    fn takes_likeliest(&self, scan: vector::Scan) -> bool {
+        self.params.temperature == 0.0 || self.params.top_k == 1 || scan.max == f32::INFINITY
+    }
+
+    /// The token among `logits`, one of which is possible, at the share `at` of their weight.
+    fn choose(&self, logits: &[f32], scan: vector::Scan, at: f64, scratch: &mut Scratch) -> u32 {
+        let params = &self.params;
+        if self.takes_likeliest(scan) {
             return scan.at;
         }
-        let scale = 1.0 / params.temperature;
-        let at = self.rng.uniform(self.chosen);
-        let candidates = &mut scratch.candidates;
-        candidates.clear();
-        let mut total = None;
+        scratch.candidates.clear();
         if params.top_k > 0 {
             // The order of logits is the order of weights, so the cut comes before the
             // exponentials.
-            likeliest_of(logits, params.top_k, candidates);
-            for candidate in candidates.iter_mut() {
-                candidate.weight = vector::exp((candidate.weight - scan.max) * scale);
-            }
-            candidates.retain(|candidate| candidate.weight >= params.min_p);
-        } else {
-            let (weights, sums) = (&mut scratch.weights, &mut scratch.sums);
-            let sum = vector::exp_all(logits, scan.max, scale, weights, sums);
-            if params.min_p == 0.0 && params.top_p >= 1.0 && params.typical_p >= 1.0 {
-                return draw_from_row(weights, sums, sum, at).unwrap_or(scan.at);
-            }
-            let least = if params.min_p > 0.0 {
-                params.min_p
-            } else {
-                total = Some(sum);
-                least_in_top_p(params.top_p, sum, logits.len())
-            };
-            scratch.found.clear();
-            vector::at_least(weights, least.max(f32::MIN_POSITIVE), &mut scratch.found);
-            candidates.extend(scratch.found.iter().map(|&token| Candidate {
-                token,
-                weight: weights[token as usize],
-            }));
+            likeliest_of(logits, params.top_k, &mut scratch.candidates);
+            let drawn = self.choose_candidate(scan.max, at, scratch);
+            return drawn.unwrap_or(scan.at);
         }
+        let (weights, sums) = (&mut scratch.weights, &mut scratch.sums);
+        let scale = 1.0 / params.temperature;
+        let sum = vector::exp_all(logits, scan.max, scale, weights, sums);
+        if params.cuts_nothing() {
+            return draw_from_row(weights, sums, sum, at).unwrap_or(scan.at);
+        }
+        let (least, total) = if params.min_p > 0.0 {
+            (params.min_p, None)
+        } else {
+            let least = least_in_top_p(params.top_p, sum, logits.len());
+            (least, Some(sum))
+        };
+        scratch.found.clear();
+        vector::at_least(weights, least.max(f32::MIN_POSITIVE), &mut scratch.found);
+        let candidate = |&token: &u32| Candidate {
+            token,
+            weight: weights[token as usize],
+        };
+        let found = scratch.found.iter().map(candidate);
+        scratch.candidates.extend(found);
+        self.draw(total, at, scratch).unwrap_or(scan.at)
+    }
+
+    /// Draws from the candidates, the likeliest tokens, whose weights are logits of which `max` is
+    /// the greatest.
+    fn choose_candidate(&self, max: f32, at: f64, scratch: &mut Scratch) -> Option<u32> {
+        let scale = 1.0 / self.params.temperature;
+        let candidates = &mut scratch.candidates;
+        for candidate in candidates.iter_mut() {
+            candidate.weight = vector::exp((candidate.weight - max) * scale);
+        }
+        candidates.retain(|candidate| candidate.weight >= self.params.min_p);
+        self.draw(None, at, scratch)
+    }
+
+    /// Draws from the candidates, of whose weights `total` is the sum if it is known.
+    fn draw(&self, total: Option<f64>, at: f64, scratch: &mut Scratch) -> Option<u32> {
+        let (params, candidates) = (&self.params, &mut scratch.candidates);
         if params.top_p < 1.0 {
             let total = total.unwrap_or_else(|| weight(candidates));
             keep_top_p(candidates, params.top_p, total);
@@ -176,16 +277,16 @@ impl Sampler {
         if params.typical_p < 1.0 {
             keep_typical(candidates, params.typical_p, &mut scratch.ranked);
         }
-        draw(candidates, at).unwrap_or(scan.at)
+        draw(candidates, at)
     }
 }
 
 /// The log-probability of `token` in a row of logits, and so many alternatives.
-pub(crate) fn logprobs_of(
+pub(crate) fn logprobs_of<E>(
     logits: &[f32],
     token: u32,
     count: usize,
-) -> Result<Logprobs, SampleError> {
+) -> Result<Logprobs, SampleError<E>> {
     let scan = vector::scan(logits);
     if scan.has_nan {
         return Err(SampleError::NotANumber);

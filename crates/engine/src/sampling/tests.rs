@@ -6,11 +6,49 @@ fn sampler(params: SamplingParams) -> Sampler {
     Sampler::new(params, &[])
 }
 
+const FREE: Option<&mut Anything> = None;
+
+/// Allows some tokens, and counts how often all of them were asked for.
+#[derive(Default)]
+struct Only {
+    tokens: Vec<u32>,
+    mask: Vec<u32>,
+    masks: usize,
+}
+
+impl Only {
+    fn these(tokens: impl IntoIterator<Item = u32>) -> Self {
+        let tokens = tokens.into_iter().collect();
+        Self {
+            tokens,
+            ..Self::default()
+        }
+    }
+}
+
+impl Allowed for Only {
+    type Error = std::convert::Infallible;
+
+    fn allows(&mut self, token: u32) -> Result<bool, Self::Error> {
+        Ok(self.tokens.contains(&token))
+    }
+
+    fn mask(&mut self) -> Result<&[u32], Self::Error> {
+        self.masks += 1;
+        let words = self.tokens.iter().max().map_or(0, |most| most / 32 + 1);
+        self.mask = vec![0; words as usize];
+        for token in &self.tokens {
+            self.mask[*token as usize / 32] |= 1 << (token % 32);
+        }
+        Ok(&self.mask)
+    }
+}
+
 /// Samples with nothing banned and nothing told.
 fn next(sampler: &mut Sampler, logits: &[f32]) -> Result<u32, SampleError> {
     let (mut logits, mut scratch) = (logits.to_vec(), Scratch::default());
     sampler
-        .sample(&mut logits, Rules::default(), Tell::Token, &mut scratch)
+        .sample(&mut logits, &[], FREE, Tell::Token, &mut scratch)
         .map(|sampled| sampled.token)
 }
 
@@ -27,7 +65,7 @@ fn shares(params: &SamplingParams, logits: &[f32], draws: u32) -> Vec<f64> {
     let (mut row, mut scratch) = (logits.to_vec(), Scratch::default());
     for _ in 0..draws {
         row.copy_from_slice(logits);
-        let sampled = sampler.sample(&mut row, Rules::default(), Tell::Token, &mut scratch);
+        let sampled = sampler.sample(&mut row, &[], FREE, Tell::Token, &mut scratch);
         counts[sampled.unwrap().token as usize] += 1;
     }
     counts
@@ -41,12 +79,8 @@ fn temperature_zero_takes_the_lowest_of_the_likeliest() {
     let mut sampler = sampler(greedy());
     let logits = [0.0, 3.0, 1.0, 3.0];
     assert_eq!(next(&mut sampler, &logits), Ok(1));
-    let rules = Rules {
-        banned: &[1],
-        mask: None,
-    };
     let mut scratch = Scratch::default();
-    let sampled = sampler.sample(&mut logits.clone(), rules, Tell::Token, &mut scratch);
+    let sampled = sampler.sample(&mut logits.clone(), &[1], FREE, Tell::Token, &mut scratch);
     assert_eq!(sampled.unwrap().token, 3);
 }
 
@@ -261,17 +295,87 @@ fn only_allowed_tokens_are_chosen_and_bad_words_are_not_completed() {
 }
 
 #[test]
-fn a_mask_forbids_what_has_no_bit() {
+fn what_a_grammar_forbids_is_not_chosen() {
     let mut sampler = sampler(greedy());
-    let mut logits: Vec<f32> = (0..100).map(|i| i as f32).collect();
-    let mask = [u32::MAX, 0b101, 0];
-    let rules = Rules {
-        banned: &[34],
-        mask: Some(&mask),
-    };
+    let logits: Vec<f32> = (0..100).map(|i| i as f32).collect();
     let mut scratch = Scratch::default();
-    let sampled = sampler.sample(&mut logits, rules, Tell::Token, &mut scratch);
-    assert_eq!(sampled.unwrap().token, 32);
+    let mut choose = |grammar: &mut Only, banned: &[u32]| {
+        let (mut logits, grammar) = (logits.clone(), Some(grammar));
+        let sampled = sampler.sample(&mut logits, banned, grammar, Tell::Token, &mut scratch);
+        sampled.map(|sampled| sampled.token)
+    };
+    let mut grammar = Only::these((0..=32).chain([34]));
+    assert_eq!(choose(&mut grammar, &[34]), Ok(32));
+    assert_eq!(choose(&mut grammar, &[]), Ok(34));
+    assert_eq!(grammar.masks, 2);
+    // What is chosen anyway needs no look at all the others.
+    let mut grammar = Only::these([3, 99]);
+    assert_eq!(choose(&mut grammar, &[]), Ok(99));
+    assert_eq!(grammar.masks, 0);
+    let nothing = choose(&mut Only::these([7]), &[7]);
+    assert_eq!(nothing, Err(SampleError::NothingPossible));
+}
+
+#[test]
+fn a_grammar_leaves_the_shares_of_what_it_allows() {
+    let logits: Vec<f32> = (0..300_u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 24) as f32 * 6.0)
+        .collect();
+    for (params, masks) in [
+        (SamplingParams::default(), true),
+        (
+            SamplingParams {
+                top_k: 12,
+                top_p: 0.8,
+                ..Default::default()
+            },
+            false,
+        ),
+        (
+            SamplingParams {
+                top_k: 100,
+                ..Default::default()
+            },
+            true,
+        ),
+        (
+            SamplingParams {
+                top_p: 0.5,
+                ..Default::default()
+            },
+            true,
+        ),
+    ] {
+        // Every third token: the likeliest are among them and are not.
+        let allowed: Vec<u32> = (0..300).filter(|token| token % 3 == 0).collect();
+        let mut masked = vec![f32::NEG_INFINITY; 300];
+        for &token in &allowed {
+            masked[token as usize] = logits[token as usize];
+        }
+        let exact = reference(&params, &masked);
+        let draws = 40_000;
+        let mut counts = vec![0_u32; 300];
+        let seed = Some(5);
+        let mut sampler = sampler(SamplingParams { seed, ..params });
+        let (mut grammar, mut scratch) = (Only::these(allowed), Scratch::default());
+        for _ in 0..draws {
+            let grammar = Some(&mut grammar);
+            let sampled = sampler
+                .sample(&mut logits.clone(), &[], grammar, Tell::Token, &mut scratch)
+                .unwrap();
+            counts[sampled.token as usize] += 1;
+        }
+        let weight: f64 = exact.iter().sum();
+        for (count, exact) in counts.iter().zip(exact) {
+            let (share, exact) = (f64::from(*count) / f64::from(draws), exact / weight);
+            let spread = (exact / f64::from(draws)).sqrt();
+            assert!(
+                (share - exact).abs() <= 5.0 * spread + 1e-9,
+                "{share} for {exact}"
+            );
+        }
+        assert_eq!(grammar.masks > 0, masks, "{:?}", grammar.masks);
+    }
 }
 
 #[test]
@@ -296,9 +400,9 @@ fn logprobs_are_the_models_own() {
         let mut sampler = Sampler::new(params, &[2]);
         let mut scratch = Scratch::default();
         let mut logits = raw.clone();
-        let (rules, tell) = (Rules::default(), Tell::Logprobs(2));
+        let tell = Tell::Logprobs(2);
         let sampled = sampler
-            .sample(&mut logits, rules, tell, &mut scratch)
+            .sample(&mut logits, &[], FREE, tell, &mut scratch)
             .unwrap();
         assert_eq!(sampled.token, 2);
         let told = sampled.logprobs.unwrap();
@@ -306,10 +410,10 @@ fn logprobs_are_the_models_own() {
         assert_eq!(told.top.iter().map(|t| t.0).collect::<Vec<_>>(), [0, 1]);
         assert!((told.top[0].1 - 0.5_f32.ln()).abs() < 1e-5);
     }
-    let scored = logprobs_of(&raw, 1, 1).unwrap();
+    let scored = logprobs_of::<()>(&raw, 1, 1).unwrap();
     assert!((scored.chosen - 0.3_f32.ln()).abs() < 1e-5);
     assert_eq!(scored.top[0].0, 0);
-    assert!(logprobs_of(&[f32::NAN], 0, 1).is_err());
+    assert!(logprobs_of::<()>(&[f32::NAN], 0, 1).is_err());
 }
 
 #[test]
