@@ -218,7 +218,9 @@ fn grammars() {
                 }
             }
         }
-        times.iter_mut().for_each(|times| times.sort());
+        for times in &mut times {
+            times.sort();
+        }
         let [all, one] = times.map(|times| {
             move |share: f64| micros(times[((times.len() - 1) as f64 * share) as usize])
         });
