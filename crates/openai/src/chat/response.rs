@@ -69,6 +69,9 @@ pub struct AssistantMessage {
     pub content: Option<String>,
     /// Always null: models here do not refuse in a field of its own.
     pub refusal: Option<String>,
+    /// Always empty: nothing here cites the web.
+    #[serde(default)]
+    pub annotations: Vec<serde_json::Value>,
     /// Calls of tools.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,

@@ -37,6 +37,8 @@ pub struct ToolParser {
     held: String,
     /// Text was told since the beginning or the last trigger.
     said: bool,
+    /// A trigger was read, and no call since.
+    open: bool,
     calls: u32,
 }
 
@@ -120,6 +122,7 @@ impl ToolParser {
             state: State::Start,
             held: String::new(),
             said: false,
+            open: false,
             calls: 0,
         }
     }
@@ -183,7 +186,7 @@ impl ToolParser {
         match &mut self.state {
             State::Start => self.start(),
             State::Text => self.text(events),
-            State::Between => self.between(),
+            State::Between => self.between(events),
             State::BareName => self.bare_name(events),
             State::Bare(nesting) => {
                 let end = bare_end(nesting, &self.held);
@@ -194,7 +197,7 @@ impl ToolParser {
                 }
                 if done {
                     events.push(ToolEvent::End);
-                    self.state = State::Between;
+                    (self.state, self.open) = (State::Between, false);
                 }
                 done
             }
@@ -208,7 +211,7 @@ impl ToolParser {
                     Step::More => false,
                     Step::Done(end) => {
                         self.held.drain(..end);
-                        self.state = State::Between;
+                        (self.state, self.open) = (State::Between, false);
                         true
                     }
                     Step::NoCall => {
@@ -282,13 +285,13 @@ impl ToolParser {
             events.push(ToolEvent::Text(text));
         }
         if found.is_some() {
-            (self.state, self.said) = (State::Between, false);
+            (self.state, self.said, self.open) = (State::Between, false, true);
         }
         found.is_some()
     }
 
     /// Looks for the next call, or for text after the calls.
-    fn between(&mut self) -> bool {
+    fn between(&mut self, events: &mut Vec<ToolEvent>) -> bool {
         let text = self.held.trim_start_matches(self.format.separators());
         if text.is_empty() {
             return false;
@@ -308,8 +311,14 @@ impl ToolParser {
                     }
                     if text.starts_with(tag) {
                         self.held.drain(..skipped + tag.len());
+                        self.open = tag == trigger;
                         return true;
                     }
+                }
+                if self.open && self.format == ToolFormat::Hermes {
+                    // The trigger was none.
+                    events.push(ToolEvent::Text(trigger.to_owned()));
+                    (self.said, self.open) = (true, false);
                 }
                 self.state = State::Text;
                 true

@@ -131,12 +131,9 @@ fn what_is_no_call_is_text() {
         check(Llama3, text, text, &[]);
         check(Mistral, text, text, &[]);
     }
-    check(
-        Hermes,
-        "<tool_call>{\"a\": 1}",
-        "<tool_call>{\"a\": 1}",
-        &[],
-    );
+    for text in ["<tool_call>{\"a\": 1}", "the tag <tool_call> \n is one"] {
+        check(Hermes, text, text, &[]);
+    }
     check(
         Llama3,
         r#"{"name": "other", "parameters": {}}"#,

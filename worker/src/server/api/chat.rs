@@ -132,6 +132,7 @@ fn whole(tokenizer: &Tokenizer, choice: &Collected, index: u32, with_logprobs: b
             role: "assistant".to_owned(),
             content: (!text.is_empty() || tool_calls.is_empty()).then_some(text),
             refusal: None,
+            annotations: Vec::new(),
             reasoning_content: choice.thoughts(),
             tool_calls,
         },
