@@ -59,26 +59,16 @@ impl Backend for CpuBackend {
     fn step(&mut self, batch: &StepBatch) -> Result<StepLogits<'_>, BackendError> {
         let (config, threads) = (&self.model.config, self.pool.threads());
         let plan = Plan::new(batch, &self.spec, config, threads)?;
-        let (shape, heads) = (self.cache.shape, self.heads.len());
-        let at = self
-            .memory
-            .activations(&plan, &self.model, heads, shape.head_dim)
-            .map_err(|error| BackendError::Step(format!("no memory for the step: {error}")))?;
-        let step = Step {
-            ops: &self.ops,
-            model: &self.model,
-            heads: &self.heads,
+        let step = Step::new(
+            &self.ops,
+            &self.model,
+            &self.heads,
             batch,
-            plan: &plan,
-            tokens: plan.tokens.len(),
-            cache: self.cache.share(),
-            half_cache: shape.half,
-            head_width: shape.head_dim,
-            block_bytes: shape.block_bytes(),
-            at,
-            joined: &self.memory.joined,
-            moments: None,
-        };
+            &plan,
+            &mut self.cache,
+            &mut self.memory,
+        )
+        .map_err(|error| BackendError::Step(format!("no memory for the step: {error}")))?;
         let pool = &mut self.pool;
         let work = |team: &Team<'_>| {
             step.run(team);

@@ -140,31 +140,22 @@ impl Calibration {
             new(layer.down.inputs)?,
         ];
         let [hidden, attended, gated, inner] = sums.each_mut().map(|sums| Shared::new(sums));
-        let (shape, heads) = (self.cache.shape, self.heads.len());
-        let at = self
-            .memory
-            .activations(&self.plan, model, heads, shape.head_dim)
-            .map_err(no_memory)?;
-        let step = Step {
+        let mut step = Step::new(
             ops,
             model,
-            heads: &self.heads,
-            batch: &self.batch,
-            plan: &self.plan,
-            tokens: self.plan.tokens.len(),
-            cache: self.cache.share(),
-            half_cache: shape.half,
-            head_width: shape.head_dim,
-            block_bytes: shape.block_bytes(),
-            at,
-            joined: &self.memory.joined,
-            moments: Some(Moments {
-                hidden,
-                attended,
-                gated,
-                inner,
-            }),
-        };
+            &self.heads,
+            &self.batch,
+            &self.plan,
+            &mut self.cache,
+            &mut self.memory,
+        )
+        .map_err(no_memory)?;
+        step.moments = Some(Moments {
+            hidden,
+            attended,
+            gated,
+            inner,
+        });
         let begin = !std::mem::replace(&mut self.begun, true);
         pool.run(|team: &Team<'_>| {
             if begin {

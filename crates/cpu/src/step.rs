@@ -1,19 +1,23 @@
 //! The forward pass: what every thread runs in a step.
 #![allow(unsafe_code)]
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    io,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use hyprstream_engine::StepBatch;
 use hyprstream_models::Rope;
 
 use crate::{
     buffer::Shared,
-    cache::SharedCache,
+    cache::{Cache, SharedCache},
     format::RowKind,
     kernels::{
         AddArgs, AttendArgs, GateArgs, LANES, MAX_ROWS, NormArgs, Ops, SCRATCH, ScaleArgs,
         merge_chunks, partial_len,
     },
+    memory::Memory,
     model::{Layer, Linear, Model},
     plan::{Heads, Plan, Task, Tasks},
     pool::Team,
@@ -106,7 +110,38 @@ struct Space {
 // SAFETY of the calls into `ops`, in all of this module: the backend was made for kernels that
 // this processor has (`Ops::of`). SAFETY of the parts of shared buffers: a piece of `Team::each`
 // belongs to one thread, and a barrier lies between the phase that writes and the one that reads.
-impl Step<'_> {
+impl<'a> Step<'a> {
+    /// The step of `batch`, laid out as `plan`.
+    ///
+    /// # Errors
+    /// There is no memory for its activations.
+    pub(crate) fn new(
+        ops: &'a Ops,
+        model: &'a Model,
+        heads: &'a [Heads],
+        batch: &'a StepBatch,
+        plan: &'a Plan,
+        cache: &mut Cache,
+        memory: &'a mut Memory,
+    ) -> io::Result<Self> {
+        let shape = cache.shape;
+        Ok(Self {
+            ops,
+            model,
+            heads,
+            batch,
+            plan,
+            tokens: plan.tokens.len(),
+            cache: cache.share(),
+            half_cache: shape.half,
+            head_width: shape.head_dim,
+            block_bytes: shape.block_bytes(),
+            at: memory.activations(plan, model, heads.len(), shape.head_dim)?,
+            joined: &memory.joined,
+            moments: None,
+        })
+    }
+
     /// Computes the step. Every thread of the team calls it.
     pub(crate) fn run(&self, team: &Team<'_>) {
         let mut space = self.space(team);

@@ -3,7 +3,7 @@
 use crate::{
     Constraint, SamplingParams,
     grammar::Matcher,
-    sampling::{Allowed, Anything, Sampler, Scratch, Tell},
+    sampling::{Allowed, Sampler, Scratch, Tell},
 };
 
 /// The choice of tokens.
@@ -26,7 +26,7 @@ impl Sampling {
 
     /// The next token.
     pub fn next(&mut self, logits: &mut [f32]) -> Option<u32> {
-        let (grammar, scratch) = (None::<&mut Anything>, &mut self.scratch);
+        let (grammar, scratch) = (None::<&mut Matcher>, &mut self.scratch);
         let sampled = self
             .sampler
             .sample(logits, &[], grammar, self.tell, scratch);

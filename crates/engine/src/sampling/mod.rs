@@ -9,7 +9,7 @@ mod vector;
 
 pub use params::{InvalidParams, SamplingParams};
 pub(crate) use sampler::{
-    Allowed, Anything, Logprobs, SampleError, Sampled, Sampler, Scratch, Tell, logprobs_of,
+    Allowed, Logprobs, SampleError, Sampled, Sampler, Scratch, Tell, logprobs_of,
 };
 
 #[cfg(test)]

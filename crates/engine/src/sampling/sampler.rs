@@ -44,22 +44,6 @@ pub(crate) trait Allowed {
     fn mask(&mut self) -> Result<&[u32], Self::Error>;
 }
 
-/// No grammar: everything is allowed.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Anything {}
-
-impl Allowed for Anything {
-    type Error = Infallible;
-
-    fn allows(&mut self, _: u32) -> Result<bool, Infallible> {
-        match *self {}
-    }
-
-    fn mask(&mut self) -> Result<&[u32], Infallible> {
-        match *self {}
-    }
-}
-
 /// Most tokens that a grammar is asked about one by one.
 const MOST_TRIED: usize = 128;
 

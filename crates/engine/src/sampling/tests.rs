@@ -6,7 +6,7 @@ fn sampler(params: SamplingParams) -> Sampler {
     Sampler::new(params, &[])
 }
 
-const FREE: Option<&mut Anything> = None;
+const FREE: Option<&mut Only> = None;
 
 /// Allows some tokens, and counts how often all of them were asked for.
 #[derive(Default)]
