@@ -202,5 +202,6 @@ async fn counts_can_come_with_every_piece() {
             .unwrap()
             >= 176
     );
-    assert!(server.metric("vllm:prefix_cache_hits_total").await >= 176.0);
+    let hits = "vllm:prefix_cache_hits_total";
+    server.metric_becomes(hits, |hits| hits >= 176.0).await;
 }

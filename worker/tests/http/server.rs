@@ -1,6 +1,10 @@
 //! A worker on a port of its own.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::parrot::Parrot;
 use hyprstream_engine::{
@@ -193,6 +197,19 @@ impl Server {
                 panic!("no metric {name} in\n{text}");
             });
         line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// Waits until a metric is as wanted: the engine tells of a step after its tokens.
+    pub(crate) async fn metric_becomes(&self, name: &str, wanted: impl Fn(f64) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let value = self.metric(name).await;
+            if wanted(value) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{name} is {value}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// The status of an answer to a request with an `authorization`.
