@@ -101,7 +101,7 @@ impl Llama {
         let threads = self.threads.to_string();
         let run = |program: &str, arguments: &[&str]| {
             let once = || {
-                let mut command = Command::new("timeout");
+                let mut command = super::peer("timeout");
                 command.args(["--kill-after=5", TIME_LIMIT_SECONDS]);
                 command.arg(self.programs.join(program));
                 command.arg("-m").arg(&file).args(["-t", &threads]);

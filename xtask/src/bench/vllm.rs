@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Lines, Write},
     path::Path,
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
@@ -54,7 +54,7 @@ impl Vllm {
         let script = cache.join("peers/vllm_driver.py");
         crate::paths::write_atomically(&script, include_str!("vllm_driver.py"))?;
         step.amount("vLLM: loads and compiles");
-        let mut process = Command::new(&python)
+        let mut process = super::peer(&python)
             .arg(script)
             .arg(model)
             .args([threads.to_string(), MAX_MODEL_LEN.to_string()])
