@@ -225,3 +225,16 @@ fn free_bytes(cache: &Cache) -> Result<u64> {
     let disk = rustix::fs::statvfs(cache.root()).context("cannot ask the disk for its room")?;
     Ok(disk.f_bavail * disk.f_frsize)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_do_not_inherit_how_xtask_has_threads_wait() {
+        let peer = peer("true");
+        let removed =
+            |(name, value): (&OsStr, Option<&OsStr>)| name == "OMP_WAIT_POLICY" && value.is_none();
+        assert!(peer.get_envs().any(removed));
+    }
+}
