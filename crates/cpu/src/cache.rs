@@ -10,6 +10,8 @@
 
 use std::io;
 
+use hyprstream_models::DecoderConfig;
+
 use crate::{
     buffer::{Buffer, Shared},
     kernels::{LANES, MAX_HEAD, Ops, STEP_BYTES},
@@ -30,6 +32,16 @@ pub(crate) struct CacheShape {
 }
 
 impl CacheShape {
+    /// What the layers of `config` need, in bf16 or in f32.
+    pub(crate) fn of(config: &DecoderConfig, half: bool) -> Self {
+        Self {
+            layers: config.num_layers(),
+            kv_heads: config.num_kv_heads,
+            head_dim: config.head_dim.next_multiple_of(LANES),
+            half,
+        }
+    }
+
     /// Bytes of the keys of one head of one layer, or of its values, in a block.
     pub(crate) fn head_bytes(&self) -> usize {
         BLOCK_SIZE * self.head_dim * if self.half { 2 } else { 4 }

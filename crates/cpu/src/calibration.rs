@@ -13,12 +13,12 @@ use crate::{
     buffer::{Buffer, Shared},
     cache::{BLOCK_SIZE, Cache, CacheShape},
     format::Format,
-    kernels::{LANES, Ops},
+    kernels::Ops,
     memory::Memory,
     model::{Layer, Model, Precision},
     plan::{Heads, Plan},
     pool::{Pool, Team},
-    step::{Moments, Step},
+    step::{Part, Step},
 };
 
 /// A text to calibrate with, of several kinds: prose, dialogue, code, data, several languages.
@@ -36,29 +36,12 @@ pub(crate) struct Calibration {
     cache: Cache,
     memory: Memory,
     precision: Precision,
-    begun: bool,
 }
 
-/// How much each input of a layer's matrices counts.
+/// How much each input of a layer's matrices counts, by [`Part`].
 pub(crate) struct Importance([Buffer<f32>; 4]);
 
-/// Matrices of a layer that have the same inputs.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Part {
-    /// Query, key and value.
-    Hidden,
-    /// The output of attention.
-    Attended,
-    /// Gate and up.
-    Gated,
-    /// Down.
-    Inner,
-}
-
 impl Importance {
-    /// All of them.
-    pub(crate) const PARTS: [Part; 4] = [Part::Hidden, Part::Attended, Part::Gated, Part::Inner];
-
     /// Of the inputs of one part.
     pub(crate) fn of(&self, part: Part) -> &[f32] {
         &self.0[part as usize]
@@ -77,12 +60,7 @@ impl Calibration {
         let half = model.precision.half_cache;
         let format = if half { Format::Bf16 } else { Format::F32 };
         let tokens = &sample[..sample.len().min(MOST_TOKENS).min(config.max_positions)];
-        let shape = CacheShape {
-            layers: config.num_layers(),
-            kv_heads: config.num_kv_heads,
-            head_dim: config.head_dim.next_multiple_of(LANES),
-            half,
-        };
+        let shape = CacheShape::of(config, half);
         let num_blocks = tokens.len().div_ceil(BLOCK_SIZE);
         let spec = ModelSpec {
             vocab_size: config.vocab_size,
@@ -114,7 +92,6 @@ impl Calibration {
                 head: format,
                 half_cache: half,
             },
-            begun: false,
         })
     }
 
@@ -139,7 +116,7 @@ impl Calibration {
             new(layer.gate_up.inputs)?,
             new(layer.down.inputs)?,
         ];
-        let [hidden, attended, gated, inner] = sums.each_mut().map(|sums| Shared::new(sums));
+        let moments = sums.each_mut().map(|sums| Shared::new(sums));
         let mut step = Step::new(
             ops,
             model,
@@ -150,16 +127,10 @@ impl Calibration {
             &mut self.memory,
         )
         .map_err(no_memory)?;
-        step.moments = Some(Moments {
-            hidden,
-            attended,
-            gated,
-            inner,
-        });
-        let begin = !std::mem::replace(&mut self.begun, true);
+        step.moments = Some(moments);
         pool.run(|team: &Team<'_>| {
-            if begin {
-                step.begin(team);
+            if index == 0 {
+                step.embed(team);
                 team.barrier();
             }
             step.layer(team, index, layer);

@@ -12,7 +12,7 @@ use crate::{
     CpuBackend, Kernels,
     cache::{BLOCK_SIZE, Cache, CacheShape},
     format::Format,
-    kernels::{GROUP, LANES, MAX_HEAD, Ops},
+    kernels::{GROUP, MAX_HEAD, Ops},
     model::{Model, Precision},
     pool::Pool,
 };
@@ -128,12 +128,7 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<CpuBackend, LoadError> 
     let model = Model::pack(config, stored, precision, &options.sample, &ops, &mut pool)?;
 
     let config = &model.config;
-    let shape = CacheShape {
-        layers: config.num_layers(),
-        kv_heads: config.num_kv_heads,
-        head_dim: config.head_dim.next_multiple_of(LANES),
-        half: precision.half_cache,
-    };
+    let shape = CacheShape::of(config, precision.half_cache);
     let CacheSize {
         num_blocks,
         max_positions,

@@ -12,6 +12,7 @@ use crate::{
     format::{Format, bf16_bits, bf16_value},
     kernels::{LANES, Ops},
     pool::Pool,
+    step::Part,
     weights::{Matrix, PanelSource, Weights, panels_of},
 };
 
@@ -256,7 +257,7 @@ impl Packer<'_> {
         importance: Option<&Importance>,
     ) -> io::Result<Layer> {
         let format = precision.layers;
-        let [hidden, attended, gated, inner] = Importance::PARTS.map(|part| Form {
+        let [hidden, attended, gated, inner] = Part::ALL.map(|part| Form {
             format,
             importance: importance.map(|importance| importance.of(part)),
         });

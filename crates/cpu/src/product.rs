@@ -171,7 +171,7 @@ pub(crate) unsafe fn product(
     let multiply = multiply_of(ops, weights.format);
     debug_assert_eq!(multiply.rows, rows.kind);
     // Whole tiles of the kernel.
-    let row_blocks = m.div_ceil(BLOCK_ROWS / multiply.most_rows() * multiply.most_rows());
+    let row_blocks = m.div_ceil(BLOCK_ROWS - BLOCK_ROWS % multiply.largest().rows);
     let block_panels = block_panels(weights.panels, granule, row_blocks, team.size());
     let panel_blocks = weights.panels.div_ceil(block_panels);
     let mut buffer = Aligned([0.0; MAX_TILE]);

@@ -42,21 +42,26 @@ pub(crate) struct Step<'a> {
     pub(crate) at: Activations,
     /// Finished tasks of each join and heads.
     pub(crate) joined: &'a [AtomicUsize],
-    /// Where the inputs of each layer are to be measured.
-    pub(crate) moments: Option<Moments>,
+    /// Where the squares of the inputs of each [`Part`] are to be summed over the tokens.
+    pub(crate) moments: Option<[Shared<f32>; 4]>,
 }
 
-/// For each input of the matrices of a layer, the sum of its squares over the tokens.
-#[derive(Clone, Copy)]
-pub(crate) struct Moments {
+/// The inputs of the matrices of a layer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Part {
     /// Of query, key and value.
-    pub(crate) hidden: Shared<f32>,
+    Hidden,
     /// Of the output of attention.
-    pub(crate) attended: Shared<f32>,
+    Attended,
     /// Of gate and up.
-    pub(crate) gated: Shared<f32>,
+    Gated,
     /// Of down.
-    pub(crate) inner: Shared<f32>,
+    Inner,
+}
+
+impl Part {
+    /// All of them, in the order of their numbers.
+    pub(crate) const ALL: [Self; 4] = [Self::Hidden, Self::Attended, Self::Gated, Self::Inner];
 }
 
 /// Memory for the activations of a step.
@@ -160,11 +165,6 @@ impl<'a> Step<'a> {
         }
     }
 
-    /// Only takes the embeddings, for [`Self::layer`].
-    pub(crate) fn begin(&self, team: &Team<'_>) {
-        self.embed(team);
-    }
-
     /// Computes one layer for all tokens. Every thread of the team calls it.
     pub(crate) fn layer(&self, team: &Team<'_>, index: usize, layer: &Layer) {
         let mut space = self.space(team);
@@ -195,7 +195,7 @@ impl<'a> Step<'a> {
     }
 
     /// Takes the embeddings, and the cosines and sines of all positions.
-    fn embed(&self, team: &Team<'_>) {
+    pub(crate) fn embed(&self, team: &Team<'_>) {
         let config = &self.model.config;
         let embedding = Matrix::from(&self.model.embedding);
         team.each(self.tokens, |t| {
@@ -231,7 +231,7 @@ impl<'a> Step<'a> {
     fn attention(&self, team: &Team<'_>, index: usize, layer: &Layer, space: &mut Space) {
         let at = &self.at;
         let rows = self.norm(team, &layer.attention_norm, space);
-        self.measure(team, &rows, layer.qkv.inputs, |moments| moments.hidden);
+        self.measure(team, &rows, layer.qkv.inputs, Part::Hidden);
         let columns = self.model.columns;
         self.store(team, &layer.qkv, &rows, (at.qkv, columns.all), 0);
         if let Some(linear) = &layer.key_value {
@@ -283,17 +283,17 @@ impl<'a> Step<'a> {
     fn rest(&self, team: &Team<'_>, layer: &Layer, space: &mut Space) {
         let (config, at) = (&self.model.config, &self.at);
         let rows = self.quantized(team, at.attended, layer.output.inputs, &at.attended_rows);
-        self.measure(team, &rows, layer.output.inputs, |moments| moments.attended);
+        self.measure(team, &rows, layer.output.inputs, Part::Attended);
         let norm = layer.attention_post_norm.as_deref();
         self.part_out(team, &layer.output, &rows, norm, space);
 
         let rows = self.norm(team, &layer.mlp_norm, space);
-        self.measure(team, &rows, layer.gate_up.inputs, |moments| moments.gated);
+        self.measure(team, &rows, layer.gate_up.inputs, Part::Gated);
         self.gated(team, layer, &rows);
         team.barrier();
         let width = config.intermediate_size;
         let rows = self.quantized(team, at.inner, width, &at.inner_rows);
-        self.measure(team, &rows, width, |moments| moments.inner);
+        self.measure(team, &rows, width, Part::Inner);
         let norm = layer.mlp_post_norm.as_deref();
         self.part_out(team, &layer.down, &rows, norm, space);
     }
@@ -327,13 +327,7 @@ impl<'a> Step<'a> {
     }
 
     /// Sums the squares of the inputs `rows`, of `len` values, where that is asked for.
-    fn measure(
-        &self,
-        team: &Team<'_>,
-        rows: &Rows,
-        len: usize,
-        of: impl Fn(&Moments) -> Shared<f32>,
-    ) {
+    fn measure(&self, team: &Team<'_>, rows: &Rows, len: usize, part: Part) {
         const PIECE: usize = 64;
         let Some(moments) = &self.moments else {
             return;
@@ -341,7 +335,7 @@ impl<'a> Step<'a> {
         team.each(len.div_ceil(PIECE), |piece| {
             let from = piece * PIECE;
             // SAFETY: see above.
-            let sums = unsafe { of(moments).part_mut(from, PIECE.min(len - from)) };
+            let sums = unsafe { moments[part as usize].part_mut(from, PIECE.min(len - from)) };
             sums.fill(0.0);
             for t in 0..self.tokens {
                 for (i, sum) in sums.iter_mut().enumerate() {

@@ -6,13 +6,10 @@ use serde_json::json;
 
 use crate::server::{Server, Setup};
 
+/// Waits until nothing of abandoned requests is left.
 async fn idle(server: &Server) {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while server.metric("vllm:num_requests_running").await > 0.0
-        || server.metric("vllm:kv_cache_usage_perc").await > 0.0
-    {
-        assert!(Instant::now() < deadline, "abandoned requests still run");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    for name in ["vllm:num_requests_running", "vllm:kv_cache_usage_perc"] {
+        server.metric_becomes(name, |value| value <= 0.0).await;
     }
 }
 

@@ -109,31 +109,34 @@ pub(crate) unsafe fn multiply_segments<D: Dot, const M: usize, const N: usize>(
     }
 }
 
-/// Panels `from..from + N` of a tile.
+/// The panels of a tile.
 #[inline(always)]
 pub(crate) unsafe fn panels<const N: usize>(tile: &Tile) -> [*const u8; N] {
     // SAFETY: the tile has so many panels.
     std::array::from_fn(|j| unsafe { tile.panels.add(j * tile.panel_bytes) })
 }
 
+/// A [`Tile`] of `M` rows and `N` panels.
+///
+/// # Safety
+/// As for [`multiply`].
+#[inline(always)]
+pub(crate) unsafe fn multiply_tile<D: Dot, const M: usize, const N: usize>(tile: &Tile) {
+    debug_assert!(tile.m == M && tile.n == N);
+    let (rows, row_bytes, steps) = (tile.rows, tile.row_bytes, tile.steps);
+    let (ahead, out, stride) = (tile.ahead, tile.out, tile.out_stride);
+    // SAFETY: the caller's promise.
+    unsafe { multiply::<D, M, N>(panels(tile), rows, row_bytes, steps, ahead, out, stride) }
+}
+
 /// A [`Tile`] of at most two rows and one panel.
 #[inline(always)]
 pub(crate) unsafe fn tile_small<D: Dot>(tile: &Tile) {
-    let Tile {
-        rows,
-        row_bytes,
-        steps,
-        out,
-        out_stride,
-        ..
-    } = *tile;
-    debug_assert!(tile.n == 1 && tile.m <= 2);
     // SAFETY: the caller's promise.
     unsafe {
-        let panels = panels::<1>(tile);
         match tile.m {
-            1 => multiply::<D, 1, 1>(panels, rows, row_bytes, steps, 0, out, out_stride),
-            _ => multiply::<D, 2, 1>(panels, rows, row_bytes, steps, 0, out, out_stride),
+            1 => multiply_tile::<D, 1, 1>(tile),
+            _ => multiply_tile::<D, 2, 1>(tile),
         }
     }
 }

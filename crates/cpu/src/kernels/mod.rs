@@ -193,14 +193,14 @@ pub(crate) struct Multiply {
 }
 
 impl Multiply {
-    /// Rows of the largest tile.
-    pub(crate) fn most_rows(&self) -> usize {
-        self.shapes[self.shapes.len() - 1].rows
+    /// The tile for many rows.
+    pub(crate) fn largest(&self) -> Shape {
+        self.shapes[self.shapes.len() - 1]
     }
 
     /// The tile for `rows` rows that are left.
     pub(crate) fn shape(&self, rows: usize) -> Shape {
-        let largest = self.shapes[self.shapes.len() - 1];
+        let largest = self.largest();
         if rows >= largest.rows {
             return largest;
         }

@@ -87,26 +87,13 @@ dot!(Bf16, 2, |sum, word, row| {
 
 #[inline(always)]
 unsafe fn tile<D: Dot>(tile: &Tile) {
-    let Tile {
-        rows,
-        row_bytes,
-        steps,
-        out,
-        out_stride,
-        m,
-        n,
-        ..
-    } = *tile;
     macro_rules! go {
         ($M:literal, $N:literal) => {
             // SAFETY: the caller's promise.
-            unsafe {
-                let panels = panels::<$N>(tile);
-                multiply::<D, $M, $N>(panels, rows, row_bytes, steps, 0, out, out_stride)
-            }
+            unsafe { multiply_tile::<D, $M, $N>(tile) }
         };
     }
-    match (m, n) {
+    match (tile.m, tile.n) {
         (1, 1) => go!(1, 1),
         (1, 2) => go!(1, 2),
         (1, 3) => go!(1, 3),
@@ -115,7 +102,7 @@ unsafe fn tile<D: Dot>(tile: &Tile) {
         (2, 2) => go!(2, 2),
         (3, 1) => go!(3, 1),
         (4, 1) => go!(4, 1),
-        _ => unreachable_rows(m),
+        (m, _) => unreachable_rows(m),
     }
 }
 

@@ -90,29 +90,14 @@ dot!(Bf16, true, 2, |sum, word, row| _mm512_dpbf16_ps(
 
 #[inline(always)]
 unsafe fn tile<D: Dot>(tile: &Tile) {
-    let Tile {
-        rows,
-        row_bytes,
-        steps,
-        out,
-        out_stride,
-        m,
-        n,
-        ..
-    } = *tile;
     macro_rules! go {
-        ($M:ident, $N:literal) => {{
-            let panels = panels::<$N>(tile);
-            multiply::<D, $M, $N>(panels, rows, row_bytes, steps, tile.ahead, out, out_stride)
-        }};
-        ($M:literal, $N:literal) => {{
-            const M: usize = $M;
-            go!(M, $N)
-        }};
+        ($M:expr, $N:literal) => {
+            multiply_tile::<D, { $M }, $N>(tile)
+        };
     }
     // SAFETY: the caller's promise.
     unsafe {
-        match (m, n) {
+        match (tile.m, tile.n) {
             (1, 8) => go!(1, 8),
             (1, 7) => go!(1, 7),
             (1, 6) => go!(1, 6),

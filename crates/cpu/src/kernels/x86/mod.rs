@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 use super::{
     GROUP, LANES, Multiply, Ops, STEP_BYTES, Shape, Tile,
     attend::{self, AttendArgs, unreachable_rows, with_rows},
-    dot::{Dot, multiply, panels},
+    dot::{Dot, multiply_tile, panels},
     levels::{self, Levels},
     quantized::{Quantized, Row, tile_plain},
     rows::{self, AddArgs, GateArgs, NormArgs, ScaleArgs},
