@@ -13,8 +13,10 @@ pub mod model_ref;
 pub mod registry;
 pub mod volume;
 pub mod worker;
+pub mod worker_key;
 
 pub use commit::CommitId;
 pub use manifest::Manifest;
 pub use model_ref::ModelRef;
 pub use volume::VolumeAttributes;
+pub use worker_key::WorkerKeys;

@@ -35,6 +35,8 @@ pub mod env {
     pub const MAX_MODEL_LEN: &str = "HYPRSTREAM_MAX_MODEL_LEN";
     /// Most requests in one step (`--max-batch`).
     pub const MAX_BATCH: &str = "HYPRSTREAM_MAX_BATCH";
+    /// File with the key that requests must show (`--api-key-file`).
+    pub const API_KEY_FILE: &str = "HYPRSTREAM_API_KEY_FILE";
     /// Threads of the CPU backend (`--threads`).
     pub const THREADS: &str = "HYPRSTREAM_THREADS";
 }
