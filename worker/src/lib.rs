@@ -7,9 +7,9 @@
 mod args;
 pub mod backend;
 pub mod bench;
+pub mod environment;
 mod last_words;
 mod open;
-pub mod openmp;
 pub mod serve;
 pub mod server;
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use hyprstream_worker::{Args, Command, bench, openmp, serve};
+use hyprstream_worker::{Args, Command, bench, environment, serve};
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -15,8 +15,8 @@ fn main() -> ExitCode {
         eprintln!("error: {why}");
         return ExitCode::from(2);
     }
-    if let Err(error) = openmp::settle() {
-        tracing::warn!(%error, "OpenMP's threads will spin while they wait");
+    if let Err(error) = environment::settle() {
+        tracing::warn!(%error, "libtorch runs with its own settings: threads spin while they wait");
     }
     match args.command {
         Command::Serve(args) => serve::run(*args),

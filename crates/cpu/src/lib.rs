@@ -10,7 +10,7 @@
 //! not up to rounding, but bit for bit.
 //!
 //! # Limitations
-//! No training; f16 weights are computed in f32 or bf16.
+//! No training; f16 weights are computed in bf16, or in f32 when asked for.
 
 mod backend;
 mod buffer;

@@ -1,6 +1,6 @@
 //! A model whose weights are packed for the kernels.
 
-use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hyprstream_models::{
     Activation, DecoderConfig, LayerWeights, LinearWeights, LoadError, StoredTensor,
@@ -13,7 +13,7 @@ use crate::{
     kernels::{LANES, Ops},
     pool::Pool,
     step::Part,
-    weights::{Matrix, PanelSource, Weights, panels_of},
+    weights::{Matrix, PackError, PanelSource, Weights, panels_of},
 };
 
 /// How a model's weights are kept and what it computes in.
@@ -129,10 +129,11 @@ impl Model {
         };
         let stored_head = stored.head.as_ref().unwrap_or(&stored.embedding);
         let panels: Vec<_> = panels_of(&stored_head.into()).collect();
-        let head = packer
-            .linear(&panels, precision.head.into())
-            .map_err(out_of_memory)?;
+        let head = packer.linear(&panels, precision.head.into(), &[stored_head])?;
         stored_head.release();
+        if stored.head.is_some() {
+            packer.check_finite(&stored.embedding)?;
+        }
         let scale = config.embedding_scale as f32;
         let mut model = Self {
             weight_bytes: 0,
@@ -144,7 +145,7 @@ impl Model {
                 bf16_value(bf16_bits(scale))
             },
             layers: Vec::with_capacity(stored.layers.len()),
-            norm: packer.norm(&stored.norm),
+            norm: packer.norm(&stored.norm)?,
             head,
             precision,
             config,
@@ -157,14 +158,13 @@ impl Model {
         for (index, layer) in stored.layers.iter().enumerate() {
             let importance = match &mut calibration {
                 Some(calibration) => {
-                    let whole = packer.layer(layer, calibration.precision(), None);
-                    let whole = whole.map_err(out_of_memory)?;
+                    let whole = packer.layer(layer, calibration.precision(), None)?;
                     Some(calibration.layer(&model, index, &whole, ops, packer.pool)?)
                 }
                 None => None,
             };
             let layer = packer.layer(layer, precision, importance.as_ref());
-            model.layers.push(layer.map_err(out_of_memory)?);
+            model.layers.push(layer?);
         }
         let layers = model.layers.iter().map(Layer::bytes).sum::<usize>();
         model.weight_bytes = (layers + model.head.weights.bytes()) as u64;
@@ -177,11 +177,35 @@ impl Model {
     }
 }
 
-#[allow(clippy::needless_pass_by_value, reason = "a function for `map_err`")]
-fn out_of_memory(error: io::Error) -> LoadError {
-    LoadError::OutOfMemory(format!(
-        "there is no memory for the packed weights: {error}"
-    ))
+/// Why `tensors` could not be packed as `format`, with the name of the one that is at fault.
+fn refused(error: &PackError, tensors: &[&StoredTensor], format: Format) -> LoadError {
+    let faults = || {
+        tensors
+            .iter()
+            .find_map(|tensor| tensor.check_finite().err())
+    };
+    match error {
+        PackError::Memory(source) => LoadError::OutOfMemory(format!("{error}: {source}")),
+        PackError::NotFinite => faults().expect("a number in one of them is not finite"),
+        PackError::TooLarge => {
+            let largest = |tensor: &&StoredTensor| {
+                let numbers = tensor.to_f32().into_iter();
+                numbers.fold(0.0_f32, |largest, number| largest.max(number.abs()))
+            };
+            let each = tensors.iter().map(|tensor| (largest(tensor), tensor));
+            let (value, tensor) = each
+                .max_by(|(a, _), (b, _)| a.total_cmp(b))
+                .expect("there is a tensor");
+            let (what, help) = match format {
+                Format::Bf16 | Format::F32 => ("bfloat16", "dtype float32"),
+                Format::Int8 => ("8 bits", "quantization none"),
+                Format::Int4 => ("4 bits", "quantization none or int8"),
+            };
+            tensor.invalid(format_args!(
+                "holds a weight of magnitude {value:e}, which is too large for {what}: use {help}"
+            ))
+        }
+    }
 }
 
 struct Packer<'a> {
@@ -191,37 +215,68 @@ struct Packer<'a> {
 }
 
 impl Packer<'_> {
-    fn norm(&self, tensor: &StoredTensor) -> Vec<f32> {
+    /// Refuses what is not finite, with all threads.
+    fn check_finite(&mut self, tensor: &StoredTensor) -> Result<(), LoadError> {
+        const PIECE: usize = 1 << 20;
+        let (bytes, finite) = (tensor.bytes(), AtomicBool::new(true));
+        self.pool.run(|team| {
+            team.each(bytes.len().div_ceil(PIECE), |piece| {
+                let piece = &bytes[piece * PIECE..];
+                if !tensor.dtype().all_finite(&piece[..PIECE.min(piece.len())]) {
+                    finite.store(false, Ordering::Relaxed);
+                }
+            });
+        });
+        if finite.into_inner() {
+            Ok(())
+        } else {
+            tensor.check_finite()
+        }
+    }
+
+    fn norm(&self, tensor: &StoredTensor) -> Result<Vec<f32>, LoadError> {
+        tensor.check_finite()?;
         let mut weights = tensor.to_f32();
         if self.plus_one {
             for weight in &mut weights {
                 *weight += 1.0;
             }
         }
-        weights
+        Ok(weights)
     }
 
-    fn optional_norm(&self, tensor: Option<&StoredTensor>) -> Option<Vec<f32>> {
-        tensor.map(|tensor| self.norm(tensor))
+    fn optional_norm(&self, tensor: Option<&StoredTensor>) -> Result<Option<Vec<f32>>, LoadError> {
+        tensor.map(|tensor| self.norm(tensor)).transpose()
     }
 
-    fn linear(&mut self, panels: &[PanelSource<'_>], form: Form<'_>) -> io::Result<Linear> {
+    /// Packs `panels`, which are of `tensors`.
+    fn linear(
+        &mut self,
+        panels: &[PanelSource<'_>],
+        form: Form<'_>,
+        tensors: &[&StoredTensor],
+    ) -> Result<Linear, LoadError> {
+        let Form { format, importance } = form;
         Ok(Linear {
-            weights: Weights::pack(panels, form.format, form.importance, self.ops, self.pool)?,
+            weights: Weights::pack(panels, format, importance, self.ops, self.pool)
+                .map_err(|error| refused(&error, tensors, format))?,
             inputs: panels.first().map_or(0, |panel| panel.matrix.inputs),
             bias: Vec::new(),
         })
     }
 
     /// Several maps of one input, one after the other.
-    fn stack(&mut self, parts: &[&LinearWeights], form: Form<'_>) -> io::Result<Linear> {
+    fn stack(&mut self, parts: &[&LinearWeights], form: Form<'_>) -> Result<Linear, LoadError> {
         let panels: Vec<_> = parts
             .iter()
             .flat_map(|part| panels_of(&Matrix::from(&part.weight)))
             .collect();
-        let mut linear = self.linear(&panels, form)?;
+        let tensors: Vec<_> = parts.iter().map(|part| &part.weight).collect();
+        let mut linear = self.linear(&panels, form, &tensors)?;
         if parts.iter().any(|part| part.bias.is_some()) {
-            linear.bias = parts.iter().flat_map(|part| bias(part)).collect();
+            for part in parts {
+                linear.bias.extend(bias(part)?);
+            }
         }
         release(parts);
         Ok(linear)
@@ -232,15 +287,15 @@ impl Packer<'_> {
         &mut self,
         [first, second]: [&LinearWeights; 2],
         form: Form<'_>,
-    ) -> io::Result<Linear> {
+    ) -> Result<Linear, LoadError> {
         let two = panels_of(&Matrix::from(&second.weight));
         let both: Vec<_> = panels_of(&Matrix::from(&first.weight))
             .zip(two)
             .flat_map(|(a, b)| [a, b])
             .collect();
-        let mut linear = self.linear(&both, form)?;
+        let mut linear = self.linear(&both, form, &[&first.weight, &second.weight])?;
         if first.bias.is_some() || second.bias.is_some() {
-            let (one, two) = (bias(first), bias(second));
+            let (one, two) = (bias(first)?, bias(second)?);
             for (a, b) in one.chunks_exact(LANES).zip(two.chunks_exact(LANES)) {
                 linear.bias.extend_from_slice(a);
                 linear.bias.extend_from_slice(b);
@@ -255,7 +310,7 @@ impl Packer<'_> {
         layer: &LayerWeights,
         precision: Precision,
         importance: Option<&Importance>,
-    ) -> io::Result<Layer> {
+    ) -> Result<Layer, LoadError> {
         let format = precision.layers;
         let [hidden, attended, gated, inner] = Part::ALL.map(|part| Form {
             format,
@@ -269,17 +324,17 @@ impl Packer<'_> {
             (vec![query], Some(rest))
         };
         Ok(Layer {
-            attention_norm: self.norm(&layer.attention_norm),
+            attention_norm: self.norm(&layer.attention_norm)?,
             qkv: self.stack(&first, hidden)?,
             key_value,
-            query_norm: self.optional_norm(layer.query_norm.as_ref()),
-            key_norm: self.optional_norm(layer.key_norm.as_ref()),
+            query_norm: self.optional_norm(layer.query_norm.as_ref())?,
+            key_norm: self.optional_norm(layer.key_norm.as_ref())?,
             output: self.stack(&[&layer.output], attended)?,
-            attention_post_norm: self.optional_norm(layer.attention_post_norm.as_ref()),
-            mlp_norm: self.norm(&layer.mlp_norm),
+            attention_post_norm: self.optional_norm(layer.attention_post_norm.as_ref())?,
+            mlp_norm: self.norm(&layer.mlp_norm)?,
             gate_up: self.interleave([&layer.gate, &layer.up], gated)?,
             down: self.stack(&[&layer.down], inner)?,
-            mlp_post_norm: self.optional_norm(layer.mlp_post_norm.as_ref()),
+            mlp_post_norm: self.optional_norm(layer.mlp_post_norm.as_ref())?,
         })
     }
 }
@@ -294,13 +349,14 @@ impl Layer {
 }
 
 /// A bias for each column of the panels.
-fn bias(linear: &LinearWeights) -> Vec<f32> {
-    let mut bias = linear
-        .bias
-        .as_ref()
-        .map_or_else(Vec::new, StoredTensor::to_f32);
+fn bias(linear: &LinearWeights) -> Result<Vec<f32>, LoadError> {
+    let mut bias = Vec::new();
+    if let Some(tensor) = &linear.bias {
+        tensor.check_finite()?;
+        bias = tensor.to_f32();
+    }
     bias.resize(linear.weight.shape()[0].next_multiple_of(LANES), 0.0);
-    bias
+    Ok(bias)
 }
 
 fn release(parts: &[&LinearWeights]) {

@@ -6,7 +6,10 @@
 //! of a row.
 #![allow(unsafe_code)]
 
-use std::io;
+use std::{
+    io,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use hyprstream_models::{StoredTensor, StoredType};
 
@@ -88,6 +91,20 @@ impl<'a> Matrix<'a> {
     }
 }
 
+/// A matrix could not be packed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PackError {
+    /// There is no memory.
+    #[error("there is no memory for the packed weights")]
+    Memory(#[source] io::Error),
+    /// A weight is a NaN or infinite.
+    #[error("a weight is not finite")]
+    NotFinite,
+    /// A weight, or the scale of a group, is too large for the format.
+    #[error("a weight is too large")]
+    TooLarge,
+}
+
 /// Up to 16 rows that become one panel; what is missing becomes 0.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PanelSource<'a> {
@@ -108,20 +125,31 @@ pub(crate) fn panels_of<'a>(
     })
 }
 
+impl PanelSource<'_> {
+    fn is_finite(&self) -> bool {
+        let Matrix { bytes, stored, .. } = self.matrix;
+        let row_bytes = self.matrix.row_bytes();
+        stored.all_finite(&bytes[self.row * row_bytes..][..self.count * row_bytes])
+    }
+}
+
+/// Where [`crate::format::f16_bits`] ends: what is above becomes this.
+const F16_LARGEST: u16 = 0x7bff;
+
 impl Weights {
     /// Packs `sources`, which have the same number of inputs, as `format`. Quantised formats need
     /// inputs in multiples of 32. In 4 bits the errors of an input count as much as `importance`
     /// says, or all alike.
     ///
     /// # Errors
-    /// There is no memory.
+    /// [`PackError`].
     pub(crate) fn pack(
         sources: &[PanelSource<'_>],
         format: Format,
         importance: Option<&[f32]>,
         ops: &Ops,
         pool: &mut Pool,
-    ) -> io::Result<Self> {
+    ) -> Result<Self, PackError> {
         let inputs = sources.first().map_or(0, |source| source.matrix.inputs);
         let panels = sources.len();
         let steps = inputs.div_ceil(format.step_inputs());
@@ -131,13 +159,15 @@ impl Weights {
             0
         };
         let scales = panels * groups * LANES;
-        let mut data = Buffer::new(panels * steps * STEP_BYTES)?;
-        let mut scales = Buffer::new(scales)?;
+        let mut data = Buffer::new(panels * steps * STEP_BYTES).map_err(PackError::Memory)?;
+        let mut scales = Buffer::new(scales).map_err(PackError::Memory)?;
         let mut minima = Buffer::new(if format == Format::Int4 {
             scales.len()
         } else {
             0
-        })?;
+        })
+        .map_err(PackError::Memory)?;
+        let (finite, fits) = (AtomicBool::new(true), AtomicBool::new(true));
         let (shared, shared_scales, shared_minima) = (
             Shared::new(&mut data),
             Shared::new(&mut scales),
@@ -153,19 +183,25 @@ impl Weights {
                 let source = &sources[panel];
                 let (step_bytes, group) = (steps * STEP_BYTES, groups * LANES);
                 // SAFETY: each panel is taken by one thread, and the buffers outlive `run`.
-                let (out, scales, minima) = unsafe {
+                let (out, scales) = unsafe {
                     (
                         shared.part_mut(panel * step_bytes, step_bytes),
                         shared_scales.part_mut(panel * group, group),
-                        shared_minima.part_mut(
-                            panel * group,
-                            if format == Format::Int4 { group } else { 0 },
-                        ),
                     )
                 };
-                match (format, source.matrix.stored) {
+                let minima: &mut [u16] = if format == Format::Int4 {
+                    // SAFETY: as above.
+                    unsafe { shared_minima.part_mut(panel * group, group) }
+                } else {
+                    &mut []
+                };
+                if !source.is_finite() {
+                    finite.store(false, Ordering::Relaxed);
+                }
+                let fit = match (format, source.matrix.stored) {
                     (Format::Bf16, StoredType::BF16) | (Format::F32, StoredType::F32) => {
                         copy_words(source, out);
+                        true
                     }
                     _ => {
                         read_rows(source, &mut rows);
@@ -177,10 +213,27 @@ impl Weights {
                                 pack_int4(ops, &rows, &importance, out, (scales, minima));
                             }
                         }
+                        match format {
+                            Format::F32 => true,
+                            Format::Bf16 => StoredType::BF16.all_finite(out),
+                            Format::Int8 | Format::Int4 => {
+                                let mut all = scales.iter().chain(minima.iter());
+                                all.all(|bits| bits & 0x7fff < F16_LARGEST)
+                            }
+                        }
                     }
+                };
+                if !fit {
+                    fits.store(false, Ordering::Relaxed);
                 }
             });
         });
+        if !finite.into_inner() {
+            return Err(PackError::NotFinite);
+        }
+        if !fits.into_inner() {
+            return Err(PackError::TooLarge);
+        }
         Ok(Self {
             format,
             panels,

@@ -24,22 +24,110 @@ pub(crate) fn load_error(doing: &'static str) -> impl Fn(TchError) -> LoadError 
 /// The engine's view of an exception during a step.
 pub(crate) fn step_error(error: &TchError) -> BackendError {
     let text = error.to_string();
-    // Errors of a CUDA kernel stick to the context; running out of memory does not.
-    let sticks = text.contains("CUDA error") || text.contains("HIP error");
-    if sticks && !is_out_of_memory(error) {
+    if sticks(&text) && !says_out_of_memory(&text) {
         BackendError::Fatal(first_line(error))
     } else {
         BackendError::Step(first_line(error))
     }
 }
 
+/// Whether every later step would fail as well: errors of a kernel or of the driver stick to the
+/// context, and the libraries on top of it report them in words of their own
+/// (`c10/cuda/CUDAException.h`, `ATen/cuda/Exceptions.h`, `ATen/native/cudnn`).
+fn sticks(text: &str) -> bool {
+    [
+        "CUDA error",
+        "CUDA driver error",
+        "CUDA kernel errors",
+        "CUBLAS error",
+        "cuBLAS error",
+        "CUSOLVER error",
+        "cuDNN error",
+        "CUDNN_STATUS",
+        "CUBLAS_STATUS",
+        "NCCL error",
+        "NVML",
+        "HIP error",
+        "HIPBLAS",
+        "hipBLAS",
+        "ROCBLAS",
+        "rocBLAS",
+        "MIOpen",
+        "miopen",
+    ]
+    .iter()
+    .any(|words| text.contains(words))
+}
+
 fn is_out_of_memory(error: &TchError) -> bool {
-    let text = error.to_string();
-    text.contains("out of memory") || text.contains("not enough memory")
+    says_out_of_memory(&error.to_string())
+}
+
+/// Memory that is not there for one step says nothing of the next. The allocations of cuBLAS and
+/// cuDNN fail in their own words.
+fn says_out_of_memory(text: &str) -> bool {
+    [
+        "out of memory",
+        "not enough memory",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "CUDNN_STATUS_ALLOC_FAILED",
+        "HIPBLAS_STATUS_ALLOC_FAILED",
+        "rocblas_status_memory_error",
+        "miopenStatusAllocFailed",
+    ]
+    .iter()
+    .any(|words| text.contains(words))
 }
 
 /// The text carries a C++ stack trace after the first line.
 fn first_line(error: &TchError) -> String {
     let text = error.to_string();
     text.lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, fatal: bool) {
+        let error = TchError::Torch(format!(
+            "{text}\nException raised from here (most recent call)"
+        ));
+        let told = step_error(&error);
+        assert_eq!(matches!(told, BackendError::Fatal(_)), fatal, "{text}");
+        assert!(told.to_string().ends_with(text), "{told}");
+    }
+
+    #[test]
+    fn errors_that_stick_to_the_device_end_the_backend() {
+        for text in [
+            "CUDA error: an illegal memory access was encountered",
+            "CUDA error: device-side assert triggered",
+            "CUDA driver error: unspecified launch failure",
+            "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx( handle)`",
+            "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+            "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+            "HIP error: an illegal memory access was encountered",
+            "MIOpen Error: miopenStatusInternalError",
+        ] {
+            check(text, true);
+        }
+    }
+
+    #[test]
+    fn memory_that_is_not_there_and_exceptions_fail_one_step() {
+        for text in [
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB",
+            "CUDA error: out of memory",
+            "CUDA driver error: out of memory",
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+            "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+            "HIP out of memory. Tried to allocate 20.00 MiB",
+            "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: not enough memory",
+            "The size of tensor a (3) must match the size of tensor b (4)",
+        ] {
+            check(text, false);
+        }
+    }
 }

@@ -213,7 +213,7 @@ fn cpu_has_bf16() -> bool {
     }
 }
 
-fn dtype_name(kind: Kind) -> &'static str {
+pub(crate) fn dtype_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Half => "float16",
         Kind::BFloat16 => "bfloat16",

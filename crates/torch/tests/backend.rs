@@ -40,6 +40,23 @@ fn refusal(change: impl Fn(&Path), options: &LoadOptions) -> (&'static str, Stri
 }
 
 #[test]
+fn weights_that_are_not_finite_are_refused() {
+    let poison = |dir: &Path| {
+        let path = dir.join("model.safetensors");
+        let mut bytes = std::fs::read(&path).unwrap();
+        // In every type this is a NaN.
+        bytes.iter_mut().rev().take(4).for_each(|byte| *byte = 0xff);
+        std::fs::write(path, bytes).unwrap();
+    };
+    for dtype in [DType::Float32, DType::BFloat16] {
+        let options = LoadOptions { dtype, ..options() };
+        let (reason, told) = refusal(poison, &options);
+        assert_eq!(reason, "InvalidWeights");
+        assert!(told.contains("holds NaN at ["), "{told}");
+    }
+}
+
+#[test]
 fn the_cache_is_as_large_as_asked_for_and_no_larger_than_useful() {
     let backend = load(&tiny(), &options()).unwrap();
     let spec = backend.spec();

@@ -13,7 +13,7 @@ pub(crate) struct NormArgs<'a> {
     pub(crate) eps: f32,
 }
 
-/// `out = norm(x)`; `out` may not be `x`.
+/// `out = norm(x)`; `out` may not be `x`. NaN throughout if the squares of `x` have no finite sum.
 ///
 /// # Safety
 /// None of its own: the pointer type of a set's functions is unsafe.
@@ -29,7 +29,12 @@ pub(crate) unsafe fn norm(args: &NormArgs<'_>, out: &mut [f32]) {
         }
     }
     sum += total(lanes);
-    let factor = 1.0 / (sum / x.len() as f32 + eps).sqrt();
+    // Squares that overflow would make a row of zeros, which looks like an answer.
+    let factor = if sum.is_finite() {
+        1.0 / (sum / x.len() as f32 + eps).sqrt()
+    } else {
+        f32::NAN
+    };
     for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
         *out = x * factor * weight;
     }
@@ -143,14 +148,15 @@ pub(crate) unsafe fn add_rows(args: &AddArgs<'_>) {
     }
 }
 
-/// `values = cap * tanh(values / cap)`.
+/// `values = cap * tanh(values / cap)`; what is not finite becomes a NaN, so that nothing hides it.
 ///
 /// # Safety
 /// As for [`norm`].
 #[inline(always)]
 pub(crate) unsafe fn softcap(cap: f32, values: &mut [f32]) {
     for value in values {
-        *value = cap * (1.0 - 2.0 / (1.0 + exp(2.0 * *value / cap)));
+        let capped = cap * (1.0 - 2.0 / (1.0 + exp(2.0 * *value / cap)));
+        *value = capped + *value * 0.0;
     }
 }
 
@@ -210,7 +216,8 @@ pub(crate) unsafe fn to_bf16(values: &[f32], out: &mut [u16]) {
 }
 
 /// Quantises to 8 bits: `values.len()` bytes, then one f32 scale for each group, then the sum of
-/// each group's bytes as i32.
+/// each group's bytes as i32. The scale of a group with a value that is not finite is not finite
+/// either, and so is every product with it.
 ///
 /// # Safety
 /// `out` has room for that, aligned to 4 bytes.
@@ -230,20 +237,23 @@ pub(crate) unsafe fn quantize(values: &[f32], out: *mut u8) {
         .chunks_exact(GROUP)
         .zip(bytes.chunks_exact_mut(GROUP));
     for ((values, bytes), (scale, sum)) in each.zip(scales.iter_mut().zip(sums)) {
-        let mut lanes = [0.0_f32; LANES];
+        // Magnitudes are ordered as their bits are, with what is not finite above all others,
+        // which `f32::max` would overlook.
+        let mut lanes = [0_i32; LANES];
         for half in values.chunks_exact(LANES) {
             for (lane, value) in lanes.iter_mut().zip(half) {
-                *lane = lane.max(value.abs());
+                *lane = (*lane).max((value.to_bits() & 0x7fff_ffff) as i32);
             }
         }
-        let largest = lanes.iter().fold(0.0_f32, |a, b| a.max(*b));
+        let largest = lanes.iter().fold(0, |a, b| a.max(*b));
+        let largest = f32::from_bits(largest as u32);
         *scale = largest / 127.0;
         let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
         let mut total = 0;
         for (byte, value) in bytes.iter_mut().zip(values) {
             // Adding and taking away 1.5 * 2^23 rounds to the nearest integer, whose two's
-            // complement then is in the lowest bits. What is not finite gives a wrong number,
-            // as it would anyway.
+            // complement then is in the lowest bits. What is not finite gives any number, which
+            // the scale makes as little finite.
             let rounded = (value * inverse + ROUND).to_bits() as i8;
             *byte = rounded;
             total += i32::from(rounded);

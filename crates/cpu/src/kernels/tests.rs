@@ -1,4 +1,5 @@
 //! Every set that this processor has, against sums in f64.
+#![allow(clippy::panic)]
 #![allow(clippy::float_cmp, reason = "what must be exact is compared exactly")]
 
 #[cfg(target_arch = "x86_64")]
@@ -11,7 +12,7 @@ use crate::{
     format::{Format, bf16_bits, bf16_value, f16_value},
     pool::Pool,
     product::{Destination, Outputs, Product, Rows, multiply_of, product},
-    weights::{Matrix, Weights, panels_of},
+    weights::{Matrix, PackError, Weights, panels_of},
 };
 use hyprstream_models::StoredType;
 
@@ -481,6 +482,112 @@ fn functions_of_rows_are_right_for_all_sets() {
             for (level, exact) in levels.zip(&exact[g * 32..]) {
                 assert_eq!(f32::from(level) * scale, *exact, "{set}");
             }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finite_stays_so_in_all_sets() {
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut pool = Pool::new(1).unwrap();
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for set in sets() {
+            let ops = Ops::of(set);
+            for (at, format) in [Format::F32, Format::Bf16, Format::Int8, Format::Int4]
+                .into_iter()
+                .enumerate()
+            {
+                let stored = bytes(&numbers(&mut random, 32 * 96));
+                let matrix = Matrix {
+                    bytes: &stored,
+                    stored: StoredType::F32,
+                    inputs: 96,
+                };
+                let sources: Vec<_> = panels_of(&matrix).collect();
+                let weights = Weights::pack(&sources, format, None, &ops, &mut pool).unwrap();
+                let mut rows: Vec<_> = (0..9).map(|_| numbers(&mut random, 96)).collect();
+                rows[3][31 + 16 * at] = bad;
+                for (r, got) in multiplied(set, &weights, &rows, &mut pool)
+                    .iter()
+                    .enumerate()
+                {
+                    let finite = got.iter().filter(|v| v.is_finite()).count();
+                    let expected = if r == 3 { 0 } else { got.len() };
+                    assert_eq!(
+                        finite, expected,
+                        "{set} {format:?} row {r}: {bad} among inputs"
+                    );
+                }
+            }
+            let mut x = numbers(&mut random, 75);
+            x[70] = bad;
+            let (weight, mut out) = ([1.0; 75], [0.0; 75]);
+            let args = NormArgs {
+                x: &x,
+                weight: &weight,
+                eps: 1e-5,
+            };
+            // SAFETY: the set is available.
+            unsafe { (ops.norm)(&args, &mut out) };
+            assert!(out.iter().all(|v| v.is_nan()), "{set}: norm of {bad}");
+            let mut capped = [1.0, bad, 2.0];
+            // SAFETY: the set is available.
+            unsafe { (ops.softcap)(30.0, &mut capped) };
+            assert!(
+                !capped[1].is_finite() && capped[0].is_finite(),
+                "{set}: cap of {bad}"
+            );
+        }
+    }
+}
+
+#[test]
+fn weights_that_a_format_cannot_hold_are_refused() {
+    let mut pool = Pool::new(2).unwrap();
+    let ops = Ops::of(Kernels::best());
+    let mut pack = |stored: StoredType, values: &[f32], format| {
+        let stored_bytes: Vec<u8> = match stored {
+            StoredType::F32 => bytes(values),
+            StoredType::BF16 | StoredType::F16 => values
+                .iter()
+                .flat_map(|v| bf16_bits(*v).to_le_bytes())
+                .collect(),
+        };
+        let matrix = Matrix {
+            bytes: &stored_bytes,
+            stored,
+            inputs: 64,
+        };
+        let sources: Vec<_> = panels_of(&matrix).collect();
+        Weights::pack(&sources, format, None, &ops, &mut pool).map(drop)
+    };
+    let formats = [Format::F32, Format::Bf16, Format::Int8, Format::Int4];
+    for format in formats {
+        for stored in [StoredType::F32, StoredType::BF16] {
+            // The last of a panel that is not full.
+            let mut values = vec![0.5; 20 * 64];
+            assert!(pack(stored, &values, format).is_ok());
+            values[20 * 64 - 1] = f32::NAN;
+            let error = pack(stored, &values, format).unwrap_err();
+            assert!(matches!(error, PackError::NotFinite), "{format:?}");
+        }
+    }
+    for (largest, fits) in [
+        (3.402e38, [true, false, false, false]),
+        (1e9, [true, true, false, false]),
+        (2e6, [true, true, true, false]),
+        (6e4, [true, true, true, true]),
+    ] {
+        let mut values = vec![0.5; 20 * 64];
+        values[19 * 64 + 40] = largest;
+        for (format, fits) in formats.into_iter().zip(fits) {
+            let packed = pack(StoredType::F32, &values, format);
+            let told = match packed {
+                Ok(()) => true,
+                Err(PackError::TooLarge) => false,
+                Err(error) => panic!("{error}"),
+            };
+            assert_eq!(told, fits, "{largest:e} as {format:?}");
         }
     }
 }

@@ -118,6 +118,7 @@ impl Checkpoint {
             ));
         }
         Ok(StoredTensor {
+            name: name.into(),
             file: Arc::clone(file),
             range: entry.range,
             dtype: entry.dtype,

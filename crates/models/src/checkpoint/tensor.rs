@@ -1,15 +1,16 @@
 //! One stored tensor.
 
-use std::{ops::Range, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
 use half::{bf16, f16};
 
-use super::MappedFile;
-use crate::StoredType;
+use super::{MappedFile, invalid};
+use crate::{LoadError, StoredType};
 
 /// A tensor in a mapped file, which stays mapped as long as this lives. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct StoredTensor {
+    pub(super) name: Arc<str>,
     pub(super) file: Arc<MappedFile>,
     /// Invariant: lies within the file, and holds as many numbers as `shape` says.
     pub(super) range: Range<usize>,
@@ -18,6 +19,11 @@ pub struct StoredTensor {
 }
 
 impl StoredTensor {
+    /// Its name in the checkpoint; that of the whole where this is some of its rows.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The type of its numbers.
     pub fn dtype(&self) -> StoredType {
         self.dtype
@@ -59,6 +65,7 @@ impl StoredTensor {
         let mut shape = self.shape.clone();
         shape[0] = rows.len();
         Self {
+            name: Arc::clone(&self.name),
             file: Arc::clone(&self.file),
             range: start..start + rows.len() * row,
             dtype: self.dtype,
@@ -74,6 +81,36 @@ impl StoredTensor {
             StoredType::F16 => numbers(bytes, |b| f16::from_le_bytes(b).to_f32()),
             StoredType::BF16 => numbers(bytes, |b| bf16::from_le_bytes(b).to_f32()),
         }
+    }
+
+    /// Refuses numbers that are not finite: every answer of the model would be nonsense.
+    ///
+    /// # Errors
+    /// [`LoadError::InvalidWeights`] with the first of them and its place.
+    pub fn check_finite(&self) -> Result<(), LoadError> {
+        if self.dtype.all_finite(self.bytes()) {
+            return Ok(());
+        }
+        let numbers = self.to_f32();
+        let bad = numbers.iter().position(|number| !number.is_finite());
+        let bad = bad.expect("the bits of one of them said so");
+        let mut place = vec![0; self.shape.len()];
+        let mut rest = bad;
+        for (index, size) in place.iter_mut().zip(&self.shape).rev() {
+            *index = rest % size;
+            rest /= size;
+        }
+        Err(self.invalid(format_args!(
+            "holds {} at {place:?}: the file is damaged, or was saved by a training that had \
+             diverged",
+            numbers[bad]
+        )))
+    }
+
+    /// Refuses this tensor, which does or is `what`.
+    pub fn invalid(&self, what: impl fmt::Display) -> LoadError {
+        let name = &self.name;
+        invalid(self.file.path(), format!("the tensor {name:?} {what}"))
     }
 
     /// Lets the kernel take back the memory of its pages, for who has packed it otherwise. They

@@ -12,6 +12,7 @@ use crate::{
     attention::Attend,
     error::load_error,
     layers::{Linear, RmsNorm},
+    load::dtype_name,
     rope::Rope,
 };
 
@@ -135,9 +136,33 @@ impl Loader<'_> {
     }
 
     fn tensor(&self, stored: &StoredTensor) -> Result<Tensor, LoadError> {
-        view(stored)
+        let tensor = view(stored)
             .and_then(|tensor| tensor.f_to_device(self.device)?.f_to_kind(self.kind))
-            .map_err(load_error("moving the weights to the device"))
+            .map_err(load_error("moving the weights to the device"))?;
+        self.check_finite(stored, &tensor)?;
+        Ok(tensor)
+    }
+
+    /// Refuses numbers that are not finite, in the file or in the type of the model.
+    fn check_finite(&self, stored: &StoredTensor, tensor: &Tensor) -> Result<(), LoadError> {
+        let finite = if self.device == Device::Cpu && self.kind == kind_of(stored.dtype()) {
+            stored.dtype().all_finite(stored.bytes())
+        } else {
+            // On the device, which is faster at it.
+            tensor
+                .f_isfinite()
+                .and_then(|finite| finite.f_all()?.f_int64_value(&[]))
+                .map_err(load_error("looking for weights that are not finite"))?
+                != 0
+        };
+        if finite {
+            return Ok(());
+        }
+        stored.check_finite()?;
+        Err(stored.invalid(format_args!(
+            "holds a weight that is too large for {}: use another dtype",
+            dtype_name(self.kind)
+        )))
     }
 }
 
