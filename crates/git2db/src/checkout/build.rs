@@ -163,6 +163,10 @@ impl<'a> Builder<'a> {
     }
 
     fn store_blob(&self, oid: &str) -> Result<Digest, CheckoutError> {
+        if oid == tree::EMPTY_BLOB {
+            let store = self.source.store;
+            return store.insert_bytes(b"").map_err(CheckoutError::Store);
+        }
         let access = |e| repo_error(repo::access(self.source.bare)(e));
         let oid = git2::Oid::from_str(oid).map_err(access)?;
         // Reading an object verifies its SHA-1.
