@@ -11,6 +11,7 @@ mod retry;
 mod upload;
 mod work;
 
+pub use attributes::TooCostly;
 pub(crate) use attributes::{Attributes, track_line};
 pub use client::{Client, Options, Transfer};
 pub use error::LfsError;

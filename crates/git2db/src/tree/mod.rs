@@ -7,8 +7,8 @@ mod walk;
 
 pub use error::{Refusal, TreeError};
 pub(crate) use names::{check_name, is_reserved};
-pub(crate) use walk::attributes;
 pub use walk::walk;
+pub(crate) use walk::{EMPTY_BLOB, attributes};
 
 use crate::lfs::Pointer;
 
@@ -26,7 +26,7 @@ pub struct Entry {
 pub enum EntryKind {
     /// A file whose content lies in git.
     Blob {
-        /// The git blob, 40 hexadecimal digits.
+        /// The git blob, 40 hexadecimal digits. The empty one need not be in the repository.
         oid: String,
         /// Size in bytes.
         size: u64,

@@ -14,6 +14,28 @@ use crate::{
     repo,
 };
 
+/// The name of git's empty blob, which lies in no repository.
+pub(crate) const EMPTY_BLOB: &str = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391";
+const ATTRIBUTES: &str = ".gitattributes";
+/// Endings of files that a model is loaded from. None of them is a text of three lines that
+/// happens to look like a pointer.
+const LOADED: [&str; 14] = [
+    "bin",
+    "gguf",
+    "ggml",
+    "h5",
+    "json",
+    "model",
+    "msgpack",
+    "npz",
+    "onnx",
+    "pkl",
+    "pt",
+    "pth",
+    "safetensors",
+    "tiktoken",
+];
+
 /// Deepest folder.
 const MAX_DEPTH: usize = 64;
 /// Largest `.gitattributes` that is read, in bytes, as in git.
@@ -22,7 +44,9 @@ const MAX_ATTRIBUTES_BYTES: usize = 100 << 20;
 /// The files of `commit` in the bare repository at `path` that `include` wants, ordered by path.
 ///
 /// A file is an LFS object if `.gitattributes` of the commit give it `filter=lfs` and its blob is
-/// a pointer; a file that was added without git-lfs is an ordinary one. What is dangerous to put on a disk is
+/// a pointer; one of size 0 is an empty file. A file that was added without git-lfs is an ordinary
+/// one, and so is a pointer that no attribute gives to LFS, unless it lies where a model's weights,
+/// tokenizer or configuration are expected: a model must not be served with it. What is dangerous to put on a disk is
 /// refused; see [`Refusal`]. Names are checked everywhere, what lies behind them only where
 /// `include` wants it.
 pub fn walk(
@@ -148,8 +172,8 @@ impl Walker<'_> {
             .iter()
             .filter(|raw| raw.mode & 0o170_000 == 0o100_000)
             .filter_map(|raw| match raw.path.rsplit_once('/') {
-                Some((folder, ".gitattributes")) => Some((folder, raw)),
-                None if raw.path == ".gitattributes" => Some(("", raw)),
+                Some((folder, ATTRIBUTES)) => Some((folder, raw)),
+                None if raw.path == ATTRIBUTES => Some(("", raw)),
                 _ => None,
             })
             .collect();
@@ -162,10 +186,10 @@ impl Walker<'_> {
                 let (size, limit) = (size as u64, MAX_ATTRIBUTES_BYTES as u64);
                 return Err(refused(&raw.path, Refusal::HugeBlob { size, limit }));
             }
-            attributes.add(
-                folder,
-                self.odb.read(raw.oid).map_err(|e| self.failed(e))?.data(),
-            );
+            let content = self.odb.read(raw.oid).map_err(|e| self.failed(e))?;
+            attributes
+                .add(folder, content.data())
+                .map_err(|why| refused(&raw.path, Refusal::Attributes(why)))?;
         }
         Ok(attributes)
     }
@@ -188,18 +212,44 @@ impl Walker<'_> {
         if kind != ObjectType::Blob {
             return refuse(Refusal::Mode(raw.mode));
         }
-        if (1..MAX_POINTER_BYTES).contains(&size) && attributes.is_lfs(&raw.path) {
+        if (1..MAX_POINTER_BYTES).contains(&size) {
             let blob = self.odb.read(raw.oid).map_err(|e| self.failed(e))?;
-            match Pointer::parse(blob.data()) {
-                Ok(pointer) => {
+            let parsed = Pointer::parse(blob.data());
+            // Most files are none: their rules are not asked for.
+            let is_lfs = parsed != Err(InvalidPointer::NotAPointer)
+                && attributes
+                    .is_lfs(&raw.path)
+                    .map_err(|why| refused(ATTRIBUTES, Refusal::Attributes(why)))?;
+            match parsed {
+                // Whatever its name, there are no bytes to fetch.
+                Ok(pointer) if is_lfs && pointer.size == 0 => {
+                    return Ok(EntryKind::Blob {
+                        oid: EMPTY_BLOB.to_owned(),
+                        size: 0,
+                        executable,
+                    });
+                }
+                Ok(pointer) if is_lfs => {
                     return Ok(EntryKind::Lfs {
                         pointer,
                         executable,
                     });
                 }
-                Err(InvalidPointer::Extension) => return refuse(Refusal::PointerExtension),
+                Err(InvalidPointer::Extension) if is_lfs => {
+                    return refuse(Refusal::PointerExtension);
+                }
                 // Added without git-lfs; git-lfs takes it as it is, too.
                 Err(InvalidPointer::NotAPointer) => {}
+                Ok(_) | Err(InvalidPointer::Extension) if is_loaded(&raw.path) => {
+                    return refuse(Refusal::StrayPointer);
+                }
+                Ok(_) | Err(InvalidPointer::Extension) => {
+                    tracing::warn!(
+                        commit = %self.commit,
+                        path = raw.path,
+                        "an LFS pointer that .gitattributes do not give to LFS is an ordinary file"
+                    );
+                }
             }
         }
         let size = size as u64;
@@ -241,6 +291,15 @@ impl Walker<'_> {
             repo::access(self.path)(error)
         })
     }
+}
+
+/// Whether the ending is that of a file that a model is loaded from.
+fn is_loaded(path: &str) -> bool {
+    path.rsplit_once('.').is_some_and(|(_, ending)| {
+        LOADED
+            .iter()
+            .any(|loaded| ending.eq_ignore_ascii_case(loaded))
+    })
 }
 
 fn check_links(entries: &[Entry]) -> Result<(), TreeError> {
