@@ -33,7 +33,7 @@ pub struct Usage {
 
 impl ObjectStore {
     /// Removes objects that are linked nowhere else, not in `keep`, and not used for `min_age`;
-    /// and parts and temporary files that nobody wrote to for `min_age`.
+    /// and parts, not of objects in `keep`, and temporary files that nobody wrote to for `min_age`.
     ///
     /// An object counts as used when it is inserted, linked or unlinked, or found present by a
     /// download. `min_age` should be longer than it takes from the end of a download to the
@@ -48,6 +48,11 @@ impl ObjectStore {
             Ok(())
         })?;
         for (path, found) in files(&self.root.join("parts"))? {
+            let name = path.file_name().and_then(|name| name.to_str());
+            let oid = name.and_then(|name| name.parse().ok());
+            if oid.is_some_and(|oid| keep.contains(&oid)) {
+                continue;
+            }
             if !is_older(found.modified().unwrap_or(UNIX_EPOCH), min_age) {
                 continue;
             }
