@@ -143,6 +143,16 @@ impl<'a> Builder<'a> {
             .map_err(CheckoutError::Store)?;
         match found {
             Some(found) if found == pointer.size => Ok(()),
+            // The disk lost something; the next download brings it again.
+            Some(_)
+                if self
+                    .source
+                    .store
+                    .quarantine_if_damaged(&pointer.oid)
+                    .map_err(CheckoutError::Store)? =>
+            {
+                Err(missing(path, &pointer.oid))
+            }
             Some(found) => Err(CheckoutError::SizeMismatch {
                 path: path.to_owned(),
                 found,
