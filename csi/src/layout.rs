@@ -151,6 +151,13 @@ impl Layout {
         &self.root
     }
 
+    /// Bytes that may still be written to the disk of the state directory.
+    pub fn free_bytes(&self) -> Result<u64, Error> {
+        let disk = rustix::fs::statvfs(&self.root)
+            .map_err(|e| Error::io("measure", &self.root, e.into()))?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
     /// Contents by SHA-256.
     pub fn store(&self) -> PathBuf {
         self.root.join("store")

@@ -5,7 +5,7 @@ use std::{
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -17,7 +17,7 @@ use tonic::transport::Server;
 use crate::{
     args::Args,
     error::Error,
-    fetch::{Checkouts, Registry},
+    fetch::{Checkouts, Registry, Room},
     gc::Collector,
     journal::Journal,
     layout::Layout,
@@ -88,6 +88,8 @@ pub async fn run(
         volumes: Arc::clone(&volumes),
         policy,
     });
+    let room: Weak<dyn Room> = Arc::<Collector>::downgrade(&collector);
+    volumes.checkouts.set_room(room);
 
     let (stop, stopped) = watch::channel(false);
     let until_stopped = move || {
@@ -241,7 +243,7 @@ async fn chores(collector: Arc<Collector>) {
             }
             _ = collect.tick() => {
                 let collector = Arc::clone(&collector);
-                blocking(move || collector.collect(false).map(|_| ())).await
+                blocking(move || collector.collect().map(|_| ())).await
             }
             () = volumes.damaged.notified() => {
                 let collector = Arc::clone(&collector);
@@ -249,7 +251,7 @@ async fn chores(collector: Arc<Collector>) {
             }
             () = volumes.disk_full.notified() => {
                 let collector = Arc::clone(&collector);
-                blocking(move || collector.collect(true).map(|_| ())).await
+                blocking(move || collector.make_some_room().map(|_| ())).await
             }
         };
         if let Err(error) = done {

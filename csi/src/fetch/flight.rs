@@ -2,25 +2,30 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, OnceLock, Weak, atomic::Ordering},
     time::{Duration, SystemTime},
 };
 
 use hyprstream_contract::VolumeAttributes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::{
-    sync::{RwLock, Semaphore, watch},
+    sync::{Semaphore, SemaphorePermit, watch},
     time::Instant,
 };
 
-use super::{Checkout, FetchError, Progress, Source};
+use super::{Checkout, FetchError, Kept, Plan, Progress, Room, Source, wanted::Wanted};
 use crate::{
     error::Error,
     layout::{CheckoutKey, Layout},
 };
 
-/// Fetches at the same time. Each has a few transfers at once, which fill a network.
+/// Fetches of the same kind at the same time. Each has a few transfers at once, which fill a
+/// network.
 const PARALLEL_FETCHES: usize = 4;
+/// Commits whose git objects are fetched at the same time.
+const PARALLEL_PLANS: usize = 8;
+/// Commits with more bytes than this do not keep smaller ones waiting.
+const LARGE_BYTES: u64 = 1 << 30;
 
 /// A fetch ends when nobody has asked for it for so long. The kubelet asks again within two
 /// minutes of every answer.
@@ -40,10 +45,30 @@ pub struct Checkouts {
     layout: Layout,
     flights: Mutex<HashMap<CheckoutKey, Flight>>,
     leases: Arc<Mutex<HashMap<CheckoutKey, usize>>>,
-    slots: Arc<Semaphore>,
+    plans: Semaphore,
+    small: Semaphore,
+    large: Semaphore,
     abandoned_after: Duration,
-    /// Held for reading by every fetch and for writing while objects are collected.
-    collecting: Arc<RwLock<()>>,
+    wanted: Arc<Wanted>,
+    /// Held while a fetch is admitted, so that they come in the order in which they ask.
+    admission: tokio::sync::Mutex<()>,
+    room: OnceLock<Weak<dyn Room>>,
+    /// Held for reading, never across the network, by who counts on objects that nothing links
+    /// to or that a collection does not know to be wanted; for writing while objects are deleted.
+    collecting: RwLock<()>,
+}
+
+/// The right of a fetch to write what it was promised, while it lives.
+struct Admitted {
+    key: CheckoutKey,
+    wanted: Arc<Wanted>,
+    complete: bool,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.wanted.end(&self.key, self.complete);
+    }
 }
 
 /// Keeps a checkout from being collected while it lives.
@@ -80,9 +105,14 @@ impl Checkouts {
             layout,
             flights: Mutex::default(),
             leases: Arc::default(),
-            slots: Arc::new(Semaphore::new(PARALLEL_FETCHES)),
+            plans: Semaphore::new(PARALLEL_PLANS),
+            small: Semaphore::new(PARALLEL_FETCHES),
+            large: Semaphore::new(PARALLEL_FETCHES),
             abandoned_after,
-            collecting: Arc::default(),
+            wanted: Arc::new(Wanted::new(abandoned_after)),
+            admission: tokio::sync::Mutex::default(),
+            room: OnceLock::new(),
+            collecting: RwLock::default(),
         })
     }
 
@@ -123,9 +153,38 @@ impl Checkouts {
             .map_err(|e| Error::io("write", &path, e))
     }
 
-    /// The lock that keeps fetches out while objects are collected.
-    pub(crate) fn collecting(&self) -> Arc<RwLock<()>> {
-        Arc::clone(&self.collecting)
+    /// Who makes room for fetches that do not fit; to be called once. Without it they fail.
+    pub fn set_room(&self, room: Weak<dyn Room>) {
+        // A second one would be a mistake of ours, and changes nothing.
+        let _ = self.room.set(room);
+    }
+
+    /// Runs `delete` with what it must leave alone in the store. No fetch that is not among that
+    /// looks at the store, and no checkout is built, before `delete` ends. It must not block on
+    /// the network.
+    pub(crate) fn collecting<T>(&self, delete: impl FnOnce(&Kept) -> T) -> T {
+        let _alone = self.collecting.write();
+        delete(&self.wanted.kept())
+    }
+
+    /// What a collection must leave alone, for an estimate.
+    pub(crate) fn kept(&self) -> Kept {
+        self.wanted.kept()
+    }
+
+    /// As [`Self::remove_unused`], for a whole repository: nothing of it is in use or wanted.
+    pub(crate) fn remove_unused_repository<T, E>(
+        &self,
+        repository: &str,
+        remove: impl FnOnce() -> Result<T, E>,
+    ) -> Result<Option<T>, E> {
+        let leases = self.leases.lock();
+        let leased = leases.keys().any(|key| key.repository() == repository);
+        if leased || self.wanted.has_repository(repository) {
+            Ok(None)
+        } else {
+            remove().map(Some)
+        }
     }
 
     /// The checkout, fetched if need be. The fetch goes on when this returns
@@ -158,6 +217,7 @@ impl Checkouts {
         key: &CheckoutKey,
         volume: &VolumeAttributes,
     ) -> (Arc<Progress>, watch::Receiver<Outcome>) {
+        self.wanted.ask(key);
         let mut flights = self.flights.lock();
         if let Some(flight) = flights.get_mut(key) {
             flight.asked = Instant::now();
@@ -177,7 +237,7 @@ impl Checkouts {
         drop(flights);
         let flight = Arc::clone(self).fly(key.clone(), volume.clone(), Arc::clone(&progress));
         tokio::spawn(async move {
-            let outcome = flight.await;
+            let outcome = flight.await.map_err(Arc::new);
             sender.send_replace(Some(outcome));
         });
         (progress, outcome)
@@ -188,59 +248,130 @@ impl Checkouts {
         key: CheckoutKey,
         volume: VolumeAttributes,
         progress: Arc<Progress>,
-    ) -> Result<Arc<Checkout>, Arc<FetchError>> {
+    ) -> Result<Arc<Checkout>, FetchError> {
         // Taken out of the list however this ends, so that the next caller begins anew.
         let _landed = Landed {
             checkouts: &self,
             key: &key,
         };
         let _lease = self.lease(&key);
-        let broken_off = |why: &str| {
-            Arc::new(FetchError::Internal {
-                why: why.to_owned(),
-            })
-        };
 
         // Most stages find the checkout there: no slot is needed for them.
-        let found = {
-            let (checkouts, key) = (Arc::clone(&self), key.clone());
-            tokio::task::spawn_blocking(move || checkouts.source.open(&key)).await
-        };
-        match found {
-            Ok(Ok(Some(checkout))) => {
-                return match checkout.damaged_file() {
-                    Some(file) => Err(Arc::new(FetchError::Damaged {
-                        path: file.path.clone(),
-                    })),
-                    None => Ok(Arc::new(checkout)),
-                };
-            }
-            Ok(Ok(None)) => {}
-            Ok(Err(error)) => return Err(Arc::new(error)),
-            Err(_) => return Err(broken_off("opening the checkout broke off")),
+        let opened = Arc::clone(&self);
+        let opened_key = key.clone();
+        let work = tokio::task::spawn_blocking(move || opened.source.open(&opened_key));
+        if let Some(checkout) = work.await.unwrap_or(Err(broken_off()))? {
+            return match checkout.damaged_file() {
+                Some(file) => Err(FetchError::Damaged {
+                    path: file.path.clone(),
+                }),
+                None => Ok(Arc::new(checkout)),
+            };
         }
 
-        let Ok(_slot) = Arc::clone(&self.slots).acquire_owned().await else {
-            return Err(broken_off("the fetches are being shut down"));
+        let plan = {
+            let _slot = slot(&self.plans, &progress).await?;
+            let (checkouts, key, volume, progress) = parts(&self, &key, &volume, &progress);
+            self.watched(&key.clone(), &progress.clone(), move || {
+                checkouts.source.plan(&key, &volume, &progress)
+            })
+            .await?
         };
-        let _fetching = Arc::clone(&self.collecting).read_owned().await;
-        let (checkouts, fetched_key) = (Arc::clone(&self), key.clone());
-        let watched = Arc::clone(&progress);
-        let mut work = tokio::task::spawn_blocking(move || {
-            checkouts.source.fetch(&fetched_key, &volume, &watched)
-        });
+        let slots = match plan.bytes() {
+            bytes if bytes > LARGE_BYTES => &self.large,
+            _ => &self.small,
+        };
+        let _slot = slot(slots, &progress).await?;
+        let plan = Arc::new(plan);
+        let mut admitted = self.admit(&key, &plan, &progress).await?;
+        let checkout = {
+            let (checkouts, key, volume, progress) = parts(&self, &key, &volume, &progress);
+            self.watched(&key.clone(), &progress.clone(), move || {
+                checkouts.source.bring(&volume, &plan, &progress)?;
+                // Between its file in the store and its link a small file looks unused.
+                let _hold = checkouts.collecting.read();
+                checkouts.source.build(&key, &volume)
+            })
+            .await?
+        };
+        admitted.complete = true;
+        if let Err(error) = self.touch(&key) {
+            tracing::warn!(%error, "the use of a checkout could not be noted");
+        }
+        Ok(Arc::new(checkout))
+    }
+
+    /// Promises the fetch the space for what it still has to write; room is made if need be.
+    ///
+    /// # Errors
+    /// [`FetchError::DiskFull`] if it does not fit beside what is in use and what is promised.
+    async fn admit(
+        self: &Arc<Self>,
+        key: &CheckoutKey,
+        plan: &Arc<Plan>,
+        progress: &Arc<Progress>,
+    ) -> Result<Admitted, FetchError> {
+        let _turn = self.admission.lock().await;
+        let checkouts = Arc::clone(self);
+        let (key, plan, progress) = (key.clone(), Arc::clone(plan), Arc::clone(progress));
+        tokio::task::spawn_blocking(move || checkouts.admit_now(&key, &plan, &progress))
+            .await
+            .unwrap_or(Err(broken_off()))
+    }
+
+    fn admit_now(
+        &self,
+        key: &CheckoutKey,
+        plan: &Plan,
+        progress: &Arc<Progress>,
+    ) -> Result<Admitted, FetchError> {
+        {
+            let _hold = self.collecting.read();
+            let (objects, progress) = (Arc::clone(&plan.objects), Arc::clone(progress));
+            self.wanted.begin(key, objects, progress);
+        }
+        let admitted = Admitted {
+            key: key.clone(),
+            wanted: Arc::clone(&self.wanted),
+            complete: false,
+        };
+        let missing = self.source.missing(plan)?;
+        let needed_bytes = missing.needed_bytes;
+        if needed_bytes > 0 {
+            let promised = self.wanted.promised_to_others(key);
+            let room = self.room.get().and_then(Weak::upgrade);
+            let free_bytes = match room {
+                Some(room) => room.make_room(needed_bytes.saturating_add(promised)),
+                None => self.layout.free_bytes(),
+            };
+            let free_bytes = free_bytes.map_err(|e| FetchError::Internal { why: e.to_string() })?;
+            let available_bytes = free_bytes.saturating_sub(promised);
+            if needed_bytes > available_bytes {
+                return Err(FetchError::DiskFull {
+                    path: self.layout.root().to_owned(),
+                    needed_bytes,
+                    available_bytes,
+                });
+            }
+        }
+        self.wanted.promise(key, missing);
+        Ok(admitted)
+    }
+
+    /// What `work` returns, which is told to end when nobody has asked for the checkout for long.
+    async fn watched<T: Send + 'static>(
+        &self,
+        key: &CheckoutKey,
+        progress: &Progress,
+        work: impl FnOnce() -> Result<T, FetchError> + Send + 'static,
+    ) -> Result<T, FetchError> {
+        let mut work = tokio::task::spawn_blocking(work);
         let mut look = tokio::time::interval(self.abandoned_after / 40);
         loop {
             tokio::select! {
-                done = &mut work => {
-                    return match done {
-                        Ok(Ok(checkout)) => Ok(Arc::new(checkout)),
-                        Ok(Err(error)) => Err(Arc::new(error)),
-                        Err(_) => Err(broken_off("the fetch broke off")),
-                    };
-                }
+                done = &mut work => return done.unwrap_or(Err(broken_off())),
                 _ = look.tick() => {
-                    let asked = self.flights.lock().get(&key).map(|flight| flight.asked);
+                    let asked = self.flights.lock().get(key).map(|flight| flight.asked);
                     if asked.is_none_or(|asked| asked.elapsed() > self.abandoned_after) {
                         progress.cancelled.store(true, Ordering::Relaxed);
                     }
@@ -248,6 +379,38 @@ impl Checkouts {
             }
         }
     }
+}
+
+fn broken_off() -> FetchError {
+    FetchError::Internal {
+        why: "the fetch broke off".to_owned(),
+    }
+}
+
+/// A place among the fetches that run at the same time.
+async fn slot<'a>(
+    slots: &'a Semaphore,
+    progress: &Progress,
+) -> Result<SemaphorePermit<'a>, FetchError> {
+    progress.waiting.store(true, Ordering::Relaxed);
+    let slot = slots.acquire().await;
+    progress.waiting.store(false, Ordering::Relaxed);
+    slot.map_err(|_| broken_off())
+}
+
+/// Copies for a thread of its own.
+fn parts(
+    checkouts: &Arc<Checkouts>,
+    key: &CheckoutKey,
+    volume: &VolumeAttributes,
+    progress: &Arc<Progress>,
+) -> (Arc<Checkouts>, CheckoutKey, VolumeAttributes, Arc<Progress>) {
+    (
+        Arc::clone(checkouts),
+        key.clone(),
+        volume.clone(),
+        Arc::clone(progress),
+    )
 }
 
 struct Landed<'a> {
@@ -267,7 +430,7 @@ mod tests {
 
     use hyprstream_contract::volume::VolumeMode;
 
-    use super::*;
+    use super::{super::Missing, *};
 
     /// Fetches when told to, and counts.
     struct Fake {
@@ -280,16 +443,32 @@ mod tests {
             Ok(None)
         }
 
-        fn fetch(
+        fn plan(
             &self,
             _: &CheckoutKey,
             _: &VolumeAttributes,
+            _: &Progress,
+        ) -> Result<Plan, FetchError> {
+            Ok(Plan::default())
+        }
+
+        fn missing(&self, _: &Plan) -> Result<Missing, FetchError> {
+            Ok(Missing::default())
+        }
+
+        fn bring(
+            &self,
+            _: &VolumeAttributes,
+            _: &Plan,
             progress: &Progress,
-        ) -> Result<Checkout, FetchError> {
+        ) -> Result<(), FetchError> {
             self.fetches.fetch_add(1, Ordering::SeqCst);
             progress.bytes_total.store(2 << 20, Ordering::Relaxed);
             progress.bytes_done.store(1 << 20, Ordering::Relaxed);
-            self.go.lock().unwrap().recv().unwrap()?;
+            self.go.lock().unwrap().recv().unwrap()
+        }
+
+        fn build(&self, _: &CheckoutKey, _: &VolumeAttributes) -> Result<Checkout, FetchError> {
             Ok(Checkout {
                 path: "/c".into(),
                 files: vec![],

@@ -127,7 +127,7 @@ impl Volumes {
             if entry.staging.is_none() && entry.targets.is_empty() && !self.has_upper(handle) {
                 self.journal.remove(handle)?;
             } else {
-                self.journal.put(entry)?;
+                self.journal.lessen(entry)?;
             }
             tracing::info!(volume = handle, target = %target.display(), "volume unpublished");
         }

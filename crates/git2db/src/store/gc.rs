@@ -33,8 +33,8 @@ pub struct Usage {
 
 impl ObjectStore {
     /// Removes objects that are linked nowhere else, not in `keep`, and not used for `min_age`;
-    /// parts and temporary files that nobody wrote to for `min_age`; and what has been in
-    /// quarantine for that long.
+    /// parts, not of objects in `keep`, and temporary files that nobody wrote to for `min_age`; and
+    /// what has been in quarantine for that long.
     ///
     /// An object counts as used when it is inserted, linked or unlinked, or found present by a
     /// download. `min_age` should be longer than it takes from the end of a download to the
@@ -49,6 +49,11 @@ impl ObjectStore {
             Ok(())
         })?;
         for (path, found) in files(&self.root.join("parts"))? {
+            let name = path.file_name().and_then(|name| name.to_str());
+            let oid = name.and_then(|name| name.parse().ok());
+            if oid.is_some_and(|oid| keep.contains(&oid)) {
+                continue;
+            }
             if !is_older(found.modified().unwrap_or(UNIX_EPOCH), min_age) {
                 continue;
             }

@@ -68,7 +68,7 @@ impl ObjectStore {
     }
 
     /// Bytes of the object that came earlier and are to be continued.
-    pub(crate) fn part_len(&self, object: &Pointer) -> u64 {
+    pub fn part_len(&self, object: &Pointer) -> u64 {
         let path = self.root.join("parts").join(object.oid.as_str());
         std::fs::metadata(path).map_or(0, |found| found.len())
     }
