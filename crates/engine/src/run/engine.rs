@@ -3,13 +3,13 @@
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     answer::Answer,
@@ -185,9 +185,28 @@ pub(crate) struct Shared {
     pub(crate) queued: AtomicUsize,
     pub(crate) running: AtomicUsize,
     pub(crate) used_blocks: AtomicUsize,
-    pub(crate) dead: AtomicBool,
-    pub(crate) cause: OnceLock<String>,
+    /// Whether the thread is gone.
+    dead: watch::Sender<bool>,
+    cause: OnceLock<String>,
     pub(crate) pace: Pace,
+}
+
+impl Shared {
+    /// Says that the thread is gone or will be at once, and why if that is known.
+    pub(crate) fn die(&self, cause: Option<String>) {
+        if let Some(cause) = cause {
+            self.cause.get_or_init(|| cause);
+        }
+        self.dead.send_replace(true);
+    }
+
+    fn health(&self) -> Result<(), String> {
+        if !*self.dead.borrow() {
+            return Ok(());
+        }
+        let cause = self.cause.get().cloned();
+        Err(cause.unwrap_or_else(|| "the engine has stopped".to_owned()))
+    }
 }
 
 /// How busy an engine is.
@@ -326,7 +345,7 @@ impl EngineHandle {
 
     fn send(&self, sequences: Vec<Sequence<Job>>) -> Result<(), SubmitError> {
         let inner = &self.inner;
-        if inner.shared.dead.load(Ordering::Acquire) {
+        if inner.shared.health().is_err() {
             return Err(SubmitError::Stopped);
         }
         let count = sequences.len();
@@ -381,14 +400,18 @@ impl EngineHandle {
     /// # Errors
     /// The cause in words.
     pub fn health(&self) -> Result<(), String> {
-        let shared = &self.inner.shared;
-        if !shared.dead.load(Ordering::Acquire) {
-            return Ok(());
+        self.inner.shared.health()
+    }
+
+    /// Waits until the engine has stopped, and says why. The future does not keep the engine
+    /// running: it ends as well when the last handle is dropped and all work is done.
+    pub fn died(&self) -> impl Future<Output = String> + Send + use<> {
+        let shared = Arc::clone(&self.inner.shared);
+        let mut dead = shared.dead.subscribe();
+        async move {
+            // It fails only without a sender, which `shared` is.
+            let _ = dead.wait_for(|dead| *dead).await;
+            shared.health().err().unwrap_or_default()
         }
-        Err(shared
-            .cause
-            .get()
-            .cloned()
-            .unwrap_or_else(|| "the engine has stopped".to_owned()))
     }
 }
