@@ -15,6 +15,9 @@ pub const HEALTH_PATH: &str = "/health";
 /// Path that answers 200 once the model is loaded and until the worker drains.
 pub const READY_PATH: &str = "/ready";
 
+/// Largest request body in bytes that a worker takes, and so the largest that the gateway does.
+pub const MAX_BODY_BYTES: usize = 16 << 20;
+
 /// Environment variables of the worker; each is a flag of `serve` as well.
 pub mod env {
     /// Directory of the Hugging Face folder (`--model`).
