@@ -180,7 +180,7 @@ pub struct ApiArgs {
     /// Key that requests must show as a bearer token; without one all are welcome.
     #[arg(long, env = "HYPRSTREAM_API_KEY", hide_env_values = true)]
     pub api_key: Option<String>,
-    /// File of such keys, one a line.
+    /// File of such keys, one a line. Read at the start: a change takes a restart.
     #[arg(long, env = "HYPRSTREAM_API_KEY_FILE")]
     pub api_key_file: Option<PathBuf>,
     /// How calls of tools are found in answers.

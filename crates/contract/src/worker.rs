@@ -56,7 +56,7 @@ pub const TERMINATION_LOG: &str = "/dev/termination-log";
 #[serde(rename_all = "camelCase")]
 pub struct LastWords {
     /// CamelCase, for a condition: `UnsupportedArchitecture`, `InvalidWeights`, `InvalidConfig`,
-    /// `MissingFile`, `InvalidTokenizer`, `OutOfMemory`, `UnavailableDevice`, `InternalError`.
+    /// `MissingFile`, `InvalidTokenizer`, `OutOfMemory`, `UnavailableDevice`, `EngineDied`, `InternalError`.
     pub reason: String,
     /// A sentence for the user of the Model.
     pub message: String,
