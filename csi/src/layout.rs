@@ -9,6 +9,8 @@
 //! | `uses/<key>` | empty; its time is that of the last use of a checkout |
 //! | `volumes/<hash>/{upper,work}` | what pods wrote to a read-write volume |
 //! | `journal/<hash>.json` | one entry for each volume |
+//! | `damaged/<key>` | the first damaged file of a checkout |
+//! | `scrub` | where reading the store again is |
 //! | `trash/` | what is being deleted |
 //! | `tmp/` | what is being built; emptied at start |
 
@@ -136,6 +138,7 @@ impl Layout {
             self.repositories(),
             self.layers(),
             self.uses(),
+            self.damaged(),
             self.volumes(),
             self.journal(),
             self.trash(),
@@ -203,6 +206,21 @@ impl Layout {
     /// The file whose time is that of the last use of a checkout.
     pub fn last_use(&self, key: &CheckoutKey) -> PathBuf {
         self.uses().join(key.to_string())
+    }
+
+    /// Marks of damaged checkouts.
+    pub fn damaged(&self) -> PathBuf {
+        self.root.join("damaged")
+    }
+
+    /// The file that says that a checkout is damaged, and by which file.
+    pub fn damage_mark(&self, key: &CheckoutKey) -> PathBuf {
+        self.damaged().join(key.to_string())
+    }
+
+    /// The file that says where reading the store again is.
+    pub fn scrub_position(&self) -> PathBuf {
+        self.root.join("scrub")
     }
 
     /// All manifest layers.

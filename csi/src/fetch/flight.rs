@@ -145,6 +145,12 @@ impl Checkouts {
         self.source.open(key).map_err(|e| Error::Fetch(Arc::new(e)))
     }
 
+    /// The first file of the checkout that is known to be damaged. Reads sizes and a mark.
+    pub fn damage(&self, key: &CheckoutKey, checkout: &Checkout) -> Option<String> {
+        let marked = std::fs::read_to_string(self.layout.damage_mark(key)).ok();
+        marked.or_else(|| checkout.damaged_file().map(|file| file.path.clone()))
+    }
+
     /// Notes that the checkout is in use now.
     pub fn touch(&self, key: &CheckoutKey) -> Result<(), Error> {
         let path = self.layout.last_use(key);
@@ -261,12 +267,11 @@ impl Checkouts {
         let opened_key = key.clone();
         let work = tokio::task::spawn_blocking(move || opened.source.open(&opened_key));
         if let Some(checkout) = work.await.unwrap_or(Err(broken_off()))? {
-            return match checkout.damaged_file() {
-                Some(file) => Err(FetchError::Damaged {
-                    path: file.path.clone(),
-                }),
-                None => Ok(Arc::new(checkout)),
-            };
+            if let Some(path) = self.damage(&key, &checkout) {
+                return Err(FetchError::Damaged { path });
+            }
+            refuse_pointers(&checkout)?;
+            return Ok(Arc::new(checkout));
         }
 
         let plan = {
@@ -295,6 +300,7 @@ impl Checkouts {
             .await?
         };
         admitted.complete = true;
+        refuse_pointers(&checkout)?;
         if let Err(error) = self.touch(&key) {
             tracing::warn!(%error, "the use of a checkout could not be noted");
         }
@@ -378,6 +384,20 @@ impl Checkouts {
                 }
             }
         }
+    }
+}
+
+/// Refuses a checkout that shows a pointer where weights should be.
+fn refuse_pointers(checkout: &Checkout) -> Result<(), FetchError> {
+    match checkout.pointer_file() {
+        Some(file) => Err(FetchError::Refused {
+            why: format!(
+                "{:?} is a Git LFS pointer and not the weights that it stands for: upload the \
+                 file itself, with `git lfs track` for it, and commit",
+                file.path
+            ),
+        }),
+        None => Ok(()),
     }
 }
 

@@ -18,11 +18,19 @@ use std::{
 pub use error::FetchError;
 pub use flight::{Checkouts, Lease};
 use hyprstream_contract::{VolumeAttributes, manifest::ManifestFile};
-use hyprstream_git2db::{Digest, lfs::Pointer};
+use hyprstream_git2db::{
+    Digest,
+    lfs::{InvalidPointer, Pointer},
+};
 pub use registry::Registry;
 pub(crate) use wanted::Kept;
 
 use crate::{error::Error, layout::CheckoutKey};
+
+/// Endings of files that hold weights.
+const WEIGHTS: [&str; 5] = ["safetensors", "bin", "gguf", "pt", "pth"];
+/// A pointer is shorter than this.
+const POINTER_BYTES: u64 = 1024;
 
 /// The complete files of a commit on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +47,18 @@ impl Checkout {
         self.files.iter().find(|file| {
             std::fs::metadata(self.path.join(&file.path))
                 .map_or(true, |found| found.len() != file.size_bytes)
+        })
+    }
+
+    /// The first file of weights whose content is the text of an LFS pointer: some server or
+    /// program lost the weights on their way, and a worker must not be left to find out.
+    pub fn pointer_file(&self) -> Option<&ManifestFile> {
+        self.files.iter().find(|file| {
+            let ending = file.path.rsplit_once('.').map_or("", |(_, ending)| ending);
+            file.size_bytes < POINTER_BYTES
+                && WEIGHTS.iter().any(|w| ending.eq_ignore_ascii_case(w))
+                && std::fs::read(self.path.join(&file.path))
+                    .is_ok_and(|text| Pointer::parse(&text) != Err(InvalidPointer::NotAPointer))
         })
     }
 

@@ -7,7 +7,7 @@ use std::{
 
 use hyprstream_contract::{VolumeAttributes, manifest::ManifestFile};
 use hyprstream_git2db::{
-    CommitId, Credentials, Include, Observer, Reference, RemoteUrl,
+    CommitId, Credentials, Include, Observer, Reference, RemoteError, RemoteUrl,
     checkout::{self, FileMode},
     lfs::{self, ObjectSource},
     repo,
@@ -108,7 +108,11 @@ impl Source for Registry {
                 history: repo::History::None,
             },
             &Watch { progress },
-        )?;
+        )
+        .map_err(|error| match error {
+            RemoteError::DiskFull { .. } => disk_full(bare.clone()),
+            other => other.into(),
+        })?;
         let entries = tree::walk(&bare, &commit, &include, &tree::Limits::default())?;
         let pointers = tree::pointers(&entries);
         let blob_bytes = entries.iter().map(|entry| match &entry.kind {

@@ -17,10 +17,10 @@ impl Collector {
             let Some(found) = volumes.checkouts.open(&key)? else {
                 continue;
             };
-            if found.damaged_file().is_none() {
+            if volumes.checkouts.damage(&key, &found).is_none() {
                 continue;
             }
-            if !self.remove_checkout(&key, &mut done)? {
+            if self.remove_files(&key, &mut done)?.is_none() {
                 tracing::warn!(checkout = %key, "damaged checkout is in use");
                 continue;
             }

@@ -8,6 +8,7 @@ mod damage;
 mod measure;
 mod objects;
 mod room;
+mod scrub;
 
 use std::{
     collections::HashSet,
@@ -19,9 +20,10 @@ use std::{
 use hyprstream_git2db::checkout;
 
 use self::objects::STRAY_AGE;
+pub use self::scrub::Scrub;
 use crate::{
     error::Error,
-    fetch::FetchError,
+    fetch::{Checkout, FetchError},
     layout::{CheckoutKey, Layout},
     volumes::Volumes,
 };
@@ -111,11 +113,24 @@ impl Collector {
     }
 
     /// Deletes a checkout that nothing uses, with the objects that only it linked to: only with
-    /// these its space is free. Returns whether it is gone.
-    fn remove_checkout(&self, key: &CheckoutKey, done: &mut Collected) -> Result<bool, Error> {
+    /// these its space is free.
+    fn remove_checkout(&self, key: &CheckoutKey, done: &mut Collected) -> Result<(), Error> {
+        match self.remove_files(key, done)? {
+            Some(found) => self.drop_objects(&found.files, done),
+            None => Ok(()),
+        }
+    }
+
+    /// Deletes the files of a checkout that nothing uses, and its marks. Returns what it was;
+    /// `None` if it stays.
+    fn remove_files(
+        &self,
+        key: &CheckoutKey,
+        done: &mut Collected,
+    ) -> Result<Option<Checkout>, Error> {
         let layout = &self.volumes.layout;
         let Some(found) = self.volumes.checkouts.open(key)? else {
-            return Ok(false);
+            return Ok(None);
         };
         let removed = self
             .volumes
@@ -134,14 +149,14 @@ impl Collector {
                 Ok(true)
             })?;
         if removed != Some(true) {
-            return Ok(false);
+            return Ok(None);
         }
         tracing::info!(checkout = %key, "unused checkout deleted");
         done.checkouts += 1;
         remove_if_there(&layout.last_use(key))?;
+        remove_if_there(&layout.damage_mark(key))?;
         empty_trash(layout)?;
-        self.drop_objects(&found.files, done)?;
-        Ok(true)
+        Ok(Some(found))
     }
 
     /// The checkouts that a journal entry or a mount refers to.
@@ -289,12 +304,19 @@ pub(crate) fn to_trash(layout: &Layout, folder: &Path) -> Result<(), Error> {
         .unwrap_or_default()
         .as_nanos();
     let place = layout.trash().join(format!("{name}.{now}"));
-    std::fs::rename(folder, &place).map_err(|e| Error::io("move to the trash", folder, e))
+    match std::fs::rename(folder, &place) {
+        // Two collections met.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(|e| Error::io("move to the trash", folder, e)),
+    }
 }
 
 fn empty_trash(layout: &Layout) -> Result<(), Error> {
     for path in children(&layout.trash())? {
-        std::fs::remove_dir_all(&path).map_err(|e| Error::io("delete", &path, e))?;
+        match std::fs::remove_dir_all(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            other => other.map_err(|e| Error::io("delete", &path, e))?,
+        }
     }
     Ok(())
 }

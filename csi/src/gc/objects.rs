@@ -82,7 +82,7 @@ impl Collector {
 }
 
 /// The object and its executable copy, whether or not they are there.
-fn names(store: &ObjectStore, oid: &Digest) -> [PathBuf; 2] {
+pub(super) fn names(store: &ObjectStore, oid: &Digest) -> [PathBuf; 2] {
     let path = store.path(oid);
     let executable = path.with_extension("x");
     [path, executable]
@@ -122,7 +122,11 @@ pub(super) fn freed_bytes(checkouts: &[Checkout], kept: &HashSet<Digest>) -> u64
 
 /// Bytes on the disk of objects that nothing links to, and of parts, but for those in `kept`.
 pub(super) fn stray_bytes(layout: &Layout, kept: &HashSet<Digest>) -> Result<u64, Error> {
-    let mut folders = vec![layout.store().join("parts"), layout.store().join("tmp")];
+    let mut folders: Vec<PathBuf> = ["parts", "tmp", "quarantine"]
+        .iter()
+        .map(|name| layout.store().join(name))
+        .filter(|folder| folder.is_dir())
+        .collect();
     for outer in children(&layout.store().join("objects"))? {
         folders.extend(children(&outer)?);
     }

@@ -295,4 +295,31 @@ mod tests {
         assert_eq!(Journal::open(&layout).unwrap().all().len(), 1);
         assert!(!half.exists());
     }
+
+    #[test]
+    fn an_entry_that_tells_of_less_is_written_when_the_disk_is_no_longer_full() {
+        let (_folder, layout) = layout();
+        let journal = Journal::open(&layout).unwrap();
+        journal.put(entry("a")).unwrap();
+        let fill = || {
+            let new = layout.journal().join(format!("{}.new", handle_hash("a")));
+            std::os::unix::fs::symlink("/dev/full", new).unwrap();
+        };
+        let less = Entry {
+            targets: BTreeMap::new(),
+            ..entry("a")
+        };
+        fill();
+        assert!(journal.put(less.clone()).unwrap_err().needs_room());
+        fill();
+        journal.lessen(less).unwrap();
+        assert_eq!(journal.get("a").unwrap().targets, BTreeMap::new());
+        let on_disk = || Journal::open(&layout).unwrap().get("a").unwrap().targets;
+        assert_eq!(on_disk(), entry("a").targets);
+        fill();
+        journal.write_late();
+        assert_eq!(on_disk(), entry("a").targets);
+        journal.write_late();
+        assert_eq!(on_disk(), BTreeMap::new());
+    }
 }
