@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use hyprstream_telemetry::LogFormat;
@@ -49,6 +49,10 @@ pub struct RunArgs {
     /// Images of the workers.
     #[command(flatten)]
     pub images: Images,
+    /// How many Models change their workers at a time because this release or its images make
+    /// other ones. What a Model or its source asks for waits for nobody.
+    #[arg(long, env = "HYPRSTREAM_ROLLOUTS_AT_ONCE", default_value = "4")]
+    pub rollouts_at_once: NonZeroUsize,
     /// Namespaces whose Models to look after, separated by commas; all if none is given.
     #[arg(long, env = "HYPRSTREAM_WATCH_NAMESPACES", value_delimiter = ',')]
     pub watch_namespaces: Vec<String>,

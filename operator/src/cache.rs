@@ -43,7 +43,12 @@ pub trait Watched:
 
 impl Watched for Deployment {
     fn trim(&mut self) {
-        self.spec = DeploymentSpec::default();
+        let spec = std::mem::take(&mut self.spec);
+        self.spec = DeploymentSpec {
+            replicas: spec.replicas,
+            template: spec.template,
+            ..DeploymentSpec::default()
+        };
     }
 }
 

@@ -33,7 +33,7 @@ use crate::{
     args::{Images, RunArgs},
     cache::{Cache, Caches, Synced, forward, scoped},
     chain,
-    controller::{Context, Memory, apply::Applier, events::Recorder, reconcile},
+    controller::{Context, Memory, Turns, apply::Applier, events::Recorder, reconcile},
     leader::Candidate,
     metrics::Metrics,
     registry::Registry,
@@ -94,6 +94,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         registry,
         images: args.images.clone(),
         namespaces: namespaces(&args.watch_namespaces),
+        rollouts_at_once: args.rollouts_at_once.get(),
         instance: args.pod_name,
         metrics: metrics.clone(),
         pace: Pace::default(),
@@ -132,6 +133,8 @@ pub struct Operator {
     pub images: Images,
     /// Namespaces to look after; empty for all.
     pub namespaces: Vec<String>,
+    /// How many Models change their workers at a time because the operator is another one.
+    pub rollouts_at_once: usize,
     /// Name of this process, in events.
     pub instance: String,
     /// Counts.
@@ -152,6 +155,7 @@ impl Operator {
         ));
         let applier = Arc::new(Applier::new(self.client.clone(), self.metrics.clone()));
         let memory = Arc::new(Memory::default());
+        let turns = Arc::new(Turns::new(self.rollouts_at_once));
         let recorder = Recorder::new(self.client.clone(), self.instance.clone());
         let wake = Arc::new(Notify::new());
 
@@ -175,6 +179,7 @@ impl Operator {
         for namespace in scopes {
             let (caches, touched) =
                 Caches::start(&self.client, namespace.as_deref(), volumes.clone());
+            turns.watch(caches.clone());
             let context = Arc::new(Context {
                 client: self.client.clone(),
                 caches: caches.clone(),
@@ -184,6 +189,7 @@ impl Operator {
                 metrics: self.metrics.clone(),
                 images: self.images.clone(),
                 memory: memory.clone(),
+                turns: turns.clone(),
             });
             let (route, routed) = mpsc::channel(QUEUE);
             routes.push((namespace.clone(), route));

@@ -81,6 +81,8 @@ pub mod reason {
     pub const COMMIT_FAILED: &str = "CommitFailed";
     /// `Progressing`: the last good commit is being restored.
     pub const ROLLING_BACK: &str = "RollingBack";
+    /// `Progressing`: a release's change of the workers waits until other Models have theirs.
+    pub const WAITING_FOR_TURN: &str = "WaitingForTurn";
     /// An object of the name that we need belongs to someone else.
     pub const NAME_CONFLICT: &str = "NameConflict";
     /// `Ready`: no worker answers.

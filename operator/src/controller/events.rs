@@ -99,7 +99,8 @@ pub fn events(before: &ModelStatus, after: &ModelStatus) -> Vec<Event> {
     {
         let then = match &after.last_known_good {
             Some(good) if *good != failed.commit => format!("; back to commit {good}"),
-            _ => String::new(),
+            Some(_) => "; back to workers as they were before".to_owned(),
+            None => String::new(),
         };
         let note = format!(
             "commit {}: {}: {}{then}",

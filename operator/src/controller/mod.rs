@@ -10,6 +10,7 @@ mod memory;
 pub mod prune;
 mod scene;
 pub mod status;
+mod turns;
 pub mod validate;
 
 use std::{
@@ -29,18 +30,17 @@ use kube::{
 };
 use serde_json::json;
 
-pub use self::memory::Memory;
 use self::{
     apply::{Applier, ApplyError, Help},
-    build::{NewVolume, Revision},
+    build::{Notes, Workers},
     census::Census,
-    decide::Decision,
     events::Recorder,
     fetch::Existing,
-    scene::Scene,
+    scene::{Course, Scene},
     status::Observed,
     validate::{Plan, validate},
 };
+pub use self::{memory::Memory, turns::Turns};
 use crate::{
     args::Images,
     cache::Caches,
@@ -74,6 +74,8 @@ pub struct Context {
     pub images: Images,
     /// What is remembered of Models, by UID.
     pub memory: Arc<Memory>,
+    /// Whose workers a release may change.
+    pub turns: Arc<Turns>,
 }
 
 /// Brings the cluster nearer to what a Model asks for and says in its status how far it is. Never
@@ -128,11 +130,17 @@ impl Context {
             retry,
             now: Timestamp::now(),
         };
-        let latest = scene.latest_volume();
-        let Decision { target, failed } = scene.decide(latest.as_ref());
+        let who = (model.namespace().unwrap_or_default(), model.name_any());
+        let Course {
+            target,
+            notes,
+            failed,
+            is_rolled_back,
+            waits,
+        } = scene.course(&who, &self.turns);
         let error = match scene.active() {
             Some(plan) => self
-                .apply(plan, latest.as_ref(), target.as_ref(), &existing)
+                .apply(plan, target.as_ref(), &notes, &existing)
                 .await
                 .err(),
             None => None,
@@ -149,7 +157,8 @@ impl Context {
             }
             Some(error) => tracing::warn!(error = chain(error), "cannot apply"),
         }
-        let census = scene.census(target.as_ref());
+        let mut census = scene.census(target.as_ref());
+        census.look_again = census.look_again.into_iter().chain(waits).min();
         let mount_problem = self.mount_problem(&uid, model, &census).await;
         let pods_refused = existing.pods_refused();
         let observed = Observed {
@@ -157,9 +166,13 @@ impl Context {
             before: &before,
             plan: plan.as_ref(),
             findings: &findings,
-            is_bound: target.as_ref().is_some_and(|t| existing.is_bound(&t.claim)),
-            target: target.as_ref(),
+            is_bound: target
+                .as_ref()
+                .is_some_and(|t| existing.is_bound(&t.revision.claim)),
+            target: target.as_ref().map(|t| &t.revision),
             failed,
+            is_rolled_back,
+            is_waiting: waits.is_some(),
             census: &census,
             mount_problem: mount_problem.as_deref(),
             pods_refused: pods_refused.as_deref(),
@@ -187,54 +200,66 @@ impl Context {
     async fn apply(
         &self,
         plan: &Plan,
-        new: Option<&NewVolume>,
-        target: Option<&Revision>,
+        target: Option<&Workers>,
+        notes: &Notes,
         existing: &Existing,
     ) -> Result<(), ApplyError> {
         let namespace = Some(plan.namespace.as_str());
         let service = self.caches.services.get(namespace, &plan.name);
         self.applier
-            .ensure(plan, &build::service(plan), service.as_deref())
+            .ensure(
+                plan,
+                &build::service(plan, notes.good.as_ref()),
+                service.as_deref(),
+            )
             .await?;
         let Some(target) = target else {
             return Ok(());
         };
-        if let Some(new) = new.filter(|n| n.revision == *target) {
-            self.applier.ensure_volume(plan, new, &self.caches).await?;
+        if let Some(content) = &target.content {
+            let new = build::new_volume(plan, content, &target.revision.claim);
+            self.applier.ensure_volume(plan, &new, &self.caches).await?;
         }
         let deployment = self.caches.deployments.get(namespace, &plan.name);
-        let desired = build::deployment(plan, target);
+        let desired = build::deployment(plan, target, notes);
         self.applier
             .ensure(plan, &desired, deployment.as_deref())
             .await?;
-        self.prune(plan, target, existing).await
+        self.prune(plan, target, notes.good.as_ref(), existing)
+            .await
     }
 
     /// Deletes the claims of old commits; their volumes follow in the sweep.
     async fn prune(
         &self,
         plan: &Plan,
-        target: &Revision,
+        target: &Workers,
+        good: Option<&Workers>,
         existing: &Existing,
     ) -> Result<(), ApplyError> {
         // Not in the middle of a rollout, whose end decides what is old.
-        let revision = build::revision_of(plan, target);
+        let is_target = |revision: Option<&str>| revision == Some(target.digest());
         let pods = existing.pods.iter();
-        let is_settled = existing.current_revision() == Some(&revision)
+        let is_settled = is_target(existing.current_revision())
             && pods
                 .clone()
-                .all(|p| p.labels().get(build::REVISION) == Some(&revision));
+                .all(|p| is_target(p.labels().get(build::REVISION).map(String::as_str)));
         if !is_settled {
             return Ok(());
         }
         let mut needed: BTreeSet<String> = pods
             .flat_map(|p| prune::claims_of(p).map(str::to_owned).collect::<Vec<_>>())
             .collect();
-        needed.insert(target.claim.clone());
+        needed.insert(target.revision.claim.clone());
+        // Invariant: what was last good stays until something else is, even if no pod has it now.
+        needed.extend(good.map(|g| g.revision.claim.clone()));
         let keep = usize::try_from(plan.spec.storage.keep_revisions).unwrap_or(1);
         let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &plan.namespace);
-        for claim in prune::superfluous(&existing.revisions(), &needed, keep) {
-            if let Some(claim) = existing.claims.iter().find(|c| c.name_any() == claim) {
+        let superfluous = prune::superfluous(&existing.revisions(), &needed, keep);
+        for claim in &existing.claims {
+            let name = claim.name_any();
+            let is_broken = !existing.is_usable(&name) && !needed.contains(&name);
+            if is_broken || superfluous.contains(&name) {
                 self.applier.delete(&api, claim.as_ref()).await?;
             }
         }

@@ -51,6 +51,10 @@ pub struct World {
     pub cluster: Cluster,
     pub registry: FakeRegistry,
     pub fates: Fates,
+    /// Image of the workers, from the operator's next start on.
+    pub image: String,
+    /// How many Models a release changes at a time, from the operator's next start on.
+    pub rollouts_at_once: usize,
     client: Client,
     remote: Registry,
     operator: Option<(JoinHandle<()>, CancellationToken)>,
@@ -83,6 +87,8 @@ impl World {
             cluster,
             registry,
             fates,
+            image: "worker:1".into(),
+            rollouts_at_once: 4,
             client,
             remote,
             operator: None,
@@ -102,11 +108,12 @@ impl World {
             client: self.client.clone(),
             registry: self.remote.clone(),
             images: Images {
-                cpu: "worker:1".into(),
+                cpu: self.image.clone(),
                 cuda: None,
                 rocm: None,
                 pull_policy: PullPolicy::IfNotPresent,
             },
+            rollouts_at_once: self.rollouts_at_once,
             namespaces: vec![],
             instance: "test".into(),
             metrics: Metrics::new().unwrap(),
@@ -132,6 +139,31 @@ impl World {
 
     pub fn fate(&self, commit: &str, fate: Fate) {
         self.fates.lock().unwrap().insert(commit.to_owned(), fate);
+    }
+
+    /// Another release of the operator takes over, with another image of the workers.
+    pub fn upgrade(&mut self, image: &str) {
+        self.kill_operator();
+        image.clone_into(&mut self.image);
+        self.start();
+    }
+
+    /// As `kubectl delete pvc` does: the claim is there for as long as a pod mounts it.
+    pub fn delete_claim(&self, name: &str) {
+        self.cluster.change(kubelet::CLAIMS, "ns", name, |claim| {
+            claim["metadata"]["deletionTimestamp"] =
+                json!(k8s_openapi::jiff::Timestamp::now().to_string());
+        });
+    }
+
+    /// Names of the claims of a commit.
+    pub fn claims_of(&self, commit: &str) -> Vec<String> {
+        let claims = self.cluster.list(kubelet::CLAIMS);
+        claims
+            .iter()
+            .filter(|c| c["metadata"]["labels"]["hyprstream.io/commit"] == commit)
+            .filter_map(|c| c["metadata"]["name"].as_str().map(str::to_owned))
+            .collect()
     }
 
     pub fn apply_model(&self, name: &str, spec: &Value) {
