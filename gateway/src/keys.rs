@@ -91,3 +91,36 @@ impl KeyFile {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::{Config, Metrics, table::Table};
+
+    #[tokio::test]
+    async fn only_a_file_that_changed_and_can_be_used_brings_new_keys() {
+        let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
+        let tables = watch::channel(Arc::new(Table::default())).1;
+        let gateway = Gateway::new(Config::default(), tables, metrics);
+        let path = std::env::temp_dir().join(format!("master-key-{}", std::process::id()));
+        assert!(matches!(
+            KeyFile::open(&path, &gateway).await,
+            Err(KeyFileError::Read { .. })
+        ));
+        std::fs::write(&path, "a".repeat(32)).unwrap();
+        let mut file = KeyFile::open(&path, &gateway).await.unwrap();
+        assert!(!file.read(&gateway).await.unwrap(), "it is the same");
+        std::fs::write(&path, "b".repeat(32)).unwrap();
+        assert!(file.read(&gateway).await.unwrap());
+        std::fs::write(&path, "weak").unwrap();
+        for _ in 0..2 {
+            let read = file.read(&gateway).await;
+            assert!(matches!(read, Err(KeyFileError::Weak { .. })), "every time");
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
+}

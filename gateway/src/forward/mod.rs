@@ -157,15 +157,12 @@ impl Call<'_> {
         let endpoint = Arc::clone(flight.lease().endpoint());
         let sent_at = Instant::now();
         let sent = endpoint.send(self.request(&flight), config.connect_timeout);
-        let sent = match timeout(config.silence_timeout, sent).await {
-            Ok(sent) => sent,
-            Err(_) => {
-                endpoint.answered_badly(sent_at, Instant::now());
-                return Err(GatewayError::WorkerSilent {
-                    model: table.id(flight.model()),
-                    limit: config.silence_timeout,
-                });
-            }
+        let Ok(sent) = timeout(config.silence_timeout, sent).await else {
+            endpoint.answered_badly(sent_at, Instant::now());
+            return Err(GatewayError::WorkerSilent {
+                model: table.id(flight.model()),
+                limit: config.silence_timeout,
+            });
         };
         let (response, connection) = match sent {
             Ok(answer) => answer,

@@ -132,13 +132,12 @@ impl Gateway {
         // Requests that wait for a Model go on waiting: a worker that comes in time answers them.
         let last_call = LAST_CALL.min(config.drain_timeout / 4);
         let mut drained = std::pin::pin!(timeout(config.drain_timeout, graceful.shutdown()));
-        let early = timeout(config.drain_timeout - last_call, &mut drained).await;
-        let drained = match early {
-            Ok(drained) => drained,
-            Err(_) => {
-                self.state.last_call.cancel();
-                drained.await
-            }
+        let early = timeout(config.drain_timeout.saturating_sub(last_call), &mut drained).await;
+        let drained = if let Ok(drained) = early {
+            drained
+        } else {
+            self.state.last_call.cancel();
+            drained.await
         };
         if drained.is_ok() {
             return Ok(0);
