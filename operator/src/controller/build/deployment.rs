@@ -18,7 +18,7 @@ use k8s_openapi::{
     },
 };
 
-use super::{CLAIM, Plan, REVISION, Revision, labels, metadata, selector};
+use super::{CLAIM, Plan, REVISION, Revision, key, labels, metadata, selector};
 use crate::cache::digest;
 
 const MODEL_VOLUME: &str = "model";
@@ -94,7 +94,7 @@ fn template(plan: &Plan, revision: &Revision) -> PodTemplateSpec {
 fn bare_template(plan: &Plan, revision: &Revision) -> PodTemplateSpec {
     let mut labels = labels(plan);
     labels.insert(label::COMMIT.to_owned(), revision.commit.to_string());
-    PodTemplateSpec {
+    let mut template = PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(labels),
             ..ObjectMeta::default()
@@ -146,7 +146,9 @@ fn bare_template(plan: &Plan, revision: &Revision) -> PodTemplateSpec {
             ]),
             ..PodSpec::default()
         }),
-    }
+    };
+    key::ask_for_key(plan, &mut template);
+    template
 }
 
 fn container(plan: &Plan) -> Container {

@@ -1,6 +1,8 @@
 //! What there should be: pure, and never fails.
 
+mod budget;
 mod deployment;
+mod key;
 mod service;
 mod volume;
 
@@ -9,7 +11,9 @@ use std::collections::BTreeMap;
 use hyprstream_contract::{CommitId, VolumeAttributes, label};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+pub use budget::disruption_budget;
 pub use deployment::{attempt, deployment, revision_of};
+pub use key::worker_key;
 pub use service::{service, url};
 pub use volume::{new_volume, persistent_volume, persistent_volume_claim};
 
