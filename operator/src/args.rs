@@ -46,6 +46,19 @@ pub struct RunArgs {
     /// File with the registry's admin token. Read again for every request.
     #[arg(long, env = "HYPRSTREAM_REGISTRY_TOKEN_FILE")]
     pub registry_token_file: PathBuf,
+    /// File with the secret that the keys of workers are made from: 32 bytes or more, the same as
+    /// the gateway's. Read again every ten seconds; another one makes new workers.
+    #[arg(long, env = "HYPRSTREAM_WORKER_MASTER_KEY_FILE")]
+    pub worker_master_key_file: PathBuf,
+    /// Hosts, as HOST or HOST:PORT and separated by commas, that credentials of Models may be sent
+    /// to over plain http.
+    #[arg(
+        long,
+        env = "HYPRSTREAM_ALLOW_INSECURE_CREDENTIALS",
+        value_name = "HOST",
+        value_delimiter = ','
+    )]
+    pub allow_insecure_credentials: Vec<String>,
     /// Images of the workers.
     #[command(flatten)]
     pub images: Images,

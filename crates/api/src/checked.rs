@@ -102,7 +102,7 @@ impl<'de, K: DeserializeOwned> Deserialize<'de> for Checked<K> {
         if !raw.is_object() {
             return Err(D::Error::custom("an object of Kubernetes is a JSON object"));
         }
-        Ok(match K::deserialize(&raw) {
+        Ok(match serde_path_to_error::deserialize(&raw) {
             Ok(object) => Self(Content::Good(object)),
             Err(error) => Self(Content::Bad(Box::new(Bad {
                 metadata: metadata(&raw["metadata"]),
@@ -202,7 +202,10 @@ mod tests {
         };
         assert_eq!(good.get().unwrap().name_any(), "good");
         let error = bad.get().unwrap_err().to_string();
-        assert!(error.contains("3000000000"), "{error}");
+        assert!(
+            error.starts_with("spec.rollout.maxSurge: ") && error.contains("3000000000"),
+            "{error}"
+        );
         assert_eq!(
             (bad.name_any(), bad.namespace(), bad.resource_version()),
             ("bad".into(), Some("ns".into()), Some("7".into()))

@@ -46,6 +46,8 @@ pub mod reason {
     pub const INVALID_SECRET: &str = "InvalidSecret";
     /// The spec asks for something impossible.
     pub const INVALID_SPEC: &str = "InvalidSpec";
+    /// The object cannot be read: it holds what this version does not know.
+    pub const MALFORMED: &str = "Malformed";
 
     /// `VolumeReady`: pods wait for the volume.
     pub const MOUNTING: &str = "Mounting";

@@ -13,6 +13,8 @@ pub mod condition;
 mod engine;
 mod model;
 mod rollout;
+#[cfg(test)]
+mod schema_test;
 mod source;
 mod status;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hyprstream_api::Model;
+use hyprstream_api::{Checked, Model};
 use hyprstream_contract::{CommitId, label};
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -204,11 +204,12 @@ pub async fn mount_problem(
     namespace: &str,
     pod_uid: &str,
 ) -> Result<Option<String>, kube::Error> {
-    let api: Api<Event> = Api::namespaced(client.clone(), namespace);
+    let api: Api<Checked<Event>> = Api::namespaced(client.clone(), namespace);
     let params = ListParams::default()
         .fields(&format!("involvedObject.uid={pod_uid},reason=FailedMount"))
         .limit(20);
-    let mut events = api.list(&params).await?.items;
+    let events = api.list(&params).await?.items.into_iter();
+    let mut events: Vec<Event> = events.filter_map(|e| e.into_inner().ok()).collect();
     events.sort_by_key(|e| {
         e.last_timestamp
             .clone()

@@ -6,7 +6,9 @@ pub mod census;
 pub mod decide;
 pub mod events;
 pub mod fetch;
+mod malformed;
 mod memory;
+pub mod policy;
 pub mod prune;
 mod scene;
 pub mod status;
@@ -16,11 +18,14 @@ pub mod validate;
 use std::{
     collections::BTreeSet,
     convert::Infallible,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use hyprstream_api::{Model, ModelStatus};
+use hyprstream_api::{Checked, Model, ModelStatus};
 use hyprstream_contract::label;
 use k8s_openapi::{api::core::v1::PersistentVolumeClaim, jiff::Timestamp};
 use kube::{
@@ -36,6 +41,7 @@ use self::{
     census::Census,
     events::Recorder,
     fetch::Existing,
+    policy::Policy,
     scene::{Course, Scene},
     status::Observed,
     validate::{Plan, validate},
@@ -56,6 +62,9 @@ const LAST_PAUSE: Duration = Duration::from_mins(5);
 /// How often the kubelet's events about a mount are asked for.
 const MOUNT_CHECK: Duration = Duration::from_secs(5);
 
+/// Number of the next reconciliation, by which the lines of its log belong together.
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
 /// What reconciliations share.
 pub struct Context {
     /// The API server.
@@ -72,6 +81,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// Images of the workers.
     pub images: Images,
+    /// What the installation forbids and adds.
+    pub policy: Arc<Policy>,
     /// What is remembered of Models, by UID.
     pub memory: Arc<Memory>,
     /// Whose workers a release may change.
@@ -80,15 +91,30 @@ pub struct Context {
 
 /// Brings the cluster nearer to what a Model asks for and says in its status how far it is. Never
 /// fails: an error is in the status, and in when to look again.
-pub async fn reconcile(model: Arc<Model>, context: Arc<Context>) -> Result<Action, Infallible> {
+#[tracing::instrument(
+    skip_all,
+    fields(
+        kind = "Model",
+        namespace = model.namespace(),
+        name = model.name_any(),
+        reconcile = NEXT.fetch_add(1, Ordering::Relaxed),
+    )
+)]
+pub async fn reconcile(
+    model: Arc<Checked<Model>>,
+    context: Arc<Context>,
+) -> Result<Action, Infallible> {
     let started = Instant::now();
     context.caches.ready().await;
-    let action = if model.metadata.deletion_timestamp.is_some() {
+    let action = if model.meta().deletion_timestamp.is_some() {
         // The garbage collector takes what the Model owns, and the sweep its volumes.
         context.sources.forget(&model.uid().unwrap_or_default());
         Action::await_change()
     } else {
-        context.reconcile(&model).await
+        match model.get() {
+            Ok(model) => context.reconcile(model).await,
+            Err(error) => context.tell_malformed(&model, error).await,
+        }
     };
     context
         .metrics
@@ -101,7 +127,7 @@ impl Context {
     async fn reconcile(&self, model: &Model) -> Action {
         let uid = model.uid().unwrap_or_default();
         let before = self.newest_status(model, &uid);
-        let plan = validate(model, &self.images);
+        let plan = validate(model, &self.images).and_then(|plan| self.policy.admit(plan));
         let reconcile_at = model
             .annotations()
             .get(label::RECONCILE_AT)
@@ -213,6 +239,13 @@ impl Context {
                 service.as_deref(),
             )
             .await?;
+        let budget = self.caches.budgets.get(namespace, &plan.name);
+        self.applier
+            .ensure(plan, &build::disruption_budget(plan), budget.as_deref())
+            .await?;
+        if let Some(secret) = build::worker_key(plan) {
+            self.applier.ensure(plan, &secret, None).await?;
+        }
         let Some(target) = target else {
             return Ok(());
         };
@@ -332,7 +365,7 @@ impl Context {
         for event in events::events(before, after) {
             tracing::info!(reason = event.reason, note = event.note, "event");
             self.metrics.writes.with_label_values(&["Event"]).inc();
-            if let Err(error) = self.recorder.publish(model, &event).await {
+            if let Err(error) = self.recorder.publish(model.object_ref(&()), &event).await {
                 tracing::warn!(error = chain(&error), "cannot write an event");
             }
         }

@@ -21,7 +21,9 @@ use std::{
 use hyprstream_api::ModelStatus;
 use hyprstream_operator::{
     args::{Images, PullPolicy},
+    controller::policy::{MasterKey, Policy},
     metrics::Metrics,
+    ready::Readiness,
     registry::Registry,
     run::Operator,
     source::Pace,
@@ -41,6 +43,8 @@ pub const MODELS: &str = "hyprstream.io/v1alpha1/models";
 pub const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 pub const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 pub const C: &str = "cccccccccccccccccccccccccccccccccccccccc";
+/// What workers' keys are made from.
+pub const MASTER_KEY: &str = "0123456789abcdef0123456789abcdef";
 /// The repository that tests push to.
 pub const URL: &str = "hyprstream://ns/m";
 
@@ -60,6 +64,8 @@ pub struct World {
     operator: Option<(JoinHandle<()>, CancellationToken)>,
     kubelet: JoinHandle<()>,
     _token: tempfile::NamedTempFile,
+    master_key: tempfile::NamedTempFile,
+    pub readiness: Readiness,
 }
 
 impl Drop for World {
@@ -78,6 +84,8 @@ impl World {
         let registry = FakeRegistry::default();
         let token = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(token.path(), "t\n").unwrap();
+        let master_key = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(master_key.path(), MASTER_KEY).unwrap();
         let url: http::Uri = cluster.serve().await.parse().unwrap();
         let client = Client::try_from(Config::new(url)).unwrap();
         let remote = Registry::new(registry.serve().await, token.path().to_owned()).unwrap();
@@ -94,6 +102,8 @@ impl World {
             operator: None,
             kubelet,
             _token: token,
+            master_key,
+            readiness: Readiness::default(),
         };
         world.start();
         world
@@ -114,6 +124,10 @@ impl World {
                 pull_policy: PullPolicy::IfNotPresent,
             },
             rollouts_at_once: self.rollouts_at_once,
+            policy: Policy {
+                insecure_hosts: vec!["plain.example.org".into()],
+                keys: MasterKey::open(self.master_key.path().to_owned()).unwrap(),
+            },
             namespaces: vec![],
             instance: "test".into(),
             metrics: Metrics::new().unwrap(),
@@ -123,8 +137,10 @@ impl World {
                 secret: Duration::from_millis(50),
                 poll: Duration::from_millis(30),
                 report: Duration::from_millis(30),
+                key: Duration::from_millis(50),
                 silence: Duration::from_millis(100),
             },
+            readiness: self.readiness.clone(),
         };
         let token = CancellationToken::new();
         self.operator = Some((tokio::spawn(operator.run(token.clone())), token));
@@ -135,6 +151,10 @@ impl World {
         if let Some((task, _)) = self.operator.take() {
             task.abort();
         }
+    }
+
+    pub fn change_master_key(&self, master: &str) {
+        std::fs::write(self.master_key.path(), master).unwrap();
     }
 
     pub fn fate(&self, commit: &str, fate: Fate) {

@@ -20,8 +20,8 @@ use k8s_openapi::{
 use serde::Serialize;
 
 use super::{
-    ASKED, CLAIM, CONTENT, GOOD, MODEL_VOLUME, Plan, REVISION, Revision, UPGRADE, Workers, labels,
-    metadata, selector,
+    ASKED, CLAIM, CONTENT, GOOD, MODEL_VOLUME, Plan, REVISION, Revision, UPGRADE, Workers, key,
+    labels, metadata, selector,
 };
 use crate::cache::digest;
 
@@ -151,7 +151,7 @@ pub(super) fn template(plan: &Plan, revision: &Revision) -> PodTemplateSpec {
 fn bare_template(plan: &Plan, revision: &Revision) -> PodTemplateSpec {
     let mut labels = labels(plan);
     labels.insert(label::COMMIT.to_owned(), revision.commit.to_string());
-    PodTemplateSpec {
+    let mut template = PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(labels),
             ..ObjectMeta::default()
@@ -203,7 +203,9 @@ fn bare_template(plan: &Plan, revision: &Revision) -> PodTemplateSpec {
             ]),
             ..PodSpec::default()
         }),
-    }
+    };
+    key::ask_for_key(plan, &mut template);
+    template
 }
 
 fn container(plan: &Plan) -> Container {

@@ -1,6 +1,8 @@
 //! What there should be: pure, and never fails.
 
+mod budget;
 mod deployment;
+mod key;
 mod service;
 mod volume;
 mod workers;
@@ -11,7 +13,9 @@ use hyprstream_contract::{CommitId, label};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
+pub use budget::disruption_budget;
 pub use deployment::{Notes, asked, asked_spec, attempt, deployment, revision_of};
+pub use key::worker_key;
 pub use service::{service, url};
 pub use volume::{
     NewVolume, claim_name, content, new_volume, persistent_volume, persistent_volume_claim,

@@ -1,11 +1,17 @@
 use hyprstream_api::{Device, Dtype, Model};
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Toleration};
+use k8s_openapi::{
+    api::{apps::v1::Deployment, core::v1::Toleration},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
 use serde_json::json;
 
 use super::*;
 use crate::{
     args::{Images, PullPolicy},
-    controller::validate::validate,
+    controller::{
+        policy::{MasterKey, Policy},
+        validate::validate,
+    },
     source::Mirrored,
 };
 
@@ -70,6 +76,60 @@ fn a_deployment_and_a_service_of_defaults() {
     let plan = simple();
     insta::assert_yaml_snapshot!("deployment", deployment_of(&plan));
     insta::assert_yaml_snapshot!("service", service(&plan, None));
+}
+
+#[test]
+fn a_budget_lets_one_worker_go_at_a_time_and_a_single_one_too() {
+    let budget = disruption_budget(&simple());
+    let spec = budget.spec.unwrap();
+    assert_eq!(spec.max_unavailable, Some(IntOrString::Int(1)));
+    assert_eq!(spec.min_available, None);
+    assert_eq!(
+        spec.selector.unwrap().match_labels,
+        Some(selector("smollm2"))
+    );
+}
+
+#[test]
+fn workers_ask_for_their_key_and_another_key_makes_other_pods() {
+    let plan = simple();
+    assert_eq!(worker_key(&plan), None);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let with_key = |master: &str| {
+        std::fs::write(file.path(), master).unwrap();
+        let keys = MasterKey::open(file.path().to_owned()).unwrap();
+        let policy = Policy {
+            insecure_hosts: vec![],
+            keys,
+        };
+        policy.admit(plan.clone()).unwrap()
+    };
+    let first = with_key("0123456789abcdef0123456789abcdef");
+    let other = with_key("fedcba9876543210fedcba9876543210");
+    assert_ne!(workers_of(&first).digest(), workers_of(&other).digest());
+
+    let secret = worker_key(&first).unwrap();
+    assert_eq!(secret.metadata.name.as_deref(), Some("smollm2-worker-key"));
+    let key = &secret.data.as_ref().unwrap()["key"].0;
+    let keys = hyprstream_contract::WorkerKeys::new("0123456789abcdef0123456789abcdef").unwrap();
+    assert_eq!(key, keys.of("default", "smollm2").as_bytes());
+
+    let template = deployment_of(&first).spec.template;
+    let annotations = template.metadata.unwrap().annotations.unwrap();
+    let shown = annotations["hyprstream.io/worker-key"].as_bytes();
+    assert!(!key.windows(8).any(|w| shown.windows(8).any(|s| s == w)));
+    let pod = template.spec.unwrap();
+    let container = &pod.containers[0];
+    let env = container.env.as_ref().unwrap();
+    let file = env.iter().find(|e| e.name == "HYPRSTREAM_API_KEY_FILE");
+    let file = file.unwrap().value.clone().unwrap();
+    let mounts = container.volume_mounts.as_ref().unwrap();
+    let mount = mounts.iter().find(|m| m.name == "key").unwrap();
+    assert_eq!(file, format!("{}/key", mount.mount_path));
+    let volumes = pod.volumes.unwrap();
+    let volume = volumes.iter().find(|v| v.name == "key").unwrap();
+    let source = volume.secret.as_ref().unwrap();
+    assert_eq!(source.secret_name, secret.metadata.name);
 }
 
 #[test]
