@@ -41,7 +41,7 @@ impl Server {
         };
         change(&mut limits);
         let dir = Arc::new(tempfile::tempdir().unwrap());
-        Self::open(dir, limits, vec!["127.0.0.0/8".parse().unwrap()], ANY)
+        Self::open(dir, &limits, vec!["127.0.0.0/8".parse().unwrap()], ANY)
     }
 
     /// One that fetches only from what is allowed, which is not this machine.
@@ -52,19 +52,19 @@ impl Server {
         };
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let allowed = allowed.iter().map(|text| text.parse().unwrap()).collect();
-        Self::open(dir, limits, allowed, ANY)
+        Self::open(dir, &limits, allowed, ANY)
     }
 
     /// The same root and port in a new life.
     pub(crate) fn restart(mut self) -> Self {
         self.listening.end();
         let allowed = std::mem::take(&mut self.allowed);
-        Self::open(Arc::clone(&self.dir), self.limits, allowed, self.address)
+        Self::open(Arc::clone(&self.dir), &self.limits, allowed, self.address)
     }
 
     fn open(
         dir: Arc<TempDir>,
-        limits: Limits,
+        limits: &Limits,
         allowed: Vec<AllowedUpstream>,
         address: SocketAddr,
     ) -> Self {
@@ -74,7 +74,7 @@ impl Server {
         let settings = Settings {
             root,
             tokens,
-            limits,
+            limits: *limits,
             allowed_upstreams: allowed,
             keep: None,
         };
@@ -95,7 +95,7 @@ impl Server {
         Self {
             address: listening.address,
             dir,
-            limits,
+            limits: *limits,
             allowed: kept,
             listening,
             metrics,

@@ -132,6 +132,9 @@ fn an_upstream_that_drips_is_given_up_and_others_get_its_places() {
     let registry = Server::with(|limits| {
         limits.max_fetches = 2;
         limits.fetch = hurried();
+        // So that the failure is still there when it is asked for.
+        limits.min_backoff = Duration::from_mins(2);
+        limits.max_backoff = Duration::from_mins(2);
     });
     let nowhere = "1".repeat(40);
     let source = |index: u8| {
