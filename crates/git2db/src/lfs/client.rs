@@ -8,7 +8,7 @@ use std::{
 use ureq::http::Method;
 
 use super::{
-    LfsError, ObjectSource, Pointer,
+    Guard, LfsError, ObjectSource, Pointer,
     batch::{
         Action, BatchObject, BatchRef, BatchRequest, BatchResponse, CONTENT_TYPE, ObjectResponse,
         Operation,
@@ -103,6 +103,14 @@ impl Client {
             http,
             options,
         })
+    }
+
+    /// The client, which from now on connects only where `guard` allows it, also where an action
+    /// or a redirect leads.
+    #[must_use = "the client without the guard is gone"]
+    pub fn guarded(mut self, guard: Guard) -> Self {
+        self.http.guard(guard);
+        self
     }
 
     /// Asks what to do with `objects`, as often as need be.

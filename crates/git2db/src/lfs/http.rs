@@ -10,7 +10,7 @@ use ureq::{
 };
 use url::Url;
 
-use super::{LfsError, Options, batch};
+use super::{Guard, LfsError, Options, batch, guarded_agent};
 use crate::{Credentials, store::StoreError};
 
 /// Most redirects that one call follows.
@@ -105,6 +105,11 @@ impl Http {
             endpoint,
             authorization,
         })
+    }
+
+    /// From now on connects only where `guard` allows it.
+    pub(super) fn guard(&mut self, guard: Guard) {
+        self.agent = guarded_agent(self.agent.config().clone(), Some(guard));
     }
 
     /// Makes the call and follows redirects. The answer has a status of 2xx.

@@ -105,12 +105,11 @@ impl<'a> Session<'a> {
         options
     }
 
-    /// To other hosts only without credentials, since libgit2 would take them along.
+    /// Never to other hosts: libgit2 would take credentials along, and go where a stranger sends
+    /// it.
+    #[allow(clippy::unused_self)]
     pub(crate) fn redirects(&self) -> RemoteRedirect {
-        match self.credentials {
-            Credentials::None => RemoteRedirect::Initial,
-            _ => RemoteRedirect::None,
-        }
+        RemoteRedirect::None
     }
 
     /// What an error of this session's connection means.

@@ -159,6 +159,7 @@ fn download(
     } = *fetch;
     let session = Session::new(url, credentials, observer)?;
     let failed = |error: git2::Error| session.error(&error);
+    remote::follow_no_redirects(repo).map_err(|e| local(super::access(repo.path())(e)))?;
     let mut remote = repo.remote_anonymous(url.as_str()).map_err(failed)?;
     let depth = match attempt.shallow {
         true => 1,
