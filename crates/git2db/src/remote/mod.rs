@@ -7,7 +7,7 @@ use git2::{Direction, Remote};
 pub use error::RemoteError;
 
 use crate::{
-    CommitId, Credentials, Observer, Reference, RemoteUrl,
+    CommitId, Credentials, Limits, Observer, Reference, RemoteUrl,
     libgit::{Session, proxy, remote_error},
 };
 
@@ -46,7 +46,17 @@ pub fn list(
     credentials: &Credentials,
     observer: &dyn Observer,
 ) -> Result<Vec<RemoteRef>, RemoteError> {
-    let session = Session::new(url, credentials, observer)?;
+    list_within(url, credentials, &Limits::default(), observer)
+}
+
+/// As [`list`], with limits of one's own.
+pub fn list_within(
+    url: &RemoteUrl,
+    credentials: &Credentials,
+    limits: &Limits,
+    observer: &dyn Observer,
+) -> Result<Vec<RemoteRef>, RemoteError> {
+    let session = Session::new(url, credentials, observer, limits, None)?;
     let mut remote = Remote::create_detached(url.as_str()).map_err(|e| remote_error(url, &e))?;
     let connection = remote
         .connect_auth(Direction::Fetch, Some(session.callbacks()), Some(proxy()))
