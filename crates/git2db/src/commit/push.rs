@@ -6,7 +6,7 @@ use git2::{ErrorCode, FileMode, Oid, PushOptions, Repository};
 
 use super::{CommitError, branch_ref};
 use crate::{
-    CommitId, Credentials, Observer, RemoteUrl,
+    CommitId, Credentials, Limits, Observer, RemoteUrl,
     lfs::{Client, MAX_POINTER_BYTES, Options, Pointer, Transfer},
     libgit::{Session, proxy},
     remote::{self, RemoteRef},
@@ -128,7 +128,8 @@ fn push_ref(
             .take(300)
             .collect(),
     };
-    let session = Session::new(url, credentials, observer).map_err(CommitError::Remote)?;
+    let session = Session::new(url, credentials, observer, &Limits::default(), None)
+        .map_err(CommitError::Remote)?;
     let refused = RefCell::new(None);
     let pushed = {
         let mut callbacks = session.callbacks();

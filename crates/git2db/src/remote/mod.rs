@@ -9,7 +9,7 @@ use git2::{Config, Direction, Odb, Repository};
 pub use error::RemoteError;
 
 use crate::{
-    CommitId, Credentials, Observer, Reference, RemoteUrl,
+    CommitId, Credentials, Limits, Observer, Reference, RemoteUrl,
     libgit::{Session, proxy, remote_error},
 };
 
@@ -50,7 +50,17 @@ pub fn list(
     credentials: &Credentials,
     observer: &dyn Observer,
 ) -> Result<Vec<RemoteRef>, RemoteError> {
-    let session = Session::new(url, credentials, observer)?;
+    list_within(url, credentials, &Limits::default(), observer)
+}
+
+/// As [`list`], with limits of one's own.
+pub fn list_within(
+    url: &RemoteUrl,
+    credentials: &Credentials,
+    limits: &Limits,
+    observer: &dyn Observer,
+) -> Result<Vec<RemoteRef>, RemoteError> {
+    let session = Session::new(url, credentials, observer, limits, None)?;
     let repo = no_redirects().map_err(|e| remote_error(url, &e))?;
     let mut remote = repo
         .remote_anonymous(url.as_str())

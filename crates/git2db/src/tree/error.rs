@@ -66,6 +66,23 @@ pub enum Refusal {
     /// Rules of `.gitattributes` that nobody can follow in time.
     #[error("{0}")]
     Attributes(TooCostly),
+    /// A path beyond the limit. Only its beginning is named.
+    #[error("the path has more than {0} bytes")]
+    LongPath(usize),
+    /// Paths and targets of links that are together beyond the limit.
+    #[error("the paths of the repository have together more than {0} bytes")]
+    LongPaths(usize),
+    /// `.gitattributes` that are together beyond the limit.
+    #[error("all .gitattributes have together more than {0} bytes")]
+    HugeAttributes(usize),
+    /// A commit or the list of a folder that no commit of files needs.
+    #[error("it has {size} bytes of git's own data (limit {limit})")]
+    HugeObject {
+        /// Its size in bytes.
+        size: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
     /// More files and folders than the limit.
     #[error("the repository has more than {0} files and folders")]
     TooManyEntries(usize),

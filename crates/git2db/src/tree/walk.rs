@@ -11,7 +11,7 @@ use super::{Entry, EntryKind, Limits, Refusal, TreeError, links, names};
 use crate::{
     CommitId, Include, RepoError,
     lfs::{Attributes, InvalidPointer, MAX_POINTER_BYTES, Pointer},
-    repo,
+    libgit, repo,
 };
 
 /// The name of git's empty blob, which lies in no repository.
@@ -38,8 +38,10 @@ const LOADED: [&str; 14] = [
 
 /// Deepest folder.
 const MAX_DEPTH: usize = 64;
-/// Largest `.gitattributes` that is read, in bytes, as in git.
-const MAX_ATTRIBUTES_BYTES: usize = 100 << 20;
+/// Largest commit, and largest list of a folder, that is read, in bytes.
+const MAX_OBJECT_BYTES: usize = 32 << 20;
+/// Characters of a path that is too long that are shown.
+const SHOWN_CHARS: usize = 200;
 
 /// The files of `commit` in the bare repository at `path` that `include` wants, ordered by path.
 ///
@@ -56,18 +58,21 @@ pub fn walk(
     limits: &Limits,
 ) -> Result<Vec<Entry>, TreeError> {
     let repo = repo::open(path).map_err(TreeError::Repo)?;
+    libgit::allow_objects(limits.max_blob_bytes);
     let walker = Walker {
         repo: &repo,
         odb: odb(&repo, path)?,
         path,
         commit,
     };
+    walker.check_size("the commit", commit.oid())?;
     let root = repo
         .find_commit(commit.oid())
         .and_then(|commit| commit.tree())
         .map_err(|e| walker.failed(e))?;
-    let raw = walker.list(root.id(), limits)?;
-    let attributes = walker.attributes(&raw)?;
+    let (raw, paths_bytes) = walker.list(root.id(), limits)?;
+    let attributes = walker.attributes(&raw, limits)?;
+    let mut links_bytes = paths_bytes;
     let wanted: Vec<&Raw> = raw
         .iter()
         .filter(|raw| include.matches(&raw.path))
@@ -75,6 +80,15 @@ pub fn walk(
     let mut entries = Vec::with_capacity(wanted.len());
     for raw in wanted {
         let kind = walker.kind(raw, &attributes, limits)?;
+        if let EntryKind::Symlink { target } = &kind {
+            links_bytes += target.len();
+            if links_bytes > limits.max_paths_bytes {
+                return Err(refused(
+                    &raw.path,
+                    Refusal::LongPaths(limits.max_paths_bytes),
+                ));
+            }
+        }
         entries.push(Entry {
             path: raw.path.clone(),
             kind,
@@ -98,8 +112,9 @@ pub(crate) fn attributes(
         path,
         commit,
     };
-    let raw = walker.list(tree, &Limits::default())?;
-    walker.attributes(&raw)
+    let limits = Limits::default();
+    let (raw, _) = walker.list(tree, &limits)?;
+    walker.attributes(&raw, &limits)
 }
 
 struct Walker<'a> {
@@ -122,20 +137,29 @@ fn odb<'a>(repo: &'a Repository, path: &Path) -> Result<Odb<'a>, TreeError> {
 }
 
 fn refused(path: &str, refusal: Refusal) -> TreeError {
-    TreeError::Refused {
-        path: path.to_owned(),
-        refusal,
-    }
+    let path = match &refusal {
+        // Of a message that somebody reads, this would be most.
+        Refusal::LongPath(_) | Refusal::LongPaths(_) => path.chars().take(SHOWN_CHARS).collect(),
+        _ => path.to_owned(),
+    };
+    TreeError::Refused { path, refusal }
 }
 
 impl Walker<'_> {
-    /// All files, with their names checked.
-    fn list(&self, root: Oid, limits: &Limits) -> Result<Vec<Raw>, TreeError> {
+    /// All files, with their names checked, and the bytes of all paths.
+    fn list(&self, root: Oid, limits: &Limits) -> Result<(Vec<Raw>, usize), TreeError> {
         let mut files = Vec::new();
-        let mut seen = HashSet::new();
+        let (mut entries, mut paths_bytes) = (0, 0);
         let mut pending = vec![(String::new(), root, 1)];
         while let Some((folder, id, depth)) = pending.pop() {
+            let name = if folder.is_empty() {
+                "the root"
+            } else {
+                &folder
+            };
+            self.check_size(name, id)?;
             let tree = self.repo.find_tree(id).map_err(|e| self.failed(e))?;
+            let mut seen = HashSet::new();
             for entry in &tree {
                 let shown = || format!("{folder}{}", String::from_utf8_lossy(entry.name_bytes()));
                 let name = names::check_name(entry.name_bytes())
@@ -144,10 +168,18 @@ impl Walker<'_> {
                 if names::is_reserved(&path) {
                     return Err(refused(&path, Refusal::Reserved));
                 }
-                if seen.len() >= limits.max_entries {
+                if entries >= limits.max_entries {
                     return Err(refused(&path, Refusal::TooManyEntries(limits.max_entries)));
                 }
-                if !seen.insert(path.clone()) {
+                entries += 1;
+                if path.len() > limits.max_path_bytes {
+                    return Err(refused(&path, Refusal::LongPath(limits.max_path_bytes)));
+                }
+                paths_bytes += path.len();
+                if paths_bytes > limits.max_paths_bytes {
+                    return Err(refused(&path, Refusal::LongPaths(limits.max_paths_bytes)));
+                }
+                if !seen.insert(entry.name_bytes().to_owned()) {
                     return Err(refused(&path, Refusal::Duplicate));
                 }
                 let mode = entry.filemode_raw();
@@ -164,10 +196,20 @@ impl Walker<'_> {
                 }
             }
         }
-        Ok(files)
+        Ok((files, paths_bytes))
     }
 
-    fn attributes(&self, files: &[Raw]) -> Result<Attributes, TreeError> {
+    /// Refuses a commit or a folder that would take much memory.
+    fn check_size(&self, name: &str, oid: Oid) -> Result<(), TreeError> {
+        let (size, _) = self.header(oid)?;
+        if size > MAX_OBJECT_BYTES {
+            let (size, limit) = (size as u64, MAX_OBJECT_BYTES as u64);
+            return Err(refused(name, Refusal::HugeObject { size, limit }));
+        }
+        Ok(())
+    }
+
+    fn attributes(&self, files: &[Raw], limits: &Limits) -> Result<Attributes, TreeError> {
         let mut found: Vec<(&str, &Raw)> = files
             .iter()
             .filter(|raw| raw.mode & 0o170_000 == 0o100_000)
@@ -180,11 +222,13 @@ impl Walker<'_> {
         // The root's file defines the macros of the others.
         found.sort_by_key(|(folder, _)| folder.len());
         let mut attributes = Attributes::default();
+        let mut total = 0_usize;
         for (folder, raw) in found {
             let (size, _) = self.header(raw.oid)?;
-            if size > MAX_ATTRIBUTES_BYTES {
-                let (size, limit) = (size as u64, MAX_ATTRIBUTES_BYTES as u64);
-                return Err(refused(&raw.path, Refusal::HugeBlob { size, limit }));
+            total = total.saturating_add(size);
+            if total > limits.max_attributes_bytes {
+                let limit = limits.max_attributes_bytes;
+                return Err(refused(&raw.path, Refusal::HugeAttributes(limit)));
             }
             let content = self.odb.read(raw.oid).map_err(|e| self.failed(e))?;
             attributes

@@ -25,7 +25,7 @@ const MAX_STARS: usize = 48;
 /// Most `**` in one pattern: each may double the time of a match.
 const MAX_DOUBLE_STARS: u32 = 6;
 /// Most comparisons of a byte for all files of one walk; some seconds.
-const MAX_STEPS: u64 = 1 << 30;
+const MAX_STEPS: u64 = 1 << 29;
 
 /// The rules of all `.gitattributes` of a commit.
 #[derive(Debug, Default)]
@@ -133,7 +133,12 @@ impl Attributes {
                 len => &path[len + 1..],
             };
             for rule in self.files.get(folder).into_iter().flatten() {
-                self.spend(rule.cost * (1 + below.len() as u64))?;
+                // Without wildcards it fails at its first byte, mostly.
+                let bytes = match rule.pattern.first_wildcard_pos {
+                    Some(_) => 1 + below.len() as u64,
+                    None => 1,
+                };
+                self.spend(rule.cost * bytes)?;
                 if !rule.matches(below.as_bytes().as_bstr()) {
                     continue;
                 }
@@ -220,7 +225,6 @@ fn state(state: StateRef<'_>) -> State {
 /// Comparisons for each byte of a name; `None` if there may be too many.
 fn cost(pattern: &Pattern) -> Option<u64> {
     if pattern.first_wildcard_pos.is_none() {
-        // It fails at its first byte, mostly.
         return Some(1);
     }
     let stars = pattern.text.find_iter("*").count();

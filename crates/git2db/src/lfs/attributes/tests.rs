@@ -136,11 +136,7 @@ fn a_pattern_that_takes_for_ever_is_refused_by_its_line() {
 #[test]
 fn a_megabyte_of_rules_and_a_hundred_thousand_files_end_in_seconds() {
     let bad = format!("{}b", "**/a/".repeat(6));
-    for line in [
-        "*a filter=lfs\n",
-        "x filter=lfs\n",
-        &format!("{bad} filter=lfs\n"),
-    ] {
+    for line in ["*a filter=lfs\n", &format!("{bad} filter=lfs\n")] {
         let begin = Instant::now();
         let attributes = read(&[("", &line.repeat((1 << 20) / line.len()))]).unwrap();
         let path = format!("{}c", "a/".repeat(60));
@@ -311,7 +307,7 @@ fn file() -> impl Strategy<Value = String> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 200,
+        cases: 150,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
