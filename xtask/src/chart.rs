@@ -33,6 +33,9 @@ pub(crate) fn values(images: &ProjectImages, local: bool) -> Value {
             },
         },
     });
+    // The tests' private upstream is the registry itself, by its name in the cluster.
+    values["operator"]["allowInsecureCredentials"] =
+        json!([format!("hyprstream-registry.{NAMESPACE}.svc")]);
     if local {
         values["ingress"] = json!({"enabled": true, "className": "contour"});
         // Its volume is a folder that every node sees. Unlike a disk, a folder is not taken away

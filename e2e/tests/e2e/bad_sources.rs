@@ -41,6 +41,7 @@ impl Upstream {
     fn secret(&self, password: &str) -> Result<()> {
         self.cluster.apply(&format!(
             "apiVersion: v1\nkind: Secret\nmetadata: {{name: upstream, namespace: {}}}\n\
+             type: kubernetes.io/basic-auth\n\
              stringData: {{username: e2e, password: {password:?}}}\n",
             self.namespace.name
         ))
