@@ -42,9 +42,8 @@ impl Choices {
         n: usize,
         prompt: &str,
     ) -> Result<Self, ApiError> {
-        let mut streams = Vec::with_capacity(requests.len() * n);
-        for request in requests {
-            let group = (0..n).map(|choice| {
+        let groups = requests.into_iter().map(|request| {
+            let choices = (0..n).map(|choice| {
                 let mut request = request.clone();
                 // Choices of one request differ, and each is reproducible.
                 request.sampling.seed = request
@@ -58,12 +57,15 @@ impl Choices {
                 }
                 request
             });
-            let group = engine
-                .submit_group(group.collect())
-                .map_err(|error| submit_error(&error, prompt))?;
-            streams.extend(group.into_iter().map(Some));
-        }
-        Ok(Self { streams, next: 0 })
+            choices.collect()
+        });
+        let streams = engine
+            .submit_groups(groups.collect())
+            .map_err(|error| submit_error(&error, prompt))?;
+        Ok(Self {
+            streams: streams.into_iter().map(Some).collect(),
+            next: 0,
+        })
     }
 
     /// How many.

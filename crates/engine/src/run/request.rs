@@ -122,10 +122,10 @@ pub enum InvalidRequest {
     /// There is no request in a group.
     #[error("a group has no requests")]
     EmptyGroup,
-    /// A group is larger than the queue.
-    #[error("a group of {requests} requests cannot be queued, at most {limit} can")]
+    /// What one client wants at once is more than the queue has room for.
+    #[error("{requests} answers are wanted at once, but at most {limit} can wait")]
     GroupTooLarge {
-        /// Requests of the group.
+        /// Answers that are wanted.
         requests: usize,
         /// Most that can wait.
         limit: usize,

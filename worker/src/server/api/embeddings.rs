@@ -7,7 +7,6 @@ use axum::{
     extract::{Request, State},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use futures::future::try_join_all;
 use hyprstream_engine::Pooling;
 use hyprstream_openai::{
     ApiError,
@@ -44,11 +43,9 @@ pub(super) async fn embed(
     };
     let tokens: usize = prompts.iter().map(Vec::len).sum();
     let engine = &app.loaded()?.engine;
-    // Dropping the rest when one fails, or when the client goes away, stops them.
-    let vectors = prompts
-        .into_iter()
-        .map(|prompt| engine.embed(prompt, pooling));
-    let vectors = try_join_all(vectors)
+    // Dropping it, when the client goes away, stops them.
+    let vectors = engine
+        .embed(prompts, pooling)
         .await
         .map_err(|error| generation_error(&error))?;
     let data = vectors
