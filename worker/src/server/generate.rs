@@ -222,6 +222,7 @@ pub(super) fn request(
         max_tokens: max_tokens.map(|tokens| tokens as usize),
         min_tokens: sampling.min_tokens as usize,
         strings: sampling.stop.clone(),
+        aside: None,
         tokens: sampling.stop_token_ids.clone(),
         include_string: sampling.include_stop_str_in_output,
         ignore_eos: sampling.ignore_eos,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::{
     grammar::Constraint,
     sampling::{InvalidParams, SamplingParams},
+    text::Aside,
 };
 
 /// A prompt and how to continue it.
@@ -55,6 +56,8 @@ pub struct StopRules {
     pub min_tokens: usize,
     /// End before one of these texts; none of them empty.
     pub strings: Vec<String>,
+    /// Where those texts are not looked for.
+    pub aside: Option<Aside>,
     /// End at one of these tokens, which is not shown.
     pub tokens: Vec<u32>,
     /// Show the stop text that ended the answer.

@@ -15,7 +15,7 @@ use hyprstream_openai::{
     completion::{Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, Prompt},
 };
 
-use super::{Answer, Shared, check_length, compute, logprobs};
+use super::{Answer, Shared, check_length, compute, encode, logprobs};
 use crate::{
     backend::Loaded,
     server::{
@@ -114,7 +114,7 @@ fn prepare(
         let tokens = match prompt {
             Prompt::Text(text) => {
                 check_length(loaded, text, "prompt")?;
-                tokenizer.encode(text, true).map_err(invalid)?
+                encode(loaded, text, true, "prompt")?
             }
             Prompt::Tokens(tokens) => tokens.clone(),
         };

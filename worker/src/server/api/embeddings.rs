@@ -16,7 +16,7 @@ use hyprstream_openai::{
     },
 };
 
-use super::{Shared, check_length, compute};
+use super::{Shared, check_length, compute, encode};
 use crate::{
     backend::Loaded,
     server::respond::{Failure, generation_error},
@@ -83,10 +83,7 @@ fn prompts(loaded: &Loaded, request: &EmbeddingRequest) -> Result<Vec<Vec<u32>>,
             Prompt::Tokens(tokens) => Ok(tokens.clone()),
             Prompt::Text(text) => {
                 check_length(loaded, text, "input")?;
-                loaded
-                    .tokenizer
-                    .encode(text, request.add_special_tokens)
-                    .map_err(|error| ApiError::invalid("input", error))
+                encode(loaded, text, request.add_special_tokens, "input")
             }
         })
         .collect()

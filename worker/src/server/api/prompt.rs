@@ -9,7 +9,7 @@ use hyprstream_openai::{
 };
 use serde_json::{Map, Value, json};
 
-use super::check_length;
+use super::{check_length, tokenizer_error};
 use crate::{
     backend::Loaded,
     server::{
@@ -129,12 +129,14 @@ fn tool_format(
     app.options.tool_calls.format(source)
 }
 
-/// The tokens of `prompt`. With `with_tools` the model is told about the tools.
+/// The tokens of `prompt`, of which there may be `limit`. With `with_tools` the model is told about
+/// the tools.
 pub(in crate::server) fn render(
     app: &App,
     loaded: &Loaded,
     prompt: &ChatPrompt,
     with_tools: bool,
+    limit: usize,
 ) -> Result<Rendered, ApiError> {
     let template = loaded.template.as_ref().ok_or_else(|| {
         let why = "this model has no chat template: use /v1/completions";
@@ -193,8 +195,8 @@ pub(in crate::server) fn render(
         text.truncate(end_of_last(&text, last.unwrap_or_default())?);
     }
     let tokens = guard
-        .encode(&text)
-        .map_err(|error| ApiError::invalid("messages", error))?;
+        .encode(&text, limit)
+        .map_err(|error| tokenizer_error(&error, "messages"))?;
     let from = text.len().saturating_sub(64);
     let from = (from..text.len())
         .find(|at| text.is_char_boundary(*at))

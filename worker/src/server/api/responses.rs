@@ -92,7 +92,9 @@ fn prepare(app: &App, loaded: &Loaded, mut request: ResponseRequest) -> Result<P
         }
         error
     };
-    let rendered = prompt::render(app, loaded, &request.prompt, with_tools).map_err(renamed)?;
+    let limit = loaded.engine.max_model_len();
+    let rendered =
+        prompt::render(app, loaded, &request.prompt, with_tools, limit).map_err(renamed)?;
     let wanted = ToolUse {
         choice: &request.tool_choice,
         parallel: request.parallel_tool_calls,
@@ -109,6 +111,7 @@ fn prepare(app: &App, loaded: &Loaded, mut request: ResponseRequest) -> Result<P
         None,
     )?;
     engine_request.show_special_tokens |= prompt::needs_special_tokens(&plan);
+    engine_request.stop.aside = plan.aside();
     Ok((request, engine_request, plan, structured))
 }
 
