@@ -45,7 +45,8 @@ pub(in crate::server) fn plan(
     wanted: &ToolUse<'_>,
     structured: Form,
 ) -> Result<(ReadPlan, Form), ApiError> {
-    let source = loaded.template.as_ref().map_or("", ChatTemplate::source);
+    let with_tools = !prompt.tools.is_empty() && *wanted.choice != ToolChoice::None;
+    let source = source(loaded, with_tools);
     let thinks = app.options.reasoning.applies(source);
     let thinking = match rendered.tail.trim_end() {
         _ if !thinks => Thinking::No,
@@ -125,8 +126,13 @@ fn tool_format(
     if prompt.tools.is_empty() || *choice == ToolChoice::None {
         return None;
     }
-    let source = loaded.template.as_ref().map_or("", ChatTemplate::source);
-    app.options.tool_calls.format(source)
+    app.options.tool_calls.format(source(loaded, true))
+}
+
+/// The text of the template for conversations with tools or without.
+fn source(loaded: &Loaded, with_tools: bool) -> &str {
+    let template = loaded.template.as_ref();
+    template.map_or("", |template| template.for_tools(with_tools).source())
 }
 
 /// The tokens of `prompt`, of which there may be `limit`. With `with_tools` the model is told about
@@ -142,6 +148,7 @@ pub(in crate::server) fn render(
         let why = "this model has no chat template: use /v1/completions";
         ApiError::invalid("messages", why)
     })?;
+    let template = template.for_tools(with_tools);
     if with_tools && app.options.tool_calls.format(template.source()).is_none() {
         let why = "calls are not looked for by this server (--tool-call-parser none)";
         return Err(ApiError::invalid("tools", why));
