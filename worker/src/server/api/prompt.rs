@@ -221,7 +221,7 @@ fn template_error(error: &TemplateError) -> ApiError {
         }
         // The template did not foresee this conversation. Its error names its own source, which
         // is public with the model.
-        TemplateError::Failed(_) | TemplateError::Syntax(_) => {
+        TemplateError::Failed(_) | TemplateError::Syntax(_) | TemplateError::Unusable(_) => {
             ApiError::invalid("messages", error).with_code("chat_template_failed")
         }
     }
