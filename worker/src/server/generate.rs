@@ -42,6 +42,7 @@ impl Choices {
         n: usize,
         prompt: &str,
     ) -> Result<Self, ApiError> {
+        let several = requests.len() > 1;
         let groups = requests.into_iter().map(|request| {
             let choices = (0..n).map(|choice| {
                 let mut request = request.clone();
@@ -59,9 +60,14 @@ impl Choices {
             });
             choices.collect()
         });
-        let streams = engine
-            .submit_groups(groups.collect())
-            .map_err(|error| submit_error(&error, prompt))?;
+        let streams = engine.submit_groups(groups.collect()).map_err(|error| {
+            let mut error = submit_error(&error, prompt);
+            // Of several prompts there are too many, not of choices.
+            if several && error.param.as_deref() == Some("n") {
+                error.param = Some(prompt.to_owned());
+            }
+            error
+        })?;
         Ok(Self {
             streams: streams.into_iter().map(Some).collect(),
             next: 0,

@@ -54,11 +54,11 @@ pub(super) fn submit_error(error: &SubmitError, prompt: &str) -> ApiError {
                 | InvalidRequest::PromptTooLong { .. }
                 | InvalidRequest::UnknownToken { name: "prompt", .. }
                 | InvalidRequest::MixedGroup
-                | InvalidRequest::EmptyGroup
-                | InvalidRequest::GroupTooLarge { .. } => prompt,
+                | InvalidRequest::EmptyGroup => prompt,
                 InvalidRequest::AnswerTooLong { .. } | InvalidRequest::NoAnswer => "max_tokens",
                 InvalidRequest::MinAboveMax { .. } => "min_tokens",
                 InvalidRequest::EmptyStopString => "stop",
+                InvalidRequest::GroupTooLarge { .. } => "n",
                 InvalidRequest::NoEmbeddings => "model",
                 InvalidRequest::UnknownToken { name, .. }
                 | InvalidRequest::Sampling(
