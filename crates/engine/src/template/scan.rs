@@ -24,7 +24,7 @@ pub(super) enum Kind {
 pub(super) fn tokens(source: &str) -> Vec<Token> {
     let mut tokens = Vec::new();
     let (mut at, mut block) = (0, 0);
-    while let Some(found) = source[at..].find("{") {
+    while let Some(found) = source[at..].find('{') {
         let start = at + found;
         let from = start + 2;
         match source.get(start..from) {
@@ -47,7 +47,7 @@ pub(super) fn tokens(source: &str) -> Vec<Token> {
             Some("{#") => {
                 at = source[from..]
                     .find("#}")
-                    .map_or(source.len(), |end| from + end + 2)
+                    .map_or(source.len(), |end| from + end + 2);
             }
             _ => at = start + 1,
         }
