@@ -241,52 +241,87 @@ impl EngineHandle {
     /// # Errors
     /// As [`Self::submit`]; all are accepted or none is begun.
     pub fn submit_group(&self, requests: Vec<Request>) -> Result<Vec<TextStream>, SubmitError> {
-        let Some(first) = requests.first() else {
-            return Err(InvalidRequest::EmptyGroup.into());
-        };
-        let same =
-            |other: &Request| other.prompt == first.prompt && other.cache_salt == first.cache_salt;
-        if !requests.iter().all(same) {
-            return Err(InvalidRequest::MixedGroup.into());
+        self.submit_groups(vec![requests])
+    }
+
+    /// Accepts the groups of one client's request, each as in [`Self::submit_group`], and returns
+    /// all answers in order. The groups let others in between: whoever comes later waits for
+    /// about one of their prompts, not for all.
+    ///
+    /// # Errors
+    /// As [`Self::submit`]; all are accepted or none is begun.
+    pub fn submit_groups(&self, groups: Vec<Vec<Request>>) -> Result<Vec<TextStream>, SubmitError> {
+        let mut all = Vec::new();
+        for requests in groups {
+            let Some(first) = requests.first() else {
+                return Err(InvalidRequest::EmptyGroup.into());
+            };
+            let same = |other: &Request| {
+                other.prompt == first.prompt && other.cache_salt == first.cache_salt
+            };
+            if !requests.iter().all(same) {
+                return Err(InvalidRequest::MixedGroup.into());
+            }
+            let group = self.inner.groups.fetch_add(1, Ordering::Relaxed);
+            let scope = self.scope(first, Some(group));
+            for request in requests {
+                let max_tokens = self.validate(&request)?;
+                all.push((request, max_tokens, scope.clone()));
+            }
         }
-        if requests.len() > self.inner.max_queue {
-            let (requests, limit) = (requests.len(), self.inner.max_queue);
+        if all.is_empty() {
+            return Err(InvalidRequest::EmptyGroup.into());
+        }
+        if all.len() > self.inner.max_queue {
+            let (requests, limit) = (all.len(), self.inner.max_queue);
             return Err(InvalidRequest::GroupTooLarge { requests, limit }.into());
         }
-        let max_tokens: Vec<usize> = requests
-            .iter()
-            .map(|request| self.validate(request))
-            .collect::<Result<_, _>>()?;
-        let group = self.inner.groups.fetch_add(1, Ordering::Relaxed);
-        let scope = self.scope(first, Some(group));
-        let each = requests.into_iter().zip(max_tokens);
-        let (sequences, streams) = each
-            .map(|(request, max_tokens)| self.prepare(request, max_tokens, scope.clone()))
+        let (sequences, streams) = all
+            .into_iter()
+            .map(|(request, max_tokens, scope)| self.prepare(request, max_tokens, scope))
             .unzip();
         self.send(sequences)?;
         Ok(streams)
     }
 
-    /// The hidden states of `tokens`, pooled and not normalised, of length
-    /// [`ModelSpec::hidden_size`]. It is scheduled like a prompt; dropping the future stops it.
+    /// The hidden states of each of `texts`, given in tokens, pooled and not normalised, of length
+    /// [`ModelSpec::hidden_size`]. They are scheduled like prompts and let others in between as
+    /// in [`Self::submit_groups`]; dropping the future stops them.
     ///
     /// # Errors
-    /// [`GenerationError::Refused`] as [`Self::submit`], or the computation broke off.
+    /// [`GenerationError::Refused`] as [`Self::submit`], or the computation of one broke off.
     pub async fn embed(
         &self,
-        tokens: Vec<u32>,
+        texts: Vec<Vec<u32>>,
         pooling: Pooling,
-    ) -> Result<Vec<f32>, GenerationError> {
-        let (sender, receiver) = oneshot::channel();
-        self.check_embedding(&tokens).map_err(SubmitError::from)?;
-        let embedding = Embedding::new(tokens.len(), pooling, sender);
-        let wanted_from = Embedding::wanted_from(tokens.len(), pooling);
-        let mut sequence = Sequence::new(tokens, Job::new(Kind::Embedding(embedding)));
-        sequence.output = Output::Hidden(wanted_from);
-        self.send(vec![sequence])?;
-        receiver
-            .await
-            .unwrap_or(Err(GenerationError::EngineStopped))
+    ) -> Result<Vec<Vec<f32>>, GenerationError> {
+        for tokens in &texts {
+            self.check_embedding(tokens).map_err(SubmitError::from)?;
+        }
+        let mut vectors = Vec::with_capacity(texts.len());
+        let mut texts = texts.into_iter().peekable();
+        // A part of the queue at a time: the rest is for others.
+        let part = (self.inner.max_queue / 4).max(1);
+        while texts.peek().is_some() {
+            let (sequences, receivers): (Vec<_>, Vec<_>) = texts
+                .by_ref()
+                .take(part)
+                .map(|tokens| {
+                    let (sender, receiver) = oneshot::channel();
+                    let embedding = Embedding::new(tokens.len(), pooling, sender);
+                    let wanted_from = Embedding::wanted_from(tokens.len(), pooling);
+                    let mut sequence = Sequence::new(tokens, Job::new(Kind::Embedding(embedding)));
+                    sequence.output = Output::Hidden(wanted_from);
+                    (sequence, receiver)
+                })
+                .unzip();
+            self.send(sequences)?;
+            for receiver in receivers {
+                let vector = receiver.await;
+                vectors.push(vector.unwrap_or(Err(GenerationError::EngineStopped))?);
+            }
+        }
+        Ok(vectors)
     }
 
     fn check_embedding(&self, tokens: &[u32]) -> Result<(), InvalidRequest> {

@@ -79,9 +79,7 @@ impl Worker {
     }
 
     fn add(&mut self, sequences: Vec<Sequence<Job>>) {
-        for sequence in sequences {
-            self.scheduler.add(sequence);
-        }
+        self.scheduler.add(sequences);
     }
 
     fn drop_abandoned(&mut self) {

@@ -96,7 +96,8 @@ type Prepared = (ChatRequest, EngineRequest, ReadPlan, Form);
 
 fn prepare(app: &App, loaded: &Loaded, mut request: ChatRequest) -> Result<Prepared, ApiError> {
     let with_tools = !request.prompt.tools.is_empty() && request.tool_choice != ToolChoice::None;
-    let rendered = prompt::render(app, loaded, &request.prompt, with_tools)?;
+    let limit = loaded.engine.max_model_len();
+    let rendered = prompt::render(app, loaded, &request.prompt, with_tools, limit)?;
     let wanted = ToolUse {
         choice: &request.tool_choice,
         parallel: request.parallel_tool_calls,
@@ -114,6 +115,7 @@ fn prepare(app: &App, loaded: &Loaded, mut request: ChatRequest) -> Result<Prepa
         request.logprobs,
     )?;
     engine_request.show_special_tokens |= prompt::needs_special_tokens(&plan);
+    engine_request.stop.aside = plan.aside();
     Ok((request, engine_request, plan, structured))
 }
 

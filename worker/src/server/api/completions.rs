@@ -16,7 +16,7 @@ use hyprstream_openai::{
 };
 
 use super::{
-    Answer, Shared, check_length, compute, logprobs,
+    Answer, Shared, check_length, compute, encode, logprobs,
     offsets::{self, Offsets},
 };
 use crate::{
@@ -145,7 +145,7 @@ fn prepare(
         let tokens = match prompt {
             Prompt::Text(text) => {
                 check_length(loaded, text, "prompt")?;
-                tokenizer.encode(text, true).map_err(invalid)?
+                encode(loaded, text, true, "prompt")?
             }
             Prompt::Tokens(tokens) => tokens.clone(),
         };

@@ -7,7 +7,6 @@ use axum::{
     extract::{Request, State},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use futures::{StreamExt, TryStreamExt, stream};
 use hyprstream_engine::{InvalidRequest, Pooling, SubmitError};
 use hyprstream_openai::{
     ApiError,
@@ -17,15 +16,12 @@ use hyprstream_openai::{
     },
 };
 
-use super::{Shared, check_length, compute};
+use super::{Shared, check_length, compute, encode};
 use crate::{
     backend::Loaded,
     server::respond::{Failure, generation_error, submit_error},
 };
 
-/// Inputs of one request that the engine has at once: enough to fill its steps, and few enough for
-/// others to have their place between them.
-const AT_ONCE: usize = 16;
 /// Most tokens over all inputs of one request, as in the OpenAI API.
 const MAX_TOKENS: usize = 300_000;
 
@@ -50,11 +46,9 @@ pub(super) async fn embed(
     };
     let tokens: usize = prompts.iter().map(Vec::len).sum();
     let engine = &app.loaded()?.engine;
-    // Dropping the rest when one fails, or when the client goes away, stops them.
-    let vectors: Vec<Vec<f32>> = stream::iter(prompts)
-        .map(|prompt| engine.embed(prompt, pooling))
-        .buffered(AT_ONCE)
-        .try_collect()
+    // Dropping it, when the client goes away, stops them.
+    let vectors = engine
+        .embed(prompts, pooling)
         .await
         .map_err(|error| generation_error(&error))?;
     let data = vectors
@@ -92,10 +86,7 @@ fn prompts(loaded: &Loaded, request: &EmbeddingRequest) -> Result<Vec<Vec<u32>>,
             Prompt::Tokens(tokens) => tokens.clone(),
             Prompt::Text(text) => {
                 check_length(loaded, text, "input")?;
-                loaded
-                    .tokenizer
-                    .encode(text, request.add_special_tokens)
-                    .map_err(|error| ApiError::invalid("input", error))?
+                encode(loaded, text, request.add_special_tokens, "input")?
             }
         };
         // All are looked at before the first is computed.

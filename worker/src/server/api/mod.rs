@@ -23,6 +23,7 @@ use axum::{
     routing::{get, post},
 };
 use hyprstream_contract::{header, worker};
+use hyprstream_engine::TokenizerError;
 use hyprstream_openai::{ApiError, ErrorKind, Ignored, Model, ModelList, StreamOptions};
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::debug;
@@ -158,6 +159,31 @@ fn with_ignored(mut answer: Response, ignored: &Ignored) -> Response {
             .insert(HeaderName::from_static(header::IGNORED), value);
     }
     answer
+}
+
+/// The tokens of a text that the field `param` has, unless they are too many.
+fn encode(
+    loaded: &Loaded,
+    text: &str,
+    add_special: bool,
+    param: &str,
+) -> Result<Vec<u32>, ApiError> {
+    let limit = loaded.engine.max_model_len();
+    let tokens = loaded.tokenizer.encode_within(text, add_special, limit);
+    tokens.map_err(|error| tokenizer_error(&error, param))
+}
+
+/// The answer to a text that the field `param` has and that cannot be tokenized.
+fn tokenizer_error(error: &TokenizerError, param: &str) -> ApiError {
+    match error {
+        TokenizerError::TooLong { limit } => {
+            let why = format!(
+                "the prompt has more than {limit} tokens, which prompt and answer together may have"
+            );
+            ApiError::invalid(param, why).with_code("context_length_exceeded")
+        }
+        other => ApiError::invalid(param, other),
+    }
 }
 
 /// A name for an answer, different from all others.

@@ -84,11 +84,12 @@ fn prepare(app: &App, loaded: &Loaded, mut request: ResponseRequest) -> Result<P
         }
         error
     };
+    let limit = loaded.engine.max_model_len();
     let rendered = if request.truncate {
         let answer = request.max_output_tokens.unwrap_or(1) as usize;
         context::render_truncated(app, loaded, &request.prompt, with_tools, answer)
     } else {
-        prompt::render(app, loaded, &request.prompt, with_tools)
+        prompt::render(app, loaded, &request.prompt, with_tools, limit)
     };
     let rendered = rendered.map_err(renamed)?;
     let wanted = ToolUse {
@@ -107,6 +108,7 @@ fn prepare(app: &App, loaded: &Loaded, mut request: ResponseRequest) -> Result<P
         request.logprobs,
     )?;
     engine_request.show_special_tokens |= prompt::needs_special_tokens(&plan);
+    engine_request.stop.aside = plan.aside();
     Ok((request, engine_request, plan, structured))
 }
 

@@ -28,7 +28,9 @@ pub(super) async fn tokenize(State(app): Shared, request: Request) -> Result<Res
                 ignored = request.ignored;
                 let with_tools =
                     !request.prompt.tools.is_empty() && request.tool_choice != ToolChoice::None;
-                prompt::render(&state, loaded, &request.prompt, with_tools)?.tokens
+                // To be counted it may be longer than what can be answered.
+                let limit = usize::MAX;
+                prompt::render(&state, loaded, &request.prompt, with_tools, limit)?.tokens
             }
             TokenizeRequest::Text {
                 model,
