@@ -77,6 +77,7 @@ def test_errors_are_the_exceptions_that_callers_expect(more, kind, code):
 
 @pytest.mark.parametrize("status, code, kind", [
     (401, "invalid_api_key", litellm.AuthenticationError),
+    (413, "request_too_large", litellm.APIError),
     (429, "rate_limit_exceeded", litellm.RateLimitError),
     (503, "overloaded", litellm.ServiceUnavailableError),
     (500, "generation_failed", litellm.InternalServerError),

@@ -158,7 +158,7 @@ fn structured_outputs(fields: &mut Fields) -> Result<Structured, ApiError> {
     match one {
         Some(one) if found.is_empty() => match pattern {
             None => Ok(one),
-            Some(pattern) => spaced(one, pattern)
+            Some(pattern) => spaced(one, &pattern)
                 .ok_or_else(|| fields.error("whitespace_pattern", "is allowed only with json")),
         },
         _ if fields.describes() => Ok(Structured::JsonObject),
@@ -171,7 +171,7 @@ fn structured_outputs(fields: &mut Fields) -> Result<Structured, ApiError> {
 
 /// JSON with white space between its tokens that the regular expression `pattern` matches. `None`
 /// for what is not JSON.
-fn spaced(form: Structured, pattern: String) -> Option<Structured> {
+fn spaced(form: Structured, pattern: &str) -> Option<Structured> {
     let mut schema = match form {
         Structured::JsonObject => json!({"type": "object"}),
         Structured::JsonSchema(schema) => schema,

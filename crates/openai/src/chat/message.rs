@@ -195,14 +195,17 @@ pub(crate) fn parse_arguments(value: Value) -> Option<Map<String, Value>> {
 }
 
 fn content_schema() -> Value {
-    let part = json!({
-        "type": "object",
-        "properties": {"type": {"enum": ["text", "refusal"]}, "text": {"type": "string"},
-            "refusal": {"type": "string"}},
-        "required": ["type"],
-        "additionalProperties": true,
-    });
-    json!({"anyOf": [{"type": "string"}, {"type": "array", "items": part, "minItems": 1}]})
+    let string = json!({"type": "string"});
+    let part = |kind: &str| {
+        json!({
+            "type": "object",
+            "properties": {"type": {"enum": [kind]}, kind: string},
+            "required": ["type", kind],
+            "additionalProperties": true,
+        })
+    };
+    let part = json!({"anyOf": [part("text"), part("refusal")]});
+    json!({"anyOf": [string, {"type": "array", "items": part, "minItems": 1}]})
 }
 
 /// The texts of the parts of a message's content.
