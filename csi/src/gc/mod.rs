@@ -87,9 +87,10 @@ impl Collector {
         self.collect_layers()?;
         self.collect_uppers(&mut done)?;
         self.collect_repositories(pressed)?;
-        let min_age = match pressed {
-            true => self.policy.keep_unused.min(STRAY_AGE),
-            false => self.policy.keep_unused,
+        let min_age = if pressed {
+            self.policy.keep_unused.min(STRAY_AGE)
+        } else {
+            self.policy.keep_unused
         };
         self.collect_objects(min_age, &mut done)?;
         empty_trash(layout)?;

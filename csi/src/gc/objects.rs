@@ -91,7 +91,7 @@ pub(super) fn names(store: &ObjectStore, oid: &Digest) -> [PathBuf; 2] {
 /// The size of a file that has no other link.
 fn unlinked_bytes(path: &std::path::Path) -> Option<u64> {
     let found = std::fs::symlink_metadata(path).ok()?;
-    (found.is_file() && found.nlink() == 1).then(|| found.len())
+    (found.is_file() && found.nlink() == 1).then_some(found.len())
 }
 
 /// Bytes on the disk that deleting all of `checkouts` with their objects would free, but for

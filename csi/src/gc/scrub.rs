@@ -38,7 +38,7 @@ impl Collector {
             .duration_since(modified(&position))
             .unwrap_or_default();
         if position.exists() && last.is_empty() && since < scrub.every {
-            return Ok((scrub.every - since).min(LOOK_EVERY));
+            return Ok(scrub.every.saturating_sub(since).min(LOOK_EVERY));
         }
         let store = ObjectStore::open(&self.volumes.layout.store()).map_err(store_error)?;
         let mut pace = Pace::new(scrub.bytes_per_second);
@@ -48,9 +48,10 @@ impl Collector {
             }
             let found = store.verify(&oid, &mut |bytes| {
                 pace.wait(bytes);
-                match ended() {
-                    true => ControlFlow::Break(()),
-                    false => ControlFlow::Continue(()),
+                if ended() {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
                 }
             });
             match found {

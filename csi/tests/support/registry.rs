@@ -47,8 +47,8 @@ impl Registry {
         let root = work.dir.path().to_owned();
         let (shared, is_down, waits) = (objects.clone(), down.clone(), gate.clone());
         let nothing = Mutex::default();
-        let (halved, held): (Arc<Mutex<HashSet<String>>>, Arc<Mutex<HashSet<String>>>) =
-            Default::default();
+        let halved = Arc::new(Mutex::new(HashSet::new()));
+        let held = Arc::new(Mutex::new(HashSet::new()));
         let (halves, holds) = (halved.clone(), held.clone());
         let expected = basic("x-access-token", TOKEN);
         let server = Server::start(move |request| {
