@@ -45,6 +45,7 @@ pub trait Watched:
 
 impl Watched for Deployment {
     fn trim(&mut self) {
+        // What workers are made of is what a rollout that fails goes back to.
         let spec = std::mem::take(&mut self.spec);
         self.spec = DeploymentSpec {
             replicas: spec.replicas,

@@ -293,15 +293,12 @@ async fn trouble_of_the_cluster_is_not_the_commits_fault_and_ends_by_itself() {
     world.settled("m", A).await;
     let mount = "MountVolume.SetUp failed for volume \"v\" : rpc error: code = Unavailable desc \
                  = the disk is full";
+    let mount = Fate::MountFails(mount.into());
     let troubles = [
-        (B, Fate::NoRoom, WORKERS_READY, "Unschedulable"),
+        (B, Fate::NoQuota, WORKERS_READY, "PodsRefused"),
         (C, Fate::NoImage, WORKERS_READY, "ImagePullFailed"),
-        (
-            A,
-            Fate::MountFails(mount.into()),
-            VOLUME_READY,
-            "MountFailed",
-        ),
+        (A, Fate::NoRoom, WORKERS_READY, "Unschedulable"),
+        (B, mount, VOLUME_READY, "MountFailed"),
     ];
     for (commit, fate, kind, reason) in troubles {
         let before = world.status("m").commit.unwrap();
@@ -396,4 +393,13 @@ async fn a_release_changes_few_models_at_a_time_and_what_a_model_asks_for_waits_
     for name in &names {
         world.settled(name, A).await;
     }
+    // What befalls their workers later holds up no release to come.
+    world
+        .wait("none is under way", || {
+            let deployments = world.cluster.list(DEPLOYMENTS);
+            deployments
+                .iter()
+                .all(|d| d["metadata"]["annotations"]["hyprstream.io/upgrade"].is_null())
+        })
+        .await;
 }

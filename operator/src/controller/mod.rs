@@ -42,7 +42,7 @@ use self::{
     events::Recorder,
     fetch::Existing,
     policy::Policy,
-    scene::{Course, Scene},
+    scene::Scene,
     status::Observed,
     validate::{Plan, validate},
 };
@@ -157,16 +157,11 @@ impl Context {
             now: Timestamp::now(),
         };
         let who = (model.namespace().unwrap_or_default(), model.name_any());
-        let Course {
-            target,
-            notes,
-            failed,
-            is_rolled_back,
-            waits,
-        } = scene.course(&who, &self.turns);
+        let course = Box::new(scene.course(&who, &self.turns));
+        let target = course.target.as_ref();
         let error = match scene.active() {
             Some(plan) => self
-                .apply(plan, target.as_ref(), &notes, &existing)
+                .apply(plan, target, &course.notes, &existing)
                 .await
                 .err(),
             None => None,
@@ -183,8 +178,8 @@ impl Context {
             }
             Some(error) => tracing::warn!(error = chain(error), "cannot apply"),
         }
-        let mut census = scene.census(target.as_ref());
-        census.look_again = census.look_again.into_iter().chain(waits).min();
+        let mut census = scene.census(target);
+        census.look_again = census.look_again.into_iter().chain(course.waits).min();
         let mount_problem = self.mount_problem(&uid, model, &census).await;
         let pods_refused = existing.pods_refused();
         let observed = Observed {
@@ -192,13 +187,11 @@ impl Context {
             before: &before,
             plan: plan.as_ref(),
             findings: &findings,
-            is_bound: target
-                .as_ref()
-                .is_some_and(|t| existing.is_bound(&t.revision.claim)),
-            target: target.as_ref().map(|t| &t.revision),
-            failed,
-            is_rolled_back,
-            is_waiting: waits.is_some(),
+            is_bound: target.is_some_and(|t| existing.is_bound(&t.revision.claim)),
+            target: target.map(|t| &t.revision),
+            failed: course.failed.clone(),
+            is_rolled_back: course.is_rolled_back,
+            is_waiting: course.waits.is_some(),
             census: &census,
             mount_problem: mount_problem.as_deref(),
             pods_refused: pods_refused.as_deref(),
@@ -254,9 +247,9 @@ impl Context {
             self.applier.ensure_volume(plan, &new, &self.caches).await?;
         }
         let deployment = self.caches.deployments.get(namespace, &plan.name);
-        let desired = build::deployment(plan, target, notes);
+        let desired = Box::new(build::deployment(plan, target, notes));
         self.applier
-            .ensure(plan, &desired, deployment.as_deref())
+            .ensure(plan, &*desired, deployment.as_deref())
             .await?;
         self.prune(plan, target, notes.good.as_ref(), existing)
             .await

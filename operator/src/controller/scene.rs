@@ -103,10 +103,13 @@ impl Scene<'_> {
             Choice::Current => current.map(|c| self.mountable(plan, c)),
         };
         let made = target.as_ref().map(Workers::digest);
+        // Once all are ready the change is done: what befalls them later holds nobody up.
+        let is_proven = made.is_some() && made == good.as_ref().map(Workers::digest);
+        let is_noted = made.is_some() && made == self.existing.upgrade();
         Course {
             is_rolled_back: failed.is_some() && made != digest.as_deref(),
             notes: Notes {
-                is_upgrade: is_upgrade || made.is_some() && made == self.existing.upgrade(),
+                is_upgrade: is_upgrade || is_noted && !is_proven,
                 good,
                 asked,
             },
@@ -117,18 +120,15 @@ impl Scene<'_> {
     }
 
     fn wish(&self, plan: &Plan, current: Option<&Workers>) -> Option<Wish> {
-        let (revision, content) = match &self.findings.mirrored {
-            Some(mirrored) => {
-                let content = build::content(plan, mirrored);
-                let name = build::claim_name(plan, &content);
-                let claim = self.existing.claim_for(&plan.namespace, &name);
-                let new = build::new_volume(plan, &content, &claim);
-                (new.revision, Some(content))
-            }
-            None => {
-                let current = self.mountable(plan, current?.clone());
-                (current.revision, current.content)
-            }
+        let (revision, content) = if let Some(mirrored) = &self.findings.mirrored {
+            let content = build::content(plan, mirrored);
+            let name = build::claim_name(plan, &content);
+            let claim = self.existing.claim_for(&plan.namespace, &name);
+            let new = build::new_volume(plan, &content, &claim);
+            (new.revision, Some(content))
+        } else {
+            let current = self.mountable(plan, current?.clone());
+            (current.revision, current.content)
         };
         Some(Wish {
             attempt: build::attempt(plan, &revision),

@@ -99,10 +99,11 @@ impl Turns {
         queue.ask(who, digest, &upgrades, at_once, instant)
     }
 
-    /// The Model does not wait.
+    /// The Model asks for no turn: it has none to wait for, or its Deployment shows what it began.
     pub(super) fn leave(&self, who: &Who) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.waiting.remove(who);
+        queue.granted.remove(who);
     }
 
     fn upgrades(&self, now: Timestamp) -> BTreeMap<Who, Upgrade> {

@@ -30,6 +30,8 @@ pub enum Fate {
     NoRoom,
     /// Their image cannot be pulled.
     NoImage,
+    /// A quota forbids them.
+    NoQuota,
     /// So many become ready, and the others never do.
     ReadyBut(usize),
 }
@@ -123,9 +125,11 @@ fn roll(cluster: &Cluster, deployment: &Value, pods: &[Value], fates: &Fates, co
             .filter(|p| !is_ready(p))
             .for_each(remove);
     }
+    let mut is_refused = false;
     for index in 0..wanted {
         let fate = fate_of(cluster, deployment, fates, index);
         match new.get(index) {
+            None if matches!(fate, Fate::NoQuota) => is_refused = true,
             None => {
                 *count += 1;
                 create(cluster, deployment, *count, &fate);
@@ -134,6 +138,17 @@ fn roll(cluster: &Cluster, deployment: &Value, pods: &[Value], fates: &Fates, co
             Some(pod) if !is_ready(pod) && matches!(fate, Fate::Ready) => remove(pod),
             Some(_) => {}
         }
+    }
+    let told = deployment["status"]["conditions"][0]["status"] == "True";
+    if is_refused != told {
+        let meta = &deployment["metadata"];
+        let (namespace, name) = (text(&meta["namespace"]), text(&meta["name"]));
+        cluster.change(DEPLOYMENTS, namespace, name, |d| {
+            d["status"]["conditions"] = json!([{
+                "type": "ReplicaFailure", "status": if is_refused { "True" } else { "False" },
+                "message": "exceeded quota",
+            }]);
+        });
     }
 }
 
@@ -194,7 +209,7 @@ fn create(cluster: &Cluster, deployment: &Value, number: usize, fate: &Fate) {
             json!({}),
             0,
         ),
-        Fate::NoImage => (
+        Fate::NoImage | Fate::NoQuota => (
             json!({"waiting": {"reason": "ImagePullBackOff"}}),
             json!({}),
             0,

@@ -56,7 +56,7 @@ pub(super) fn render_truncated(
             index += 1;
             !dropped.iter().any(|turn| turn.contains(&(index - 1)))
         });
-        match prompt::render(app, loaded, &shorter, with_tools) {
+        match prompt::render(app, loaded, &shorter, with_tools, limit) {
             Ok(rendered) if rendered.tokens.len() + answer <= limit => Ok(Some(rendered)),
             Ok(_) => Ok(None),
             Err(error) if error.code.as_deref() == Some(CODE) => Ok(None),
@@ -70,7 +70,7 @@ pub(super) fn render_truncated(
     let (mut too_few, mut enough) = (0, turns.len());
     let Some(mut shortest) = without(enough)? else {
         // Not even that fits. The error says by how much.
-        return prompt::render(app, loaded, prompt, with_tools);
+        return prompt::render(app, loaded, prompt, with_tools, limit);
     };
     while enough - too_few > 1 {
         let middle = usize::midpoint(too_few, enough);
