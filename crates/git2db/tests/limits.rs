@@ -166,9 +166,8 @@ fn paths_that_a_few_trees_multiply_are_refused() {
             "040000 tree"
         };
         let id = if depth == 0 { &blob } else { &tree };
-        let lines: String = (0..10)
-            .map(|n| format!("{kind} {id}\t{n}{}\n", "p".repeat(250)))
-            .collect();
+        let line = |n: u8| format!("{kind} {id}\t{n}{}\n", "p".repeat(250));
+        let lines = (0..10).map(line).collect::<Vec<_>>().concat();
         tree = with_input(&work.work(), &["mktree"], lines.as_bytes());
     }
     let commit = work.git(&["commit-tree", "-m", "x", &tree]);
@@ -216,7 +215,7 @@ fn child() {
 #[test]
 fn a_pack_that_inflates_takes_no_memory_and_is_refused() {
     let work = Work::new();
-    let mut zeros = vec![0; 400 << 20];
+    let mut zeros = vec![0; 160 << 20];
     work.write("zeros", &zeros).commit();
     zeros.push(1);
     let commit = work.write("zeros", &zeros).commit();

@@ -96,7 +96,7 @@ impl ObjectStore {
     ) -> Result<Verified, StoreError> {
         let mut total = 0;
         for (path, needed) in self.files_of(oid) {
-            match self.read_all(oid, &path, pace)? {
+            match read_all(oid, &path, pace)? {
                 Some(Verified::Whole { bytes }) => total += bytes,
                 Some(damaged) => return Ok(damaged),
                 None if needed => return Err(StoreError::Missing { oid: oid.clone() }),
@@ -182,55 +182,55 @@ impl ObjectStore {
         let executable = path.with_extension(EXECUTABLE);
         [(path, true), (executable, false)]
     }
+}
 
-    fn read_all(
-        &self,
-        oid: &Digest,
-        path: &Path,
-        pace: &mut dyn FnMut(u64) -> ControlFlow<()>,
-    ) -> Result<Option<Verified>, StoreError> {
-        let damaged = |detail: String| Ok(Some(Verified::Damaged { detail }));
-        let mut file = match File::open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) if is_damage(&error) => return damaged(error.to_string()),
+/// Reads a file to its end; `None` if it is not there.
+fn read_all(
+    oid: &Digest,
+    path: &Path,
+    pace: &mut dyn FnMut(u64) -> ControlFlow<()>,
+) -> Result<Option<Verified>, StoreError> {
+    let damaged = |detail: String| Ok(Some(Verified::Damaged { detail }));
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if is_damage(&error) => return damaged(error.to_string()),
+        Err(error) => return Err(io_error("read", path, error)),
+    };
+    // What is to be read is the disk, not what memory still has of it. A file system that
+    // does not know the advice gives what it gives.
+    let forget = |file: &File| {
+        let _ = fadvise(file, 0, None, Advice::DontNeed);
+    };
+    forget(&file);
+    let mut hasher = Sha256::new();
+    let mut size = 0;
+    let mut buffer = vec![0; CHUNK_BYTES];
+    loop {
+        let read = match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => read as u64,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if is_damage(&error) => {
+                return damaged(format!("byte {size} cannot be read: {error}"));
+            }
             Err(error) => return Err(io_error("read", path, error)),
         };
-        // What is to be read is the disk, not what memory still has of it. A file system that
-        // does not know the advice gives what it gives.
-        let forget = |file: &File| {
-            let _ = fadvise(file, 0, None, Advice::DontNeed);
-        };
-        forget(&file);
-        let mut hasher = Sha256::new();
-        let mut size = 0;
-        let mut buffer = vec![0; CHUNK_BYTES];
-        loop {
-            let read = match file.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(read) => read as u64,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if is_damage(&error) => {
-                    return damaged(format!("byte {size} cannot be read: {error}"));
-                }
-                Err(error) => return Err(io_error("read", path, error)),
-            };
-            hasher.update(&buffer[..read as usize]);
-            size += read;
-            if size % (64 * CHUNK_BYTES as u64) == 0 {
-                forget(&file);
-            }
-            if pace(read).is_break() {
-                return Err(StoreError::Cancelled { oid: oid.clone() });
-            }
+        hasher.update(&buffer[..read as usize]);
+        size += read;
+        if size % (64 * CHUNK_BYTES as u64) == 0 {
+            forget(&file);
         }
-        forget(&file);
-        let found = Digest::finish(hasher);
-        if found != *oid {
-            return damaged(format!("its {size} bytes have the SHA-256 {found}"));
+        if pace(read).is_break() {
+            return Err(StoreError::Cancelled { oid: oid.clone() });
         }
-        Ok(Some(Verified::Whole { bytes: size }))
     }
+    forget(&file);
+    let found = Digest::finish(hasher);
+    if found != *oid {
+        return damaged(format!("its {size} bytes have the SHA-256 {found}"));
+    }
+    Ok(Some(Verified::Whole { bytes: size }))
 }
 
 /// Whether the medium or the file system lost bytes: EIO, EUCLEAN, EBADMSG.

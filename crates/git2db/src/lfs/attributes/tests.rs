@@ -142,7 +142,7 @@ fn a_megabyte_of_rules_and_a_hundred_thousand_files_end_in_seconds() {
         let path = format!("{}c", "a/".repeat(60));
         let ended = (0..100_000).find_map(|_| attributes.is_lfs(&path).err());
         assert_eq!(ended, Some(TooCostly::Rules), "{line}");
-        assert!(begin.elapsed() < Duration::from_secs(300), "{line}");
+        assert!(begin.elapsed() < Duration::from_mins(5), "{line}");
     }
 }
 
@@ -181,7 +181,7 @@ fn by_git(root: &Path, files: &[(String, String)], paths: &[String]) -> Vec<bool
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let input: String = paths.iter().map(|path| format!("{path}\0")).collect();
+    let input = paths.join("\0") + "\0";
     child
         .stdin
         .take()
