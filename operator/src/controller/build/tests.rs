@@ -1,5 +1,8 @@
 use hyprstream_api::{Device, Dtype, Model};
-use k8s_openapi::{api::core::v1::Toleration, apimachinery::pkg::util::intstr::IntOrString};
+use k8s_openapi::{
+    api::core::v1::{Container, PodSpec, PodTemplateSpec, Toleration},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
 use serde_json::json;
 
 use super::*;
@@ -101,7 +104,14 @@ fn workers_ask_for_their_key_and_another_key_makes_other_pods() {
     let keys = hyprstream_contract::WorkerKeys::new("0123456789abcdef0123456789abcdef").unwrap();
     assert_eq!(key, keys.of("default", "smollm2").as_bytes());
 
-    let template = deployment(&first, &revision).spec.template;
+    let mut template = PodTemplateSpec {
+        spec: Some(PodSpec {
+            containers: vec![Container::default()],
+            ..PodSpec::default()
+        }),
+        ..PodTemplateSpec::default()
+    };
+    key::ask_for_key(&first, &mut template);
     let annotations = template.metadata.unwrap().annotations.unwrap();
     let shown = annotations["hyprstream.io/worker-key"].as_bytes();
     assert!(!key.windows(8).any(|w| shown.windows(8).any(|s| s == w)));
