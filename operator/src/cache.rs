@@ -287,12 +287,19 @@ impl Caches {
         volumes: Cache<PersistentVolume>,
         intake: &Arc<Intake>,
     ) -> (Self, Touched) {
-        let (deployments, a) = Cache::start(scoped(client, namespace), intake);
-        let (services, b) = Cache::start(scoped(client, namespace), intake);
-        let (budgets, c) = Cache::start(scoped(client, namespace), intake);
-        let (claims, d) = Cache::start(scoped(client, namespace), intake);
-        let (pods, e) = Cache::start(scoped(client, namespace), intake);
-        let touched = futures::stream::select_all([a, b, c, d, e]).boxed();
+        let (deployments, of_deployments) = Cache::start(scoped(client, namespace), intake);
+        let (services, of_services) = Cache::start(scoped(client, namespace), intake);
+        let (budgets, of_budgets) = Cache::start(scoped(client, namespace), intake);
+        let (claims, of_claims) = Cache::start(scoped(client, namespace), intake);
+        let (pods, of_pods) = Cache::start(scoped(client, namespace), intake);
+        let touched = futures::stream::select_all([
+            of_deployments,
+            of_services,
+            of_budgets,
+            of_claims,
+            of_pods,
+        ])
+        .boxed();
         (
             Self {
                 deployments,

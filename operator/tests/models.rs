@@ -369,7 +369,7 @@ async fn objects_that_cannot_be_read_are_told_of_and_hide_no_others() {
 
     // Broken while it serves: what runs is left alone, its volume too.
     world.edit("good", |m| {
-        m["spec"]["rollout"] = json!({"maxSurge": 3_000_000_000_u32})
+        m["spec"]["rollout"] = json!({"maxSurge": 3_000_000_000_u32});
     });
     world.reason("good", STALLED, "Malformed").await;
     world.quiet().await;
@@ -419,10 +419,10 @@ async fn workers_get_a_key_of_their_own_and_new_ones_with_a_new_master_key() {
     world
         .cluster
         .change("v1/secrets", "ns", "m-worker-key", |s| {
-            s["data"]["key"] = json!("eA==")
+            s["data"]["key"] = json!("eA==");
         });
     world.edit("m", |m| {
-        m["metadata"]["annotations"]["hyprstream.io/reconcile-at"] = json!("now")
+        m["metadata"]["annotations"]["hyprstream.io/reconcile-at"] = json!("now");
     });
     world
         .wait("the key is back", || held().0 == key(MASTER_KEY).as_bytes())

@@ -209,6 +209,10 @@ fn s04_an_invalid_spec_is_refused_by_kubectl_apply() -> Result<()> {
             "  source: {url: \"https://example.org/m\"}\n  rollout: {maxSurge: 3000000000}\n",
             "maxSurge",
         ),
+        (
+            "  source: {url: \"hyprstream://invalid/m\", secretRef: {name: a}}\n",
+            "secretRef",
+        ),
     ] {
         let output = cluster.try_apply(&namespace.manifest("invalid", spec))?;
         assert!(!output.success, "{spec} must be refused");
