@@ -44,8 +44,6 @@ pub(crate) fn values(images: &ProjectImages, local: bool) -> Value {
         // Upstreams for tests are Services and pods of this cluster, without TLS.
         values["registry"]["allowUpstreams"] =
             json!(["10.89.0.0/16", "10.96.0.0/16", "10.244.0.0/16"]);
-        let registry = format!("hyprstream-registry.{NAMESPACE}.svc");
-        values["operator"] = json!({"allowInsecureCredentials": [registry]});
     }
     if let Some(proxy) = host_proxy() {
         values["registry"]["httpsProxy"] = json!(proxy);
