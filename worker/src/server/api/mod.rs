@@ -177,10 +177,8 @@ fn encode(
 fn tokenizer_error(error: &TokenizerError, param: &str) -> ApiError {
     match error {
         TokenizerError::TooLong { limit } => {
-            let why = format!(
-                "the prompt has more than {limit} tokens, which prompt and answer together may have"
-            );
-            ApiError::invalid(param, why).with_code("context_length_exceeded")
+            let found = format!("the prompt has more than {limit} tokens");
+            context::too_long(param, *limit, &found)
         }
         other => ApiError::invalid(param, other),
     }
