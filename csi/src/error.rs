@@ -146,18 +146,11 @@ impl Error {
         }
     }
 
-    /// Whether a write found the disk full. A fetch that does not fit is another matter: room was
-    /// looked for, and there is none.
-    pub(crate) fn needs_room(&self) -> bool {
+    /// Whether the disk is full.
+    pub(crate) fn is_disk_full(&self) -> bool {
         match self {
             Self::Io { source, .. } => is_full(source),
-            Self::Fetch(error) => matches!(
-                **error,
-                FetchError::DiskFull {
-                    needed_bytes: 0,
-                    ..
-                }
-            ),
+            Self::Fetch(error) => matches!(**error, FetchError::DiskFull { .. }),
             _ => false,
         }
     }

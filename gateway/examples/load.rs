@@ -30,7 +30,7 @@ use hyprstream_gateway::{
     Config, Gateway, Metrics,
     endpoint::Endpoint,
     rlimit,
-    table::{Hope, ModelFacts, ModelKey, Reference, Table},
+    table::{ModelFacts, ModelKey, Reference, Table},
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -141,11 +141,12 @@ fn worker(args: Args) -> Router {
 fn table(worker: SocketAddr) -> Table {
     let facts = ModelFacts {
         key: ModelKey::new("default", "m"),
+        repository: String::new(),
         reference: Reference::Head,
         commit: None,
         replicas: 1,
         suspended: false,
-        hope: Hope::Good,
+        stalled: false,
         reason: String::new(),
         message: String::new(),
         created: 0,

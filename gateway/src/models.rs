@@ -8,8 +8,7 @@ use crate::{
     table::{ModelEntry, Reference, Table},
 };
 
-/// Every Model of the table, also those that are not ready, since requests for them wait. Where
-/// their weights come from is not for every client to know: an address may be internal.
+/// Every Model of the table, also those that are not ready, since requests for them wait.
 pub(crate) fn list(table: &Table) -> ModelList {
     ModelList::new(table.models().map(|entry| model(table, entry)).collect())
 }
@@ -33,11 +32,11 @@ fn model(table: &Table, entry: &ModelEntry) -> Model {
         object: "model".to_owned(),
         created: u64::try_from(facts.created).unwrap_or(0),
         owned_by: facts.key.namespace.to_string(),
-        root: None,
+        root: Some(facts.repository.clone()),
         parent: None,
         max_model_len: None,
         hyprstream: facts.commit.as_ref().map(|commit| Provenance {
-            repository: String::new(),
+            repository: facts.repository.clone(),
             reference: match &facts.reference {
                 Reference::Branch(name) | Reference::Tag(name) => Some(name.clone()),
                 Reference::Head | Reference::Commit(_) => None,

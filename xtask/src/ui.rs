@@ -18,7 +18,6 @@ pub(crate) struct Step {
     started: Instant,
     shown: Mutex<Instant>,
     terminal: bool,
-    hidden: bool,
 }
 
 impl Steps {
@@ -38,29 +37,18 @@ impl Steps {
 impl Step {
     /// A step of its own.
     pub(crate) fn new(label: String) -> Self {
-        let step = Self {
-            label,
-            hidden: false,
-            ..Self::hidden()
-        };
-        let label = &step.label;
-        if step.terminal {
+        let terminal = std::io::stderr().is_terminal();
+        if terminal {
             eprint!("{label} ...");
             let _ = std::io::stderr().flush();
         } else {
             eprintln!("{label} ...");
         }
-        step
-    }
-
-    /// One that shows nothing of how far it is, for work beside a step.
-    pub(crate) fn hidden() -> Self {
         Self {
-            label: String::new(),
+            label,
             started: Instant::now(),
             shown: Mutex::new(Instant::now()),
-            terminal: std::io::stderr().is_terminal(),
-            hidden: true,
+            terminal,
         }
     }
 
@@ -69,9 +57,6 @@ impl Step {
         let Ok(mut shown) = self.shown.lock() else {
             return;
         };
-        if self.hidden {
-            return;
-        }
         let pause = Duration::from_millis(if self.terminal { 200 } else { 10_000 });
         if shown.elapsed() < pause {
             return;

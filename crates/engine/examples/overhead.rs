@@ -195,7 +195,7 @@ fn grammars() {
     ] {
         let started = Instant::now();
         let constraint = compiler
-            .compile_blocking(&grammar, &GrammarLimits::default())
+            .compile(&grammar, &GrammarLimits::default())
             .unwrap();
         let compile = started.elapsed();
         let tokens = tokenizer.encode(text, false).unwrap();

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use crate::{
     Structured,
     closed::closed,
-    structured::WHITESPACE,
     tools::{Tool, ToolFormat},
 };
 
@@ -165,8 +164,7 @@ fn on_one_line(schema: Value) -> Value {
     if let Some(map) = schema.as_object_mut() {
         let spacing =
             json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "});
-        // Unless the client says how.
-        map.entry(WHITESPACE).or_insert(spacing);
+        map.insert("x-guidance".to_owned(), spacing);
     }
     schema
 }

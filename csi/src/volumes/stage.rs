@@ -33,7 +33,7 @@ impl Volumes {
         let result = self.stage_in_time(stage).await;
         timer.observe_duration();
         match &result {
-            Err(error) if error.needs_room() => self.disk_full.notify_one(),
+            Err(error) if error.is_disk_full() => self.disk_full.notify_one(),
             Err(Error::Fetch(error)) if matches!(**error, FetchError::Damaged { .. }) => {
                 self.damaged.notify_one();
             }
@@ -214,16 +214,13 @@ impl Volumes {
         let Some(mut entry) = entry else {
             return Ok(());
         };
-        // Nothing on the way down may need space: a full disk must not keep pods from ending.
-        if let Some((key, _)) = entry.lowers()
-            && let Err(error) = self.checkouts.touch(&key)
-        {
-            tracing::warn!(%error, "the use of a checkout could not be noted");
+        if let Some((key, _)) = entry.lowers() {
+            self.checkouts.touch(&key)?;
         }
         if writable || !targets.is_empty() {
             entry.staging = None;
             entry.targets = targets;
-            self.journal.lessen(entry)?;
+            self.journal.put(entry)?;
         } else {
             self.journal.remove(handle)?;
         }

@@ -101,7 +101,9 @@ fn a_full_disk_is_freed_of_what_nothing_uses() {
             kubelet.unstage("a").await.unwrap();
 
             let volume = registry.volume(&second, RO);
-            let staging = kubelet.stage("b", &volume).await.unwrap();
+            let full = kubelet.stage("b", &volume).await.unwrap_err();
+            assert_eq!(full.code(), Code::ResourceExhausted, "{full}");
+            let staging = until_staged(&kubelet, "b", &volume).await;
             has_one(&staging, 5);
         },
     );

@@ -5,14 +5,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{sync::watch, time::sleep_until};
+use tokio::{
+    sync::{OwnedSemaphorePermit, watch},
+    time::sleep_until,
+};
 
 use super::State;
 use crate::{
     GatewayError,
-    budget::Share,
     endpoint::Endpoint,
-    table::{Availability, ModelEntry, Refusal, Table},
+    table::{ModelEntry, Table},
 };
 
 /// Longest time between looks at workers that failed.
@@ -27,7 +29,7 @@ pub(super) struct Hold<'a> {
 struct Waiting<'a> {
     state: &'a State,
     since: Instant,
-    _place: Share,
+    _slot: OwnedSemaphorePermit,
 }
 
 impl<'a> Hold<'a> {
@@ -54,10 +56,10 @@ impl<'a> Hold<'a> {
     }
 
     /// Returns when it is worth looking again: another table, or a worker that is worth another
-    /// try. A gateway that shuts down lets requests wait on until it is about to cut them off.
+    /// try.
     ///
     /// # Errors
-    /// No worker will come, the time is up, too many requests wait, or the gateway ends.
+    /// The time is up, too many requests wait, or the gateway shuts down.
     pub(super) async fn wait(
         &mut self,
         tables: &mut watch::Receiver<Arc<Table>>,
@@ -65,23 +67,10 @@ impl<'a> Hold<'a> {
         excluded: &[Arc<Endpoint>],
         id: impl FnOnce() -> String,
     ) -> Result<(), GatewayError> {
-        let config = &self.state.config;
-        let unavailable = |id: String, why: Refusal| GatewayError::Unavailable {
-            model: id,
-            reason: why.reason,
-            message: why.message,
-        };
-        let (limit, doubt) = match entry.availability() {
-            Availability::Expected => (config.hold_timeout, None),
-            Availability::Doubtful(why) => (
-                config.hold_timeout.min(config.doubtful_hold_timeout),
-                Some(why),
-            ),
-            Availability::Refused(why) => return Err(unavailable(id(), why)),
-        };
+        let limit = self.state.config.hold_timeout;
         let waiting = match &mut self.waiting {
             Some(waiting) => waiting,
-            none => none.insert(Waiting::new(self.state, entry)?),
+            none => none.insert(Waiting::new(self.state)?),
         };
         let deadline = waiting.since + limit;
         // A worker that failed is fit again at once when somebody else's request reaches it.
@@ -91,16 +80,13 @@ impl<'a> Hold<'a> {
             .map_or(deadline, |fit| fit.min(look_again()));
         tokio::select! {
             biased;
-            () = self.state.last_call.cancelled() => return Err(GatewayError::ShuttingDown),
+            () = self.state.shutdown.cancelled() => return Err(GatewayError::ShuttingDown),
             // A closed channel means that nobody watches the cluster any more.
             changed = tables.changed() => return changed.map_err(|_| GatewayError::ShuttingDown),
             () = sleep_until(retry.min(deadline).into()) => {}
         }
         if Instant::now() < deadline {
             return Ok(());
-        }
-        if let Some(why) = doubt {
-            return Err(unavailable(id(), why));
         }
         Err(GatewayError::HoldTimeout {
             model: id(),
@@ -112,13 +98,15 @@ impl<'a> Hold<'a> {
 }
 
 impl<'a> Waiting<'a> {
-    fn new(state: &'a State, entry: &ModelEntry) -> Result<Self, GatewayError> {
-        let place = state.hold(&entry.facts.key)?;
+    fn new(state: &'a State) -> Result<Self, GatewayError> {
+        let slot = Arc::clone(&state.held)
+            .try_acquire_owned()
+            .map_err(|_| GatewayError::TooManyHeld)?;
         state.metrics.held.inc();
         Ok(Self {
             state,
             since: Instant::now(),
-            _place: place,
+            _slot: slot,
         })
     }
 }

@@ -155,16 +155,17 @@ impl<K: Eq + Hash, T: PartialEq> Mirror<K, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::{Hope, Reference};
+    use crate::table::Reference;
 
     fn facts(name: &str) -> ModelFacts {
         ModelFacts {
             key: ModelKey::new("a", name),
+            repository: String::new(),
             reference: Reference::Head,
             commit: None,
             replicas: 1,
             suspended: false,
-            hope: Hope::Good,
+            stalled: false,
             reason: String::new(),
             message: String::new(),
             created: 0,

@@ -36,7 +36,6 @@ struct Inner {
     history: Vec<Change>,
     log: Vec<String>,
     refuse: BTreeMap<String, (u16, String)>,
-    hidden: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -133,11 +132,6 @@ impl Cluster {
                 state.refuse.remove(part);
             }
         }
-    }
-
-    /// From now on there is no such resource, as before its CRD is there.
-    pub fn hide(&self, resource: Option<&str>) {
-        self.state.lock().unwrap().hidden = resource.map(str::to_owned);
     }
 
     fn store(&self, state: &mut Inner, key: Key, mut object: Value) -> Value {
@@ -258,9 +252,6 @@ async fn handle(
             let reason = if *code == 403 { "Forbidden" } else { "Invalid" };
             return failure(*code, reason, message);
         }
-        if state.hidden.as_ref() == Some(&target.resource) {
-            return failure(404, "NotFound", "the server could not find the resource");
-        }
     }
     match (method, &target.name) {
         (Method::GET, None) if query.contains_key("watch") => cluster.watch(&target, &query),
@@ -277,8 +268,7 @@ async fn handle(
                 kind, "application/apply-patch+yaml",
                 "only applies are known here"
             );
-            let manager = query.get("fieldManager").cloned().unwrap_or_default();
-            cluster.apply(&target, &manager, body)
+            cluster.apply(&target, body)
         }
         (Method::DELETE, Some(_)) => cluster.answer_delete(&target, &body),
         _ => failure(405, "MethodNotAllowed", "not known here"),
@@ -361,8 +351,8 @@ impl Cluster {
         Json(self.store(&mut state, key, object)).into_response()
     }
 
-    /// Server-side apply: fields that this manager applied before and not now are removed.
-    fn apply(&self, target: &Target, manager: &str, mut patch: Value) -> Response {
+    /// Server-side apply with one manager: fields applied before and not now are removed.
+    fn apply(&self, target: &Target, mut patch: Value) -> Response {
         let mut state = self.state.lock().unwrap();
         let key = key(target);
         let old = state.objects.get(&key).cloned();
@@ -379,8 +369,7 @@ impl Cluster {
         }
         strip_nulls(&mut patch);
         let mut object = old.unwrap_or_else(|| json!({}));
-        let subresource = target.subresource.as_deref().unwrap_or_default();
-        let slot = (key.clone(), format!("{subresource}/{manager}"));
+        let slot = (key.clone(), target.subresource.clone().unwrap_or_default());
         if let Some(before) = state.applied.get(&slot) {
             subtract(&mut object, before, &patch);
         }

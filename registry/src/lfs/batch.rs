@@ -18,7 +18,6 @@ use crate::{
     access::Access,
     names::Repository,
     refusal::Refusal,
-    scrub,
     state::{State, blocking},
 };
 
@@ -106,7 +105,7 @@ pub(crate) async fn verify(
 }
 
 fn download(
-    state: &Arc<State>,
+    state: &State,
     repository: &Repository,
     caller: &Caller,
     object: BatchObject,
@@ -131,7 +130,7 @@ fn download(
 }
 
 fn upload(
-    state: &Arc<State>,
+    state: &State,
     repository: &Repository,
     caller: &Caller,
     object: BatchObject,
@@ -176,7 +175,7 @@ fn upload(
 
 /// The size of the object if the repository has it.
 fn size_here(
-    state: &Arc<State>,
+    state: &State,
     repository: &Repository,
     object: &BatchObject,
 ) -> Result<Option<u64>, ObjectError> {
@@ -193,11 +192,7 @@ fn size_here(
             }
         })?;
     match size {
-        Some(size) if size != object.size => {
-            // The client is wrong, or the disk has lost the end.
-            scrub::suspect(state, &oid);
-            Err(invalid(format!("the object has {size} bytes")))
-        }
+        Some(size) if size != object.size => Err(invalid(format!("the object has {size} bytes"))),
         other => Ok(other),
     }
 }

@@ -6,12 +6,9 @@
 mod access;
 mod backend;
 mod client;
-mod fence;
-mod heal;
 mod listen;
 mod mirror;
 mod push;
 mod restart;
 mod server;
-mod slow;
 mod upstream;

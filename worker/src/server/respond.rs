@@ -9,8 +9,6 @@ use hyprstream_contract::header::DRAINING;
 use hyprstream_engine::{GenerationError, SubmitError};
 use hyprstream_openai::{ApiError, ErrorKind};
 
-use super::api::context::too_long;
-
 /// An error as an answer.
 #[derive(Debug)]
 pub(super) struct Failure(pub(super) ApiError);
@@ -69,29 +67,19 @@ pub(super) fn submit_error(error: &SubmitError, prompt: &str) -> ApiError {
                     | InvalidParams::Empty(name),
                 ) => name,
             };
+            let invalid = ApiError::invalid(param, why);
             match why {
-                InvalidRequest::PromptTooLong { tokens, limit } => {
-                    let found = format!("the prompt has {tokens} tokens");
-                    too_long(param, *limit, &found)
+                InvalidRequest::PromptTooLong { .. } | InvalidRequest::AnswerTooLong { .. } => {
+                    invalid.with_code("context_length_exceeded")
                 }
-                InvalidRequest::AnswerTooLong {
-                    tokens,
-                    max_tokens,
-                    limit,
-                } => {
-                    let found = format!(
-                        "the prompt has {tokens} tokens and the answer may have {max_tokens}"
-                    );
-                    too_long(param, *limit, &found)
-                }
-                _ => ApiError::invalid(param, why),
+                _ => invalid,
             }
         }
         SubmitError::Full { retry_after } => ApiError::new(
             ErrorKind::RateLimited,
             "too many requests wait already, try again later",
         )
-        .with_code("rate_limit_exceeded")
+        .with_code("queue_full")
         .with_retry_after(*retry_after),
         SubmitError::Stopped => engine_stopped(),
     }

@@ -4,7 +4,6 @@
 
 mod cancel;
 mod chat;
-mod clients;
 mod completions;
 mod embeddings;
 mod keys;

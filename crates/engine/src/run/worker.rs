@@ -43,7 +43,7 @@ struct LastWord(Arc<Shared>);
 
 impl Drop for LastWord {
     fn drop(&mut self) {
-        self.0.die(None);
+        self.0.dead.store(true, Ordering::Release);
     }
 }
 
@@ -56,7 +56,8 @@ impl Worker {
             let plan = self.scheduler.plan();
             if let Err(cause) = self.step(&plan) {
                 error!(cause, "the backend is broken, the engine ends");
-                self.shared.die(Some(cause));
+                self.shared.cause.get_or_init(|| cause);
+                self.shared.dead.store(true, Ordering::Release);
                 self.fail_all();
                 return;
             }
@@ -79,7 +80,9 @@ impl Worker {
     }
 
     fn add(&mut self, sequences: Vec<Sequence<Job>>) {
-        self.scheduler.add(sequences);
+        for sequence in sequences {
+            self.scheduler.add(sequence);
+        }
     }
 
     fn drop_abandoned(&mut self) {

@@ -45,21 +45,14 @@ fn repr(value: &Value, out: &mut String, depth: usize) -> Result<(), Error> {
         ValueKind::Number => number(value, out),
         ValueKind::String => quote(value.as_str().unwrap_or_default(), out),
         ValueKind::Seq | ValueKind::Iterable => {
-            let is_tuple = value.is_tuple();
-            out.push(if is_tuple { '(' } else { '[' });
-            let mut len = 0;
-            for item in value.try_iter()? {
-                if len > 0 {
+            out.push('[');
+            for (index, item) in value.try_iter()?.enumerate() {
+                if index > 0 {
                     out.push_str(", ");
                 }
                 repr(&item, out, depth + 1)?;
-                len += 1;
             }
-            match (is_tuple, len) {
-                (false, _) => out.push(']'),
-                (true, 1) => out.push_str(",)"),
-                (true, _) => out.push(')'),
-            }
+            out.push(']');
         }
         ValueKind::Map => {
             out.push('{');

@@ -151,9 +151,7 @@ impl Stager<'_> {
             text.push(b'\n');
         }
         for path in paths {
-            let line = track_line(path)
-                .ok_or_else(|| invalid(path, "it is too long for a line of .gitattributes"))?;
-            text.extend(line.into_bytes());
+            text.extend(track_line(path).into_bytes());
             text.push(b'\n');
         }
         let blob = self.blob(&text)?;
@@ -236,10 +234,7 @@ fn is_for_lfs(
     if small && Pointer::parse(&content.read(path)?).is_ok() {
         return Ok(false);
     }
-    let by_rules = rules
-        .is_lfs(path)
-        .map_err(|why| invalid(ATTRIBUTES, &why.to_string()))?;
-    if by_rules {
+    if rules.is_lfs(path) {
         return Ok(true);
     }
     let weights = path.ends_with(".safetensors") && size > LARGE_WEIGHTS_BYTES;

@@ -9,8 +9,6 @@ use std::{
 
 use git2::{ConfigLevel, opts};
 
-use super::{memory, stream};
-
 /// How long libgit2 waits for servers, in this whole process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
@@ -30,25 +28,8 @@ impl Default for Timeouts {
     }
 }
 
-/// Bytes of objects that libgit2 keeps.
-const CACHE_BYTES: isize = 16 << 20;
-
 static INIT: Once = Once::new();
-static TIMEOUTS: Mutex<Timeouts> = Mutex::new(Timeouts {
-    connect: Duration::from_secs(15),
-    answer: Duration::from_mins(1),
-});
-
-/// What holds now.
-pub(super) fn timeouts() -> Timeouts {
-    *TIMEOUTS
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-pub(super) fn millis(time: Duration) -> i32 {
-    i32::try_from(time.as_millis()).unwrap_or(i32::MAX).max(1)
-}
+static TIMEOUTS: Mutex<()> = Mutex::new(());
 
 /// Sets how long libgit2 waits for servers. For the whole process: call it before other threads
 /// use this crate. Without a call, [`Timeouts::default`] holds.
@@ -58,10 +39,10 @@ pub fn set_timeouts(timeouts: Timeouts) {
 }
 
 fn apply(timeouts: Timeouts) {
-    let mut held = TIMEOUTS
+    let _guard = TIMEOUTS
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    *held = timeouts;
+    let millis = |d: Duration| i32::try_from(d.as_millis()).unwrap_or(i32::MAX).max(1);
     // SAFETY: libgit2 keeps both as plain integers and reads them when it connects; our own
     // writes are serialised, and callers are told to set them before other threads connect.
     let result = unsafe {
@@ -92,13 +73,6 @@ pub(crate) fn init() {
             }
         }
         opts::strict_hash_verification(true);
-        // What it may keep of objects that it has read, in this whole process.
-        // SAFETY: as above.
-        if let Err(error) = unsafe { opts::set_cache_max_size(CACHE_BYTES) } {
-            tracing::warn!(%error, "the cache of libgit2 cannot be limited");
-        }
-        memory::limit();
-        stream::register();
         apply(Timeouts::default());
     });
 }

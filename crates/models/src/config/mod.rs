@@ -1,6 +1,5 @@
 //! `config.json`, strictly: every option is honoured or refused by name.
 
-mod json;
 mod options;
 mod rope;
 #[cfg(test)]

@@ -4,15 +4,12 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::{GOOD, Plan, Workers, deployment::json, metadata, selector};
+use super::{Plan, metadata, selector};
 
-/// The Service of a Model's workers. It has the Model's name, and notes the workers that were
-/// last good.
-pub fn service(plan: &Plan, good: Option<&Workers>) -> Service {
-    let mut meta = metadata(plan, &plan.name);
-    meta.annotations = good.map(|g| [(GOOD.to_owned(), json(g))].into());
+/// The Service of a Model's workers. It has the Model's name.
+pub fn service(plan: &Plan) -> Service {
     Service {
-        metadata: meta,
+        metadata: metadata(plan, &plan.name),
         spec: Some(ServiceSpec {
             type_: Some("ClusterIP".to_owned()),
             selector: Some(selector(&plan.name)),

@@ -184,14 +184,6 @@ pub(super) fn ready(
                     failed.commit, failed.message
                 ),
             ),
-            Some(failed) if observed.is_rolled_back => yes(
-                reason::SERVING,
-                format!(
-                    "commit {commit} answers requests, by workers as they were before; what the \
-                     spec or the installation makes of it now was given up: {}",
-                    failed.message
-                ),
-            ),
             _ => yes(reason::SERVING, format!("commit {commit} answers requests")),
         };
     }
@@ -230,8 +222,8 @@ pub(super) fn stalled(observed: &Observed<'_>, failed: Option<&FailedCommit>) ->
         return yes(
             &failed.reason,
             format!(
-                "commit {}: {} It is tried again when the ref moves, the spec or the workers' \
-                 image changes, or the annotation hyprstream.io/reconcile-at gets a new value.",
+                "commit {}: {} It is tried again when the ref moves, the spec changes, or the \
+                 annotation hyprstream.io/reconcile-at gets a new value.",
                 failed.commit,
                 sentence(&failed.message)
             ),
@@ -257,10 +249,16 @@ pub(super) fn progressing(observed: &Observed<'_>, stalled: &State, is_complete:
         );
     }
     if stalled.status == "True" {
-        return if !is_complete && observed.is_rolled_back {
+        let is_rolling_back = !is_complete
+            && observed
+                .failed
+                .as_ref()
+                .zip(*target)
+                .is_some_and(|(f, t)| f.commit != t.commit.as_str());
+        return if is_rolling_back {
             yes(
                 reason::ROLLING_BACK,
-                "the last good workers are being restored",
+                "the last good commit is being restored",
             )
         } else {
             no(&stalled.reason, &stalled.message)
@@ -276,12 +274,6 @@ pub(super) fn progressing(observed: &Observed<'_>, stalled: &State, is_complete:
         return yes(
             reason::FETCHING,
             "the registry is fetching the latest commit",
-        );
-    }
-    if observed.is_waiting {
-        return yes(
-            reason::WAITING_FOR_TURN,
-            "the workers of another release of the operator wait until other Models have theirs",
         );
     }
     match target {

@@ -19,7 +19,6 @@ use hyprstream_openai::{
 use super::{
     Answer, Shared, compute, logprobs,
     prompt::{self, Form, ToolUse},
-    with_ignored,
 };
 use crate::{
     backend::Loaded,
@@ -63,8 +62,7 @@ pub(super) async fn complete(State(app): Shared, request: Request) -> Result<Res
     );
     if request.sampling.stream {
         let chunks = ChatChunks::new(&app, &answer, &plan, choices.len(), with_logprobs)?;
-        let streamed = sse::answer(chunks, choices, usage, in_flight);
-        return Ok(with_ignored(streamed, &request.ignored));
+        return Ok(sse::answer(chunks, choices, usage, in_flight));
     }
     let done = collect(choices, &plan, &mut usage).await?;
     let tokenizer = &app.loaded()?.tokenizer;
@@ -89,15 +87,14 @@ pub(super) async fn complete(State(app): Shared, request: Request) -> Result<Res
         system_fingerprint: answer.fingerprint,
         prompt_logprobs,
     };
-    Ok(with_ignored(Json(whole).into_response(), &request.ignored))
+    Ok(Json(whole).into_response())
 }
 
 type Prepared = (ChatRequest, EngineRequest, ReadPlan, Form);
 
 fn prepare(app: &App, loaded: &Loaded, mut request: ChatRequest) -> Result<Prepared, ApiError> {
     let with_tools = !request.prompt.tools.is_empty() && request.tool_choice != ToolChoice::None;
-    let limit = loaded.engine.max_model_len();
-    let rendered = prompt::render(app, loaded, &request.prompt, with_tools, limit)?;
+    let rendered = prompt::render(app, loaded, &request.prompt, with_tools)?;
     let wanted = ToolUse {
         choice: &request.tool_choice,
         parallel: request.parallel_tool_calls,
@@ -115,7 +112,6 @@ fn prepare(app: &App, loaded: &Loaded, mut request: ChatRequest) -> Result<Prepa
         request.logprobs,
     )?;
     engine_request.show_special_tokens |= prompt::needs_special_tokens(&plan);
-    engine_request.stop.aside = plan.aside();
     Ok((request, engine_request, plan, structured))
 }
 

@@ -5,32 +5,30 @@ use std::sync::Arc;
 use axum::{
     Json,
     extract::{Request, State},
-    response::{IntoResponse, Response},
 };
 use hyprstream_openai::{
-    ApiError, DetokenizeRequest, DetokenizeResponse, Ignored, TokenizeRequest, TokenizeResponse,
+    ApiError, DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse,
     tools::ToolChoice,
 };
 
-use super::{Shared, compute, prompt, with_ignored};
+use super::{Shared, compute, prompt};
 use crate::server::respond::Failure;
 
-pub(super) async fn tokenize(State(app): Shared, request: Request) -> Result<Response, Failure> {
+pub(super) async fn tokenize(
+    State(app): Shared,
+    request: Request,
+) -> Result<Json<TokenizeResponse>, Failure> {
     let body = app.bodies.json(request).await?;
     let state = Arc::clone(&app);
-    let (answer, ignored) = compute(&app, move |loaded| {
+    let answer = compute(&app, move |loaded| {
         let request = TokenizeRequest::from_json(&body)?;
         let mut with_texts = false;
-        let mut ignored = Ignored::default();
         let tokens = match request {
             TokenizeRequest::Chat(request) => {
                 state.identity.check(&request.model)?;
-                ignored = request.ignored;
                 let with_tools =
                     !request.prompt.tools.is_empty() && request.tool_choice != ToolChoice::None;
-                // To be counted it may be longer than what can be answered.
-                let limit = usize::MAX;
-                prompt::render(&state, loaded, &request.prompt, with_tools, limit)?.tokens
+                prompt::render(&state, loaded, &request.prompt, with_tools)?.tokens
             }
             TokenizeRequest::Text {
                 model,
@@ -47,7 +45,7 @@ pub(super) async fn tokenize(State(app): Shared, request: Request) -> Result<Res
             }
         };
         let max_model_len = loaded.engine.max_model_len();
-        let answer = TokenizeResponse {
+        Ok(TokenizeResponse {
             count: tokens.len(),
             max_model_len,
             token_strs: with_texts.then(|| {
@@ -57,11 +55,9 @@ pub(super) async fn tokenize(State(app): Shared, request: Request) -> Result<Res
                 tokens.iter().map(text).collect()
             }),
             tokens,
-        };
-        Ok((answer, ignored))
-    })
-    .await?;
-    Ok(with_ignored(Json(answer).into_response(), &ignored))
+        })
+    });
+    Ok(Json(answer.await?))
 }
 
 pub(super) async fn detokenize(
