@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use clap::Parser;
 use hyprstream_telemetry::LogFormat;
 
-use crate::gc::Policy;
+use crate::gc::{Policy, Scrub};
 
 /// CSI node plugin of hyprstream: shows commits of git repositories as volumes.
 #[derive(Clone, Debug, Parser)]
@@ -76,6 +76,14 @@ pub struct Args {
     #[arg(long, env = "HYPRSTREAM_DISK_LOW_PERCENT", default_value_t = 75, value_parser = clap::value_parser!(u8).range(0..=100))]
     pub disk_low_percent: u8,
 
+    /// How fast files are read again to find what the disk damaged, in MiB per second; 0: never.
+    #[arg(long, env = "HYPRSTREAM_SCRUB_MIB_PER_SECOND", default_value_t = 16)]
+    pub scrub_mib_per_second: u32,
+
+    /// Time from the end of one such pass over all files to the beginning of the next.
+    #[arg(long, env = "HYPRSTREAM_SCRUB_EVERY", default_value = "24h", value_parser = humantime::parse_duration)]
+    pub scrub_every: Duration,
+
     /// Log filter: a level, or a list of target=level.
     #[arg(long, env = "HYPRSTREAM_LOG", default_value = "info")]
     pub log: String,
@@ -101,6 +109,16 @@ impl Args {
             keep_unused: self.keep_unused,
             disk_high_percent: self.disk_high_percent,
             disk_low_percent: self.disk_low_percent,
+        })
+    }
+}
+
+impl Args {
+    /// How files are read again; `None` if never.
+    pub fn scrub(&self) -> Option<Scrub> {
+        (self.scrub_mib_per_second > 0).then(|| Scrub {
+            bytes_per_second: u64::from(self.scrub_mib_per_second) << 20,
+            every: self.scrub_every,
         })
     }
 }

@@ -146,11 +146,18 @@ impl Error {
         }
     }
 
-    /// Whether the disk is full.
-    pub(crate) fn is_disk_full(&self) -> bool {
+    /// Whether a write found the disk full. A fetch that does not fit is another matter: room was
+    /// looked for, and there is none.
+    pub(crate) fn needs_room(&self) -> bool {
         match self {
             Self::Io { source, .. } => is_full(source),
-            Self::Fetch(error) => matches!(**error, FetchError::DiskFull { .. }),
+            Self::Fetch(error) => matches!(
+                **error,
+                FetchError::DiskFull {
+                    needed_bytes: 0,
+                    ..
+                }
+            ),
             _ => false,
         }
     }

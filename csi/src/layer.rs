@@ -36,9 +36,15 @@ pub fn ensure_layer(
     let new = layout.tmp().join(unique);
     let file = new.join(MANIFEST_PATH);
     let inner = file.parent().unwrap_or(&new).to_owned();
-    std::fs::create_dir_all(&inner).map_err(|e| Error::io("create", &inner, e))?;
-    write_durably(&file, &text)?;
-    sync_folder(&new).map_err(|e| Error::io("sync", &new, e))?;
+    let write = || -> Result<(), Error> {
+        std::fs::create_dir_all(&inner).map_err(|e| Error::io("create", &inner, e))?;
+        write_durably(&file, &text)?;
+        sync_folder(&new).map_err(|e| Error::io("sync", &new, e))
+    };
+    write().inspect_err(|_| {
+        // On a full disk half a layer would take the space of the next one.
+        let _ = std::fs::remove_dir_all(&new);
+    })?;
     match std::fs::rename(&new, &folder) {
         Ok(()) => {}
         Err(e)

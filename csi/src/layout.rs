@@ -9,6 +9,8 @@
 //! | `uses/<key>` | empty; its time is that of the last use of a checkout |
 //! | `volumes/<hash>/{upper,work}` | what pods wrote to a read-write volume |
 //! | `journal/<hash>.json` | one entry for each volume |
+//! | `damaged/<key>` | the first damaged file of a checkout |
+//! | `scrub` | where reading the store again is |
 //! | `trash/` | what is being deleted |
 //! | `tmp/` | what is being built; emptied at start |
 
@@ -136,6 +138,7 @@ impl Layout {
             self.repositories(),
             self.layers(),
             self.uses(),
+            self.damaged(),
             self.volumes(),
             self.journal(),
             self.trash(),
@@ -149,6 +152,13 @@ impl Layout {
     /// The state directory.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Bytes that may still be written to the disk of the state directory.
+    pub fn free_bytes(&self) -> Result<u64, Error> {
+        let disk = rustix::fs::statvfs(&self.root)
+            .map_err(|e| Error::io("measure", &self.root, e.into()))?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
     /// Contents by SHA-256.
@@ -196,6 +206,21 @@ impl Layout {
     /// The file whose time is that of the last use of a checkout.
     pub fn last_use(&self, key: &CheckoutKey) -> PathBuf {
         self.uses().join(key.to_string())
+    }
+
+    /// Marks of damaged checkouts.
+    pub fn damaged(&self) -> PathBuf {
+        self.root.join("damaged")
+    }
+
+    /// The file that says that a checkout is damaged, and by which file.
+    pub fn damage_mark(&self, key: &CheckoutKey) -> PathBuf {
+        self.damaged().join(key.to_string())
+    }
+
+    /// The file that says where reading the store again is.
+    pub fn scrub_position(&self) -> PathBuf {
+        self.root.join("scrub")
     }
 
     /// All manifest layers.

@@ -19,6 +19,10 @@ pub struct Metrics {
     pub bytes_shared: IntGauge,
     /// Bytes that objects and checkouts take on the disk, each inode once.
     pub disk_bytes: IntGauge,
+    /// Bytes of objects that were read again and were as they should be.
+    pub scrubbed_bytes: IntCounter,
+    /// Objects whose bytes were found to have changed on the disk.
+    pub damaged_objects: IntCounter,
     /// Bytes that were deleted because nothing used them.
     pub collected_bytes: IntCounter,
 }
@@ -67,6 +71,14 @@ impl Metrics {
             disk_bytes: gauge(
                 "hyprstream_csi_disk_bytes",
                 "Bytes that objects and checkouts take on the disk, each inode once.",
+            )?,
+            scrubbed_bytes: counter(
+                "hyprstream_csi_scrubbed_bytes_total",
+                "Bytes of objects that were read again and were as they should be.",
+            )?,
+            damaged_objects: counter(
+                "hyprstream_csi_damaged_objects_total",
+                "Objects whose bytes were found to have changed on the disk.",
             )?,
             collected_bytes: counter(
                 "hyprstream_csi_collected_bytes_total",

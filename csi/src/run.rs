@@ -5,7 +5,10 @@ use std::{
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,8 +20,8 @@ use tonic::transport::Server;
 use crate::{
     args::Args,
     error::Error,
-    fetch::{Checkouts, Registry},
-    gc::Collector,
+    fetch::{Checkouts, Registry, Room},
+    gc::{Collector, Scrub},
     journal::Journal,
     layout::Layout,
     metrics::Metrics,
@@ -39,6 +42,9 @@ const RECONCILE_EVERY: Duration = Duration::from_mins(1);
 const COLLECT_EVERY: Duration = Duration::from_mins(5);
 /// Figures are taken at most so often after volumes come or go.
 const MEASURE_PAUSE: Duration = Duration::from_secs(2);
+
+/// The pause after reading files again failed.
+const SCRUB_PAUSE: Duration = Duration::from_mins(10);
 
 /// How long the calls under way have for their answers at the end.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
@@ -82,12 +88,15 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), RunError> {
     let policy = args.policy().map_err(RunError::Flags)?;
+    let scrub = args.scrub();
     let metrics = Metrics::new()?;
     let volumes = open(&args, &metrics).await?;
     let collector = Arc::new(Collector {
         volumes: Arc::clone(&volumes),
         policy,
     });
+    let room: Weak<dyn Room> = Arc::<Collector>::downgrade(&collector);
+    volumes.checkouts.set_room(room);
 
     let (stop, stopped) = watch::channel(false);
     let until_stopped = move || {
@@ -139,6 +148,14 @@ pub async fn run(
         }),
     };
     let mut admin_server = tokio::spawn(admin.run(admin_listener, until_stopped()));
+    let ended = Arc::new(AtomicBool::new(false));
+    if let Some(scrub) = scrub {
+        tokio::spawn(scrub_for_ever(
+            Arc::clone(&collector),
+            scrub,
+            Arc::clone(&ended),
+        ));
+    }
     let chores = tokio::spawn(chores(collector));
 
     let end = tokio::select! {
@@ -149,6 +166,7 @@ pub async fn run(
         ended = &mut admin_server => Err(server_ended("admin", ended)),
     };
     chores.abort();
+    ended.store(true, Ordering::Relaxed);
     // First this one, so that the kubelet forgets us before the other is gone.
     unlink(&registration_socket)?;
     unlink(&args.endpoint)?;
@@ -241,7 +259,7 @@ async fn chores(collector: Arc<Collector>) {
             }
             _ = collect.tick() => {
                 let collector = Arc::clone(&collector);
-                blocking(move || collector.collect(false).map(|_| ())).await
+                blocking(move || collector.collect().map(|_| ())).await
             }
             () = volumes.damaged.notified() => {
                 let collector = Arc::clone(&collector);
@@ -249,12 +267,26 @@ async fn chores(collector: Arc<Collector>) {
             }
             () = volumes.disk_full.notified() => {
                 let collector = Arc::clone(&collector);
-                blocking(move || collector.collect(true).map(|_| ())).await
+                blocking(move || collector.make_some_room().map(|_| ())).await
             }
         };
         if let Err(error) = done {
             tracing::warn!(%error, "chore failed");
         }
+    }
+}
+
+/// Reads the store again and again, until the program ends.
+async fn scrub_for_ever(collector: Arc<Collector>, scrub: Scrub, ended: Arc<AtomicBool>) {
+    loop {
+        let (collector, ended) = (Arc::clone(&collector), Arc::clone(&ended));
+        let done =
+            blocking(move || collector.scrub(&scrub, &|| ended.load(Ordering::Relaxed))).await;
+        let pause = done.unwrap_or_else(|error| {
+            tracing::warn!(%error, "files could not be read again");
+            SCRUB_PAUSE
+        });
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -54,6 +54,19 @@ impl TinyModel {
         repository.write("model.safetensors", &self.weights()?)
     }
 
+    /// `model.safetensors.index.json` that says that all tensors are in `file`.
+    pub fn index(&self, file: &str) -> Result<String> {
+        let bytes = self.weights()?;
+        let length = bytes.first_chunk().map_or(0, |l| u64::from_le_bytes(*l));
+        let header = &bytes[8..8 + usize::try_from(length)?];
+        let header: Map<String, Value> = serde_json::from_slice(header)?;
+        let map: Map<_, _> = header
+            .into_iter()
+            .map(|(name, _)| (name, json!(file)))
+            .collect();
+        Ok(json!({"metadata": {}, "weight_map": map}).to_string())
+    }
+
     fn config(self) -> Value {
         json!({
             "architectures": [self.architecture],

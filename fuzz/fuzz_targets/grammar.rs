@@ -55,7 +55,7 @@ fuzz_target!(|data: &[u8]| {
         2 => Grammar::Choice(text.split('\n').map(str::to_owned).collect()),
         _ => Grammar::Lark(text),
     };
-    let Ok(constraint) = compiler.compile(&grammar, &GrammarLimits::default()) else {
+    let Ok(constraint) = compiler.compile_blocking(&grammar, &GrammarLimits::default()) else {
         return;
     };
     let request = Request {

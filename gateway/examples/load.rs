@@ -30,7 +30,7 @@ use hyprstream_gateway::{
     Config, Gateway, Metrics,
     endpoint::Endpoint,
     rlimit,
-    table::{ModelFacts, ModelKey, Reference, Table},
+    table::{Hope, ModelFacts, ModelKey, Reference, Table},
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -141,12 +141,11 @@ fn worker(args: Args) -> Router {
 fn table(worker: SocketAddr) -> Table {
     let facts = ModelFacts {
         key: ModelKey::new("default", "m"),
-        repository: String::new(),
         reference: Reference::Head,
         commit: None,
         replicas: 1,
         suspended: false,
-        stalled: false,
+        hope: Hope::Good,
         reason: String::new(),
         message: String::new(),
         created: 0,

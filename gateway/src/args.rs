@@ -1,10 +1,11 @@
 //! The command line.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 use humantime::Duration;
-use hyprstream_gateway::Config;
+use hyprstream_contract::worker;
+use hyprstream_gateway::{Config, Network};
 use hyprstream_telemetry::LogFormat;
 
 /// The cluster's one OpenAI endpoint: routes requests to the workers of Models.
@@ -51,6 +52,9 @@ pub(crate) struct ServeArgs {
     /// How long a request waits for a Model that is starting.
     #[arg(long, env = "HYPRSTREAM_HOLD_TIMEOUT", default_value = "120s")]
     hold_timeout: Duration,
+    /// How long a request waits for a Model whose workers fail to start.
+    #[arg(long, env = "HYPRSTREAM_DOUBTFUL_HOLD_TIMEOUT", default_value = "10s")]
+    doubtful_hold_timeout: Duration,
     /// Most requests that wait for Models at the same time; more get 429.
     #[arg(long, env = "HYPRSTREAM_MAX_HELD", default_value_t = 1024)]
     max_held: usize,
@@ -61,9 +65,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "HYPRSTREAM_MAX_CONNECTIONS", default_value_t = 16384)]
     max_connections: usize,
     /// Largest request body in bytes; larger ones get 413.
-    #[arg(long, env = "HYPRSTREAM_MAX_BODY_BYTES", default_value_t = 16 << 20)]
+    #[arg(long, env = "HYPRSTREAM_MAX_BODY_BYTES", default_value_t = worker::MAX_BODY_BYTES)]
     max_body_bytes: usize,
-    /// Most bytes of request bodies in memory; requests beyond get 503.
+    /// Most bytes of request bodies and of answers that are held back until they are complete;
+    /// requests beyond get 503, answers beyond are passed on as they come.
     #[arg(long, env = "HYPRSTREAM_MAX_BUFFERED_BYTES", default_value_t = 256 << 20)]
     max_buffered_bytes: usize,
     /// Largest request head in bytes, at least 8192; larger ones get 431.
@@ -84,7 +89,18 @@ pub(crate) struct ServeArgs {
     /// Time for a connection to a worker to be made.
     #[arg(long, env = "HYPRSTREAM_CONNECT_TIMEOUT", default_value = "2s")]
     connect_timeout: Duration,
-    /// Time for requests in flight to end after SIGTERM.
+    /// Time that a worker may send nothing of an answer; then the client gets 504.
+    #[arg(long, env = "HYPRSTREAM_SILENCE_TIMEOUT", default_value = "1h")]
+    silence_timeout: Duration,
+    /// Addresses of proxies, as 10.0.0.0/8, separated by commas. Only they are believed when they
+    /// say for whom they ask, by X-Forwarded-*, Forwarded and X-Real-IP.
+    #[arg(long, env = "HYPRSTREAM_TRUSTED_PROXIES", value_delimiter = ',')]
+    trusted_proxies: Vec<Network>,
+    /// File with the secret from which the keys of the workers are derived. Without it, workers
+    /// are asked without a key.
+    #[arg(long, env = "HYPRSTREAM_WORKER_MASTER_KEY_FILE")]
+    pub(crate) worker_master_key_file: Option<PathBuf>,
+    /// Time for requests in flight to end after SIGTERM, those that wait for a Model included.
     #[arg(long, env = "HYPRSTREAM_DRAIN_TIMEOUT", default_value = "300s")]
     drain_timeout: Duration,
 }
@@ -93,6 +109,7 @@ impl ServeArgs {
     pub(crate) fn config(&self) -> Config {
         Config {
             hold_timeout: self.hold_timeout.into(),
+            doubtful_hold_timeout: self.doubtful_hold_timeout.into(),
             max_held: self.max_held,
             max_requests: self.max_requests,
             max_connections: self.max_connections,
@@ -104,7 +121,9 @@ impl ServeArgs {
             write_timeout: self.write_timeout.into(),
             idle_timeout: self.idle_timeout.into(),
             connect_timeout: self.connect_timeout.into(),
+            silence_timeout: self.silence_timeout.into(),
             drain_timeout: self.drain_timeout.into(),
+            trusted_proxies: self.trusted_proxies.clone(),
         }
     }
 }
@@ -118,6 +137,13 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn without_flags_everything_is_as_the_library_has_it() {
+        let args = Args::try_parse_from(["gateway"]).unwrap();
+        let ours = format!("{:?}", args.serve.config());
+        assert_eq!(ours, format!("{:?}", Config::default()));
     }
 
     #[test]

@@ -60,6 +60,9 @@ pub enum GatewayError {
     /// Too many requests or bytes at the same time.
     #[error("the gateway is at its limit of {0}; try again later")]
     Overloaded(&'static str),
+    /// The Model or its namespace has as much as it may have while others could ask.
+    #[error("the model or its namespace has its share of the gateway's {0}; try again later")]
+    Contended(&'static str),
     /// Too many requests wait for Models that are starting.
     #[error("too many requests wait for models that are starting; try again later")]
     TooManyHeld,
@@ -91,6 +94,20 @@ pub enum GatewayError {
     /// The gateway shuts down.
     #[error("the gateway is shutting down; try again")]
     ShuttingDown,
+    /// The worker says nothing any more.
+    #[error("a worker of the model {model:?} sent nothing for {} s", .limit.as_secs())]
+    WorkerSilent {
+        /// The Model.
+        model: String,
+        /// How long it may be silent.
+        limit: Duration,
+    },
+    /// No worker takes this gateway for one that may ask.
+    #[error("the workers of the model {model:?} do not accept the gateway's key")]
+    WorkerRefuses {
+        /// The Model.
+        model: String,
+    },
     /// The worker broke off.
     #[error(
         "the worker of the model {model:?} closed the connection before its answer was complete"
@@ -113,13 +130,14 @@ impl GatewayError {
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::Resolve(_) | Self::NoRoute { .. } => StatusCode::NOT_FOUND,
             Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::TooManyHeld => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyHeld | Self::Contended(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Overloaded(_)
             | Self::Unavailable { .. }
             | Self::HoldTimeout { .. }
             | Self::Starting
             | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
-            Self::WorkerLost { .. } => StatusCode::BAD_GATEWAY,
+            Self::WorkerLost { .. } | Self::WorkerRefuses { .. } => StatusCode::BAD_GATEWAY,
+            Self::WorkerSilent { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
@@ -134,19 +152,21 @@ impl GatewayError {
             Self::NoRoute { .. } => "unknown_url",
             Self::WrongMethod { .. } => "method_not_allowed",
             Self::Overloaded(_) => "overloaded",
-            Self::TooManyHeld => "rate_limit_exceeded",
+            Self::TooManyHeld | Self::Contended(_) => "rate_limit_exceeded",
             Self::Unavailable { .. } => "model_unavailable",
             Self::HoldTimeout { .. } => "model_not_ready",
             Self::Starting => "starting",
             Self::ShuttingDown => "shutting_down",
             Self::WorkerLost { .. } => "worker_lost",
+            Self::WorkerRefuses { .. } => "worker_refused",
+            Self::WorkerSilent { .. } => "worker_timeout",
         }
     }
 
     fn kind(&self) -> &'static str {
         match self.status().as_u16() {
             429 => "rate_limit_error",
-            502 => "server_error",
+            502 | 504 => "server_error",
             503 => "service_unavailable_error",
             _ => "invalid_request_error",
         }
@@ -162,7 +182,9 @@ impl GatewayError {
 
     fn retry_after_seconds(&self) -> Option<u32> {
         match self {
-            Self::Overloaded(_) | Self::Starting | Self::ShuttingDown => Some(1),
+            Self::Overloaded(_) | Self::Contended(_) | Self::Starting | Self::ShuttingDown => {
+                Some(1)
+            }
             Self::TooManyHeld | Self::HoldTimeout { .. } => Some(10),
             Self::Unavailable { .. } => Some(60),
             _ => None,

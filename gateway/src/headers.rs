@@ -15,6 +15,8 @@ use http::{
 };
 use hyprstream_contract::header::{DRAINING, REQUEST_ID};
 
+use crate::Network;
+
 /// Headers of one connection, RFC 9110 section 7.6.1.
 const HOP_BY_HOP: [HeaderName; 7] = [
     header::CONNECTION,
@@ -27,9 +29,15 @@ const HOP_BY_HOP: [HeaderName; 7] = [
 ];
 const OTHER_HOP_BY_HOP: [&str; 2] = ["keep-alive", "proxy-connection"];
 
+/// What proxies say of the client beside the headers that begin with [`FORWARDED_PREFIX`].
+const OTHER_FORWARDED: [&str; 2] = ["forwarded", "x-real-ip"];
+const FORWARDED_PREFIX: &str = "x-forwarded-";
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Headers beside `Authorization` in which clients send keys.
+const KEYS: [&str; 2] = ["x-api-key", "api-key"];
 
 /// Longest request id that is taken from a client.
 const MAX_REQUEST_ID: usize = 128;
@@ -60,10 +68,18 @@ fn new_request_id() -> HeaderValue {
     HeaderValue::from_str(&id).expect("hexadecimal digits are a header value")
 }
 
-/// Turns a client's headers into those of the request to a worker, which lack only `host`.
+/// Turns a client's headers into those of the request to a worker, which lack only `host` and the
+/// worker's key.
 ///
-/// Credentials stay here: a worker checks none and has no use for them.
-pub(crate) fn to_worker(headers: &mut HeaderMap, client: Option<IpAddr>, request_id: &HeaderValue) {
+/// Credentials stay here: they are for this gateway or for nobody. What is said of the client by
+/// `X-Forwarded-*`, `Forwarded` and `X-Real-IP` stays only if the peer is a proxy that is
+/// believed; otherwise anybody could pass for any address.
+pub(crate) fn to_worker(
+    headers: &mut HeaderMap,
+    peer: Option<IpAddr>,
+    proxies: &[Network],
+    request_id: &HeaderValue,
+) {
     strip_hop_by_hop(headers);
     for name in [
         header::AUTHORIZATION,
@@ -73,13 +89,20 @@ pub(crate) fn to_worker(headers: &mut HeaderMap, client: Option<IpAddr>, request
     ] {
         headers.remove(name);
     }
-    if let Some(client) = client {
+    for name in KEYS {
+        headers.remove(name);
+    }
+    let believed = peer.is_some_and(|peer| proxies.iter().any(|proxy| proxy.contains(peer)));
+    if !believed {
+        strip_forwarded(headers);
+    }
+    if let Some(peer) = peer {
         let mut chain: Vec<String> = headers
             .get_all(FORWARDED_FOR)
             .iter()
             .filter_map(|value| value.to_str().ok().map(str::to_owned))
             .collect();
-        chain.push(client.to_canonical().to_string());
+        chain.push(peer.to_canonical().to_string());
         if let Ok(value) = HeaderValue::from_str(&chain.join(", ")) {
             headers.insert(FORWARDED_FOR, value);
         }
@@ -98,6 +121,20 @@ pub(crate) fn to_client(headers: &mut HeaderMap, request_id: &HeaderValue) {
     strip_hop_by_hop(headers);
     headers.remove(DRAINING);
     headers.insert(REQUEST_ID, request_id.clone());
+}
+
+fn strip_forwarded(headers: &mut HeaderMap) {
+    for name in OTHER_FORWARDED {
+        headers.remove(name);
+    }
+    let forged: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with(FORWARDED_PREFIX))
+        .cloned()
+        .collect();
+    for name in forged {
+        headers.remove(name);
+    }
 }
 
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
@@ -137,12 +174,14 @@ mod tests {
             ("upgrade", "h2c"),
             ("authorization", "Bearer k"),
             ("cookie", "c"),
+            ("x-api-key", "k"),
             ("host", "api.example.org"),
             ("x-forwarded-for", "10.0.0.1"),
             ("content-type", "application/json"),
         ]);
         let id = HeaderValue::from_static("id");
-        to_worker(&mut headers, Some([10, 0, 0, 2].into()), &id);
+        let proxies = ["10.0.0.0/8".parse().unwrap()];
+        to_worker(&mut headers, Some([10, 0, 0, 2].into()), &proxies, &id);
         let expected = map(&[
             ("x-forwarded-host", "api.example.org"),
             ("x-forwarded-proto", "http"),
@@ -151,6 +190,35 @@ mod tests {
             ("x-request-id", "id"),
         ]);
         assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn nobody_but_a_known_proxy_speaks_for_a_client() {
+        let sent = map(&[
+            ("host", "api.example.org"),
+            ("forwarded", "for=1.2.3.4"),
+            ("x-real-ip", "1.2.3.4"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "other.example.org"),
+            ("x-forwarded-user", "root"),
+        ]);
+        let id = HeaderValue::from_static("id");
+        let proxies = ["10.0.0.0/8".parse().unwrap()];
+        let mut headers = sent.clone();
+        to_worker(&mut headers, Some([11, 0, 0, 2].into()), &proxies, &id);
+        let expected = map(&[
+            ("x-forwarded-host", "api.example.org"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-for", "11.0.0.2"),
+            ("x-request-id", "id"),
+        ]);
+        assert_eq!(headers, expected);
+        let mut headers = sent;
+        to_worker(&mut headers, Some([10, 0, 0, 2].into()), &proxies, &id);
+        assert_eq!(headers["x-forwarded-for"], "1.2.3.4, 10.0.0.2");
+        assert_eq!(headers["x-forwarded-host"], "other.example.org");
+        assert_eq!(headers["x-forwarded-user"], "root");
     }
 
     #[test]

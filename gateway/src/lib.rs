@@ -6,20 +6,23 @@
 //!                          │ resolve, pick the least loaded
 //! client ──▶ server ──▶ forward ──▶ endpoint pool ──▶ worker
 //!              │            └─ hold: no worker yet, wait for a new Table
-//!              └─ limits, timeouts, drain
+//!              └─ limits, shares of them, timeouts, drain
 //! ```
 //!
 //! Only [`watch`] knows Kubernetes. Everything else works on a [`table::Table`], so that tests
 //! and other sources of endpoints need no cluster.
 
+mod budget;
 pub mod check;
 pub mod config;
 pub mod endpoint;
 mod error;
 mod forward;
 mod headers;
+pub mod keys;
 mod metrics;
 mod models;
+mod network;
 pub mod rlimit;
 pub mod server;
 pub mod table;
@@ -28,4 +31,5 @@ pub mod watch;
 pub use config::Config;
 pub use error::GatewayError;
 pub use metrics::Metrics;
+pub use network::{Network, NotANetwork};
 pub use server::Gateway;

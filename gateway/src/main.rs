@@ -6,7 +6,7 @@ use std::{num::NonZeroUsize, process::ExitCode, sync::Arc, thread::available_par
 
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
-use hyprstream_gateway::{Gateway, Metrics, check, rlimit, table::Table, watch};
+use hyprstream_gateway::{Gateway, Metrics, check, keys::KeyFile, rlimit, table::Table, watch};
 use hyprstream_telemetry::{AdminServer, init_logs};
 use tokio::{
     net::TcpListener,
@@ -63,6 +63,10 @@ async fn serve(args: ServeArgs) -> Result<()> {
     let (sender, tables) = channel::channel(Arc::new(Table::default()));
     let gateway = Gateway::new(args.config(), tables, metrics.clone());
 
+    if let Some(path) = &args.worker_master_key_file {
+        let file = KeyFile::open(path, &gateway).await?;
+        tokio::spawn(file.follow(gateway.clone()));
+    }
     let shutdown = on_signal()?;
     let listener = TcpListener::bind(args.listen)
         .await

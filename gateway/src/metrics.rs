@@ -22,6 +22,7 @@ pub struct Metrics {
     pub(crate) hold: Histogram,
     pub(crate) models: IntGauge,
     pub(crate) endpoints: IntGauge,
+    pub(crate) unread: IntGaugeVec,
 }
 
 /// Buckets of times that the gateway itself takes, in seconds.
@@ -121,6 +122,16 @@ impl Metrics {
             endpoints: add(
                 registry,
                 IntGauge::with_opts(opts("endpoints", "Ready workers in the table"))?,
+            )?,
+            unread: add(
+                registry,
+                IntGaugeVec::new(
+                    opts(
+                        "unread_objects",
+                        "Objects with a field that could not be read and counts as absent",
+                    ),
+                    &["kind"],
+                )?,
             )?,
         })
     }

@@ -8,7 +8,8 @@ use crate::{
     table::{ModelEntry, Reference, Table},
 };
 
-/// Every Model of the table, also those that are not ready, since requests for them wait.
+/// Every Model of the table, also those that are not ready, since requests for them wait. Where
+/// their weights come from is not for every client to know: an address may be internal.
 pub(crate) fn list(table: &Table) -> ModelList {
     ModelList::new(table.models().map(|entry| model(table, entry)).collect())
 }
@@ -32,11 +33,11 @@ fn model(table: &Table, entry: &ModelEntry) -> Model {
         object: "model".to_owned(),
         created: u64::try_from(facts.created).unwrap_or(0),
         owned_by: facts.key.namespace.to_string(),
-        root: Some(facts.repository.clone()),
+        root: None,
         parent: None,
         max_model_len: None,
         hyprstream: facts.commit.as_ref().map(|commit| Provenance {
-            repository: facts.repository.clone(),
+            repository: String::new(),
             reference: match &facts.reference {
                 Reference::Branch(name) | Reference::Tag(name) => Some(name.clone()),
                 Reference::Head | Reference::Commit(_) => None,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use common::*;
-use hyprstream_gateway::Config;
+use hyprstream_gateway::{Config, table::Hope};
 use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinSet};
 
 fn soon() -> Config {
@@ -61,7 +61,7 @@ async fn the_wait_ends_with_the_models_own_reason() {
 #[tokio::test]
 async fn nobody_waits_for_what_will_not_come() {
     let mut stalled = facts("a", "stalled");
-    (stalled.stalled, stalled.commit) = (true, None);
+    (stalled.hope, stalled.commit) = (Hope::None, None);
     (stalled.reason, stalled.message) = ("UnsupportedArchitecture".into(), "it is a Mamba".into());
     let mut idle = facts("a", "idle");
     idle.replicas = 0;
@@ -102,7 +102,7 @@ async fn a_model_that_stalls_or_goes_away_while_requests_wait_ends_their_wait() 
     let request = ask();
     eventually("it waits", || gateway.metric("held") == 1).await;
     let mut stalled = facts("a", "m");
-    (stalled.stalled, stalled.commit) = (true, None);
+    (stalled.hope, stalled.commit) = (Hope::None, None);
     gateway.set(table(vec![(stalled, vec![])]));
     assert_eq!(request.await.unwrap().error().1, "model_unavailable");
 
@@ -169,17 +169,136 @@ async fn a_worker_that_is_killed_and_comes_back_costs_no_new_request() {
     }
 }
 
-#[tokio::test]
-async fn a_shutdown_sends_those_who_wait_elsewhere() {
-    let mut gateway =
-        Running::start(Config::default(), table(vec![(facts("a", "m"), vec![])])).await;
+/// A request that waits at the gateway.
+async fn waiting(gateway: &Running) -> TcpStream {
+    let before = gateway.metric("held");
     let mut client = TcpStream::connect(gateway.address).await.unwrap();
     let request = format!(
         "POST {CHAT} HTTP/1.1\r\nhost: g\r\ncontent-length: {}\r\n\r\n{BODY}",
         BODY.len()
     );
     client.write_all(request.as_bytes()).await.unwrap();
-    eventually("it waits", || gateway.metric("held") == 1).await;
+    eventually("it waits", || gateway.metric("held") == before + 1).await;
+    client
+}
+
+#[tokio::test]
+async fn a_model_whose_workers_fail_holds_nobody_for_long() {
+    let config = Config {
+        doubtful_hold_timeout: Duration::from_millis(200),
+        ..Config::default()
+    };
+    let mut failing = facts("a", "failing");
+    failing.hope = Hope::Faint;
+    let mut stalled = facts("a", "stalled");
+    stalled.hope = Hope::None;
+    assert!(stalled.commit.is_some(), "it served once");
+    let models = [failing, stalled].map(|facts| (facts, vec![])).into();
+    let gateway = Running::start(config, table(models)).await;
+    for name in ["failing", "stalled"] {
+        let began = Instant::now();
+        let body = serde_json::json!({ "model": name }).to_string();
+        let answer = gateway.post(CHAT, body).await;
+        let (status, code, message) = answer.error();
+        assert_eq!((status, code.as_str()), (503, "model_unavailable"));
+        assert!(message.contains("3 of 10 bytes"), "{message}");
+        assert!(answer.head.contains("retry-after: "));
+        let waited = began.elapsed();
+        assert!(
+            waited >= Duration::from_millis(200) && waited < Duration::from_secs(10),
+            "a worker that is being moved has a moment: {waited:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn no_namespace_takes_all_places_of_those_who_wait() {
+    let config = Config {
+        max_held: 40,
+        ..Config::default()
+    };
+    let models = vec![
+        (facts("hog", "m"), vec![]),
+        (facts("hog", "n"), vec![]),
+        (facts("other", "x"), vec![]),
+    ];
+    let gateway = Running::start(config, table(models)).await;
+    let mut clients = Vec::new();
+    let mut refused = Vec::new();
+    for model in ["m", "n"] {
+        let body = serde_json::json!({ "model": model }).to_string();
+        for _ in 0..40 {
+            let held = gateway.metric("held");
+            let mut client = TcpStream::connect(gateway.address).await.unwrap();
+            let request = format!(
+                "POST {CHAT} HTTP/1.1\r\nhost: g\r\nconnection: close\r\n\
+                 content-length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            client.write_all(request.as_bytes()).await.unwrap();
+            eventually("it is held or refused", || {
+                gateway.metric("held") > held
+                    || gateway.metric("requests_total") > refused.len() as u64
+            })
+            .await;
+            if gateway.metric("held") > held {
+                clients.push(client);
+            } else {
+                refused.push(Answer::read(client).await);
+                break;
+            }
+        }
+    }
+    assert_eq!(refused.len(), 2, "neither Model gets everything");
+    for answer in refused {
+        assert_eq!(
+            (answer.error().0, answer.error().1.as_str()),
+            (429, "rate_limit_exceeded")
+        );
+        assert!(answer.head.contains("retry-after: "));
+    }
+    let worker = Worker::saying("ok").await;
+    let ask = gateway.post(CHAT, r#"{"model":"x"}"#);
+    let models = vec![
+        (facts("hog", "m"), vec![]),
+        (facts("hog", "n"), vec![]),
+        (facts("other", "x"), vec![&worker.endpoint]),
+    ];
+    let (answer, ()) = tokio::join!(ask, async {
+        eventually("the other waits", || {
+            gateway.metric("held") > clients.len() as u64
+        })
+        .await;
+        gateway.set(table(models));
+    });
+    assert_eq!(answer.body, "ok");
+}
+
+#[tokio::test]
+async fn those_who_wait_are_served_during_a_shutdown() {
+    let mut gateway =
+        Running::start(Config::default(), table(vec![(facts("a", "m"), vec![])])).await;
+    let client = waiting(&gateway).await;
+    gateway.stop();
+    eventually("it takes no new connection", || {
+        std::net::TcpStream::connect(gateway.address).is_err()
+    })
+    .await;
+    assert_eq!(gateway.metric("held"), 1);
+    let worker = Worker::saying("ok").await;
+    gateway.set(table(vec![(facts("a", "m"), vec![&worker.endpoint])]));
+    assert_eq!(Answer::read(client).await.body, "ok");
+    assert_eq!((&mut gateway.task).await.unwrap().unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_shutdown_sends_those_who_wait_to_its_end_elsewhere() {
+    let config = Config {
+        drain_timeout: Duration::from_secs(2),
+        ..Config::default()
+    };
+    let mut gateway = Running::start(config, table(vec![(facts("a", "m"), vec![])])).await;
+    let client = waiting(&gateway).await;
     gateway.stop();
     assert_eq!(Answer::read(client).await.error().1, "shutting_down");
     assert_eq!((&mut gateway.task).await.unwrap().unwrap(), 0);

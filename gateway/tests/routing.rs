@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{body::to_bytes, response::IntoResponse};
 use common::*;
-use hyprstream_gateway::{Config, table::Table};
+use hyprstream_gateway::{Config, keys::KeyFile, table::Table};
 
 #[tokio::test]
 async fn a_request_reaches_its_worker_unchanged_and_so_does_the_answer() {
@@ -31,11 +31,12 @@ async fn a_request_reaches_its_worker_unchanged_and_so_does_the_answer() {
             .into_response()
     })
     .await;
-    let gateway = Running::start(
-        Config::default(),
-        table(vec![(facts("a", "m"), vec![&worker.endpoint])]),
-    )
-    .await;
+    let config = Config {
+        trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
+        ..Config::default()
+    };
+    let models = table(vec![(facts("a", "m"), vec![&worker.endpoint])]);
+    let gateway = Running::start(config, models).await;
     let body = r#"{ "messages":[{"role":"user","content":"é"}], "model" : "a/m:main+x@0.5" }"#;
     let headers = [
         ("content-type", "application/json"),
@@ -114,10 +115,8 @@ async fn models_are_listed_and_found_by_either_id() {
     assert_eq!(ids, ["a/m", "b/m", "n"]);
     assert_eq!(list["data"][2]["owned_by"], "b");
     assert_eq!(list["data"][2]["hyprstream"]["commit"], COMMIT);
-    assert_eq!(
-        list["data"][2]["hyprstream"]["repository"],
-        "https://example.org/n"
-    );
+    assert_eq!(list["data"][2]["hyprstream"].get("repository"), None);
+    assert_eq!(list["data"][2]["root"], serde_json::Value::Null);
     assert_eq!(gateway.get("/v1/models/b/n").await.json()["id"], "n");
     assert_eq!(gateway.get("/v1/models/n").await.json()["id"], "n");
     assert_eq!(gateway.get("/v1/models/b%2Fm").await.json()["id"], "b/m");
@@ -126,7 +125,7 @@ async fn models_are_listed_and_found_by_either_id() {
 }
 
 #[tokio::test]
-async fn a_reference_that_leads_nowhere_is_answered_with_what_there_is() {
+async fn a_reference_that_leads_nowhere_is_answered_without_the_models_of_others() {
     let mut tagged = facts("b", "n");
     tagged.reference = hyprstream_gateway::table::Reference::Tag("v1".to_owned());
     let models = vec![
@@ -136,9 +135,9 @@ async fn a_reference_that_leads_nowhere_is_answered_with_what_there_is() {
     ];
     let gateway = Running::start(Config::default(), table(models)).await;
     for (model, status, code, says) in [
-        ("x", 404, "model_not_found", "a/m, b/m, n"),
+        ("x", 404, "model_not_found", "does not exist"),
         ("c/m", 404, "model_not_found", "c/m"),
-        ("m", 400, "model_ambiguous", "a/m, b/m"),
+        ("m", 400, "model_ambiguous", "NAMESPACE/m"),
         ("n:main", 404, "model_not_found", "tag v1"),
         ("a/m:dev", 404, "model_not_found", "branch main"),
         ("a/m:main:fffffff", 404, "model_not_found", COMMIT),
@@ -153,6 +152,15 @@ async fn a_reference_that_leads_nowhere_is_answered_with_what_there_is() {
             "{model}: {message}"
         );
         assert!(message.contains(says), "{message}");
+        for other in ["a/", "b/", "\"n\""]
+            .iter()
+            .filter(|id| !model.contains(**id))
+        {
+            assert!(
+                !message.contains(other) || model.starts_with('n'),
+                "{message}"
+            );
+        }
     }
     assert!(
         gateway
@@ -258,6 +266,162 @@ async fn a_503_of_an_overloaded_worker_is_passed_on() {
     assert_eq!((answer.status, answer.body.as_str()), (503, "full"));
     assert!(answer.head.contains("retry-after: 7"));
     assert_eq!(worker.seen(), 1);
+}
+
+/// A worker that answers everything with this status at once.
+async fn answering(status: u16) -> Worker {
+    Worker::start(move |_| async move {
+        (
+            http::StatusCode::from_u16(status).unwrap(),
+            [("retry-after", "7")],
+            status.to_string(),
+        )
+            .into_response()
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_one_worker_has_no_room_for_is_taken_by_another() {
+    for status in [429, 503] {
+        let full = answering(status).await;
+        let worker = Worker::saying("ok").await;
+        let models = vec![(facts("a", "m"), vec![&full.endpoint, &worker.endpoint])];
+        let gateway = Running::start(Config::default(), table(models)).await;
+        for _ in 0..20 {
+            let answer = gateway.post(CHAT, BODY).await;
+            assert_eq!((answer.status, answer.body.as_str()), (200, "ok"));
+        }
+        assert!(
+            full.seen() <= 3,
+            "it is left alone for a while: {}",
+            full.seen()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_no_worker_has_room_for_is_turned_down_with_a_workers_answer() {
+    let mut workers = Vec::new();
+    for _ in 0..6 {
+        workers.push(answering(429).await);
+    }
+    let endpoints = workers.iter().map(|worker| &worker.endpoint).collect();
+    let gateway =
+        Running::start(Config::default(), table(vec![(facts("a", "m"), endpoints)])).await;
+    let answer = gateway.post(CHAT, BODY).await;
+    assert_eq!((answer.status, answer.body.as_str()), (429, "429"));
+    assert!(answer.head.contains("retry-after: 7"));
+    let seen: usize = workers.iter().map(Worker::seen).sum();
+    assert_eq!(seen, 3, "the body is not sent to everybody");
+    eventually("none is in flight", || {
+        workers
+            .iter()
+            .all(|worker| worker.endpoint.in_flight() == 0)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_worker_that_fails_at_once_does_not_draw_the_requests() {
+    let broken = answering(500).await;
+    let worker = Worker::start(|_| async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        "ok".into_response()
+    })
+    .await;
+    let models = vec![(facts("a", "m"), vec![&broken.endpoint, &worker.endpoint])];
+    let gateway = Arc::new(Running::start(Config::default(), table(models)).await);
+    let mut requests = tokio::task::JoinSet::new();
+    for _ in 0..10 {
+        let gateway = Arc::clone(&gateway);
+        requests.spawn(async move {
+            for _ in 0..10 {
+                gateway.post(CHAT, BODY).await;
+            }
+        });
+    }
+    while requests.join_next().await.is_some() {}
+    // About as many as are sent before its first answer, and one for each pause, which double.
+    assert!(broken.seen() <= 20, "{} of 100", broken.seen());
+    assert_eq!(
+        broken.seen() + worker.seen(),
+        100,
+        "a 500 is not asked for twice"
+    );
+}
+
+#[tokio::test]
+async fn the_last_worker_is_asked_however_often_it_failed() {
+    let broken = answering(500).await;
+    let models = table(vec![(facts("a", "m"), vec![&broken.endpoint])]);
+    let gateway = Running::start(Config::default(), models).await;
+    for _ in 0..10 {
+        assert_eq!(gateway.post(CHAT, BODY).await.status, 500);
+    }
+    assert_eq!(broken.seen(), 10);
+}
+
+const MASTER: &str = "0123456789abcdef0123456789abcdef";
+
+/// A worker that answers with the `Authorization` and the `X-Forwarded-For` that it was sent.
+async fn telling() -> Worker {
+    Worker::start(|request| async move {
+        let header = |name: &str| {
+            let value = request.headers().get(name);
+            value
+                .map_or("none", |value| value.to_str().unwrap())
+                .to_owned()
+        };
+        format!("{} {}", header("authorization"), header("x-forwarded-for")).into_response()
+    })
+    .await
+}
+
+#[tokio::test]
+async fn each_models_workers_get_their_key_and_never_the_clients() {
+    let worker = telling().await;
+    let models = vec![
+        (facts("a", "m"), vec![&worker.endpoint]),
+        (facts("b", "n"), vec![&worker.endpoint]),
+    ];
+    let gateway = Running::start(Config::default(), table(models)).await;
+    let sent = [
+        ("content-type", "application/json"),
+        ("authorization", "Bearer of-the-client"),
+        ("x-forwarded-for", "1.2.3.4"),
+    ];
+    let ask = |model: &'static str| {
+        let body = serde_json::json!({ "model": model }).to_string();
+        gateway.send("POST", CHAT, &sent, body)
+    };
+    assert_eq!(ask("m").await.body, "none 127.0.0.1");
+    let file = std::env::temp_dir().join(format!("gateway-key-{}", std::process::id()));
+    std::fs::write(&file, "too short").unwrap();
+    assert!(KeyFile::open(&file, &gateway.gateway).await.is_err());
+    assert_eq!(ask("m").await.body, "none 127.0.0.1");
+    std::fs::write(&file, format!("{MASTER}\n")).unwrap();
+    KeyFile::open(&file, &gateway.gateway).await.unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let keys = hyprstream_contract::WorkerKeys::new(MASTER).unwrap();
+    for (model, namespace) in [("m", "a"), ("n", "b")] {
+        let expected = format!("Bearer {} 127.0.0.1", keys.of(namespace, model));
+        assert_eq!(ask(model).await.body, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_refuses_the_key_is_passed_over_and_its_answer_is_not_the_clients() {
+    let refusing = answering(401).await;
+    let worker = Worker::saying("ok").await;
+    let models = vec![(facts("a", "m"), vec![&refusing.endpoint, &worker.endpoint])];
+    let gateway = Running::start(Config::default(), table(models)).await;
+    for _ in 0..10 {
+        assert_eq!(gateway.post(CHAT, BODY).await.body, "ok");
+    }
+    gateway.set(table(vec![(facts("a", "m"), vec![&refusing.endpoint])]));
+    let (status, code, _) = gateway.post(CHAT, BODY).await.error();
+    assert_eq!((status, code.as_str()), (502, "worker_refused"));
 }
 
 #[tokio::test]

@@ -323,3 +323,72 @@ async fn a_shutdown_finishes_streams_and_cuts_off_what_takes_too_long() {
         assert_eq!((&mut gateway.task).await.unwrap().unwrap(), cut);
     }
 }
+
+fn impatient() -> Config {
+    Config {
+        silence_timeout: Duration::from_millis(300),
+        ..Config::default()
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_never_answers_is_given_up() {
+    let alive = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&alive);
+    let worker = Worker::start(move |_| {
+        let guard = Alive::new(&count);
+        async move {
+            std::future::pending::<()>().await;
+            drop(guard);
+            "never".into_response()
+        }
+    })
+    .await;
+    let half = raw_worker("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\no").await;
+    let models = table(vec![(facts("a", "m"), vec![&worker.endpoint])]);
+    let gateway = Running::start(impatient(), models).await;
+    let (status, code, message) = gateway.post(CHAT, BODY).await.error();
+    assert_eq!(
+        (status, code.as_str()),
+        (504, "worker_timeout"),
+        "{message}"
+    );
+    eventually("the worker gave up", || alive.load(Ordering::SeqCst) == 0).await;
+    gateway.set(table(vec![(facts("a", "m"), vec![&half])]));
+    assert_eq!(gateway.post(CHAT, BODY).await.error().0, 502);
+}
+
+#[tokio::test]
+async fn a_stream_may_take_long_but_not_be_silent_for_long() {
+    let worker = Worker::start(|_| async {
+        let some = stream::iter(0..8).then(|i| async move {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            Ok::<_, std::io::Error>(Bytes::from(format!("data: {i}\n\n")))
+        });
+        events(Body::from_stream(some.chain(stream::pending())))
+    })
+    .await;
+    let models = table(vec![(facts("a", "m"), vec![&worker.endpoint])]);
+    let gateway = Running::start(impatient(), models).await;
+    let answer = gateway.post(CHAT, BODY).await;
+    assert!(answer.complete, "{answer:?}");
+    assert!(answer.body.contains("data: 7\n\n"), "{answer:?}");
+    assert!(answer.body.contains("worker_timeout"), "{answer:?}");
+    assert!(answer.body.ends_with("data: [DONE]\n\n"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn answers_that_find_no_memory_to_be_held_back_in_are_passed_on_whole() {
+    let config = Config {
+        max_buffered_bytes: 1 << 20,
+        ..Config::default()
+    };
+    let worker = Worker::start(|_| async { "x".repeat(4 << 20).into_response() }).await;
+    let models = table(vec![(facts("a", "m"), vec![&worker.endpoint])]);
+    let gateway = Running::start(config, models).await;
+    for _ in 0..3 {
+        let answer = gateway.post("/v1/embeddings", BODY).await;
+        assert_eq!((answer.status, answer.body.len()), (200, 4 << 20));
+    }
+    eventually("none is in flight", || worker.endpoint.in_flight() == 0).await;
+}

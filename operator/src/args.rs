@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use hyprstream_telemetry::LogFormat;
@@ -46,9 +46,26 @@ pub struct RunArgs {
     /// File with the registry's admin token. Read again for every request.
     #[arg(long, env = "HYPRSTREAM_REGISTRY_TOKEN_FILE")]
     pub registry_token_file: PathBuf,
+    /// File with the secret that the keys of workers are made from: 32 bytes or more, the same as
+    /// the gateway's. Read again every ten seconds; another one makes new workers.
+    #[arg(long, env = "HYPRSTREAM_WORKER_MASTER_KEY_FILE")]
+    pub worker_master_key_file: PathBuf,
+    /// Hosts, as HOST or HOST:PORT and separated by commas, that credentials of Models may be sent
+    /// to over plain http.
+    #[arg(
+        long,
+        env = "HYPRSTREAM_ALLOW_INSECURE_CREDENTIALS",
+        value_name = "HOST",
+        value_delimiter = ','
+    )]
+    pub allow_insecure_credentials: Vec<String>,
     /// Images of the workers.
     #[command(flatten)]
     pub images: Images,
+    /// How many Models change their workers at a time because this release or its images make
+    /// other ones. What a Model or its source asks for waits for nobody.
+    #[arg(long, env = "HYPRSTREAM_ROLLOUTS_AT_ONCE", default_value = "4")]
+    pub rollouts_at_once: NonZeroUsize,
     /// Namespaces whose Models to look after, separated by commas; all if none is given.
     #[arg(long, env = "HYPRSTREAM_WATCH_NAMESPACES", value_delimiter = ',')]
     pub watch_namespaces: Vec<String>,

@@ -1,17 +1,19 @@
 //! What the operator sees of the cluster: its own objects, cut down to what it looks at.
 //!
-//! Every watch is narrowed to our label by the API server. What is kept in memory of an object is
+//! Every watch is narrowed to our label by the API server. Objects that our types cannot hold are as
+//! good as absent; [`Intake`] tells of them. What is kept in memory of an object is
 //! its metadata, its status where we read it, and a digest of its spec ([`fingerprint`]), by which
 //! a change made by somebody else is noticed.
 
 use std::{fmt::Debug, hash::Hash, sync::Arc};
 
 use futures::{Stream, StreamExt};
-use hyprstream_api::Model;
+use hyprstream_api::{Checked, Model};
 use hyprstream_contract::label;
 use k8s_openapi::api::{
     apps::v1::{Deployment, DeploymentSpec},
-    core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, PodSpec, Service},
+    core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, PodSpec, Secret, Service},
+    policy::v1::PodDisruptionBudget,
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -25,7 +27,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use crate::chain;
+use crate::{chain, intake::Intake};
 
 /// Annotation in memory only: digest of the spec, labels and owners of an object.
 const FINGERPRINT: &str = "memory.hyprstream.io/fingerprint";
@@ -43,7 +45,13 @@ pub trait Watched:
 
 impl Watched for Deployment {
     fn trim(&mut self) {
-        self.spec = DeploymentSpec::default();
+        // What workers are made of is what a rollout that fails goes back to.
+        let spec = std::mem::take(&mut self.spec);
+        self.spec = DeploymentSpec {
+            replicas: spec.replicas,
+            template: spec.template,
+            ..DeploymentSpec::default()
+        };
     }
 }
 
@@ -51,6 +59,21 @@ impl Watched for Service {
     fn trim(&mut self) {
         self.spec = None;
         self.status = None;
+    }
+}
+
+impl Watched for PodDisruptionBudget {
+    fn trim(&mut self) {
+        self.spec = None;
+        self.status = None;
+    }
+}
+
+/// Written, and never watched: the operator sees no Secret that it need not.
+impl Watched for Secret {
+    fn trim(&mut self) {
+        self.data = None;
+        self.string_data = None;
     }
 }
 
@@ -92,7 +115,7 @@ impl Watched for Pod {
     }
 }
 
-/// Digest of what makes an object: spec, labels and owners. Equal for an object as an answer to a
+/// Digest of what makes an object: spec or data, labels and owners. Equal for an object as an answer to a
 /// request and as it comes out of a [`Cache`].
 pub fn fingerprint<K: Watched>(object: &K) -> String {
     if let Some(known) = object.annotations().get(FINGERPRINT) {
@@ -101,6 +124,7 @@ pub fn fingerprint<K: Watched>(object: &K) -> String {
     let value = serde_json::to_value(object).unwrap_or_default();
     let parts = [
         &value["spec"],
+        &value["data"],
         &value["metadata"]["labels"],
         &value["metadata"]["ownerReferences"],
     ];
@@ -119,7 +143,7 @@ pub struct Cache<K: Resource<DynamicType = ()> + Clone + 'static>
 where
     K::DynamicType: Hash + Eq,
 {
-    store: Store<K>,
+    store: Store<Checked<K>>,
     synced: Synced,
 }
 
@@ -162,15 +186,19 @@ impl<K: Resource<DynamicType = ()> + Clone> Clone for Cache<K> {
 impl<K: Watched> Cache<K> {
     /// A cache and the stream that feeds it. The stream yields the Models whose objects changed
     /// and must be polled.
-    pub fn start(api: Api<K>) -> (Self, Touched) {
-        let writer = Writer::<K>::default();
+    pub fn start(api: Api<Checked<K>>, intake: &Arc<Intake>) -> (Self, Touched) {
+        let writer = Writer::<Checked<K>>::default();
         let store = writer.as_reader();
         let selector = format!("{}={}", label::MANAGED_BY, label::MANAGER);
         let config = watcher::Config::default().labels(&selector);
-        let stream = watcher(api, config)
+        let stream = intake.clone().watch(watcher(api, config));
+        let stream = stream
             .modify(|object| {
-                let fingerprint = fingerprint(object);
                 object.managed_fields_mut().clear();
+                let Ok(object) = object.get_mut() else {
+                    return;
+                };
+                let fingerprint = fingerprint(object);
                 object
                     .annotations_mut()
                     .insert(FINGERPRINT.to_owned(), fingerprint);
@@ -199,12 +227,12 @@ impl<K: Watched> Cache<K> {
         if let Some(namespace) = namespace {
             key = key.within(namespace);
         }
-        self.store.get(&key)
+        shared(&self.store.get(&key)?)
     }
 
     /// All objects of a Model.
     pub fn of_model(&self, namespace: &str, model: &str) -> Vec<Arc<K>> {
-        self.store.state_filter(|object| {
+        let is_of_model = |object: &Arc<Checked<K>>| {
             object
                 .labels()
                 .get(label::MODEL)
@@ -213,18 +241,25 @@ impl<K: Watched> Cache<K> {
                     .namespace()
                     .or_else(|| object.labels().get(label::MODEL_NAMESPACE).cloned())
                     .is_some_and(|n| n == namespace)
-        })
+        };
+        let mut objects = self.store.state();
+        objects.retain(is_of_model);
+        objects.iter().filter_map(shared).collect()
     }
 
     /// All objects.
     pub fn all(&self) -> Vec<Arc<K>> {
-        self.store.state()
+        self.store.state().iter().filter_map(shared).collect()
     }
 
     /// Ends once the first list is there.
     pub async fn ready(&self) {
         self.synced.wait().await;
     }
+}
+
+fn shared<K: Clone>(object: &Arc<Checked<K>>) -> Option<Arc<K>> {
+    object.get().ok().cloned().map(Arc::new)
 }
 
 /// The caches of one scope: all namespaces, or one.
@@ -234,6 +269,8 @@ pub struct Caches {
     pub deployments: Cache<Deployment>,
     /// Services of workers.
     pub services: Cache<Service>,
+    /// How many workers may be taken away at once.
+    pub budgets: Cache<PodDisruptionBudget>,
     /// Claims, one per Model and commit.
     pub claims: Cache<PersistentVolumeClaim>,
     /// Worker pods.
@@ -248,16 +285,26 @@ impl Caches {
         client: &Client,
         namespace: Option<&str>,
         volumes: Cache<PersistentVolume>,
+        intake: &Arc<Intake>,
     ) -> (Self, Touched) {
-        let (deployments, a) = Cache::start(scoped(client, namespace));
-        let (services, b) = Cache::start(scoped(client, namespace));
-        let (claims, c) = Cache::start(scoped(client, namespace));
-        let (pods, d) = Cache::start(scoped(client, namespace));
-        let touched = futures::stream::select_all([a, b, c, d]).boxed();
+        let (deployments, of_deployments) = Cache::start(scoped(client, namespace), intake);
+        let (services, of_services) = Cache::start(scoped(client, namespace), intake);
+        let (budgets, of_budgets) = Cache::start(scoped(client, namespace), intake);
+        let (claims, of_claims) = Cache::start(scoped(client, namespace), intake);
+        let (pods, of_pods) = Cache::start(scoped(client, namespace), intake);
+        let touched = futures::stream::select_all([
+            of_deployments,
+            of_services,
+            of_budgets,
+            of_claims,
+            of_pods,
+        ])
+        .boxed();
         (
             Self {
                 deployments,
                 services,
+                budgets,
                 claims,
                 pods,
                 volumes,
@@ -271,6 +318,7 @@ impl Caches {
         futures::join!(
             self.deployments.ready(),
             self.services.ready(),
+            self.budgets.ready(),
             self.claims.ready(),
             self.pods.ready(),
             self.volumes.ready(),

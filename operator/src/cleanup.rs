@@ -3,23 +3,26 @@
 //! Run before an uninstall, while the node plugin can still unmount volumes. It takes the Lease
 //! first, so that the operator ends and does not make anew what is deleted here.
 
-use std::time::Duration;
+use std::{fmt::Debug, time::Duration};
 
 use anyhow::Context;
+use hyprstream_api::Checked;
 use hyprstream_contract::label;
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Service},
+    policy::v1::PodDisruptionBudget,
 };
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ListParams},
 };
+use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
     args::CleanupArgs,
-    cache::{Watched, scoped},
+    cache::scoped,
     leader::{Candidate, RENEW},
 };
 
@@ -71,13 +74,14 @@ async fn clean(args: &CleanupArgs) -> anyhow::Result<()> {
         let mut left = 0;
         for namespace in &namespaces {
             left += delete_all::<Deployment>(&client, scoped(&client, *namespace)).await?;
+            left += delete_all::<PodDisruptionBudget>(&client, scoped(&client, *namespace)).await?;
             left += delete_all::<Service>(&client, scoped(&client, *namespace)).await?;
             left +=
                 delete_all::<PersistentVolumeClaim>(&client, scoped(&client, *namespace)).await?;
-            let pods: Api<Pod> = scoped(&client, *namespace);
+            let pods: Api<Checked<Pod>> = scoped(&client, *namespace);
             left += pods.list(&ours()).await.context("list pods")?.items.len();
         }
-        let volumes = Api::<PersistentVolume>::all(client.clone());
+        let volumes = Api::<Checked<PersistentVolume>>::all(client.clone());
         for volume in volumes.list(&ours()).await.context("list volumes")? {
             let namespace = volume.labels().get(label::MODEL_NAMESPACE);
             let is_in = |n: Option<&str>| n.is_none() || n == namespace.map(String::as_str);
@@ -94,9 +98,13 @@ async fn clean(args: &CleanupArgs) -> anyhow::Result<()> {
     }
 }
 
-async fn delete_all<K>(client: &Client, api: Api<K>) -> anyhow::Result<usize>
+/// Objects that our types cannot hold go as well.
+async fn delete_all<K>(client: &Client, api: Api<Checked<K>>) -> anyhow::Result<usize>
 where
-    K: Watched + kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+    K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + DeserializeOwned
+        + Debug,
 {
     let objects = api
         .list(&ours())
@@ -110,7 +118,10 @@ where
     Ok(objects.len())
 }
 
-async fn delete<K: Watched>(api: &Api<K>, object: &K) -> anyhow::Result<()> {
+async fn delete<K>(api: &Api<Checked<K>>, object: &Checked<K>) -> anyhow::Result<()>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
     if object.meta().deletion_timestamp.is_some() {
         return Ok(());
     }

@@ -11,6 +11,8 @@ pub struct Metrics {
     pub reconciles: IntCounterVec,
     /// Duration of reconciliations.
     pub reconcile_seconds: Histogram,
+    /// Objects that our types cannot hold, by kind.
+    pub malformed: IntCounterVec,
     /// Models by whether they are ready.
     pub models: IntGaugeVec,
     /// Requests that change something, by kind of object.
@@ -41,6 +43,11 @@ impl Metrics {
             "Requests to the API server that change something, by kind.",
             "kind",
         )?;
+        let malformed = counter(
+            "hyprstream_operator_malformed_objects_total",
+            "Objects found that cannot be read, by kind; each counts once per fault.",
+            "kind",
+        )?;
         let reconcile_seconds = Histogram::with_opts(
             HistogramOpts::new(
                 "hyprstream_operator_reconcile_duration_seconds",
@@ -66,6 +73,7 @@ impl Metrics {
             registry,
             reconciles,
             reconcile_seconds,
+            malformed,
             models,
             writes,
             leader,

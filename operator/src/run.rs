@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use futures::StreamExt;
-use hyprstream_api::Model;
+use hyprstream_api::{Checked, Model};
 use hyprstream_telemetry::AdminServer;
 use kube::{
     Client, ResourceExt,
@@ -33,11 +33,19 @@ use crate::{
     args::{Images, RunArgs},
     cache::{Cache, Caches, Synced, forward, scoped},
     chain,
-    controller::{Context, Memory, apply::Applier, events::Recorder, reconcile},
+    controller::{
+        Context, Memory, Turns,
+        apply::Applier,
+        events::Recorder,
+        policy::{MasterKey, Policy},
+        reconcile,
+    },
+    intake::Intake,
     leader::Candidate,
     metrics::Metrics,
+    ready::{Readiness, models_are_served},
     registry::Registry,
-    source::{Pace, Sources, follow_pushes},
+    source::{Pace, Sources, Trigger, follow_pushes},
     sweep::{Models, Scope, Sweep},
 };
 
@@ -59,6 +67,9 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let listener = TcpListener::bind(args.admin_listen)
         .await
         .with_context(|| format!("listen on {}", args.admin_listen))?;
+    let policy = policy(&args)?;
+    let namespaces = namespaces(&args.watch_namespaces);
+    let readiness = Readiness::default();
     let is_stuck = Arc::new(AtomicBool::new(false));
     let admin = AdminServer {
         metrics: metrics.registry.clone(),
@@ -72,12 +83,18 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
                 }
             })
         },
-        // One that waits for the Lease is as ready as it gets.
-        ready: Arc::new(|| Ok(())),
+        ready: {
+            let readiness = readiness.clone();
+            Arc::new(move || readiness.check())
+        },
     };
     let admin = tokio::spawn(admin.run(listener, shutdown.clone().cancelled_owned()));
     tokio::spawn(cancel_on_signal(shutdown.clone()));
 
+    tokio::select! {
+        () = models_are_served(&client, &namespaces, &readiness) => {}
+        () = shutdown.cancelled() => return Ok(()),
+    }
     let candidate = Candidate::new(client.clone(), &args.namespace, args.pod_name.clone());
     tracing::info!(identity = args.pod_name, "waiting for the Lease");
     let mut held = tokio::select! {
@@ -93,10 +110,13 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         client,
         registry,
         images: args.images.clone(),
-        namespaces: namespaces(&args.watch_namespaces),
+        policy,
+        namespaces,
+        rollouts_at_once: args.rollouts_at_once.get(),
         instance: args.pod_name,
         metrics: metrics.clone(),
         pace: Pace::default(),
+        readiness,
     };
     let mut work = tokio::spawn(operator.run(shutdown.clone()));
     let ended = tokio::select! {
@@ -130,14 +150,20 @@ pub struct Operator {
     pub registry: Registry,
     /// Images of the workers.
     pub images: Images,
+    /// What the installation forbids and adds.
+    pub policy: Policy,
     /// Namespaces to look after; empty for all.
     pub namespaces: Vec<String>,
+    /// How many Models change their workers at a time because the operator is another one.
+    pub rollouts_at_once: usize,
     /// Name of this process, in events.
     pub instance: String,
     /// Counts.
     pub metrics: Metrics,
     /// How often what is done.
     pub pace: Pace,
+    /// Is told when everything is known.
+    pub readiness: Readiness,
 }
 
 impl Operator {
@@ -152,16 +178,21 @@ impl Operator {
         ));
         let applier = Arc::new(Applier::new(self.client.clone(), self.metrics.clone()));
         let memory = Arc::new(Memory::default());
+        let turns = Arc::new(Turns::new(self.rollouts_at_once));
         let recorder = Recorder::new(self.client.clone(), self.instance.clone());
         let wake = Arc::new(Notify::new());
+        let policy = Arc::new(self.policy);
+        let intake = Arc::new(Intake::new(self.metrics.clone(), recorder.clone()));
+        self.readiness
+            .waits("the first lists of objects are not there yet");
 
         let mut side = JoinSet::new();
-        let (volumes, touched) = Cache::start(kube::Api::all(self.client.clone()));
+        let (volumes, touched) = Cache::start(kube::Api::all(self.client.clone()), &intake);
         let touched = {
             let wake = wake.clone();
             touched.inspect(move |_| wake.notify_one())
         };
-        side.spawn(forward(touched, trigger));
+        side.spawn(forward(touched, trigger.clone()));
         side.spawn(follow_pushes(self.registry.clone(), sources.clone()));
 
         let scopes: Vec<Option<String>> = if self.namespaces.is_empty() {
@@ -174,7 +205,8 @@ impl Operator {
         let mut routes = Vec::new();
         for namespace in scopes {
             let (caches, touched) =
-                Caches::start(&self.client, namespace.as_deref(), volumes.clone());
+                Caches::start(&self.client, namespace.as_deref(), volumes.clone(), &intake);
+            turns.watch(caches.clone());
             let context = Arc::new(Context {
                 client: self.client.clone(),
                 caches: caches.clone(),
@@ -183,13 +215,16 @@ impl Operator {
                 recorder: recorder.clone(),
                 metrics: self.metrics.clone(),
                 images: self.images.clone(),
+                policy: policy.clone(),
                 memory: memory.clone(),
+                turns: turns.clone(),
             });
             let (route, routed) = mpsc::channel(QUEUE);
             routes.push((namespace.clone(), route));
             let triggers = futures::stream::select(touched, ReceiverStream::new(routed));
+            let scope = namespace.as_deref();
             let (models, controller) =
-                controller(&self.client, namespace.as_deref(), triggers, &shutdown);
+                controller(&self.client, scope, &intake, triggers, &shutdown);
             let metrics = self.metrics.clone();
             controllers.spawn(
                 controller
@@ -207,6 +242,8 @@ impl Operator {
             });
         }
         side.spawn(route_triggers(triggered, routes));
+        side.spawn(tell_ready(swept.clone(), self.readiness));
+        side.spawn(follow_key(policy, self.pace.key, swept.clone(), trigger));
         let sweep = Sweep {
             client: self.client.clone(),
             scopes: swept,
@@ -227,28 +264,67 @@ impl Operator {
 fn controller(
     client: &Client,
     namespace: Option<&str>,
+    intake: &Arc<Intake>,
     triggers: impl futures::Stream<Item = ObjectRef<Model>> + Send + 'static,
     shutdown: &CancellationToken,
-) -> (Models, Controller<Model>) {
-    let writer = Writer::<Model>::default();
+) -> (Models, Controller<Checked<Model>>) {
+    let writer = Writer::<Checked<Model>>::default();
     let store = writer.as_reader();
     let models = watcher(
-        scoped::<Model>(client, namespace),
+        scoped::<Checked<Model>>(client, namespace),
         watcher::Config::default(),
-    )
-    .modify(|model| {
-        model.managed_fields_mut().clear();
-        model
-            .annotations_mut()
-            .remove("kubectl.kubernetes.io/last-applied-configuration");
-    })
-    .reflect(writer);
+    );
+    let models = intake
+        .clone()
+        .watch(models)
+        .modify(|model| {
+            model.managed_fields_mut().clear();
+            model
+                .annotations_mut()
+                .remove("kubectl.kubernetes.io/last-applied-configuration");
+        })
+        .reflect(writer);
     let (synced, models) = Synced::note(models);
     let models = models.default_backoff().applied_objects();
+    let triggers = triggers
+        .map(|model| ObjectRef::new(&model.name).within(&model.namespace.unwrap_or_default()));
     let controller = Controller::for_stream(models, store.clone())
         .reconcile_on(triggers)
         .graceful_shutdown_on(shutdown.clone().cancelled_owned());
     (Models { store, synced }, controller)
+}
+
+/// Says that all is known once it is.
+async fn tell_ready(scopes: Vec<Scope>, readiness: Readiness) {
+    for scope in scopes {
+        scope.models.synced.wait().await;
+        scope.caches.ready().await;
+    }
+    readiness.is_there();
+}
+
+/// Looks at every Model again when the workers' master key is another. Never ends by itself.
+async fn follow_key(policy: Arc<Policy>, pause: Duration, scopes: Vec<Scope>, trigger: Trigger) {
+    loop {
+        tokio::time::sleep(pause).await;
+        match policy.keys.refresh() {
+            Ok(false) => continue,
+            Ok(true) => tracing::info!("the workers' master key is another: workers are replaced"),
+            Err(error) => {
+                tracing::warn!(
+                    error = chain(&error),
+                    "the workers' master key stays as it was"
+                );
+                continue;
+            }
+        }
+        for model in scopes.iter().flat_map(|s| s.models.store.state()) {
+            let model =
+                ObjectRef::new(&model.name_any()).within(&model.namespace().unwrap_or_default());
+            // The receiver is gone only when the controllers end.
+            let _ = trigger.send(model).await;
+        }
+    }
 }
 
 /// Hands each trigger to the controller of its namespace.
@@ -282,6 +358,13 @@ fn note(
             tracing::warn!(error = chain(&error), "controller error, going on");
         }
     }
+}
+
+fn policy(args: &RunArgs) -> anyhow::Result<Policy> {
+    Ok(Policy {
+        insecure_hosts: args.allow_insecure_credentials.clone(),
+        keys: MasterKey::open(args.worker_master_key_file.clone())?,
+    })
 }
 
 fn namespaces(given: &[String]) -> Vec<String> {

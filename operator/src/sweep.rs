@@ -9,7 +9,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hyprstream_api::{Model, condition};
+use hyprstream_api::{Checked, Model, condition};
 use hyprstream_contract::{label, volume::DRIVER_NAME};
 use k8s_openapi::{
     api::{
@@ -59,6 +59,7 @@ pub struct Sweep {
 }
 
 /// A namespace, or all of them.
+#[derive(Clone)]
 pub struct Scope {
     /// The namespace; `None` for all.
     pub namespace: Option<String>,
@@ -69,9 +70,10 @@ pub struct Scope {
 }
 
 /// The Models of a scope.
+#[derive(Clone)]
 pub struct Models {
     /// All of them.
-    pub store: Store<Model>,
+    pub store: Store<Checked<Model>>,
     /// Whether it is filled.
     pub synced: Synced,
 }
@@ -119,8 +121,9 @@ impl Sweep {
         let ready = models
             .iter()
             .filter(|m| {
-                m.status
-                    .as_ref()
+                m.get()
+                    .ok()
+                    .and_then(|m| m.status.as_ref())
                     .is_some_and(|s| s.is_true(condition::READY))
             })
             .count();
@@ -163,7 +166,7 @@ impl Sweep {
                 return Ok(());
             }
             // The cache may lag behind.
-            let models: Api<Model> = Api::namespaced(self.client.clone(), namespace);
+            let models: Api<Checked<Model>> = Api::namespaced(self.client.clone(), namespace);
             if models
                 .get_opt(model)
                 .await?

@@ -12,9 +12,10 @@ use hyprstream_api::condition::{
     PROGRESSING, READY, SOURCE_RESOLVED, STALLED, VOLUME_READY, WORKERS_READY,
 };
 use hyprstream_contract::registry::MirrorState;
+use hyprstream_operator::ready::{Readiness, models_are_served};
 use serde_json::json;
 use world::{
-    A, B, C, URL, World,
+    A, B, C, MASTER_KEY, MODELS, URL, World,
     kubelet::{CLAIMS, DEPLOYMENTS, Fate, PODS, VOLUMES},
     registry::refusal,
     spec,
@@ -241,9 +242,23 @@ async fn credentials_are_read_from_the_secret_and_a_corrected_secret_heals() {
     private["source"]["secretRef"] = json!({"name": "git"});
     world.apply_model("m", &private);
     world.reason("m", SOURCE_RESOLVED, "SecretNotFound").await;
+    // Not just any Secret with such a key: its content would go to a host of the author's choice.
+    world.cluster.put(
+        "v1/secrets",
+        json!({"apiVersion": "v1", "kind": "Secret", "data": {"token": "cmlnaHQ="},
+            "type": "Opaque", "metadata": {"name": "git", "namespace": "ns"}}),
+    );
+    world.reason("m", SOURCE_RESOLVED, "InvalidSecret").await;
+    let status = world.status("m");
+    let message = &status.condition(SOURCE_RESOLVED).unwrap().message;
+    assert!(
+        message.contains("kubectl label secret git hyprstream.io/git-credentials=true"),
+        "{message}"
+    );
     let secret = |data: serde_json::Value| {
-        json!({"apiVersion": "v1", "kind": "Secret", "data": data,
-            "metadata": {"name": "git", "namespace": "ns"}})
+        json!({"apiVersion": "v1", "kind": "Secret", "data": data, "type": "Opaque",
+            "metadata": {"name": "git", "namespace": "ns",
+                "labels": {"hyprstream.io/git-credentials": "true"}}})
     };
     world.cluster.put("v1/secrets", secret(json!({})));
     world.reason("m", SOURCE_RESOLVED, "InvalidSecret").await;
@@ -257,6 +272,205 @@ async fn credentials_are_read_from_the_secret_and_a_corrected_secret_heals() {
         .cluster
         .put("v1/secrets", secret(json!({"token": "cmlnaHQ="})));
     world.settled("m", A).await;
+}
+
+#[tokio::test]
+async fn credentials_go_over_plain_http_only_where_the_installation_allows_it() {
+    let world = World::new().await;
+    for (name, host) in [
+        ("refused", "git.example.org"),
+        ("allowed", "plain.example.org"),
+    ] {
+        let url = format!("http://{host}/m");
+        world.registry.set_head(&url, Ok(A));
+        let mut private = spec();
+        private["source"]["url"] = json!(url);
+        private["source"]["secretRef"] = json!({"name": "git"});
+        world.apply_model(name, &private);
+    }
+    world.reason("refused", STALLED, "InvalidSpec").await;
+    world
+        .reason("allowed", SOURCE_RESOLVED, "SecretNotFound")
+        .await;
+    // Without credentials nothing is given away.
+    world.edit("refused", |m| {
+        m["spec"]["source"]["secretRef"] = json!(null);
+    });
+    world.settled("refused", A).await;
+}
+
+#[tokio::test]
+async fn objects_that_cannot_be_read_are_told_of_and_hide_no_others() {
+    let mut world = World::new().await;
+    world.kill_operator();
+    world.registry.push("ns", "m", A);
+    let mut bad = spec();
+    bad["rollout"]["maxSurge"] = json!(3_000_000_000_u32);
+    let mut newer = spec();
+    newer["engine"] = json!({"device": "tpu"});
+    world.apply_model("bad", &bad);
+    world.apply_model("newer", &newer);
+    world.apply_model("good", &spec());
+    let labels = json!({"app.kubernetes.io/managed-by": "hyprstream-operator"});
+    for (resource, kind) in [
+        (DEPLOYMENTS, "Deployment"),
+        (PODS, "Pod"),
+        (CLAIMS, "PersistentVolumeClaim"),
+        (VOLUMES, "PersistentVolume"),
+        ("v1/services", "Service"),
+        ("policy/v1/poddisruptionbudgets", "PodDisruptionBudget"),
+    ] {
+        let namespace = if resource == VOLUMES { "" } else { "odd" };
+        // On its way out, so that nobody collects the pod as garbage.
+        let object = json!({"kind": kind, "spec": 7, "status": {"phase": "Odd"},
+            "metadata": {"name": "odd", "namespace": namespace, "labels": labels,
+                "deletionTimestamp": "2026-01-01T00:00:00Z"}});
+        world.cluster.put(resource, object);
+    }
+    world.start();
+    world.settled("good", A).await;
+    for (name, field) in [
+        ("bad", "spec.rollout.maxSurge"),
+        ("newer", "spec.engine.device"),
+    ] {
+        world.reason(name, STALLED, "Malformed").await;
+        let status = world.status(name);
+        let ready = status.condition(READY).unwrap();
+        assert_eq!(
+            (ready.status.as_str(), ready.observed_generation),
+            ("Unknown", Some(1))
+        );
+        assert!(ready.message.contains(field), "{}", ready.message);
+    }
+    let told = || {
+        let events = world.cluster.list("events.k8s.io/v1/events");
+        let mut kinds: Vec<String> = events
+            .iter()
+            .filter(|e| e["reason"] == "Malformed")
+            .map(|e| e["regarding"]["kind"].as_str().unwrap().to_owned())
+            .collect();
+        kinds.sort();
+        kinds
+    };
+    let expected = [
+        "Deployment",
+        "Model",
+        "Model",
+        "PersistentVolume",
+        "PersistentVolumeClaim",
+        "Pod",
+        "PodDisruptionBudget",
+        "Service",
+    ];
+    let is_told = || told().len() >= expected.len();
+    world.wait("each is told of", is_told).await;
+    world.quiet().await;
+    assert_eq!(told(), expected, "once");
+
+    // Broken while it serves: what runs is left alone, its volume too.
+    world.edit("good", |m| {
+        m["spec"]["rollout"] = json!({"maxSurge": 3_000_000_000_u32});
+    });
+    world.reason("good", STALLED, "Malformed").await;
+    world.quiet().await;
+    assert_eq!(world.cluster.list(DEPLOYMENTS).len(), 2);
+    assert_eq!(world.cluster.list(VOLUMES).len(), 2);
+    assert_eq!(world.status("good").commit.as_deref(), Some(A));
+
+    // And mended.
+    for name in ["good", "bad"] {
+        world.edit(name, |m| m["spec"]["rollout"] = json!({"maxSurge": 1}));
+        world.settled(name, A).await;
+    }
+}
+
+#[tokio::test]
+async fn workers_get_a_key_of_their_own_and_new_ones_with_a_new_master_key() {
+    let world = World::new().await;
+    world.registry.push("ns", "m", A);
+    world.apply_model("m", &spec());
+    world.settled("m", A).await;
+    let key = |master: &str| {
+        hyprstream_contract::WorkerKeys::new(master)
+            .unwrap()
+            .of("ns", "m")
+    };
+    let held = || {
+        let secret = world
+            .cluster
+            .get("v1/secrets", "ns", "m-worker-key")
+            .unwrap();
+        serde_json::from_value::<k8s_openapi::ByteString>(secret["data"]["key"].clone()).unwrap()
+    };
+    assert_eq!(held().0, key(MASTER_KEY).as_bytes());
+    let revision = || {
+        let pods = world.cluster.list(PODS);
+        pods[0]["metadata"]["labels"]["hyprstream.io/revision"].clone()
+    };
+    let before = revision();
+    assert!(
+        world
+            .cluster
+            .get("policy/v1/poddisruptionbudgets", "ns", "m")
+            .is_some()
+    );
+
+    // What somebody else writes into it does not stay.
+    world
+        .cluster
+        .change("v1/secrets", "ns", "m-worker-key", |s| {
+            s["data"]["key"] = json!("eA==");
+        });
+    world.edit("m", |m| {
+        m["metadata"]["annotations"]["hyprstream.io/reconcile-at"] = json!("now");
+    });
+    world
+        .wait("the key is back", || held().0 == key(MASTER_KEY).as_bytes())
+        .await;
+
+    let other = "fedcba9876543210fedcba9876543210";
+    world.change_master_key(other);
+    world
+        .wait("other workers", || {
+            held().0 == key(other).as_bytes()
+                && world.cluster.list(PODS).len() == 1
+                && revision() != before
+        })
+        .await;
+    world.settled("m", A).await;
+    world.cluster.delete(MODELS, "ns", "m");
+    assert!(
+        world
+            .cluster
+            .get("v1/secrets", "ns", "m-worker-key")
+            .is_none()
+    );
+}
+
+#[tokio::test]
+async fn it_is_ready_once_the_models_are_served_and_everything_is_listed() {
+    let mut world = World::new().await;
+    world
+        .wait("all is listed", || world.readiness.check().is_ok())
+        .await;
+    world.kill_operator();
+    world.cluster.hide(Some(MODELS));
+    world.readiness = Readiness::default();
+    let namespaces = [];
+    let client = world.client();
+    let served = models_are_served(&client, &namespaces, &world.readiness);
+    let missing = world.wait("the CRD is missed", || {
+        world
+            .readiness
+            .check()
+            .is_err_and(|why| why.contains("CRD models.hyprstream.io is not installed"))
+    });
+    let checked = async {
+        missing.await;
+        world.cluster.hide(None);
+    };
+    futures::join!(served, checked);
+    assert_eq!(world.readiness.check(), Ok(()));
 }
 
 #[tokio::test]

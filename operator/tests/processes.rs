@@ -45,6 +45,7 @@ impl Site {
         });
         std::fs::write(home.path().join("config"), config.to_string()).unwrap();
         std::fs::write(home.path().join("token"), "t").unwrap();
+        std::fs::write(home.path().join("master"), world::MASTER_KEY).unwrap();
         let registry = world.registry.serve().await;
         Self {
             world,
@@ -82,6 +83,8 @@ impl Site {
                 "--registry-token-file",
             ])
             .arg(self.home.path().join("token"))
+            .arg("--worker-master-key-file")
+            .arg(self.home.path().join("master"))
             .spawn()
             .unwrap()
     }
@@ -159,7 +162,14 @@ async fn cleanup_ends_the_operator_and_removes_all_but_the_models() {
         .await
         .unwrap();
     assert!(status.success());
-    for kind in [DEPLOYMENTS, CLAIMS, VOLUMES, PODS, "v1/services"] {
+    for kind in [
+        DEPLOYMENTS,
+        CLAIMS,
+        VOLUMES,
+        PODS,
+        "v1/services",
+        "policy/v1/poddisruptionbudgets",
+    ] {
         assert!(site.world.cluster.list(kind).is_empty(), "{kind}");
     }
     assert_eq!(site.world.cluster.list(MODELS).len(), 1);

@@ -11,6 +11,7 @@ use crate::{
     auth::Principal,
     names::{InvalidName, Repository},
     refusal::Refusal,
+    slots::{self, Owners},
     state::State,
 };
 
@@ -22,6 +23,20 @@ pub(crate) struct Access {
 }
 
 impl Access {
+    /// Whether it is a copy of an upstream.
+    pub(crate) fn is_mirror(&self) -> bool {
+        matches!(self.repository, Repository::Mirror(_))
+    }
+
+    /// Whose share of the places for work the request takes.
+    pub(crate) fn share(&self) -> Owners {
+        slots::owner(match &self.principal {
+            Principal::Admin => "admin token",
+            Principal::Node => "node token",
+            Principal::Namespace { namespace, .. } => namespace.as_str(),
+        })
+    }
+
     /// The repository, if it may be read and is there.
     pub(crate) fn readable(&self, state: &State) -> Result<&Repository, Refusal> {
         // Whether it exists is for those to know who may read it.

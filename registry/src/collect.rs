@@ -68,8 +68,13 @@ pub(crate) fn collect(state: &State, keep: Duration) {
 
 /// Removes a repository: out of sight at once, then from the disk. Whether it was there.
 pub(crate) fn remove(state: &State, repository: &Repository) -> io::Result<bool> {
-    let path = state.layout.repository(repository);
     state.mirrors.forget(repository);
+    take_away(state, repository)
+}
+
+/// The same, for one whose job goes on.
+pub(crate) fn take_away(state: &State, repository: &Repository) -> io::Result<bool> {
+    let path = state.layout.repository(repository);
     let trash = tempfile::Builder::new()
         .prefix("gone-")
         .tempdir_in(state.layout.trash())?;
@@ -78,6 +83,28 @@ pub(crate) fn remove(state: &State, repository: &Repository) -> io::Result<bool>
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Objects of a removed repository may just be on their way into another one that a client is
+/// pushing to: they are collected after this time.
+const MIN_AGE: Duration = Duration::from_mins(10);
+
+/// Plans to collect objects, so that also the next process does it.
+pub(crate) fn plan(layout: &Layout) -> io::Result<()> {
+    fs::write(planned(layout), b"")
+}
+
+/// Collects objects if that was planned long enough ago.
+pub(crate) fn keep_plan(state: &State) {
+    if age(&planned(&state.layout)).is_some_and(|age| age >= MIN_AGE) {
+        // A plan that is made from here on is another one.
+        let _ = fs::remove_file(planned(&state.layout));
+        collect_objects(state, MIN_AGE);
+    }
+}
+
+fn planned(layout: &Layout) -> std::path::PathBuf {
+    layout.root().join("collect-objects")
 }
 
 /// Removes the objects that no repository has and that nobody used for `min_age`.

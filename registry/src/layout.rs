@@ -6,9 +6,15 @@
 //! mirror/<id>.git             copies of upstreams
 //! <repository>.git/hyprstream/lfs/ab/cd/<sha256>
 //!                             hard links to the contents that the repository may give away
+//! <repository>.git/hyprstream/lost/<sha256>
+//!                             notes of members whose bytes went bad on the disk
+//! <repository>.git/hyprstream/damaged
+//!                             note that git objects went bad
 //! mirror/<id>.git/hyprstream/used
 //!                             its modification time is the last use of the mirror
 //! empty.git                   advertised for a repository that a push is about to make
+//! quarantine/                 contents that went bad, by the SHA-256 that they had
+//! collect-objects             note that contents without a repository are to be removed
 //! tmp/  trash/                being made, being removed
 //! ```
 
@@ -138,8 +144,26 @@ impl Layout {
             }
             // Another request was faster; a repository is never empty, so that it was not replaced.
             Err(_) if self.exists(repository) => Ok(path),
+            // What is left of one that was removed while something was written to it.
+            Err(error) if path.is_dir() => {
+                tracing::warn!(%repository, %error, "replacing what is left of a repository");
+                let trash = tempfile::Builder::new()
+                    .prefix("rest-")
+                    .tempdir_in(self.trash())
+                    .map_err(place)?;
+                fs::rename(&path, trash.path().join("repository.git")).map_err(place)?;
+                fs::rename(&made, &path).map_err(place)?;
+                sync_folders(parent, &self.root).map_err(place)?;
+                Ok(path)
+            }
             Err(source) => Err(place(source)),
         }
+    }
+
+    /// Where it is noted that the bytes of a member went bad, whether or not they did.
+    pub(crate) fn lost(&self, repository: &Repository, oid: &Digest) -> PathBuf {
+        let folder = self.repository(repository).join("hyprstream/lost");
+        folder.join(oid.as_str())
     }
 
     /// Where the repository's own name of an object lies, whether or not it is there. Only what
@@ -166,24 +190,49 @@ impl Layout {
     /// Gives the repository an object of the store; nothing to do if it has it.
     ///
     /// # Errors
-    /// `NotFound` if the store does not have it.
+    /// `NotFound` if the store does not have it, or the repository is gone.
     pub(crate) fn add_member(&self, repository: &Repository, oid: &Digest) -> io::Result<()> {
         let (source, link) = (self.store.path(oid), self.member(repository, oid));
         let folder = link.parent().unwrap_or(&self.root);
-        fs::create_dir_all(folder)?;
-        match fs::hard_link(&source, &link) {
+        // Not those above: a repository that was just removed must not come back as half of one.
+        for folder in [folder.parent().unwrap_or(folder), folder] {
+            make_folder(folder)?;
+        }
+        let linked = self.link_member(repository, &source, &link, folder);
+        if linked.is_ok() {
+            let _ = fs::remove_file(self.lost(repository, oid));
+        }
+        linked
+    }
+
+    fn link_member(
+        &self,
+        repository: &Repository,
+        source: &Path,
+        link: &Path,
+        folder: &Path,
+    ) -> io::Result<()> {
+        match fs::hard_link(source, link) {
             Ok(()) => sync_folders(folder, &self.repository(repository)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             // Some file systems allow no further links to a much used file: then a copy.
             Err(error) if error.kind() == io::ErrorKind::TooManyLinks => {
                 let mut copy = tempfile::NamedTempFile::new_in(self.tmp())?;
-                io::copy(&mut fs::File::open(&source)?, copy.as_file_mut())?;
+                io::copy(&mut fs::File::open(source)?, copy.as_file_mut())?;
                 copy.as_file().sync_all()?;
-                copy.persist(&link).map_err(|error| error.error)?;
+                copy.persist(link).map_err(|error| error.error)?;
                 sync_folders(folder, &self.repository(repository))
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Makes one folder; fine if it is there.
+pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
     }
 }
 

@@ -28,11 +28,15 @@ mod names;
 mod refusal;
 mod registry;
 mod remove;
+mod scrub;
 mod server;
+mod slots;
 mod state;
+mod upstreams;
 
 pub use auth::{InvalidToken, SecretsError, SigningKey, TokenFiles, WeakKey, read_signing_key};
 pub use layout::LayoutError;
-pub use limits::{GitLimits, Limits};
+pub use limits::{FetchLimits, GitLimits, Limits};
 pub use names::{InvalidName, Namespace};
 pub use registry::{OpenError, Registry, Settings};
+pub use upstreams::{AllowedUpstream, InvalidUpstream};

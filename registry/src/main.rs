@@ -5,7 +5,8 @@ use std::{io::Write, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use hyprstream_registry::{
-    GitLimits, Limits, Namespace, OpenError, Registry, Settings, TokenFiles, read_signing_key,
+    FetchLimits, GitLimits, Limits, Namespace, OpenError, Registry, Settings, TokenFiles,
+    read_signing_key,
 };
 use hyprstream_telemetry::{AdminServer, LogFormat, init_logs};
 use tokio::{
@@ -72,12 +73,55 @@ struct ServeArgs {
     /// Git processes at the same time.
     #[arg(long, env = "HYPRSTREAM_MAX_GIT_PROCESSES", default_value_t = GitLimits::default().processes)]
     max_git_processes: usize,
-    /// Time without a byte after which a git process is ended.
+    /// Time in which a client has to move bytes at --upload-min-rate, or its git process is ended.
     #[arg(long, env = "HYPRSTREAM_GIT_IDLE_TIMEOUT", default_value = "5m", value_parser = humantime::parse_duration)]
     git_idle_timeout: Duration,
     /// Connections at the same time.
     #[arg(long, env = "HYPRSTREAM_MAX_CONNECTIONS", default_value_t = Limits::default().max_connections)]
     max_connections: usize,
+    /// Further connections on which only the API is served.
+    #[arg(long, env = "HYPRSTREAM_API_CONNECTIONS", default_value_t = Limits::default().api_connections)]
+    api_connections: usize,
+    /// An upstream that is fetched from although its address is not on the internet: a network
+    /// such as 10.1.0.0/16, an address, a host name, or *.DOMAIN. May be given several times; in
+    /// the environment, with commas between.
+    #[arg(
+        long = "allow-upstream",
+        env = "HYPRSTREAM_ALLOW_UPSTREAMS",
+        value_delimiter = ','
+    )]
+    allow_upstreams: Vec<String>,
+    /// Fewest bytes a second that an upstream has to send.
+    #[arg(long, env = "HYPRSTREAM_FETCH_MIN_RATE", default_value_t = FetchLimits::default().least_bytes_per_second)]
+    fetch_min_rate: u64,
+    /// Time over which the rate of an upstream is measured.
+    #[arg(long, env = "HYPRSTREAM_FETCH_RATE_WINDOW", default_value = "2m", value_parser = humantime::parse_duration)]
+    fetch_rate_window: Duration,
+    /// Longest that an upstream may take to send its git objects.
+    #[arg(long, env = "HYPRSTREAM_FETCH_PACK_DEADLINE", default_value = "30m", value_parser = humantime::parse_duration)]
+    fetch_pack_deadline: Duration,
+    /// Time after which a fetch gives its place to those that wait, and goes on later.
+    #[arg(long, env = "HYPRSTREAM_FETCH_TURN", default_value = "5m", value_parser = humantime::parse_duration)]
+    fetch_turn: Duration,
+    /// Time after which a fetch is ended that nobody asks for any more.
+    #[arg(long, env = "HYPRSTREAM_FETCH_LEASE", default_value = "3m", value_parser = humantime::parse_duration)]
+    fetch_lease: Duration,
+    /// LFS uploads at the same time.
+    #[arg(long, env = "HYPRSTREAM_MAX_UPLOADS", default_value_t = Limits::default().max_uploads)]
+    max_uploads: usize,
+    /// Fewest bytes a second of a client that pushes or uploads.
+    #[arg(long, env = "HYPRSTREAM_UPLOAD_MIN_RATE", default_value_t = Limits::default().least_upload_bytes_per_second)]
+    upload_min_rate: u64,
+    /// Longest that the registry works on a push whose last byte has come.
+    #[arg(long, env = "HYPRSTREAM_PUSH_WORK_TIMEOUT", default_value = "30m", value_parser = humantime::parse_duration)]
+    push_work_timeout: Duration,
+    /// Most memory of a process that takes a push, in bytes of address space.
+    #[arg(long, env = "HYPRSTREAM_PUSH_MEMORY_BYTES", default_value_t = GitLimits::default().push_memory_bytes)]
+    push_memory_bytes: u64,
+    /// Bytes a second of what is kept that are read in the background, to find what went bad; 0
+    /// for none.
+    #[arg(long, env = "HYPRSTREAM_SCRUB_RATE", default_value_t = Limits::default().scrub_bytes_per_second)]
+    scrub_rate: u64,
     /// Fetches from upstreams at the same time.
     #[arg(long, env = "HYPRSTREAM_MAX_FETCHES", default_value_t = Limits::default().max_fetches)]
     max_fetches: usize,
@@ -145,16 +189,37 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
             git: GitLimits {
                 processes: args.max_git_processes,
                 idle: args.git_idle_timeout,
+                least_bytes_per_second: args.upload_min_rate,
+                work: args.push_work_timeout,
+                push_memory_bytes: args.push_memory_bytes,
                 max_push_bytes: args.max_push_bytes,
             },
             min_free_bytes: args.min_free_bytes,
             max_object_bytes: args.max_object_bytes,
             max_connections: args.max_connections,
+            api_connections: args.api_connections,
             max_fetches: args.max_fetches,
+            fetch: FetchLimits {
+                least_bytes_per_second: args.fetch_min_rate,
+                rate_window: args.fetch_rate_window,
+                pack_deadline: args.fetch_pack_deadline,
+                turn: args.fetch_turn,
+                lease: args.fetch_lease,
+                ..defaults.fetch
+            },
+            max_uploads: args.max_uploads,
+            least_upload_bytes_per_second: args.upload_min_rate,
+            scrub_bytes_per_second: args.scrub_rate,
             parallel_downloads: args.parallel_downloads,
             min_backoff: args.min_backoff,
             ..defaults
         },
+        allowed_upstreams: args
+            .allow_upstreams
+            .iter()
+            .filter(|text| !text.trim().is_empty())
+            .map(|text| text.parse())
+            .collect::<Result<_, _>>()?,
         keep: args.keep,
     };
     let Some(registry) = open(settings, &shutdown).await? else {

@@ -15,6 +15,7 @@ pub(crate) struct Metrics {
     pub(crate) mirrors: IntGaugeVec,
     pub(crate) pushes: IntCounterVec,
     pub(crate) requests: IntCounterVec,
+    pub(crate) corrupt: IntCounterVec,
     pub(crate) git_processes: IntGauge,
     pub(crate) free_bytes: IntGauge,
 }
@@ -55,6 +56,13 @@ impl Metrics {
                 Opts::new("hyprstream_registry_requests_total", "HTTP requests"),
                 &["protocol", "code"],
             )?,
+            corrupt: IntCounterVec::new(
+                Opts::new(
+                    "hyprstream_registry_corrupt_total",
+                    "What was found bad on the disk and set aside",
+                ),
+                &["kind"],
+            )?,
             git_processes: IntGauge::new(
                 "hyprstream_registry_git_processes",
                 "Git processes that serve clients now",
@@ -65,7 +73,7 @@ impl Metrics {
             )?,
             registry,
         };
-        let all: [Box<dyn Collector>; 9] = [
+        let all: [Box<dyn Collector>; 10] = [
             Box::new(metrics.upstream_downloads.clone()),
             Box::new(metrics.upstream_bytes.clone()),
             Box::new(metrics.lfs_served_bytes.clone()),
@@ -73,6 +81,7 @@ impl Metrics {
             Box::new(metrics.mirrors.clone()),
             Box::new(metrics.pushes.clone()),
             Box::new(metrics.requests.clone()),
+            Box::new(metrics.corrupt.clone()),
             Box::new(metrics.git_processes.clone()),
             Box::new(metrics.free_bytes.clone()),
         ];

@@ -139,6 +139,9 @@ pub(crate) async fn render(request: Request, next: Next) -> Response {
         (refusal.status, format!("{}\n", refusal.message)).into_response()
     };
     let headers = rendered.headers_mut();
+    if let Some(connection) = response.headers().get(header::CONNECTION) {
+        headers.insert(header::CONNECTION, connection.clone());
+    }
     match refusal.status {
         StatusCode::UNAUTHORIZED => {
             let challenge =

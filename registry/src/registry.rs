@@ -22,8 +22,10 @@ use crate::{
     limits::Limits,
     metrics::Metrics,
     mirrors::Mirrors,
-    server,
+    scrub, server,
+    slots::Slots,
     state::State,
+    upstreams::{AllowedUpstream, Upstreams},
 };
 
 /// What a registry is opened with.
@@ -35,6 +37,8 @@ pub struct Settings {
     pub tokens: TokenFiles,
     /// How much clients may ask for.
     pub limits: Limits,
+    /// Upstreams that are fetched from although their addresses are not public.
+    pub allowed_upstreams: Vec<AllowedUpstream>,
     /// Mirrors that nobody used for this long are removed, with the objects that belong to no
     /// other repository. `None` keeps everything.
     pub keep: Option<Duration>,
@@ -83,6 +87,7 @@ const ORPHAN_AGE: Duration = Duration::from_secs(5);
 const STALE_LOCK_AGE: Duration = Duration::from_hours(1);
 const SECRETS_INTERVAL: Duration = Duration::from_secs(10);
 const UPKEEP_INTERVAL: Duration = Duration::from_mins(10);
+const PLAN_INTERVAL: Duration = Duration::from_mins(1);
 
 impl Registry {
     /// Opens the root, and cleans up what a killed process left in it. Blocks.
@@ -91,6 +96,7 @@ impl Registry {
             root,
             tokens,
             limits,
+            allowed_upstreams,
             keep,
         } = settings;
         let failed = |path: &Path| {
@@ -129,6 +135,11 @@ impl Registry {
             events: Events::new(),
             metrics,
             limits,
+            found_good: parking_lot::Mutex::default(),
+            read_again: parking_lot::Mutex::default(),
+            reading: parking_lot::Mutex::default(),
+            uploads: Slots::new(limits.max_uploads),
+            upstreams: Arc::new(Upstreams::new(allowed_upstreams)),
             shutdown: CancellationToken::new(),
         };
         Ok(Self {
@@ -171,10 +182,15 @@ impl Registry {
     ) -> io::Result<()> {
         let upkeep = tokio::spawn(upkeep(Arc::clone(&self.state), self.keep));
         let secrets = tokio::spawn(follow_secrets(Arc::clone(&self.state)));
+        let plans = tokio::spawn(keep_plans(Arc::clone(&self.state)));
+        let rate = self.state.limits.scrub_bytes_per_second;
+        let scrub = tokio::spawn(scrub::forever(Arc::clone(&self.state), rate));
         let served = server::serve(listener, Arc::clone(&self.state), shutdown).await;
         self.state.mirrors.cancel.cancel();
         upkeep.abort();
         secrets.abort();
+        plans.abort();
+        scrub.abort();
         served
     }
 }
@@ -213,6 +229,14 @@ async fn follow_secrets(state: Arc<State>) {
     }
 }
 
+async fn keep_plans(state: Arc<State>) {
+    loop {
+        let planning = Arc::clone(&state);
+        let _ = tokio::task::spawn_blocking(move || collect::keep_plan(&planning)).await;
+        tokio::time::sleep(PLAN_INTERVAL).await;
+    }
+}
+
 async fn upkeep(state: Arc<State>, keep: Option<Duration>) {
     loop {
         tokio::time::sleep(UPKEEP_INTERVAL).await;
@@ -223,7 +247,11 @@ async fn upkeep(state: Arc<State>, keep: Option<Duration>) {
             if !collect::changed_within(&path, UPKEEP_INTERVAL * 2) {
                 continue;
             }
-            // Every push and every fetch leaves a pack; git decides when to join them.
+            // Every push and every fetch leaves a pack; git decides when to join them. Not while
+            // somebody pushes: what a refused push leaves is told by its packs being new.
+            let Some(_alone) = state.git.try_alone(&path) else {
+                continue;
+            };
             if let Err(error) = state.git.run(&path, &["gc", "--auto", "--quiet"]).await {
                 tracing::warn!(%repository, %error, "git gc failed");
             }

@@ -1,6 +1,6 @@
 //! `DELETE <repository>.git`.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{extract::State as AxumState, http::StatusCode};
 
@@ -11,10 +11,6 @@ use crate::{
     refusal::Refusal,
     state::{State, blocking},
 };
-
-/// Objects of a removed repository may just be on their way into another one that a client is
-/// pushing to: they are collected later.
-const MIN_AGE: Duration = Duration::from_mins(10);
 
 /// Removes a repository for good, and the objects that no other repository has.
 pub(crate) async fn remove(
@@ -31,6 +27,9 @@ pub(crate) async fn remove(
     let there = blocking(move || {
         let there = collect::remove(&removing, &repository);
         if matches!(there, Ok(true)) {
+            if let Err(error) = collect::plan(&removing.layout) {
+                tracing::warn!(%error, "objects without a repository are not collected");
+            }
             tracing::info!(%repository, "removed a repository");
             if let Repository::Pushed { namespace, name } = &repository {
                 removing.events.push(namespace.as_str(), name.as_str());
@@ -43,9 +42,5 @@ pub(crate) async fn remove(
     if !there {
         return Err(Refusal::not_found("there is no such repository"));
     }
-    tokio::spawn(async move {
-        tokio::time::sleep(MIN_AGE).await;
-        let _ = blocking(move || collect::collect_objects(&state, MIN_AGE)).await;
-    });
     Ok(StatusCode::NO_CONTENT)
 }

@@ -8,10 +8,11 @@ use std::{
 };
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::{DefaultBodyLimit, Request, State as AxumState},
+    http::{HeaderValue, header},
     middleware::{self, Next},
-    response::Response,
+    response::{IntoResponse as _, Response},
     routing::{any, delete, get, post},
 };
 use hyper_util::{
@@ -24,7 +25,6 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
-use tower::Layer;
 use tower_http::{catch_panic::CatchPanicLayer, decompression::RequestDecompressionLayer};
 
 use crate::{
@@ -38,6 +38,8 @@ use crate::{
 /// For the headers of a request, and for the next request on a connection: longer than clients keep
 /// idle connections (often 90 seconds), so that none sends one just as we close.
 const HEADER_PATIENCE: Duration = Duration::from_secs(100);
+/// The same for connections that are kept free for the API, so that none of them is held idle.
+const KEPT_FREE_PATIENCE: Duration = Duration::from_secs(10);
 /// A client whose machine is gone is given up after this time.
 const PEER_PATIENCE: Duration = Duration::from_mins(2);
 const MAX_HEADER_BYTES: usize = 64 << 10;
@@ -62,6 +64,7 @@ pub(crate) fn router(state: Arc<State>) -> Router {
             Refusal::not_found("there is nothing here")
         }))
         .layer(CatchPanicLayer::new())
+        .layer(middleware::from_fn(api_only))
         .layer(middleware::from_fn(refusal::render))
         .layer(middleware::from_fn_with_state(Arc::clone(&state), observe))
         .with_state(state)
@@ -90,6 +93,24 @@ fn repositories() -> Router<Arc<State>> {
         .route("/{repository}/{*rest}", any(nothing))
         .layer(DefaultBodyLimit::max(lfs::MAX_JSON_BYTES))
 }
+
+/// On the connections that are kept free for the API, nothing else is served.
+async fn api_only(request: Request, next: Next) -> Response {
+    let kept_free = request.extensions().get::<KeptFree>().is_some();
+    let path = request.uri().path();
+    if !kept_free || path.starts_with("/api/") || path == "/healthz" {
+        return next.run(request).await;
+    }
+    let refusal = Refusal::busy("too many connections at once; try again");
+    let mut response = refusal.into_response();
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
+    response
+}
+
+/// Marks requests on a connection that is kept free for the API.
+#[derive(Clone, Copy)]
+struct KeptFree;
 
 async fn nothing(_: Access) -> Refusal {
     Refusal::not_found("only git's smart HTTP protocol and LFS are served")
@@ -126,6 +147,27 @@ async fn observe(
     response
 }
 
+/// What serves a connection.
+struct Door {
+    service: TowerToHyperService<Router>,
+    builder: auto::Builder<TokioExecutor>,
+}
+
+fn builder(header_patience: Duration) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_patience)
+        .max_buf_size(512 << 10)
+        .max_headers(MAX_HEADERS)
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(MAX_HEADER_BYTES as u32)
+        .keep_alive_interval(Some(Duration::from_secs(30)));
+    builder
+}
+
 /// Options of a connection. It works without any of them.
 fn prepare(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
@@ -141,33 +183,34 @@ pub(crate) async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let places = Arc::new(Semaphore::new(state.limits.max_connections));
+    let kept_free = Arc::new(Semaphore::new(state.limits.api_connections));
     // `TraceLayer` and the like are left out: every layer costs each chunk of a large object.
-    let service = tower::layer::util::Identity::new().layer(router(Arc::clone(&state)));
-    let service = TowerToHyperService::new(service);
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_PATIENCE)
-        .max_buf_size(512 << 10)
-        .max_headers(MAX_HEADERS)
-        .http2()
-        .timer(TokioTimer::new())
-        .max_header_list_size(MAX_HEADER_BYTES as u32)
-        .keep_alive_interval(Some(Duration::from_secs(30)));
+    let router = router(Arc::clone(&state));
+    let for_all = Door {
+        service: TowerToHyperService::new(router.clone()),
+        builder: builder(HEADER_PATIENCE),
+    };
+    let for_api = Door {
+        service: TowerToHyperService::new(router.layer(Extension(KeptFree))),
+        builder: builder(KEPT_FREE_PATIENCE),
+    };
     let graceful = GracefulShutdown::new();
     tokio::pin!(shutdown);
     loop {
         let accepted = tokio::select! {
             accepted = async {
-                let place = Arc::clone(&places).acquire_owned().await;
-                (place, listener.accept().await)
+                let (place, door) = tokio::select! {
+                    biased;
+                    place = Arc::clone(&places).acquire_owned() => (place, &for_all),
+                    place = Arc::clone(&kept_free).acquire_owned() => (place, &for_api),
+                };
+                (place, door, listener.accept().await)
             } => accepted,
             () = &mut shutdown => break,
         };
-        let (place, stream) = match accepted {
-            (place, Ok((stream, _))) => (place, stream),
-            (_, Err(error)) => {
+        let (place, door, stream) = match accepted {
+            (place, door, Ok((stream, _))) => (place, door, stream),
+            (_, _, Err(error)) => {
                 // Too many open files, or the client is gone already: others go on.
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -175,7 +218,9 @@ pub(crate) async fn serve(
             }
         };
         prepare(&stream);
-        let connection = builder.serve_connection(TokioIo::new(stream), service.clone());
+        let connection = door
+            .builder
+            .serve_connection(TokioIo::new(stream), door.service.clone());
         let connection = graceful.watch(connection.into_owned());
         tokio::spawn(async move {
             let _place = place;

@@ -1,7 +1,9 @@
 //! What all requests share.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Instant};
 
+use hyprstream_git2db::{Digest, lfs::Guard};
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -14,6 +16,8 @@ use crate::{
     mirrors::Mirrors,
     names::Repository,
     refusal::{Refusal, is_disk_full},
+    slots::Slots,
+    upstreams::Upstreams,
 };
 
 /// What all requests share.
@@ -25,11 +29,27 @@ pub(crate) struct State {
     pub(crate) mirrors: Mirrors,
     pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
+    /// Places for LFS uploads.
+    pub(crate) uploads: Slots,
+    /// Objects that were read again and found good, with inode and size.
+    pub(crate) found_good: Mutex<HashMap<Digest, (u64, u64)>>,
+    /// When repositories were read again because something was missing in them.
+    pub(crate) read_again: Mutex<HashMap<Repository, Instant>>,
+    /// Held while git reads a repository again.
+    pub(crate) reading: Mutex<()>,
+    /// Which machines are fetched from.
+    pub(crate) upstreams: Arc<Upstreams>,
     /// Set when the registry is to end.
     pub(crate) shutdown: CancellationToken,
 }
 
 impl State {
+    /// The fence around upstreams as LFS clients take it.
+    pub(crate) fn fence(&self) -> Guard {
+        let upstreams = Arc::clone(&self.upstreams);
+        Arc::new(move |host, address| upstreams.allows(host, address))
+    }
+
     /// Refuses if less than `bytes` and the reserve are free.
     pub(crate) fn require_space(&self, bytes: u64) -> Result<(), Refusal> {
         let free = self

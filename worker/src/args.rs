@@ -175,12 +175,12 @@ pub struct ServeArgs {
 #[derive(Clone, Debug, clap::Args)]
 pub struct ApiArgs {
     /// Longest request body in bytes.
-    #[arg(long, env = "HYPRSTREAM_MAX_BODY_BYTES", default_value_t = 8 << 20)]
+    #[arg(long, env = "HYPRSTREAM_MAX_BODY_BYTES", default_value_t = worker::MAX_BODY_BYTES)]
     pub max_body_bytes: usize,
     /// Key that requests must show as a bearer token; without one all are welcome.
     #[arg(long, env = "HYPRSTREAM_API_KEY", hide_env_values = true)]
     pub api_key: Option<String>,
-    /// File of such keys, one a line.
+    /// File of such keys, one a line. Read at the start: a change takes a restart.
     #[arg(long, env = "HYPRSTREAM_API_KEY_FILE")]
     pub api_key_file: Option<PathBuf>,
     /// How calls of tools are found in answers.

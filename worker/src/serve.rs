@@ -1,6 +1,8 @@
 //! `serve`: load a model and answer until told to stop.
 
-use std::{net::SocketAddr, process::ExitCode, sync::Arc, thread};
+use std::{
+    future::Future, io, net::SocketAddr, process::ExitCode, sync::Arc, thread, time::Duration,
+};
 
 use anyhow::Context;
 use hyprstream_contract::worker::EXIT_MODEL_REFUSED;
@@ -23,10 +25,15 @@ const HTTP_THREADS: usize = 2;
 /// Threads that render and tokenize prompts.
 const TOKENIZE_THREADS: usize = 4;
 
+/// Time for the last answers after the engine has died.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
 /// How a server ended.
 enum End {
     Drained,
     Refused(LoadFailure),
+    /// The engine ended, for this cause.
+    EngineDied(String),
 }
 
 /// Serves until SIGTERM or SIGINT, and drains then.
@@ -55,6 +62,11 @@ pub fn run(args: ServeArgs) -> ExitCode {
             } else {
                 ExitCode::FAILURE
             }
+        }
+        Ok(End::EngineDied(cause)) => {
+            error!(cause, "the engine has ended, and this worker with it");
+            last_words::leave(&termination_log, "EngineDied", &cause);
+            ExitCode::FAILURE
         }
         Err(error) => {
             let message = format!("{error:#}");
@@ -95,16 +107,37 @@ async fn serve(args: ServeArgs) -> anyhow::Result<End> {
             Ok(loaded) => {
                 let spec = loaded.engine.spec().clone();
                 let max_model_len = loaded.engine.max_model_len();
+                let died = loaded.engine.died();
                 app.set_ready(loaded);
                 info!(
                     model = %spec, max_model_len, blocks = spec.num_blocks,
                     seconds = started.elapsed().as_secs_f64(), "ready"
                 );
-                server.await.map(|()| End::Drained).context("the server failed")
+                until_either(server, died, &app).await
             }
             Err(failure) => Ok(End::Refused(failure)),
         },
     }
+}
+
+/// Serves until `server` ends, or soon after the engine has `died`: another pod takes over earlier
+/// than when a probe finds out. Requests in flight get their errors told before.
+async fn until_either(
+    mut server: impl Future<Output = io::Result<()>> + Unpin,
+    died: impl Future<Output = String>,
+    app: &App,
+) -> anyhow::Result<End> {
+    let cause = tokio::select! {
+        // At the end of a drain the engine is stopped, which is no death.
+        biased;
+        ended = &mut server => return ended.map(|()| End::Drained).context("the server failed"),
+        cause = died => cause,
+    };
+    tokio::select! {
+        ended = server => ended.context("the server failed")?,
+        () = app.abandon(LAST_ANSWERS) => {}
+    }
+    Ok(End::EngineDied(cause))
 }
 
 /// Loads on a thread of its own, so that the server answers meanwhile.
@@ -120,5 +153,32 @@ async fn load(args: &ServeArgs, app: &App) -> Result<Loaded, LoadFailure> {
     match loading {
         Ok(_) => receiver.await.unwrap_or(Err(LoadFailure::Panic)),
         Err(error) => Err(hyprstream_engine::StartError::Thread(error).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_worker_ends_with_its_engine_and_says_why() {
+        let identity = Identity {
+            name: "m".to_owned(),
+            namespace: None,
+            provenance: None,
+        };
+        let app = App::new(identity, server::ApiOptions::default()).unwrap();
+        let server = future::pending::<io::Result<()>>();
+        let died = future::ready("the device is gone".to_owned());
+        let started = std::time::Instant::now();
+        let end = until_either(server, died, &app).await.unwrap();
+        assert!(matches!(end, End::EngineDied(cause) if cause == "the device is gone"));
+        assert!(started.elapsed() < LAST_ANSWERS);
+
+        let ended = future::ready(Ok(()));
+        let end = until_either(ended, future::ready(String::new()), &app).await;
+        assert!(matches!(end.unwrap(), End::Drained));
     }
 }

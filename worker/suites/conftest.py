@@ -9,6 +9,8 @@ import httpx
 import pytest
 
 URL = os.environ.get("SUITE_URL", "http://127.0.0.1:8000").rstrip("/")
+# litellm and dspy would fetch the prices of models from the internet.
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 MODEL = os.environ.get("SUITE_MODEL", "smollm2")
 
 

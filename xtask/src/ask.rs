@@ -28,7 +28,7 @@ pub(crate) fn ask(
     port: u16,
     model: &str,
     question: &str,
-    mut show: impl FnMut(&str),
+    show: &mut dyn FnMut(&str),
 ) -> Result<Answer> {
     let started = Instant::now();
     let mut stream = TcpStream::connect(("127.0.0.1", port))
@@ -188,7 +188,7 @@ mod tests {
              e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n",
         );
         let mut shown = Vec::new();
-        let answer = ask(port, "m", "?", |piece| shown.push(piece.to_owned())).unwrap();
+        let answer = ask(port, "m", "?", &mut |piece| shown.push(piece.to_owned())).unwrap();
         assert_eq!(answer.text, "Paris.");
         assert_eq!((answer.commit.as_str(), answer.pieces), ("abc", 2));
         assert_eq!(shown, ["Paris", "."]);
@@ -198,7 +198,7 @@ mod tests {
     fn an_error_answer_and_a_broken_stream_are_errors() {
         let port = serve("HTTP/1.1 404 Not Found\r\ncontent-length: 4\r\n\r\nnone");
         assert!(
-            ask(port, "m", "?", |_| ())
+            ask(port, "m", "?", &mut |_| ())
                 .err()
                 .unwrap()
                 .to_string()
@@ -206,7 +206,7 @@ mod tests {
         );
         let port = serve("HTTP/1.1 200 OK\r\n\r\ndata: {\"choices\":[]}\n\n");
         assert!(
-            ask(port, "m", "?", |_| ())
+            ask(port, "m", "?", &mut |_| ())
                 .err()
                 .unwrap()
                 .to_string()

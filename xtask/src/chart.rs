@@ -33,11 +33,17 @@ pub(crate) fn values(images: &ProjectImages, local: bool) -> Value {
             },
         },
     });
+    // The tests' private upstream is the registry itself, by its name in the cluster.
+    values["operator"]["allowInsecureCredentials"] =
+        json!([format!("hyprstream-registry.{NAMESPACE}.svc")]);
     if local {
         values["ingress"] = json!({"enabled": true, "className": "contour"});
         // Its volume is a folder that every node sees. Unlike a disk, a folder is not taken away
         // from a node that is cut off: the registry there would hold it for ever.
         values["registry"]["nodeSelector"] = json!({"kubernetes.io/hostname": "node-1"});
+        // Upstreams for tests are Services and pods of this cluster, without TLS.
+        values["registry"]["allowUpstreams"] =
+            json!(["10.89.0.0/16", "10.96.0.0/16", "10.244.0.0/16"]);
     }
     if let Some(proxy) = host_proxy() {
         values["registry"]["httpsProxy"] = json!(proxy);

@@ -18,6 +18,7 @@ pub(crate) struct Step {
     started: Instant,
     shown: Mutex<Instant>,
     terminal: bool,
+    hidden: bool,
 }
 
 impl Steps {
@@ -37,18 +38,29 @@ impl Steps {
 impl Step {
     /// A step of its own.
     pub(crate) fn new(label: String) -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        if terminal {
+        let step = Self {
+            label,
+            hidden: false,
+            ..Self::hidden()
+        };
+        let label = &step.label;
+        if step.terminal {
             eprint!("{label} ...");
             let _ = std::io::stderr().flush();
         } else {
             eprintln!("{label} ...");
         }
+        step
+    }
+
+    /// One that shows nothing of how far it is, for work beside a step.
+    pub(crate) fn hidden() -> Self {
         Self {
-            label,
+            label: String::new(),
             started: Instant::now(),
             shown: Mutex::new(Instant::now()),
-            terminal,
+            terminal: std::io::stderr().is_terminal(),
+            hidden: true,
         }
     }
 
@@ -57,6 +69,9 @@ impl Step {
         let Ok(mut shown) = self.shown.lock() else {
             return;
         };
+        if self.hidden {
+            return;
+        }
         let pause = Duration::from_millis(if self.terminal { 200 } else { 10_000 });
         if shown.elapsed() < pause {
             return;

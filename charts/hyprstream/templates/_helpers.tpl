@@ -39,6 +39,11 @@ app.kubernetes.io/component: {{ .component }}
 {{- .Values.registry.existingSecret | default "hyprstream-registry-keys" -}}
 {{- end }}
 
+{{/* Secret with what the keys of workers are made from. */}}
+{{- define "hyprstream.workerKeysSecret" -}}
+{{- .Values.workers.existingSecret | default "hyprstream-worker-keys" -}}
+{{- end }}
+
 {{/* Claim of the registry. */}}
 {{- define "hyprstream.registryClaim" -}}
 {{- .Values.registry.persistence.existingClaim | default "hyprstream-registry" -}}

@@ -12,13 +12,14 @@ pub struct Rollout {
     /// How many workers may run above replicas, as a number or a percentage. 0 with
     /// maxUnavailable 1 where there is no second GPU to start on.
     #[serde(default = "one")]
-    // An explicit null would be stored as null and could not be read back.
-    #[schemars(extend("nullable" = false))]
+    // An explicit null would be stored as null and could not be read back, nor could a number of
+    // more than 32 bits.
+    #[schemars(extend("nullable" = false, "minimum" = 0, "maximum" = i32::MAX))]
     #[x_kube(validation = Rule::new("type(self) == int ? self >= 0 : self.matches('^[0-9]{1,4}%$')").message("maxSurge must be a number or a percentage such as 25%"))]
     pub max_surge: IntOrString,
     /// How many workers may be missing below replicas, as a number or a percentage.
     #[serde(default = "zero")]
-    #[schemars(extend("nullable" = false))]
+    #[schemars(extend("nullable" = false, "minimum" = 0, "maximum" = i32::MAX))]
     #[x_kube(validation = Rule::new("type(self) == int ? self >= 0 : self.matches('^([0-9]|[1-9][0-9]|100)%$')").message("maxUnavailable must be a number or a percentage from 0% to 100%"))]
     pub max_unavailable: IntOrString,
     /// How many seconds a rollout may go without progress before it counts as failed and the last

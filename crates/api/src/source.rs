@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 /// Where the model comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!(has(self.secretRef) && self.url.startsWith('hyprstream://'))").message("secretRef must not be set with hyprstream://: the registry of this cluster needs no credentials"),
+)]
 pub struct Source {
     /// A git repository: https://, http://, ssh://, USER@HOST:PATH, or hyprstream://NAMESPACE/NAME
     /// for what was pushed to the registry of this cluster.
@@ -27,8 +30,10 @@ pub struct Source {
     )]
     pub interval: String,
 
-    /// A Secret of the Model's namespace with the credentials. Keys: token, or username and
-    /// password, or ssh-privatekey and known_hosts.
+    /// A Secret of the Model's namespace with the credentials, of type
+    /// hyprstream.io/git-credentials, kubernetes.io/basic-auth or kubernetes.io/ssh-auth, or with
+    /// the label hyprstream.io/git-credentials: "true". Keys: token, or username and password, or
+    /// ssh-privatekey and known_hosts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<LocalSecretRef>,
 

@@ -27,12 +27,15 @@ pub struct ModelStatus {
     pub download: Option<Download>,
     /// Worker pods that exist, also surplus ones during a rollout.
     #[serde(default)]
+    #[schemars(range(min = 0, max = 2_147_483_647))]
     pub replicas: i32,
     /// Workers that answer requests.
     #[serde(default)]
+    #[schemars(range(min = 0, max = 2_147_483_647))]
     pub ready_replicas: i32,
     /// Workers of the commit and spec being rolled out.
     #[serde(default)]
+    #[schemars(range(min = 0, max = 2_147_483_647))]
     pub updated_replicas: i32,
     /// Selects the worker pods; for the scale subresource.
     #[serde(default, skip_serializing_if = "Option::is_none")]

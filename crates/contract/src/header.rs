@@ -9,3 +9,7 @@ pub const DRAINING: &str = "x-hyprstream-draining";
 
 /// Identifies one request from the gateway through the worker. Taken from the client or made.
 pub const REQUEST_ID: &str = "x-request-id";
+
+/// On an answer to a conversation: members of its past messages that the worker does not know and
+/// read over, such as `messages.provider_specific_fields`, parted by commas.
+pub const IGNORED: &str = "x-hyprstream-ignored";

@@ -15,6 +15,9 @@ pub const HEALTH_PATH: &str = "/health";
 /// Path that answers 200 once the model is loaded and until the worker drains.
 pub const READY_PATH: &str = "/ready";
 
+/// Largest request body in bytes that a worker takes, and so the largest that the gateway does.
+pub const MAX_BODY_BYTES: usize = 16 << 20;
+
 /// Environment variables of the worker; each is a flag of `serve` as well.
 pub mod env {
     /// Directory of the Hugging Face folder (`--model`).
@@ -53,7 +56,7 @@ pub const TERMINATION_LOG: &str = "/dev/termination-log";
 #[serde(rename_all = "camelCase")]
 pub struct LastWords {
     /// CamelCase, for a condition: `UnsupportedArchitecture`, `InvalidWeights`, `InvalidConfig`,
-    /// `MissingFile`, `InvalidTokenizer`, `OutOfMemory`, `UnavailableDevice`, `InternalError`.
+    /// `MissingFile`, `InvalidTokenizer`, `OutOfMemory`, `UnavailableDevice`, `EngineDied`, `InternalError`.
     pub reason: String,
     /// A sentence for the user of the Model.
     pub message: String,

@@ -195,7 +195,7 @@ fn grammars() {
     ] {
         let started = Instant::now();
         let constraint = compiler
-            .compile(&grammar, &GrammarLimits::default())
+            .compile_blocking(&grammar, &GrammarLimits::default())
             .unwrap();
         let compile = started.elapsed();
         let tokens = tokenizer.encode(text, false).unwrap();

@@ -35,4 +35,4 @@ pub use run::{
 };
 pub use sampling::{InvalidParams, SamplingParams};
 pub use template::{ChatTemplate, Conversation, TemplateError, TemplateMessage};
-pub use text::{Guard, Tokenizer, TokenizerError};
+pub use text::{Aside, Guard, Tokenizer, TokenizerError};

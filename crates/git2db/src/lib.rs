@@ -89,8 +89,9 @@
 //! - An LFS server may send downloads to any HTTP host that this machine reaches. What comes is
 //!   visible only if it has the digest that the commit names; where requests alone do harm, keep
 //!   them off by a NetworkPolicy.
-//! - A blocked read ends with its timeout ([`set_timeouts`], [`lfs::Options::stall_timeout`]), not
-//!   at once when the work is cancelled.
+//! - A blocked read ends with its timeout ([`set_timeouts`], [`lfs::Options::stall_timeout`],
+//!   [`Pace`]), not at once when the work is cancelled.
+//! - Over ssh the rate is watched once objects come; before that, each answer has its timeout.
 //! - Linux only: `flock`, `renameat2`, hard links.
 
 pub mod checkout;
@@ -101,8 +102,10 @@ mod id;
 mod include;
 pub mod lfs;
 mod libgit;
+mod limits;
 mod lock;
 mod observer;
+mod pace;
 pub mod remote;
 mod remote_url;
 pub mod repo;
@@ -113,7 +116,9 @@ pub use credentials::Credentials;
 pub use id::{CommitId, Digest, InvalidId, Reference};
 pub use include::{Include, InvalidGlob};
 pub use libgit::{Timeouts, set_timeouts};
+pub use limits::Limits;
 pub use observer::{Cancel, Observer, Progress, Watch};
+pub use pace::Pace;
 pub use remote::RemoteError;
 pub use remote_url::{InvalidUrl, RemoteUrl, Scheme};
 pub use repo::RepoError;

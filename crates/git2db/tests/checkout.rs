@@ -66,6 +66,7 @@ impl Node {
         let limits = Limits {
             max_blob_bytes: 1000,
             max_entries: 100,
+            ..Limits::default()
         };
         tree::walk(&self.work.origin(), commit, &Include::all(), &limits)
     }

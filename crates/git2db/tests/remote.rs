@@ -220,6 +220,17 @@ fn a_token_does_not_follow_a_redirect_to_another_host() {
 }
 
 #[test]
+fn no_redirect_leads_to_another_host() {
+    let inner = Server::start(|_| Response::new(404));
+    let target = inner.url_as_localhost("/a.git/info/refs?service=git-upload-pack");
+    let server = Server::start(move |_| Response::new(302).header("Location", target.clone()));
+    let url = RemoteUrl::parse(&server.url("/a.git")).unwrap();
+    let error = remote::resolve(&url, &Reference::Head, &Credentials::None).unwrap_err();
+    assert_eq!(error.reason(), "UpstreamError", "{error}");
+    assert!(inner.requests().is_empty());
+}
+
+#[test]
 fn a_redirect_on_the_same_host_is_followed_with_the_token() {
     let work = Work::new();
     let commit = work.write("a", "1").commit();

@@ -10,6 +10,8 @@ use crate::{
     fields::{self, Fields},
 };
 
+/// Most texts of one request, as in the OpenAI API.
+const MAX_INPUTS: usize = 2048;
 /// Most dimensions that are looked at; only the model's own number is accepted.
 const MAX_DIMENSIONS: i64 = 1 << 20;
 
@@ -58,7 +60,7 @@ impl EmbeddingRequest {
 
     fn read(fields: &mut Fields) -> Result<Self, ApiError> {
         let model = fields.required_string("model")?;
-        let input = fields.required("input", completion::prompt_schema)?;
+        let input = fields.required("input", || completion::prompt_schema(MAX_INPUTS))?;
         fields.string("user")?;
         fields.only(
             "adapters",
@@ -67,7 +69,7 @@ impl EmbeddingRequest {
         )?;
         Ok(Self {
             model,
-            inputs: completion::prompts(input, "input")?,
+            inputs: completion::prompts(input, "input", MAX_INPUTS)?,
             base64: fields.word("encoding_format", &["float", "base64"])? == Some("base64"),
             dimensions: fields
                 .integer("dimensions", 1..=MAX_DIMENSIONS)?

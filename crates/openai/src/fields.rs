@@ -8,7 +8,10 @@ use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value, json};
 
-use crate::error::{ApiError, ErrorKind, excerpt};
+use crate::{
+    error::{ApiError, ErrorKind, excerpt},
+    ignored::Ignored,
+};
 
 /// The fields of an object that were not looked at yet. Every getter takes its field out;
 /// [`Fields::finish`] refuses what is left. `null` counts as absent.
@@ -17,6 +20,10 @@ pub(crate) struct Fields {
     path: String,
     /// Only while a reader is described.
     sketch: Option<Sketch>,
+    /// These are of a past message: what no getter takes is noted instead of refused.
+    is_past: bool,
+    /// What was noted, here and further in.
+    ignored: Ignored,
 }
 
 /// What a reader asked for.
@@ -34,10 +41,13 @@ type Result<T> = std::result::Result<T, ApiError>;
 /// `read` refuses an object for what it says about absent fields: a mistake in the reader, which
 /// the test of the OpenAPI document finds.
 pub(crate) fn schema<T>(read: impl FnOnce(&mut Fields) -> Result<T>) -> Value {
+    describe(false, read)
+}
+
+fn describe<T>(is_past: bool, read: impl FnOnce(&mut Fields) -> Result<T>) -> Value {
     let mut fields = Fields {
-        map: Map::new(),
-        path: String::new(),
         sketch: Some(Sketch::default()),
+        ..Fields::of(Map::new(), String::new(), is_past)
     };
     let described = read(&mut fields).map(|_| ());
     debug_assert!(described.is_ok(), "{described:?}");
@@ -46,11 +56,21 @@ pub(crate) fn schema<T>(read: impl FnOnce(&mut Fields) -> Result<T>) -> Value {
         "type": "object",
         "properties": sketch.properties,
         "required": sketch.required,
-        "additionalProperties": false,
+        "additionalProperties": is_past,
     })
 }
 
 impl Fields {
+    fn of(map: Map<String, Value>, path: String, is_past: bool) -> Self {
+        Self {
+            map,
+            path,
+            sketch: None,
+            is_past,
+            ignored: Ignored::default(),
+        }
+    }
+
     /// What `read` makes of the object in `body`, the body of a request.
     pub(crate) fn read_body<T>(
         body: &[u8],
@@ -70,11 +90,7 @@ impl Fields {
                 .with_code("invalid_json")
         })?;
         match value {
-            Value::Object(map) => Ok(Self {
-                map,
-                path: String::new(),
-                sketch: None,
-            }),
+            Value::Object(map) => Ok(Self::of(map, String::new(), false)),
             other => Err(ApiError::new(
                 ErrorKind::Invalid,
                 format!("the body must be a JSON object, not {}", kind(&other)),
@@ -85,15 +101,42 @@ impl Fields {
     /// The object `value` that lies at `path`.
     pub(crate) fn new(value: Value, path: String) -> Result<Self> {
         match value {
-            Value::Object(map) => Ok(Self {
-                map,
-                path,
-                sketch: None,
-            }),
+            Value::Object(map) => Ok(Self::of(map, path, false)),
             other => Err(ApiError::invalid(
                 path,
                 format!("must be an object, not {}", kind(&other)),
             )),
+        }
+    }
+
+    /// The object `value` that lies at `path` within these, and is read as strictly.
+    pub(crate) fn child(&self, value: Value, path: String) -> Result<Self> {
+        let child = Self::new(value, path)?;
+        Ok(Self {
+            is_past: self.is_past,
+            ..child
+        })
+    }
+
+    /// The object `value` of a past message that lies at `path`.
+    pub(crate) fn past(value: Value, path: String) -> Result<Self> {
+        let fields = Self::new(value, path)?;
+        Ok(Self {
+            is_past: true,
+            ..fields
+        })
+    }
+
+    /// Ends the reading of `child`, which lies within these.
+    pub(crate) fn absorb(&mut self, child: Self) -> Result<()> {
+        self.ignored.append(child.finish()?);
+        Ok(())
+    }
+
+    /// Takes the field `name` out if it is `nothing`, a value that says nothing.
+    pub(crate) fn without(&mut self, name: &str, nothing: &Value) {
+        if self.map.get(name) == Some(nothing) {
+            self.map.shift_remove(name);
         }
     }
 
@@ -105,6 +148,11 @@ impl Fields {
     /// Whether the field `name` is there and not taken yet.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.map.get(name).is_some_and(|value| !value.is_null())
+    }
+
+    /// Whether the field `name` is there, not taken yet, and a text.
+    pub(crate) fn has_string(&self, name: &str) -> bool {
+        self.map.get(name).is_some_and(Value::is_string)
     }
 
     /// Copies of the fields `names` that are there.
@@ -251,16 +299,16 @@ impl Fields {
         read: impl FnOnce(&mut Self) -> Result<T>,
     ) -> Result<Option<T>> {
         if self.describes() {
-            let described = schema(read);
+            let described = describe(self.is_past, read);
             self.take(name, || described);
             return Ok(None);
         }
         let Some(value) = self.take(name, || Value::Null) else {
             return Ok(None);
         };
-        let mut fields = Self::new(value, self.name(name))?;
+        let mut fields = self.child(value, self.name(name))?;
         let value = read(&mut fields)?;
-        fields.finish()?;
+        self.absorb(fields)?;
         Ok(Some(value))
     }
 
@@ -269,10 +317,30 @@ impl Fields {
         &mut self,
         name: &str,
         most: usize,
+        read: impl FnMut(&mut Self) -> Result<T>,
+    ) -> Result<Option<Vec<T>>> {
+        self.each_of(name, most, self.is_past, read)
+    }
+
+    /// The same of past messages, whose further members are noted instead of refused.
+    pub(crate) fn each_past<T>(
+        &mut self,
+        name: &str,
+        most: usize,
+        read: impl FnMut(&mut Self) -> Result<T>,
+    ) -> Result<Option<Vec<T>>> {
+        self.each_of(name, most, true, read)
+    }
+
+    fn each_of<T>(
+        &mut self,
+        name: &str,
+        most: usize,
+        is_past: bool,
         mut read: impl FnMut(&mut Self) -> Result<T>,
     ) -> Result<Option<Vec<T>>> {
         if self.describes() {
-            let described = schema(read);
+            let described = describe(is_past, read);
             self.array(name, most, || described)?;
             return Ok(None);
         }
@@ -283,9 +351,10 @@ impl Fields {
             .into_iter()
             .enumerate()
             .map(|(index, item)| {
-                let mut fields = Self::new(item, format!("{}[{index}]", self.name(name)))?;
+                let fields = Self::new(item, format!("{}[{index}]", self.name(name)))?;
+                let mut fields = Self { is_past, ..fields };
                 let value = read(&mut fields)?;
-                fields.finish()?;
+                self.absorb(fields)?;
                 Ok(value)
             })
             .collect::<Result<Vec<T>>>()
@@ -346,10 +415,18 @@ impl Fields {
         }
     }
 
-    /// Refuses what no getter took.
-    pub(crate) fn finish(self) -> Result<()> {
+    /// Refuses what no getter took, and returns what was noted instead.
+    pub(crate) fn finish(mut self) -> Result<Ignored> {
+        if self.is_past {
+            let left = self.map.iter().filter(|(_, value)| !value.is_null());
+            for (name, _) in left {
+                let path = self.name(&excerpt(name));
+                self.ignored.note(&path);
+            }
+            return Ok(self.ignored);
+        }
         match self.map.keys().next() {
-            None => Ok(()),
+            None => Ok(self.ignored),
             Some(name) => {
                 let name = self.name(&excerpt(name));
                 Err(

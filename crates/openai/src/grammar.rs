@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::{
     Structured,
     closed::closed,
+    structured::WHITESPACE,
     tools::{Tool, ToolFormat},
 };
 
@@ -164,7 +165,8 @@ fn on_one_line(schema: Value) -> Value {
     if let Some(map) = schema.as_object_mut() {
         let spacing =
             json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "});
-        map.insert("x-guidance".to_owned(), spacing);
+        // Unless the client says how.
+        map.entry(WHITESPACE).or_insert(spacing);
     }
     schema
 }

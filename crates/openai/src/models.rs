@@ -48,7 +48,8 @@ pub struct Model {
 /// The commit whose weights answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Provenance {
-    /// The repository, without credentials.
+    /// The repository, without credentials; empty and left out where it is not told.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub repository: String,
     /// The branch or tag that led to the commit.
     #[serde(rename = "ref")]

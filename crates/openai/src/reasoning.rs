@@ -47,6 +47,11 @@ impl ReasoningParser {
         }
     }
 
+    /// What begins the thoughts, if they have not begun, and what ends them.
+    pub fn marks(&self) -> (Option<&'static str>, &'static str) {
+        ((self.state == State::Start).then_some(OPEN), CLOSE)
+    }
+
     /// Whether the answer proper has not begun.
     pub fn is_thinking(&self) -> bool {
         self.state == State::Thinking

@@ -17,6 +17,9 @@ const MAX_REGEX_BYTES: usize = 4 << 10;
 const MAX_OPTIONS: usize = 512;
 const MAX_OPTION_BYTES: usize = 1 << 10;
 
+/// Member of a schema in which llguidance looks for how JSON is spaced.
+pub(crate) const WHITESPACE: &str = "x-guidance";
+
 /// What every answer must be.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Structured {
@@ -150,13 +153,31 @@ fn structured_outputs(fields: &mut Fields) -> Result<Structured, ApiError> {
     if let Some(grammar) = fields.short_string("grammar", MAX_GRAMMAR_BYTES)? {
         found.push(Structured::Lark(grammar));
     }
+    let pattern = fields.short_string("whitespace_pattern", MAX_REGEX_BYTES)?;
     let one = found.pop();
     match one {
-        Some(one) if found.is_empty() => Ok(one),
+        Some(one) if found.is_empty() => match pattern {
+            None => Ok(one),
+            Some(pattern) => spaced(one, &pattern)
+                .ok_or_else(|| fields.error("whitespace_pattern", "is allowed only with json")),
+        },
         _ if fields.describes() => Ok(Structured::JsonObject),
         _ => Err(fields.error(
             "json",
             "exactly one of json, json_object, regex, choice and grammar must be given",
         )),
     }
+}
+
+/// JSON with white space between its tokens that the regular expression `pattern` matches. `None`
+/// for what is not JSON.
+fn spaced(form: Structured, pattern: &str) -> Option<Structured> {
+    let mut schema = match form {
+        Structured::JsonObject => json!({"type": "object"}),
+        Structured::JsonSchema(schema) => schema,
+        Structured::Regex(_) | Structured::Choice(_) | Structured::Lark(_) => return None,
+    };
+    // An option of llguidance's, which stands in the schema.
+    schema[WHITESPACE] = json!({ "whitespace_pattern": pattern });
+    Some(Structured::JsonSchema(schema))
 }

@@ -1,6 +1,6 @@
 //! Why the files of a commit are not on this node.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use hyprstream_git2db::{
     RemoteError, RepoError, checkout::CheckoutError, lfs::LfsError, store::StoreError,
@@ -32,15 +32,16 @@ pub enum FetchError {
     },
     /// No space is left for it on the node.
     #[error(
-        "the disk of the node is full: {path:?} needs {} and has {}; free space there or give it \
-         a larger disk", MiB(*needed_bytes), MiB(*available_bytes)
+        "the disk of the node is full: {path:?} needs {} and has {}; what nothing uses is deleted \
+         and the rest is in use: free space there or give it a larger disk",
+        Need(*needed_bytes), MiB(*available_bytes)
     )]
     DiskFull {
         /// Where.
         path: PathBuf,
         /// Bytes still to be written; 0 if unknown.
         needed_bytes: u64,
-        /// Bytes that may be written.
+        /// Bytes that may be written and are promised to no other fetch.
         available_bytes: u64,
     },
     /// A file of a complete checkout was removed or changed on the disk.
@@ -95,11 +96,26 @@ fn by_reason(reason: &str, error: &dyn std::error::Error) -> FetchError {
     }
 }
 
-fn disk_full(path: PathBuf) -> FetchError {
+/// The disk turned out to be full in the middle of a write.
+pub(super) fn disk_full(path: PathBuf) -> FetchError {
+    let available_bytes = rustix::fs::statvfs(&path)
+        .map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+        .unwrap_or_default();
     FetchError::DiskFull {
         path,
         needed_bytes: 0,
-        available_bytes: 0,
+        available_bytes,
+    }
+}
+
+struct Need(u64);
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("more"),
+            bytes => MiB(bytes).fmt(f),
+        }
     }
 }
 

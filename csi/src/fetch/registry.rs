@@ -7,20 +7,23 @@ use std::{
 
 use hyprstream_contract::{VolumeAttributes, manifest::ManifestFile};
 use hyprstream_git2db::{
-    CommitId, Credentials, Include, Observer, Reference, RemoteUrl,
+    CommitId, Credentials, Include, Observer, Reference, RemoteError, RemoteUrl,
     checkout::{self, FileMode},
     lfs::{self, ObjectSource},
     repo,
     store::ObjectStore,
-    tree,
+    tree::{self, EntryKind},
 };
 
-use super::{Checkout, FetchError, Progress, Source};
+use super::{Checkout, FetchError, Missing, Plan, Progress, Source, error::disk_full};
 use crate::{
-    error::Error,
+    error::{Error, is_full},
     layout::{CheckoutKey, Layout},
     metrics::Metrics,
 };
+
+/// Files take the disk in multiples of this.
+const DISK_BLOCK_BYTES: u64 = 4 << 10;
 
 /// The registry of the cluster.
 pub struct Registry {
@@ -75,79 +78,134 @@ impl Source for Registry {
         Ok(found.map(|found| ours(&found)))
     }
 
-    fn fetch(
+    fn plan(
         &self,
         key: &CheckoutKey,
         volume: &VolumeAttributes,
         progress: &Progress,
-    ) -> Result<Checkout, FetchError> {
+    ) -> Result<Plan, FetchError> {
         let url = self.remote(&volume.repository)?;
         let credentials = self.credentials()?;
-        let commit: CommitId = volume
-            .commit
-            .as_str()
-            .parse()
-            .expect("both crates mean the same by a commit");
-        let include = Include::new(&volume.include)
-            .map_err(|e| FetchError::Refused { why: e.to_string() })?;
+        let (commit, include) = content(volume)?;
         let root = self.layout.repository(key);
-        std::fs::create_dir_all(&root).map_err(|e| FetchError::Internal {
-            why: format!("{} cannot be made: {e}", root.display()),
+        std::fs::create_dir_all(&root).map_err(|e| {
+            if is_full(&e) {
+                return disk_full(root.clone());
+            }
+            FetchError::Internal {
+                why: format!("{} cannot be made: {e}", root.display()),
+            }
         })?;
         let bare = self.layout.bare(key);
-        let watch = Watch { progress };
-
         repo::init_bare(&bare)?;
-        let reference = Reference::Commit(commit.clone());
         repo::fetch_commit(
             &bare,
             &repo::Fetch {
                 url: &url,
-                reference: &reference,
+                reference: &Reference::Commit(commit.clone()),
                 commit: &commit,
                 credentials: &credentials,
                 history: repo::History::None,
             },
-            &watch,
-        )?;
-        let limits = tree::Limits::default();
-        let entries = tree::walk(&bare, &commit, &include, &limits)?;
+            &Watch { progress },
+        )
+        .map_err(|error| match error {
+            RemoteError::DiskFull { .. } => disk_full(bare.clone()),
+            other => other.into(),
+        })?;
+        let entries = tree::walk(&bare, &commit, &include, &tree::Limits::default())?;
         let pointers = tree::pointers(&entries);
-        let total: u64 = pointers.iter().map(|pointer| pointer.size).sum();
+        let blob_bytes = entries.iter().map(|entry| match &entry.kind {
+            EntryKind::Blob { size, .. } => size.next_multiple_of(DISK_BLOCK_BYTES),
+            EntryKind::Lfs { .. } | EntryKind::Symlink { .. } => 0,
+        });
+        let plan = Plan {
+            objects: Arc::new(pointers.iter().map(|p| p.oid.clone()).collect()),
+            blob_bytes: blob_bytes.sum(),
+            pointers,
+        };
         // Never 0: that would mean that it is not known.
-        progress.bytes_total.store(total.max(1), Ordering::Relaxed);
+        let total = plan.bytes().max(1);
+        progress.bytes_total.store(total, Ordering::Relaxed);
+        Ok(plan)
+    }
 
+    fn missing(&self, plan: &Plan) -> Result<Missing, FetchError> {
         let store = self.store()?;
+        let mut missing = Missing::default();
+        for pointer in &plan.pointers {
+            let present = match store.size(&pointer.oid)? {
+                Some(size) if size == pointer.size => size,
+                _ => store.part_len(pointer).min(pointer.size),
+            };
+            missing.present_bytes += present;
+            missing.needed_bytes += pointer.size - present;
+        }
+        missing.needed_bytes += plan.blob_bytes;
+        Ok(missing)
+    }
+
+    fn bring(
+        &self,
+        volume: &VolumeAttributes,
+        plan: &Plan,
+        progress: &Progress,
+    ) -> Result<(), FetchError> {
         // Invariant: a checkout holds only what the registry offers for its own repository. The
         // node's store knows no owners, and a pointer to the object of another is easily written.
         let options = lfs::Options {
             shared_store: true,
             ..lfs::Options::default()
         };
-        let client = lfs::Client::new(&url, &credentials, options)?;
-        let transfer = client.fetch(&pointers, &store, &watch)?;
+        let client = lfs::Client::new(
+            &self.remote(&volume.repository)?,
+            &self.credentials()?,
+            options,
+        )?;
+        let transfer = client.fetch(&plan.pointers, &self.store()?, &Watch { progress })?;
         self.metrics.fetched_bytes.inc_by(transfer.bytes_moved);
+        tracing::info!(
+            repository = volume.repository,
+            commit = volume.commit.as_str(),
+            objects_present = transfer.objects_present,
+            objects_fetched = transfer.objects_moved,
+            bytes_fetched = transfer.bytes_moved,
+            "objects fetched"
+        );
+        Ok(())
+    }
+
+    fn build(&self, key: &CheckoutKey, volume: &VolumeAttributes) -> Result<Checkout, FetchError> {
+        let (commit, include) = content(volume)?;
         let made = checkout::materialise(
             &checkout::Source {
-                bare: &bare,
+                bare: &self.layout.bare(key),
                 commit: &commit,
                 include: &include,
-                limits,
-                store: &store,
+                limits: tree::Limits::default(),
+                store: &self.store()?,
             },
-            &root,
+            &self.layout.repository(key),
         )?;
         tracing::info!(
             repository = volume.repository,
             commit = volume.commit.as_str(),
             files = made.files.len(),
-            objects_present = transfer.objects_present,
-            objects_fetched = transfer.objects_moved,
-            bytes_fetched = transfer.bytes_moved,
             "checkout complete"
         );
         Ok(ours(&made))
     }
+}
+
+/// The commit of a volume, and which of its files.
+fn content(volume: &VolumeAttributes) -> Result<(CommitId, Include), FetchError> {
+    let commit = volume.commit.as_str();
+    let commit = commit
+        .parse()
+        .expect("both crates mean the same by a commit");
+    let include =
+        Include::new(&volume.include).map_err(|e| FetchError::Refused { why: e.to_string() })?;
+    Ok((commit, include))
 }
 
 /// Passes the progress of files on, and the wish to end.

@@ -1,11 +1,9 @@
 //! Checkouts that were damaged on the disk.
 
-use std::sync::Arc;
+use hyprstream_git2db::store::ObjectStore;
 
-use hyprstream_git2db::{checkout, store::ObjectStore};
-
-use super::{Collector, all_checkouts, remove_if_there, store_error};
-use crate::{error::Error, fetch::FetchError};
+use super::{Collected, Collector, all_checkouts, remove_if_there, store_error};
+use crate::error::Error;
 
 impl Collector {
     /// Removes damaged checkouts that nothing uses, with the objects of a wrong size that they
@@ -14,40 +12,31 @@ impl Collector {
         let volumes = &self.volumes;
         let layout = &volumes.layout;
         let store = ObjectStore::open(&layout.store()).map_err(store_error)?;
-        let mut removed = 0;
+        let (mut removed, mut done) = (0, Collected::default());
         for key in all_checkouts(layout)? {
             let Some(found) = volumes.checkouts.open(&key)? else {
                 continue;
             };
-            if found.damaged_file().is_none() {
+            if volumes.checkouts.damage(&key, &found).is_none() {
                 continue;
             }
-            // A fetch counts on the objects that it found: none may be under way.
-            let Ok(_alone) = volumes.checkouts.collecting().try_write_owned() else {
-                break;
-            };
-            let gone = volumes.checkouts.remove_unused(&key, || {
-                if self.used_checkouts()?.contains(&key) {
-                    return Ok(false);
-                }
-                checkout::remove(&layout.repository(&key), key.name())
-                    .map(|()| true)
-                    .map_err(|e| Error::Fetch(Arc::new(FetchError::from(e))))
-            })?;
-            if gone != Some(true) {
+            if self.remove_files(&key, &mut done)?.is_none() {
                 tracing::warn!(checkout = %key, "damaged checkout is in use");
                 continue;
             }
-            for file in &found.files {
-                let Ok(oid) = file.sha256.parse() else {
-                    continue;
-                };
-                let object = store.path(&oid);
-                let size = std::fs::metadata(&object).map(|found| found.len());
-                if size.is_ok_and(|size| size != file.size_bytes) {
-                    remove_if_there(&object)?;
+            volumes.checkouts.collecting(|_| -> Result<_, Error> {
+                for file in &found.files {
+                    let Ok(oid) = file.sha256.parse() else {
+                        continue;
+                    };
+                    let object = store.path(&oid);
+                    let size = std::fs::metadata(&object).map(|found| found.len());
+                    if size.is_ok_and(|size| size != file.size_bytes) {
+                        remove_if_there(&object)?;
+                    }
                 }
-            }
+                Ok(())
+            })?;
             tracing::warn!(checkout = %key, "damaged checkout deleted");
             removed += 1;
         }

@@ -1,10 +1,14 @@
 //! Deleting what nothing on the node uses any more.
 //!
-//! What a journal entry, a mount or a call under way refers to stays. The rest goes when it has
-//! been unused for a while, or at once, the longest unused first, while the disk is too full.
+//! What a journal entry, a mount or a call under way refers to stays, and so do the objects of a
+//! fetch that somebody wants. The rest goes when it has been unused for a while, or at once, the
+//! longest unused first, while the disk is too full. No fetch keeps the objects of others.
 
 mod damage;
 mod measure;
+mod objects;
+mod room;
+mod scrub;
 
 use std::{
     collections::HashSet,
@@ -13,11 +17,13 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use hyprstream_git2db::{checkout, store::ObjectStore};
+use hyprstream_git2db::checkout;
 
+use self::objects::STRAY_AGE;
+pub use self::scrub::Scrub;
 use crate::{
     error::Error,
-    fetch::FetchError,
+    fetch::{Checkout, FetchError},
     layout::{CheckoutKey, Layout},
     volumes::Volumes,
 };
@@ -54,100 +60,104 @@ pub struct Collected {
     pub object_bytes: u64,
 }
 
+impl Collected {
+    fn log(&self) {
+        if *self != Self::default() {
+            tracing::info!(
+                checkouts = self.checkouts,
+                uppers = self.uppers,
+                objects = self.objects,
+                object_bytes = self.object_bytes,
+                "unused data deleted"
+            );
+        }
+    }
+}
+
 impl Collector {
-    /// Deletes what nothing uses and has not been used for long enough. `disk_full` says that
-    /// space is needed now: then age does not matter. Blocks.
-    pub fn collect(&self, disk_full: bool) -> Result<Collected, Error> {
+    /// Deletes what nothing uses and has not been used for long enough, or for less long while
+    /// the disk is too full. Blocks.
+    pub fn collect(&self) -> Result<Collected, Error> {
         let layout = &self.volumes.layout;
         empty_trash(layout)?;
         self.collect_damaged()?;
         let mut done = Collected::default();
-        let pressed = disk_full || self.disk_percent()? >= self.policy.disk_high_percent;
-        self.collect_checkouts(pressed, disk_full, &mut done)?;
+        let pressed = self.disk_percent()? >= self.policy.disk_high_percent;
+        self.collect_checkouts(pressed, &mut done)?;
         self.collect_layers()?;
         self.collect_uppers(&mut done)?;
         self.collect_repositories(pressed)?;
-        // With pressure the checkouts went one by one until there was space; an object that
-        // nothing links to is not worth keeping then.
-        self.collect_objects(
-            if pressed {
-                Duration::ZERO
-            } else {
-                self.policy.keep_unused
-            },
-            &mut done,
-        )?;
+        let min_age = if pressed {
+            self.policy.keep_unused.min(STRAY_AGE)
+        } else {
+            self.policy.keep_unused
+        };
+        self.collect_objects(min_age, &mut done)?;
         empty_trash(layout)?;
-        if done != Collected::default() {
-            tracing::info!(
-                checkouts = done.checkouts,
-                uppers = done.uppers,
-                objects = done.objects,
-                object_bytes = done.object_bytes,
-                "unused data deleted"
-            );
-        }
+        done.log();
         Ok(done)
     }
 
-    fn collect_checkouts(
-        &self,
-        pressed: bool,
-        disk_full: bool,
-        done: &mut Collected,
-    ) -> Result<(), Error> {
+    fn collect_checkouts(&self, pressed: bool, done: &mut Collected) -> Result<(), Error> {
         let layout = &self.volumes.layout;
-        let used = self.used_checkouts()?;
-        let mut unused: Vec<(SystemTime, CheckoutKey)> = Vec::new();
-        for key in all_checkouts(layout)? {
-            if !used.contains(&key) {
-                unused.push((modified(&layout.last_use(&key)), key));
-            }
-        }
-        unused.sort();
-        for (last_use, key) in unused {
-            let old = age(last_use) >= self.policy.keep_unused;
+        for (key, _) in self.unused_checkouts()? {
+            let old = age(modified(&layout.last_use(&key))) >= self.policy.keep_unused;
             if !old && !pressed {
                 continue;
             }
-            // The files of a checkout are freed only with their objects. So that the watermark
-            // is judged by what is really free, each one goes with its objects.
-            if !old && !disk_full && self.disk_percent()? <= self.policy.disk_low_percent {
+            if !old && self.disk_percent()? <= self.policy.disk_low_percent {
                 break;
             }
-            let removed = self.volumes.checkouts.remove_unused(&key, || {
-                // A volume may have come since the list was made.
-                if self.used_checkouts()?.contains(&key) {
-                    return Ok(false);
-                }
-                checkout::remove(&layout.repository(&key), key.name())
-                    .map(|()| true)
-                    .map_err(|e| Error::Fetch(Arc::new(FetchError::from(e))))
-            })?;
-            if removed == Some(true) {
-                tracing::info!(checkout = %key, "unused checkout deleted");
-                remove_if_there(&layout.last_use(&key))?;
-                done.checkouts += 1;
-                if !old {
-                    self.collect_objects(Duration::ZERO, done)?;
-                }
-            }
+            self.remove_checkout(&key, done)?;
         }
         Ok(())
     }
 
-    /// Deletes objects that no checkout links to, unless a fetch is under way: that counts on the
-    /// objects that it found.
-    fn collect_objects(&self, min_age: Duration, done: &mut Collected) -> Result<(), Error> {
-        let Ok(_alone) = self.volumes.checkouts.collecting().try_write_owned() else {
-            return Ok(());
+    /// Deletes a checkout that nothing uses, with the objects that only it linked to: only with
+    /// these its space is free.
+    fn remove_checkout(&self, key: &CheckoutKey, done: &mut Collected) -> Result<(), Error> {
+        match self.remove_files(key, done)? {
+            Some(found) => self.drop_objects(&found.files, done),
+            None => Ok(()),
+        }
+    }
+
+    /// Deletes the files of a checkout that nothing uses, and its marks. Returns what it was;
+    /// `None` if it stays.
+    fn remove_files(
+        &self,
+        key: &CheckoutKey,
+        done: &mut Collected,
+    ) -> Result<Option<Checkout>, Error> {
+        let layout = &self.volumes.layout;
+        let Some(found) = self.volumes.checkouts.open(key)? else {
+            return Ok(None);
         };
-        let store = ObjectStore::open(&self.volumes.layout.store()).map_err(store_error)?;
-        let collected = store.gc(&HashSet::new(), min_age).map_err(store_error)?;
-        done.objects += collected.files;
-        done.object_bytes += collected.bytes;
-        self.volumes.metrics.collected_bytes.inc_by(collected.bytes);
-        Ok(())
+        let removed = self
+            .volumes
+            .checkouts
+            .remove_unused(key, || -> Result<_, Error> {
+                // A volume may have come since somebody looked.
+                if self.used_checkouts()?.contains(key) {
+                    return Ok(false);
+                }
+                // No volume can be staged meanwhile: the files are only moved away here.
+                to_trash(layout, &found.path)?;
+                if let Err(error) = checkout::remove(&layout.repository(key), key.name()) {
+                    // On a full disk, say. A mark of a checkout that is not there means nothing.
+                    tracing::debug!(checkout = %key, %error, "mark of a checkout stays");
+                }
+                Ok(true)
+            })?;
+        if removed != Some(true) {
+            return Ok(None);
+        }
+        tracing::info!(checkout = %key, "unused checkout deleted");
+        done.checkouts += 1;
+        remove_if_there(&layout.last_use(key))?;
+        remove_if_there(&layout.damage_mark(key))?;
+        empty_trash(layout)?;
+        Ok(Some(found))
     }
 
     /// The checkouts that a journal entry or a mount refers to.
@@ -238,9 +248,6 @@ impl Collector {
     }
 
     fn collect_repositories(&self, pressed: bool) -> Result<(), Error> {
-        let Ok(_alone) = self.volumes.checkouts.collecting().try_write_owned() else {
-            return Ok(());
-        };
         let layout = &self.volumes.layout;
         let with_checkouts: HashSet<PathBuf> = all_checkouts(layout)?
             .iter()
@@ -248,10 +255,13 @@ impl Collector {
             .collect();
         for folder in children(&layout.repositories())? {
             let unused_since = modified(&folder.join("checkouts")).max(modified(&folder));
-            if !with_checkouts.contains(&folder)
-                && (pressed || age(unused_since) >= self.policy.keep_unused)
-            {
-                to_trash(layout, &folder)?;
+            let old = age(unused_since) >= self.policy.keep_unused;
+            let Some(name) = folder.file_name().and_then(|name| name.to_str()) else {
+                continue;
+            };
+            if !with_checkouts.contains(&folder) && (pressed || old) {
+                let checkouts = &self.volumes.checkouts;
+                checkouts.remove_unused_repository(name, || to_trash(layout, &folder))?;
             }
         }
         Ok(())
@@ -295,12 +305,19 @@ pub(crate) fn to_trash(layout: &Layout, folder: &Path) -> Result<(), Error> {
         .unwrap_or_default()
         .as_nanos();
     let place = layout.trash().join(format!("{name}.{now}"));
-    std::fs::rename(folder, &place).map_err(|e| Error::io("move to the trash", folder, e))
+    match std::fs::rename(folder, &place) {
+        // Two collections met.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(|e| Error::io("move to the trash", folder, e)),
+    }
 }
 
 fn empty_trash(layout: &Layout) -> Result<(), Error> {
     for path in children(&layout.trash())? {
-        std::fs::remove_dir_all(&path).map_err(|e| Error::io("delete", &path, e))?;
+        match std::fs::remove_dir_all(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            other => other.map_err(|e| Error::io("delete", &path, e))?,
+        }
     }
     Ok(())
 }

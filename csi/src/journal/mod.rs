@@ -5,14 +5,14 @@
 //! either an entry whose mounts are repeated or undone, or nothing.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use hyprstream_contract::{VolumeAttributes, volume::VolumeMode};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -90,6 +90,8 @@ impl Entry {
 pub struct Journal {
     folder: PathBuf,
     entries: RwLock<BTreeMap<String, Entry>>,
+    /// Handles whose entry on the disk tells of more than there is.
+    late: Mutex<BTreeSet<String>>,
 }
 
 impl Journal {
@@ -128,6 +130,7 @@ impl Journal {
         Ok(Self {
             folder,
             entries: RwLock::new(entries),
+            late: Mutex::default(),
         })
     }
 
@@ -143,15 +146,43 @@ impl Journal {
 
     /// Writes an entry and stamps it with the present time. It is on disk when this returns.
     pub fn put(&self, mut entry: Entry) -> Result<(), Error> {
-        entry.written_seconds = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs();
+        entry.written_seconds = now_seconds();
         let text = serde_json::to_vec_pretty(&entry).expect("an entry is JSON");
         // One call at a time works on a volume, so the name of the new file is free.
         write_durably(&self.path(&entry.handle), &text)?;
+        self.late.lock().remove(&entry.handle);
         self.entries.write().insert(entry.handle.clone(), entry);
         Ok(())
+    }
+
+    /// As [`Self::put`], for an entry that tells of less than before: something was unmounted.
+    /// A full disk is no failure. What the disk then tells of too much is not mounted, so that a
+    /// restart takes it out, as it does after a kill between unmounting and writing.
+    pub fn lessen(&self, entry: Entry) -> Result<(), Error> {
+        match self.put(entry.clone()) {
+            Err(error) if error.needs_room() => {
+                tracing::warn!(volume = entry.handle, %error, "journal entry is written later");
+                self.late.lock().insert(entry.handle.clone());
+                let written_seconds = now_seconds();
+                let entry = Entry {
+                    written_seconds,
+                    ..entry
+                };
+                self.entries.write().insert(entry.handle.clone(), entry);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Writes what a full disk kept from being written, if it is no longer full.
+    pub fn write_late(&self) {
+        let late: Vec<String> = self.late.lock().iter().cloned().collect();
+        for entry in late.iter().filter_map(|handle| self.get(handle)) {
+            if let Err(error) = self.put(entry) {
+                tracing::debug!(%error, "journal entry is still not written");
+            }
+        }
     }
 
     /// Removes the entry of a volume, if there is one.
@@ -164,6 +195,7 @@ impl Journal {
             _ => {}
         }
         sync_folder(&self.folder).map_err(|e| Error::io("sync", &self.folder, e))?;
+        self.late.lock().remove(handle);
         self.entries.write().remove(handle);
         Ok(())
     }
@@ -171,6 +203,13 @@ impl Journal {
     fn path(&self, handle: &str) -> PathBuf {
         self.folder.join(format!("{}.json", handle_hash(handle)))
     }
+}
+
+fn now_seconds() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
 }
 
 /// Replaces the file at `path`; readers and crashes see the old content or the new.
@@ -255,5 +294,32 @@ mod tests {
         std::fs::write(&half, b"{\"handle\": \"a").unwrap();
         assert_eq!(Journal::open(&layout).unwrap().all().len(), 1);
         assert!(!half.exists());
+    }
+
+    #[test]
+    fn an_entry_that_tells_of_less_is_written_when_the_disk_is_no_longer_full() {
+        let (_folder, layout) = layout();
+        let journal = Journal::open(&layout).unwrap();
+        journal.put(entry("a")).unwrap();
+        let fill = || {
+            let new = layout.journal().join(format!("{}.new", handle_hash("a")));
+            std::os::unix::fs::symlink("/dev/full", new).unwrap();
+        };
+        let less = Entry {
+            targets: BTreeMap::new(),
+            ..entry("a")
+        };
+        fill();
+        assert!(journal.put(less.clone()).unwrap_err().needs_room());
+        fill();
+        journal.lessen(less).unwrap();
+        assert_eq!(journal.get("a").unwrap().targets, BTreeMap::new());
+        let on_disk = || Journal::open(&layout).unwrap().get("a").unwrap().targets;
+        assert_eq!(on_disk(), entry("a").targets);
+        fill();
+        journal.write_late();
+        assert_eq!(on_disk(), entry("a").targets);
+        journal.write_late();
+        assert_eq!(on_disk(), BTreeMap::new());
     }
 }

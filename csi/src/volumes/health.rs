@@ -82,10 +82,9 @@ impl Volumes {
                 path: "/".to_owned(),
             });
         };
-        let damaged = checkout.damaged_file();
-        Ok(damaged.map_or(Health::Good, |file| Health::FilesDamaged {
-            path: file.path.clone(),
-        }))
+        let key = CheckoutKey::of(&entry.volume()?)?;
+        let damage = self.checkouts.damage(&key, &checkout);
+        Ok(damage.map_or(Health::Good, |path| Health::FilesDamaged { path }))
     }
 
     /// How much the volume at `path` holds. Blocks.

@@ -9,7 +9,9 @@ use std::{
 use super::{Guard, Publish, Volumes, blocking, stage::create_folder};
 use crate::{
     error::Error,
+    fetch::FetchError,
     journal::{Entry, Target},
+    layout::CheckoutKey,
 };
 
 impl Volumes {
@@ -31,6 +33,10 @@ impl Volumes {
             return Err(not_staged());
         }
         let staged = self.our_mount(&publish.staging)?.ok_or_else(not_staged)?;
+
+        if self.our_mount(&publish.target)?.is_none() {
+            self.refuse_damaged(&entry)?;
+        }
 
         let target = Target {
             read_only: publish.read_only,
@@ -73,6 +79,18 @@ impl Volumes {
         }
         tracing::info!(volume = handle, target = %publish.target.display(), "volume published");
         Ok(())
+    }
+
+    /// No further pod gets damaged files.
+    fn refuse_damaged(&self, entry: &Entry) -> Result<(), Error> {
+        let key = CheckoutKey::of(&entry.volume()?)?;
+        let Some(checkout) = self.checkouts.open(&key)? else {
+            return Ok(());
+        };
+        match self.checkouts.damage(&key, &checkout) {
+            Some(path) => Err(Error::Fetch(Arc::new(FetchError::Damaged { path }))),
+            None => Ok(()),
+        }
     }
 
     fn bind(&self, publish: &Publish) -> Result<(), Error> {
@@ -127,7 +145,7 @@ impl Volumes {
             if entry.staging.is_none() && entry.targets.is_empty() && !self.has_upper(handle) {
                 self.journal.remove(handle)?;
             } else {
-                self.journal.put(entry)?;
+                self.journal.lessen(entry)?;
             }
             tracing::info!(volume = handle, target = %target.display(), "volume unpublished");
         }

@@ -40,6 +40,7 @@ impl Volumes {
                 tracing::warn!(volume = entry.handle, %error, "volume could not be reconciled");
             }
         }
+        self.journal.write_late();
         self.unmount_unknown(&mut done)?;
         let staged = self
             .journal
@@ -90,7 +91,7 @@ impl Volumes {
             done.forgotten += 1;
             return self.journal.remove(&entry.handle);
         }
-        self.journal.put(kept)
+        self.journal.lessen(kept)
     }
 
     /// Unmounts our mounts below the kubelet's folder that neither journal nor kubelet know.

@@ -33,7 +33,7 @@ impl Volumes {
         let result = self.stage_in_time(stage).await;
         timer.observe_duration();
         match &result {
-            Err(error) if error.is_disk_full() => self.disk_full.notify_one(),
+            Err(error) if error.needs_room() => self.disk_full.notify_one(),
             Err(Error::Fetch(error)) if matches!(**error, FetchError::Damaged { .. }) => {
                 self.damaged.notify_one();
             }
@@ -214,13 +214,16 @@ impl Volumes {
         let Some(mut entry) = entry else {
             return Ok(());
         };
-        if let Some((key, _)) = entry.lowers() {
-            self.checkouts.touch(&key)?;
+        // Nothing on the way down may need space: a full disk must not keep pods from ending.
+        if let Some((key, _)) = entry.lowers()
+            && let Err(error) = self.checkouts.touch(&key)
+        {
+            tracing::warn!(%error, "the use of a checkout could not be noted");
         }
         if writable || !targets.is_empty() {
             entry.staging = None;
             entry.targets = targets;
-            self.journal.put(entry)?;
+            self.journal.lessen(entry)?;
         } else {
             self.journal.remove(handle)?;
         }

@@ -13,7 +13,7 @@ use tonic::Code;
 use super::{Health, Locks, Publish, Reconciled, Stage, Volumes};
 use crate::{
     error::Error,
-    fetch::{Checkout, Checkouts, FetchError, Progress, Source},
+    fetch::{Checkout, Checkouts, FetchError, Missing, Plan, Progress, Source},
     journal::Journal,
     layout::{CheckoutKey, Layout},
     metrics::Metrics,
@@ -36,12 +36,24 @@ impl Source for OneFile {
         }))
     }
 
-    fn fetch(
+    fn plan(
         &self,
-        key: &CheckoutKey,
+        _: &CheckoutKey,
         _: &VolumeAttributes,
         _: &Progress,
-    ) -> Result<Checkout, FetchError> {
+    ) -> Result<Plan, FetchError> {
+        Ok(Plan::default())
+    }
+
+    fn missing(&self, _: &Plan) -> Result<Missing, FetchError> {
+        Ok(Missing::default())
+    }
+
+    fn bring(&self, _: &VolumeAttributes, _: &Plan, _: &Progress) -> Result<(), FetchError> {
+        Ok(())
+    }
+
+    fn build(&self, key: &CheckoutKey, _: &VolumeAttributes) -> Result<Checkout, FetchError> {
         std::fs::create_dir_all(self.0.checkout(key)).unwrap();
         std::fs::write(self.0.checkout(key).join("config.json"), "{}").unwrap();
         Ok(self.open(key)?.unwrap())

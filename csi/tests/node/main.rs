@@ -2,7 +2,9 @@
 
 #![allow(clippy::float_cmp, clippy::panic, clippy::unwrap_used)]
 
+mod full;
 mod life;
+mod rot;
 mod sharing;
 #[path = "../support/mod.rs"]
 mod support;
@@ -86,6 +88,48 @@ fn mount_tmpfs(folder: &Path, size: &str) {
         .arg(folder)
         .status();
     assert!(status.unwrap().success());
+}
+
+/// A small ext4 of its own for `folder`, on which every block counts. `false` where this machine
+/// cannot mount one. It goes with the mounts of the test.
+fn mount_ext4(node: &Node, folder: &Path, mib: u64) -> bool {
+    std::fs::create_dir_all(folder).unwrap();
+    let image = node.path("disk.img");
+    std::fs::File::create(&image)
+        .unwrap()
+        .set_len(mib << 20)
+        .unwrap();
+    let done = |command: &mut std::process::Command| command.status().is_ok_and(|s| s.success());
+    let made = done(
+        std::process::Command::new("mkfs.ext4")
+            .args(["-q", "-m", "0", "-b", "4096", "-O", "^has_journal"])
+            .arg(&image),
+    ) && done(
+        std::process::Command::new("mount")
+            .args(["-o", "loop"])
+            .arg(&image)
+            .arg(folder),
+    );
+    if !made {
+        eprintln!("SKIPPED: no ext4 can be mounted here");
+    }
+    made
+}
+
+/// Fills the disk of `folder` but for so many blocks of 4 KiB; undone by removing the file.
+fn fill(folder: &Path, free_blocks: u64) -> PathBuf {
+    use std::io::Write;
+    let path = folder.join("fill");
+    let mut file = std::fs::File::create(&path).unwrap();
+    for size in [1 << 20, 4096] {
+        let piece = vec![1; size];
+        while file.write_all(&piece).is_ok() {}
+    }
+    let blocks = file.metadata().unwrap().len() / 4096;
+    file.set_len(blocks.saturating_sub(free_blocks) * 4096)
+        .unwrap();
+    file.sync_all().unwrap();
+    path
 }
 
 /// Stages as the kubelet does, which tries again after every failure.

@@ -1,7 +1,7 @@
 //! A registry: `git http-backend` and LFS from memory, behind a token.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -29,6 +29,10 @@ pub struct Registry {
     down: Arc<AtomicBool>,
     /// Object downloads wait while it is locked.
     pub gate: Arc<Mutex<()>>,
+    /// Objects whose downloads break off after half of the bytes and then get no further.
+    halved: Arc<Mutex<HashSet<String>>>,
+    /// Objects whose downloads wait.
+    held: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Registry {
@@ -43,6 +47,9 @@ impl Registry {
         let root = work.dir.path().to_owned();
         let (shared, is_down, waits) = (objects.clone(), down.clone(), gate.clone());
         let nothing = Mutex::default();
+        let halved = Arc::new(Mutex::new(HashSet::new()));
+        let held = Arc::new(Mutex::new(HashSet::new()));
+        let (halves, holds) = (halved.clone(), held.clone());
         let expected = basic("x-access-token", TOKEN);
         let server = Server::start(move |request| {
             if is_down.load(Ordering::SeqCst) {
@@ -50,7 +57,23 @@ impl Registry {
             }
             if request.path.starts_with("/obj/") {
                 let _open = waits.lock().unwrap_or_else(|e| e.into_inner());
-                return answer(request, &shared);
+                let oid = request.path.trim_start_matches("/obj/").to_owned();
+                for _ in 0..3000 {
+                    if !holds.lock().unwrap().contains(&oid) {
+                        break;
+                    }
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                }
+                let mut response = answer(request, &shared);
+                if halves.lock().unwrap().contains(&oid) {
+                    response.declared = Some(response.body.len());
+                    let half = match request.header("range") {
+                        None => response.body.len() / 2,
+                        Some(_) => 0,
+                    };
+                    response.body.truncate(half);
+                }
+                return response;
             }
             if request.header("authorization") != Some(&expected) {
                 return Response::new(401).header("WWW-Authenticate", "Basic realm=\"git\"");
@@ -77,6 +100,8 @@ impl Registry {
             objects,
             down,
             gate,
+            halved,
+            held,
         }
     }
 
@@ -126,6 +151,21 @@ impl Registry {
             .insert(Digest::of(content).to_string(), content.to_vec());
     }
 
+    /// Lets downloads of an object break off halfway for good, or no longer.
+    pub fn halve(&self, content: &[u8], halve: bool) {
+        change(&self.halved, content, halve);
+    }
+
+    /// Lets downloads of an object wait, or no longer.
+    pub fn hold(&self, content: &[u8], hold: bool) {
+        change(&self.held, content, hold);
+    }
+
+    /// Whether somebody has begun to download the object.
+    pub fn is_asked_for(&self, content: &[u8]) -> bool {
+        self.downloads().contains(&Digest::of(content).to_string())
+    }
+
     pub fn set_down(&self, down: bool) {
         self.down.store(down, Ordering::SeqCst);
     }
@@ -159,5 +199,15 @@ impl Registry {
             mode,
         };
         volume.to_map()
+    }
+}
+
+fn change(set: &Mutex<HashSet<String>>, content: &[u8], insert: bool) {
+    let oid = Digest::of(content).to_string();
+    let mut set = set.lock().unwrap();
+    if insert {
+        set.insert(oid);
+    } else {
+        set.remove(&oid);
     }
 }

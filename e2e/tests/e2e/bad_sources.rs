@@ -41,6 +41,7 @@ impl Upstream {
     fn secret(&self, password: &str) -> Result<()> {
         self.cluster.apply(&format!(
             "apiVersion: v1\nkind: Secret\nmetadata: {{name: upstream, namespace: {}}}\n\
+             type: kubernetes.io/basic-auth\n\
              stringData: {{username: e2e, password: {password:?}}}\n",
             self.namespace.name
         ))
@@ -145,6 +146,44 @@ fn s04_an_unreachable_host_a_missing_repository_and_a_missing_branch_have_their_
 }
 
 #[test]
+fn s04_an_upstream_is_served_without_a_ref_and_with_only_a_commit() -> Result<()> {
+    let (upstream, _repository) = Upstream::new("defaults")?;
+    upstream.secret(&upstream.cluster.registry_token)?;
+    let spec = private_spec(&upstream.url);
+    let spec_with = |reference: &str| spec.replace("ref: {branch: main}, ", reference);
+    let default = upstream.namespace.apply_model("default", &spec_with(""))?;
+    let pinned = format!("ref: {{commit: {}}}, ", upstream.commit);
+    let pinned = upstream
+        .namespace
+        .apply_model("pinned", &spec_with(&pinned))?;
+    default.wait_ready_on(&upstream.commit, PATIENCE)?;
+    pinned.wait_ready_on(&upstream.commit, PATIENCE)
+}
+
+#[test]
+fn s04_weights_whose_path_has_a_space_come_from_git_lfs() -> Result<()> {
+    let cluster = Cluster::from_env()?;
+    let namespace = cluster.namespace("space")?;
+    let repository = Repository::new(&cluster, &namespace.name, "tiny")?;
+    let tiny = TinyModel::new(1);
+    tiny.write(&repository)?;
+    // As git-lfs writes the pattern: `my[[:space:]]weights.safetensors`.
+    repository.write(".gitattributes", b"")?;
+    repository.git(&["lfs", "track", "my weights.safetensors"])?;
+    repository.write("my weights.safetensors", &tiny.weights()?)?;
+    std::fs::remove_file(repository.path().join("model.safetensors"))?;
+    repository.write(
+        "model.safetensors.index.json",
+        tiny.index("my weights.safetensors")?.as_bytes(),
+    )?;
+    let commit = repository.publish("a path with a space")?;
+    let pointer = repository.git(&["cat-file", "-p", "HEAD:my weights.safetensors"])?;
+    assert!(pointer.starts_with("version https://git-lfs"), "{pointer}");
+    let model = namespace.apply_model("tiny", &tiny_spec(&repository.url, ""))?;
+    model.wait_ready_on(&commit, PATIENCE)
+}
+
+#[test]
 fn s04_an_invalid_spec_is_refused_by_kubectl_apply() -> Result<()> {
     let cluster = Cluster::from_env()?;
     let namespace = cluster.namespace("invalid")?;
@@ -165,6 +204,14 @@ fn s04_an_invalid_spec_is_refused_by_kubectl_apply() -> Result<()> {
         (
             "  source: {url: \"https://example.org/m\", interval: soon}\n",
             "interval",
+        ),
+        (
+            "  source: {url: \"https://example.org/m\"}\n  rollout: {maxSurge: 3000000000}\n",
+            "maxSurge",
+        ),
+        (
+            "  source: {url: \"hyprstream://invalid/m\", secretRef: {name: a}}\n",
+            "secretRef",
         ),
     ] {
         let output = cluster.try_apply(&namespace.manifest("invalid", spec))?;

@@ -72,6 +72,22 @@ fn s05_the_gateway_may_die_and_only_its_requests_with_it() -> Result<()> {
 }
 
 #[test]
+fn s05_a_storm_of_kills_costs_only_what_the_killed_held() -> Result<()> {
+    let tiny = Tiny::serve_with("storm", "  replicas: 2\n")?;
+    wait_until(PATIENCE, || {
+        Ok((tiny.model.get()?["status"]["readyReplicas"] == 2).then_some(()))
+    })?;
+    // It fails when a request is lost that no killed gateway or worker held.
+    let said = tiny
+        .cluster
+        .xtask(&["chaos", "storm", "--model", &tiny.model.id()])?;
+    println!("{said}");
+    assert!(said.contains("whole answers"), "{said}");
+    tiny.cluster.wait_whole(PATIENCE)?;
+    tiny.cluster.wait_registry(PATIENCE)
+}
+
+#[test]
 fn s05_a_worker_may_die_and_only_its_requests_with_it() -> Result<()> {
     let tiny = Tiny::serve_with("kill-worker", "  replicas: 2\n")?;
     wait_until(PATIENCE, || {

@@ -6,6 +6,7 @@ mod bad_commits;
 mod bad_sources;
 mod disks;
 mod kills;
+mod last_good;
 mod lifecycle;
 mod node_loss;
 mod rollout;

@@ -23,6 +23,12 @@ const DRAINING_PAUSE: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause after a failed connect.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long a worker is avoided after its first bad answer; doubled by each that follows.
+const FIRST_AVOIDANCE: Duration = Duration::from_millis(100);
+/// Longest time that a worker is avoided.
+const LONGEST_AVOIDANCE: Duration = Duration::from_secs(30);
+/// How long one that turned a request down is avoided, since it has no room.
+const BUSY_AVOIDANCE: Duration = Duration::from_secs(1);
 
 /// A worker's address and what the gateway learned of it. Lives as long as the table names it or
 /// a request is on it.
@@ -35,12 +41,46 @@ pub struct Endpoint {
     idle: pool::Pool,
 }
 
+/// How fit a worker is for a request. The better is the smaller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// Nothing speaks against it.
+    Fit,
+    /// It can be reached, but answered badly or has no room: it is asked only if no other is fit,
+    /// however little it has to do. One that fails fast has the least to do of all.
+    Avoided,
+    /// It cannot be reached or drains.
+    Unfit,
+}
+
 #[derive(Debug, Default)]
 struct Fitness {
     failures: u32,
     drains: bool,
     failed_at: Option<Instant>,
     unfit_until: Option<Instant>,
+    answers: Answers,
+}
+
+/// What a worker's answers say of it.
+#[derive(Debug, Default)]
+struct Answers {
+    /// Bad ones since the last good one.
+    bad: u32,
+    bad_at: Option<Instant>,
+    avoided_until: Option<Instant>,
+}
+
+impl Answers {
+    fn avoid(&mut self, until: Instant) {
+        self.avoided_until = self.avoided_until.max(Some(until));
+    }
+}
+
+/// How long a worker is avoided after so many bad answers in a row.
+fn avoidance(bad: u32) -> Duration {
+    let doublings = bad.saturating_sub(1).min(16);
+    (FIRST_AVOIDANCE * 2_u32.pow(doublings)).min(LONGEST_AVOIDANCE)
 }
 
 impl Endpoint {
@@ -78,9 +118,25 @@ impl Endpoint {
         }
     }
 
+    /// Whether a request may be sent to it, and whether it should.
+    pub fn standing(&self, now: Instant) -> Standing {
+        let fitness = self.fitness.lock();
+        if fitness.unfit_until.is_some_and(|until| until > now) {
+            Standing::Unfit
+        } else if fitness
+            .answers
+            .avoided_until
+            .is_some_and(|until| until > now)
+        {
+            Standing::Avoided
+        } else {
+            Standing::Fit
+        }
+    }
+
     /// Whether a request may be sent to it.
     pub fn is_fit(&self, now: Instant) -> bool {
-        self.unfit_until().is_none_or(|until| until <= now)
+        self.standing(now) != Standing::Unfit
     }
 
     /// Until when it should be left alone, if at all.
@@ -95,21 +151,50 @@ impl Endpoint {
         if fitness.failures > 0 {
             fitness.unfit_until = Some(now + LONGEST_PAUSE);
         }
+        let bad = fitness.answers.bad;
+        if bad > 0 {
+            fitness
+                .answers
+                .avoid(now + avoidance(bad.saturating_add(1)));
+        }
     }
 
-    /// It answered: earlier failures count no more.
+    /// It answered well: earlier failures count no more.
     pub fn succeeded(&self) {
         let mut fitness = self.fitness.lock();
-        if fitness.failures > 0 {
+        if fitness.failures > 0 || fitness.answers.avoided_until.is_some() {
             *fitness = Fitness::default();
         }
+    }
+
+    /// It failed on a request that was sent then: with a status of 500 or above, by breaking off
+    /// or by silence. It is avoided for a time that doubles with each failure in a row, and then
+    /// tried with a single request. Requests that were sent before the last failure tell nothing
+    /// new.
+    pub fn answered_badly(&self, sent: Instant, now: Instant) {
+        let answers = &mut self.fitness.lock().answers;
+        if answers.bad_at.is_some_and(|last| sent < last) {
+            return;
+        }
+        answers.bad = answers.bad.saturating_add(1);
+        answers.bad_at = Some(now);
+        answers.avoided_until = Some(now + avoidance(answers.bad));
+    }
+
+    /// It turned a request down, since it has no room for more.
+    pub fn is_busy(&self, now: Instant) {
+        self.fitness.lock().answers.avoid(now + BUSY_AVOIDANCE);
     }
 
     /// A connection to it was made: that it could not be reached before counts no more.
     fn connected(&self) {
         let mut fitness = self.fitness.lock();
         if fitness.failures > 0 && !fitness.drains {
-            *fitness = Fitness::default();
+            let answers = std::mem::take(&mut fitness.answers);
+            *fitness = Fitness {
+                answers,
+                ..Fitness::default()
+            };
         }
     }
 
@@ -198,6 +283,39 @@ mod tests {
         assert!(endpoint.is_fit(later + LONGEST_PAUSE));
         endpoint.succeeded();
         assert!(endpoint.is_fit(now));
+    }
+
+    #[test]
+    fn bad_answers_make_a_worker_the_last_choice_until_a_good_one() {
+        let endpoint = Endpoint::new(([127, 0, 0, 1], 1).into());
+        let mut now = Instant::now();
+        for bad in 1..=20 {
+            endpoint.answered_badly(now, now);
+            assert_eq!(endpoint.standing(now), Standing::Avoided);
+            now += avoidance(bad);
+            assert_eq!(endpoint.standing(now), Standing::Fit, "one may try");
+            endpoint.tried(now);
+            assert_eq!(endpoint.standing(now), Standing::Avoided, "and only one");
+        }
+        assert_eq!(avoidance(20), LONGEST_AVOIDANCE);
+        endpoint.succeeded();
+        assert_eq!(endpoint.standing(now), Standing::Fit);
+        endpoint.tried(now);
+        assert_eq!(endpoint.standing(now), Standing::Fit);
+    }
+
+    #[test]
+    fn failures_of_requests_sent_together_count_once() {
+        let endpoint = Endpoint::new(([127, 0, 0, 1], 1).into());
+        let sent = Instant::now();
+        let now = sent + Duration::from_secs(1);
+        for _ in 0..100 {
+            endpoint.answered_badly(sent, now);
+        }
+        assert_eq!(endpoint.standing(now + FIRST_AVOIDANCE), Standing::Fit);
+        endpoint.is_busy(now);
+        assert_eq!(endpoint.standing(now + FIRST_AVOIDANCE), Standing::Avoided);
+        assert_eq!(endpoint.standing(now + BUSY_AVOIDANCE), Standing::Fit);
     }
 
     #[test]

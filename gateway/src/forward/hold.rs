@@ -5,16 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{
-    sync::{OwnedSemaphorePermit, watch},
-    time::sleep_until,
-};
+use tokio::{sync::watch, time::sleep_until};
 
 use super::State;
 use crate::{
     GatewayError,
+    budget::Share,
     endpoint::Endpoint,
-    table::{ModelEntry, Table},
+    table::{Availability, ModelEntry, Refusal, Table},
 };
 
 /// Longest time between looks at workers that failed.
@@ -29,7 +27,7 @@ pub(super) struct Hold<'a> {
 struct Waiting<'a> {
     state: &'a State,
     since: Instant,
-    _slot: OwnedSemaphorePermit,
+    _place: Share,
 }
 
 impl<'a> Hold<'a> {
@@ -56,10 +54,10 @@ impl<'a> Hold<'a> {
     }
 
     /// Returns when it is worth looking again: another table, or a worker that is worth another
-    /// try.
+    /// try. A gateway that shuts down lets requests wait on until it is about to cut them off.
     ///
     /// # Errors
-    /// The time is up, too many requests wait, or the gateway shuts down.
+    /// No worker will come, the time is up, too many requests wait, or the gateway ends.
     pub(super) async fn wait(
         &mut self,
         tables: &mut watch::Receiver<Arc<Table>>,
@@ -67,10 +65,23 @@ impl<'a> Hold<'a> {
         excluded: &[Arc<Endpoint>],
         id: impl FnOnce() -> String,
     ) -> Result<(), GatewayError> {
-        let limit = self.state.config.hold_timeout;
+        let config = &self.state.config;
+        let unavailable = |id: String, why: Refusal| GatewayError::Unavailable {
+            model: id,
+            reason: why.reason,
+            message: why.message,
+        };
+        let (limit, doubt) = match entry.availability() {
+            Availability::Expected => (config.hold_timeout, None),
+            Availability::Doubtful(why) => (
+                config.hold_timeout.min(config.doubtful_hold_timeout),
+                Some(why),
+            ),
+            Availability::Refused(why) => return Err(unavailable(id(), why)),
+        };
         let waiting = match &mut self.waiting {
             Some(waiting) => waiting,
-            none => none.insert(Waiting::new(self.state)?),
+            none => none.insert(Waiting::new(self.state, entry)?),
         };
         let deadline = waiting.since + limit;
         // A worker that failed is fit again at once when somebody else's request reaches it.
@@ -80,13 +91,16 @@ impl<'a> Hold<'a> {
             .map_or(deadline, |fit| fit.min(look_again()));
         tokio::select! {
             biased;
-            () = self.state.shutdown.cancelled() => return Err(GatewayError::ShuttingDown),
+            () = self.state.last_call.cancelled() => return Err(GatewayError::ShuttingDown),
             // A closed channel means that nobody watches the cluster any more.
             changed = tables.changed() => return changed.map_err(|_| GatewayError::ShuttingDown),
             () = sleep_until(retry.min(deadline).into()) => {}
         }
         if Instant::now() < deadline {
             return Ok(());
+        }
+        if let Some(why) = doubt {
+            return Err(unavailable(id(), why));
         }
         Err(GatewayError::HoldTimeout {
             model: id(),
@@ -98,15 +112,13 @@ impl<'a> Hold<'a> {
 }
 
 impl<'a> Waiting<'a> {
-    fn new(state: &'a State) -> Result<Self, GatewayError> {
-        let slot = Arc::clone(&state.held)
-            .try_acquire_owned()
-            .map_err(|_| GatewayError::TooManyHeld)?;
+    fn new(state: &'a State, entry: &ModelEntry) -> Result<Self, GatewayError> {
+        let place = state.hold(&entry.facts.key)?;
         state.metrics.held.inc();
         Ok(Self {
             state,
             since: Instant::now(),
-            _slot: slot,
+            _place: place,
         })
     }
 }

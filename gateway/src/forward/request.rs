@@ -1,6 +1,6 @@
 //! The request's body, and the one thing in it that the gateway looks at.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, time::Duration};
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
@@ -8,24 +8,15 @@ use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use hyprstream_contract::ModelRef;
 use serde::Deserialize;
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, timeout, timeout_at},
-};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::State;
+use super::{State, state::Claims};
 use crate::GatewayError;
 
 /// How long and how much of a body that is too large is still read, so that the client gets to
 /// read the answer instead of a reset connection.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 64 << 20;
-
-/// A body in memory and its share of the memory set aside for bodies.
-pub(super) struct Buffered {
-    pub(super) bytes: Bytes,
-    _share: Option<OwnedSemaphorePermit>,
-}
 
 /// Refuses what can be refused before the body is read. A client that waits for "100 Continue"
 /// then does not send it.
@@ -55,14 +46,17 @@ pub(super) fn check_head(headers: &HeaderMap, limit_bytes: usize) -> Result<(), 
     Ok(())
 }
 
-/// Reads a body within the limits of size, time and memory.
-pub(super) async fn read(mut body: Body, state: &State) -> Result<Buffered, GatewayError> {
+/// Reads a body within the limits of size, time and memory; `claims` grow by what it takes.
+pub(super) async fn read(
+    mut body: Body,
+    state: &State,
+    claims: &mut Claims,
+) -> Result<Bytes, GatewayError> {
     let limit_bytes = state.config.max_body_bytes;
     let limit_time = state.config.body_timeout;
     let deadline = Instant::now() + limit_time;
     let mut first = Bytes::new();
     let mut joined = BytesMut::new();
-    let mut share: Option<OwnedSemaphorePermit> = None;
     loop {
         let frame = timeout_at(deadline, body.frame())
             .await
@@ -78,14 +72,7 @@ pub(super) async fn read(mut body: Body, state: &State) -> Result<Buffered, Gate
             discard(body).await;
             return Err(GatewayError::BodyTooLarge { limit_bytes });
         }
-        // A frame is far smaller than 4 GiB.
-        let more = Arc::clone(&state.body_bytes)
-            .try_acquire_many_owned(data.len() as u32)
-            .map_err(|_| GatewayError::Overloaded("memory for request bodies"))?;
-        match &mut share {
-            Some(share) => share.merge(more),
-            None => share = Some(more),
-        }
+        claims.grow(state, data.len())?;
         // Most bodies are one frame, which needs no copy.
         if first.is_empty() && joined.is_empty() {
             first = data;
@@ -96,14 +83,10 @@ pub(super) async fn read(mut body: Body, state: &State) -> Result<Buffered, Gate
             joined.extend_from_slice(&data);
         }
     }
-    let bytes = if joined.is_empty() {
+    Ok(if joined.is_empty() {
         first
     } else {
         joined.freeze()
-    };
-    Ok(Buffered {
-        bytes,
-        _share: share,
     })
 }
 

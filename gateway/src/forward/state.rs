@@ -2,11 +2,22 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use http::StatusCode;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use http::{HeaderValue, StatusCode};
+use hyprstream_contract::WorkerKeys;
+use parking_lot::RwLock;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Config, GatewayError, Metrics, table::Table};
+use crate::{
+    Config, GatewayError, Metrics,
+    budget::{Budget, Exhausted, Share},
+    table::{ModelKey, Table},
+};
+
+/// What a budget is of, for clients.
+const REQUESTS: &str = "concurrent requests";
+const MEMORY: &str = "memory for request bodies";
+const HELD: &str = "waiting requests";
 
 /// Address of the client of a connection, as an extension of its requests.
 #[derive(Clone, Copy, Debug)]
@@ -18,14 +29,18 @@ pub(crate) struct State {
     pub(crate) config: Config,
     pub(crate) tables: watch::Receiver<Arc<Table>>,
     pub(crate) metrics: Metrics,
-    /// Slots for requests.
-    requests: Arc<Semaphore>,
-    /// Slots for requests that wait for a worker.
-    pub(super) held: Arc<Semaphore>,
-    /// Bytes of request bodies that may still be taken into memory.
-    pub(super) body_bytes: Arc<Semaphore>,
+    /// Places for requests.
+    requests: Budget,
+    /// Places for requests that wait for a worker.
+    held: Budget,
+    /// Bytes of request bodies and of answers that are held back.
+    pub(super) memory: Budget,
+    /// From which the keys of the workers come.
+    keys: RwLock<Option<Arc<WorkerKeys>>>,
     /// Cancelled when the shutdown begins.
     pub(crate) shutdown: CancellationToken,
+    /// Cancelled when the shutdown is about to cut connections off.
+    pub(crate) last_call: CancellationToken,
 }
 
 impl State {
@@ -35,10 +50,12 @@ impl State {
         metrics: Metrics,
     ) -> Self {
         Self {
-            requests: Arc::new(Semaphore::new(config.max_requests)),
-            held: Arc::new(Semaphore::new(config.max_held)),
-            body_bytes: Arc::new(Semaphore::new(config.max_buffered_bytes)),
+            requests: Budget::new(config.max_requests),
+            held: Budget::new(config.max_held),
+            memory: Budget::new(config.max_buffered_bytes),
+            keys: RwLock::new(None),
             shutdown: CancellationToken::new(),
+            last_call: CancellationToken::new(),
             config,
             tables,
             metrics,
@@ -56,10 +73,60 @@ impl State {
         }
     }
 
-    /// A slot for one more request, held until its answer has ended.
-    pub(super) fn admit(&self) -> Result<OwnedSemaphorePermit, GatewayError> {
-        let slot = Arc::clone(&self.requests).try_acquire_owned();
-        slot.map_err(|_| GatewayError::Overloaded("concurrent requests"))
+    /// A place for one more request, held until its answer has ended.
+    pub(super) fn admit(&self) -> Result<Claims, GatewayError> {
+        match self.requests.take(1) {
+            Ok(place) => Ok(Claims { place, body: None }),
+            Err(_) => Err(GatewayError::Overloaded(REQUESTS)),
+        }
+    }
+
+    /// A place for a request that waits for a worker.
+    pub(super) fn hold(&self, model: &ModelKey) -> Result<Share, GatewayError> {
+        self.held.take_for(model, 1).map_err(|why| match why {
+            Exhausted::Whole => GatewayError::TooManyHeld,
+            Exhausted::Share => GatewayError::Contended(HELD),
+        })
+    }
+
+    pub(crate) fn set_worker_keys(&self, keys: WorkerKeys) {
+        *self.keys.write() = Some(Arc::new(keys));
+    }
+
+    /// The `Authorization` that the workers of a Model ask for, if they are asked with a key.
+    pub(super) fn authorization(&self, model: &ModelKey) -> Option<HeaderValue> {
+        let keys = self.keys.read().clone()?;
+        let text = format!("Bearer {}", keys.of(&model.namespace, &model.name));
+        let mut value = HeaderValue::from_str(&text).expect("a key fits into a header");
+        value.set_sensitive(true);
+        Some(value)
+    }
+}
+
+/// What a request has of the budgets.
+#[derive(Debug)]
+pub(super) struct Claims {
+    pub(super) place: Share,
+    /// The bytes of its body, which may have to be sent again.
+    pub(super) body: Option<Share>,
+}
+
+impl Claims {
+    /// Takes `more` bytes for the request's body.
+    pub(super) fn grow(&mut self, state: &State, more: usize) -> Result<(), GatewayError> {
+        let grown = match &mut self.body {
+            Some(body) => body.grow(more),
+            none => state.memory.take(more).map(|share| *none = Some(share)),
+        };
+        grown.map_err(|_| GatewayError::Overloaded(MEMORY))
+    }
+
+    /// Counts them for the Model that the request turned out to name.
+    pub(super) fn assign(&mut self, model: &ModelKey) -> Result<(), GatewayError> {
+        let place = self.place.assign(model);
+        place.map_err(|_| GatewayError::Contended(REQUESTS))?;
+        let body = self.body.as_mut().map_or(Ok(()), |body| body.assign(model));
+        body.map_err(|_| GatewayError::Contended(MEMORY))
     }
 }
 

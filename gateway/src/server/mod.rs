@@ -14,6 +14,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
 };
+use hyprstream_contract::WorkerKeys;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
@@ -36,6 +37,9 @@ const MAX_HEADERS: usize = 128;
 const CROWDED_IDLE: Duration = Duration::from_secs(5);
 /// How often idle connections to workers are looked through.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(10);
+/// Longest time before the end of a drain at which requests that still wait for a Model are
+/// answered that the gateway ends, since an answer is better than a cut connection.
+const LAST_CALL: Duration = Duration::from_secs(2);
 
 /// The gateway: answers clients by the workers of a table that may change at any time.
 #[derive(Clone, Debug)]
@@ -49,6 +53,11 @@ impl Gateway {
         Self {
             state: Arc::new(State::new(config, tables, metrics)),
         }
+    }
+
+    /// From now on workers are asked with the keys that these derive.
+    pub fn set_worker_keys(&self, keys: WorkerKeys) {
+        self.state.set_worker_keys(keys);
     }
 
     /// Ok when requests can be routed, else why not.
@@ -120,14 +129,20 @@ impl Gateway {
         drop(listener);
         self.state.shutdown.cancel();
         info!(connections = graceful.count(), "draining");
-        let left = Arc::clone(&slots);
-        if timeout(config.drain_timeout, graceful.shutdown())
-            .await
-            .is_ok()
-        {
+        // Requests that wait for a Model go on waiting: a worker that comes in time answers them.
+        let last_call = LAST_CALL.min(config.drain_timeout / 4);
+        let mut drained = std::pin::pin!(timeout(config.drain_timeout, graceful.shutdown()));
+        let early = timeout(config.drain_timeout.saturating_sub(last_call), &mut drained).await;
+        let drained = if let Ok(drained) = early {
+            drained
+        } else {
+            self.state.last_call.cancel();
+            drained.await
+        };
+        if drained.is_ok() {
             return Ok(0);
         }
-        let left = config.max_connections - left.available_permits();
+        let left = config.max_connections - slots.available_permits();
         warn!(
             connections = left,
             "the drain timeout is over, cutting connections off"

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Instant};
 use hyprstream_contract::CommitId;
 
 use super::ModelKey;
-use crate::endpoint::{Endpoint, Lease};
+use crate::endpoint::{Endpoint, Lease, Standing};
 
 /// What a Model's source follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,13 +31,22 @@ impl fmt::Display for Reference {
     }
 }
 
+/// What a Model's status says of workers to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hope {
+    /// They start, or nothing speaks against it.
+    Good,
+    /// They fail to start, and are tried again.
+    Faint,
+    /// Nothing more is tried until somebody changes something.
+    None,
+}
+
 /// What the gateway needs to know of a Model beside its workers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelFacts {
     /// Which Model.
     pub key: ModelKey,
-    /// Its repository without credentials.
-    pub repository: String,
     /// What its source follows.
     pub reference: Reference,
     /// The commit that its status names.
@@ -46,8 +55,8 @@ pub struct ModelFacts {
     pub replicas: u32,
     /// Nothing is done for it at present.
     pub suspended: bool,
-    /// It cannot become ready until somebody changes something.
-    pub stalled: bool,
+    /// Whether workers can be expected while there are none.
+    pub hope: Hope,
     /// CamelCase reason for not being ready.
     pub reason: String,
     /// A sentence on that reason.
@@ -65,43 +74,53 @@ pub struct ModelEntry {
     pub endpoints: Vec<Arc<Endpoint>>,
 }
 
-/// Why a Model has no worker for a request now.
+/// Whether waiting for a worker makes sense.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Availability {
     /// One is expected: waiting helps.
     Expected,
+    /// One that is just being restarted may come, but most likely none does.
+    Doubtful(Refusal),
     /// None will come by itself.
-    Refused {
-        /// CamelCase reason.
-        reason: String,
-        /// A sentence for the client.
-        message: String,
-    },
+    Refused(Refusal),
+}
+
+/// Why no worker is expected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// CamelCase reason.
+    pub reason: String,
+    /// A sentence for the client.
+    pub message: String,
 }
 
 impl ModelEntry {
-    /// A lease on the least loaded worker that is fit and not in `excluded`. Among equally loaded
-    /// ones each is as likely, because several gateways must not all choose the same.
+    /// A lease on the least loaded worker that is fit and not in `excluded`; on one that is to be
+    /// avoided only if there is no other. Among equal ones each is as likely, because several
+    /// gateways must not all choose the same.
     pub fn pick(&self, excluded: &[Arc<Endpoint>], now: Instant) -> Option<Lease> {
-        let mut best: Option<(&Arc<Endpoint>, usize)> = None;
+        let mut best: Option<(&Arc<Endpoint>, (Standing, usize))> = None;
         let mut ties = 0_usize;
         for endpoint in &self.endpoints {
-            if !endpoint.is_fit(now) || excluded.iter().any(|other| Arc::ptr_eq(other, endpoint)) {
+            let standing = endpoint.standing(now);
+            if standing == Standing::Unfit
+                || excluded.iter().any(|other| Arc::ptr_eq(other, endpoint))
+            {
                 continue;
             }
-            let load = endpoint.in_flight();
+            let rank = (standing, endpoint.in_flight());
             match best {
-                Some((_, least)) if load > least => {}
-                Some((_, least)) if load == least => {
+                Some((_, least)) if rank > least => {}
+                Some((_, least)) if rank == least => {
                     ties += 1;
                     // Reservoir sampling: the k-th tie replaces with probability 1/k.
                     if fastrand::usize(..ties) == 0 {
-                        best = Some((endpoint, load));
+                        best = Some((endpoint, rank));
                     }
                 }
                 _ => {
                     ties = 1;
-                    best = Some((endpoint, load));
+                    best = Some((endpoint, rank));
                 }
             }
         }
@@ -122,23 +141,27 @@ impl ModelEntry {
     /// Whether waiting for a worker makes sense. Only asked while there is none.
     pub fn availability(&self) -> Availability {
         let facts = &self.facts;
-        let refused = |reason: &str, message: String| Availability::Refused {
+        let refusal = |reason: &str, message: &str| Refusal {
             reason: reason.to_owned(),
-            message,
+            message: message.to_owned(),
         };
         // A suspended one counts the workers that it had; see the facts of a Model.
         if facts.suspended {
-            return refused("Suspended", "it is suspended and has no workers".to_owned());
+            let message = "it is suspended and has no workers";
+            return Availability::Refused(refusal("Suspended", message));
         }
         if facts.replicas == 0 {
-            return refused("ScaledToZero", "it is scaled to zero replicas".to_owned());
+            let message = "it is scaled to zero replicas";
+            return Availability::Refused(refusal("ScaledToZero", message));
         }
-        // A Model that served before has a last known good commit, which the operator brings
-        // back; one that never did fails until somebody changes something.
-        if facts.stalled && facts.commit.is_none() {
-            return refused(&facts.reason, facts.message.clone());
+        let told = || refusal(&facts.reason, &facts.message);
+        match facts.hope {
+            Hope::Good => Availability::Expected,
+            // One that served before may have workers that are just being moved to another node,
+            // of which the status does not tell at once.
+            Hope::None if facts.commit.is_none() => Availability::Refused(told()),
+            Hope::None | Hope::Faint => Availability::Doubtful(told()),
         }
-        Availability::Expected
     }
 
     /// Whether some worker is known to serve a commit that begins with `prefix`.

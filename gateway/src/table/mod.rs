@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-pub use entry::{Availability, ModelEntry, ModelFacts, Reference};
+pub use entry::{Availability, Hope, ModelEntry, ModelFacts, Reference, Refusal};
 pub use resolve::ResolveError;
 
 use crate::endpoint::Endpoint;

@@ -6,27 +6,20 @@ use hyprstream_contract::ModelRef;
 
 use super::{ModelEntry, ModelKey, Reference, Table};
 
-/// Most names that an error lists.
-const MAX_LISTED: usize = 20;
-
-/// A reference that leads to no Model.
+/// A reference that leads to no Model. Its message names no Model that was not asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
     /// No such Model.
-    #[error("the model {asked:?} does not exist; {known}")]
+    #[error("the model {asked:?} does not exist")]
     Unknown {
         /// What was asked for.
         asked: String,
-        /// A sentence with the names there are.
-        known: String,
     },
     /// Several namespaces have it.
-    #[error("the model {asked:?} is ambiguous; name one of {candidates}")]
+    #[error("several namespaces have a model {asked:?}: name it as NAMESPACE/{asked}")]
     Ambiguous {
         /// What was asked for.
         asked: String,
-        /// `NAMESPACE/NAME` of each.
-        candidates: String,
     },
     /// The Model follows something else.
     #[error("the model {model:?} does not serve branch {asked:?}: it serves {served}")]
@@ -86,39 +79,18 @@ impl Table {
     fn find(&self, reference: &ModelRef) -> Result<&Arc<ModelEntry>, ResolveError> {
         if let Some(namespace) = &reference.namespace {
             let key = ModelKey::new(namespace, &reference.name);
-            return self
-                .models
-                .get(&key)
-                .ok_or_else(|| self.unknown(key.to_string()));
+            return self.models.get(&key).ok_or_else(|| ResolveError::Unknown {
+                asked: key.to_string(),
+            });
         }
         match self.by_name.get(reference.name.as_str()).map(Vec::as_slice) {
             Some([entry]) => Ok(entry),
-            None | Some([]) => Err(self.unknown(reference.name.clone())),
-            Some(several) => Err(ResolveError::Ambiguous {
+            None | Some([]) => Err(ResolveError::Unknown {
                 asked: reference.name.clone(),
-                candidates: listed(several.iter().map(|e| e.facts.key.to_string())),
+            }),
+            Some(_several) => Err(ResolveError::Ambiguous {
+                asked: reference.name.clone(),
             }),
         }
-    }
-
-    fn unknown(&self, asked: String) -> ResolveError {
-        let known = if self.models.is_empty() {
-            "there are no models".to_owned()
-        } else {
-            format!(
-                "there are {}",
-                listed(self.models.keys().map(|key| self.id(key)))
-            )
-        };
-        ResolveError::Unknown { asked, known }
-    }
-}
-
-fn listed(names: impl ExactSizeIterator<Item = String>) -> String {
-    let more = names.len().saturating_sub(MAX_LISTED);
-    let names: Vec<_> = names.take(MAX_LISTED).collect();
-    match more {
-        0 => names.join(", "),
-        more => format!("{} and {more} more", names.join(", ")),
     }
 }

@@ -14,12 +14,11 @@ use crate::endpoint::Lease;
 fn facts(namespace: &str, name: &str) -> ModelFacts {
     ModelFacts {
         key: ModelKey::new(namespace, name),
-        repository: String::new(),
         reference: Reference::Branch("main".to_owned()),
         commit: Some("0123456789abcdef0123456789abcdef01234567".parse().unwrap()),
         replicas: 1,
         suspended: false,
-        stalled: false,
+        hope: Hope::Good,
         reason: String::new(),
         message: String::new(),
         created: 0,
@@ -144,12 +143,22 @@ fn the_next_try_is_when_the_first_endpoint_is_fit_again() {
 }
 
 #[test]
-fn an_error_lists_only_so_many_names() {
-    let models = (0..1000).map(|i| facts("a", &format!("m{i}")));
-    let table = Table::new(models, HashMap::new(), true);
-    let error = table
-        .resolve(&"x".parse().unwrap())
-        .unwrap_err()
-        .to_string();
-    assert!(error.len() < 500 && error.contains("980 more"), "{error}");
+fn one_that_fails_fast_draws_no_requests_and_the_last_one_is_never_given_up() {
+    let now = Instant::now();
+    let endpoints = endpoints(2);
+    let entry = entry(endpoints.clone());
+    endpoints[0].answered_badly(now, now);
+    let _busy: Vec<_> = (0..50)
+        .map(|_| Lease::new(Arc::clone(&endpoints[1])))
+        .collect();
+    for _ in 0..10 {
+        let lease = entry.pick(&[], now).unwrap();
+        assert!(Arc::ptr_eq(lease.endpoint(), &endpoints[1]));
+    }
+    endpoints[1].answered_badly(now, now);
+    let lease = entry.pick(&[], now).unwrap();
+    assert!(
+        Arc::ptr_eq(lease.endpoint(), &endpoints[0]),
+        "the less loaded one"
+    );
 }

@@ -155,17 +155,16 @@ impl<K: Eq + Hash, T: PartialEq> Mirror<K, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::Reference;
+    use crate::table::{Hope, Reference};
 
     fn facts(name: &str) -> ModelFacts {
         ModelFacts {
             key: ModelKey::new("a", name),
-            repository: String::new(),
             reference: Reference::Head,
             commit: None,
             replicas: 1,
             suspended: false,
-            stalled: false,
+            hope: Hope::Good,
             reason: String::new(),
             message: String::new(),
             created: 0,

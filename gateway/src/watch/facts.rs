@@ -1,12 +1,26 @@
 //! What of a Model and of an EndpointSlice matters for routing.
+//!
+//! Only these fields are read, each by itself: one whose value has another form than we know is
+//! reported and counts as absent, so that a Model of a later version of the CRD, or one with a
+//! number that is too large, is served all the same.
 
 use std::net::{IpAddr, SocketAddr};
 
-use hyprstream_api::{Model, ModelStatus, condition};
+use hyprstream_api::condition::{self, reason};
 use hyprstream_contract::{label, worker};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort};
+use kube::api::DynamicObject;
+use serde::Deserialize;
+use serde_json::Value;
 
-use crate::table::{ModelFacts, ModelKey, Reference};
+use crate::table::{Hope, ModelFacts, ModelKey, Reference};
+
+/// What is known of an object, and the fields of it that could not be read.
+#[derive(Debug)]
+pub(super) struct Facts<T> {
+    pub(super) known: T,
+    pub(super) unread: Vec<String>,
+}
 
 /// The ready workers that one EndpointSlice names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,36 +34,45 @@ pub(super) struct SliceFacts {
 }
 
 /// The facts of a Model; `None` for an object without a name, which the API server never sends.
-pub(super) fn model(model: &Model) -> Option<ModelFacts> {
-    let metadata = &model.metadata;
-    let status = model.status.as_ref();
-    let source = &model.spec.source;
-    let (reason, message) = why_not_ready(status);
-    let wanted = u32::try_from(model.spec.replicas).unwrap_or(0);
+pub(super) fn model(object: &DynamicObject) -> Option<Facts<ModelFacts>> {
+    let metadata = &object.metadata;
+    let key = ModelKey::new(metadata.namespace.as_deref()?, metadata.name.as_deref()?);
+    let mut fields = Fields::of(&object.data);
+    let conditions = Conditions::read(&mut fields);
+    let (reason, message) = conditions.why_not_ready();
+    let wanted = fields.get("/spec/replicas", count).unwrap_or(1);
     // A suspended Model keeps the workers that it had, whatever its spec asks for.
-    let existing = status.map_or(0, |status| u32::try_from(status.replicas).unwrap_or(0));
-    Some(ModelFacts {
-        key: ModelKey::new(metadata.namespace.as_deref()?, metadata.name.as_deref()?),
-        repository: without_credentials(&source.url),
-        reference: reference(model),
-        commit: status.and_then(|status| status.commit.as_ref()?.parse().ok()),
-        replicas: if model.spec.suspend { existing } else { wanted },
-        suspended: model.spec.suspend && existing == 0,
-        stalled: status.is_some_and(|status| status.is_true(condition::STALLED)),
+    let existing = fields.get("/status/replicas", count).unwrap_or(0);
+    let suspend = fields.get("/spec/suspend", Value::as_bool).unwrap_or(false);
+    let known = ModelFacts {
+        key,
+        reference: reference(&mut fields),
+        commit: fields.get("/status/commit", |value| value.as_str()?.parse().ok()),
+        replicas: if suspend { existing } else { wanted },
+        suspended: suspend && existing == 0,
+        hope: conditions.hope(),
         reason,
         message,
         created: metadata
             .creation_timestamp
             .as_ref()
             .map_or(0, |time| time.0.as_second()),
+    };
+    Some(Facts {
+        known,
+        unread: fields.unread,
     })
 }
 
 /// The facts of an EndpointSlice; `None` without the label of a Model.
-pub(super) fn slice(slice: &EndpointSlice) -> Option<SliceFacts> {
-    let metadata = &slice.metadata;
+pub(super) fn slice(object: &DynamicObject) -> Option<Facts<SliceFacts>> {
+    let metadata = &object.metadata;
     let model = metadata.labels.as_ref()?.get(label::MODEL)?;
-    let port = slice.ports.iter().flatten().find(|port| {
+    let name = metadata.name.clone()?;
+    let model = ModelKey::new(metadata.namespace.as_deref()?, model);
+    let mut fields = Fields::of(&object.data);
+    let ports: Vec<EndpointPort> = fields.list("/ports");
+    let port = ports.iter().find(|port| {
         port.name.as_deref() == Some(worker::PORT_NAME)
             && port
                 .protocol
@@ -57,11 +80,8 @@ pub(super) fn slice(slice: &EndpointSlice) -> Option<SliceFacts> {
                 .is_none_or(|protocol| protocol == "TCP")
     });
     let port = port.and_then(|port| u16::try_from(port.port?).ok());
-    let ready = slice
-        .endpoints
-        .iter()
-        .flatten()
-        .filter(|endpoint| is_ready(endpoint));
+    let endpoints: Vec<Endpoint> = fields.list("/endpoints");
+    let ready = endpoints.iter().filter(|endpoint| is_ready(endpoint));
     let workers = ready.filter_map(|endpoint| {
         let address: IpAddr = endpoint.addresses.first()?.parse().ok()?;
         let uid = endpoint
@@ -70,10 +90,14 @@ pub(super) fn slice(slice: &EndpointSlice) -> Option<SliceFacts> {
             .and_then(|target| target.uid.clone());
         Some((uid.unwrap_or_default(), SocketAddr::new(address, port?)))
     });
-    Some(SliceFacts {
-        name: metadata.name.clone()?,
-        model: ModelKey::new(metadata.namespace.as_deref()?, model),
+    let known = SliceFacts {
+        name,
+        model,
         workers: workers.collect(),
+    };
+    Some(Facts {
+        known,
+        unread: fields.unread,
     })
 }
 
@@ -83,50 +107,139 @@ fn is_ready(endpoint: &Endpoint) -> bool {
     })
 }
 
-fn reference(model: &Model) -> Reference {
-    let Some(reference) = &model.spec.source.reference else {
-        return Reference::Head;
+/// The fields of an object, and which of them could not be read.
+struct Fields<'a> {
+    data: &'a Value,
+    unread: Vec<String>,
+}
+
+impl<'a> Fields<'a> {
+    fn of(data: &'a Value) -> Self {
+        Self {
+            data,
+            unread: Vec::new(),
+        }
+    }
+
+    /// The value at a path as `read` takes it; `None` where there is none.
+    fn get<T>(&mut self, path: &str, read: impl FnOnce(&'a Value) -> Option<T>) -> Option<T> {
+        let value = self.data.pointer(path).filter(|value| !value.is_null())?;
+        let read = read(value);
+        if read.is_none() {
+            self.unread.push(path.to_owned());
+        }
+        read
+    }
+
+    fn text(&mut self, path: &str) -> Option<&'a str> {
+        self.get(path, Value::as_str)
+    }
+
+    /// The elements of a list that can be read.
+    fn list<T: Deserialize<'a>>(&mut self, path: &str) -> Vec<T> {
+        let items = self
+            .get(path, Value::as_array)
+            .map_or(&[][..], Vec::as_slice);
+        let mut read = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            match T::deserialize(item) {
+                Ok(item) => read.push(item),
+                Err(_) => self.unread.push(format!("{path}/{index}")),
+            }
+        }
+        read
+    }
+}
+
+/// A number of pods; those that nobody can have are as many as there can be.
+fn count(value: &Value) -> Option<u32> {
+    match (value.as_u64(), value.as_i64()) {
+        (Some(number), _) => Some(u32::try_from(number).unwrap_or(u32::MAX)),
+        (None, Some(_negative)) => Some(0),
+        (None, None) => None,
+    }
+}
+
+fn reference(fields: &mut Fields<'_>) -> Reference {
+    let mut named = |kind: &str| {
+        let path = format!("/spec/source/ref/{kind}");
+        fields.text(&path).map(str::to_owned)
     };
-    match (&reference.branch, &reference.tag, &reference.commit) {
-        (Some(branch), _, _) => Reference::Branch(branch.clone()),
-        (_, Some(tag), _) => Reference::Tag(tag.clone()),
-        (_, _, Some(commit)) => Reference::Commit(commit.clone()),
+    match (named("branch"), named("tag"), named("commit")) {
+        (Some(branch), _, _) => Reference::Branch(branch),
+        (_, Some(tag), _) => Reference::Tag(tag),
+        (_, _, Some(commit)) => Reference::Commit(commit),
         (None, None, None) => Reference::Head,
     }
 }
 
-/// The reason and message of the condition that tells most.
-fn why_not_ready(status: Option<&ModelStatus>) -> (String, String) {
-    let told = status.and_then(|status| {
-        let stalled = status
-            .condition(condition::STALLED)
-            .filter(|c| c.status == "True");
-        stalled.or_else(|| {
-            status
-                .condition(condition::READY)
-                .filter(|c| c.status != "True")
-        })
-    });
-    match told {
-        Some(condition) => (condition.reason.clone(), condition.message.clone()),
-        None => (
-            condition::reason::NO_WORKERS.to_owned(),
-            "none of its workers is ready".to_owned(),
-        ),
-    }
+/// The conditions of a Model.
+struct Conditions<'a>(Vec<Condition<'a>>);
+
+#[derive(Deserialize)]
+struct Condition<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    status: &'a str,
+    #[serde(default)]
+    reason: &'a str,
+    #[serde(default)]
+    message: &'a str,
 }
 
-/// The URL without a user and password. The API server refuses them in `http` URLs already.
-fn without_credentials(url: &str) -> String {
-    match url.split_once("://") {
-        Some((scheme, rest)) => {
-            let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-            let host = authority
-                .rsplit_once('@')
-                .map_or(authority, |(_, host)| host);
-            format!("{scheme}://{host}/{path}")
+impl<'a> Conditions<'a> {
+    fn read(fields: &mut Fields<'a>) -> Self {
+        Self(fields.list("/status/conditions"))
+    }
+
+    fn get(&self, kind: &str) -> Option<&Condition<'a>> {
+        self.0.iter().find(|condition| condition.kind == kind)
+    }
+
+    fn is_true(&self, kind: &str) -> bool {
+        self.get(kind).is_some_and(|c| c.status == "True")
+    }
+
+    /// Whether workers can be expected while there are none.
+    fn hope(&self) -> Hope {
+        if self.is_true(condition::STALLED) {
+            return if self.is_true(condition::PROGRESSING) {
+                // The last good commit is being restored.
+                Hope::Good
+            } else {
+                Hope::None
+            };
         }
-        None => url.to_owned(),
+        // The operator goes on trying until its deadline, which is far longer than anybody waits.
+        let fails = [
+            reason::CRASH_LOOP,
+            reason::IMAGE_PULL_FAILED,
+            reason::PODS_REFUSED,
+        ];
+        match self.get(condition::WORKERS_READY) {
+            Some(workers) if workers.status != "True" && fails.contains(&workers.reason) => {
+                Hope::Faint
+            }
+            _ => Hope::Good,
+        }
+    }
+
+    /// The reason and message of the condition that tells most.
+    fn why_not_ready(&self) -> (String, String) {
+        let stalled = self
+            .get(condition::STALLED)
+            .filter(|condition| condition.status == "True");
+        let told = stalled.or_else(|| {
+            self.get(condition::READY)
+                .filter(|condition| condition.status != "True")
+        });
+        match told {
+            Some(condition) => (condition.reason.to_owned(), condition.message.to_owned()),
+            None => (
+                reason::NO_WORKERS.to_owned(),
+                "none of its workers is ready".to_owned(),
+            ),
+        }
     }
 }
 
@@ -146,7 +259,9 @@ mod tests {
         for (key, value) in spec.as_object().unwrap() {
             object["spec"][key] = value.clone();
         }
-        model(&serde_json::from_value(object).unwrap()).unwrap()
+        let facts = model(&serde_json::from_value(object).unwrap()).unwrap();
+        assert_eq!(facts.unread, Vec::<String>::new());
+        facts.known
     }
 
     fn condition(kind: &str, status: &str, reason: &str) -> Value {
@@ -159,8 +274,8 @@ mod tests {
         let facts = model_of(&json!({}), &json!(null));
         assert_eq!(facts.key.to_string(), "a/m");
         assert_eq!(
-            (facts.replicas, facts.suspended, facts.stalled),
-            (1, false, false)
+            (facts.replicas, facts.suspended, facts.hope),
+            (1, false, Hope::Good)
         );
         assert_eq!(facts.commit, None);
         assert_eq!(facts.created, 1_767_225_600);
@@ -173,8 +288,55 @@ mod tests {
             condition("Stalled", "True", "InvalidWeights"),
         ];
         let facts = model_of(&json!({}), &json!({"conditions": conditions}));
-        assert!(facts.stalled);
+        assert_eq!(facts.hope, Hope::None);
         assert_eq!(facts.reason, "InvalidWeights");
+    }
+
+    #[test]
+    fn there_is_hope_while_something_is_being_done_that_may_help() {
+        let hope =
+            |conditions: &[Value]| model_of(&json!({}), &json!({"conditions": conditions})).hope;
+        let stalled = condition("Stalled", "True", "InvalidWeights");
+        let restoring = condition("Progressing", "True", "RollingBack");
+        assert_eq!(hope(&[stalled.clone(), restoring]), Hope::Good);
+        let given_up = condition("Progressing", "False", "InvalidWeights");
+        assert_eq!(hope(&[stalled, given_up]), Hope::None);
+        for (reason, expected) in [
+            ("RollingOut", Hope::Good),
+            ("Unschedulable", Hope::Good),
+            ("CrashLoop", Hope::Faint),
+            ("ImagePullFailed", Hope::Faint),
+            ("PodsRefused", Hope::Faint),
+        ] {
+            let workers = condition("WorkersReady", "False", reason);
+            assert_eq!(hope(&[workers]), expected, "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_model_that_our_types_cannot_hold_is_served_all_the_same() {
+        let object = json!({
+            "apiVersion": "hyprstream.io/v1alpha1", "kind": "Model",
+            "metadata": {"name": "m", "namespace": "a"},
+            "spec": {
+                "source": {"url": ["new", "form"], "ref": {"branch": "main"}},
+                "rollout": {"maxSurge": 3_000_000_000_u32, "maxUnavailable": null},
+                "engine": {"device": "quantum"},
+                "replicas": 5_000_000_000_u64,
+            },
+            "status": {"commit": "x", "replicas": "many", "conditions": [
+                {"type": 1}, {"type": "Ready", "status": "False", "reason": "New", "message": "m"},
+            ]},
+        });
+        let facts = model(&serde_json::from_value(object).unwrap()).unwrap();
+        assert_eq!(facts.known.key.to_string(), "a/m");
+        assert_eq!(facts.known.reference, Reference::Branch("main".to_owned()));
+        assert_eq!(
+            (facts.known.replicas, facts.known.commit, facts.known.reason),
+            (u32::MAX, None, "New".to_owned())
+        );
+        let unread = ["/status/conditions/0", "/status/replicas", "/status/commit"];
+        assert_eq!(facts.unread, unread, "and only what is needed is looked at");
     }
 
     #[test]
@@ -188,23 +350,13 @@ mod tests {
         assert!(without.suspended);
     }
 
-    #[test]
-    fn credentials_in_a_url_are_not_shown() {
-        assert_eq!(
-            without_credentials("ssh://git:pw@h:22/a@b/c"),
-            "ssh://h:22/a@b/c"
-        );
-        assert_eq!(without_credentials("https://h/a"), "https://h/a");
-        assert_eq!(without_credentials("git@h:a/b"), "git@h:a/b");
-    }
-
     fn slice_of(endpoints: &Value, ports: &Value) -> Option<SliceFacts> {
         let object = json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
             "metadata": {"name": "m-x", "namespace": "a", "labels": {"hyprstream.io/model": "m"}},
             "endpoints": endpoints, "ports": ports,
         });
-        slice(&serde_json::from_value(object).unwrap())
+        slice(&serde_json::from_value(object).unwrap()).map(|facts| facts.known)
     }
 
     #[test]
@@ -226,5 +378,18 @@ mod tests {
                 .workers
                 .is_empty()
         );
+    }
+
+    #[test]
+    fn an_endpoint_that_cannot_be_read_costs_no_other() {
+        let object = json!({
+            "metadata": {"name": "m-x", "namespace": "a", "labels": {"hyprstream.io/model": "m"}},
+            "endpoints": [{"addresses": 7}, {"addresses": ["10.0.0.4"]}],
+            "ports": [{"name": "far", "port": 3_000_000_000_u32}, {"name": "http", "port": 8000}],
+        });
+        let facts = slice(&serde_json::from_value(object).unwrap()).unwrap();
+        let expected = [(String::new(), "10.0.0.4:8000".parse().unwrap())];
+        assert_eq!(facts.known.workers, expected);
+        assert_eq!(facts.unread, ["/ports/0", "/endpoints/0"]);
     }
 }

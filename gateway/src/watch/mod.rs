@@ -2,6 +2,7 @@
 
 mod cluster;
 mod facts;
+mod unread;
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,18 +14,22 @@ use hyprstream_api::Model;
 use hyprstream_contract::label;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{
-    Api, Client, Resource,
+    Api, Client,
+    api::{ApiResource, DynamicObject},
     runtime::{
         WatchStreamExt,
         utils::Backoff,
         watcher::{self, Event, watcher},
     },
 };
-use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use self::cluster::{Change, Cluster};
+use self::{
+    cluster::{Change, Cluster},
+    facts::Facts,
+    unread::Unread,
+};
 use crate::{Metrics, table::Table};
 
 /// Most events that go into one new table.
@@ -43,7 +48,7 @@ pub async fn run(
     tables: watch::Sender<Arc<Table>>,
     metrics: Metrics,
 ) {
-    let mut changes = watch_all(&client, namespaces).ready_chunks(MAX_BATCH);
+    let mut changes = watch_all(&client, namespaces, &metrics).ready_chunks(MAX_BATCH);
     let mut cluster = Cluster::new(if namespaces.is_empty() {
         1
     } else {
@@ -82,34 +87,35 @@ pub async fn run(
 
 type Changes = BoxStream<'static, Result<Change, watcher::Error>>;
 
-fn watch_all(client: &Client, namespaces: &[String]) -> SelectAll<Changes> {
+fn watch_all(client: &Client, namespaces: &[String], metrics: &Metrics) -> SelectAll<Changes> {
     let sources: Vec<Option<&String>> = if namespaces.is_empty() {
         vec![None]
     } else {
         namespaces.iter().map(Some).collect()
     };
+    let models = ApiResource::erase::<Model>(&());
+    let slices = ApiResource::erase::<EndpointSlice>(&());
+    let labelled = watcher::Config::default().labels(label::MODEL);
     let mut all = SelectAll::new();
     for (source, namespace) in sources.into_iter().enumerate() {
-        let models: Api<Model> = match namespace {
-            Some(namespace) => Api::namespaced(client.clone(), namespace),
-            None => Api::all(client.clone()),
+        let api = |kind: &ApiResource| -> Api<DynamicObject> {
+            match namespace {
+                Some(namespace) => Api::namespaced_with(client.clone(), namespace, kind),
+                None => Api::all_with(client.clone(), kind),
+            }
         };
-        let slices: Api<EndpointSlice> = match namespace {
-            Some(namespace) => Api::namespaced(client.clone(), namespace),
-            None => Api::all(client.clone()),
-        };
-        let models = events(models, watcher::Config::default(), |model| {
-            facts::model(&model)
-        });
+        let config = watcher::Config::default();
+        let unread = Unread::new(&models.kind, metrics);
+        let of_models = events(api(&models), config, facts::model, unread);
         all.push(
-            models
+            of_models
                 .map(move |e| e.map(|e| Change::Models(source, e)))
                 .boxed(),
         );
-        let labelled = watcher::Config::default().labels(label::MODEL);
-        let slices = events(slices, labelled, |slice| facts::slice(&slice));
+        let unread = Unread::new(&slices.kind, metrics);
+        let of_slices = events(api(&slices), labelled.clone(), facts::slice, unread);
         all.push(
-            slices
+            of_slices
                 .map(move |e| e.map(|e| Change::Slices(source, e)))
                 .boxed(),
         );
@@ -118,22 +124,35 @@ fn watch_all(client: &Client, namespaces: &[String]) -> SelectAll<Changes> {
 }
 
 /// The events of a watch, reduced to what the table is made of.
-fn events<K, T: Send + 'static>(
-    api: Api<K>,
+///
+/// Objects come as they are stored, and each is read by itself: what the API server stores and
+/// our types cannot hold, now or in a later version of the CRD, must not cost the others. Read as
+/// a type of ours, one such object would fail the whole list, again and again.
+fn events<T: Send + 'static>(
+    api: Api<DynamicObject>,
     config: watcher::Config,
-    reduce: fn(K) -> Option<T>,
-) -> impl Stream<Item = Result<Event<T>, watcher::Error>> + Send
-where
-    K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
-{
+    reduce: fn(&DynamicObject) -> Option<Facts<T>>,
+    mut unread: Unread,
+) -> impl Stream<Item = Result<Event<T>, watcher::Error>> + Send {
     watcher(api, config)
         .backoff(Pauses(FIRST_PAUSE))
         .filter_map(move |event| {
+            let mut read = |object: DynamicObject| {
+                let facts = reduce(&object)?;
+                unread.note(&object, &facts.unread);
+                Some(facts.known)
+            };
             std::future::ready(match event {
-                Ok(Event::Apply(object)) => reduce(object).map(|t| Ok(Event::Apply(t))),
-                Ok(Event::Delete(object)) => reduce(object).map(|t| Ok(Event::Delete(t))),
-                Ok(Event::InitApply(object)) => reduce(object).map(|t| Ok(Event::InitApply(t))),
-                Ok(Event::Init) => Some(Ok(Event::Init)),
+                Ok(Event::Apply(object)) => read(object).map(|t| Ok(Event::Apply(t))),
+                Ok(Event::InitApply(object)) => read(object).map(|t| Ok(Event::InitApply(t))),
+                Ok(Event::Delete(object)) => {
+                    unread.forget(&object);
+                    reduce(&object).map(|facts| Ok(Event::Delete(facts.known)))
+                }
+                Ok(Event::Init) => {
+                    unread.clear();
+                    Some(Ok(Event::Init))
+                }
                 Ok(Event::InitDone) => Some(Ok(Event::InitDone)),
                 Err(error) => Some(Err(error)),
             })

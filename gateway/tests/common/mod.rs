@@ -22,7 +22,7 @@ use futures::{FutureExt, future::BoxFuture};
 use hyprstream_gateway::{
     Config, Gateway, Metrics,
     endpoint::Endpoint,
-    table::{ModelFacts, ModelKey, Reference, Table},
+    table::{Hope, ModelFacts, ModelKey, Reference, Table},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -36,12 +36,11 @@ pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 pub fn facts(namespace: &str, name: &str) -> ModelFacts {
     ModelFacts {
         key: ModelKey::new(namespace, name),
-        repository: format!("https://example.org/{name}"),
         reference: Reference::Branch("main".to_owned()),
         commit: Some(COMMIT.parse().unwrap()),
         replicas: 1,
         suspended: false,
-        stalled: false,
+        hope: Hope::Good,
         reason: "Fetching".to_owned(),
         message: "3 of 10 bytes".to_owned(),
         created: 1,
@@ -66,6 +65,7 @@ pub struct Running {
     pub address: SocketAddr,
     pub tables: watch::Sender<Arc<Table>>,
     pub registry: prometheus::Registry,
+    pub gateway: Gateway,
     stop: Option<oneshot::Sender<()>>,
     pub task: JoinHandle<std::io::Result<usize>>,
 }
@@ -79,11 +79,12 @@ impl Running {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let gateway = Gateway::new(config, receiver, metrics);
-        let task = tokio::spawn(gateway.run(listener, stopped.map(drop)));
+        let task = tokio::spawn(gateway.clone().run(listener, stopped.map(drop)));
         Self {
             address,
             tables,
             registry,
+            gateway,
             stop: Some(stop),
             task,
         }

@@ -1,30 +1,43 @@
-//! Which commit to run: pure.
+//! Which workers to run: pure.
 //!
 //! # Guarantees
 //! - A commit runs only once the registry has all of it.
-//! - While nothing is known of the source, what runs goes on running.
-//! - A commit that failed is not tried again while the attempt would be the same, and the last
-//!   good one runs instead, if there is one and its claim is still there.
+//! - While the latest commit is not at hand, what runs goes on running as it is, unless the spec
+//!   asks for something else than it did.
+//! - What failed is not tried again while the attempt would be the same, and the last good workers
+//!   run instead, if there are any: their commit, and all else that they were made of.
 
 use hyprstream_api::FailedCommit;
 
-use super::{build::Revision, census::WorkerProblem};
+use super::census::WorkerProblem;
+
+/// Workers that may be tried.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate<'a> {
+    /// Their commit.
+    pub commit: &'a str,
+    /// Digest of their pods.
+    pub digest: &'a str,
+    /// Digest of trying them.
+    pub attempt: &'a str,
+}
 
 /// What the decision follows from.
 #[derive(Clone, Debug)]
 pub struct Situation<'a> {
-    /// The latest commit, if it can be run.
-    pub candidate: Option<&'a Revision>,
-    /// Digest of trying it.
-    pub attempt: &'a str,
-    /// What the Deployment names.
-    pub current: Option<&'a Revision>,
-    /// Claims there are, newest first.
-    pub claims: &'a [Revision],
-    /// Last commit whose workers all became ready.
-    pub last_known_good: Option<&'a str>,
+    /// What the spec makes of the latest commit, or of the one that runs as long as the latest is
+    /// not at hand. `None` if there is neither.
+    pub candidate: Option<Candidate<'a>>,
+    /// The candidate is of the latest commit.
+    pub is_latest: bool,
+    /// Digest of the pods that the Deployment makes.
+    pub current: Option<&'a str>,
+    /// Digest of the last pods that were all ready.
+    pub good: Option<&'a str>,
     /// What was given up earlier.
     pub failed: Option<&'a FailedCommit>,
+    /// The spec asks for something else than the Deployment notes that it was asked for.
+    pub is_asked_anew: bool,
     /// Latest commit of the source, as far as known.
     pub latest: Option<&'a str>,
     /// What befell the workers of the candidate.
@@ -33,62 +46,71 @@ pub struct Situation<'a> {
     pub retry: bool,
 }
 
+/// What the Deployment shall make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// There is nothing to run.
+    Nothing,
+    /// The candidate.
+    Candidate,
+    /// The last workers that were all ready.
+    Good,
+    /// What it makes already.
+    Current,
+}
+
 /// What to run, and what is given up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// What the Deployment shall name; `None` while there is nothing to run.
-    pub target: Option<Revision>,
-    /// The commit that is given up.
+    /// What to run.
+    pub choice: Choice,
+    /// What is given up.
     pub failed: Option<FailedCommit>,
 }
 
 /// Decides.
 pub fn decide(situation: &Situation<'_>) -> Decision {
-    let Situation {
-        candidate,
-        attempt,
-        current,
-        claims,
-        last_known_good,
-        ..
-    } = *situation;
-    let Some(candidate) = candidate else {
-        // The reference moved away from what failed, though the new commit is not here yet.
-        let moved = |f: &&FailedCommit| situation.latest.is_none_or(|l| l == f.commit);
+    let Situation { good, retry, .. } = *situation;
+    // Dropped once the reference moves away from what failed, though the new commit is not here.
+    let in_force = situation
+        .failed
+        .filter(|f| !retry && situation.latest.is_none_or(|l| l == f.commit));
+    let Some(candidate) = situation.candidate else {
+        let choice = good.map_or(Choice::Nothing, |_| Choice::Good);
         return Decision {
-            target: current.cloned(),
-            failed: situation
-                .failed
-                .filter(moved)
-                .filter(|_| !situation.retry)
-                .cloned(),
+            choice,
+            failed: in_force.cloned(),
         };
     };
-    let commit = candidate.commit.as_str();
-    let known = situation
-        .failed
-        .filter(|f| f.commit == commit && f.attempt == attempt && !situation.retry)
-        .cloned();
-    // A commit that was good does not turn bad by what befalls a worker later.
+    let is_held = !situation.is_latest && !situation.is_asked_anew;
+    if is_held && situation.current.is_some_and(|c| c != candidate.digest) {
+        // It runs in place of what failed, or a release waits for it: the commit at hand was never
+        // asked for with what the spec says now.
+        return Decision {
+            choice: Choice::Current,
+            failed: in_force.cloned(),
+        };
+    }
+    let known = in_force.filter(|f| f.commit == candidate.commit && f.attempt == candidate.attempt);
+    // What was good does not turn bad by what befalls a worker later.
     let fresh = situation
         .problem
-        .filter(|p| p.is_final && last_known_good != Some(commit))
+        .filter(|p| p.is_final && !retry && good != Some(candidate.digest))
         .map(|problem| FailedCommit {
-            commit: commit.to_owned(),
-            attempt: attempt.to_owned(),
+            commit: candidate.commit.to_owned(),
+            attempt: candidate.attempt.to_owned(),
             reason: problem.reason.clone(),
             message: problem.message.clone(),
         });
-    let failed = known.or(if situation.retry { None } else { fresh });
-    let refuge = last_known_good
-        .filter(|good| *good != commit)
-        .and_then(|good| {
-            let current = current.filter(|c| c.commit.as_str() == good);
-            current.or_else(|| claims.iter().find(|c| c.commit.as_str() == good))
-        })
-        .filter(|_| failed.is_some());
+    let own = known.cloned().or(fresh);
+    let goes_back = own.is_some() && good.is_some_and(|g| g != candidate.digest);
+    let failed = own.or_else(|| in_force.filter(|_| is_held).cloned());
     Decision {
-        target: Some(refuge.unwrap_or(candidate).clone()),
+        choice: if goes_back {
+            Choice::Good
+        } else {
+            Choice::Candidate
+        },
         failed,
     }
 }
@@ -100,21 +122,22 @@ mod tests {
     const OLD: &str = "1111111111111111111111111111111111111111";
     const NEW: &str = "2222222222222222222222222222222222222222";
 
-    fn revision(commit: &str) -> Revision {
-        Revision {
-            commit: commit.parse().unwrap(),
-            claim: format!("m-{}", &commit[..4]),
+    fn of(commit: &str) -> Candidate<'_> {
+        Candidate {
+            commit,
+            digest: if commit == OLD { "old" } else { "new" },
+            attempt: "a",
         }
     }
 
     fn situation() -> Situation<'static> {
         Situation {
             candidate: None,
-            attempt: "a",
+            is_latest: true,
             current: None,
-            claims: &[],
-            last_known_good: None,
+            good: None,
             failed: None,
+            is_asked_anew: false,
             latest: None,
             problem: None,
             retry: false,
@@ -139,9 +162,9 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(situation: &Situation<'_>, target: Option<&str>, given_up: Option<&str>) {
+    fn check(situation: &Situation<'_>, choice: Choice, given_up: Option<&str>) {
         let decision = decide(situation);
-        assert_eq!(decision.target.as_ref().map(|t| t.commit.as_str()), target);
+        assert_eq!(decision.choice, choice);
         assert_eq!(
             decision.failed.as_ref().map(|f| f.commit.as_str()),
             given_up
@@ -149,112 +172,157 @@ mod tests {
     }
 
     #[test]
+    fn nothing_runs_while_there_is_nothing() {
+        check(&situation(), Choice::Nothing, None);
+        let deleted = Situation {
+            good: Some("old"),
+            ..situation()
+        };
+        check(&deleted, Choice::Good, None);
+    }
+
+    #[test]
     fn what_runs_goes_on_while_nothing_is_known() {
-        let (old, gone) = (revision(OLD), failed(NEW));
+        let gone = failed(NEW);
         let base = Situation {
-            current: Some(&old),
+            candidate: Some(of(OLD)),
+            is_latest: false,
+            current: Some("before"),
+            good: Some("before"),
             failed: Some(&gone),
             ..situation()
         };
-        check(&base, Some(OLD), Some(NEW));
-        check(
-            &Situation {
-                latest: Some(NEW),
-                ..base.clone()
-            },
-            Some(OLD),
-            Some(NEW),
-        );
-        check(
-            &Situation {
-                latest: Some(OLD),
-                ..base
-            },
-            Some(OLD),
-            None,
-        );
+        check(&base, Choice::Current, Some(NEW));
+        let at_new = Situation {
+            latest: Some(NEW),
+            ..base.clone()
+        };
+        check(&at_new, Choice::Current, Some(NEW));
+        let same = Situation {
+            current: Some("old"),
+            ..base.clone()
+        };
+        check(&same, Choice::Candidate, Some(NEW));
+        // The next commit is being fetched, and what is known to fail is not tried meanwhile.
+        let moved = Situation {
+            latest: Some(OLD),
+            ..base.clone()
+        };
+        check(&moved, Choice::Current, None);
+        let edited = Situation {
+            is_asked_anew: true,
+            ..base
+        };
+        check(&edited, Choice::Candidate, None);
     }
 
     #[test]
     fn a_failed_commit_yields_to_the_last_good_one_until_another_try() {
-        let (old, new, gone) = (revision(OLD), revision(NEW), failed(NEW));
-        let claims = [new.clone(), old.clone()];
-        let bad = problem(true);
+        let (gone, bad) = (failed(NEW), problem(true));
         let base = Situation {
-            candidate: Some(&new),
-            current: Some(&new),
-            claims: &claims,
-            last_known_good: Some(OLD),
+            candidate: Some(of(NEW)),
+            current: Some("new"),
+            good: Some("old"),
             latest: Some(NEW),
             ..situation()
         };
-        check(&base, Some(NEW), None);
-        check(
-            &Situation {
-                problem: Some(&bad),
-                ..base.clone()
-            },
-            Some(OLD),
-            Some(NEW),
-        );
+        check(&base, Choice::Candidate, None);
+        let fails = Situation {
+            problem: Some(&bad),
+            ..base.clone()
+        };
+        check(&fails, Choice::Good, Some(NEW));
         let after = Situation {
             failed: Some(&gone),
-            current: Some(&old),
+            current: Some("old"),
             ..base
         };
-        check(&after, Some(OLD), Some(NEW));
-        check(
-            &Situation {
-                retry: true,
-                ..after.clone()
-            },
-            Some(NEW),
-            None,
-        );
-        check(
-            &Situation {
+        check(&after, Choice::Good, Some(NEW));
+        let retry = Situation {
+            retry: true,
+            ..after.clone()
+        };
+        check(&retry, Choice::Candidate, None);
+        let other = Situation {
+            candidate: Some(Candidate {
                 attempt: "b",
-                ..after
-            },
-            Some(NEW),
-            None,
-        );
+                ..of(NEW)
+            }),
+            ..after
+        };
+        check(&other, Choice::Candidate, None);
+    }
+
+    #[test]
+    fn a_spec_that_fails_yields_to_what_the_same_commit_was_served_with() {
+        let (gone, bad) = (failed(OLD), problem(true));
+        let base = Situation {
+            candidate: Some(of(OLD)),
+            current: Some("old"),
+            good: Some("before"),
+            latest: Some(OLD),
+            problem: Some(&bad),
+            ..situation()
+        };
+        check(&base, Choice::Good, Some(OLD));
+        let restarted = Situation {
+            is_latest: false,
+            current: Some("before"),
+            failed: Some(&gone),
+            latest: None,
+            problem: None,
+            ..base
+        };
+        check(&restarted, Choice::Current, Some(OLD));
+        let known = Situation {
+            is_latest: true,
+            ..restarted.clone()
+        };
+        check(&known, Choice::Good, Some(OLD));
+        let edited_back = Situation {
+            candidate: Some(Candidate {
+                commit: OLD,
+                digest: "before",
+                attempt: "b",
+            }),
+            is_latest: true,
+            ..restarted
+        };
+        check(&edited_back, Choice::Candidate, None);
     }
 
     #[test]
     fn trouble_that_may_pass_gives_nothing_up() {
-        let new = revision(NEW);
         let passing = problem(false);
         let base = Situation {
-            candidate: Some(&new),
+            candidate: Some(of(NEW)),
+            good: Some("old"),
             problem: Some(&passing),
             ..situation()
         };
-        check(&base, Some(NEW), None);
+        check(&base, Choice::Candidate, None);
     }
 
     #[test]
     fn the_first_commit_stays_even_if_it_fails() {
-        let new = revision(NEW);
         let bad = problem(true);
         let base = Situation {
-            candidate: Some(&new),
+            candidate: Some(of(NEW)),
             problem: Some(&bad),
             ..situation()
         };
-        check(&base, Some(NEW), Some(NEW));
+        check(&base, Choice::Candidate, Some(NEW));
     }
 
     #[test]
     fn a_good_commit_is_not_given_up_when_a_worker_ends() {
-        let new = revision(NEW);
         let bad = problem(true);
         let base = Situation {
-            candidate: Some(&new),
-            last_known_good: Some(NEW),
+            candidate: Some(of(NEW)),
+            good: Some("new"),
             problem: Some(&bad),
             ..situation()
         };
-        check(&base, Some(NEW), None);
+        check(&base, Choice::Candidate, None);
     }
 }

@@ -1,20 +1,23 @@
 //! Events on transitions: which ones is pure.
 
 use hyprstream_api::{
-    Model, ModelStatus,
+    DecodeError, ModelStatus,
     condition::{SOURCE_RESOLVED, STALLED, reason},
 };
 use hyprstream_contract::label;
 use k8s_openapi::{
-    api::events::v1::Event as EventObject, apimachinery::pkg::apis::meta::v1::MicroTime,
+    api::{core::v1::ObjectReference, events::v1::Event as EventObject},
+    apimachinery::pkg::apis::meta::v1::MicroTime,
     jiff::Timestamp,
 };
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Api, Client,
     api::{ObjectMeta, PostParams},
 };
 
-/// Something that happened to a Model.
+use super::malformed;
+
+/// Something that happened to a Model or to an object made for one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     is_warning: bool,
@@ -43,12 +46,18 @@ impl Recorder {
     ///
     /// # Errors
     /// The API server refused or failed.
-    pub async fn publish(&self, model: &Model, event: &Event) -> Result<(), kube::Error> {
-        let namespace = model.namespace().unwrap_or_default();
+    pub async fn publish(
+        &self,
+        regarding: ObjectReference,
+        event: &Event,
+    ) -> Result<(), kube::Error> {
+        // What has no namespace has its events in this one.
+        let namespace = regarding.namespace.clone().unwrap_or("default".to_owned());
+        let name = regarding.name.clone().unwrap_or_default();
         let now = Timestamp::now();
         let object = EventObject {
             metadata: ObjectMeta {
-                name: Some(format!("{}.{:x}", model.name_any(), now.as_nanosecond())),
+                name: Some(format!("{name}.{:x}", now.as_nanosecond())),
                 namespace: Some(namespace.clone()),
                 ..ObjectMeta::default()
             },
@@ -56,7 +65,7 @@ impl Recorder {
             event_time: Some(MicroTime(now)),
             note: Some(event.note.clone()),
             reason: Some(event.reason.clone()),
-            regarding: Some(model.object_ref(&())),
+            regarding: Some(regarding),
             reporting_controller: Some(label::MANAGER.to_owned()),
             reporting_instance: Some(self.instance.clone()),
             type_: Some(
@@ -73,6 +82,13 @@ impl Recorder {
         api.create(&PostParams::default(), &object)
             .await
             .map(|_| ())
+    }
+}
+
+impl Event {
+    /// An object cannot be read.
+    pub fn malformed(error: &DecodeError) -> Self {
+        warning(reason::MALFORMED, "Read", &malformed::message(error))
     }
 }
 
@@ -99,7 +115,8 @@ pub fn events(before: &ModelStatus, after: &ModelStatus) -> Vec<Event> {
     {
         let then = match &after.last_known_good {
             Some(good) if *good != failed.commit => format!("; back to commit {good}"),
-            _ => String::new(),
+            Some(_) => "; back to workers as they were before".to_owned(),
+            None => String::new(),
         };
         let note = format!(
             "commit {}: {}: {}{then}",

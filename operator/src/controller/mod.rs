@@ -6,20 +6,26 @@ pub mod census;
 pub mod decide;
 pub mod events;
 pub mod fetch;
+mod malformed;
 mod memory;
+pub mod policy;
 pub mod prune;
 mod scene;
 pub mod status;
+mod turns;
 pub mod validate;
 
 use std::{
     collections::BTreeSet,
     convert::Infallible,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use hyprstream_api::{Model, ModelStatus};
+use hyprstream_api::{Checked, Model, ModelStatus};
 use hyprstream_contract::label;
 use k8s_openapi::{api::core::v1::PersistentVolumeClaim, jiff::Timestamp};
 use kube::{
@@ -29,18 +35,18 @@ use kube::{
 };
 use serde_json::json;
 
-pub use self::memory::Memory;
 use self::{
     apply::{Applier, ApplyError, Help},
-    build::{NewVolume, Revision},
+    build::{Notes, Workers},
     census::Census,
-    decide::Decision,
     events::Recorder,
     fetch::Existing,
+    policy::Policy,
     scene::Scene,
     status::Observed,
     validate::{Plan, validate},
 };
+pub use self::{memory::Memory, turns::Turns};
 use crate::{
     args::Images,
     cache::Caches,
@@ -55,6 +61,9 @@ const RESYNC: Duration = Duration::from_mins(15);
 const LAST_PAUSE: Duration = Duration::from_mins(5);
 /// How often the kubelet's events about a mount are asked for.
 const MOUNT_CHECK: Duration = Duration::from_secs(5);
+
+/// Number of the next reconciliation, by which the lines of its log belong together.
+static NEXT: AtomicU64 = AtomicU64::new(1);
 
 /// What reconciliations share.
 pub struct Context {
@@ -72,21 +81,40 @@ pub struct Context {
     pub metrics: Metrics,
     /// Images of the workers.
     pub images: Images,
+    /// What the installation forbids and adds.
+    pub policy: Arc<Policy>,
     /// What is remembered of Models, by UID.
     pub memory: Arc<Memory>,
+    /// Whose workers a release may change.
+    pub turns: Arc<Turns>,
 }
 
 /// Brings the cluster nearer to what a Model asks for and says in its status how far it is. Never
 /// fails: an error is in the status, and in when to look again.
-pub async fn reconcile(model: Arc<Model>, context: Arc<Context>) -> Result<Action, Infallible> {
+#[tracing::instrument(
+    skip_all,
+    fields(
+        kind = "Model",
+        namespace = model.namespace(),
+        name = model.name_any(),
+        reconcile = NEXT.fetch_add(1, Ordering::Relaxed),
+    )
+)]
+pub async fn reconcile(
+    model: Arc<Checked<Model>>,
+    context: Arc<Context>,
+) -> Result<Action, Infallible> {
     let started = Instant::now();
     context.caches.ready().await;
-    let action = if model.metadata.deletion_timestamp.is_some() {
+    let action = if model.meta().deletion_timestamp.is_some() {
         // The garbage collector takes what the Model owns, and the sweep its volumes.
         context.sources.forget(&model.uid().unwrap_or_default());
         Action::await_change()
     } else {
-        context.reconcile(&model).await
+        match model.get() {
+            Ok(model) => context.reconcile(model).await,
+            Err(error) => context.tell_malformed(&model, error).await,
+        }
     };
     context
         .metrics
@@ -99,7 +127,7 @@ impl Context {
     async fn reconcile(&self, model: &Model) -> Action {
         let uid = model.uid().unwrap_or_default();
         let before = self.newest_status(model, &uid);
-        let plan = validate(model, &self.images);
+        let plan = validate(model, &self.images).and_then(|plan| self.policy.admit(plan));
         let reconcile_at = model
             .annotations()
             .get(label::RECONCILE_AT)
@@ -128,11 +156,12 @@ impl Context {
             retry,
             now: Timestamp::now(),
         };
-        let latest = scene.latest_volume();
-        let Decision { target, failed } = scene.decide(latest.as_ref());
+        let who = (model.namespace().unwrap_or_default(), model.name_any());
+        let course = Box::new(scene.course(&who, &self.turns));
+        let target = course.target.as_ref();
         let error = match scene.active() {
             Some(plan) => self
-                .apply(plan, latest.as_ref(), target.as_ref(), &existing)
+                .apply(plan, target, &course.notes, &existing)
                 .await
                 .err(),
             None => None,
@@ -149,7 +178,8 @@ impl Context {
             }
             Some(error) => tracing::warn!(error = chain(error), "cannot apply"),
         }
-        let census = scene.census(target.as_ref());
+        let mut census = scene.census(target);
+        census.look_again = census.look_again.into_iter().chain(course.waits).min();
         let mount_problem = self.mount_problem(&uid, model, &census).await;
         let pods_refused = existing.pods_refused();
         let observed = Observed {
@@ -157,9 +187,11 @@ impl Context {
             before: &before,
             plan: plan.as_ref(),
             findings: &findings,
-            is_bound: target.as_ref().is_some_and(|t| existing.is_bound(&t.claim)),
-            target: target.as_ref(),
-            failed,
+            is_bound: target.is_some_and(|t| existing.is_bound(&t.revision.claim)),
+            target: target.map(|t| &t.revision),
+            failed: course.failed.clone(),
+            is_rolled_back: course.is_rolled_back,
+            is_waiting: course.waits.is_some(),
             census: &census,
             mount_problem: mount_problem.as_deref(),
             pods_refused: pods_refused.as_deref(),
@@ -187,54 +219,73 @@ impl Context {
     async fn apply(
         &self,
         plan: &Plan,
-        new: Option<&NewVolume>,
-        target: Option<&Revision>,
+        target: Option<&Workers>,
+        notes: &Notes,
         existing: &Existing,
     ) -> Result<(), ApplyError> {
         let namespace = Some(plan.namespace.as_str());
         let service = self.caches.services.get(namespace, &plan.name);
         self.applier
-            .ensure(plan, &build::service(plan), service.as_deref())
+            .ensure(
+                plan,
+                &build::service(plan, notes.good.as_ref()),
+                service.as_deref(),
+            )
             .await?;
+        let budget = self.caches.budgets.get(namespace, &plan.name);
+        self.applier
+            .ensure(plan, &build::disruption_budget(plan), budget.as_deref())
+            .await?;
+        if let Some(secret) = build::worker_key(plan) {
+            self.applier.ensure(plan, &secret, None).await?;
+        }
         let Some(target) = target else {
             return Ok(());
         };
-        if let Some(new) = new.filter(|n| n.revision == *target) {
-            self.applier.ensure_volume(plan, new, &self.caches).await?;
+        if let Some(content) = &target.content {
+            let new = build::new_volume(plan, content, &target.revision.claim);
+            self.applier.ensure_volume(plan, &new, &self.caches).await?;
         }
         let deployment = self.caches.deployments.get(namespace, &plan.name);
-        let desired = build::deployment(plan, target);
+        let desired = Box::new(build::deployment(plan, target, notes));
         self.applier
-            .ensure(plan, &desired, deployment.as_deref())
+            .ensure(plan, &*desired, deployment.as_deref())
             .await?;
-        self.prune(plan, target, existing).await
+        self.prune(plan, target, notes.good.as_ref(), existing)
+            .await
     }
 
     /// Deletes the claims of old commits; their volumes follow in the sweep.
     async fn prune(
         &self,
         plan: &Plan,
-        target: &Revision,
+        target: &Workers,
+        good: Option<&Workers>,
         existing: &Existing,
     ) -> Result<(), ApplyError> {
         // Not in the middle of a rollout, whose end decides what is old.
-        let revision = build::revision_of(plan, target);
+        let is_target = |revision: Option<&str>| revision == Some(target.digest());
         let pods = existing.pods.iter();
-        let is_settled = existing.current_revision() == Some(&revision)
+        let is_settled = is_target(existing.current_revision())
             && pods
                 .clone()
-                .all(|p| p.labels().get(build::REVISION) == Some(&revision));
+                .all(|p| is_target(p.labels().get(build::REVISION).map(String::as_str)));
         if !is_settled {
             return Ok(());
         }
         let mut needed: BTreeSet<String> = pods
             .flat_map(|p| prune::claims_of(p).map(str::to_owned).collect::<Vec<_>>())
             .collect();
-        needed.insert(target.claim.clone());
+        needed.insert(target.revision.claim.clone());
+        // Invariant: what was last good stays until something else is, even if no pod has it now.
+        needed.extend(good.map(|g| g.revision.claim.clone()));
         let keep = usize::try_from(plan.spec.storage.keep_revisions).unwrap_or(1);
         let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &plan.namespace);
-        for claim in prune::superfluous(&existing.revisions(), &needed, keep) {
-            if let Some(claim) = existing.claims.iter().find(|c| c.name_any() == claim) {
+        let superfluous = prune::superfluous(&existing.revisions(), &needed, keep);
+        for claim in &existing.claims {
+            let name = claim.name_any();
+            let is_broken = !existing.is_usable(&name) && !needed.contains(&name);
+            if is_broken || superfluous.contains(&name) {
                 self.applier.delete(&api, claim.as_ref()).await?;
             }
         }
@@ -307,7 +358,7 @@ impl Context {
         for event in events::events(before, after) {
             tracing::info!(reason = event.reason, note = event.note, "event");
             self.metrics.writes.with_label_values(&["Event"]).inc();
-            if let Err(error) = self.recorder.publish(model, &event).await {
+            if let Err(error) = self.recorder.publish(model.object_ref(&()), &event).await {
                 tracing::warn!(error = chain(&error), "cannot write an event");
             }
         }

@@ -1,15 +1,17 @@
-//! Everything that a reconciliation has found before it acts: pure from here to `apply`.
+//! Everything that a reconciliation has found before it acts: pure from here to `apply`, but for
+//! whose turn it is.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use hyprstream_api::{Model, ModelStatus};
+use hyprstream_api::{FailedCommit, Model, ModelStatus};
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
-    build::{self, NewVolume, Revision},
+    build::{self, Notes, Workers},
     census::{Census, census},
-    decide::{Decision, Situation, decide},
+    decide::{Candidate, Choice, Decision, Situation, decide},
     fetch::Existing,
+    turns::{Turns, Who},
     validate::{Invalid, Plan},
 };
 use crate::source::Findings;
@@ -26,65 +28,225 @@ pub(super) struct Scene<'a> {
     pub(super) now: Timestamp,
 }
 
+/// What to do.
+#[derive(Default)]
+pub(super) struct Course {
+    /// The workers to run.
+    pub(super) target: Option<Workers>,
+    /// What the Deployment is to note.
+    pub(super) notes: Notes,
+    /// What is given up.
+    pub(super) failed: Option<FailedCommit>,
+    /// The target runs in place of what failed.
+    pub(super) is_rolled_back: bool,
+    /// The Model waits for its turn, and asks again after that time.
+    pub(super) waits: Option<Duration>,
+}
+
+/// What the spec makes, of the latest commit or of the one that runs.
+struct Wish {
+    workers: Workers,
+    attempt: String,
+    is_latest: bool,
+}
+
 impl Scene<'_> {
     /// The plan, if it is to be acted on.
     pub(super) fn active(&self) -> Option<&Plan> {
         self.plan.ok().filter(|_| !self.model.spec.suspend)
     }
 
-    /// The volume of the latest commit, once the registry has it.
-    pub(super) fn latest_volume(&self) -> Option<NewVolume> {
-        let plan = self.active()?;
-        self.findings
-            .mirrored
-            .as_ref()
-            .map(|m| build::new_volume(plan, m))
-    }
-
-    /// What to run.
-    pub(super) fn decide(&self, latest: Option<&NewVolume>) -> Decision {
+    /// What to do. `turns` says whether a release's change of the workers may begin.
+    pub(super) fn course(&self, who: &Who, turns: &Turns) -> Course {
         let current = self.existing.current();
         let Some(plan) = self.active() else {
-            return Decision {
+            turns.leave(who);
+            let noted = self.existing.noted_good();
+            let failed = self.before.failed.clone();
+            return Course {
+                is_rolled_back: failed.is_some()
+                    && noted.is_some_and(|n| Some(n.digest()) == self.existing.current_revision()),
+                failed,
                 target: current,
-                failed: self.before.failed.clone(),
+                ..Course::default()
             };
         };
-        let candidate = latest.map(|n| &n.revision);
-        let attempt = candidate
-            .map(|c| build::attempt(plan, c))
-            .unwrap_or_default();
-        // Pods count against the commit only once the Deployment names it.
-        let problem = candidate
-            .map(|c| build::revision_of(plan, c))
-            .filter(|revision| self.existing.current_revision() == Some(revision))
-            .and_then(|revision| self.count(&revision).problem);
-        let commit = self.findings.latest.as_ref().map(ToString::to_string);
+        let wish = self.wish(plan, current.as_ref());
+        let good = self.good(plan, current.as_ref());
+        let Decision { mut choice, failed } =
+            self.decide(plan, wish.as_ref(), current.as_ref(), good.as_ref());
+        let mut is_upgrade =
+            choice == Choice::Candidate && self.is_upgrade(plan, wish.as_ref(), current.as_ref());
+        let mut waits = None;
+        if is_upgrade && let Some(wish) = &wish {
+            waits = turns
+                .ask(who, wish.workers.digest(), self.now, Instant::now())
+                .err();
+            if waits.is_some() {
+                choice = Choice::Current;
+                is_upgrade = false;
+            }
+        } else {
+            turns.leave(who);
+        }
+        let digest = wish.as_ref().map(|w| w.workers.digest().to_owned());
+        let asked = match &wish {
+            Some(wish) if choice != Choice::Current => {
+                Some(build::asked(plan, wish.workers.revision.commit.as_str()))
+            }
+            _ => self.existing.asked().map(str::to_owned),
+        };
+        let target = match choice {
+            Choice::Nothing => None,
+            Choice::Candidate => wish.map(|w| w.workers),
+            Choice::Good => good.clone(),
+            Choice::Current => current.map(|c| self.mountable(plan, c)),
+        };
+        let made = target.as_ref().map(Workers::digest);
+        // Once all are ready the change is done: what befalls them later holds nobody up.
+        let is_proven = made.is_some() && made == good.as_ref().map(Workers::digest);
+        let is_noted = made.is_some() && made == self.existing.upgrade();
+        Course {
+            is_rolled_back: failed.is_some() && made != digest.as_deref(),
+            notes: Notes {
+                is_upgrade: is_upgrade || is_noted && !is_proven,
+                good,
+                asked,
+            },
+            failed,
+            target,
+            waits,
+        }
+    }
+
+    fn wish(&self, plan: &Plan, current: Option<&Workers>) -> Option<Wish> {
+        let (revision, content) = if let Some(mirrored) = &self.findings.mirrored {
+            let content = build::content(plan, mirrored);
+            let name = build::claim_name(plan, &content);
+            let claim = self.existing.claim_for(&plan.namespace, &name);
+            let new = build::new_volume(plan, &content, &claim);
+            (new.revision, Some(content))
+        } else {
+            let current = self.mountable(plan, current?.clone());
+            (current.revision, current.content)
+        };
+        Some(Wish {
+            attempt: build::attempt(plan, &revision),
+            workers: build::workers(plan, revision, content),
+            is_latest: self.findings.mirrored.is_some(),
+        })
+    }
+
+    /// The last workers that were all ready, in a volume that can be mounted.
+    fn good(&self, plan: &Plan, current: Option<&Workers>) -> Option<Workers> {
+        let noted = self.existing.noted_good();
+        let good = self.before.last_known_good.as_deref();
+        // An earlier release left no note.
+        let is_good = |w: &&Workers| {
+            self.is_complete(w)
+                || noted.is_none()
+                    && good == Some(w.revision.commit.as_str())
+                    && self.before.failed.is_none()
+        };
+        let by_claim = || {
+            let revisions = self.existing.revisions();
+            let found = revisions
+                .into_iter()
+                .find(|r| Some(r.commit.as_str()) == good);
+            found.map(|revision| build::workers(plan, revision, None))
+        };
+        current
+            .filter(is_good)
+            .cloned()
+            .or_else(|| noted.clone())
+            .or_else(by_claim)
+            .map(|good| self.mountable(plan, good))
+    }
+
+    /// As many as the Deployment makes are ready, and that is not none.
+    fn is_complete(&self, current: &Workers) -> bool {
+        let census = self.count(current.digest());
+        self.existing.current_replicas().is_some_and(|wanted| {
+            wanted > 0 && census.updated == wanted && census.updated_ready == wanted
+        })
+    }
+
+    /// The same workers, on another claim if theirs cannot be used any more.
+    fn mountable(&self, plan: &Plan, workers: Workers) -> Workers {
+        let Some(content) = &workers.content else {
+            return workers;
+        };
+        if self.existing.is_usable(&workers.revision.claim) {
+            return workers;
+        }
+        let name = build::claim_name(plan, content);
+        let claim = self.existing.claim_for(&plan.namespace, &name);
+        if claim == workers.revision.claim {
+            workers
+        } else {
+            workers.on_claim(claim)
+        }
+    }
+
+    fn decide(
+        &self,
+        plan: &Plan,
+        wish: Option<&Wish>,
+        current: Option<&Workers>,
+        good: Option<&Workers>,
+    ) -> Decision {
+        let failed = self.before.failed.as_ref();
+        // Pods count against what was asked for only once the Deployment makes it.
+        let problem = wish
+            .map(|w| w.workers.digest())
+            .filter(|digest| self.existing.current_revision() == Some(*digest))
+            .and_then(|digest| self.count(digest).problem);
+        let latest = self.findings.latest.as_ref().map(ToString::to_string);
         decide(&Situation {
-            candidate,
-            attempt: &attempt,
-            current: current.as_ref(),
-            claims: &self.existing.revisions(),
-            last_known_good: self.before.last_known_good.as_deref(),
-            failed: self.before.failed.as_ref(),
-            latest: commit.as_deref(),
+            candidate: wish.map(|w| Candidate {
+                commit: w.workers.revision.commit.as_str(),
+                digest: w.workers.digest(),
+                attempt: &w.attempt,
+            }),
+            is_latest: wish.is_some_and(|w| w.is_latest),
+            current: current.map(Workers::digest),
+            good: good.map(Workers::digest),
+            failed,
+            is_asked_anew: self.existing.asked().and_then(|a| a.split('/').next())
+                != Some(build::asked_spec(plan).as_str()),
+            latest: latest.as_deref(),
             problem: problem.as_ref(),
             retry: self.retry,
         })
     }
 
-    /// The workers, those of `target` more closely.
-    pub(super) fn census(&self, target: Option<&Revision>) -> Census {
-        let revision = match (self.active(), target) {
-            (Some(plan), Some(target)) => build::revision_of(plan, target),
-            // A spec that is not acted on leaves the Deployment as it is.
-            _ => self
-                .existing
-                .current_revision()
-                .unwrap_or_default()
-                .to_owned(),
+    /// Other workers are wanted, and neither the Model nor its source is the cause, but another
+    /// release of the operator.
+    fn is_upgrade(&self, plan: &Plan, wish: Option<&Wish>, current: Option<&Workers>) -> bool {
+        let (Some(wish), Some(current)) = (wish, current) else {
+            return false;
         };
-        self.count(&revision)
+        let revision = &wish.workers.revision;
+        let is_asked_already = match self.existing.asked() {
+            Some(asked) => asked == build::asked(plan, revision.commit.as_str()),
+            None => *revision == current.revision,
+        };
+        wish.workers.digest() != current.digest()
+            && is_asked_already
+            && !self.retry
+            // Neither takes room from others, or must wait for them.
+            && plan.spec.replicas > 0
+            && self.existing.is_usable(&current.revision.claim)
+    }
+
+    /// The workers, those of `target` more closely.
+    pub(super) fn census(&self, target: Option<&Workers>) -> Census {
+        let revision = match target.filter(|_| self.active().is_some()) {
+            Some(target) => target.digest(),
+            // A spec that is not acted on leaves the Deployment as it is.
+            None => self.existing.current_revision().unwrap_or_default(),
+        };
+        self.count(revision)
     }
 
     fn count(&self, revision: &str) -> Census {

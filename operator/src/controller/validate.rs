@@ -10,6 +10,7 @@ use hyprstream_contract::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
+use super::policy::WorkerKey;
 use crate::{
     args::Images,
     source::{SourceKey, own_repository},
@@ -32,6 +33,8 @@ pub struct Plan {
     pub image: String,
     /// When to pull it.
     pub pull_policy: &'static str,
+    /// What workers ask for, once the policy gave it.
+    pub worker_key: Option<WorkerKey>,
     /// The spec.
     pub spec: ModelSpec,
 }
@@ -57,6 +60,19 @@ pub enum Invalid {
          repositories of its own namespace. Push it to hyprstream://{1}/{2} instead"
     )]
     ForeignRepository(String, String, String),
+    /// Credentials for what needs none.
+    #[error(
+        "spec.source.secretRef: the registry of this cluster needs no credentials; remove it, or \
+         name another repository in spec.source.url"
+    )]
+    NeedlessSecret,
+    /// Credentials would go over the network as they are.
+    #[error(
+        "spec.source.secretRef: its credentials would go to {0} without TLS; use https:// in \
+         spec.source.url, or have that host allowed by the Helm value \
+         operator.allowInsecureCredentials"
+    )]
+    InsecureCredentials(String),
     /// There is no image for the device.
     #[error(
         "spec.engine.device: this installation has no worker image for {0}; set it in the Helm \
@@ -95,6 +111,9 @@ pub fn validate(model: &Model, images: &Images) -> Result<Plan, Invalid> {
             name.to_owned(),
         ));
     }
+    if spec.source.secret_ref.is_some() && spec.source.url.starts_with("hyprstream://") {
+        return Err(Invalid::NeedlessSecret);
+    }
     let interval = interval(&spec.source.interval)
         .ok_or_else(|| Invalid::Interval(spec.source.interval.clone()))?;
     let source = SourceKey {
@@ -121,6 +140,7 @@ pub fn validate(model: &Model, images: &Images) -> Result<Plan, Invalid> {
         source,
         image: image.clone(),
         pull_policy: images.pull_policy.as_str(),
+        worker_key: None,
         spec: spec.clone(),
     })
 }
@@ -218,6 +238,14 @@ mod tests {
         check(
             &json!({"source": {"url": "hyprstream://other/m"}}),
             Err("AccessDenied"),
+        );
+    }
+
+    #[test]
+    fn credentials_for_the_own_registry_are_refused() {
+        check(
+            &json!({"source": {"url": "hyprstream://ns/m", "secretRef": {"name": "s"}}}),
+            Err("InvalidSpec"),
         );
     }
 

@@ -30,6 +30,7 @@ use hyprstream_contract::{CommitId, registry::Reference};
 use kube::{Client, runtime::reflector::ObjectRef};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use crate::{chain, registry::Registry};
 
@@ -120,6 +121,8 @@ pub struct Pace {
     pub poll: Duration,
     /// How often progress is reported at most.
     pub report: Duration,
+    /// How often the file of the workers' master key is looked at.
+    pub key: Duration,
     /// How long the registry may be silent before that is reported, so that its restart is not.
     pub silence: Duration,
 }
@@ -132,6 +135,7 @@ impl Default for Pace {
             secret: Duration::from_secs(10),
             poll: Duration::from_secs(1),
             report: Duration::from_secs(3),
+            key: Duration::from_secs(10),
             silence: Duration::from_secs(8),
         }
     }
@@ -202,7 +206,14 @@ impl Sources {
             trigger: self.trigger.clone(),
             model: model.clone(),
         };
-        let task = AbortOnDropHandle::new(tokio::spawn(task.run()));
+        let span = tracing::info_span!(
+            parent: None,
+            "source",
+            kind = "Model",
+            namespace = model.namespace,
+            name = model.name,
+        );
+        let task = AbortOnDropHandle::new(tokio::spawn(task.run().instrument(span)));
         let token = token.map(str::to_owned);
         entries.insert(
             uid.to_owned(),

@@ -1,10 +1,18 @@
 //! Credentials out of a Secret.
+//!
+//! Only out of one that is meant for it. Whoever may write Models need not be somebody who may read
+//! Secrets, and chooses the host that the credentials are sent to.
 
 use std::collections::BTreeMap;
 
 use hyprstream_contract::registry::Credentials;
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Api, Client, ResourceExt};
+
+/// Type of Secrets for git, and label of others that may be used for it, with the value `true`.
+const MARK: &str = "hyprstream.io/git-credentials";
+/// Types of Kubernetes' own that are for git and the like.
+const TYPES: [&str; 2] = ["kubernetes.io/basic-auth", "kubernetes.io/ssh-auth"];
 
 /// Credentials and the version of the Secret that they come from.
 pub(super) struct Found {
@@ -23,6 +31,14 @@ pub(super) enum SecretError {
         "there is no Secret {0} in the Model's namespace: create it, or correct spec.source.secretRef"
     )]
     NotFound(String),
+    #[error(
+        "Secret {name} is not marked as credentials for git, so it is not used: if its content may \
+         be sent to the host in spec.source.url, run kubectl label secret {name} {MARK}=true, or \
+         make it with type {MARK}, {} or {}",
+        TYPES[0],
+        TYPES[1]
+    )]
+    Unmarked { name: String, version: String },
     #[error("Secret {name} holds no credentials: {why}")]
     Invalid {
         name: String,
@@ -46,6 +62,12 @@ pub(super) async fn read(
         Err(error) => return Err(SecretError::Get(name.to_owned(), error)),
     };
     let version = secret.resource_version().unwrap_or_default();
+    if !is_marked(&secret) {
+        return Err(SecretError::Unmarked {
+            name: name.to_owned(),
+            version,
+        });
+    }
     match credentials(&secret.data.unwrap_or_default()) {
         Ok(credentials) => Ok(Found {
             credentials,
@@ -57,6 +79,11 @@ pub(super) async fn read(
             version,
         }),
     }
+}
+
+fn is_marked(secret: &Secret) -> bool {
+    let kind = secret.type_.as_deref().unwrap_or_default();
+    kind == MARK || TYPES.contains(&kind) || secret.labels().get(MARK).is_some_and(|v| v == "true")
 }
 
 /// Reads the keys of the types Opaque, `kubernetes.io/basic-auth` and `kubernetes.io/ssh-auth`.
@@ -114,6 +141,30 @@ mod tests {
             (Ok(found), Ok(expected)) => assert!(found == expected, "{data:?}"),
             (Err(found), Err(expected)) => assert!(found.contains(expected), "{found}"),
             (found, expected) => panic!("{found:?} is not {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn only_secrets_that_say_so_are_for_git() {
+        for (kind, value, expected) in [
+            ("Opaque", None, false),
+            ("Opaque", Some("true"), true),
+            ("Opaque", Some("false"), false),
+            ("kubernetes.io/service-account-token", None, false),
+            ("kubernetes.io/basic-auth", None, true),
+            ("kubernetes.io/ssh-auth", None, true),
+            ("hyprstream.io/git-credentials", None, true),
+        ] {
+            let mut secret = Secret {
+                type_: Some(kind.to_owned()),
+                ..Secret::default()
+            };
+            if let Some(value) = value {
+                secret
+                    .labels_mut()
+                    .insert(MARK.to_owned(), value.to_owned());
+            }
+            assert_eq!(is_marked(&secret), expected, "{kind} {value:?}");
         }
     }
 

@@ -291,7 +291,9 @@ impl Task {
             let now = secret::read(&self.shared.client, &self.key.namespace, name).await;
             let now = match now {
                 Ok(found) => Some(found.version),
-                Err(SecretError::Invalid { version, .. }) => Some(version),
+                Err(
+                    SecretError::Invalid { version, .. } | SecretError::Unmarked { version, .. },
+                ) => Some(version),
                 Err(SecretError::NotFound(_)) => None,
                 Err(_) => continue,
             };
@@ -315,7 +317,9 @@ fn secret_failure(error: &SecretError) -> Failure {
     let (reason, secret, retriable) = match error {
         SecretError::Get(..) | SecretError::Forbidden(_) => (API_ERROR, None, true),
         SecretError::NotFound(_) => (SECRET_NOT_FOUND, None, false),
-        SecretError::Invalid { version, .. } => (INVALID_SECRET, Some(version.clone()), false),
+        SecretError::Invalid { version, .. } | SecretError::Unmarked { version, .. } => {
+            (INVALID_SECRET, Some(version.clone()), false)
+        }
     };
     Failure {
         problem: Problem {

@@ -36,6 +36,7 @@ struct Inner {
     history: Vec<Change>,
     log: Vec<String>,
     refuse: BTreeMap<String, (u16, String)>,
+    hidden: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -132,6 +133,11 @@ impl Cluster {
                 state.refuse.remove(part);
             }
         }
+    }
+
+    /// From now on there is no such resource, as before its CRD is there.
+    pub fn hide(&self, resource: Option<&str>) {
+        self.state.lock().unwrap().hidden = resource.map(str::to_owned);
     }
 
     fn store(&self, state: &mut Inner, key: Key, mut object: Value) -> Value {
@@ -252,6 +258,9 @@ async fn handle(
             let reason = if *code == 403 { "Forbidden" } else { "Invalid" };
             return failure(*code, reason, message);
         }
+        if state.hidden.as_ref() == Some(&target.resource) {
+            return failure(404, "NotFound", "the server could not find the resource");
+        }
     }
     match (method, &target.name) {
         (Method::GET, None) if query.contains_key("watch") => cluster.watch(&target, &query),
@@ -268,7 +277,8 @@ async fn handle(
                 kind, "application/apply-patch+yaml",
                 "only applies are known here"
             );
-            cluster.apply(&target, body)
+            let manager = query.get("fieldManager").cloned().unwrap_or_default();
+            cluster.apply(&target, &manager, body)
         }
         (Method::DELETE, Some(_)) => cluster.answer_delete(&target, &body),
         _ => failure(405, "MethodNotAllowed", "not known here"),
@@ -351,8 +361,8 @@ impl Cluster {
         Json(self.store(&mut state, key, object)).into_response()
     }
 
-    /// Server-side apply with one manager: fields applied before and not now are removed.
-    fn apply(&self, target: &Target, mut patch: Value) -> Response {
+    /// Server-side apply: fields that this manager applied before and not now are removed.
+    fn apply(&self, target: &Target, manager: &str, mut patch: Value) -> Response {
         let mut state = self.state.lock().unwrap();
         let key = key(target);
         let old = state.objects.get(&key).cloned();
@@ -369,7 +379,8 @@ impl Cluster {
         }
         strip_nulls(&mut patch);
         let mut object = old.unwrap_or_else(|| json!({}));
-        let slot = (key.clone(), target.subresource.clone().unwrap_or_default());
+        let subresource = target.subresource.as_deref().unwrap_or_default();
+        let slot = (key.clone(), format!("{subresource}/{manager}"));
         if let Some(before) = state.applied.get(&slot) {
             subtract(&mut object, before, &patch);
         }

@@ -26,9 +26,18 @@ pub enum Fate {
     Ends(i32, String, i32),
     /// Their volume cannot be mounted, as this event says.
     MountFails(String),
+    /// No node has room for them.
+    NoRoom,
+    /// Their image cannot be pulled.
+    NoImage,
+    /// A quota forbids them.
+    NoQuota,
+    /// So many become ready, and the others never do.
+    ReadyBut(usize),
 }
 
-/// Fates by commit; a commit without one is ready.
+/// Fates by what workers are made of: a commit, an image, or `len:` and the longest request. Who
+/// has none becomes ready.
 pub type Fates = Arc<Mutex<BTreeMap<String, Fate>>>;
 
 /// Plays their part until the test ends.
@@ -57,6 +66,13 @@ fn bind(cluster: &Cluster) {
     for claim in cluster.list(CLAIMS) {
         let meta = &claim["metadata"];
         let (namespace, name) = (text(&meta["namespace"]), text(&meta["name"]));
+        // A claim that is being deleted stays for as long as a pod mounts it.
+        if !meta["deletionTimestamp"].is_null()
+            && !cluster.list(PODS).iter().any(|p| claim_of(p) == name)
+        {
+            cluster.delete(CLAIMS, namespace, name);
+            continue;
+        }
         claims.insert((namespace.to_owned(), name.to_owned()));
         if claim["status"]["phase"].is_null() {
             cluster.change(CLAIMS, namespace, name, |c| {
@@ -80,7 +96,7 @@ fn bind(cluster: &Cluster) {
     }
 }
 
-/// A rolling update with maxSurge 1 and maxUnavailable 0, in coarse steps.
+/// A rolling update in coarse steps: all new workers beside the old, or with maxSurge 0 after them.
 fn roll(cluster: &Cluster, deployment: &Value, pods: &[Value], fates: &Fates, count: &mut usize) {
     let wanted = deployment["spec"]["replicas"].as_u64().unwrap_or(1) as usize;
     let template = &deployment["spec"]["template"];
@@ -97,7 +113,8 @@ fn roll(cluster: &Cluster, deployment: &Value, pods: &[Value], fates: &Fates, co
     if new.len() > wanted {
         new[wanted..].iter().for_each(|p| remove(p));
     }
-    if ready >= wanted {
+    let surges = deployment["spec"]["strategy"]["rollingUpdate"]["maxSurge"] != 0;
+    if ready >= wanted || !surges {
         for pod in &old {
             remove(pod);
         }
@@ -108,17 +125,64 @@ fn roll(cluster: &Cluster, deployment: &Value, pods: &[Value], fates: &Fates, co
             .filter(|p| !is_ready(p))
             .for_each(remove);
     }
-    for _ in new.len()..wanted {
-        *count += 1;
-        let commit = text(&template["metadata"]["labels"]["hyprstream.io/commit"]).to_owned();
-        let fate = fates
-            .lock()
-            .unwrap()
-            .get(&commit)
-            .cloned()
-            .unwrap_or(Fate::Ready);
-        create(cluster, deployment, *count, &fate);
+    let mut is_refused = false;
+    for index in 0..wanted {
+        let fate = fate_of(cluster, deployment, fates, index);
+        match new.get(index) {
+            None if matches!(fate, Fate::NoQuota) => is_refused = true,
+            None => {
+                *count += 1;
+                create(cluster, deployment, *count, &fate);
+            }
+            // The scheduler and the kubelet try again, and loading ends.
+            Some(pod) if !is_ready(pod) && matches!(fate, Fate::Ready) => remove(pod),
+            Some(_) => {}
+        }
     }
+    let told = deployment["status"]["conditions"][0]["status"] == "True";
+    if is_refused != told {
+        let meta = &deployment["metadata"];
+        let (namespace, name) = (text(&meta["namespace"]), text(&meta["name"]));
+        cluster.change(DEPLOYMENTS, namespace, name, |d| {
+            d["status"]["conditions"] = json!([{
+                "type": "ReplicaFailure", "status": if is_refused { "True" } else { "False" },
+                "message": "exceeded quota",
+            }]);
+        });
+    }
+}
+
+fn fate_of(cluster: &Cluster, deployment: &Value, fates: &Fates, index: usize) -> Fate {
+    let template = &deployment["spec"]["template"];
+    let namespace = text(&deployment["metadata"]["namespace"]);
+    let claim = cluster.get(CLAIMS, namespace, claim_of(template));
+    if claim.is_none_or(|c| !c["metadata"]["deletionTimestamp"].is_null()) {
+        return Fate::NoRoom;
+    }
+    let container = &template["spec"]["containers"][0];
+    let length = container["env"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|e| e["name"] == "HYPRSTREAM_MAX_MODEL_LEN")
+        .map(|e| format!("len:{}", text(&e["value"])));
+    let keys = [
+        Some(text(&container["image"]).to_owned()),
+        length,
+        Some(text(&template["metadata"]["labels"]["hyprstream.io/commit"]).to_owned()),
+    ];
+    let fates = fates.lock().unwrap();
+    match keys.iter().flatten().find_map(|key| fates.get(key)) {
+        None => Fate::Ready,
+        Some(Fate::ReadyBut(ready)) if index < *ready => Fate::Ready,
+        Some(Fate::ReadyBut(_)) => Fate::Loading,
+        Some(fate) => fate.clone(),
+    }
+}
+
+/// The claim that a pod, or a template of pods, mounts.
+fn claim_of(pod: &Value) -> &str {
+    text(&pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"])
 }
 
 fn create(cluster: &Cluster, deployment: &Value, number: usize, fate: &Fate) {
@@ -132,18 +196,26 @@ fn create(cluster: &Cluster, deployment: &Value, number: usize, fate: &Fate) {
         "False"
     };
     let (state, last, restarts) = match fate {
-        Fate::Ready | Fate::Loading => (json!({"running": {}}), json!({}), 0),
+        Fate::Ready | Fate::Loading | Fate::ReadyBut(_) => {
+            (json!({"running": {"startedAt": now}}), json!({}), 0)
+        }
         Fate::Ends(code, message, restarts) => (
             json!({"waiting": {"reason": "CrashLoopBackOff"}}),
             json!({"terminated": {"exitCode": code, "message": message}}),
             *restarts,
         ),
-        Fate::MountFails(_) => (
+        Fate::MountFails(_) | Fate::NoRoom => (
             json!({"waiting": {"reason": "ContainerCreating"}}),
             json!({}),
             0,
         ),
+        Fate::NoImage | Fate::NoQuota => (
+            json!({"waiting": {"reason": "ImagePullBackOff"}}),
+            json!({}),
+            0,
+        ),
     };
+    let is_scheduled = !matches!(fate, Fate::NoRoom);
     let pod = cluster.put(
         PODS,
         json!({
@@ -157,7 +229,11 @@ fn create(cluster: &Cluster, deployment: &Value, number: usize, fate: &Fate) {
             "spec": template["spec"],
             "status": {
                 "phase": "Running",
-                "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": now}],
+                "conditions": [
+                    {"type": "Ready", "status": ready, "lastTransitionTime": now},
+                    {"type": "PodScheduled", "status": if is_scheduled { "True" } else { "False" },
+                        "message": "0/1 nodes are available"},
+                ],
                 "containerStatuses": [{
                     "name": "worker", "image": "w", "imageID": "", "ready": ready == "True",
                     "restartCount": restarts, "state": state, "lastState": last,

@@ -21,7 +21,9 @@ use std::{
 use hyprstream_api::ModelStatus;
 use hyprstream_operator::{
     args::{Images, PullPolicy},
+    controller::policy::{MasterKey, Policy},
     metrics::Metrics,
+    ready::Readiness,
     registry::Registry,
     run::Operator,
     source::Pace,
@@ -41,6 +43,8 @@ pub const MODELS: &str = "hyprstream.io/v1alpha1/models";
 pub const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 pub const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 pub const C: &str = "cccccccccccccccccccccccccccccccccccccccc";
+/// What workers' keys are made from.
+pub const MASTER_KEY: &str = "0123456789abcdef0123456789abcdef";
 /// The repository that tests push to.
 pub const URL: &str = "hyprstream://ns/m";
 
@@ -51,11 +55,17 @@ pub struct World {
     pub cluster: Cluster,
     pub registry: FakeRegistry,
     pub fates: Fates,
+    /// Image of the workers, from the operator's next start on.
+    pub image: String,
+    /// How many Models a release changes at a time, from the operator's next start on.
+    pub rollouts_at_once: usize,
     client: Client,
     remote: Registry,
     operator: Option<(JoinHandle<()>, CancellationToken)>,
     kubelet: JoinHandle<()>,
     _token: tempfile::NamedTempFile,
+    master_key: tempfile::NamedTempFile,
+    pub readiness: Readiness,
 }
 
 impl Drop for World {
@@ -74,6 +84,8 @@ impl World {
         let registry = FakeRegistry::default();
         let token = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(token.path(), "t\n").unwrap();
+        let master_key = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(master_key.path(), MASTER_KEY).unwrap();
         let url: http::Uri = cluster.serve().await.parse().unwrap();
         let client = Client::try_from(Config::new(url)).unwrap();
         let remote = Registry::new(registry.serve().await, token.path().to_owned()).unwrap();
@@ -83,11 +95,15 @@ impl World {
             cluster,
             registry,
             fates,
+            image: "worker:1".into(),
+            rollouts_at_once: 4,
             client,
             remote,
             operator: None,
             kubelet,
             _token: token,
+            master_key,
+            readiness: Readiness::default(),
         };
         world.start();
         world
@@ -102,10 +118,15 @@ impl World {
             client: self.client.clone(),
             registry: self.remote.clone(),
             images: Images {
-                cpu: "worker:1".into(),
+                cpu: self.image.clone(),
                 cuda: None,
                 rocm: None,
                 pull_policy: PullPolicy::IfNotPresent,
+            },
+            rollouts_at_once: self.rollouts_at_once,
+            policy: Policy {
+                insecure_hosts: vec!["plain.example.org".into()],
+                keys: MasterKey::open(self.master_key.path().to_owned()).unwrap(),
             },
             namespaces: vec![],
             instance: "test".into(),
@@ -116,8 +137,10 @@ impl World {
                 secret: Duration::from_millis(50),
                 poll: Duration::from_millis(30),
                 report: Duration::from_millis(30),
+                key: Duration::from_millis(50),
                 silence: Duration::from_millis(100),
             },
+            readiness: self.readiness.clone(),
         };
         let token = CancellationToken::new();
         self.operator = Some((tokio::spawn(operator.run(token.clone())), token));
@@ -130,8 +153,37 @@ impl World {
         }
     }
 
+    pub fn change_master_key(&self, master: &str) {
+        std::fs::write(self.master_key.path(), master).unwrap();
+    }
+
     pub fn fate(&self, commit: &str, fate: Fate) {
         self.fates.lock().unwrap().insert(commit.to_owned(), fate);
+    }
+
+    /// Another release of the operator takes over, with another image of the workers.
+    pub fn upgrade(&mut self, image: &str) {
+        self.kill_operator();
+        image.clone_into(&mut self.image);
+        self.start();
+    }
+
+    /// As `kubectl delete pvc` does: the claim is there for as long as a pod mounts it.
+    pub fn delete_claim(&self, name: &str) {
+        self.cluster.change(kubelet::CLAIMS, "ns", name, |claim| {
+            claim["metadata"]["deletionTimestamp"] =
+                json!(k8s_openapi::jiff::Timestamp::now().to_string());
+        });
+    }
+
+    /// Names of the claims of a commit.
+    pub fn claims_of(&self, commit: &str) -> Vec<String> {
+        let claims = self.cluster.list(kubelet::CLAIMS);
+        claims
+            .iter()
+            .filter(|c| c["metadata"]["labels"]["hyprstream.io/commit"] == commit)
+            .filter_map(|c| c["metadata"]["name"].as_str().map(str::to_owned))
+            .collect()
     }
 
     pub fn apply_model(&self, name: &str, spec: &Value) {

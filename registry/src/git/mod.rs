@@ -13,7 +13,7 @@ use axum::{
 };
 use serde::Deserialize;
 
-pub(crate) use process::{GitRunner, Program};
+pub(crate) use process::{GitRequest, GitRunner, Program, Push};
 pub(crate) use push::repair;
 
 use crate::{access::Access, refusal::Refusal, state::State};
@@ -54,10 +54,14 @@ pub(crate) async fn info_refs(
         }
     };
     let protocol = protocol(&headers);
-    let exchange = state
-        .git
-        .advertise(program, &path, protocol.as_deref())
-        .await?;
+    let request = GitRequest {
+        program,
+        repository: &path,
+        protocol: protocol.as_deref(),
+        share: access.share(),
+        is_mirror: access.is_mirror(),
+    };
+    let exchange = state.git.advertise(request).await?;
     // Version 2 has no service line, see git's http-backend.
     let version_2 = program == Program::UploadPack
         && protocol.is_some_and(|p| p.split(':').any(|part| part == "version=2"));
@@ -86,10 +90,14 @@ pub(crate) async fn upload_pack(
     let program = Program::UploadPack;
     require_content_type(program, &headers)?;
     let protocol = protocol(&headers);
-    let exchange = state
-        .git
-        .serve(program, &path, protocol.as_deref(), body, None)
-        .await?;
+    let request = GitRequest {
+        program,
+        repository: &path,
+        protocol: protocol.as_deref(),
+        share: access.share(),
+        is_mirror: access.is_mirror(),
+    };
+    let exchange = state.git.serve(request, body, None).await?;
     Ok(answer(
         "application/x-git-upload-pack-result",
         exchange.into_body(Vec::new()),
@@ -109,11 +117,20 @@ pub(crate) async fn receive_pack(
     state.require_space(content_length(&headers))?;
     let path = state.create(&repository).await?;
     let protocol = protocol(&headers);
-    let done = push::finisher(Arc::clone(&state), repository, path.clone());
-    let exchange = state
-        .git
-        .serve(program, &path, protocol.as_deref(), body, Some(done))
-        .await?;
+    let done = push::finisher(Arc::clone(&state), repository, path.clone()).await?;
+    let request = GitRequest {
+        program,
+        repository: &path,
+        protocol: protocol.as_deref(),
+        share: access.share(),
+        is_mirror: access.is_mirror(),
+    };
+    let space = Arc::clone(&state);
+    let push = Push {
+        finisher: done,
+        has_space: Box::new(move || space.require_space(0).is_ok()),
+    };
+    let exchange = state.git.serve(request, body, Some(push)).await?;
     Ok(answer(
         "application/x-git-receive-pack-result",
         exchange.into_body(Vec::new()),

@@ -1,6 +1,7 @@
 //! Git processes that answer one request each.
 
 use std::{
+    collections::HashMap,
     io,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -11,20 +12,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::body::Body;
+use axum::{body::Body, http::StatusCode};
 use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
+use parking_lot::Mutex;
 use prometheus::IntGauge;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedMutexGuard, mpsc},
 };
 use tokio_util::task::TaskTracker;
 
 use crate::{
     limits::GitLimits,
     refusal::{Refusal, is_disk_full},
+    slots::{Owners, Slot, Slots},
 };
 
 /// Which of git's programs.
@@ -46,9 +49,30 @@ pub(crate) struct Outcome {
     pub(crate) bytes_in: u64,
 }
 
+/// What a client asks of git.
+pub(crate) struct GitRequest<'a> {
+    pub(crate) program: Program,
+    pub(crate) repository: &'a Path,
+    /// The version of the protocol that the client asks for.
+    pub(crate) protocol: Option<&'a str>,
+    /// Whose share of the places for processes it takes.
+    pub(crate) share: Owners,
+    /// In a mirror the commits that Models were given are shown: often nothing else names them.
+    pub(crate) is_mirror: bool,
+}
+
+/// What a push needs beside git.
+pub(crate) struct Push {
+    pub(crate) finisher: Finisher,
+    /// Whether the disk has space for more of it.
+    pub(crate) has_space: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
 /// Starts git processes.
 pub(crate) struct GitRunner {
-    permits: Arc<Semaphore>,
+    places: Slots,
+    /// Repositories that somebody pushes to, or that git tidies.
+    alone: Mutex<HashMap<PathBuf, Arc<tokio::sync::Mutex<()>>>>,
     limits: GitLimits,
     home: PathBuf,
     tasks: TaskTracker,
@@ -62,6 +86,16 @@ pub(crate) struct Exchange {
 }
 
 const WAIT_FOR_A_PLACE: Duration = Duration::from_secs(30);
+/// For another push to the same repository.
+const WAIT_FOR_OTHERS: Duration = Duration::from_mins(2);
+/// For a process to take away what it began.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+/// Longest request that is no push: names of commits.
+const MAX_REQUEST_BYTES: u64 = 64 << 20;
+/// What stands before the pack in a push.
+const REFS_BYTES: u64 = 16 << 20;
+/// How often the free space is looked at while a pack comes in.
+const LOOK_EVERY_BYTES: u64 = 4 << 20;
 const CHUNK_BYTES: usize = 64 << 10;
 const MAX_STDERR_BYTES: u64 = 4 << 10;
 
@@ -85,7 +119,8 @@ impl Program {
 impl GitRunner {
     pub(crate) fn new(limits: GitLimits, home: &Path, running: IntGauge) -> Self {
         Self {
-            permits: Arc::new(Semaphore::new(limits.processes)),
+            places: Slots::new(limits.processes),
+            alone: Mutex::default(),
             limits,
             home: home.to_owned(),
             tasks: TaskTracker::new(),
@@ -94,45 +129,47 @@ impl GitRunner {
     }
 
     /// The refs of a repository.
-    pub(crate) async fn advertise(
-        &self,
-        program: Program,
-        repository: &Path,
-        protocol: Option<&str>,
-    ) -> Result<Exchange, Refusal> {
+    pub(crate) async fn advertise(&self, request: GitRequest<'_>) -> Result<Exchange, Refusal> {
         let arguments = [
-            program.command(),
+            request.program.command(),
             "--stateless-rpc",
             "--http-backend-info-refs",
         ];
-        self.start(
-            program,
-            &arguments,
-            repository,
-            protocol,
-            Body::empty(),
-            None,
-        )
-        .await
+        self.start(&request, &arguments, Body::empty(), None).await
     }
 
     /// One exchange with a repository.
     pub(crate) async fn serve(
         &self,
-        program: Program,
-        repository: &Path,
-        protocol: Option<&str>,
+        request: GitRequest<'_>,
         body: Body,
-        finisher: Option<Finisher>,
+        push: Option<Push>,
     ) -> Result<Exchange, Refusal> {
-        let arguments = [program.command(), "--stateless-rpc"];
-        self.start(program, &arguments, repository, protocol, body, finisher)
-            .await
+        let arguments = [request.program.command(), "--stateless-rpc"];
+        self.start(&request, &arguments, body, push).await
+    }
+
+    /// Waits until nobody else pushes to the repository or tidies it. `None`: for too long.
+    pub(crate) async fn alone(&self, repository: &Path) -> Option<OwnedMutexGuard<()>> {
+        let lock = self.lock_of(repository).lock_owned();
+        tokio::time::timeout(WAIT_FOR_OTHERS, lock).await.ok()
+    }
+
+    /// The same without waiting.
+    pub(crate) fn try_alone(&self, repository: &Path) -> Option<OwnedMutexGuard<()>> {
+        self.lock_of(repository).try_lock_owned().ok()
+    }
+
+    fn lock_of(&self, repository: &Path) -> Arc<tokio::sync::Mutex<()>> {
+        let mut alone = self.alone.lock();
+        // Those that nobody holds or waits for.
+        alone.retain(|_, lock| Arc::strong_count(lock) > 1);
+        Arc::clone(alone.entry(repository.to_owned()).or_default())
     }
 
     /// Runs git on a repository without a client. Returns its output.
     pub(crate) async fn run(&self, repository: &Path, arguments: &[&str]) -> io::Result<Vec<u8>> {
-        let mut command = self.command(None);
+        let mut command = self.command(Command::new("git"), None, false);
         command
             .arg("--git-dir")
             .arg(repository)
@@ -158,21 +195,25 @@ impl GitRunner {
 
     async fn start(
         &self,
-        program: Program,
+        request: &GitRequest<'_>,
         arguments: &[&str],
-        repository: &Path,
-        protocol: Option<&str>,
         body: Body,
-        finisher: Option<Finisher>,
+        push: Option<Push>,
     ) -> Result<Exchange, Refusal> {
-        let acquire = Arc::clone(&self.permits).acquire_owned();
-        let Ok(Ok(permit)) = tokio::time::timeout(WAIT_FOR_A_PLACE, acquire).await else {
+        let program = request.program;
+        let place = self.places.acquire(&request.share, false);
+        let Ok(place) = tokio::time::timeout(WAIT_FOR_A_PLACE, place).await else {
             return Err(Refusal::busy("too many git requests at once; try again"));
         };
-        let mut command = self.command(protocol);
+        let git = if program == Program::ReceivePack {
+            self.limited()
+        } else {
+            Command::new("git")
+        };
+        let mut command = self.command(git, request.protocol, request.is_mirror);
         command
             .args(arguments)
-            .arg(repository)
+            .arg(request.repository)
             .stdin(Stdio::piped());
         let mut child = command
             .spawn()
@@ -186,13 +227,15 @@ impl GitRunner {
             ));
         };
         let (sender, mut rest) = mpsc::channel(8);
+        let (finisher, has_space) = push.map(|push| (push.finisher, push.has_space)).unzip();
         self.running.inc();
         let drive = Drive {
             program,
             child,
-            idle: self.limits.idle,
+            limits: self.limits,
+            has_space,
             sender,
-            _permit: permit,
+            _place: place,
             running: RunningGuard(self.running.clone()),
         };
         let pipes = Pipes {
@@ -210,6 +253,12 @@ impl GitRunner {
             Some(Err(error)) if is_disk_full(&error) => {
                 Err(Refusal::disk_full("no space is left on the registry"))
             }
+            Some(Err(error)) if error.kind() == io::ErrorKind::FileTooLarge => Err(Refusal::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "BadRequest",
+                error.to_string(),
+                false,
+            )),
             Some(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
                 Err(Refusal::busy("git took too long; try again"))
             }
@@ -217,9 +266,21 @@ impl GitRunner {
         }
     }
 
-    /// Git with our configuration and nobody else's.
-    fn command(&self, protocol: Option<&str>) -> Command {
-        let mut command = Command::new("git");
+    /// Git with a bound on its memory: what a pack says of itself may be anything. Only the shell
+    /// can set it without unsafe code.
+    fn limited(&self) -> Command {
+        let mut command = Command::new("sh");
+        let kib = self.limits.push_memory_bytes >> 10;
+        command
+            .arg("-c")
+            .arg(format!("ulimit -v {kib}; exec git \"$@\""))
+            .arg("git");
+        command
+    }
+
+    /// `git` with our configuration and nobody else's.
+    fn command(&self, git: Command, protocol: Option<&str>, is_mirror: bool) -> Command {
+        let mut command = git;
         let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
         command
             .env_clear()
@@ -241,16 +302,25 @@ impl GitRunner {
             "uploadpack.allowFilter=true",
             "http.receivepack=true",
             "receive.fsckObjects=true",
+            // Old tools wrote these, other forges take them, and nobody can mend history.
+            "receive.fsck.zeroPaddedFilemode=ignore",
+            "receive.fsck.missingSpaceBeforeDate=ignore",
+            "receive.fsck.badTimezone=ignore",
+            // Larger files are streamed and not held in memory.
+            "core.bigFileThreshold=32m",
+            "pack.threads=1",
             "receive.autogc=false",
             // Packs are kept as they come: to unpack them git would hold whole files in memory.
             "receive.unpackLimit=1",
-            // Our own refs keep commits alive and are nobody's business.
-            "transfer.hideRefs=refs/hyprstream",
             "gc.autoDetach=false",
             "core.fsync=committed,reference",
             &max_input,
         ] {
             command.arg("-c").arg(setting);
+        }
+        if !is_mirror {
+            // Our own refs keep commits alive and are nobody's business.
+            command.args(["-c", "transfer.hideRefs=refs/hyprstream"]);
         }
         command
             .stdout(Stdio::piped())
@@ -293,35 +363,45 @@ impl Drop for RunningGuard {
 struct Drive {
     program: Program,
     child: Child,
-    idle: Duration,
+    limits: GitLimits,
+    has_space: Option<Box<dyn Fn() -> bool + Send + Sync>>,
     sender: mpsc::Sender<io::Result<Bytes>>,
-    _permit: OwnedSemaphorePermit,
+    _place: Slot,
     running: RunningGuard,
 }
 
-/// When a byte last moved, and how many came in.
+/// What moves through a process.
 struct Flow {
-    start: Instant,
-    last: AtomicU64,
     bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
     body_done: AtomicBool,
-    answered: AtomicBool,
 }
 
 impl Flow {
-    fn moved(&self) {
-        self.last
-            .store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+    fn moved(&self) -> u64 {
+        self.bytes_in.load(Ordering::Relaxed) + self.bytes_out.load(Ordering::Relaxed)
     }
 
-    async fn stalled(&self, idle: Duration) {
+    /// Returns when too little has moved for too long. A push whose last byte has come is our own
+    /// work, and has its own time.
+    async fn stalled(&self, limits: &GitLimits, program: Program) {
+        let least = limits.least_bytes_per_second as f64 * limits.idle.as_secs_f64();
+        let least = (least as u64).max(1);
+        let mut window = (Instant::now(), 0, false);
         loop {
-            let last = Duration::from_millis(self.last.load(Ordering::Relaxed));
-            let quiet = self.start.elapsed().saturating_sub(last);
-            if quiet >= idle {
+            tokio::time::sleep((limits.idle / 8).min(Duration::from_secs(1))).await;
+            let (moved, done) = (self.moved(), self.body_done.load(Ordering::Acquire));
+            if done != window.2 || moved - window.1 >= least {
+                window = (Instant::now(), moved, done);
+            }
+            let patience = if done && program == Program::ReceivePack {
+                limits.work
+            } else {
+                limits.idle
+            };
+            if window.0.elapsed() >= patience {
                 return;
             }
-            tokio::time::sleep(idle.saturating_sub(quiet)).await;
         }
     }
 }
@@ -329,11 +409,9 @@ impl Flow {
 impl Drive {
     async fn run(mut self, pipes: Pipes, body: Body, finisher: Option<Finisher>) {
         let flow = Flow {
-            start: Instant::now(),
-            last: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
             body_done: AtomicBool::new(false),
-            answered: AtomicBool::new(false),
         };
         let Pipes {
             stdin,
@@ -344,7 +422,7 @@ impl Drive {
             let work = async {
                 let complaint = complaint(stderr).map(Ok);
                 tokio::try_join!(
-                    feed(body, stdin, &flow),
+                    feed(body, stdin, &flow, &self.limits, self.has_space.as_deref()),
                     drain(stdout, &self.sender, self.program, &flow),
                     complaint,
                 )
@@ -354,8 +432,8 @@ impl Drive {
                     Ok(((), (), complaint)) => Ok(complaint),
                     Err(error) => Err(error),
                 },
-                () = flow.stalled(self.idle) => {
-                    Err(io::Error::new(io::ErrorKind::TimedOut, "no byte moved for too long"))
+                () = flow.stalled(&self.limits, self.program) => {
+                    Err(io::Error::new(io::ErrorKind::TimedOut, "too little moved for too long"))
                 }
                 () = gone(&self.sender, self.program, &flow) => {
                     Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the client went away"))
@@ -367,7 +445,7 @@ impl Drive {
             Err(_) => None,
         };
         if status.is_none() {
-            self.kill().await;
+            self.end().await;
         }
         self.report(result, status, &flow).await;
         let outcome = Outcome {
@@ -389,7 +467,7 @@ impl Drive {
             Ok(complaint) => {
                 tracing::warn!(program, ?status, complaint, "git failed");
                 // What git has said to its client stands; else the client gets an HTTP error.
-                if flow.answered.load(Ordering::Relaxed) {
+                if flow.bytes_out.load(Ordering::Relaxed) > 0 {
                     return;
                 }
                 let full = complaint.contains("No space left on device");
@@ -408,27 +486,49 @@ impl Drive {
         let _ = tokio::time::timeout(Duration::from_secs(5), self.sender.send(Err(error))).await;
     }
 
-    async fn kill(&mut self) {
-        if let Some(pid) = self
-            .child
-            .id()
-            .and_then(|id| rustix::process::Pid::from_raw(id as i32))
-        {
-            let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
+    /// Ends the process and its children: first so that they take away what they began, and then
+    /// for certain.
+    async fn end(&mut self) {
+        use rustix::process::{Pid, Signal, kill_process_group};
+        let group = self.child.id().and_then(|id| Pid::from_raw(id as i32));
+        if let Some(group) = group {
+            let _ = kill_process_group(group, Signal::TERM);
+            let _ = tokio::time::timeout(END_PATIENCE, self.child.wait()).await;
+            let _ = kill_process_group(group, Signal::KILL);
         }
         let _ = self.child.kill().await;
     }
 }
 
 /// Sends the body of the request to the process.
-async fn feed(body: Body, mut stdin: ChildStdin, flow: &Flow) -> io::Result<()> {
+async fn feed(
+    body: Body,
+    mut stdin: ChildStdin,
+    flow: &Flow,
+    limits: &GitLimits,
+    has_space: Option<&(dyn Fn() -> bool + Send + Sync)>,
+) -> io::Result<()> {
     let mut stream = body.into_data_stream();
     let mut refused = false;
+    let most = match has_space {
+        Some(_) => limits.max_push_bytes.saturating_add(REFS_BYTES),
+        None => MAX_REQUEST_BYTES,
+    };
+    let mut looked_at = 0;
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.map_err(io::Error::other)?;
-        flow.moved();
-        flow.bytes_in
-            .fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        let length = chunk.len() as u64;
+        let came = flow.bytes_in.fetch_add(length, Ordering::Relaxed) + length;
+        if came > most {
+            let message = format!("a request of more than {most} bytes is not taken");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+        }
+        if came - looked_at >= LOOK_EVERY_BYTES {
+            looked_at = came;
+            if has_space.is_some_and(|has_space| !has_space()) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+        }
         // A process that has heard enough says why on its output; the rest is passed over.
         if !refused && stdin.write_all(&chunk).await.is_err() {
             refused = true;
@@ -452,10 +552,9 @@ async fn drain(
         if stdout.read_buf(&mut buffer).await? == 0 {
             return Ok(());
         }
-        flow.moved();
-        flow.answered.store(true, Ordering::Relaxed);
+        let length = buffer.len() as u64;
         let gone = sender.send(Ok(buffer.freeze())).await.is_err();
-        flow.moved();
+        flow.bytes_out.fetch_add(length, Ordering::Relaxed);
         if gone && !must_finish(program, flow) {
             return Err(io::ErrorKind::BrokenPipe.into());
         }

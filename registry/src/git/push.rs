@@ -1,6 +1,7 @@
 //! What follows a push, and what follows a kill in the middle of one.
 
 use std::{
+    collections::HashSet,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -13,12 +14,24 @@ use super::{
     GitRunner,
     process::{Finisher, Outcome},
 };
-use crate::{names::Repository, state::State};
+use crate::{names::Repository, refusal::Refusal, state::State};
 
-/// Announces the push and keeps the repository in order.
-pub(super) fn finisher(state: Arc<State>, repository: Repository, path: PathBuf) -> Finisher {
-    Box::new(move |outcome: Outcome| {
+/// Waits for other pushes to the repository. What it returns announces this one, keeps the
+/// repository in order, and takes away what a refused push has left.
+pub(super) async fn finisher(
+    state: Arc<State>,
+    repository: Repository,
+    path: PathBuf,
+) -> Result<Finisher, Refusal> {
+    let Some(alone) = state.git.alone(&path).await else {
+        return Err(Refusal::busy(
+            "another push to this repository takes long; try again",
+        ));
+    };
+    let before = Contents::of(&state.git, &path).await;
+    Ok(Box::new(move |outcome: Outcome| {
         async move {
+            let _alone = alone;
             // With 4 bytes git only asks whether it may push.
             if outcome.bytes_in <= 4 {
                 return;
@@ -32,14 +45,59 @@ pub(super) fn finisher(state: Arc<State>, repository: Repository, path: PathBuf)
             if let Err(error) = choose_head(&state.git, &path).await {
                 tracing::warn!(%repository, %error, "HEAD could not be set after a push");
             }
+            drop_quarantine(&path);
+            let after = Contents::of(&state.git, &path).await;
+            let removed = before.and_then(|before| Some(before.drop_refused(&after?)));
             // Some refs may have moved even if the push as a whole failed.
             if let Repository::Pushed { namespace, name } = &repository {
                 state.events.push(namespace.as_str(), name.as_str());
             }
-            tracing::info!(%repository, result, "push");
+            tracing::info!(%repository, result, ?removed, "push");
         }
         .boxed()
-    })
+    }))
+}
+
+/// What a repository holds.
+struct Contents {
+    refs: Vec<u8>,
+    packs: HashSet<PathBuf>,
+}
+
+impl Contents {
+    async fn of(git: &GitRunner, repository: &Path) -> Option<Self> {
+        let refs = git.run(repository, &["for-each-ref"]).await.ok()?;
+        let entries = fs::read_dir(repository.join("objects/pack")).ok()?;
+        let packs = entries.flatten().map(|entry| entry.path()).collect();
+        Some(Self { refs, packs })
+    }
+
+    /// Removes the packs that have come since, if no ref has changed: git keeps the pack of a push
+    /// of which it has refused every ref. Returns how many files went. Nobody else may push to the
+    /// repository or tidy it meanwhile.
+    fn drop_refused(&self, after: &Self) -> usize {
+        if self.refs != after.refs {
+            return 0;
+        }
+        let new = after.packs.difference(&self.packs);
+        new.filter(|path| fs::remove_file(path).is_ok()).count()
+    }
+}
+
+/// Removes what a push that was ended has left of its pack. Nobody else pushes meanwhile.
+fn drop_quarantine(repository: &Path) {
+    let Ok(entries) = fs::read_dir(repository.join("objects")) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        if entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with("tmp_objdir-")
+        {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// Lets `HEAD` name a branch that exists, if the one that it names does not: the first push to a

@@ -18,6 +18,7 @@ use crate::{
     access::Access,
     names::Repository,
     refusal::Refusal,
+    scrub,
     state::{State, blocking},
 };
 
@@ -105,7 +106,7 @@ pub(crate) async fn verify(
 }
 
 fn download(
-    state: &State,
+    state: &Arc<State>,
     repository: &Repository,
     caller: &Caller,
     object: BatchObject,
@@ -130,7 +131,7 @@ fn download(
 }
 
 fn upload(
-    state: &State,
+    state: &Arc<State>,
     repository: &Repository,
     caller: &Caller,
     object: BatchObject,
@@ -175,7 +176,7 @@ fn upload(
 
 /// The size of the object if the repository has it.
 fn size_here(
-    state: &State,
+    state: &Arc<State>,
     repository: &Repository,
     object: &BatchObject,
 ) -> Result<Option<u64>, ObjectError> {
@@ -192,7 +193,11 @@ fn size_here(
             }
         })?;
     match size {
-        Some(size) if size != object.size => Err(invalid(format!("the object has {size} bytes"))),
+        Some(size) if size != object.size => {
+            // The client is wrong, or the disk has lost the end.
+            scrub::suspect(state, &oid);
+            Err(invalid(format!("the object has {size} bytes")))
+        }
         other => Ok(other),
     }
 }

@@ -9,11 +9,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::StreamExt;
+use hyprstream_git2db::Digest;
+use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
 use super::{object_missing, parse_oid, range};
-use crate::{access::Access, refusal::Refusal, state::State};
+use crate::{access::Access, refusal::Refusal, scrub, state::State};
 
 const CHUNK_BYTES: usize = 256 << 10;
 
@@ -71,12 +73,15 @@ pub(crate) async fn download(
     }
     file.set_max_buf_size(CHUNK_BYTES);
     let served = state.metrics.lfs_served_bytes.clone();
-    let stream =
-        ReaderStream::with_capacity(file.take(length), CHUNK_BYTES).inspect(move |chunk| {
-            if let Ok(chunk) = chunk {
-                served.inc_by(chunk.len() as u64);
-            }
-        });
+    let mut check = (length == size).then(|| Check::new(Arc::clone(&state), oid, size));
+    let stream = ReaderStream::with_capacity(file.take(length), CHUNK_BYTES).map(move |chunk| {
+        let chunk = chunk?;
+        if let Some(check) = &mut check {
+            check.next(&chunk)?;
+        }
+        served.inc_by(chunk.len() as u64);
+        Ok::<_, io::Error>(chunk)
+    });
     let length = [(header::CONTENT_LENGTH, length.to_string())];
     let content_range = content_range.map(|value| [(header::CONTENT_RANGE, value)]);
     let mut response = (status, common, length, Body::from_stream(stream)).into_response();
@@ -86,4 +91,40 @@ pub(crate) async fn download(
         }
     }
     Ok(response)
+}
+
+/// Hashes an object on its way out, so that bytes that went bad on the disk are noticed.
+struct Check {
+    state: Arc<State>,
+    oid: Digest,
+    left: u64,
+    hasher: Sha256,
+}
+
+impl Check {
+    fn new(state: Arc<State>, oid: Digest, size: u64) -> Self {
+        Self {
+            state,
+            oid,
+            left: size,
+            hasher: Sha256::new(),
+        }
+    }
+
+    /// Takes the next bytes. The last ones are held back if the whole is bad, so that the client
+    /// sees an answer that breaks off.
+    fn next(&mut self, chunk: &[u8]) -> io::Result<()> {
+        self.hasher.update(chunk);
+        self.left = self.left.saturating_sub(chunk.len() as u64);
+        if self.left > 0 {
+            return Ok(());
+        }
+        let found = hex::encode(std::mem::take(&mut self.hasher).finalize());
+        if found == self.oid.as_str() {
+            return Ok(());
+        }
+        let (state, oid) = (Arc::clone(&self.state), self.oid.clone());
+        tokio::task::spawn_blocking(move || scrub::set_aside(&state, &oid));
+        Err(io::Error::other("the object went bad on the disk"))
+    }
 }

@@ -11,14 +11,18 @@ use axum::{
 use futures::{Stream, StreamExt};
 use hyprstream_git2db::{lfs::Pointer, store::StoreError};
 use serde::Deserialize;
+use tokio::time::Instant;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use super::{parse_oid, unprocessable};
 use crate::{
     access::Access,
+    limits::Limits,
     refusal::{Refusal, is_disk_full},
-    state::{State, blocking},
+    state::State,
 };
+
+const WAIT_FOR_A_PLACE: Duration = Duration::from_secs(30);
 
 /// Query of an upload.
 #[derive(Deserialize)]
@@ -36,6 +40,7 @@ pub(crate) async fn upload(
     body: Body,
 ) -> Result<Response, Refusal> {
     let repository = access.writable()?.clone();
+    let share = access.share();
     let oid = parse_oid(names.get("oid").map(String::as_str).unwrap_or_default())?;
     let announced = announced_length(&headers)?;
     let size = match (query.size, announced) {
@@ -68,16 +73,21 @@ pub(crate) async fn upload(
         ));
     }
     state.require_space(size)?;
+    let place = state.uploads.acquire(&share, false);
+    let Ok(place) = tokio::time::timeout(WAIT_FOR_A_PLACE, place).await else {
+        return Err(Refusal::busy("too many uploads at once; try again"));
+    };
     state.create(&repository).await?;
     let received = state.metrics.lfs_received_bytes.clone();
-    let stream = patient(body, state.limits.transfer_idle).inspect(move |chunk| {
+    let stream = patient(body, &state.limits).inspect(move |chunk| {
         if let Ok(chunk) = chunk {
             received.inc_by(chunk.len() as u64);
         }
     });
     let reader = StreamReader::new(Box::pin(stream));
     let mut reader = SyncIoBridge::new(reader);
-    blocking(move || {
+    on_thread(move || {
+        let _place = place;
         let pointer = Pointer { oid, size };
         let _upload = state.mirrors.claims.upload(&pointer.oid);
         state
@@ -85,6 +95,11 @@ pub(crate) async fn upload(
             .store()
             .insert_verified(&mut reader, &pointer)
             .map_err(refusal)?;
+        // The repository may have been removed since the upload began.
+        state
+            .layout
+            .create(&repository)
+            .map_err(|error| Refusal::internal("making the repository", &error))?;
         state
             .layout
             .add_member(&repository, &pointer.oid)
@@ -106,14 +121,38 @@ fn announced_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
         .ok_or_else(|| Refusal::bad_request("the content length cannot be read"))
 }
 
-/// The body, with an error in place of a wait that is too long.
-fn patient(body: Body, idle: Duration) -> impl Stream<Item = io::Result<Bytes>> {
-    let stream = body.into_data_stream();
-    futures::stream::unfold(Some(stream), move |stream| async move {
-        let mut stream = stream?;
-        match tokio::time::timeout(idle, stream.next()).await {
+/// Runs an upload on a thread of its own: it lasts as long as its client likes, and must not take
+/// a thread from what looks at the disk.
+async fn on_thread(
+    work: impl FnOnce() -> Result<(), Refusal> + Send + 'static,
+) -> Result<Result<(), Refusal>, Refusal> {
+    let failed = |error: &dyn std::error::Error| Refusal::internal("an upload", error);
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("upload".to_owned())
+        .spawn(move || {
+            let _ = sender.send(work());
+        })
+        .map_err(|error| failed(&error))?;
+    receiver.await.map_err(|error| failed(&error))
+}
+
+/// The body, with an error once too little of it comes.
+fn patient(body: Body, limits: &Limits) -> impl Stream<Item = io::Result<Bytes>> + use<> {
+    let (window, least) = (limits.transfer_idle, limits.least_upload_bytes_per_second);
+    let least = ((least as f64 * window.as_secs_f64()) as u64).max(1);
+    let start = (body.into_data_stream(), Instant::now() + window, 0);
+    futures::stream::unfold(Some(start), move |state| async move {
+        let (mut stream, mut until, mut came) = state?;
+        match tokio::time::timeout_at(until, stream.next()).await {
             Ok(None) => None,
-            Ok(Some(Ok(chunk))) => Some((Ok(chunk), Some(stream))),
+            Ok(Some(Ok(chunk))) => {
+                came += chunk.len() as u64;
+                if came >= least {
+                    (until, came) = (Instant::now() + window, 0);
+                }
+                Some((Ok(chunk), Some((stream, until, came))))
+            }
             Ok(Some(Err(error))) => Some((Err(io::Error::other(error)), None)),
             Err(_) => Some((Err(io::ErrorKind::TimedOut.into()), None)),
         }

@@ -54,6 +54,23 @@ impl Failure {
         }
     }
 
+    /// A host that was not reached, or that is not allowed: which of them is not for strangers.
+    pub(crate) fn unreachable(host: &str) -> Self {
+        let message = format!(
+            "host {host:?} cannot be reached by the registry: its name has no address, it does not \
+             answer, it is not trusted, or it is not on the internet and whoever runs the cluster \
+             has not allowed it as an upstream (registry.allowUpstreams)"
+        );
+        Self::passing(reason::HOST_UNREACHABLE, message)
+    }
+
+    /// The thread that worked is gone.
+    pub(crate) fn died() -> Self {
+        tracing::error!("a thread that worked with an upstream panicked");
+        let message = "the work failed on the registry; its log says why";
+        Self::passing(reason::INTERNAL, message)
+    }
+
     pub(crate) fn disk_full() -> Self {
         Self::passing(
             reason::DISK_FULL,
@@ -103,15 +120,68 @@ impl Failure {
     }
 }
 
+// What servers say of themselves stays in the log: who names the address must not read with the
+// registry's eyes.
 impl From<RemoteError> for Failure {
     fn from(error: RemoteError) -> Self {
-        Self::of(error.reason(), error.is_retriable(), &error)
+        tracing::info!(
+            error = chain(&error),
+            "an upstream did not give what was asked of it"
+        );
+        let told = |message: String| Self {
+            reason: error.reason(),
+            message,
+            retriable: error.is_retriable(),
+        };
+        match &error {
+            RemoteError::HostUnreachable { host, .. }
+            | RemoteError::HostNotTrusted { host, .. } => Self::unreachable(host),
+            RemoteError::AuthenticationFailed { url, .. } => told(format!(
+                "{url} refuses the credentials, or wants some and has got none: see secretRef"
+            )),
+            RemoteError::RepositoryNotFound { url, .. } => told(format!(
+                "there is no git repository at {url}, or it is not visible with these credentials"
+            )),
+            RemoteError::Timeout { url, .. } => told(format!("{url} did not answer in time")),
+            RemoteError::Upstream { url, .. } => told(format!(
+                "{url} answered with an error, broke off, or wants to redirect to another host: \
+                 give the address to which it leads"
+            )),
+            other => Self::of(other.reason(), other.is_retriable(), other),
+        }
     }
 }
 
 impl From<LfsError> for Failure {
     fn from(error: LfsError) -> Self {
-        Self::of(error.reason(), error.is_retriable(), &error)
+        tracing::info!(
+            error = chain(&error),
+            "an upstream did not give LFS objects"
+        );
+        let told = |message: String| Self {
+            reason: error.reason(),
+            message,
+            retriable: error.is_retriable(),
+        };
+        match &error {
+            LfsError::HostUnreachable { host, .. } => Self::unreachable(host),
+            LfsError::AuthenticationFailed { .. } => {
+                told("the LFS server refuses the credentials: see secretRef".to_owned())
+            }
+            LfsError::NoEndpoint { .. } => {
+                told("the upstream has no LFS server for this repository".to_owned())
+            }
+            LfsError::MissingObject { oid, .. } => {
+                told(format!("LFS object {oid} is not on the upstream"))
+            }
+            LfsError::RateLimited { .. } => {
+                told("the LFS server asks to come back later".to_owned())
+            }
+            LfsError::Upstream { .. } => {
+                told("the LFS server answered with an error, or broke off".to_owned())
+            }
+            other => Self::of(other.reason(), other.is_retriable(), other),
+        }
     }
 }
 

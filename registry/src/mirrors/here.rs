@@ -1,16 +1,29 @@
 //! Repositories that were pushed here.
 
+use std::sync::Arc;
+
 use hyprstream_contract::registry::{MirrorState, MirrorStatus, reason};
 use hyprstream_git2db::{
-    CommitId, Include, Reference, repo,
+    CommitId, Digest, Include, Reference, repo,
     tree::{self, Entry, EntryKind, Limits},
 };
 
 use super::failure::Failure;
-use crate::{names::Repository, state::State};
+use crate::{layout::make_folder, names::Repository, scrub, state::State};
 
 /// The commit that `reference` names now.
 pub(super) fn resolve(
+    state: &Arc<State>,
+    repository: &Repository,
+    reference: &Reference,
+) -> Result<CommitId, Failure> {
+    find(state, repository, reference).map_err(|mut failure| {
+        explain(state, repository, &mut failure);
+        failure
+    })
+}
+
+fn find(
     state: &State,
     repository: &Repository,
     reference: &Reference,
@@ -33,7 +46,7 @@ pub(super) fn resolve(
 
 /// Whether the commit and the objects of its included files are here.
 pub(super) fn status(
-    state: &State,
+    state: &Arc<State>,
     repository: &Repository,
     commit: &CommitId,
     include: &Include,
@@ -45,7 +58,8 @@ pub(super) fn status(
         bytes_total: 0,
         error: None,
     };
-    if let Err(failure) = check(state, repository, commit, include, &mut status) {
+    if let Err(mut failure) = check(state, repository, commit, include, &mut status) {
+        explain(state, repository, &mut failure);
         status.state = MirrorState::Failed;
         status.error = Some(failure.api_error());
     }
@@ -53,7 +67,7 @@ pub(super) fn status(
 }
 
 fn check(
-    state: &State,
+    state: &Arc<State>,
     repository: &Repository,
     commit: &CommitId,
     include: &Include,
@@ -80,6 +94,19 @@ fn check(
             .layout
             .member_size(repository, &pointer.oid)
             .map_err(|error| Failure::internal("looking for an object", &error))?;
+        let size = match size {
+            Some(size) if size != pointer.size => {
+                // The pointer is wrong, or the disk has lost the end.
+                scrub::suspect(state, &pointer.oid);
+                None
+            }
+            None if was_lost(state, repository, &pointer.oid) => {
+                // Somebody has brought the bytes again.
+                let again = state.layout.add_member(repository, &pointer.oid);
+                again.is_ok().then_some(pointer.size)
+            }
+            other => other,
+        };
         if size == Some(pointer.size) {
             if counted.insert(&pointer.oid) {
                 status.bytes_done += pointer.size;
@@ -89,6 +116,14 @@ fn check(
         }
     }
     if let Some((path, pointer)) = missing {
+        if was_lost(state, repository, &pointer.oid) {
+            let message = format!(
+                "the bytes of LFS object {oid} of file {path:?} went bad on the registry's disk: \
+                 push them again with `git lfs push --object-id REMOTE {oid}` for {repository}",
+                oid = pointer.oid
+            );
+            return Err(Failure::passing(reason::MISSING_OBJECT, message));
+        }
         let message = format!(
             "LFS object {} of file {path:?} was not pushed: run `git lfs push --all` for {repository}",
             pointer.oid
@@ -96,6 +131,35 @@ fn check(
         return Err(Failure::passing(reason::MISSING_OBJECT, message));
     }
     keep(&path, commit)
+}
+
+fn was_lost(state: &State, repository: &Repository, oid: &Digest) -> bool {
+    state.layout.lost(repository, oid).exists()
+}
+
+/// Says so where the failure comes of a disk that lost git objects: libgit2 takes what it cannot
+/// read in a pack for something that is not there.
+fn explain(state: &Arc<State>, repository: &Repository, failure: &mut Failure) {
+    if !matches!(
+        failure.reason,
+        reason::INTERNAL | reason::REFERENCE_NOT_FOUND
+    ) || !state.layout.exists(repository)
+    {
+        return;
+    }
+    if scrub::note(&state.layout.repository(repository)).exists() {
+        *failure = damaged(repository);
+    } else {
+        scrub::suspect_repository(state, repository);
+    }
+}
+
+fn damaged(repository: &Repository) -> Failure {
+    let message = format!(
+        "git objects of {repository} went bad on the registry's disk: remove the repository with \
+         DELETE and push all of it again"
+    );
+    Failure::passing(reason::DIGEST_MISMATCH, message)
 }
 
 /// Keeps the commit when its branch moves on, for as long as the repository lives.
@@ -108,7 +172,10 @@ fn keep(path: &std::path::Path, commit: &CommitId) -> Result<(), Failure> {
     let Some(folder) = name.parent() else {
         return Ok(());
     };
-    std::fs::create_dir_all(folder).map_err(failed)?;
+    // Not `refs` itself: a repository that was just removed must not come back as half of one.
+    for folder in [folder.parent().unwrap_or(folder), folder] {
+        make_folder(folder).map_err(failed)?;
+    }
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
     std::io::Write::write_all(&mut file, format!("{commit}\n").as_bytes()).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;

@@ -10,6 +10,7 @@ mod identity;
 mod job;
 mod objects;
 mod proof;
+mod run;
 mod source;
 
 use std::{
@@ -24,24 +25,27 @@ use std::{
 use hyprstream_contract::registry::{
     MirrorRequest, MirrorState, MirrorStatus, ResolveRequest, ResolveResponse, reason,
 };
-use hyprstream_git2db::{Cancel, CommitId, Digest, Include};
+use hyprstream_git2db::{Cancel, CommitId, Credentials, Digest, Include, Reference, RemoteUrl};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 
 pub(crate) use failure::Failure;
 pub(crate) use objects::Claims;
+use run::{End, Run};
 use source::Source;
 
 use crate::{
     names::Repository,
+    slots::{self, Owners, Slots},
     state::{State, blocking},
 };
 
 /// The jobs and what they share.
 pub(crate) struct Mirrors {
     jobs: Mutex<HashMap<Key, Arc<Job>>>,
-    fetches: Arc<Semaphore>,
-    resolves: Arc<Semaphore>,
+    fetches: Slots,
+    /// Questions to upstreams have places of their own: a download is long and a question short.
+    resolves: Slots,
     /// Who brings which LFS object now.
     pub(crate) claims: Claims,
     /// Ends all jobs when set.
@@ -57,8 +61,12 @@ struct Key {
 
 /// One commit on its way here.
 struct Job {
+    /// Different for every job.
+    number: u64,
     phase: Mutex<Phase>,
     asked: Mutex<Instant>,
+    /// The namespaces that ask for it.
+    owners: Owners,
     bytes_done: AtomicU64,
     bytes_total: AtomicU64,
 }
@@ -81,6 +89,14 @@ const KEPT_JOBS: usize = 4096;
 const FORGET_AFTER: Duration = Duration::from_hours(1);
 /// Shorter than the operator waits, so that it hears why.
 const RESOLVE_PATIENCE: Duration = Duration::from_secs(50);
+/// Waiting fetches of one namespace; others are told to come back later.
+const MAX_WAITING: usize = 256;
+/// Questions of one namespace that wait; those of others wait beside them.
+const MAX_WAITING_RESOLVES: usize = 64;
+/// Most questions to upstreams at the same time.
+const MAX_RESOLVES: usize = 32;
+/// A thread that does not end within this time keeps nobody but its own namespace from working.
+const END_PATIENCE: Duration = Duration::from_secs(5);
 /// After this time a commit that is asked for is looked at again: the disk may have lost some of it.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_mins(5);
 
@@ -88,8 +104,8 @@ impl Mirrors {
     pub(crate) fn new(max_fetches: usize) -> Self {
         Self {
             jobs: Mutex::default(),
-            fetches: Arc::new(Semaphore::new(max_fetches)),
-            resolves: Arc::new(Semaphore::new(max_fetches.saturating_mul(4))),
+            fetches: Slots::new(max_fetches),
+            resolves: Slots::new(MAX_RESOLVES),
             claims: Claims::default(),
             cancel: Cancel::new(),
         }
@@ -116,6 +132,14 @@ impl Mirrors {
             .retain(|key, _| key.repository != *repository);
     }
 
+    /// Forgets the jobs of a repository that have ended, so that the next request looks at the
+    /// disk.
+    pub(crate) fn forget_finished(&self, repository: &Repository) {
+        self.jobs.lock().retain(|key, job| {
+            key.repository != *repository || matches!(*job.phase.lock(), Phase::Fetching)
+        });
+    }
+
     /// Whether work on the repository is under way.
     pub(crate) fn is_busy(&self, repository: &Repository) -> bool {
         self.jobs.lock().iter().any(|(key, job)| {
@@ -137,24 +161,11 @@ pub(crate) async fn resolve(
         }
         Source::There(url) => {
             let credentials = source::credentials(request.upstream.credentials.as_ref());
-            let host = url.host().to_owned();
-            let permit = Arc::clone(&state.mirrors.resolves).acquire_owned();
-            let work = async move {
-                // The permit is held by the thread, which goes on after the wait is over.
-                let permit = permit.await;
-                background(move || {
-                    let _permit = permit;
-                    hyprstream_git2db::remote::resolve(&url, &reference, &credentials)
-                        .map_err(Failure::from)
-                })
-                .await
-            };
-            if let Ok(found) = tokio::time::timeout(RESOLVE_PATIENCE, work).await {
-                found?
-            } else {
-                let message = format!("host {host:?} did not answer in time");
-                return Err(Failure::passing(reason::HOST_UNREACHABLE, message));
+            let namespace = &request.upstream.namespace;
+            if state.mirrors.resolves.waiting(namespace) >= MAX_WAITING_RESOLVES {
+                return Err(busy());
             }
+            ask_upstream(state, namespace, url, reference, credentials).await?
         }
     };
     let commit = found
@@ -162,6 +173,43 @@ pub(crate) async fn resolve(
         .parse()
         .expect("both are 40 hexadecimal digits");
     Ok(ResolveResponse { commit })
+}
+
+/// Asks an upstream what a reference names, on a thread of its own: one that does not end in time
+/// is left behind, at the expense of its own namespace.
+async fn ask_upstream(
+    state: &Arc<State>,
+    namespace: &str,
+    url: RemoteUrl,
+    reference: Reference,
+    credentials: Credentials,
+) -> Result<CommitId, Failure> {
+    let until = tokio::time::Instant::now() + RESOLVE_PATIENCE;
+    let owners = slots::owner(namespace);
+    let slot = state.mirrors.resolves.acquire(&owners, false);
+    let Ok(mut slot) = tokio::time::timeout_at(until, slot).await else {
+        return Err(busy());
+    };
+    let late = Failure::unreachable(url.host());
+    let fence = Arc::clone(state);
+    let mut done = on_thread(move || {
+        source::require_allowed(&fence, &url)?;
+        hyprstream_git2db::remote::resolve(&url, &reference, &credentials).map_err(Failure::from)
+    })?;
+    if let Ok(found) = tokio::time::timeout_at(until, &mut done).await {
+        return found.unwrap_or_else(|_| Err(Failure::died()));
+    }
+    slot.set_aside();
+    tokio::spawn(async move {
+        let _ = done.await;
+        drop(slot);
+    });
+    Err(late)
+}
+
+fn busy() -> Failure {
+    let message = "too much of this namespace waits for upstreams that are slow; it is tried again";
+    Failure::passing("Busy", message)
 }
 
 /// How far a commit is; begins or continues the work if it is not here.
@@ -186,7 +234,8 @@ pub(crate) async fn mirror(
         commit: commit.clone(),
         include: include.digest(),
     };
-    let (job, attempt) = claim(state, &key);
+    let namespace = &request.upstream.namespace;
+    let (job, attempt) = claim(state, &key, namespace)?;
     if let Some(attempt) = attempt {
         let order = job::Order {
             repository,
@@ -196,14 +245,21 @@ pub(crate) async fn mirror(
             include,
             credentials: source::credentials(request.upstream.credentials.as_ref()),
         };
-        tokio::spawn(work(Arc::clone(state), Arc::clone(&job), order, attempt));
+        tokio::spawn(work(
+            Arc::clone(state),
+            Arc::clone(&job),
+            key.clone(),
+            order,
+            attempt,
+        ));
     }
     state.touch(&key.repository);
     Ok(job.status(&key.repository))
 }
 
 /// The job of `key`, and the number of the attempt that the caller is to make, if it is to.
-fn claim(state: &State, key: &Key) -> (Arc<Job>, Option<u32>) {
+fn claim(state: &State, key: &Key, namespace: &str) -> Result<(Arc<Job>, Option<u32>), Failure> {
+    static NUMBERS: AtomicU64 = AtomicU64::new(0);
     let mut jobs = state.mirrors.jobs.lock();
     if jobs.len() >= KEPT_JOBS {
         jobs.retain(|_, job| {
@@ -211,18 +267,31 @@ fn claim(state: &State, key: &Key) -> (Arc<Job>, Option<u32>) {
                 || matches!(*job.phase.lock(), Phase::Fetching)
         });
     }
-    let mut is_new = false;
+    let is_new = !jobs.contains_key(key);
+    if is_new && state.mirrors.fetches.waiting(namespace) >= MAX_WAITING {
+        return Err(busy());
+    }
     let job = Arc::clone(jobs.entry(key.clone()).or_insert_with(|| {
-        is_new = true;
         Arc::new(Job {
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             phase: Mutex::new(Phase::Fetching),
             asked: Mutex::new(Instant::now()),
+            owners: slots::owner(namespace),
             bytes_done: AtomicU64::new(0),
             bytes_total: AtomicU64::new(0),
         })
     }));
     drop(jobs);
     *job.asked.lock() = Instant::now();
+    let joins = job.owners.lock().insert(namespace.to_owned());
+    if joins {
+        state.mirrors.fetches.joined();
+    }
+    Ok(due(state, key, job, is_new))
+}
+
+/// The job, and the number of the attempt that is due.
+fn due(state: &State, key: &Key, job: Arc<Job>, is_new: bool) -> (Arc<Job>, Option<u32>) {
     if is_new {
         return (job, Some(1));
     }
@@ -263,17 +332,22 @@ fn backoff(state: &State, attempt: u32) -> Duration {
         .min(state.limits.max_backoff)
 }
 
-async fn work(state: Arc<State>, job: Arc<Job>, order: job::Order, attempt: u32) {
+async fn work(state: Arc<State>, job: Arc<Job>, key: Key, order: job::Order, attempt: u32) {
     let (repository, commit) = (order.repository.to_string(), order.commit.to_string());
-    let permit = Arc::clone(&state.mirrors.fetches).acquire_owned().await;
-    let result = background({
-        let (state, job) = (Arc::clone(&state), Arc::clone(&job));
-        move || {
-            let _permit = permit;
-            job::run(&state, &job, &order)
+    let Some(result) = attempt_until_done(&state, &job, order, attempt > 1).await else {
+        tracing::info!(
+            repository,
+            commit,
+            "ended a fetch that nobody asks for any more"
+        );
+        let mut jobs = state.mirrors.jobs.lock();
+        let ours = jobs.get(&key).is_some_and(|there| Arc::ptr_eq(there, &job));
+        // What was ready before it was looked at again stays so.
+        if ours && matches!(*job.phase.lock(), Phase::Fetching) {
+            jobs.remove(&key);
         }
-    })
-    .await;
+        return;
+    };
     let mut phase = job.phase.lock();
     *phase = match result {
         Ok(()) => {
@@ -302,6 +376,64 @@ async fn work(state: Arc<State>, job: Arc<Job>, order: job::Order, attempt: u32)
     };
 }
 
+/// Works on the job, in turns with others, until it is done or has failed. `None`: nobody asks
+/// for it any more.
+async fn attempt_until_done(
+    state: &Arc<State>,
+    job: &Arc<Job>,
+    order: job::Order,
+    mut again: bool,
+) -> Option<Result<(), Failure>> {
+    let order = Arc::new(order);
+    let fetches = &state.mirrors.fetches;
+    loop {
+        let mut slot = tokio::select! {
+            slot = fetches.acquire(&job.owners, again) => slot,
+            () = abandoned(state, job) => return None,
+        };
+        let run = Arc::new(Run::new(&state.mirrors.cancel));
+        let started = on_thread({
+            let (state, job) = (Arc::clone(state), Arc::clone(job));
+            let (run, order) = (Arc::clone(&run), Arc::clone(&order));
+            move || job::run(&state, &job, &run, &order)
+        });
+        let mut done = match started {
+            Ok(done) => done,
+            Err(failure) => return Some(Err(failure)),
+        };
+        let end = tokio::select! {
+            result = &mut done => return Some(result.unwrap_or_else(|_| Err(Failure::died()))),
+            end = run.watch(state, job, &slot, fetches) => end,
+        };
+        tracing::debug!(repository = %order.repository, ?end, "a fetch is ended");
+        run.cancel();
+        match tokio::time::timeout(END_PATIENCE, &mut done).await {
+            Ok(Ok(Ok(()))) => return Some(Ok(())),
+            Ok(_) => drop(slot),
+            Err(_) => {
+                slot.set_aside();
+                tokio::spawn(async move {
+                    let _ = done.await;
+                    drop(slot);
+                });
+            }
+        }
+        match end {
+            End::Abandoned => return None,
+            End::Turn => again = true,
+            End::Slow | End::Late => return end.failure(&state.limits.fetch).map(Err),
+        }
+    }
+}
+
+/// Returns when nobody has asked for the job for too long.
+async fn abandoned(state: &State, job: &Job) {
+    let limits = &state.limits.fetch;
+    while job.asked.lock().elapsed() < limits.lease {
+        tokio::time::sleep(limits.tick()).await;
+    }
+}
+
 impl Job {
     fn status(&self, repository: &Repository) -> MirrorStatus {
         let (state, error) = match &*self.phase.lock() {
@@ -317,6 +449,21 @@ impl Job {
             error,
         }
     }
+}
+
+/// Runs work with an upstream on a thread of its own: it may hang for long, and must not take a
+/// thread from what looks at the disk.
+fn on_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<oneshot::Receiver<Result<T, Failure>>, Failure> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("upstream".to_owned())
+        .spawn(move || {
+            let _ = sender.send(work());
+        })
+        .map_err(|error| Failure::internal("starting a thread", &error))?;
+    Ok(receiver)
 }
 
 async fn background<T: Send + 'static>(

@@ -9,21 +9,29 @@ use std::{
     collections::{HashMap, HashSet},
     fs, io,
     path::PathBuf,
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
 use hyprstream_contract::registry::reason;
 use hyprstream_git2db::{
-    Digest, Observer as _, Progress, RemoteUrl, Watch,
+    Digest, Observer, Progress, RemoteUrl,
     lfs::{Client, Options, Pointer, Transfer},
     store::ObjectStore,
 };
 use parking_lot::{Condvar, Mutex};
 use sha2::Digest as _;
 
-use super::{Job, failure::Failure, job::Order, proof};
-use crate::state::State;
+use super::{
+    Job,
+    failure::Failure,
+    job::Order,
+    proof,
+    run::{Run, Stage},
+};
+use crate::{scrub, state::State};
+
+const SLOW_DISK_BYTES_PER_SECOND: u64 = 32 << 20;
 
 /// Who brings which object now, so that it is always known where an object came from.
 #[derive(Default)]
@@ -34,11 +42,19 @@ pub(crate) struct Claims {
 
 #[derive(Default)]
 struct Book {
-    /// Objects that a job works on; no other job touches them meanwhile. The value says whether
-    /// a client was uploading the same object at any time since.
-    taken: HashMap<Digest, bool>,
+    /// Objects that a job works on; no other job touches them meanwhile.
+    taken: HashMap<Digest, Taken>,
     /// Objects that clients upload, with the number of uploads.
     uploading: HashMap<Digest, usize>,
+}
+
+struct Taken {
+    /// Number of the job.
+    job: u64,
+    /// A client was uploading the same object at some time since.
+    uploaded: bool,
+    /// Another job waits for it.
+    awaited: bool,
 }
 
 struct Claim<'a> {
@@ -57,8 +73,8 @@ impl Claims {
     pub(crate) fn upload(&self, oid: &Digest) -> Upload<'_> {
         let mut book = self.book.lock();
         *book.uploading.entry(oid.clone()).or_insert(0) += 1;
-        if let Some(uploaded) = book.taken.get_mut(oid) {
-            *uploaded = true;
+        if let Some(taken) = book.taken.get_mut(oid) {
+            taken.uploaded = true;
         }
         Upload {
             claims: self,
@@ -76,8 +92,17 @@ impl Claims {
             .collect()
     }
 
+    /// Whether other jobs wait for what the job with this number works on.
+    pub(super) fn is_awaited(&self, job: u64) -> bool {
+        let book = self.book.lock();
+        book.taken
+            .values()
+            .any(|taken| taken.job == job && taken.awaited)
+    }
+
     fn was_uploaded(&self, oid: &Digest) -> bool {
-        self.book.lock().taken.get(oid).copied().unwrap_or(true)
+        let book = self.book.lock();
+        book.taken.get(oid).is_none_or(|taken| taken.uploaded)
     }
 }
 
@@ -107,6 +132,7 @@ impl Drop for Claim<'_> {
 pub(super) fn bring(
     state: &State,
     job: &Job,
+    run: &Run,
     order: &Order,
     pointers: Vec<Pointer>,
 ) -> Result<(), Failure> {
@@ -120,6 +146,10 @@ pub(super) fn bring(
         if size == Some(pointer.size) {
             done += pointer.size;
         } else {
+            if size.is_some() {
+                // The pointer is wrong, or the disk has lost the end: then it is not there now.
+                scrub::is_good(state, &pointer.oid);
+            }
             lacking.push(pointer);
         }
     }
@@ -134,7 +164,7 @@ pub(super) fn bring(
         return Err(Failure::disk_full());
     }
     while !lacking.is_empty() {
-        lacking = round(state, job, order, lacking)?;
+        lacking = round(state, job, run, order, lacking)?;
     }
     Ok(())
 }
@@ -144,6 +174,7 @@ pub(super) fn bring(
 fn round(
     state: &State,
     job: &Job,
+    run: &Run,
     order: &Order,
     lacking: Vec<Pointer>,
 ) -> Result<Vec<Pointer>, Failure> {
@@ -154,12 +185,17 @@ fn round(
         let mut book = claims.book.lock();
         let mut oids = Vec::new();
         for pointer in lacking {
-            if book.taken.contains_key(&pointer.oid) {
+            if let Some(taken) = book.taken.get_mut(&pointer.oid) {
+                taken.awaited = true;
                 busy.push(pointer);
                 continue;
             }
-            let uploaded = book.uploading.contains_key(&pointer.oid);
-            book.taken.insert(pointer.oid.clone(), uploaded);
+            let taken = Taken {
+                job: job.number,
+                uploaded: book.uploading.contains_key(&pointer.oid),
+                awaited: false,
+            };
+            book.taken.insert(pointer.oid.clone(), taken);
             oids.push(pointer.oid.clone());
             if store.contains(&pointer.oid) {
                 present.push(pointer);
@@ -168,10 +204,12 @@ fn round(
             }
         }
         if oids.is_empty() {
+            run.enter(Stage::Here);
             claims.released.wait_for(&mut book, Duration::from_secs(1));
         }
         Claim { claims, oids }
     };
+    run.enter(Stage::Objects);
     let (proven, doubtful) = judge(state, order, present);
     give(state, job, order, &proven)?;
     if !doubtful.is_empty() {
@@ -182,13 +220,20 @@ fn round(
             .map_err(|error| Failure::disk("making a folder", &error))?;
         for pointer in &doubtful {
             let scratch = ObjectStore::open(aside.path()).map_err(Failure::from)?;
-            download(state, job, order, std::slice::from_ref(pointer), &scratch)?;
+            download(
+                state,
+                job,
+                run,
+                order,
+                std::slice::from_ref(pointer),
+                &scratch,
+            )?;
             give(state, job, order, std::slice::from_ref(pointer))?;
             let _ = fs::remove_file(scratch.path(&pointer.oid));
         }
     }
     if !absent.is_empty() {
-        let result = download(state, job, order, &absent, store);
+        let result = download(state, job, run, order, &absent, store);
         // What came in before a failure is kept too, or the next attempt would load it again. An
         // object that a client uploaded meanwhile may not be the upstream's: it is judged next.
         absent.retain(|pointer| store.contains(&pointer.oid));
@@ -200,7 +245,7 @@ fn round(
         busy.extend(uploaded);
     }
     drop(claim);
-    if state.mirrors.cancel.is_cancelled() {
+    if run.is_cancelled() {
         return Err(Failure::passing(
             reason::INTERNAL,
             "the registry is restarting",
@@ -217,7 +262,7 @@ fn judge(state: &State, order: &Order, present: Vec<Pointer>) -> (Vec<Pointer>, 
     if known.is_empty() {
         return (known, doubtful);
     }
-    let offered = proof::offered(&order.url, &order.credentials, &known);
+    let offered = proof::offered(&order.url, &order.credentials, &known, state.fence());
     let (proven, refused): (Vec<_>, Vec<_>) = known
         .into_iter()
         .partition(|pointer| offered.contains(&pointer.oid));
@@ -229,23 +274,25 @@ fn judge(state: &State, order: &Order, present: Vec<Pointer>) -> (Vec<Pointer>, 
 fn download(
     state: &State,
     job: &Job,
+    run: &Run,
     order: &Order,
     pointers: &[Pointer],
     store: &ObjectStore,
 ) -> Result<Transfer, Failure> {
+    let defaults = Options::default();
     let options = Options {
         parallel: state.limits.parallel_downloads,
-        ..Options::default()
+        stall_timeout: defaults.stall_timeout.min(state.limits.fetch.rate_window),
+        ..defaults
     };
-    let client = Client::new(&order.url, &order.credentials, options)?;
+    let client = Client::new(&order.url, &order.credentials, options)?.guarded(state.fence());
+    run.pardon(reading_time(store, pointers));
     let before = job.bytes_done.load(Ordering::Relaxed);
-    let observer = Watch {
-        on_progress: |progress| {
-            if let Progress::Objects { bytes_done, .. } = progress {
-                job.bytes_done.store(before + bytes_done, Ordering::Relaxed);
-            }
-        },
-        cancel: state.mirrors.cancel.clone(),
+    let observer = Download {
+        job,
+        run,
+        before,
+        highest: AtomicU64::new(0),
     };
     let result = client.download(pointers, store, &observer);
     // From here on only what belongs to the mirror counts as done.
@@ -257,6 +304,41 @@ fn download(
         .inc_by(transfer.objects_moved);
     state.metrics.upstream_bytes.inc_by(transfer.bytes_moved);
     Ok(transfer)
+}
+
+/// Counts the bytes of a download.
+struct Download<'a> {
+    job: &'a Job,
+    run: &'a Run,
+    before: u64,
+    /// Most bytes that were there at once. What is thrown away and comes again is no progress.
+    highest: AtomicU64,
+}
+
+impl Observer for Download<'_> {
+    fn progress(&self, progress: Progress) {
+        if let Progress::Objects { bytes_done, .. } = progress {
+            let highest = self.highest.fetch_max(bytes_done, Ordering::Relaxed);
+            self.run.moved(bytes_done.saturating_sub(highest));
+            let done = self.before + bytes_done;
+            self.job.bytes_done.store(done, Ordering::Relaxed);
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.run.is_cancelled()
+    }
+}
+
+/// How long a slow disk needs to read again what came of the objects earlier.
+fn reading_time(store: &ObjectStore, pointers: &[Pointer]) -> Duration {
+    let parts = store.root().join("parts");
+    let size = |pointer: &Pointer| {
+        let part = fs::metadata(parts.join(pointer.oid.as_str()));
+        part.map_or(0, |part| part.len())
+    };
+    let bytes: u64 = pointers.iter().map(size).sum();
+    Duration::from_secs(bytes / SLOW_DISK_BYTES_PER_SECOND)
 }
 
 /// Makes objects of the store the mirror's own, and notes that the upstream's origin has them.

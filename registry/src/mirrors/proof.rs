@@ -6,8 +6,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hyprstream_git2db::{
     Credentials, Digest, RemoteUrl,
     lfs::{
-        Pointer,
+        Guard, Pointer,
         batch::{BatchObject, BatchRequest, BatchResponse, CONTENT_TYPE, Operation},
+        guarded_agent,
     },
 };
 
@@ -21,17 +22,18 @@ pub(super) fn offered(
     url: &RemoteUrl,
     credentials: &Credentials,
     pointers: &[Pointer],
+    guard: Guard,
 ) -> HashSet<Digest> {
     let Some(endpoint) = url.lfs_endpoint() else {
         return HashSet::new();
     };
-    let agent: ureq::Agent = ureq::Agent::config_builder()
+    let config = ureq::Agent::config_builder()
         .timeout_global(Some(Duration::from_mins(1)))
         .max_redirects(0)
         .max_redirects_will_error(false)
         .http_status_as_error(false)
-        .build()
-        .into();
+        .build();
+    let agent = guarded_agent(config, Some(guard));
     let mut offered = HashSet::new();
     for batch in pointers.chunks(BATCH) {
         match ask(&agent, &endpoint, credentials, batch) {

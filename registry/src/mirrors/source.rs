@@ -4,7 +4,10 @@ use hyprstream_contract::registry::{self, Credentials, Reference, SCHEME, Upstre
 use hyprstream_git2db::RemoteUrl;
 
 use super::failure::Failure;
-use crate::names::{Namespace, Repository};
+use crate::{
+    names::{Namespace, Repository},
+    state::State,
+};
 
 /// A parsed [`Upstream`].
 #[derive(Debug)]
@@ -48,6 +51,22 @@ pub(crate) fn parse(upstream: &Upstream) -> Result<Source, Failure> {
         ));
     }
     Ok(Source::Here(Repository::Pushed { namespace, name }))
+}
+
+/// Refuses an upstream at an address that is not allowed. Blocks for the name resolution.
+///
+/// The answer is that of a host that does not exist, so that nobody learns which names and
+/// addresses of the cluster there are.
+pub(crate) fn require_allowed(state: &State, url: &RemoteUrl) -> Result<(), Failure> {
+    let port = url.port().unwrap_or(443);
+    if state.upstreams.allows_host(url.host(), port) {
+        return Ok(());
+    }
+    tracing::debug!(
+        host = url.host(),
+        "an upstream has no address that is allowed"
+    );
+    Err(Failure::unreachable(url.host()))
 }
 
 /// The reference as git2db names it.

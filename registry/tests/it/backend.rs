@@ -10,11 +10,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use hyprstream_contract::registry::{Credentials, MirrorState, Upstream, reason};
+use hyprstream_contract::registry::{Credentials, MirrorState, Reference, Upstream, reason};
+use hyprstream_git2db as git2db;
 use tokio::{io::AsyncWriteExt, process::Command};
 
 use crate::{
-    client::{Workspace, ready, settle, upstream},
+    client::{Workspace, ask_for, ready, settle, upstream},
     listen::Listening,
     server::{NODE, Server},
 };
@@ -153,4 +154,45 @@ fn a_plain_git_server_with_a_password_is_mirrored_for_those_who_know_it() {
     // Afterwards as before.
     let wrong = settle(&registry, &source("wrong"), &commit, &[]);
     assert_eq!(wrong.state, MirrorState::Failed);
+}
+
+#[test]
+fn what_a_model_names_without_a_ref_or_by_commit_alone_is_fetched_by_nodes() {
+    let work = Workspace::new();
+    let first = repository(&work);
+    std::fs::write(work.path("a/config.json"), "{\"x\": 2}").unwrap();
+    let tip = work.commit("a");
+    work.git("a", &["push", "-q", "../upstreams/m.git", "HEAD"]);
+    let backend = Backend::start(work.path("upstreams"), None);
+    let source = upstream(&backend.url("m.git"), "default", None);
+    for (index, reference, commit) in [
+        (0, Reference::Head, &tip),
+        (1, Reference::Commit(tip.parse().unwrap()), &tip),
+        (2, Reference::Commit(first.parse().unwrap()), &first),
+    ] {
+        let registry = Server::start();
+        let start = std::time::Instant::now();
+        let status = loop {
+            let status = ask_for(&registry.address, &source, reference.clone(), commit, &[]);
+            if status.state == MirrorState::Ready {
+                break status;
+            }
+            assert!(start.elapsed().as_secs() < 30, "{status:?}");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        };
+        // As the node plugin does it.
+        let bare = work.path(&format!("node-{index}.git"));
+        git2db::repo::init_bare(&bare).unwrap();
+        let url = registry.url(&format!("/{}.git", status.repository));
+        let commit: git2db::CommitId = commit.parse().unwrap();
+        let fetch = git2db::repo::Fetch {
+            url: &git2db::RemoteUrl::parse(&url).unwrap(),
+            reference: &git2db::Reference::Commit(commit.clone()),
+            commit: &commit,
+            history: git2db::repo::History::None,
+            credentials: &git2db::Credentials::Token(NODE.into()),
+        };
+        git2db::repo::fetch_commit(&bare, &fetch, &()).unwrap();
+        assert!(git2db::repo::has_commit(&bare, &commit).unwrap());
+    }
 }

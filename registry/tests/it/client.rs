@@ -206,9 +206,27 @@ pub(crate) fn ask(
     commit: &str,
     include: &[&str],
 ) -> MirrorStatus {
+    ask_for(
+        address,
+        upstream,
+        Reference::Branch("main".into()),
+        commit,
+        include,
+    )
+}
+
+/// Asks once for a mirror of what another reference names.
+#[track_caller]
+pub(crate) fn ask_for(
+    address: &SocketAddr,
+    upstream: &Upstream,
+    reference: Reference,
+    commit: &str,
+    include: &[&str],
+) -> MirrorStatus {
     let request = MirrorRequest {
         upstream: upstream.clone(),
-        reference: Reference::Branch("main".into()),
+        reference,
         commit: commit.parse().unwrap(),
         include: include.iter().map(|&glob| glob.to_owned()).collect(),
     };

@@ -20,7 +20,12 @@ pub(crate) struct Listening {
 impl Listening {
     /// Serves `app` on any port; requests under way end with the server.
     pub(crate) fn app(app: axum::Router) -> Self {
-        Self::start(ANY, move |listener, stop| async move {
+        Self::app_at(ANY, app)
+    }
+
+    /// The same at a given address.
+    pub(crate) fn app_at(address: SocketAddr, app: axum::Router) -> Self {
+        Self::start(address, move |listener, stop| async move {
             tokio::select! {
                 served = axum::serve(listener, app) => served.unwrap(),
                 () = stop.cancelled() => {}

@@ -6,9 +6,12 @@
 mod access;
 mod backend;
 mod client;
+mod fence;
+mod heal;
 mod listen;
 mod mirror;
 mod push;
 mod restart;
 mod server;
+mod slow;
 mod upstream;

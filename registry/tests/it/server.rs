@@ -7,7 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hyprstream_registry::{Limits, OpenError, Registry, Settings, SigningKey, TokenFiles};
+use hyprstream_registry::{
+    AllowedUpstream, Limits, OpenError, Registry, Settings, SigningKey, TokenFiles,
+};
 use tempfile::TempDir;
 
 use crate::listen::{ANY, Listening};
@@ -20,6 +22,7 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) dir: Arc<TempDir>,
     limits: Limits,
+    allowed: Vec<AllowedUpstream>,
     listening: Listening,
     metrics: prometheus::Registry,
 }
@@ -38,22 +41,41 @@ impl Server {
         };
         change(&mut limits);
         let dir = Arc::new(tempfile::tempdir().unwrap());
-        Self::open(dir, limits, ANY)
+        Self::open(dir, &limits, vec!["127.0.0.0/8".parse().unwrap()], ANY)
+    }
+
+    /// One that fetches only from what is allowed, which is not this machine.
+    pub(crate) fn fenced(allowed: &[&str]) -> Self {
+        let limits = Limits {
+            min_free_bytes: 0,
+            ..Limits::default()
+        };
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let allowed = allowed.iter().map(|text| text.parse().unwrap()).collect();
+        Self::open(dir, &limits, allowed, ANY)
     }
 
     /// The same root and port in a new life.
     pub(crate) fn restart(mut self) -> Self {
         self.listening.end();
-        Self::open(Arc::clone(&self.dir), self.limits, self.address)
+        let allowed = std::mem::take(&mut self.allowed);
+        Self::open(Arc::clone(&self.dir), &self.limits, allowed, self.address)
     }
 
-    fn open(dir: Arc<TempDir>, limits: Limits, address: SocketAddr) -> Self {
+    fn open(
+        dir: Arc<TempDir>,
+        limits: &Limits,
+        allowed: Vec<AllowedUpstream>,
+        address: SocketAddr,
+    ) -> Self {
+        let kept = allowed.clone();
         let tokens = token_files(dir.path());
         let root = dir.path().join("root");
         let settings = Settings {
             root,
             tokens,
-            limits,
+            limits: *limits,
+            allowed_upstreams: allowed,
             keep: None,
         };
         let start = Instant::now();
@@ -73,7 +95,8 @@ impl Server {
         Self {
             address: listening.address,
             dir,
-            limits,
+            limits: *limits,
+            allowed: kept,
             listening,
             metrics,
         }

@@ -35,6 +35,10 @@ pub(crate) enum Mode {
     Corrupt,
     /// Gives so many bytes and then hangs.
     StallAfter(usize),
+    /// Gives a little every 50 ms.
+    Drip,
+    /// Lets batch answers lead to another address.
+    LeadTo(SocketAddr),
     /// Says that the object is not there, but offers it.
     Gone,
 }
@@ -52,11 +56,17 @@ struct Shared {
     downloads: AtomicUsize,
     bytes: AtomicU64,
     batches: AtomicUsize,
+    requests: AtomicUsize,
     client: Client<HttpConnector, Body>,
 }
 
 impl Door {
     pub(crate) fn open(behind: SocketAddr, public: bool) -> Self {
+        Self::open_at("127.0.0.1", behind, public)
+    }
+
+    /// The same at another address of this machine.
+    pub(crate) fn open_at(address: &str, behind: SocketAddr, public: bool) -> Self {
         let shared = Arc::new(Shared {
             behind,
             public,
@@ -64,11 +74,12 @@ impl Door {
             downloads: AtomicUsize::new(0),
             bytes: AtomicU64::new(0),
             batches: AtomicUsize::new(0),
+            requests: AtomicUsize::new(0),
             client: Client::builder(TokioExecutor::new()).build_http(),
         });
         let app = Router::new().fallback(pass).with_state(Arc::clone(&shared));
         Self {
-            listening: Listening::app(app),
+            listening: Listening::app_at(SocketAddr::new(address.parse().unwrap(), 0), app),
             shared,
         }
     }
@@ -79,6 +90,15 @@ impl Door {
 
     pub(crate) fn set(&self, mode: Mode) {
         *self.shared.mode.lock() = mode;
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.listening.address
+    }
+
+    /// Requests of all kinds.
+    pub(crate) fn requests(&self) -> usize {
+        self.shared.requests.load(Ordering::SeqCst)
     }
 
     /// Downloads of objects that were begun.
@@ -98,6 +118,7 @@ impl Door {
 }
 
 async fn pass(State(shared): State<Arc<Shared>>, mut request: Request) -> Response {
+    shared.requests.fetch_add(1, Ordering::SeqCst);
     let path = request.uri().path().to_owned();
     let is_object = path.contains("/info/lfs/objects/")
         && !path.ends_with("/batch")
@@ -106,6 +127,10 @@ async fn pass(State(shared): State<Arc<Shared>>, mut request: Request) -> Respon
         shared.batches.fetch_add(1, Ordering::SeqCst);
     }
     let mode = *shared.mode.lock();
+    if let (Mode::LeadTo(address), true) = (mode, path.ends_with("/batch")) {
+        let host = HeaderValue::from_str(&address.to_string()).unwrap();
+        request.headers_mut().insert(header::HOST, host);
+    }
     if is_object {
         shared.downloads.fetch_add(1, Ordering::SeqCst);
         if mode == Mode::Gone {
@@ -146,6 +171,18 @@ fn object(shared: &Arc<Shared>, response: Response, mode: Mode) -> Response {
             _ => chunk,
         })
     });
+    if mode == Mode::Drip {
+        let pieces = counted.flat_map(|chunk| {
+            let chunk: Bytes = chunk.unwrap();
+            let pieces: Vec<_> = chunk.chunks(10_000).map(Bytes::copy_from_slice).collect();
+            futures::stream::iter(pieces)
+        });
+        let slow = pieces.then(|piece| async move {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            Ok::<_, std::convert::Infallible>(piece)
+        });
+        return Response::from_parts(parts, Body::from_stream(slow));
+    }
     let Mode::StallAfter(limit) = mode else {
         return Response::from_parts(parts, Body::from_stream(counted));
     };

@@ -84,6 +84,12 @@ impl App {
         })
     }
 
+    /// Lets no more requests in, and waits at most for `time` until those in flight have ended.
+    pub async fn abandon(&self, time: Duration) {
+        self.drain.begin();
+        let _ = tokio::time::timeout(time, self.drain.idle()).await;
+    }
+
     /// Whether the engine lives; a model that is still being loaded is healthy.
     pub(super) fn health(&self) -> Result<(), String> {
         self.loaded

@@ -78,7 +78,7 @@ impl Bodies {
             };
             if bytes.len() + data.len() > self.limit {
                 let why = format!("the body is longer than {} bytes", self.limit);
-                return Err(ApiError::new(ErrorKind::TooLarge, why));
+                return Err(ApiError::new(ErrorKind::TooLarge, why).with_code("request_too_large"));
             }
             // A frame is far smaller than 4 GiB.
             let more = Arc::clone(&self.room)

@@ -6,31 +6,17 @@ use hyprstream_engine::{Constraint, Grammar, GrammarCompiler, GrammarError, Gram
 use hyprstream_openai::{
     ApiError, ErrorKind, MAX_GRAMMAR_BYTES, MAX_SCHEMA_DEPTH, Structured, closed,
 };
-use tokio::sync::Semaphore;
 
 use super::app::App;
 
-/// Grammars that are compiled at once; further ones wait. They take long at worst, and prompts
-/// are tokenized by the same threads.
-const AT_ONCE: usize = 2;
 /// A grammar of ours holds the schemas of many tools.
 const MAX_BYTES: usize = 16 * MAX_GRAMMAR_BYTES;
 
 /// Compiles grammars off the threads that move bytes and off the engine's.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Grammars {
     /// Made for the first grammar: it looks at every token of the vocabulary.
     compiler: OnceLock<Result<GrammarCompiler, GrammarError>>,
-    slots: Semaphore,
-}
-
-impl Default for Grammars {
-    fn default() -> Self {
-        Self {
-            compiler: OnceLock::new(),
-            slots: Semaphore::new(AT_ONCE),
-        }
-    }
 }
 
 /// The engine's word for `structured`.
@@ -53,26 +39,27 @@ pub(super) async fn compile(
     grammar: Grammar,
     param: &'static str,
 ) -> Result<Constraint, ApiError> {
-    let _slot = app.grammars.slots.acquire().await;
     let state = Arc::clone(app);
-    let compiled = tokio::task::spawn_blocking(move || {
+    let panicked = |_| ApiError::invalid(param, "the grammar cannot be compiled");
+    let compiler = tokio::task::spawn_blocking(move || {
         let loaded = state.loaded()?;
         let compiler = state.grammars.compiler.get_or_init(|| {
             let (engine, tokenizer) = (&loaded.engine, &loaded.tokenizer);
             GrammarCompiler::new(tokenizer, engine.spec().vocab_size, engine.eos())
         });
-        let limits = GrammarLimits {
-            max_bytes: MAX_BYTES,
-            max_depth: 2 * MAX_SCHEMA_DEPTH,
-            ..GrammarLimits::default()
-        };
-        compiler
-            .clone()
-            .and_then(|compiler| compiler.compile(&grammar, &limits))
-            .map_err(|error| refusal(&error, param))
-    });
-    let panicked = |_| Err(ApiError::invalid(param, "the grammar cannot be compiled"));
-    compiled.await.unwrap_or_else(panicked)
+        compiler.clone().map_err(|error| refusal(&error, param))
+    })
+    .await
+    .map_err(panicked)??;
+    let limits = GrammarLimits {
+        max_bytes: MAX_BYTES,
+        max_depth: 2 * MAX_SCHEMA_DEPTH,
+        ..GrammarLimits::default()
+    };
+    compiler
+        .compile(&grammar, &limits)
+        .await
+        .map_err(|error| refusal(&error, param))
 }
 
 fn refusal(error: &GrammarError, param: &str) -> ApiError {

@@ -42,9 +42,9 @@ impl Choices {
         n: usize,
         prompt: &str,
     ) -> Result<Self, ApiError> {
-        let mut streams = Vec::with_capacity(requests.len() * n);
-        for request in requests {
-            let group = (0..n).map(|choice| {
+        let several = requests.len() > 1;
+        let groups = requests.into_iter().map(|request| {
+            let choices = (0..n).map(|choice| {
                 let mut request = request.clone();
                 // Choices of one request differ, and each is reproducible.
                 request.sampling.seed = request
@@ -58,12 +58,20 @@ impl Choices {
                 }
                 request
             });
-            let group = engine
-                .submit_group(group.collect())
-                .map_err(|error| submit_error(&error, prompt))?;
-            streams.extend(group.into_iter().map(Some));
-        }
-        Ok(Self { streams, next: 0 })
+            choices.collect()
+        });
+        let streams = engine.submit_groups(groups.collect()).map_err(|error| {
+            let mut error = submit_error(&error, prompt);
+            // Of several prompts there are too many, not of choices.
+            if several && error.param.as_deref() == Some("n") {
+                error.param = Some(prompt.to_owned());
+            }
+            error
+        })?;
+        Ok(Self {
+            streams: streams.into_iter().map(Some).collect(),
+            next: 0,
+        })
     }
 
     /// How many.
@@ -220,6 +228,7 @@ pub(super) fn request(
         max_tokens: max_tokens.map(|tokens| tokens as usize),
         min_tokens: sampling.min_tokens as usize,
         strings: sampling.stop.clone(),
+        aside: None,
         tokens: sampling.stop_token_ids.clone(),
         include_string: sampling.include_stop_str_in_output,
         ignore_eos: sampling.ignore_eos,

@@ -24,7 +24,7 @@ pub struct ApiOptions {
 impl Default for ApiOptions {
     fn default() -> Self {
         Self {
-            max_body_bytes: 8 << 20,
+            max_body_bytes: hyprstream_contract::worker::MAX_BODY_BYTES,
             keys: ApiKeys::default(),
             tool_calls: ToolCallParser::Auto,
             reasoning: ReasoningMode::Auto,

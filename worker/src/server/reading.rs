@@ -1,5 +1,6 @@
 //! What the text of an answer means: thoughts, words, calls.
 
+use hyprstream_engine::Aside;
 use hyprstream_openai::{
     ReasoningParser, Thought,
     tools::{ToolEvent, ToolFormat, ToolParser},
@@ -60,6 +61,16 @@ pub(super) enum Part {
 }
 
 impl ReadPlan {
+    /// The thoughts, as far as the engine has to know of them: stop texts are about the answer.
+    pub(super) fn aside(&self) -> Option<Aside> {
+        let parser = ReasoningParser::new(self.thoughts.as_deref()?);
+        let (open, close) = parser.marks();
+        Some(Aside {
+            open: open.map(str::to_owned),
+            close: close.to_owned(),
+        })
+    }
+
     pub(super) fn reader(&self) -> Reader {
         let calls = self.calls.clone().map(|calls| {
             let names = calls.names.clone();

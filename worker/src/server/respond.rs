@@ -9,6 +9,8 @@ use hyprstream_contract::header::DRAINING;
 use hyprstream_engine::{GenerationError, SubmitError};
 use hyprstream_openai::{ApiError, ErrorKind};
 
+use super::api::context::too_long;
+
 /// An error as an answer.
 #[derive(Debug)]
 pub(super) struct Failure(pub(super) ApiError);
@@ -67,19 +69,29 @@ pub(super) fn submit_error(error: &SubmitError, prompt: &str) -> ApiError {
                     | InvalidParams::Empty(name),
                 ) => name,
             };
-            let invalid = ApiError::invalid(param, why);
             match why {
-                InvalidRequest::PromptTooLong { .. } | InvalidRequest::AnswerTooLong { .. } => {
-                    invalid.with_code("context_length_exceeded")
+                InvalidRequest::PromptTooLong { tokens, limit } => {
+                    let found = format!("the prompt has {tokens} tokens");
+                    too_long(param, *limit, &found)
                 }
-                _ => invalid,
+                InvalidRequest::AnswerTooLong {
+                    tokens,
+                    max_tokens,
+                    limit,
+                } => {
+                    let found = format!(
+                        "the prompt has {tokens} tokens and the answer may have {max_tokens}"
+                    );
+                    too_long(param, *limit, &found)
+                }
+                _ => ApiError::invalid(param, why),
             }
         }
         SubmitError::Full { retry_after } => ApiError::new(
             ErrorKind::RateLimited,
             "too many requests wait already, try again later",
         )
-        .with_code("queue_full")
+        .with_code("rate_limit_exceeded")
         .with_retry_after(*retry_after),
         SubmitError::Stopped => engine_stopped(),
     }

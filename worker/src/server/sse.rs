@@ -117,6 +117,28 @@ pub(super) fn answer(
     })
 }
 
+/// Writes all of `choices` with `chunks`, for what it keeps of them and not for the events.
+///
+/// # Errors
+/// One of them broke off.
+pub(super) async fn gather(
+    chunks: &mut impl Chunks,
+    mut choices: Choices,
+    mut usage: UsageCount,
+) -> Result<(), ApiError> {
+    let mut unheard = Vec::new();
+    chunks.begin(&mut unheard);
+    while let Some((index, event)) = choices.next().await {
+        if let ChoiceEvent::Broken(error) = &event {
+            return Err(generation_error(error));
+        }
+        take(chunks, &mut choices, &mut usage, index, event, &mut unheard);
+        unheard.clear();
+    }
+    chunks.finish(usage.usage(), &mut unheard);
+    Ok(())
+}
+
 /// Writes one event of the engine, and says whether the answer goes on.
 fn take(
     chunks: &mut impl Chunks,

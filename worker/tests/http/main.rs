@@ -4,6 +4,7 @@
 
 mod cancel;
 mod chat;
+mod clients;
 mod completions;
 mod embeddings;
 mod keys;

@@ -154,6 +154,34 @@ async fn a_model_that_thinks_may_do_so_before_an_answer_of_a_form() {
 }
 
 #[tokio::test]
+async fn a_stop_text_in_the_thoughts_does_not_end_the_answer() {
+    let template = "{# <think> #}{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>\
+        {% endfor %}assistant: ";
+    let server = Server::with(Setup {
+        parrot: true,
+        template,
+        ..Setup::default()
+    })
+    .await;
+    for (say, thought, content) in [
+        ("<think>a END b</think>yes END no", Some("a END b"), "yes "),
+        ("yes END no", None, "yes "),
+    ] {
+        let ask = json!({"model": "fake", "temperature": 0, "stop": ["END"],
+            "messages": [{"role": "user", "content": format!("say {say}")}]});
+        let answer = server.ask(CHAT, &ask).await;
+        let choice = &answer["choices"][0];
+        assert_eq!(
+            choice["message"]["reasoning_content"].as_str(),
+            thought,
+            "{answer}"
+        );
+        assert_eq!(choice["message"]["content"], content);
+        assert_eq!(choice["finish_reason"], "stop");
+    }
+}
+
+#[tokio::test]
 async fn calls_of_strict_tools_follow_their_schema_without_being_forced() {
     let server = Server::with(Setup {
         parrot: true,

@@ -264,6 +264,20 @@ impl Cluster {
         Ok(killed)
     }
 
+    /// Kills one process of a program, which `choose` names among so many. `false` if none runs.
+    pub(crate) fn kill_one(
+        &self,
+        program: &str,
+        mut choose: impl FnMut(usize) -> usize,
+    ) -> Result<bool> {
+        let all = cgroups::Hierarchies::find()?.processes(&self.prefix);
+        let all: Vec<_> = all
+            .into_iter()
+            .filter(|pid| crate::chaos::program_of(*pid).as_deref() == Some(program))
+            .collect();
+        Ok(!all.is_empty() && cgroups::kill(all[choose(all.len())]))
+    }
+
     /// A program in the network and mount namespaces of a node, or with `node` 0 of the control
     /// plane.
     pub(crate) fn enter(&self, node: u8) -> Result<Command> {

@@ -50,6 +50,8 @@ enum Target {
 enum Runner {
     /// A file of tests for pytest, with more variables of the environment.
     Pytest(&'static str, &'static [(&'static str, &'static str)]),
+    /// The same in the environment of the agent frameworks.
+    Agents(&'static str),
     /// A file for node's own test runner.
     Node(&'static str),
     /// A Python script with arguments.
@@ -84,6 +86,23 @@ const SUITES: &[Suite] = &[
         Target::Model,
         Runner::Pytest("test_langchain.py", &[]),
     ),
+    suite("litellm", Target::Model, Runner::Agents("test_litellm.py")),
+    suite(
+        "instructor",
+        Target::Model,
+        Runner::Agents("test_instructor.py"),
+    ),
+    suite(
+        "pydantic-ai",
+        Target::Model,
+        Runner::Agents("test_pydantic_ai.py"),
+    ),
+    suite(
+        "openai-agents",
+        Target::Model,
+        Runner::Agents("test_openai_agents.py"),
+    ),
+    suite("dspy", Target::Model, Runner::Agents("test_dspy.py")),
     suite(
         "comply-chat",
         Target::Model,
@@ -192,6 +211,7 @@ struct Stage<'a> {
     cache: &'a Cache,
     folder: PathBuf,
     python: PathBuf,
+    agents: PathBuf,
     node: PathBuf,
     model: PathBuf,
     target: PathBuf,
@@ -202,6 +222,8 @@ impl<'a> Stage<'a> {
         let step = Step::new("the suites' clients, weights and programs".to_owned());
         let folder = checkout.join("worker/suites");
         let python = environment::python(cache, &folder.join("requirements.txt"))?;
+        // instructor wants older versions of what openai brings.
+        let agents = environment::python(cache, &folder.join("requirements-agents.txt"))?;
         let node = environment::node(cache, &folder)?;
         let weights = weights::ensure_smollm2(cache, &cache.join("log/sample.log"), &step)?;
         let target = std::env::var_os("CARGO_TARGET_DIR")
@@ -228,6 +250,7 @@ impl<'a> Stage<'a> {
             cache,
             folder,
             python,
+            agents,
             node,
             model: greedy_model(cache, &weights)?,
             target,
@@ -254,12 +277,8 @@ impl<'a> Stage<'a> {
 
     fn run(&self, suite: &Suite, worker: &Worker) -> Result<()> {
         let mut command = match suite.runner {
-            Runner::Pytest(file, more) => {
-                let mut python = Command::new(&self.python);
-                python.args(["-m", "pytest", "--quiet", "-s", file]);
-                python.envs(more.iter().copied());
-                python
-            }
+            Runner::Pytest(file, more) => pytest(&self.python, file, more),
+            Runner::Agents(file) => pytest(&self.agents, file, &[]),
             Runner::Script(arguments) => {
                 let mut python = Command::new(&self.python);
                 python.args(arguments);
@@ -307,6 +326,13 @@ impl<'a> Stage<'a> {
     }
 }
 
+fn pytest(python: &Path, file: &str, more: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(python);
+    command.args(["-m", "pytest", "--quiet", "-s", file]);
+    command.envs(more.iter().copied());
+    command
+}
+
 /// The model with greedy decoding as its makers' advice, for clients that cannot ask for it: what
 /// they get is then the same each time.
 fn greedy_model(cache: &Cache, weights: &Path) -> Result<PathBuf> {
@@ -340,7 +366,7 @@ mod tests {
                     .all(|other| other.name != suite.name)
             );
             let file = match suite.runner {
-                Runner::Pytest(file, _) | Runner::Node(file) => file,
+                Runner::Pytest(file, _) | Runner::Agents(file) | Runner::Node(file) => file,
                 Runner::Script(arguments) => arguments[0],
                 Runner::Schemathesis => "schemathesis.toml",
             };

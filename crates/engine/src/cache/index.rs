@@ -13,8 +13,9 @@ use crate::BlockId;
 /// From a prefix and the next block of tokens to the cache block that holds their keys and values.
 ///
 /// Every node owns one cache block and is named by it. Edges lie in one hash table for the whole
-/// tree; what the hash finds is compared token by token. The hash has a random key, so that
-/// nobody can write prompts that collide.
+/// tree; what the hash finds is compared token by token. The hash of a block covers everything
+/// before it too, so that it depends on the sequence alone and can be kept with it. It has a random
+/// key, so that nobody can write prompts that collide.
 #[derive(Debug)]
 pub(super) struct Index {
     /// By block.
@@ -34,6 +35,29 @@ struct Node {
     scope: Arc<Scope>,
     tokens: Box<[u32]>,
     hash: u64,
+}
+
+/// The hashes of a sequence's whole blocks, each with all before it. They are made once: what is
+/// known of a sequence does not change, it only grows.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Chain {
+    hashes: Vec<u64>,
+}
+
+impl Chain {
+    /// The hash of the block `at`, if it is known.
+    pub(super) fn get(&self, at: usize) -> Option<u64> {
+        self.hashes.get(at).copied()
+    }
+
+    /// Whether both begin with the same `blocks` blocks, as far as their hashes say.
+    pub(crate) fn shares(&self, other: &Self, blocks: usize) -> bool {
+        let Some(last) = blocks.checked_sub(1) else {
+            return true;
+        };
+        self.get(last)
+            .is_some_and(|hash| other.get(last) == Some(hash))
+    }
 }
 
 /// What comes before a block.
@@ -66,8 +90,14 @@ impl Index {
         }
     }
 
-    /// The block and the serial of the node after `parent` for `tokens`.
-    pub(super) fn find(&self, parent: Parent<'_>, tokens: &[u32]) -> Option<(BlockId, u64)> {
+    /// The block and the serial of the node after `parent` for `tokens`, of which `hash` is that
+    /// of a [`Chain`].
+    pub(super) fn find(
+        &self,
+        parent: Parent<'_>,
+        tokens: &[u32],
+        hash: u64,
+    ) -> Option<(BlockId, u64)> {
         let is_it = |block: &BlockId| {
             self.nodes[*block as usize].as_ref().is_some_and(|node| {
                 node.parent == parent.serial()
@@ -78,7 +108,7 @@ impl Index {
                     }
             })
         };
-        let &block = self.edges.find(self.hash(parent, tokens), is_it)?;
+        let &block = self.edges.find(hash, is_it)?;
         Some((block, self.serial(block)?))
     }
 
@@ -89,8 +119,8 @@ impl Index {
         scope: &Arc<Scope>,
         parent: Parent<'_>,
         tokens: &[u32],
+        hash: u64,
     ) {
-        let hash = self.hash(parent, tokens);
         self.nodes[block as usize] = Some(Node {
             serial: self.next_serial,
             parent: parent.serial(),
@@ -126,13 +156,22 @@ impl Index {
         node.is_some_and(|node| node.scope.group.is_none())
     }
 
-    fn hash(&self, parent: Parent<'_>, tokens: &[u32]) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        match parent {
-            Parent::Scope(scope) => scope.hash(&mut hasher),
-            Parent::Node(serial) => hasher.write_u64(serial),
+    /// Makes `chain` know every whole block of `block_size` tokens of `tokens`.
+    pub(super) fn extend(
+        &self,
+        chain: &mut Chain,
+        scope: &Scope,
+        tokens: &[u32],
+        block_size: usize,
+    ) {
+        for block in tokens.chunks_exact(block_size).skip(chain.hashes.len()) {
+            let mut hasher = self.hasher.build_hasher();
+            match chain.hashes.last() {
+                None => scope.hash(&mut hasher),
+                Some(before) => hasher.write_u64(*before),
+            }
+            block.hash(&mut hasher);
+            chain.hashes.push(hasher.finish());
         }
-        tokens.hash(&mut hasher);
-        hasher.finish()
     }
 }

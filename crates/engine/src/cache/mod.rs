@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::BlockId;
 
+pub(crate) use index::Chain;
 use index::{Index, Parent};
 
 /// What must be equal, besides the tokens, for cached keys and values to be equal. The model is
@@ -120,12 +121,20 @@ impl Blocks {
         tokens.div_ceil(self.block_size)
     }
 
-    /// The longest cached beginning of `tokens` in whole blocks.
-    pub(crate) fn find(&self, scope: &Scope, tokens: &[u32]) -> Prefix {
+    /// Makes `chain`, that of a sequence in `scope`, know all whole blocks of `tokens`.
+    pub(crate) fn extend(&self, chain: &mut Chain, scope: &Scope, tokens: &[u32]) {
+        self.index.extend(chain, scope, tokens, self.block_size);
+    }
+
+    /// The longest cached beginning of `tokens` in whole blocks, which `chain` knows.
+    pub(crate) fn find(&self, scope: &Scope, tokens: &[u32], chain: &Chain) -> Prefix {
         let mut prefix = Prefix::default();
         let mut parent = Parent::Scope(scope);
-        for chunk in tokens.chunks_exact(self.block_size) {
-            let Some((block, serial)) = self.index.find(parent, chunk) else {
+        for (at, chunk) in tokens.chunks_exact(self.block_size).enumerate() {
+            let known = chain.get(at);
+            debug_assert!(known.is_some(), "the chain was extended");
+            let found = known.and_then(|hash| self.index.find(parent, chunk, hash));
+            let Some((block, serial)) = found else {
                 break;
             };
             prefix.idle += usize::from(self.holders[block as usize] == 0);
@@ -179,8 +188,15 @@ impl Blocks {
     /// Notes that `tokens`, the beginning of a sequence, are in `blocks`: the full ones can be
     /// shared from now on. Where another sequence has computed the same, its blocks take the
     /// place of this one's.
-    pub(crate) fn publish(&mut self, scope: &Arc<Scope>, tokens: &[u32], blocks: &mut BlockList) {
+    pub(crate) fn publish(
+        &mut self,
+        scope: &Arc<Scope>,
+        tokens: &[u32],
+        chain: &mut Chain,
+        blocks: &mut BlockList,
+    ) {
         let full = tokens.len() / self.block_size;
+        self.extend(chain, scope, tokens);
         while blocks.shared < full {
             let at = blocks.shared;
             let mine = blocks.ids[at];
@@ -193,12 +209,16 @@ impl Blocks {
                 },
             };
             let chunk = &tokens[at * self.block_size..][..self.block_size];
-            if let Some((other, _)) = self.index.find(parent, chunk) {
+            let Some(hash) = chain.get(at) else {
+                debug_assert!(false, "the chain was extended");
+                return;
+            };
+            if let Some((other, _)) = self.index.find(parent, chunk, hash) {
                 self.hold(other);
                 blocks.ids[at] = other;
                 self.drop_holder(mine);
             } else {
-                self.index.insert(mine, scope, parent, chunk);
+                self.index.insert(mine, scope, parent, chunk, hash);
             }
             blocks.shared += 1;
         }

@@ -13,13 +13,28 @@ fn scope(salt: u8) -> Arc<Scope> {
     })
 }
 
+fn chain(blocks: &Blocks, scope: &Scope, tokens: &[u32]) -> Chain {
+    let mut chain = Chain::default();
+    blocks.extend(&mut chain, scope, tokens);
+    chain
+}
+
+fn find(blocks: &Blocks, scope: &Scope, tokens: &[u32]) -> Prefix {
+    blocks.find(scope, tokens, &chain(blocks, scope, tokens))
+}
+
+fn publish(blocks: &mut Blocks, scope: &Arc<Scope>, tokens: &[u32], list: &mut BlockList) {
+    let mut chain = chain(blocks, scope, tokens);
+    blocks.publish(scope, tokens, &mut chain, list);
+}
+
 /// A sequence that has computed all of `tokens`.
 fn computed(blocks: &mut Blocks, scope: &Arc<Scope>, tokens: &[u32]) -> BlockList {
     let mut list = BlockList::default();
-    let prefix = blocks.find(scope, tokens);
+    let prefix = find(blocks, scope, tokens);
     blocks.share(prefix, &mut list);
     assert!(blocks.grow(&mut list, tokens.len()));
-    blocks.publish(scope, tokens, &mut list);
+    publish(blocks, scope, tokens, &mut list);
     list
 }
 
@@ -27,7 +42,7 @@ fn computed(blocks: &mut Blocks, scope: &Arc<Scope>, tokens: &[u32]) -> BlockLis
 fn a_prefix_is_found_in_whole_blocks_by_scope_and_tokens() {
     let mut blocks = Blocks::new(10, SIZE);
     let mut list = computed(&mut blocks, &scope(1), &[1, 2, 3, 4, 5, 6, 7, 8, 9]);
-    let found = |blocks: &Blocks, salt, tokens: &[u32]| blocks.find(&scope(salt), tokens).blocks;
+    let found = |blocks: &Blocks, salt, tokens: &[u32]| find(blocks, &scope(salt), tokens).blocks;
     assert_eq!(
         found(&blocks, 1, &[1, 2, 3, 4, 5, 6, 7, 8, 9]),
         list.ids()[..2]
@@ -60,7 +75,7 @@ fn adapters_with_their_scales_keep_prefixes_apart() {
         })
     };
     let _list = computed(&mut blocks, &with(1, 1.0), &[1, 2, 3, 4]);
-    let found = |scope: &Scope| blocks.find(scope, &[1, 2, 3, 4]).num_blocks();
+    let found = |scope: &Scope| find(&blocks, scope, &[1, 2, 3, 4]).num_blocks();
     assert_eq!(found(&with(1, 1.0)), 1);
     for other in [with(2, 1.0), with(1, 0.5), Arc::default()] {
         assert_eq!(found(&other), 0, "{other:?}");
@@ -78,11 +93,11 @@ fn the_longest_idle_goes_first_and_of_a_prefix_the_end() {
     let mut taker = BlockList::default();
     assert!(blocks.grow(&mut taker, 2 * SIZE), "one free and one idle");
     let lengths =
-        |blocks: &Blocks| [1, 2].map(|token| blocks.find(&scope, &[token; 8]).num_blocks());
+        |blocks: &Blocks| [1, 2].map(|token| find(blocks, &scope, &[token; 8]).num_blocks());
     assert_eq!(lengths(&blocks), [1, 2]);
     // Using the old one again makes the new one the oldest.
     let mut again = BlockList::default();
-    let prefix = blocks.find(&scope, &[1; 8]);
+    let prefix = find(&blocks, &scope, &[1; 8]);
     blocks.share(prefix, &mut again);
     blocks.release(&mut again);
     assert!(blocks.grow(&mut taker, 3 * SIZE));
@@ -101,8 +116,8 @@ fn what_was_computed_twice_is_kept_once() {
     let tokens = [1, 2, 3, 4, 5, 6, 7, 8, 9];
     assert!(blocks.grow(&mut a, 9) && blocks.grow(&mut b, 9));
     assert_eq!(blocks.available(), 2);
-    blocks.publish(&scope, &tokens, &mut a);
-    blocks.publish(&scope, &tokens, &mut b);
+    publish(&mut blocks, &scope, &tokens, &mut a);
+    publish(&mut blocks, &scope, &tokens, &mut b);
     assert_eq!(a.ids()[..2], b.ids()[..2]);
     assert_ne!(
         a.ids()[2],
@@ -119,11 +134,11 @@ fn distrusted_blocks_are_shared_no_more_and_become_free() {
     let mut bad = computed(&mut blocks, &scope, &[1; 9]);
     let mut heir = computed(&mut blocks, &scope, &[1; 9]);
     blocks.distrust(&bad);
-    assert_eq!(blocks.find(&scope, &[1; 9]).num_blocks(), 0);
+    assert_eq!(find(&blocks, &scope, &[1; 9]).num_blocks(), 0);
     blocks.release(&mut bad);
     assert!(blocks.grow(&mut heir, 16));
-    blocks.publish(&scope, &[1; 16], &mut heir);
-    assert_eq!(blocks.find(&scope, &[1; 16]).num_blocks(), 0);
+    publish(&mut blocks, &scope, &[1; 16], &mut heir);
+    assert_eq!(find(&blocks, &scope, &[1; 16]).num_blocks(), 0);
     blocks.release(&mut heir);
     assert_eq!((blocks.available(), blocks.num_idle()), (8, 0));
 }
@@ -139,10 +154,10 @@ fn what_a_group_shares_is_free_after_it() {
     let mut b = computed(&mut blocks, &group, &[1; 9]);
     assert_eq!(blocks.available(), 0);
     blocks.release(&mut a);
-    assert_eq!(blocks.find(&group, &[1; 9]).num_blocks(), 2);
+    assert_eq!(find(&blocks, &group, &[1; 9]).num_blocks(), 2);
     blocks.release(&mut b);
     assert_eq!((blocks.available(), blocks.num_idle()), (4, 0));
-    assert_eq!(blocks.find(&group, &[1; 9]).num_blocks(), 0);
+    assert_eq!(find(&blocks, &group, &[1; 9]).num_blocks(), 0);
 }
 
 #[derive(Debug, Clone)]
@@ -187,7 +202,7 @@ proptest! {
                     let owner = &mut owners[who];
                     blocks.release(&mut owner.list);
                     *owner = Owner { salt, ..Owner::default() };
-                    let prefix = blocks.find(&scope(salt), &tokens);
+                    let prefix = find(&blocks, &scope(salt), &tokens);
                     for (i, block) in prefix.blocks.iter().enumerate() {
                         let right = (salt, tokens[..(i + 1) * SIZE].to_vec());
                         prop_assert_eq!(memory.get(block), Some(&right));
@@ -250,7 +265,7 @@ fn compute(
         owner.tokens.push(token);
         memory.insert(block, (owner.salt, owner.tokens.clone()));
     }
-    blocks.publish(&scope(owner.salt), &owner.tokens, &mut owner.list);
+    publish(blocks, &scope(owner.salt), &owner.tokens, &mut owner.list);
     for (i, block) in owner.list.ids().iter().enumerate() {
         let end = ((i + 1) * SIZE).min(owner.tokens.len());
         if i * SIZE < end {

@@ -3,26 +3,31 @@
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-        mpsc::{self, RecvTimeoutError},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
 };
 
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
 use llguidance::{
     ParserFactory,
     api::TopLevelGrammar,
     toktrie::{InferenceCapabilities, TokEnv},
 };
 use serde_json::{Value, json};
+use tokio::{
+    runtime,
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    time::timeout,
+};
 
 use super::{Grammar, GrammarError, GrammarLimits, matcher::Matcher, trie::token_environment};
 use crate::text::Tokenizer;
 
 /// Most grammars that are compiled at once, those given up included.
-const MAX_COMPILING: usize = 4;
+const MAX_COMPILING: usize = 2;
 
 /// Most grammars that are kept.
 const MAX_KEPT: usize = 32;
@@ -38,10 +43,14 @@ pub struct GrammarCompiler {
 
 struct Inner {
     factory: ParserFactory,
-    compiling: AtomicUsize,
+    turns: Arc<Semaphore>,
+    under_way: Mutex<Vec<(Grammar, Compiling)>>,
     /// The latest used last.
     kept: Mutex<VecDeque<(Grammar, Constraint)>>,
 }
+
+/// The end of a compilation, for everybody who waits for it.
+type Compiling = Shared<BoxFuture<'static, Result<Constraint, GrammarError>>>;
 
 impl GrammarCompiler {
     /// A compiler for the model that `tokenizer` belongs to, with logits of length `vocab_size`
@@ -65,18 +74,24 @@ impl GrammarCompiler {
         Ok(Self {
             inner: Arc::new(Inner {
                 factory,
-                compiling: AtomicUsize::new(0),
+                turns: Arc::new(Semaphore::new(MAX_COMPILING)),
+                under_way: Mutex::default(),
                 kept: Mutex::default(),
             }),
         })
     }
 
-    /// Compiles `grammar`, or takes it from those that were compiled lately. It takes up to
-    /// [`GrammarLimits::timeout`] and must not be called on a thread that others wait for.
+    /// Compiles `grammar`, or takes it from those that were compiled lately. It waits up to
+    /// [`GrammarLimits::timeout`] for its turn, and as long for the compilation, on no thread of
+    /// the caller's. Whoever drops the future leaves the queue; what was begun goes on, and those
+    /// who ask for the same grammar meanwhile wait for that.
     ///
     /// # Errors
-    /// The grammar is wrong, or beyond `limits`.
-    pub fn compile(
+    /// The grammar is wrong, or beyond `limits`, or others take too long.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with time.
+    pub async fn compile(
         &self,
         grammar: &Grammar,
         limits: &GrammarLimits,
@@ -85,30 +100,92 @@ impl GrammarCompiler {
         if let Some(kept) = self.inner.take_kept(grammar) {
             return Ok(kept);
         }
-        let turn = Turn::take(&self.inner).ok_or(GrammarError::Busy)?;
-        let (sender, receiver) = mpsc::sync_channel(1);
-        let source = grammar.clone();
+        let begun = timeout(limits.timeout, self.begin(grammar)).await;
+        let compiling = begun.map_err(|_| GrammarError::Busy)??;
+        timeout(limits.timeout, compiling)
+            .await
+            .map_err(|_| GrammarError::Timeout(limits.timeout))?
+    }
+
+    /// As [`Self::compile`], on the caller's thread, which has no runtime.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn compile_blocking(
+        &self,
+        grammar: &Grammar,
+        limits: &GrammarLimits,
+    ) -> Result<Constraint, GrammarError> {
+        let runtime = runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = runtime.map_err(|_| GrammarError::Busy)?;
+        runtime.block_on(self.compile(grammar, limits))
+    }
+
+    #[cfg(test)]
+    pub(super) fn turns(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.inner.turns)
+    }
+
+    /// The compilation of `grammar`: the one that is under way, or a new one when it is its turn.
+    async fn begin(&self, grammar: &Grammar) -> Result<Compiling, GrammarError> {
+        let inner = &self.inner;
+        if let Some(compiling) = inner.find_under_way(grammar) {
+            return Ok(compiling);
+        }
+        let turn = Arc::clone(&inner.turns).acquire_owned().await;
+        let turn = turn.map_err(|_| GrammarError::Busy)?;
+        if let Some(kept) = inner.take_kept(grammar) {
+            return Ok(async { Ok(kept) }.boxed().shared());
+        }
+        let (sender, receiver) = oneshot::channel();
+        let compiling = async {
+            let panicked = |_| GrammarError::Invalid("its compilation panicked".to_owned());
+            receiver.await.map_err(panicked)?
+        };
+        let compiling = compiling.boxed().shared();
+        {
+            let mut under_way = inner.under_way();
+            // Another may have begun it while this one waited.
+            if let Some((_, other)) = under_way.iter().find(|(other, _)| other == grammar) {
+                return Ok(other.clone());
+            }
+            under_way.push((grammar.clone(), compiling.clone()));
+        }
+        let turn = Turn {
+            inner: Arc::clone(inner),
+            grammar: grammar.clone(),
+            _permit: turn,
+        };
         // A thread of its own, so that one that takes too long can be given up. It ends when
-        // llguidance's own limits are met, and counts as compiling until then.
+        // llguidance's own limits are met, and has its turn until then.
         thread::Builder::new()
             .name("grammar".to_owned())
             .stack_size(STACK_BYTES)
             .spawn(move || {
-                let compiled = turn.0.build(&source);
+                let compiled = turn.inner.build(&turn.grammar);
+                if let Ok(constraint) = &compiled {
+                    turn.inner.keep(turn.grammar.clone(), constraint.clone());
+                }
                 drop(turn);
-                // Nobody listens any more after the timeout.
+                // Maybe nobody listens any more.
                 let _ = sender.send(compiled);
             })
             .map_err(|_| GrammarError::Busy)?;
-        let constraint = match receiver.recv_timeout(limits.timeout) {
-            Ok(compiled) => compiled?,
-            Err(RecvTimeoutError::Timeout) => return Err(GrammarError::Timeout(limits.timeout)),
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err(GrammarError::Invalid("its compilation panicked".to_owned()));
-            }
-        };
-        self.inner.keep(grammar.clone(), constraint.clone());
-        Ok(constraint)
+        Ok(compiling)
+    }
+}
+
+/// The right to compile one grammar, which is under way as long as this lives.
+struct Turn {
+    inner: Arc<Inner>,
+    grammar: Grammar,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut under_way = self.inner.under_way();
+        under_way.retain(|(other, _)| *other != self.grammar);
     }
 }
 
@@ -135,6 +212,19 @@ impl Inner {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn under_way(&self) -> MutexGuard<'_, Vec<(Grammar, Compiling)>> {
+        // What it holds is whole at every moment.
+        self.under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find_under_way(&self, grammar: &Grammar) -> Option<Compiling> {
+        let under_way = self.under_way();
+        let found = under_way.iter().find(|(other, _)| other == grammar);
+        found.map(|(_, compiling)| compiling.clone())
+    }
+
     fn take_kept(&self, grammar: &Grammar) -> Option<Constraint> {
         let mut kept = self.kept();
         let at = kept.iter().position(|(other, _)| other == grammar)?;
@@ -151,26 +241,6 @@ impl Inner {
             kept.pop_front();
         }
         kept.push_back((grammar, constraint));
-    }
-}
-
-/// The right to compile one grammar.
-struct Turn(Arc<Inner>);
-
-impl Turn {
-    fn take(inner: &Arc<Inner>) -> Option<Self> {
-        let more = |count: usize| (count < MAX_COMPILING).then_some(count + 1);
-        inner
-            .compiling
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
-            .ok()?;
-        Some(Self(Arc::clone(inner)))
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.0.compiling.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

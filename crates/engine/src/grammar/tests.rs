@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use futures::FutureExt;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -11,7 +12,7 @@ fn compiler() -> GrammarCompiler {
 }
 
 fn compile(grammar: &Grammar) -> Result<Constraint, GrammarError> {
-    compiler().compile(grammar, &GrammarLimits::default())
+    compiler().compile_blocking(grammar, &GrammarLimits::default())
 }
 
 /// A text of the grammar: what `pick` chooses among the tokens that are possible, until the end.
@@ -145,7 +146,7 @@ fn mistakes_are_told_and_excess_is_refused() {
         (Grammar::Regex("a".repeat(1001)), "length in bytes"),
         (Grammar::Choice(vec!["a".repeat(600); 2]), "length in bytes"),
     ] {
-        match compiler().compile(&grammar, &limits) {
+        match compiler().compile_blocking(&grammar, &limits) {
             Err(GrammarError::TooLarge { what: told, .. }) => assert_eq!(told, what),
             other => panic!("{other:?}"),
         }
@@ -185,7 +186,7 @@ fn cve_2025_48944_a_hostile_pattern_is_an_error_in_bounded_time() {
             timeout: Duration::from_secs(2),
             ..GrammarLimits::default()
         };
-        if let Ok(constraint) = compiler().compile(&grammar, &limits) {
+        if let Ok(constraint) = compiler().compile_blocking(&grammar, &limits) {
             let mut matcher = constraint.start();
             let a = fake::tokenizer().encode("a", false).unwrap()[0];
             // It may fail, with an error that ends this answer alone.
@@ -195,18 +196,74 @@ fn cve_2025_48944_a_hostile_pattern_is_an_error_in_bounded_time() {
     }
 }
 
+fn run<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build();
+    runtime.unwrap().block_on(future)
+}
+
+#[test]
+fn who_leaves_while_waiting_for_a_turn_leaves_nothing_behind() {
+    let compiler = compiler();
+    let turns = compiler.turns();
+    let most = turns.available_permits();
+    let limits = GrammarLimits {
+        timeout: Duration::from_millis(50),
+        ..GrammarLimits::default()
+    };
+    run(async {
+        // As slow grammars would do, whose clients left.
+        let slow = turns.acquire_many(most as u32).await.unwrap();
+        let waiting: Vec<_> = (0..100)
+            .map(|i| {
+                let grammar = Grammar::Regex(format!("x{{{i}}}"));
+                let compiler = compiler.clone();
+                let mut future = async move { compiler.compile(&grammar, &limits).await }.boxed();
+                assert!(future.as_mut().now_or_never().is_none(), "it waits");
+                future
+            })
+            .collect();
+        drop(waiting);
+        let late = compiler
+            .compile(&Grammar::Regex("late".into()), &limits)
+            .await;
+        assert_eq!(late.unwrap_err(), GrammarError::Busy);
+        drop(slow);
+        assert_eq!(turns.available_permits(), most, "no one took a turn");
+        let limits = GrammarLimits::default();
+        compiler
+            .compile(&Grammar::Regex("x".into()), &limits)
+            .await
+            .unwrap();
+    });
+}
+
+#[test]
+fn the_same_grammar_is_compiled_once_for_all_who_wait() {
+    let compiler = compiler();
+    let (grammar, limits) = (Grammar::JsonSchema(person()), GrammarLimits::default());
+    let all = run(futures::future::join_all(
+        (0..10).map(|_| compiler.compile(&grammar, &limits)),
+    ));
+    let first = all[0].clone().unwrap();
+    for other in all {
+        assert!(first.is_same(&other.unwrap()));
+    }
+}
+
 #[test]
 fn what_was_compiled_is_kept_and_only_so_much() {
     let compiler = compiler();
     let limits = GrammarLimits::default();
     let grammar = |i: usize| Grammar::Regex(format!("x{{{i}}}"));
-    let first = compiler.compile(&grammar(1), &limits).unwrap();
-    let again = compiler.compile(&grammar(1), &limits).unwrap();
+    let first = compiler.compile_blocking(&grammar(1), &limits).unwrap();
+    let again = compiler.compile_blocking(&grammar(1), &limits).unwrap();
     assert!(first.is_same(&again));
     for i in 2..40 {
-        compiler.compile(&grammar(i), &limits).unwrap();
+        compiler.compile_blocking(&grammar(i), &limits).unwrap();
     }
-    let later = compiler.compile(&grammar(1), &limits).unwrap();
+    let later = compiler.compile_blocking(&grammar(1), &limits).unwrap();
     assert!(!first.is_same(&later), "the oldest is gone");
     assert!(
         spell(&first, "x") && spell(&later, "x"),

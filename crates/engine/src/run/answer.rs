@@ -80,7 +80,11 @@ impl Answer {
             sampler: Sampler::new(request.sampling.clone(), &request.prompt),
             matcher: request.constraint.as_ref().map(Constraint::start),
             detokenizer: Detokenizer::new(!request.show_special_tokens),
-            stops: StopMatcher::new(stop.strings.clone(), stop.include_string),
+            stops: StopMatcher::new(
+                stop.strings.clone(),
+                stop.include_string,
+                stop.aside.clone(),
+            ),
             logprobs: request.logprobs,
             prompt_logprobs: request.prompt_logprobs,
             ranks,

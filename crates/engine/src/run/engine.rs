@@ -3,13 +3,13 @@
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     answer::Answer,
@@ -185,9 +185,28 @@ pub(crate) struct Shared {
     pub(crate) queued: AtomicUsize,
     pub(crate) running: AtomicUsize,
     pub(crate) used_blocks: AtomicUsize,
-    pub(crate) dead: AtomicBool,
-    pub(crate) cause: OnceLock<String>,
+    /// Whether the thread is gone.
+    dead: watch::Sender<bool>,
+    cause: OnceLock<String>,
     pub(crate) pace: Pace,
+}
+
+impl Shared {
+    /// Says that the thread is gone or will be at once, and why if that is known.
+    pub(crate) fn die(&self, cause: Option<String>) {
+        if let Some(cause) = cause {
+            self.cause.get_or_init(|| cause);
+        }
+        self.dead.send_replace(true);
+    }
+
+    fn health(&self) -> Result<(), String> {
+        if !*self.dead.borrow() {
+            return Ok(());
+        }
+        let cause = self.cause.get().cloned();
+        Err(cause.unwrap_or_else(|| "the engine has stopped".to_owned()))
+    }
 }
 
 /// How busy an engine is.
@@ -222,52 +241,87 @@ impl EngineHandle {
     /// # Errors
     /// As [`Self::submit`]; all are accepted or none is begun.
     pub fn submit_group(&self, requests: Vec<Request>) -> Result<Vec<TextStream>, SubmitError> {
-        let Some(first) = requests.first() else {
-            return Err(InvalidRequest::EmptyGroup.into());
-        };
-        let same =
-            |other: &Request| other.prompt == first.prompt && other.cache_salt == first.cache_salt;
-        if !requests.iter().all(same) {
-            return Err(InvalidRequest::MixedGroup.into());
+        self.submit_groups(vec![requests])
+    }
+
+    /// Accepts the groups of one client's request, each as in [`Self::submit_group`], and returns
+    /// all answers in order. The groups let others in between: whoever comes later waits for
+    /// about one of their prompts, not for all.
+    ///
+    /// # Errors
+    /// As [`Self::submit`]; all are accepted or none is begun.
+    pub fn submit_groups(&self, groups: Vec<Vec<Request>>) -> Result<Vec<TextStream>, SubmitError> {
+        let mut all = Vec::new();
+        for requests in groups {
+            let Some(first) = requests.first() else {
+                return Err(InvalidRequest::EmptyGroup.into());
+            };
+            let same = |other: &Request| {
+                other.prompt == first.prompt && other.cache_salt == first.cache_salt
+            };
+            if !requests.iter().all(same) {
+                return Err(InvalidRequest::MixedGroup.into());
+            }
+            let group = self.inner.groups.fetch_add(1, Ordering::Relaxed);
+            let scope = self.scope(first, Some(group));
+            for request in requests {
+                let max_tokens = self.validate(&request)?;
+                all.push((request, max_tokens, scope.clone()));
+            }
         }
-        if requests.len() > self.inner.max_queue {
-            let (requests, limit) = (requests.len(), self.inner.max_queue);
+        if all.is_empty() {
+            return Err(InvalidRequest::EmptyGroup.into());
+        }
+        if all.len() > self.inner.max_queue {
+            let (requests, limit) = (all.len(), self.inner.max_queue);
             return Err(InvalidRequest::GroupTooLarge { requests, limit }.into());
         }
-        let max_tokens: Vec<usize> = requests
-            .iter()
-            .map(|request| self.validate(request))
-            .collect::<Result<_, _>>()?;
-        let group = self.inner.groups.fetch_add(1, Ordering::Relaxed);
-        let scope = self.scope(first, Some(group));
-        let each = requests.into_iter().zip(max_tokens);
-        let (sequences, streams) = each
-            .map(|(request, max_tokens)| self.prepare(request, max_tokens, scope.clone()))
+        let (sequences, streams) = all
+            .into_iter()
+            .map(|(request, max_tokens, scope)| self.prepare(request, max_tokens, scope))
             .unzip();
         self.send(sequences)?;
         Ok(streams)
     }
 
-    /// The hidden states of `tokens`, pooled and not normalised, of length
-    /// [`ModelSpec::hidden_size`]. It is scheduled like a prompt; dropping the future stops it.
+    /// The hidden states of each of `texts`, given in tokens, pooled and not normalised, of length
+    /// [`ModelSpec::hidden_size`]. They are scheduled like prompts and let others in between as
+    /// in [`Self::submit_groups`]; dropping the future stops them.
     ///
     /// # Errors
-    /// [`GenerationError::Refused`] as [`Self::submit`], or the computation broke off.
+    /// [`GenerationError::Refused`] as [`Self::submit`], or the computation of one broke off.
     pub async fn embed(
         &self,
-        tokens: Vec<u32>,
+        texts: Vec<Vec<u32>>,
         pooling: Pooling,
-    ) -> Result<Vec<f32>, GenerationError> {
-        let (sender, receiver) = oneshot::channel();
-        self.check_embedding(&tokens).map_err(SubmitError::from)?;
-        let embedding = Embedding::new(tokens.len(), pooling, sender);
-        let wanted_from = Embedding::wanted_from(tokens.len(), pooling);
-        let mut sequence = Sequence::new(tokens, Job::new(Kind::Embedding(embedding)));
-        sequence.output = Output::Hidden(wanted_from);
-        self.send(vec![sequence])?;
-        receiver
-            .await
-            .unwrap_or(Err(GenerationError::EngineStopped))
+    ) -> Result<Vec<Vec<f32>>, GenerationError> {
+        for tokens in &texts {
+            self.check_embedding(tokens).map_err(SubmitError::from)?;
+        }
+        let mut vectors = Vec::with_capacity(texts.len());
+        let mut texts = texts.into_iter().peekable();
+        // A part of the queue at a time: the rest is for others.
+        let part = (self.inner.max_queue / 4).max(1);
+        while texts.peek().is_some() {
+            let (sequences, receivers): (Vec<_>, Vec<_>) = texts
+                .by_ref()
+                .take(part)
+                .map(|tokens| {
+                    let (sender, receiver) = oneshot::channel();
+                    let embedding = Embedding::new(tokens.len(), pooling, sender);
+                    let wanted_from = Embedding::wanted_from(tokens.len(), pooling);
+                    let mut sequence = Sequence::new(tokens, Job::new(Kind::Embedding(embedding)));
+                    sequence.output = Output::Hidden(wanted_from);
+                    (sequence, receiver)
+                })
+                .unzip();
+            self.send(sequences)?;
+            for receiver in receivers {
+                let vector = receiver.await;
+                vectors.push(vector.unwrap_or(Err(GenerationError::EngineStopped))?);
+            }
+        }
+        Ok(vectors)
     }
 
     fn check_embedding(&self, tokens: &[u32]) -> Result<(), InvalidRequest> {
@@ -326,7 +380,7 @@ impl EngineHandle {
 
     fn send(&self, sequences: Vec<Sequence<Job>>) -> Result<(), SubmitError> {
         let inner = &self.inner;
-        if inner.shared.dead.load(Ordering::Acquire) {
+        if inner.shared.health().is_err() {
             return Err(SubmitError::Stopped);
         }
         let count = sequences.len();
@@ -381,14 +435,18 @@ impl EngineHandle {
     /// # Errors
     /// The cause in words.
     pub fn health(&self) -> Result<(), String> {
-        let shared = &self.inner.shared;
-        if !shared.dead.load(Ordering::Acquire) {
-            return Ok(());
+        self.inner.shared.health()
+    }
+
+    /// Waits until the engine has stopped, and says why. The future does not keep the engine
+    /// running: it ends as well when the last handle is dropped and all work is done.
+    pub fn died(&self) -> impl Future<Output = String> + Send + use<> {
+        let shared = Arc::clone(&self.inner.shared);
+        let mut dead = shared.dead.subscribe();
+        async move {
+            // It fails only without a sender, which `shared` is.
+            let _ = dead.wait_for(|dead| *dead).await;
+            shared.health().err().unwrap_or_default()
         }
-        Err(shared
-            .cause
-            .get()
-            .cloned()
-            .unwrap_or_else(|| "the engine has stopped".to_owned()))
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::{
     grammar::Constraint,
     sampling::{InvalidParams, SamplingParams},
+    text::Aside,
 };
 
 /// A prompt and how to continue it.
@@ -55,6 +56,8 @@ pub struct StopRules {
     pub min_tokens: usize,
     /// End before one of these texts; none of them empty.
     pub strings: Vec<String>,
+    /// Where those texts are not looked for.
+    pub aside: Option<Aside>,
     /// End at one of these tokens, which is not shown.
     pub tokens: Vec<u32>,
     /// Show the stop text that ended the answer.
@@ -122,10 +125,10 @@ pub enum InvalidRequest {
     /// There is no request in a group.
     #[error("a group has no requests")]
     EmptyGroup,
-    /// A group is larger than the queue.
-    #[error("a group of {requests} requests cannot be queued, at most {limit} can")]
+    /// What one client wants at once is more than the queue has room for.
+    #[error("{requests} answers are wanted at once, but at most {limit} can wait")]
     GroupTooLarge {
-        /// Requests of the group.
+        /// Answers that are wanted.
         requests: usize,
         /// Most that can wait.
         limit: usize,

@@ -43,7 +43,7 @@ struct LastWord(Arc<Shared>);
 
 impl Drop for LastWord {
     fn drop(&mut self) {
-        self.0.dead.store(true, Ordering::Release);
+        self.0.die(None);
     }
 }
 
@@ -56,8 +56,7 @@ impl Worker {
             let plan = self.scheduler.plan();
             if let Err(cause) = self.step(&plan) {
                 error!(cause, "the backend is broken, the engine ends");
-                self.shared.cause.get_or_init(|| cause);
-                self.shared.dead.store(true, Ordering::Release);
+                self.shared.die(Some(cause));
                 self.fail_all();
                 return;
             }
@@ -80,9 +79,7 @@ impl Worker {
     }
 
     fn add(&mut self, sequences: Vec<Sequence<Job>>) {
-        for sequence in sequences {
-            self.scheduler.add(sequence);
-        }
+        self.scheduler.add(sequences);
     }
 
     fn drop_abandoned(&mut self) {

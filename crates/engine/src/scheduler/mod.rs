@@ -25,12 +25,18 @@ pub(crate) const MAX_PRIORITY: i32 = 100;
 /// priority `p` counts as having arrived `p` times [`STEPS_PER_PRIORITY`] steps later. So nobody
 /// waits forever for those who are more important.
 ///
+/// Sequences of one request are ordered as if each came when those before it had been computed by
+/// steps of their own. So a request of many long prompts lets others in between, and who comes
+/// later waits for about one of its prompts, not for all.
+///
 /// The rules: sequences that generate come first, one token each, so that a long prompt never
 /// makes them wait for more than one step; prompts share what is left of the step's tokens, in
 /// order and in pieces; new sequences enter in order while their whole prompt finds blocks, those
-/// that hold idle prefixes included. Only one whose prefix is just being computed by another lets
-/// others pass, until it can share that. When blocks run out, the last of those that run gives
-/// all of its blocks back and later computes its tokens again, or finds them in the prefix cache.
+/// that hold idle prefixes included. Two let others pass: one whose prefix is just being computed
+/// by another, until it can share that; and one that wants rows of logits when the step has none
+/// left, which those who pass do not want either. When blocks run out, the last of those that run
+/// gives all of its blocks back and later computes its tokens again, or finds them in the prefix
+/// cache.
 ///
 /// So the first of those that run always advances: it can take the blocks of all others, and no
 /// sequence is accepted that could outgrow the whole cache. No order of requests starves one.
@@ -95,15 +101,29 @@ impl<T> Scheduler<T> {
         }
     }
 
-    /// Puts a sequence into the queue.
-    pub(crate) fn add(&mut self, mut sequence: Sequence<T>) {
-        let priority = sequence.priority.clamp(-MAX_PRIORITY, MAX_PRIORITY);
-        sequence.order = Order {
-            due: self.steps + i64::from(priority) * STEPS_PER_PRIORITY,
-            number: self.arrivals,
-        };
-        self.arrivals += 1;
-        self.wait(sequence);
+    /// Puts the sequences of one request into the queue.
+    pub(crate) fn add(&mut self, request: Vec<Sequence<T>>) {
+        let mut steps_before = 0;
+        let same: Vec<bool> = (0..request.len())
+            .map(|at| at > 0 && request[at].tokens == request[at - 1].tokens)
+            .collect();
+        for (mut sequence, same) in request.into_iter().zip(same) {
+            let priority = sequence.priority.clamp(-MAX_PRIORITY, MAX_PRIORITY);
+            sequence.order = Order {
+                due: self.steps + steps_before + i64::from(priority) * STEPS_PER_PRIORITY,
+                number: self.arrivals,
+            };
+            self.arrivals += 1;
+            if let Some(scope) = &sequence.scope {
+                let (chain, tokens) = (&mut sequence.chain, &sequence.tokens);
+                self.blocks.extend(chain, scope, tokens);
+            }
+            // The choices of one prompt share what is computed of it.
+            if !(same && sequence.scope.is_some() && sequence.output == Output::Next) {
+                steps_before += self.limits.steps_of(&sequence);
+            }
+            self.wait(sequence);
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -171,7 +191,8 @@ impl<T> Scheduler<T> {
         sequence.computed += share.tokens;
         if let Some(scope) = &sequence.scope {
             let tokens = &sequence.tokens[..sequence.computed];
-            self.blocks.publish(scope, tokens, &mut sequence.blocks);
+            let (chain, blocks) = (&mut sequence.chain, &mut sequence.blocks);
+            self.blocks.publish(scope, tokens, chain, blocks);
         }
     }
 
@@ -231,13 +252,10 @@ impl<T> Scheduler<T> {
         if self.running.len() >= self.limits.max_sequences {
             return false;
         }
-        let Some((at, prefix)) = self.first_ready() else {
+        let Some((at, prefix)) = self.first_ready(budget) else {
             return false;
         };
         let first = &self.waiting[at];
-        if budget.offer(first) == 0 {
-            return false;
-        }
         // One block for each running sequence is left to grow into, or the newcomer would soon
         // be sent away again.
         let spare = self.running.len();
@@ -265,26 +283,39 @@ impl<T> Scheduler<T> {
         true
     }
 
-    /// The first of the queue that would not compute what another is just computing.
-    fn first_ready(&self) -> Option<(usize, Prefix)> {
+    /// The first of the queue that has something to do in this step, and would not compute what
+    /// another is just computing.
+    fn first_ready(&self, budget: &Budget) -> Option<(usize, Prefix)> {
         self.waiting.iter().enumerate().find_map(|(at, sequence)| {
+            if budget.offer(sequence) == 0 {
+                return None;
+            }
             let Some(scope) = &sequence.scope else {
                 return Some((at, Prefix::default()));
             };
             let sharable = &sequence.tokens[..sequence.sharable()];
-            let prefix = self.blocks.find(scope, sharable);
+            let prefix = self.blocks.find(scope, sharable, &sequence.chain);
             let size = self.blocks.block_size();
             let awaited = self.running.iter().any(|other| {
-                let common = || {
-                    let pairs = other.tokens.iter().zip(sharable);
-                    pairs.take_while(|(a, b)| a == b).count() / size
-                };
+                let more = prefix.num_blocks().max(other.computed / size) + 1;
                 other.missing() > 1
+                    && more * size <= sharable.len()
                     && other.scope.as_ref() == Some(scope)
-                    && common() > prefix.num_blocks().max(other.computed / size)
+                    && other.chain.shares(&sequence.chain, more)
             });
             (!awaited).then_some((at, prefix))
         })
+    }
+}
+
+impl SchedulerLimits {
+    /// Steps that the tokens of `sequence` take when nothing else runs.
+    fn steps_of<T>(&self, sequence: &Sequence<T>) -> i64 {
+        let most = match sequence.output {
+            Output::Logits(_) => self.max_step_tokens.min(self.max_prompt_rows),
+            Output::Next | Output::Hidden(_) => self.max_step_tokens,
+        };
+        sequence.missing().div_ceil(most) as i64
     }
 }
 

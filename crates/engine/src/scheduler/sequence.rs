@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     LogitsWanted, SequenceStep,
-    cache::{BlockList, Scope},
+    cache::{BlockList, Chain, Scope},
 };
 
 /// A prompt with what was generated after it.
@@ -25,6 +25,8 @@ pub(crate) struct Sequence<T> {
     /// What the engine keeps with it.
     pub(crate) of: T,
     pub(super) blocks: BlockList,
+    /// Of `tokens` in `scope`; grows with what is published.
+    pub(super) chain: Chain,
     pub(super) order: Order,
     /// Tokens of the step that is being planned.
     pub(super) share: usize,
@@ -61,6 +63,7 @@ impl<T> Sequence<T> {
             cached: None,
             of,
             blocks: BlockList::default(),
+            chain: Chain::default(),
             order: Order::default(),
             share: 0,
         }

@@ -131,7 +131,7 @@ proptest! {
                 if wish.scored {
                     sequence.output = Output::Logits(0);
                 }
-                scheduler.add(sequence);
+                scheduler.add(vec![sequence]);
             }
             let none = scheduler.is_empty();
             let plan = scheduler.plan();
@@ -235,9 +235,9 @@ fn advance(scheduler: &mut Scheduler<&'static str>) -> Vec<usize> {
 #[test]
 fn a_long_prompt_runs_in_pieces_beside_those_that_generate() {
     let mut scheduler = scheduler(100, 4, 32);
-    scheduler.add(sequence(vec![1; 5]));
+    scheduler.add(vec![sequence(vec![1; 5])]);
     assert_eq!(advance(&mut scheduler), [5]);
-    scheduler.add(sequence(vec![2; 70]));
+    scheduler.add(vec![sequence(vec![2; 70])]);
     assert_eq!(advance(&mut scheduler), [1, 31]);
     assert_eq!(advance(&mut scheduler), [1, 31]);
     assert_eq!(advance(&mut scheduler), [1, 8]);
@@ -248,7 +248,7 @@ fn a_long_prompt_runs_in_pieces_beside_those_that_generate() {
 fn several_prompts_enter_one_step() {
     let mut scheduler = scheduler(100, 4, 64);
     for len in [10, 20, 30, 40] {
-        scheduler.add(sequence(vec![1; len]));
+        scheduler.add(vec![sequence(vec![1; len])]);
     }
     assert_eq!(advance(&mut scheduler), [10, 20, 30, 4]);
 }
@@ -256,11 +256,81 @@ fn several_prompts_enter_one_step() {
 #[test]
 fn nobody_overtakes_the_first_of_the_queue() {
     let mut scheduler = scheduler(4, 4, 64);
-    scheduler.add(sequence(vec![1; 40]));
-    scheduler.add(sequence(vec![2; 33]));
-    scheduler.add(sequence(vec![3; 1]));
+    scheduler.add(vec![sequence(vec![1; 40])]);
+    scheduler.add(vec![sequence(vec![2; 33])]);
+    scheduler.add(vec![sequence(vec![3; 1])]);
     assert_eq!(advance(&mut scheduler), [40]);
     assert_eq!((scheduler.num_running(), scheduler.num_waiting()), (1, 2));
+}
+
+/// One that wants the logits of its whole prompt.
+fn scored(prompt: Vec<u32>) -> Sequence<&'static str> {
+    Sequence {
+        output: Output::Logits(0),
+        ..Sequence::new(prompt, "scored")
+    }
+}
+
+#[test]
+fn others_pass_one_that_waits_for_rows_of_logits() {
+    let mut scheduler = scheduler(1000, 8, 512);
+    scheduler.limits.max_prompt_rows = 100;
+    scheduler.add((0..6).map(|_| scored(vec![1; 250])).collect());
+    assert_eq!(advance(&mut scheduler), [100]);
+    scheduler.add(vec![named("chat", 0)]);
+    assert_eq!(advance(&mut scheduler), [100, 1], "at the next step");
+    assert_eq!(advance(&mut scheduler), [50, 1, 50]);
+}
+
+#[test]
+fn one_that_waits_for_rows_of_logits_is_not_starved_by_those_who_pass() {
+    let mut scheduler = scheduler(1000, 4, 64);
+    scheduler.limits.max_prompt_rows = 10;
+    scheduler.add(vec![scored(vec![1; 30])]);
+    scheduler.add(vec![scored(vec![2; 30])]);
+    let mut steps = 0;
+    // More arrive than there is room for, and each stays for a while.
+    while !scheduler.waiting.iter().any(|s| s.of == "scored") || steps == 0 {
+        scheduler.add(vec![named("chat", 0)]);
+        advance(&mut scheduler);
+        steps += 1;
+    }
+    while scheduler.waiting.iter().any(|s| s.of == "scored") {
+        scheduler.add(vec![named("chat", 0), named("chat", 0)]);
+        advance(&mut scheduler);
+        scheduler.remove(|s| {
+            s.tokens.len() > 8 && s.of == "chat" || s.missing() == 1 && s.of == "scored"
+        });
+        steps += 1;
+        assert!(steps < 20, "starved");
+    }
+}
+
+#[test]
+fn a_request_of_many_prompts_lets_others_in_between() {
+    let mut scheduler = scheduler(1000, 64, 100);
+    scheduler.add((0..20).map(|_| sequence(vec![1; 200])).collect());
+    for _ in 0..5 {
+        advance(&mut scheduler);
+    }
+    scheduler.add(vec![named("chat", 0)]);
+    let mut steps = 0;
+    while scheduler.waiting.iter().any(|s| s.of == "chat") {
+        advance(&mut scheduler);
+        steps += 1;
+    }
+    assert!(steps <= 3, "one prompt takes two steps, {steps}");
+    let ran = |s: &Sequence<_>| s.of == "chat" && s.missing() == 1;
+    assert!(scheduler.running.iter().any(ran));
+}
+
+#[test]
+fn the_choices_of_a_prompt_count_as_one() {
+    let mut scheduler = scheduler(1000, 64, 100);
+    let request = [vec![1; 200], vec![1; 200], vec![1; 200], vec![2; 200]];
+    scheduler.add(request.into_iter().map(shared).collect());
+    let due: Vec<_> = scheduler.waiting.iter().map(|s| s.order.due).collect();
+    assert_eq!(due, [0, 2, 2, 2]);
 }
 
 #[test]
@@ -268,10 +338,10 @@ fn a_prefix_is_computed_once_and_never_the_whole_prompt_is_left_out() {
     let mut scheduler = scheduler(100, 8, 512);
     // 40 tokens are two whole blocks, and 32 are so too, of which the last must be computed.
     for len in [40, 40, 32] {
-        scheduler.add(shared(vec![1; len]));
+        scheduler.add(vec![shared(vec![1; len])]);
     }
     let other: Vec<u32> = (0..20).collect();
-    scheduler.add(shared(other.clone()));
+    scheduler.add(vec![shared(other.clone())]);
     let first = scheduler.plan();
     assert_eq!((first.prefix_queries, first.prefix_hits), (60, 0));
     for share in &first.shares {
@@ -290,21 +360,21 @@ fn a_prefix_is_computed_once_and_never_the_whole_prompt_is_left_out() {
 #[test]
 fn a_salt_or_no_scope_shares_nothing_and_waits_for_nobody() {
     let mut scheduler = scheduler(100, 8, 512);
-    scheduler.add(shared(vec![1; 40]));
-    scheduler.add(Sequence {
+    scheduler.add(vec![shared(vec![1; 40])]);
+    scheduler.add(vec![Sequence {
         scope: Some(scope(1)),
         ..sequence(vec![1; 40])
-    });
-    scheduler.add(sequence(vec![1; 40]));
-    scheduler.add(sequence(vec![1; 40]));
+    }]);
+    scheduler.add(vec![sequence(vec![1; 40])]);
+    scheduler.add(vec![sequence(vec![1; 40])]);
     assert_eq!(advance(&mut scheduler), [40, 40, 40, 40]);
 }
 
 #[test]
 fn a_sequence_that_lost_its_blocks_finds_them_again() {
     let mut scheduler = scheduler(6, 2, 512);
-    scheduler.add(shared((0..30).collect()));
-    scheduler.add(shared((50..98).collect()));
+    scheduler.add(vec![shared((0..30).collect())]);
+    scheduler.add(vec![shared((50..98).collect())]);
     assert_eq!(advance(&mut scheduler), [30, 48]);
     assert_eq!(advance(&mut scheduler), [1, 1]);
     assert_eq!(
@@ -324,7 +394,7 @@ fn a_sequence_that_lost_its_blocks_finds_them_again() {
 #[test]
 fn what_is_wanted_of_a_cached_position_is_computed() {
     let mut scheduler = scheduler(20, 4, 512);
-    scheduler.add(shared(vec![1; 40]));
+    scheduler.add(vec![shared(vec![1; 40])]);
     advance(&mut scheduler);
     for (output, tokens) in [
         (Output::Logits(0), 40),
@@ -333,10 +403,10 @@ fn what_is_wanted_of_a_cached_position_is_computed() {
         (Output::Hidden(39), 8),
         (Output::Next, 8),
     ] {
-        scheduler.add(Sequence {
+        scheduler.add(vec![Sequence {
             output,
             ..shared(vec![1; 40])
-        });
+        }]);
         let plan = scheduler.plan();
         let share = *plan.shares.last().unwrap();
         assert_eq!(share.tokens, tokens, "{output:?}");
@@ -376,7 +446,7 @@ fn order_of_running(scheduler: &mut Scheduler<&'static str>) -> Vec<&'static str
 fn the_more_important_run_first_and_equals_in_order_of_arrival() {
     let mut scheduler = scheduler(10, 1, 16);
     for (name, priority) in [("a", 0), ("low", 3), ("b", 0), ("high", -1), ("c", 0)] {
-        scheduler.add(named(name, priority));
+        scheduler.add(vec![named(name, priority)]);
     }
     assert_eq!(
         order_of_running(&mut scheduler),
@@ -387,12 +457,12 @@ fn the_more_important_run_first_and_equals_in_order_of_arrival() {
 #[test]
 fn waiting_long_outweighs_any_priority() {
     let mut scheduler = scheduler(10, 1, 16);
-    scheduler.add(named("patient", i32::MAX));
+    scheduler.add(vec![named("patient", i32::MAX)]);
     let longest = 2 * i64::from(MAX_PRIORITY) * STEPS_PER_PRIORITY + 2;
     let mut steps = 0;
     // Somebody as important as can be comes with every step.
     loop {
-        scheduler.add(named("pushing", i32::MIN));
+        scheduler.add(vec![named("pushing", i32::MIN)]);
         let plan = scheduler.plan();
         let runs = scheduler.running_mut(plan.shares[0].index).of;
         scheduler.remove(|sequence| sequence.share > 0);

@@ -4,16 +4,22 @@
 //! controls, a `tojson` of its own, `raise_exception` and `strftime_now`. Here minijinja does it,
 //! with Python's methods, Python's way of printing values, and a bound on the work of a render.
 //!
-//! Limitation: `~` and `|string` print lists and maps as minijinja does, not as Python.
+//! Limitations: `~` prints lists and maps as minijinja does, not as Python; `'%s' % x` is understood
+//! where the format is written out and `x` is no mapping; `urlize`, `xmlattr`, `wordwrap`,
+//! `striptags`, `filesizeformat`, `urlencode` and `random` are missing. What uses a filter that is
+//! missing is refused when it is loaded.
 
 mod generation;
 mod methods;
+mod probe;
 mod python;
+mod scan;
+mod strings;
 
 use minijinja::{
     AutoEscape, Environment, Error, ErrorKind, Value, context,
     syntax::SyntaxConfig,
-    value::{Kwargs, Serde},
+    value::{Kwargs, Rest, Serde, ValueKind, ValueOrKwargs},
 };
 
 /// Bound on instructions and on memory (about 64 bytes each) of one render.
@@ -27,6 +33,8 @@ pub struct ChatTemplate {
     source: String,
     /// `bos_token` and the like, as templates know them.
     special_tokens: Vec<(String, String)>,
+    /// The one for conversations with tools, if the model has two.
+    tool_use: Option<Box<ChatTemplate>>,
 }
 
 /// One message, as templates see it.
@@ -72,6 +80,9 @@ pub enum TemplateError {
     /// The template is no Jinja that we can run.
     #[error("the chat template cannot be read: {0}")]
     Syntax(String),
+    /// The template fails on every conversation, or calls what there is not.
+    #[error("the chat template cannot be used: {0}")]
+    Unusable(String),
     /// The template itself refused the conversation.
     #[error("the chat template refuses this conversation: {0}")]
     Refused(String),
@@ -109,16 +120,41 @@ impl ChatTemplate {
         environment.set_fuel(Some(FUEL));
         environment.add_filter("tojson", tojson);
         environment.add_filter("string", |value: Value| python::text(&value));
+        environment.add_filter("format", format);
+        environment.add_filter("center", center);
+        environment.add_filter("int", int);
+        environment.add_filter("float", float);
+        environment.add_filter("truncate", truncate);
+        environment.add_filter("wordcount", |text: &str| strings::wordcount(text));
+        environment.add_filter("forceescape", minijinja::filters::escape);
+        environment.add_test("callable", is_callable);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         environment
-            .add_template_owned(NAME, generation::without_marks(source))
+            .add_template_owned(NAME, scan::with_formats(&generation::without_marks(source)))
             .map_err(syntax)?;
         Ok(Self {
             environment,
             source: source.to_owned(),
             special_tokens,
+            tool_use: None,
         })
+    }
+
+    /// The same with `template` for conversations with tools.
+    pub(crate) fn with_tool_use(self, template: Self) -> Self {
+        Self {
+            tool_use: Some(Box::new(template)),
+            ..self
+        }
+    }
+
+    /// The template of a conversation with tools or without.
+    pub fn for_tools(&self, with_tools: bool) -> &Self {
+        match &self.tool_use {
+            Some(template) if with_tools => template,
+            _ => self,
+        }
     }
 
     /// The template's text.
@@ -213,6 +249,78 @@ fn raise_exception(message: &str) -> Result<Value, Error> {
         Error::new(ErrorKind::InvalidOperation, "raise_exception was called")
             .with_source(Refusal(message.to_owned())),
     )
+}
+
+/// Python's formatting with signs of per cent.
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "the form that minijinja calls"
+)]
+fn format(text: &str, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    methods::percent(text, &args.into_values())
+}
+
+/// A whole number, or the default (0) for what is none.
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "the form that minijinja calls"
+)]
+fn int(value: Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let [default, base] = methods::slots(&args.into_values(), ["default", "base"])?;
+    let base = base.map_or(Ok(10), u32::try_from)?;
+    let number = match value.as_str() {
+        Some(text) => strings::integer(text, base),
+        None if value.is_integer() => return Ok(value),
+        None if value.kind() == ValueKind::Bool => Some(value.is_true().into()),
+        None => f64::try_from(value).ok().and_then(strings::whole),
+    };
+    Ok(number.map_or_else(|| default.unwrap_or_else(|| 0.into()), Value::from))
+}
+
+/// A number, or the default (0.0) for what is none.
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "the form that minijinja calls"
+)]
+fn float(value: Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    let [default] = methods::slots(&args.into_values(), ["default"])?;
+    let number = match value.as_str() {
+        Some(text) => text.trim().parse().ok(),
+        None => f64::try_from(value).ok(),
+    };
+    Ok(number.map_or_else(|| default.unwrap_or_else(|| 0.0.into()), Value::from))
+}
+
+fn center(text: &str, width: Option<usize>) -> String {
+    let most = usize::try_from(strings::MAX_WIDTH).unwrap_or(usize::MAX);
+    strings::pad(text, width.unwrap_or(80).min(most), ' ', "center")
+}
+
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "the form that minijinja calls"
+)]
+fn truncate(text: &str, args: Rest<ValueOrKwargs>) -> Result<String, Error> {
+    let args = args.into_values();
+    let names = ["length", "killwords", "end", "leeway"];
+    let [length, kill_words, end, leeway] = methods::slots(&args, names)?;
+    let size = |slot: Option<Value>, default| slot.map_or(Ok(default), usize::try_from);
+    strings::truncate(
+        text,
+        size(length, 255)?,
+        kill_words.is_some_and(|kill| kill.is_true()),
+        end.as_ref().and_then(Value::as_str).unwrap_or("..."),
+        size(leeway, 5)?,
+    )
+}
+
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "the form that minijinja calls"
+)]
+fn is_callable(value: Value) -> bool {
+    // Functions and macros are objects that are neither lists nor maps.
+    value.kind() == ValueKind::Plain && value.as_object().is_some()
 }
 
 /// The time in UTC, formatted as C's `strftime` does.

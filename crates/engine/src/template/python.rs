@@ -45,14 +45,21 @@ fn repr(value: &Value, out: &mut String, depth: usize) -> Result<(), Error> {
         ValueKind::Number => number(value, out),
         ValueKind::String => quote(value.as_str().unwrap_or_default(), out),
         ValueKind::Seq | ValueKind::Iterable => {
-            out.push('[');
-            for (index, item) in value.try_iter()?.enumerate() {
-                if index > 0 {
+            let is_tuple = value.is_tuple();
+            out.push(if is_tuple { '(' } else { '[' });
+            let mut len = 0;
+            for item in value.try_iter()? {
+                if len > 0 {
                     out.push_str(", ");
                 }
                 repr(&item, out, depth + 1)?;
+                len += 1;
             }
-            out.push(']');
+            match (is_tuple, len) {
+                (false, _) => out.push(']'),
+                (true, 1) => out.push_str(",)"),
+                (true, _) => out.push(')'),
+            }
         }
         ValueKind::Map => {
             out.push('{');

@@ -111,3 +111,81 @@ fn a_message_is_never_read_as_a_template() {
     let evil = "{{ raise_exception('x') }}{% for %}";
     assert_eq!(template.render(&user(evil), true).unwrap(), evil);
 }
+
+#[derive(Deserialize)]
+struct Methods {
+    names: serde_json::Value,
+    cases: Vec<Method>,
+}
+
+#[derive(Deserialize)]
+struct Method {
+    expression: String,
+    /// None where Jinja2 fails.
+    shown: Option<String>,
+}
+
+#[test]
+fn methods_and_filters_do_what_python_and_jinja_do() {
+    let all: Methods =
+        serde_json::from_str(include_str!("../../tests/goldens/methods.json")).unwrap();
+    assert!(all.cases.len() > 200, "{}", all.cases.len());
+    let mut wrong = Vec::new();
+    for Method { expression, shown } in all.cases {
+        let template = ChatTemplate::new(&format!("{{{{ {expression} }}}}"), vec![]).unwrap();
+        let conversation = Conversation {
+            variables: all.names.as_object().unwrap().clone(),
+            ..Conversation::default()
+        };
+        let rendered = template.render_conversation(&conversation);
+        if rendered.as_ref().ok() != shown.as_ref() {
+            wrong.push(format!("{expression}: {rendered:?} instead of {shown:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[track_caller]
+fn unusable(source: &str, why: &str) {
+    let probed = ChatTemplate::new(source, vec![]).unwrap().probe();
+    match probed {
+        Err(TemplateError::Unusable(told)) => assert!(told.contains(why), "{told}"),
+        other => panic!("{source}: {other:?}"),
+    }
+}
+
+#[test]
+fn a_template_that_cannot_run_is_found_before_the_first_request() {
+    unusable("{{ messages[0].content.nope() }}", "unknown method");
+    unusable("{{ nope(messages) }}", "unknown function");
+    unusable(
+        "{% if tools %}{{ messages|nope }}{% endif %}",
+        "no filter named nope",
+    );
+    unusable(
+        "{% if false %}{{ 1 is nope }}{% endif %}",
+        "no test named nope",
+    );
+    unusable("{{ missing.field }}", "undefined");
+    let later =
+        "{% for m in messages %}{% if m.role == 'tool' %}{{ m.nope() }}{% endif %}{% endfor %}";
+    unusable(later, "unknown method");
+    unusable(
+        "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}",
+        "too long",
+    );
+}
+
+#[test]
+fn a_template_that_refuses_some_conversations_is_used() {
+    for source in [
+        "{{ raise_exception('never') }}",
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}x",
+        "{% if messages[1] %}{{ messages[1].missing.field }}{% endif %}x",
+        "{% if strftime_now is defined %}{{ strftime_now('%d') }}{% endif %}",
+        "{% macro m(x) %}{{ x|trim }}{% endmacro %}{{ m(messages[0].content) }}",
+        "{{ messages[0]['content'] | trim | upper }}{{ namespace(a=1).a }}",
+    ] {
+        ChatTemplate::new(source, vec![]).unwrap().probe().unwrap();
+    }
+}

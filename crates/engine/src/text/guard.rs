@@ -64,17 +64,23 @@ impl<'a> Guard<'a> {
         marked
     }
 
-    /// The tokens of `rendered`, a text of a template and of marked messages.
+    /// The tokens of `rendered`, a text of a template and of marked messages, of which there may
+    /// be `limit`.
     ///
     /// # Errors
-    /// As [`Tokenizer::encode`].
-    pub fn encode(&self, rendered: &str) -> Result<Vec<u32>, TokenizerError> {
+    /// As [`Tokenizer::encode_within`].
+    pub fn encode(&self, rendered: &str, limit: usize) -> Result<Vec<u32>, TokenizerError> {
         if !self.marked {
-            return self.tokenizer.encode(rendered, false);
+            return self.tokenizer.encode_within(rendered, false, limit);
         }
         let mut tokens = Vec::new();
         for piece in rendered.split(self.mark.as_str()) {
-            tokens.extend(self.tokenizer.encode(piece, false)?);
+            let left = limit - tokens.len();
+            let more = self.tokenizer.encode_within(piece, false, left);
+            tokens.extend(more.map_err(|error| match error {
+                TokenizerError::TooLong { .. } => TokenizerError::TooLong { limit },
+                other => other,
+            })?);
         }
         Ok(tokens)
     }

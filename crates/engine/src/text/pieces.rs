@@ -11,6 +11,10 @@ pub(crate) struct Pieces {
     /// Invariant: one longer than the vocabulary, ascending, ending at `bytes.len()`.
     ends: Vec<u32>,
     special: Vec<bool>,
+    /// Bytes of the longest token as the vocabulary writes it.
+    longest_name: usize,
+    /// Texts are spelled in bytes, so that no character is unknown.
+    is_byte_level: bool,
 }
 
 /// How a tokenizer writes bytes in its vocabulary.
@@ -33,6 +37,7 @@ impl Pieces {
         for (name, &id) in &vocab {
             names[id as usize] = name;
         }
+        let longest_name = vocab.keys().map(String::len).max().unwrap_or(0);
         let mut special = vec![false; len];
         for (id, token) in tokenizer.get_added_tokens_decoder() {
             special[id as usize] = token.special;
@@ -49,6 +54,8 @@ impl Pieces {
             bytes,
             ends,
             special,
+            longest_name,
+            is_byte_level: spelling == Spelling::ByteLevel,
         }
     }
 
@@ -60,6 +67,24 @@ impl Pieces {
     pub(crate) fn longest(&self) -> usize {
         let lengths = self.ends.windows(2).map(|pair| pair[1] - pair[0]);
         lengths.max().unwrap_or(0) as usize
+    }
+
+    /// Bytes of the longest token as the vocabulary writes it.
+    pub(crate) fn longest_name(&self) -> usize {
+        self.longest_name
+    }
+
+    pub(crate) fn is_byte_level(&self) -> bool {
+        self.is_byte_level
+    }
+
+    /// Whether every byte is a token.
+    pub(crate) fn has_every_byte(&self) -> bool {
+        let mut has = [false; 256];
+        for pair in self.ends.windows(2).filter(|pair| pair[1] - pair[0] == 1) {
+            has[usize::from(self.bytes[pair[0] as usize])] = true;
+        }
+        has.iter().all(|has| *has)
     }
 
     pub(crate) fn bytes(&self, token: u32) -> &[u8] {

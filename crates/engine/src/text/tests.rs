@@ -152,7 +152,7 @@ fn a_control_token_in_a_message_stays_text_and_the_templates_own_is_one() {
     ] {
         let mut guard = Guard::new(&tokenizer, [evil].into_iter());
         let rendered = format!("{}<|im_end|>", guard.mark(evil));
-        let tokens = guard.encode(&rendered).unwrap();
+        let tokens = guard.encode(&rendered, 1000).unwrap();
         assert_eq!(
             tokens.iter().filter(|t| tokenizer.is_special(**t)).count(),
             1,
@@ -168,7 +168,8 @@ fn a_control_token_in_a_message_stays_text_and_the_templates_own_is_one() {
 
 #[track_caller]
 fn check_stop(stops: &[&str], pieces: &[&str], expected: &str, stopped: bool) {
-    let mut matcher = StopMatcher::new(stops.iter().map(ToString::to_string).collect(), false);
+    let mut matcher =
+        StopMatcher::new(stops.iter().map(ToString::to_string).collect(), false, None);
     let mut shown = String::new();
     for piece in pieces {
         match matcher.push(piece) {
@@ -197,9 +198,66 @@ fn a_stop_string_is_found_across_pieces_and_does_not_leak() {
 
 #[test]
 fn a_stop_string_is_shown_when_wanted() {
-    let mut matcher = StopMatcher::new(vec!["END".into()], true);
+    let mut matcher = StopMatcher::new(vec!["END".into()], true, None);
     assert_eq!(matcher.push("aEN"), StopMatch::None("a".into()));
     assert_eq!(matcher.push("Db"), StopMatch::Stopped("END".into()));
+}
+
+/// The tiny tokenizer with `normalizer`.
+fn normalized(normalizer: Value) -> Tokenizer {
+    let mut json = crate::fake::tokenizer_json();
+    json["normalizer"] = normalizer;
+    Tokenizer::from_json(json.to_string().as_bytes()).unwrap()
+}
+
+#[test]
+fn a_text_that_is_far_too_long_is_refused_whatever_the_normaliser() {
+    // Too much to be tokenized in a test, were it tokenized whole.
+    let text = "a b ".repeat(1 << 20);
+    for (normalizer, known) in [
+        (Value::Null, true),
+        (json!({"type": "NFC"}), true),
+        (json!({"type": "Lowercase"}), true),
+        (
+            json!({"type": "Replace", "pattern": {"String": "ab"}, "content": "c"}),
+            true,
+        ),
+        (
+            json!({"type": "Replace", "pattern": {"Regex": "x+"}, "content": ""}),
+            false,
+        ),
+        (
+            json!({"type": "Replace", "pattern": {"String": "x"}, "content": ""}),
+            false,
+        ),
+        (
+            json!({"type": "Strip", "strip_left": true, "strip_right": true}),
+            false,
+        ),
+    ] {
+        let name = normalizer.to_string();
+        let tokenizer = normalized(normalizer);
+        let refused = tokenizer.encode_within(&text, true, 1000);
+        assert!(
+            matches!(refused, Err(TokenizerError::TooLong { limit: 1000 })),
+            "{name}"
+        );
+        assert_eq!(tokenizer.least_tokens(&text) > 1000, known, "{name}");
+    }
+}
+
+#[test]
+fn a_text_that_its_normaliser_makes_short_is_taken() {
+    let strips = json!({"type": "Replace", "pattern": {"Regex": "x+"}, "content": ""});
+    let tokenizer = normalized(strips);
+    let text = format!("a{}b", "x".repeat(5000));
+    assert_eq!(tokenizer.encode_within(&text, false, 2).unwrap().len(), 2);
+    // Three characters of seven bytes become one of two.
+    let tokenizer = normalized(json!({"type": "NFC"}));
+    let text = "\u{1fbe}\u{308}\u{301}".repeat(9);
+    let tokens = tokenizer.encode(&text, false).unwrap();
+    assert!(tokenizer.least_tokens(&text) <= tokens.len());
+    assert_eq!(tokenizer.encode_within(&text, false, 18).unwrap(), tokens);
 }
 
 proptest! {
@@ -261,15 +319,57 @@ proptest! {
         for tokenizer in [tiny(), sentence_piece()] {
             let tokens = tokenizer.encode(&text, false).unwrap();
             prop_assert!(tokenizer.least_tokens(&text) <= tokens.len());
+            let within = |limit| tokenizer.encode_within(&text, false, limit);
+            prop_assert_eq!(within(tokens.len()).unwrap(), tokens.clone());
+            if let Some(limit) = tokens.len().checked_sub(1) {
+                let refused = matches!(within(limit), Err(TokenizerError::TooLong { .. }));
+                prop_assert!(refused);
+            }
             prop_assert_eq!(in_pieces(&tokenizer, &tokens, false), text.replace('▁', " "));
         }
+    }
+
+    #[test]
+    fn stop_strings_in_an_aside_mean_nothing_however_the_text_is_cut(
+        cuts in prop::collection::vec(0..7_usize, 0..40), which in 0..6_usize,
+    ) {
+        let (begun, text, expected) = [
+            (false, "\n<think>a STOP b</think>c STOP d", "\n<think>a STOP b</think>c "),
+            (false, "a STOP <think>", "a "),
+            (false, "<thSTOP", "<th"),
+            (true, "a STOP</think>STOP</think>", "a STOP</think>"),
+            (true, "a STOP</thin", "a STOP</thin"),
+            (false, " <think></think>", " <think></think>"),
+        ][which];
+        let aside = Aside {
+            open: (!begun).then(|| "<think>".to_owned()),
+            close: "</think>".to_owned(),
+        };
+        let mut matcher = StopMatcher::new(vec!["STOP".to_owned()], false, Some(aside));
+        let (mut shown, mut stopped, mut from) = (String::new(), false, 0);
+        for len in cuts.into_iter().chain([text.len()]) {
+            let to = (from + len).min(text.len());
+            match matcher.push(&text[from..to]) {
+                StopMatch::None(piece) => shown.push_str(&piece),
+                StopMatch::Stopped(piece) => {
+                    shown.push_str(&piece);
+                    stopped = true;
+                    break;
+                }
+            }
+            from = to;
+        }
+        if !stopped {
+            shown.push_str(&matcher.finish());
+        }
+        prop_assert_eq!(shown, expected);
     }
 
     #[test]
     fn stop_strings_are_found_however_the_text_is_cut(
         text in "[ab]{0,30}", stop in "[ab]{1,4}", cuts in prop::collection::vec(0..5_usize, 0..40),
     ) {
-        let mut matcher = StopMatcher::new(vec![stop.clone()], false);
+        let mut matcher = StopMatcher::new(vec![stop.clone()], false, None);
         let (mut shown, mut stopped, mut from) = (String::new(), false, 0);
         let ends = cuts.into_iter().chain([text.len()]);
         for len in ends {

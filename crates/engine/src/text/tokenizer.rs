@@ -1,16 +1,21 @@
 //! The tokenizer of a model.
 
-use std::{fs, path::Path};
+use std::{cell::Cell, fs, path::Path};
 
-use super::pieces::Pieces;
+use tokenizers::{AddedToken, Model, ModelWrapper, OffsetType, PreTokenizer};
+
+use super::{pieces::Pieces, shrink::shrink};
 
 /// A model's `tokenizer.json`, ready to be used from any thread.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     pieces: Pieces,
     special: Vec<String>,
-    /// Whether the tokens of a text may stand for fewer bytes than it has.
-    rewrites: bool,
+    /// How many times as long as what its tokens stand for a text may be; none when there is no
+    /// limit to that.
+    shrink: Option<usize>,
+    /// Whether one token, or none, may stand for any number of bytes that the vocabulary lacks.
+    lumps: bool,
 }
 
 /// The tokenizer of a model cannot be used.
@@ -31,6 +36,12 @@ pub enum TokenizerError {
     /// A text could not be taken apart.
     #[error("the text cannot be tokenized: {0}")]
     Encode(String),
+    /// A text has too many tokens.
+    #[error("the text has more than {limit} tokens")]
+    TooLong {
+        /// Most tokens.
+        limit: usize,
+    },
 }
 
 impl TokenizerError {
@@ -39,7 +50,9 @@ impl TokenizerError {
         match self {
             Self::Missing => "MissingFile",
             Self::Read(_) => "InternalError",
-            Self::LfsPointer | Self::Invalid(_) | Self::Encode(_) => "InvalidTokenizer",
+            Self::LfsPointer | Self::Invalid(_) | Self::Encode(_) | Self::TooLong { .. } => {
+                "InvalidTokenizer"
+            }
         }
     }
 }
@@ -50,8 +63,14 @@ impl Tokenizer {
     /// # Errors
     /// The file is missing or is no tokenizer.
     pub fn load(dir: &Path) -> Result<Self, TokenizerError> {
+        Self::load_with(dir, &[])
+    }
+
+    /// The same with the tokens `added` beside its own, or in their place where they are written
+    /// alike.
+    pub(crate) fn load_with(dir: &Path, added: &[AddedToken]) -> Result<Self, TokenizerError> {
         match fs::read(dir.join("tokenizer.json")) {
-            Ok(json) => Self::from_json(&json),
+            Ok(json) => Self::with_added(&json, added),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 Err(TokenizerError::Missing)
             }
@@ -64,6 +83,10 @@ impl Tokenizer {
     /// # Errors
     /// It does not describe one.
     pub fn from_json(json: &[u8]) -> Result<Self, TokenizerError> {
+        Self::with_added(json, &[])
+    }
+
+    fn with_added(json: &[u8], added: &[AddedToken]) -> Result<Self, TokenizerError> {
         if json.starts_with(b"version https://git-lfs") {
             return Err(TokenizerError::LfsPointer);
         }
@@ -72,10 +95,24 @@ impl Tokenizer {
         // Both belong to training and would cut or fill prompts.
         inner.with_truncation(None).map_err(invalid)?;
         inner.with_padding(None);
+        // Looking for tokens is prepared anew by every call.
+        if !added.is_empty() {
+            inner.add_tokens(added);
+        }
         let pieces = Pieces::new(&inner);
         let added = inner.get_added_tokens_decoder();
-        let rewrites =
-            inner.get_normalizer().is_some() || added.values().any(|t| t.lstrip || t.rstrip);
+        let in_bytes = match inner.get_model() {
+            ModelWrapper::BPE(model) => model.byte_fallback || pieces.is_byte_level(),
+            ModelWrapper::Unigram(model) => model.byte_fallback(),
+            ModelWrapper::WordPiece(_) | ModelWrapper::WordLevel(_) => false,
+        };
+        let lumps = !(in_bytes && pieces.has_every_byte());
+        let takes_spaces = added.values().any(|t| t.lstrip || t.rstrip);
+        let shrink = match inner.get_normalizer() {
+            _ if lumps || takes_spaces => None,
+            None => Some(1),
+            Some(normalizer) => shrink(normalizer),
+        };
         let mut special: Vec<String> = added
             .into_values()
             .filter(|token| token.special && !token.content.is_empty())
@@ -86,7 +123,8 @@ impl Tokenizer {
             inner,
             pieces,
             special,
-            rewrites,
+            shrink,
+            lumps,
         })
     }
 
@@ -102,13 +140,65 @@ impl Tokenizer {
             .map_err(|error| TokenizerError::Encode(error.to_string()))
     }
 
+    /// The tokens of `text` as [`Self::encode`] gives them, unless there are more than `limit`:
+    /// most of the work of a text that is far too long is not done then.
+    ///
+    /// # Errors
+    /// As [`Self::encode`], and [`TokenizerError::TooLong`].
+    pub fn encode_within(
+        &self,
+        text: &str,
+        add_special: bool,
+        limit: usize,
+    ) -> Result<Vec<u32>, TokenizerError> {
+        let too_long = TokenizerError::TooLong { limit };
+        if self.least_tokens(text) > limit {
+            return Err(too_long);
+        }
+        // The stages of the library's own `encode_fast`.
+        let failed = |error: tokenizers::Error| TokenizerError::Encode(error.to_string());
+        let (inner, model) = (&self.inner, self.inner.get_model());
+        let added = inner.get_added_vocabulary();
+        let mut pieces = added.extract_and_normalize(inner.get_normalizer(), text);
+        if let Some(pre_tokenizer) = inner.get_pre_tokenizer() {
+            pre_tokenizer.pre_tokenize(&mut pieces).map_err(failed)?;
+        }
+        let longest = self.pieces.longest_name().max(1);
+        let left = Cell::new(Some(limit));
+        let counted = pieces.tokenize(|piece| {
+            let least = if self.lumps {
+                0
+            } else {
+                piece.get().len() / longest
+            };
+            let room = left.get().filter(|room| least <= *room);
+            left.set(room);
+            let tokens = match room {
+                Some(_) => model.tokenize(piece.get())?,
+                None => return Err("enough".into()),
+            };
+            left.set(room.and_then(|room| room.checked_sub(tokens.len())));
+            Ok(tokens)
+        });
+        if left.get().is_none() {
+            return Err(too_long);
+        }
+        counted.map_err(failed)?;
+        let encoding = pieces.into_encoding(None, 0, OffsetType::None);
+        let encoding = encoding.and_then(|e| inner.post_process(e, None, add_special));
+        let tokens = encoding.map_err(failed)?.get_ids().to_vec();
+        if tokens.len() > limit {
+            return Err(too_long);
+        }
+        Ok(tokens)
+    }
+
     /// No more than the number of tokens of `text`, found without tokenizing it: a text that is
-    /// far too long is known to be so at no cost. 0 for tokenizers that rewrite texts.
+    /// far too long is known to be so at no cost. 0 for tokenizers of which that cannot be said.
     pub fn least_tokens(&self, text: &str) -> usize {
-        if self.rewrites {
-            0
-        } else {
-            text.len() / self.pieces.longest().max(1)
+        match self.shrink {
+            Some(shrink) => text.len() / (self.pieces.longest().max(1) * shrink),
+            None => 0,
         }
     }
 

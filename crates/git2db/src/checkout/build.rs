@@ -143,6 +143,16 @@ impl<'a> Builder<'a> {
             .map_err(CheckoutError::Store)?;
         match found {
             Some(found) if found == pointer.size => Ok(()),
+            // The disk lost something; the next download brings it again.
+            Some(_)
+                if self
+                    .source
+                    .store
+                    .quarantine_if_damaged(&pointer.oid)
+                    .map_err(CheckoutError::Store)? =>
+            {
+                Err(missing(path, &pointer.oid))
+            }
             Some(found) => Err(CheckoutError::SizeMismatch {
                 path: path.to_owned(),
                 found,
@@ -153,6 +163,10 @@ impl<'a> Builder<'a> {
     }
 
     fn store_blob(&self, oid: &str) -> Result<Digest, CheckoutError> {
+        if oid == tree::EMPTY_BLOB {
+            let store = self.source.store;
+            return store.insert_bytes(b"").map_err(CheckoutError::Store);
+        }
         let access = |e| repo_error(repo::access(self.source.bare)(e));
         let oid = git2::Oid::from_str(oid).map_err(access)?;
         // Reading an object verifies its SHA-1.

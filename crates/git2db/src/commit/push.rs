@@ -2,11 +2,11 @@
 
 use std::{cell::RefCell, path::Path};
 
-use git2::{ErrorCode, Oid, PushOptions, Repository};
+use git2::{ErrorCode, FileMode, Oid, PushOptions, Repository};
 
 use super::{CommitError, branch_ref};
 use crate::{
-    CommitId, Credentials, Observer, RemoteUrl,
+    CommitId, Credentials, Limits, Observer, RemoteUrl,
     lfs::{Client, MAX_POINTER_BYTES, Options, Pointer, Transfer},
     libgit::{Session, proxy},
     remote::{self, RemoteRef},
@@ -29,7 +29,7 @@ pub fn push(
     let name = branch_ref(branch)?;
     let repo = repo::open(bare).map_err(CommitError::Repo)?;
     let heads = remote::list(url, credentials, observer).map_err(CommitError::Remote)?;
-    let objects = new_objects(&repo, bare, &name, &heads)?;
+    let objects = new_objects(&repo, bare, &name, &heads, store)?;
     let transfer = if objects.is_empty() {
         Transfer::default()
     } else {
@@ -47,6 +47,7 @@ fn new_objects(
     bare: &Path,
     name: &str,
     heads: &[RemoteRef],
+    store: &ObjectStore,
 ) -> Result<Vec<Pointer>, CommitError> {
     let access = |e| CommitError::Repo(repo::access(bare)(e));
     let mut walk = repo.revwalk().map_err(access)?;
@@ -58,16 +59,18 @@ fn new_objects(
     }
     let mut objects = Vec::new();
     for id in walk {
-        changed_pointers(repo, bare, id.map_err(access)?, &mut objects)?;
+        changed_pointers(repo, bare, id.map_err(access)?, store, &mut objects)?;
     }
     Ok(objects)
 }
 
-/// Adds the LFS objects of the files that a commit changed.
+/// Adds the LFS objects of the files that a commit changed. Those that attributes give to LFS
+/// must be somewhere; others only go along if they are in `store`.
 fn changed_pointers(
     repo: &Repository,
     bare: &Path,
     id: Oid,
+    store: &ObjectStore,
     objects: &mut Vec<Pointer>,
 ) -> Result<(), CommitError> {
     let access = |e| CommitError::Repo(repo::access(bare)(e));
@@ -84,13 +87,24 @@ fn changed_pointers(
     for delta in diff.deltas() {
         let file = delta.new_file();
         let path = file.path().and_then(Path::to_str).unwrap_or_default();
-        if file.id().is_zero() || !rules.is_lfs(path) {
+        let is_file = matches!(file.mode(), FileMode::Blob | FileMode::BlobExecutable);
+        if file.id().is_zero() || !is_file {
             continue;
         }
         let (size, _) = odb.read_header(file.id()).map_err(access)?;
-        if size < MAX_POINTER_BYTES
-            && let Ok(pointer) = Pointer::parse(odb.read(file.id()).map_err(access)?.data())
-        {
+        if size >= MAX_POINTER_BYTES {
+            continue;
+        }
+        let Ok(pointer) = Pointer::parse(odb.read(file.id()).map_err(access)?.data()) else {
+            continue;
+        };
+        let is_lfs = rules.is_lfs(path).map_err(|why| CommitError::InvalidPath {
+            path: ".gitattributes".to_owned(),
+            why: why.to_string(),
+        })?;
+        // As git-lfs does, what the attributes do not name goes along if it is here: others may
+        // need it. An object without bytes is nowhere.
+        if pointer.size > 0 && (is_lfs || store.contains(&pointer.oid)) {
             objects.push(pointer);
         }
     }
@@ -114,7 +128,8 @@ fn push_ref(
             .take(300)
             .collect(),
     };
-    let session = Session::new(url, credentials, observer).map_err(CommitError::Remote)?;
+    let session = Session::new(url, credentials, observer, &Limits::default(), None)
+        .map_err(CommitError::Remote)?;
     let refused = RefCell::new(None);
     let pushed = {
         let mut callbacks = session.callbacks();

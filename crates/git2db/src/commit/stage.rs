@@ -151,7 +151,9 @@ impl Stager<'_> {
             text.push(b'\n');
         }
         for path in paths {
-            text.extend(track_line(path).into_bytes());
+            let line = track_line(path)
+                .ok_or_else(|| invalid(path, "it is too long for a line of .gitattributes"))?;
+            text.extend(line.into_bytes());
             text.push(b'\n');
         }
         let blob = self.blob(&text)?;
@@ -234,7 +236,10 @@ fn is_for_lfs(
     if small && Pointer::parse(&content.read(path)?).is_ok() {
         return Ok(false);
     }
-    if rules.is_lfs(path) {
+    let by_rules = rules
+        .is_lfs(path)
+        .map_err(|why| invalid(ATTRIBUTES, &why.to_string()))?;
+    if by_rules {
         return Ok(true);
     }
     let weights = path.ends_with(".safetensors") && size > LARGE_WEIGHTS_BYTES;

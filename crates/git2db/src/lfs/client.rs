@@ -8,15 +8,18 @@ use std::{
 use ureq::http::Method;
 
 use super::{
-    LfsError, ObjectSource, Pointer,
+    Guard, LfsError, ObjectSource, Pointer,
     batch::{
         Action, BatchObject, BatchRef, BatchRequest, BatchResponse, CONTENT_TYPE, ObjectResponse,
         Operation,
     },
-    http::{Call, Failure, Http, Payload},
+    http::{Call, Failure, Http, Payload, read_body},
     retry::Retry,
 };
-use crate::{Credentials, Digest, Observer, RemoteUrl, store::ObjectStore};
+use crate::{Credentials, Digest, Observer, Pace, RemoteUrl, pace::Meter, store::ObjectStore};
+
+/// Most bytes of the answer to a batch call.
+const MAX_ANSWER_BYTES: u64 = 10 << 20;
 
 /// Downloads and uploads the LFS objects of one repository.
 ///
@@ -43,6 +46,9 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// Time without a byte after which a transfer is broken off and continued.
     pub stall_timeout: Duration,
+    /// How slow the server may be: for each batch call, and for each object with all attempts at
+    /// it and the waits between them. What came of a slow one is continued by the next call.
+    pub pace: Pace,
     /// Longest wait between two attempts, also where the server asks for one (`Retry-After`).
     pub max_wait: Duration,
     /// The store holds objects of repositories that others own. The server is then asked about
@@ -53,7 +59,7 @@ pub struct Options {
 
 impl Default for Options {
     /// 4 transfers, 100 objects, 5 attempts, half a second of wait doubled up to 60 s, 15 s to
-    /// connect, 60 s without a byte, a store of our own.
+    /// connect, 60 s without a byte, [`Pace::default`], a store of our own.
     fn default() -> Self {
         Self {
             parallel: 4,
@@ -62,6 +68,7 @@ impl Default for Options {
             backoff: Duration::from_millis(500),
             connect_timeout: Duration::from_secs(15),
             stall_timeout: Duration::from_mins(1),
+            pace: Pace::default(),
             max_wait: Duration::from_mins(1),
             shared_store: false,
         }
@@ -103,6 +110,14 @@ impl Client {
             http,
             options,
         })
+    }
+
+    /// The client, which from now on connects only where `guard` allows it, also where an action
+    /// or a redirect leads.
+    #[must_use = "the client without the guard is gone"]
+    pub fn guarded(mut self, guard: Guard) -> Self {
+        self.http.guard(guard);
+        self
     }
 
     /// Asks what to do with `objects`, as often as need be.
@@ -180,17 +195,17 @@ impl Client {
         };
         let body = serde_json::to_vec(&request).map_err(|e| protocol(e.to_string()))?;
         let headers = ["Accept", "Content-Type"].map(|n| (n.to_owned(), CONTENT_TYPE.to_owned()));
-        let mut response = self.http.call(&Call {
+        let response = self.http.call(&Call {
             method: Method::POST,
             url,
             headers: headers.to_vec(),
             body: Payload::Bytes(&body),
         })?;
-        let broken = |e: ureq::Error| Failure::Broken {
-            detail: e.to_string(),
-            may_pass: true,
-        };
-        let text = response.body_mut().read_to_vec().map_err(broken)?;
+        let text = read_body(
+            response,
+            MAX_ANSWER_BYTES,
+            &mut Meter::new(self.options.pace),
+        )?;
         let answer: BatchResponse = serde_json::from_slice(&text)
             .map_err(|e| protocol(format!("the batch answer cannot be read: {e}")))?;
         if let Some(other) = answer.transfer.as_deref().filter(|t| *t != "basic") {

@@ -1,6 +1,6 @@
 //! Downloads.
 
-use std::{collections::HashSet, io::Read};
+use std::{collections::HashSet, io::Read, time::Instant};
 
 use ureq::{
     Body,
@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     Observer,
+    pace::Meter,
     store::{Claim, ObjectStore, Part, StoreError},
 };
 
@@ -139,6 +140,9 @@ impl Client {
         work: &Work<'_>,
     ) -> Result<(), LfsError> {
         let mut retry = Retry::new(&self.options, work);
+        // One for all attempts: a server that breaks off after each byte is slow, too.
+        let mut meter = Meter::new(self.options.pace);
+        meter.flows();
         let mut fresh = None;
         let mut refreshed = false;
         while part.missing_bytes() > 0 {
@@ -167,7 +171,10 @@ impl Client {
                 })
             };
             let before = part.len();
-            let failure = match outcome.map_err(Some).and_then(|r| receive(r, part, work)) {
+            let received = outcome
+                .map_err(Some)
+                .and_then(|r| receive(r, part, &mut meter, work));
+            let failure = match received {
                 Ok(()) => continue,
                 Err(Some(failure)) => failure,
                 Err(None) => return Err(LfsError::Cancelled),
@@ -201,7 +208,13 @@ impl Client {
                     part.restart().map_err(LfsError::Store)?;
                 }
                 Failure::Store(error) => return Err(store_error(error)),
-                failure => retry.after(failure, &action.href)?,
+                failure => {
+                    let begin = Instant::now();
+                    retry.after(failure, &action.href)?;
+                    meter
+                        .waited(begin.elapsed(), 0)
+                        .map_err(|slow| Failure::TooSlow(slow).into_error(&action.href))?;
+                }
             }
         }
         Ok(())
@@ -212,6 +225,7 @@ impl Client {
 fn receive(
     response: Response<Body>,
     part: &mut Part,
+    meter: &mut Meter,
     work: &Work<'_>,
 ) -> Result<(), Option<Failure>> {
     let broken = |detail: &str| {
@@ -246,14 +260,22 @@ fn receive(
         if work.is_cancelled() {
             return Err(None);
         }
+        let begin = Instant::now();
         match body.read(&mut buffer) {
             Ok(0) if part.missing_bytes() == 0 => return Ok(()),
             Ok(0) => {
                 return Err(broken(&format!("it sent fewer than {expected} bytes")));
             }
             Ok(read) => {
+                // Writing it is our own time.
+                let waited = begin.elapsed();
                 part.append(&buffer[..read]).map_err(store)?;
                 work.moved(read as u64);
+                if part.missing_bytes() > 0 {
+                    meter
+                        .waited(waited, read as u64)
+                        .map_err(|slow| Some(Failure::TooSlow(slow)))?;
+                }
             }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => return Err(broken(&error.to_string())),

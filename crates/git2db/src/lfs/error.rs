@@ -108,14 +108,14 @@ impl LfsError {
             Self::UnsupportedRemote { .. } => "InvalidURL",
             Self::HostUnreachable { .. } => "HostUnreachable",
             Self::AuthenticationFailed { .. } => "AuthenticationFailed",
-            Self::MissingObject { .. } => "MissingLFSObject",
+            Self::MissingObject { .. } | Self::NotInStore { .. } => "MissingLFSObject",
             Self::Mismatch { .. } => "DigestMismatch",
             Self::NoEndpoint { .. } | Self::RateLimited { .. } | Self::Upstream { .. } => {
                 "UpstreamError"
             }
             Self::Cancelled => "Cancelled",
             Self::Store(error) => error.reason(),
-            Self::NotInStore { .. } | Self::Setup { .. } | Self::Read { .. } => "InternalError",
+            Self::Setup { .. } | Self::Read { .. } => "InternalError",
         }
     }
 

@@ -1,6 +1,9 @@
 //! HTTP calls whose redirects do not take our credentials along.
 
-use std::time::Duration;
+use std::{
+    io::Read as _,
+    time::{Duration, Instant},
+};
 
 use base64::Engine as _;
 use ureq::{
@@ -10,8 +13,12 @@ use ureq::{
 };
 use url::Url;
 
-use super::{LfsError, Options, batch};
-use crate::{Credentials, store::StoreError};
+use super::{Guard, LfsError, Options, batch, guarded_agent};
+use crate::{
+    Credentials, Pace,
+    pace::{Meter, TooSlow},
+    store::StoreError,
+};
 
 /// Most redirects that one call follows.
 const MAX_REDIRECTS: usize = 5;
@@ -23,6 +30,7 @@ pub(super) struct Http {
     agent: Agent,
     endpoint: Url,
     authorization: Option<String>,
+    pace: Pace,
 }
 
 /// One call.
@@ -62,6 +70,8 @@ pub(super) enum Failure {
     Unreachable { host: String, detail: String },
     /// The connection failed or broke off, or the answer is against the protocol.
     Broken { detail: String, may_pass: bool },
+    /// The other side is so slow that another attempt would only hold the work up.
+    TooSlow(TooSlow),
     /// Reading the payload failed.
     Payload(std::io::Error),
     /// Storing what came failed.
@@ -104,7 +114,13 @@ impl Http {
             agent,
             endpoint,
             authorization,
+            pace: options.pace,
         })
+    }
+
+    /// From now on connects only where `guard` allows it.
+    pub(super) fn guard(&mut self, guard: Guard) {
+        self.agent = guarded_agent(self.agent.config().clone(), Some(guard));
     }
 
     /// Makes the call and follows redirects. The answer has a status of 2xx.
@@ -122,7 +138,7 @@ impl Http {
                 307 | 308 => true,
                 301..=303 => matches!(call.method, Method::GET | Method::HEAD),
                 200..=299 => return Ok(response),
-                _ => return Err(status_failure(response)),
+                _ => return Err(self.status_failure(response)),
             };
             let location = response
                 .headers()
@@ -132,7 +148,7 @@ impl Http {
                 .and_then(|next| parse(next.as_str()));
             url = match location {
                 Some(next) if follow => next,
-                _ => return Err(status_failure(response)),
+                _ => return Err(self.status_failure(response)),
             };
         }
         Err(protocol(format!("more than {MAX_REDIRECTS} redirects")))
@@ -179,6 +195,67 @@ impl Http {
             }
         };
         result.map_err(|error| transport_failure(url, &error))
+    }
+
+    fn status_failure(&self, response: Response<Body>) -> Failure {
+        let status = response.status().as_u16();
+        let retry_after = response
+            .headers()
+            .get(header::RETRY_AFTER)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.trim().parse().ok())
+            .map(Duration::from_secs);
+        let body = read_body(response, MAX_ERROR_BYTES, &mut Meter::new(self.pace));
+        let message = body
+            .ok()
+            .and_then(|text| serde_json::from_slice::<batch::ErrorBody>(&text).ok())
+            .map(|body| {
+                body.message
+                    .chars()
+                    .filter(|c| !c.is_control())
+                    .take(200)
+                    .collect()
+            })
+            .unwrap_or_default();
+        Failure::Status {
+            status,
+            retry_after,
+            message,
+        }
+    }
+}
+
+/// The whole body of an answer, of at most `limit` bytes.
+pub(super) fn read_body(
+    response: Response<Body>,
+    limit: u64,
+    meter: &mut Meter,
+) -> Result<Vec<u8>, Failure> {
+    let broken = |detail: String| Failure::Broken {
+        detail,
+        may_pass: true,
+    };
+    let mut reader = response
+        .into_body()
+        .into_with_config()
+        .limit(limit)
+        .reader();
+    meter.flows();
+    let mut text = Vec::new();
+    let mut buffer = vec![0; 16 << 10];
+    loop {
+        let begin = Instant::now();
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok(text),
+            Ok(read) => {
+                text.extend_from_slice(&buffer[..read]);
+                meter
+                    .waited(begin.elapsed(), read as u64)
+                    .map_err(Failure::TooSlow)?;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(broken(error.to_string())),
+        }
     }
 }
 
@@ -228,37 +305,6 @@ fn transport_failure(url: &Url, error: &ureq::Error) -> Failure {
     }
 }
 
-fn status_failure(mut response: Response<Body>) -> Failure {
-    let status = response.status().as_u16();
-    let retry_after = response
-        .headers()
-        .get(header::RETRY_AFTER)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.trim().parse().ok())
-        .map(Duration::from_secs);
-    let body = response
-        .body_mut()
-        .with_config()
-        .limit(MAX_ERROR_BYTES)
-        .read_to_string();
-    let message = body
-        .ok()
-        .and_then(|text| serde_json::from_str::<batch::ErrorBody>(&text).ok())
-        .map(|body| {
-            body.message
-                .chars()
-                .filter(|c| !c.is_control())
-                .take(200)
-                .collect()
-        })
-        .unwrap_or_default();
-    Failure::Status {
-        status,
-        retry_after,
-        message,
-    }
-}
-
 impl Failure {
     /// Whether the same call may succeed soon.
     pub(super) fn may_pass(&self) -> bool {
@@ -268,7 +314,7 @@ impl Failure {
             }
             Self::Unreachable { .. } => true,
             Self::Broken { may_pass, .. } => *may_pass,
-            Self::Payload(_) | Self::Store(_) => false,
+            Self::TooSlow(_) | Self::Payload(_) | Self::Store(_) => false,
         }
     }
 
@@ -282,6 +328,7 @@ impl Failure {
                 status, message, ..
             } => format!("HTTP {status}: {message}"),
             Self::Unreachable { detail, .. } | Self::Broken { detail, .. } => detail.clone(),
+            Self::TooSlow(slow) => slow.to_string(),
             Self::Payload(error) => error.to_string(),
             Self::Store(error) => error.to_string(),
         }
@@ -303,7 +350,7 @@ impl Failure {
             } => LfsError::RateLimited { url, retry_after },
             Self::Unreachable { host, detail } => LfsError::HostUnreachable { host, detail },
             Self::Store(error) => LfsError::Store(error),
-            Self::Status { .. } | Self::Broken { .. } | Self::Payload(_) => {
+            Self::Status { .. } | Self::Broken { .. } | Self::TooSlow(_) | Self::Payload(_) => {
                 LfsError::Upstream { url, detail }
             }
         }

@@ -5,15 +5,18 @@ pub mod batch;
 mod client;
 mod download;
 mod error;
+mod guard;
 mod http;
 mod pointer;
 mod retry;
 mod upload;
 mod work;
 
+pub use attributes::TooCostly;
 pub(crate) use attributes::{Attributes, track_line};
 pub use client::{Client, Options, Transfer};
 pub use error::LfsError;
+pub use guard::{Guard, guarded_agent};
 pub(crate) use pointer::MAX_POINTER_BYTES;
 pub use pointer::{InvalidPointer, Pointer};
 

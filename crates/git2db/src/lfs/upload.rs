@@ -1,8 +1,10 @@
 //! Uploads.
 
 use std::{
+    cell::RefCell,
     fs::File,
     io::{self, Read},
+    time::Instant,
 };
 
 use ureq::http::Method;
@@ -16,7 +18,7 @@ use super::{
     retry::Retry,
     work::Work,
 };
-use crate::{Observer, store::ObjectStore};
+use crate::{Observer, pace::Meter, store::ObjectStore};
 
 impl Client {
     /// Brings `objects` from `store` to the server, which is told the full name of the ref they
@@ -50,6 +52,8 @@ impl Client {
         work: &Work<'_>,
     ) -> Result<(), LfsError> {
         let mut retry = Retry::new(&self.options, work);
+        let meter = RefCell::new(Meter::new(self.options.pace));
+        meter.borrow_mut().flows();
         let mut fresh = None;
         let mut refreshed = false;
         loop {
@@ -74,7 +78,7 @@ impl Client {
                 });
             }
             let sent = if answer.is_fresh(upload) || refreshed {
-                self.put(object, upload, store, work)
+                self.put(object, upload, store, &meter, work)
                     .and_then(|()| verify.as_ref().map_or(Ok(()), |v| self.verify(object, v)))
             } else {
                 Err(Failure::Status {
@@ -90,6 +94,17 @@ impl Client {
                     return Ok(());
                 }
                 Err(_) if work.is_cancelled() => return Err(LfsError::Cancelled),
+                Err(_) if meter.borrow().verdict().is_some() => {
+                    let slow = meter.borrow().verdict();
+                    let failure = slow.map_or(
+                        Failure::Broken {
+                            detail: String::new(),
+                            may_pass: false,
+                        },
+                        Failure::TooSlow,
+                    );
+                    return Err(failure.into_error(&upload.href));
+                }
                 Err(Failure::Status {
                     status: 401 | 403, ..
                 }) if !refreshed => {
@@ -114,6 +129,7 @@ impl Client {
         object: &Pointer,
         action: &Action,
         store: &ObjectStore,
+        meter: &RefCell<Meter>,
         work: &Work<'_>,
     ) -> Result<(), Failure> {
         let mut headers = action_headers(action);
@@ -134,6 +150,8 @@ impl Client {
             Ok(Box::new(Stoppable {
                 file: File::open(&path)?,
                 work,
+                meter,
+                last: None,
             }))
         };
         let body = Payload::File {
@@ -178,10 +196,13 @@ impl Client {
     }
 }
 
-/// A file that fails to be read once the work is cancelled.
+/// A file that fails to be read once the work is cancelled, or the server is too slow to take it.
 struct Stoppable<'a> {
     file: File,
     work: &'a Work<'a>,
+    meter: &'a RefCell<Meter>,
+    /// When the last bytes were read, and how many: what follows is the time of sending them.
+    last: Option<(Instant, u64)>,
 }
 
 impl Read for Stoppable<'_> {
@@ -189,6 +210,14 @@ impl Read for Stoppable<'_> {
         if self.work.is_cancelled() {
             return Err(io::Error::other("cancelled"));
         }
-        self.file.read(buffer)
+        if let Some((when, bytes)) = self.last.take() {
+            self.meter
+                .borrow_mut()
+                .waited(when.elapsed(), bytes)
+                .map_err(io::Error::other)?;
+        }
+        let read = self.file.read(buffer)?;
+        self.last = Some((Instant::now(), read as u64));
+        Ok(read)
     }
 }

@@ -11,6 +11,19 @@ pub(crate) fn is_disk_full(error: &git2::Error) -> bool {
     text.contains("No space left on device") || text.contains("Disk quota exceeded")
 }
 
+/// Whether libgit2 asked for more memory than it may have, so that an object is too large.
+pub(crate) fn is_memory_full(error: &git2::Error) -> bool {
+    error.class() == ErrorClass::NoMemory || error.message().contains("ut of memory")
+}
+
+/// Whether an object is not as git would write it.
+pub(crate) fn is_malformed(error: &git2::Error) -> bool {
+    matches!(
+        error.class(),
+        ErrorClass::Tree | ErrorClass::Object | ErrorClass::Tag
+    ) && error.code() != ErrorCode::NotFound
+}
+
 /// What `error` of an operation on `url` means.
 pub(crate) fn remote_error(url: &RemoteUrl, error: &git2::Error) -> RemoteError {
     let text = error.message();
@@ -22,6 +35,25 @@ pub(crate) fn remote_error(url: &RemoteUrl, error: &git2::Error) -> RemoteError 
     };
     if is_disk_full(error) {
         return RemoteError::DiskFull { detail };
+    }
+    if is_memory_full(error) {
+        return RemoteError::Refused {
+            url: url_(),
+            detail: format!(
+                "one of its git objects is larger than {} bytes when it is unpacked, which is the \
+                 limit: large files belong into LFS",
+                super::largest_object()
+            ),
+        };
+    }
+    if text.contains("object format") || text.contains("extensions.objectformat") {
+        return RemoteError::Refused {
+            url: url_(),
+            detail: format!(
+                "its git objects are named by SHA-256, which is not supported: push it to a \
+                 repository with SHA-1 ({detail})"
+            ),
+        };
     }
     let connecting = [
         "failed to resolve address",
@@ -64,6 +96,23 @@ pub(crate) fn remote_error(url: &RemoteUrl, error: &git2::Error) -> RemoteError 
             url: url_(),
             detail,
         },
+        // What the other side sent is not as git sends it; the last are about names and objects.
+        ErrorClass::Net
+        | ErrorClass::Indexer
+        | ErrorClass::Zlib
+        | ErrorClass::Object
+        | ErrorClass::Tree
+        | ErrorClass::Tag
+        | ErrorClass::Sha1
+        | ErrorClass::Reference
+        | ErrorClass::Invalid
+            if url.scheme() != Scheme::File =>
+        {
+            RemoteError::Upstream {
+                url: url_(),
+                detail,
+            }
+        }
         ErrorClass::Net | ErrorClass::Indexer | ErrorClass::Zlib => RemoteError::Upstream {
             url: url_(),
             detail,

@@ -1,35 +1,62 @@
 //! How we use libgit2: settings of the process, credentials, and what its errors mean.
 
 mod classify;
+mod memory;
 mod settings;
 mod ssh;
+mod stream;
 
-use std::cell::Cell;
+use std::{
+    cell::{Cell, RefCell},
+    path::Path,
+    rc::Rc,
+    time::Instant,
+};
 
 use git2::{
     AutotagOption, CertificateCheckStatus, Cred, CredentialType, ErrorClass, ErrorCode,
     FetchOptions, ProxyOptions, RemoteCallbacks, RemoteRedirect,
 };
 
-pub(crate) use classify::{is_disk_full, remote_error};
+pub(crate) use classify::{is_disk_full, is_malformed, is_memory_full, remote_error};
+pub(crate) use memory::{allow as allow_objects, largest as largest_object};
 pub(crate) use settings::init;
 pub use settings::{Timeouts, set_timeouts};
 
-use crate::{Credentials, Observer, Progress, RemoteError, RemoteUrl, Scheme};
+use crate::{Credentials, Limits, Observer, Progress, RemoteError, RemoteUrl, Scheme, pace::Meter};
 
 /// How often credentials are given on one connection before they count as refused.
 const MAX_ASKED: u8 = 2;
 
-/// One connection to a remote: credentials, host keys, progress.
+/// Bytes of a pack after which the free space is looked at again. libgit2 writes packs through a
+/// mapping: where the disk is full, that ends the process.
+const SPACE_CHECK_BYTES: u64 = 256 << 10;
+
+/// One connection to a remote: credentials, host keys, progress, limits.
 ///
 /// A session is for one connection. Its callbacks borrow from it.
 pub(crate) struct Session<'a> {
     url: &'a RemoteUrl,
     credentials: &'a Credentials,
     observer: &'a dyn Observer,
+    limits: Limits,
+    /// Where a pack is written.
+    disk: Option<&'a Path>,
     asked: Cell<u8>,
-    cancelled: Cell<bool>,
+    /// Why we ended it ourselves.
+    ended: RefCell<Option<Ended>>,
+    checked_bytes: Cell<u64>,
+    last_call: Cell<(Instant, u64)>,
+    meter: Rc<RefCell<Meter>>,
+    _watched: stream::Watched,
     host_keys: Option<ssh::HostKeys>,
+}
+
+#[derive(Clone)]
+enum Ended {
+    Cancelled,
+    DiskFull,
+    Refused(String),
 }
 
 impl<'a> Session<'a> {
@@ -38,8 +65,11 @@ impl<'a> Session<'a> {
         url: &'a RemoteUrl,
         credentials: &'a Credentials,
         observer: &'a dyn Observer,
+        limits: &Limits,
+        disk: Option<&'a Path>,
     ) -> Result<Self, RemoteError> {
         init();
+        memory::allow(limits.max_blob_bytes);
         let host_keys = match (url.scheme(), credentials) {
             (Scheme::Ssh, Credentials::SshKey { known_hosts, .. }) => {
                 Some(ssh::HostKeys::trust_only(url, known_hosts)?)
@@ -58,14 +88,26 @@ impl<'a> Session<'a> {
             }
             _ => None,
         };
-        Ok(Self {
+        let meter = Rc::new(RefCell::new(Meter::new(limits.pace)));
+        let session = Self {
             url,
             credentials,
             observer,
+            limits: *limits,
+            disk,
             asked: Cell::new(0),
-            cancelled: Cell::new(false),
+            ended: RefCell::new(None),
+            checked_bytes: Cell::new(0),
+            last_call: Cell::new((Instant::now(), 0)),
+            _watched: stream::Watched::by(&meter),
+            meter,
             host_keys,
-        })
+        };
+        session.check_space(0);
+        match session.verdict() {
+            Some(error) => Err(error),
+            None => Ok(session),
+        }
     }
 
     /// The callbacks for this connection.
@@ -86,6 +128,7 @@ impl<'a> Session<'a> {
                 objects_done: stats.received_objects() as u64,
                 objects_total: stats.total_objects() as u64,
             });
+            self.check_pack(&stats);
             self.go_on()
         });
         callbacks.sideband_progress(|_| self.go_on());
@@ -105,27 +148,97 @@ impl<'a> Session<'a> {
         options
     }
 
-    /// To other hosts only without credentials, since libgit2 would take them along.
+    /// Never to other hosts: libgit2 would take credentials along, and go where a stranger sends
+    /// it.
+    #[allow(clippy::unused_self)]
     pub(crate) fn redirects(&self) -> RemoteRedirect {
-        match self.credentials {
-            Credentials::None => RemoteRedirect::Initial,
-            _ => RemoteRedirect::None,
-        }
+        RemoteRedirect::None
     }
 
     /// What an error of this session's connection means.
     pub(crate) fn error(&self, error: &git2::Error) -> RemoteError {
-        if self.cancelled.get() || error.code() == ErrorCode::User {
+        if let Some(error) = self.verdict() {
+            return error;
+        }
+        if error.code() == ErrorCode::User {
             return RemoteError::Cancelled;
         }
         remote_error(self.url, error)
     }
 
+    /// Why we ended the work, if we did.
+    fn verdict(&self) -> Option<RemoteError> {
+        let url = self.url.clone();
+        match &*self.ended.borrow() {
+            Some(Ended::Cancelled) => return Some(RemoteError::Cancelled),
+            Some(Ended::DiskFull) => {
+                let detail = self.disk.unwrap_or(Path::new("")).display().to_string();
+                return Some(RemoteError::DiskFull { detail });
+            }
+            Some(Ended::Refused(detail)) => {
+                let detail = detail.clone();
+                return Some(RemoteError::Refused { url, detail });
+            }
+            None => {}
+        }
+        let slow = self.meter.borrow().verdict()?;
+        let detail = slow.to_string();
+        Some(RemoteError::Timeout { url, detail })
+    }
+
     fn go_on(&self) -> bool {
         if self.observer.is_cancelled() {
-            self.cancelled.set(true);
+            self.end(Ended::Cancelled);
         }
-        !self.cancelled.get()
+        self.ended.borrow().is_none() && self.meter.borrow().verdict().is_none()
+    }
+
+    fn end(&self, why: Ended) {
+        self.ended.borrow_mut().get_or_insert(why);
+    }
+
+    /// Whether what came so far of a pack is still accepted.
+    fn check_pack(&self, stats: &git2::Progress<'_>) {
+        let received = stats.received_bytes() as u64;
+        let Limits {
+            max_pack_bytes,
+            max_pack_objects,
+            ..
+        } = self.limits;
+        if stats.total_objects() > max_pack_objects {
+            self.end(Ended::Refused(format!(
+                "it has {} objects, the limit is {max_pack_objects}",
+                stats.total_objects()
+            )));
+        }
+        if received > max_pack_bytes {
+            self.end(Ended::Refused(format!(
+                "its git objects have more than {max_pack_bytes} bytes, which is the limit: \
+                 large files belong into LFS"
+            )));
+        }
+        if received >= self.checked_bytes.get() + SPACE_CHECK_BYTES {
+            self.check_space(received);
+        }
+        // Over ssh it is not our socket that reads. What comes is worked on at once, so that the
+        // time since the last call is the time that was waited.
+        let (last, before) = self.last_call.replace((Instant::now(), received));
+        let mut meter = self.meter.borrow_mut();
+        meter.flows();
+        if self.url.scheme() == Scheme::Ssh && stats.received_objects() < stats.total_objects() {
+            // The meter keeps its verdict.
+            let _ = meter.waited(last.elapsed(), received.saturating_sub(before));
+        }
+    }
+
+    fn check_space(&self, received: u64) {
+        self.checked_bytes.set(received);
+        let Some(stat) = self.disk.and_then(|path| rustix::fs::statvfs(path).ok()) else {
+            return;
+        };
+        if stat.f_bavail.saturating_mul(stat.f_frsize) < self.limits.min_free_bytes {
+            self.end(Ended::DiskFull);
+        }
     }
 
     fn credential(

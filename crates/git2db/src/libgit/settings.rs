@@ -9,6 +9,8 @@ use std::{
 
 use git2::{ConfigLevel, opts};
 
+use super::{memory, stream};
+
 /// How long libgit2 waits for servers, in this whole process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
@@ -28,8 +30,25 @@ impl Default for Timeouts {
     }
 }
 
+/// Bytes of objects that libgit2 keeps.
+const CACHE_BYTES: isize = 16 << 20;
+
 static INIT: Once = Once::new();
-static TIMEOUTS: Mutex<()> = Mutex::new(());
+static TIMEOUTS: Mutex<Timeouts> = Mutex::new(Timeouts {
+    connect: Duration::from_secs(15),
+    answer: Duration::from_mins(1),
+});
+
+/// What holds now.
+pub(super) fn timeouts() -> Timeouts {
+    *TIMEOUTS
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+pub(super) fn millis(time: Duration) -> i32 {
+    i32::try_from(time.as_millis()).unwrap_or(i32::MAX).max(1)
+}
 
 /// Sets how long libgit2 waits for servers. For the whole process: call it before other threads
 /// use this crate. Without a call, [`Timeouts::default`] holds.
@@ -39,10 +58,10 @@ pub fn set_timeouts(timeouts: Timeouts) {
 }
 
 fn apply(timeouts: Timeouts) {
-    let _guard = TIMEOUTS
+    let mut held = TIMEOUTS
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    let millis = |d: Duration| i32::try_from(d.as_millis()).unwrap_or(i32::MAX).max(1);
+    *held = timeouts;
     // SAFETY: libgit2 keeps both as plain integers and reads them when it connects; our own
     // writes are serialised, and callers are told to set them before other threads connect.
     let result = unsafe {
@@ -73,6 +92,13 @@ pub(crate) fn init() {
             }
         }
         opts::strict_hash_verification(true);
+        // What it may keep of objects that it has read, in this whole process.
+        // SAFETY: as above.
+        if let Err(error) = unsafe { opts::set_cache_max_size(CACHE_BYTES) } {
+            tracing::warn!(%error, "the cache of libgit2 cannot be limited");
+        }
+        memory::limit();
+        stream::register();
         apply(Timeouts::default());
     });
 }

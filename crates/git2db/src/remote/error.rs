@@ -46,7 +46,17 @@ pub enum RemoteError {
         /// What was looked for.
         reference: Reference,
     },
-    /// The server stopped answering.
+    /// The reference names another kind of object than a commit.
+    #[error("{reference} of {url} names {kind}, not a commit: use a branch, or a tag of a commit")]
+    NotACommit {
+        /// The repository.
+        url: RemoteUrl,
+        /// What was looked for.
+        reference: Reference,
+        /// What it names instead.
+        kind: &'static str,
+    },
+    /// The server stopped answering, or is too slow.
     #[error("{url} did not answer in time: {detail}")]
     Timeout {
         /// The repository.
@@ -60,6 +70,14 @@ pub enum RemoteError {
         /// The repository.
         url: RemoteUrl,
         /// What the server said.
+        detail: String,
+    },
+    /// What the repository holds is not accepted.
+    #[error("{url} is refused: {detail}")]
+    Refused {
+        /// The repository.
+        url: RemoteUrl,
+        /// What is not accepted, and what the limit is.
         detail: String,
     },
     /// The observer ended the work.
@@ -86,8 +104,9 @@ impl RemoteError {
             Self::HostUnreachable { .. } | Self::HostNotTrusted { .. } => "HostUnreachable",
             Self::AuthenticationFailed { .. } => "AuthenticationFailed",
             Self::RepositoryNotFound { .. } => "RepositoryNotFound",
-            Self::ReferenceNotFound { .. } => "ReferenceNotFound",
+            Self::ReferenceNotFound { .. } | Self::NotACommit { .. } => "ReferenceNotFound",
             Self::Timeout { .. } | Self::Upstream { .. } => "UpstreamError",
+            Self::Refused { .. } => "RefusedContent",
             Self::Cancelled => "Cancelled",
             Self::DiskFull { .. } => "DiskFull",
             Self::Local { .. } => "InternalError",
@@ -98,7 +117,10 @@ impl RemoteError {
     pub fn is_retriable(&self) -> bool {
         !matches!(
             self,
-            Self::HostNotTrusted { .. } | Self::AuthenticationFailed { .. }
+            Self::HostNotTrusted { .. }
+                | Self::AuthenticationFailed { .. }
+                | Self::NotACommit { .. }
+                | Self::Refused { .. }
         )
     }
 }

@@ -2,14 +2,18 @@
 
 mod error;
 
-use git2::{Direction, Remote};
+use std::fs;
+
+use git2::{Config, Direction, Odb, Repository};
 
 pub use error::RemoteError;
 
 use crate::{
-    CommitId, Credentials, Observer, Reference, RemoteUrl,
+    CommitId, Credentials, Limits, Observer, Reference, RemoteUrl,
     libgit::{Session, proxy, remote_error},
 };
+
+const NO_REDIRECTS: &str = "[http]\n\tfollowRedirects = false\n";
 
 /// The commit that `reference` names now, asked from the remote as `git ls-remote` does.
 ///
@@ -46,8 +50,21 @@ pub fn list(
     credentials: &Credentials,
     observer: &dyn Observer,
 ) -> Result<Vec<RemoteRef>, RemoteError> {
-    let session = Session::new(url, credentials, observer)?;
-    let mut remote = Remote::create_detached(url.as_str()).map_err(|e| remote_error(url, &e))?;
+    list_within(url, credentials, &Limits::default(), observer)
+}
+
+/// As [`list`], with limits of one's own.
+pub fn list_within(
+    url: &RemoteUrl,
+    credentials: &Credentials,
+    limits: &Limits,
+    observer: &dyn Observer,
+) -> Result<Vec<RemoteRef>, RemoteError> {
+    let session = Session::new(url, credentials, observer, limits, None)?;
+    let repo = no_redirects().map_err(|e| remote_error(url, &e))?;
+    let mut remote = repo
+        .remote_anonymous(url.as_str())
+        .map_err(|e| remote_error(url, &e))?;
     let connection = remote
         .connect_auth(Direction::Fetch, Some(session.callbacks()), Some(proxy()))
         .map_err(|e| session.error(&e))?;
@@ -59,6 +76,26 @@ pub fn list(
             commit: CommitId::from_oid(head.oid()),
         })
         .collect())
+}
+
+/// A repository in memory whose configuration keeps libgit2 from following a redirect to another
+/// host: without one it would follow, and nobody could tell before where to.
+fn no_redirects() -> Result<Repository, git2::Error> {
+    let repo = Repository::from_odb(Odb::new()?)?;
+    let file = tempfile::NamedTempFile::new()
+        .and_then(|file| fs::write(file.path(), NO_REDIRECTS).map(|()| file))
+        .map_err(|e| git2::Error::from_str(&format!("cannot write a configuration: {e}")))?;
+    repo.set_config(&Config::open(file.path())?.snapshot()?)?;
+    Ok(repo)
+}
+
+/// Lets a repository's own connections follow no redirect to another host.
+pub(crate) fn follow_no_redirects(repo: &Repository) -> Result<(), git2::Error> {
+    let mut config = repo.config()?;
+    if config.get_bool("http.followRedirects").ok() == Some(false) {
+        return Ok(());
+    }
+    config.set_bool("http.followRedirects", false)
 }
 
 /// The commit that `reference` names among `heads`.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::CommitId;
+use crate::{CommitId, Reference};
 
 /// A repository on this machine cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +30,22 @@ pub enum RepoError {
         /// The commit.
         commit: CommitId,
     },
+    /// The reference names another kind of object.
+    #[error("{reference} names {kind}, not a commit: serve a branch, or a tag of a commit")]
+    NotACommit {
+        /// What was looked for.
+        reference: Reference,
+        /// What it names instead.
+        kind: String,
+    },
+    /// What was committed is not as git would write it, or too large.
+    #[error("the content of repository {path:?} is refused: {detail}")]
+    Content {
+        /// The repository.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
     /// The name cannot be the name of a branch or tag.
     #[error("{name:?} is not a valid name of a branch or tag")]
     InvalidReference {
@@ -56,7 +72,10 @@ impl RepoError {
     /// The reason for conditions and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::CommitMissing { .. } | Self::InvalidReference { .. } => "ReferenceNotFound",
+            Self::CommitMissing { .. }
+            | Self::NotACommit { .. }
+            | Self::InvalidReference { .. } => "ReferenceNotFound",
+            Self::Content { .. } => "RefusedContent",
             Self::DiskFull { .. } => "DiskFull",
             Self::NotOurs { .. } | Self::Open { .. } | Self::Access { .. } => "InternalError",
         }
@@ -64,6 +83,12 @@ impl RepoError {
 
     /// Whether the same call may succeed later without anyone changing anything.
     pub fn is_retriable(&self) -> bool {
-        !matches!(self, Self::InvalidReference { .. } | Self::NotOurs { .. })
+        !matches!(
+            self,
+            Self::InvalidReference { .. }
+                | Self::NotACommit { .. }
+                | Self::Content { .. }
+                | Self::NotOurs { .. }
+        )
     }
 }

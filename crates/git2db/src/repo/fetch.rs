@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use git2::{Direction, Repository};
+use git2::{Direction, ObjectType, Repository};
 
 use crate::{
-    CommitId, Credentials, Observer, Reference, RemoteError, RemoteUrl, RepoError, Scheme,
+    CommitId, Credentials, Limits, Observer, Reference, RemoteError, RemoteUrl, RepoError, Scheme,
     libgit::{Session, proxy},
     lock::FileLock,
     remote::{self, RemoteRef},
@@ -44,9 +44,22 @@ pub enum History {
 /// Asks for a ref that names the commit, or for the commit by its own name where the server allows
 /// that, else for the history of the reference, else for everything. One fetch at a time per
 /// repository, across processes. Keeps the commit by the ref `refs/hyprstream/commits/<commit>`.
+///
+/// What is more than [`Limits::default`] is `Refused` and leaves no pack. Neither does a transfer
+/// that is broken off, which is a `Timeout` if the server is slower than [`Limits::pace`] says.
 pub fn fetch_commit(
     path: &Path,
     fetch: &Fetch<'_>,
+    observer: &dyn Observer,
+) -> Result<(), RemoteError> {
+    fetch_commit_within(path, fetch, &Limits::default(), observer)
+}
+
+/// As [`fetch_commit`], with limits of one's own.
+pub fn fetch_commit_within(
+    path: &Path,
+    fetch: &Fetch<'_>,
+    limits: &Limits,
     observer: &dyn Observer,
 ) -> Result<(), RemoteError> {
     let Fetch { url, commit, .. } = *fetch;
@@ -69,14 +82,14 @@ pub fn fetch_commit(
     if is_there()? {
         return keep(&repo, path, commit);
     }
-    let heads = remote::list(url, fetch.credentials, observer)?;
+    let heads = remote::list_within(url, fetch.credentials, limits, observer)?;
     let mut last = None;
     for attempt in attempts(fetch, &heads) {
         if observer.is_cancelled() {
             return Err(RemoteError::Cancelled);
         }
         tracing::debug!(refspecs = ?attempt.refspecs, "fetching");
-        match download(&repo, fetch, &attempt, observer) {
+        match download(&repo, path, fetch, &attempt, limits, observer) {
             Ok(()) => last = None,
             Err(error) if is_final(&error) => return Err(error),
             Err(error) => {
@@ -87,11 +100,28 @@ pub fn fetch_commit(
         if is_there()? {
             return keep(&repo, path, commit);
         }
+        if let Some(kind) = other_kind(&repo, commit) {
+            return Err(RemoteError::NotACommit {
+                url: url.clone(),
+                reference: fetch.reference.clone(),
+                kind,
+            });
+        }
     }
     Err(last.unwrap_or_else(|| RemoteError::ReferenceNotFound {
         url: url.clone(),
         reference: Reference::Commit(commit.clone()),
     }))
+}
+
+/// What the object is if it is here and no commit: a tag may name anything.
+fn other_kind(repo: &Repository, commit: &CommitId) -> Option<&'static str> {
+    match repo.odb().and_then(|odb| odb.read_header(commit.oid())) {
+        Ok((_, ObjectType::Tree)) => Some("a folder"),
+        Ok((_, ObjectType::Blob)) => Some("a file"),
+        Ok((_, ObjectType::Tag)) => Some("a tag"),
+        _ => None,
+    }
 }
 
 struct Attempt {
@@ -150,15 +180,18 @@ fn plain(name: &str) -> &str {
 /// Downloads objects; no ref is changed.
 fn download(
     repo: &Repository,
+    path: &Path,
     fetch: &Fetch<'_>,
     attempt: &Attempt,
+    limits: &Limits,
     observer: &dyn Observer,
 ) -> Result<(), RemoteError> {
     let Fetch {
         url, credentials, ..
     } = *fetch;
-    let session = Session::new(url, credentials, observer)?;
+    let session = Session::new(url, credentials, observer, limits, Some(path))?;
     let failed = |error: git2::Error| session.error(&error);
+    remote::follow_no_redirects(repo).map_err(|e| local(super::access(repo.path())(e)))?;
     let mut remote = repo.remote_anonymous(url.as_str()).map_err(failed)?;
     let depth = match attempt.shallow {
         true => 1,
@@ -185,6 +218,7 @@ fn is_final(error: &RemoteError) -> bool {
             | RemoteError::HostUnreachable { .. }
             | RemoteError::HostNotTrusted { .. }
             | RemoteError::Timeout { .. }
+            | RemoteError::Refused { .. }
     )
 }
 

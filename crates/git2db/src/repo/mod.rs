@@ -11,7 +11,7 @@ use git2::{
 };
 
 pub use error::RepoError;
-pub use fetch::{Fetch, History, fetch_commit};
+pub use fetch::{Fetch, History, fetch_commit, fetch_commit_within};
 
 use crate::{CommitId, Reference, libgit};
 
@@ -60,7 +60,8 @@ pub fn has_commit(path: &Path, commit: &CommitId) -> Result<bool, RepoError> {
     is_complete(&open(path)?, path, commit)
 }
 
-/// Lets a branch or tag of the repository at `path` name `commit`, whatever it named before.
+/// Lets a branch or tag of the repository at `path` name `commit`, whatever it named before. One
+/// that cannot be beside it (`dev` and `dev/next`) goes.
 /// With [`Reference::Branch`] `HEAD` then names that branch, so that `git clone` works.
 /// [`Reference::Head`] means the branch `main`; for a [`Reference::Commit`] nothing is done.
 pub fn set_reference(
@@ -83,6 +84,7 @@ pub fn set_reference(
             commit: commit.clone(),
         });
     }
+    make_way(&repo, &name).map_err(access(path))?;
     repo.reference(&name, commit.oid(), true, "hyprstream")
         .map_err(access(path))?;
     if name.starts_with("refs/heads/") {
@@ -104,10 +106,40 @@ pub fn resolve_local(path: &Path, reference: &Reference) -> Result<Option<Commit
     match found {
         Ok(oid) => Ok(Some(CommitId::from_oid(oid))),
         Err(error) => match error.code() {
+            ErrorCode::Peel | ErrorCode::InvalidSpec if exists(&repo, reference) => {
+                let (reference, kind) = (reference.clone(), "a folder or a file".to_owned());
+                Err(RepoError::NotACommit { reference, kind })
+            }
             ErrorCode::NotFound | ErrorCode::UnbornBranch | ErrorCode::InvalidSpec => Ok(None),
             _ => Err(access(path)(error)),
         },
     }
+}
+
+fn exists(repo: &Repository, reference: &Reference) -> bool {
+    let name = reference.full_name();
+    name.is_some_and(|name| repo.find_reference(&name).is_ok())
+}
+
+/// Removes the refs that stand in the way of `name`: a file cannot lie where a folder is, so that
+/// `dev` and `dev/next` exclude each other. Of an upstream, the older one is gone, as for
+/// `git fetch --prune`.
+fn make_way(repo: &Repository, name: &str) -> Result<(), git2::Error> {
+    let below = format!("{name}/");
+    let mut gone = Vec::new();
+    for found in repo.references()?.names() {
+        let found = found?;
+        let above = name
+            .strip_prefix(found)
+            .is_some_and(|rest| rest.starts_with('/'));
+        if above || found.starts_with(&below) {
+            gone.push(found.to_owned());
+        }
+    }
+    for found in gone {
+        repo.find_reference(&found)?.delete()?;
+    }
+    Ok(())
 }
 
 /// Opens exactly the repository at `path`, not one above it.
@@ -132,6 +164,20 @@ pub(crate) fn access(path: &Path) -> impl Fn(git2::Error) -> RepoError + '_ {
         if libgit::is_disk_full(&source) {
             RepoError::DiskFull {
                 path: path.to_owned(),
+            }
+        } else if libgit::is_memory_full(&source) {
+            let largest = libgit::largest_object();
+            RepoError::Content {
+                path: path.to_owned(),
+                detail: format!(
+                    "a git object is larger than {largest} bytes when it is unpacked, which is \
+                     the limit: large files belong into LFS"
+                ),
+            }
+        } else if libgit::is_malformed(&source) {
+            RepoError::Content {
+                path: path.to_owned(),
+                detail: source.message().to_owned(),
             }
         } else {
             RepoError::Access {

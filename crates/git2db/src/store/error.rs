@@ -42,8 +42,8 @@ pub enum StoreError {
         /// Why.
         source: io::Error,
     },
-    /// The observer ended the wait for another transfer of the same object.
-    #[error("the wait for object {oid} was cancelled")]
+    /// The observer ended the wait for another transfer of the same object, or its verification.
+    #[error("work on object {oid} was cancelled")]
     Cancelled {
         /// The object.
         oid: Digest,

@@ -14,7 +14,7 @@ use crate::{Digest, lock::FileLock};
 /// What [`ObjectStore::gc`] removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Collected {
-    /// Objects, parts and temporary files.
+    /// Objects, parts, temporary files and quarantined ones.
     pub files: u64,
     /// Their sizes together.
     pub bytes: u64,
@@ -33,7 +33,8 @@ pub struct Usage {
 
 impl ObjectStore {
     /// Removes objects that are linked nowhere else, not in `keep`, and not used for `min_age`;
-    /// and parts and temporary files that nobody wrote to for `min_age`.
+    /// parts, not of objects in `keep`, and temporary files that nobody wrote to for `min_age`; and
+    /// what has been in quarantine for that long.
     ///
     /// An object counts as used when it is inserted, linked or unlinked, or found present by a
     /// download. `min_age` should be longer than it takes from the end of a download to the
@@ -48,6 +49,11 @@ impl ObjectStore {
             Ok(())
         })?;
         for (path, found) in files(&self.root.join("parts"))? {
+            let name = path.file_name().and_then(|name| name.to_str());
+            let oid = name.and_then(|name| name.parse().ok());
+            if oid.is_some_and(|oid| keep.contains(&oid)) {
+                continue;
+            }
             if !is_older(found.modified().unwrap_or(UNIX_EPOCH), min_age) {
                 continue;
             }
@@ -58,6 +64,11 @@ impl ObjectStore {
         }
         for (path, found) in files(&self.root.join("tmp"))? {
             if is_older(found.modified().unwrap_or(UNIX_EPOCH), min_age) {
+                remove(&path, found.len(), &mut collected)?;
+            }
+        }
+        for (path, found) in files(&self.root.join("quarantine"))? {
+            if is_older(changed(&found), min_age) {
                 remove(&path, found.len(), &mut collected)?;
             }
         }
@@ -76,7 +87,7 @@ impl ObjectStore {
         Ok(usage)
     }
 
-    fn each_object(
+    pub(super) fn each_object(
         &self,
         visit: &mut dyn FnMut(&Path, &Digest, &fs::Metadata) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {

@@ -5,6 +5,7 @@ mod gc;
 mod part;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use std::{
     fs::{self, File, Permissions},
@@ -20,15 +21,17 @@ use tempfile::NamedTempFile;
 pub use error::StoreError;
 pub use gc::{Collected, Usage};
 pub use part::{Claim, Part};
+pub use verify::{Quarantined, Verified};
 
 use crate::{Digest, durable, lfs::Pointer};
 
 /// A folder of contents by their SHA-256.
 ///
 /// `objects/ab/cd/<sha256>` holds what is complete and verified, mode 0444; `parts/<sha256>` what
-/// is being downloaded; `tmp/` what is being written. Any number of threads and processes may use
+/// is being downloaded; `tmp/` what is being written; `quarantine/` what went bad. Any number of threads and processes may use
 /// a store at once. After a kill at any point, and after a power failure, an object is whole or
-/// not there.
+/// not there. What a disk then does to it is found by [`ObjectStore::verify`]; one of another size
+/// than it should have is found when it is asked for, and quarantined.
 #[derive(Clone, Debug)]
 pub struct ObjectStore {
     root: PathBuf,
@@ -102,12 +105,19 @@ impl ObjectStore {
         Ok(found)
     }
 
-    /// Puts `bytes` into the store and returns their digest.
+    /// Puts `bytes` into the store and returns their digest. An object of that name with other
+    /// bytes is quarantined.
     pub fn insert_bytes(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let oid = Digest::of(bytes);
-        if self.size(&oid)?.is_some() {
-            self.mark_used(&oid);
-            return Ok(oid);
+        match self.holds(&oid, bytes)? {
+            Some(true) => {
+                self.mark_used(&oid);
+                return Ok(oid);
+            }
+            Some(false) => {
+                self.quarantine(&oid)?;
+            }
+            None => {}
         }
         let mut file = self.temporary()?;
         file.write_all(bytes)
@@ -119,8 +129,11 @@ impl ObjectStore {
     /// Where a copy of the object lies that may be executed (mode 0555); makes it if need be.
     pub fn executable(&self, oid: &Digest) -> Result<PathBuf, StoreError> {
         let target = self.path(oid).with_extension(EXECUTABLE);
-        if target.is_file() {
-            return Ok(target);
+        match fs::metadata(&target) {
+            Ok(found) if Some(found.len()) == self.size(oid)? => return Ok(target),
+            Ok(_) => fs::remove_file(&target).map_err(|e| io_error("remove", &target, e))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io_error("read", &target, error)),
         }
         let mut source = match File::open(self.path(oid)) {
             Ok(source) => source,
@@ -229,17 +242,30 @@ impl ObjectStore {
         Ok(new)
     }
 
-    /// Renames what is verified and synced to `target`; whether nothing was there.
+    /// Renames what is verified and synced to `target`; whether nothing was there. What is there
+    /// with another size is damaged, and put aside.
     fn move_in(&self, from: &Path, target: &Path) -> Result<bool, StoreError> {
         let folder = target.parent().unwrap_or(&self.root);
         durable::create_dir_all(folder).map_err(|e| self.write_error(folder, 0, e))?;
-        let new = match rename_new(from, target) {
-            Ok(()) => true,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                fs::remove_file(from).map_err(|e| io_error("remove", from, e))?;
-                false
+        let len = |path: &Path| fs::metadata(path).map(|found| found.len()).ok();
+        let new = loop {
+            match rename_new(from, target) {
+                Ok(()) => break true,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    let (ours, theirs) = (len(from), len(target));
+                    let oid = target.file_stem().and_then(|name| name.to_str());
+                    match oid.and_then(|name| name.parse().ok()) {
+                        Some(oid) if theirs.is_some() && ours != theirs => {
+                            self.quarantine(&oid)?;
+                        }
+                        _ => {
+                            fs::remove_file(from).map_err(|e| io_error("remove", from, e))?;
+                            break false;
+                        }
+                    }
+                }
+                Err(error) => return Err(self.write_error(target, 0, error)),
             }
-            Err(error) => return Err(self.write_error(target, 0, error)),
         };
         durable::sync_dir(folder).map_err(|e| self.write_error(folder, 0, e))?;
         Ok(new)

@@ -68,7 +68,7 @@ impl ObjectStore {
     }
 
     /// Bytes of the object that came earlier and are to be continued.
-    pub(crate) fn part_len(&self, object: &Pointer) -> u64 {
+    pub fn part_len(&self, object: &Pointer) -> u64 {
         let path = self.root.join("parts").join(object.oid.as_str());
         std::fs::metadata(path).map_or(0, |found| found.len())
     }
@@ -80,8 +80,10 @@ impl ObjectStore {
                 self.mark_used(&expected.oid);
                 Ok(true)
             }
-            // Two pointers with one digest and two sizes: one of them lies.
-            Some(size) => Err(mismatch(expected, format!("the store has {size} bytes"))),
+            // The disk lost something: the object is brought again.
+            Some(_) if self.quarantine_if_damaged(&expected.oid)? => Ok(false),
+            // Two pointers with one digest and two sizes: this one lies.
+            Some(size) => Err(mismatch(expected, format!("it has {size} bytes"))),
         }
     }
 }

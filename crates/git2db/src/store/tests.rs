@@ -208,3 +208,115 @@ fn only_what_nothing_uses_is_collected() {
     // The part that was written to meanwhile is still there.
     assert_eq!(names(&store.root().join("parts")).len(), 1);
 }
+
+fn go_on(_: u64) -> std::ops::ControlFlow<()> {
+    std::ops::ControlFlow::Continue(())
+}
+
+/// What a disk does: other bytes under the same name.
+fn damage(path: &Path, bytes: &[u8]) {
+    fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
+    fs::write(path, bytes).unwrap();
+    fs::set_permissions(path, Permissions::from_mode(0o444)).unwrap();
+}
+
+#[test]
+fn verifying_tells_whole_objects_from_truncated_flipped_and_missing_ones() {
+    let (_dir, store) = store();
+    let content = vec![7; CHUNK_BYTES * 2 + 3];
+    let oid = store.insert_bytes(&content).unwrap();
+    let mut pieces = Vec::new();
+    let found = store.verify(&oid, &mut |bytes| {
+        pieces.push(bytes);
+        go_on(bytes)
+    });
+    let bytes = content.len() as u64;
+    assert_eq!(found.unwrap(), Verified::Whole { bytes });
+    assert_eq!(pieces, [CHUNK_BYTES as u64, CHUNK_BYTES as u64, 3]);
+    let mut flipped = content.clone();
+    flipped[CHUNK_BYTES] ^= 1;
+    for bad in [&content[..5], &flipped, b""] {
+        damage(&store.path(&oid), bad);
+        let found = store.verify(&oid, &mut go_on).unwrap();
+        assert!(matches!(found, Verified::Damaged { .. }), "{found:?}");
+        assert!(store.contains(&oid));
+    }
+    let missing = store.verify(&Digest::of(b"?"), &mut go_on).unwrap_err();
+    assert!(matches!(missing, StoreError::Missing { .. }));
+}
+
+#[test]
+fn a_verification_ends_when_it_is_told_to() {
+    let (_dir, store) = store();
+    let oid = store.insert_bytes(b"hello").unwrap();
+    let ended = store.verify(&oid, &mut |_| std::ops::ControlFlow::Break(()));
+    assert_eq!(ended.unwrap_err().reason(), "Cancelled");
+}
+
+#[test]
+fn a_damaged_executable_copy_is_found_and_goes_with_its_object() {
+    let (_dir, store) = store();
+    let oid = store.insert_bytes(b"#!/bin/sh\n").unwrap();
+    let copy = store.executable(&oid).unwrap();
+    damage(&copy, b"#!/bin/zh\n");
+    let found = store.verify(&oid, &mut go_on).unwrap();
+    assert!(matches!(found, Verified::Damaged { .. }));
+    assert_eq!(store.quarantine(&oid).unwrap().len(), 2);
+    assert!(!store.contains(&oid) && !copy.exists());
+    // A truncated one is noticed without a verification.
+    store.insert_bytes(b"#!/bin/sh\n").unwrap();
+    damage(&store.executable(&oid).unwrap(), b"#!");
+    assert_eq!(
+        fs::read(store.executable(&oid).unwrap()).unwrap(),
+        b"#!/bin/sh\n"
+    );
+}
+
+#[test]
+fn what_is_quarantined_is_missing_names_its_links_and_is_collected() {
+    let (dir, store) = store();
+    let oid = store.insert_bytes(b"hello").unwrap();
+    let link = dir.path().join("link");
+    fs::hard_link(store.path(&oid), &link).unwrap();
+    assert_eq!(store.oids().unwrap(), std::slice::from_ref(&oid));
+    let put_aside = store.quarantine(&oid).unwrap();
+    assert_eq!(put_aside.len(), 1);
+    assert_eq!(put_aside[0].other_links, 1);
+    assert_eq!(put_aside[0].inode, fs::metadata(&link).unwrap().ino());
+    assert!(!store.contains(&oid) && put_aside[0].path.exists());
+    assert_eq!(store.quarantine(&oid).unwrap(), []);
+    assert!(store.oids().unwrap().is_empty());
+    // The same object comes again, and may go bad again.
+    store.insert_bytes(b"hello").unwrap();
+    assert_eq!(store.quarantine(&oid).unwrap().len(), 1);
+    let collected = store.gc(&HashSet::new(), Duration::ZERO).unwrap();
+    assert_eq!(
+        collected,
+        Collected {
+            files: 2,
+            bytes: 10
+        }
+    );
+    assert_eq!(fs::read(link).unwrap(), b"hello");
+}
+
+#[test]
+fn a_truncated_object_is_replaced_by_whoever_brings_it() {
+    let (_dir, store) = store();
+    let expected = pointer(b"hello");
+    store.insert_bytes(b"hello").unwrap();
+    damage(&store.path(&expected.oid), b"hel");
+    let mut part = mine(&store, &expected);
+    part.append(b"hello").unwrap();
+    part.finish().unwrap();
+    damage(&store.path(&expected.oid), b"hel");
+    assert!(
+        store
+            .insert_verified(&mut &b"hello"[..], &expected)
+            .unwrap()
+    );
+    // The bytes are at hand there, so that also flipped ones are seen.
+    damage(&store.path(&expected.oid), b"hellO");
+    store.insert_bytes(b"hello").unwrap();
+    assert_eq!(fs::read(store.path(&expected.oid)).unwrap(), b"hello");
+}

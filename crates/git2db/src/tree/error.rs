@@ -1,6 +1,6 @@
 //! Why the tree of a commit is not served.
 
-use crate::RepoError;
+use crate::{RepoError, lfs::TooCostly};
 
 /// The tree of a commit cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +57,32 @@ pub enum Refusal {
     /// An LFS pointer with extension lines.
     #[error("the LFS pointer uses extensions, which are not supported")]
     PointerExtension,
+    /// An LFS pointer where weights or configuration are expected, that is not given to LFS.
+    #[error(
+        "the file is an LFS pointer, but .gitattributes do not give it to LFS: run `git lfs track` \
+         for it, `git add --renormalize .`, and commit"
+    )]
+    StrayPointer,
+    /// Rules of `.gitattributes` that nobody can follow in time.
+    #[error("{0}")]
+    Attributes(TooCostly),
+    /// A path beyond the limit. Only its beginning is named.
+    #[error("the path has more than {0} bytes")]
+    LongPath(usize),
+    /// Paths and targets of links that are together beyond the limit.
+    #[error("the paths of the repository have together more than {0} bytes")]
+    LongPaths(usize),
+    /// `.gitattributes` that are together beyond the limit.
+    #[error("all .gitattributes have together more than {0} bytes")]
+    HugeAttributes(usize),
+    /// A commit or the list of a folder that no commit of files needs.
+    #[error("it has {size} bytes of git's own data (limit {limit})")]
+    HugeObject {
+        /// Its size in bytes.
+        size: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
     /// More files and folders than the limit.
     #[error("the repository has more than {0} files and folders")]
     TooManyEntries(usize),

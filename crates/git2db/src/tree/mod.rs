@@ -7,9 +7,10 @@ mod walk;
 
 pub use error::{Refusal, TreeError};
 pub(crate) use names::{check_name, is_reserved};
-pub(crate) use walk::attributes;
 pub use walk::walk;
+pub(crate) use walk::{EMPTY_BLOB, attributes};
 
+pub use crate::Limits;
 use crate::lfs::Pointer;
 
 /// One file of a commit.
@@ -26,7 +27,7 @@ pub struct Entry {
 pub enum EntryKind {
     /// A file whose content lies in git.
     Blob {
-        /// The git blob, 40 hexadecimal digits.
+        /// The git blob, 40 hexadecimal digits. The empty one need not be in the repository.
         oid: String,
         /// Size in bytes.
         size: u64,
@@ -45,25 +46,6 @@ pub enum EntryKind {
         /// Its target, relative to the folder that holds the link.
         target: String,
     },
-}
-
-/// What [`walk`] accepts.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Largest file that is not an LFS object, in bytes.
-    pub max_blob_bytes: u64,
-    /// Most files and folders.
-    pub max_entries: usize,
-}
-
-impl Default for Limits {
-    /// 64 MiB and 100,000.
-    fn default() -> Self {
-        Self {
-            max_blob_bytes: 64 << 20,
-            max_entries: 100_000,
-        }
-    }
 }
 
 /// The LFS objects of `entries`, each once.

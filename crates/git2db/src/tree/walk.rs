@@ -11,18 +11,44 @@ use super::{Entry, EntryKind, Limits, Refusal, TreeError, links, names};
 use crate::{
     CommitId, Include, RepoError,
     lfs::{Attributes, InvalidPointer, MAX_POINTER_BYTES, Pointer},
-    repo,
+    libgit, repo,
 };
+
+/// The name of git's empty blob, which lies in no repository.
+pub(crate) const EMPTY_BLOB: &str = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391";
+const ATTRIBUTES: &str = ".gitattributes";
+/// Endings of files that a model is loaded from. None of them is a text of three lines that
+/// happens to look like a pointer.
+const LOADED: [&str; 14] = [
+    "bin",
+    "gguf",
+    "ggml",
+    "h5",
+    "json",
+    "model",
+    "msgpack",
+    "npz",
+    "onnx",
+    "pkl",
+    "pt",
+    "pth",
+    "safetensors",
+    "tiktoken",
+];
 
 /// Deepest folder.
 const MAX_DEPTH: usize = 64;
-/// Largest `.gitattributes` that is read, in bytes, as in git.
-const MAX_ATTRIBUTES_BYTES: usize = 100 << 20;
+/// Largest commit, and largest list of a folder, that is read, in bytes.
+const MAX_OBJECT_BYTES: usize = 32 << 20;
+/// Characters of a path that is too long that are shown.
+const SHOWN_CHARS: usize = 200;
 
 /// The files of `commit` in the bare repository at `path` that `include` wants, ordered by path.
 ///
 /// A file is an LFS object if `.gitattributes` of the commit give it `filter=lfs` and its blob is
-/// a pointer; a file that was added without git-lfs is an ordinary one. What is dangerous to put on a disk is
+/// a pointer; one of size 0 is an empty file. A file that was added without git-lfs is an ordinary
+/// one, and so is a pointer that no attribute gives to LFS, unless it lies where a model's weights,
+/// tokenizer or configuration are expected: a model must not be served with it. What is dangerous to put on a disk is
 /// refused; see [`Refusal`]. Names are checked everywhere, what lies behind them only where
 /// `include` wants it.
 pub fn walk(
@@ -32,18 +58,21 @@ pub fn walk(
     limits: &Limits,
 ) -> Result<Vec<Entry>, TreeError> {
     let repo = repo::open(path).map_err(TreeError::Repo)?;
+    libgit::allow_objects(limits.max_blob_bytes);
     let walker = Walker {
         repo: &repo,
         odb: odb(&repo, path)?,
         path,
         commit,
     };
+    walker.check_size("the commit", commit.oid())?;
     let root = repo
         .find_commit(commit.oid())
         .and_then(|commit| commit.tree())
         .map_err(|e| walker.failed(e))?;
-    let raw = walker.list(root.id(), limits)?;
-    let attributes = walker.attributes(&raw)?;
+    let (raw, paths_bytes) = walker.list(root.id(), limits)?;
+    let attributes = walker.attributes(&raw, limits)?;
+    let mut links_bytes = paths_bytes;
     let wanted: Vec<&Raw> = raw
         .iter()
         .filter(|raw| include.matches(&raw.path))
@@ -51,6 +80,15 @@ pub fn walk(
     let mut entries = Vec::with_capacity(wanted.len());
     for raw in wanted {
         let kind = walker.kind(raw, &attributes, limits)?;
+        if let EntryKind::Symlink { target } = &kind {
+            links_bytes += target.len();
+            if links_bytes > limits.max_paths_bytes {
+                return Err(refused(
+                    &raw.path,
+                    Refusal::LongPaths(limits.max_paths_bytes),
+                ));
+            }
+        }
         entries.push(Entry {
             path: raw.path.clone(),
             kind,
@@ -74,8 +112,9 @@ pub(crate) fn attributes(
         path,
         commit,
     };
-    let raw = walker.list(tree, &Limits::default())?;
-    walker.attributes(&raw)
+    let limits = Limits::default();
+    let (raw, _) = walker.list(tree, &limits)?;
+    walker.attributes(&raw, &limits)
 }
 
 struct Walker<'a> {
@@ -98,20 +137,29 @@ fn odb<'a>(repo: &'a Repository, path: &Path) -> Result<Odb<'a>, TreeError> {
 }
 
 fn refused(path: &str, refusal: Refusal) -> TreeError {
-    TreeError::Refused {
-        path: path.to_owned(),
-        refusal,
-    }
+    let path = match &refusal {
+        // Of a message that somebody reads, this would be most.
+        Refusal::LongPath(_) | Refusal::LongPaths(_) => path.chars().take(SHOWN_CHARS).collect(),
+        _ => path.to_owned(),
+    };
+    TreeError::Refused { path, refusal }
 }
 
 impl Walker<'_> {
-    /// All files, with their names checked.
-    fn list(&self, root: Oid, limits: &Limits) -> Result<Vec<Raw>, TreeError> {
+    /// All files, with their names checked, and the bytes of all paths.
+    fn list(&self, root: Oid, limits: &Limits) -> Result<(Vec<Raw>, usize), TreeError> {
         let mut files = Vec::new();
-        let mut seen = HashSet::new();
+        let (mut entries, mut paths_bytes) = (0, 0);
         let mut pending = vec![(String::new(), root, 1)];
         while let Some((folder, id, depth)) = pending.pop() {
+            let name = if folder.is_empty() {
+                "the root"
+            } else {
+                &folder
+            };
+            self.check_size(name, id)?;
             let tree = self.repo.find_tree(id).map_err(|e| self.failed(e))?;
+            let mut seen = HashSet::new();
             for entry in &tree {
                 let shown = || format!("{folder}{}", String::from_utf8_lossy(entry.name_bytes()));
                 let name = names::check_name(entry.name_bytes())
@@ -120,10 +168,18 @@ impl Walker<'_> {
                 if names::is_reserved(&path) {
                     return Err(refused(&path, Refusal::Reserved));
                 }
-                if seen.len() >= limits.max_entries {
+                if entries >= limits.max_entries {
                     return Err(refused(&path, Refusal::TooManyEntries(limits.max_entries)));
                 }
-                if !seen.insert(path.clone()) {
+                entries += 1;
+                if path.len() > limits.max_path_bytes {
+                    return Err(refused(&path, Refusal::LongPath(limits.max_path_bytes)));
+                }
+                paths_bytes += path.len();
+                if paths_bytes > limits.max_paths_bytes {
+                    return Err(refused(&path, Refusal::LongPaths(limits.max_paths_bytes)));
+                }
+                if !seen.insert(entry.name_bytes().to_owned()) {
                     return Err(refused(&path, Refusal::Duplicate));
                 }
                 let mode = entry.filemode_raw();
@@ -140,32 +196,44 @@ impl Walker<'_> {
                 }
             }
         }
-        Ok(files)
+        Ok((files, paths_bytes))
     }
 
-    fn attributes(&self, files: &[Raw]) -> Result<Attributes, TreeError> {
+    /// Refuses a commit or a folder that would take much memory.
+    fn check_size(&self, name: &str, oid: Oid) -> Result<(), TreeError> {
+        let (size, _) = self.header(oid)?;
+        if size > MAX_OBJECT_BYTES {
+            let (size, limit) = (size as u64, MAX_OBJECT_BYTES as u64);
+            return Err(refused(name, Refusal::HugeObject { size, limit }));
+        }
+        Ok(())
+    }
+
+    fn attributes(&self, files: &[Raw], limits: &Limits) -> Result<Attributes, TreeError> {
         let mut found: Vec<(&str, &Raw)> = files
             .iter()
             .filter(|raw| raw.mode & 0o170_000 == 0o100_000)
             .filter_map(|raw| match raw.path.rsplit_once('/') {
-                Some((folder, ".gitattributes")) => Some((folder, raw)),
-                None if raw.path == ".gitattributes" => Some(("", raw)),
+                Some((folder, ATTRIBUTES)) => Some((folder, raw)),
+                None if raw.path == ATTRIBUTES => Some(("", raw)),
                 _ => None,
             })
             .collect();
         // The root's file defines the macros of the others.
         found.sort_by_key(|(folder, _)| folder.len());
         let mut attributes = Attributes::default();
+        let mut total = 0_usize;
         for (folder, raw) in found {
             let (size, _) = self.header(raw.oid)?;
-            if size > MAX_ATTRIBUTES_BYTES {
-                let (size, limit) = (size as u64, MAX_ATTRIBUTES_BYTES as u64);
-                return Err(refused(&raw.path, Refusal::HugeBlob { size, limit }));
+            total = total.saturating_add(size);
+            if total > limits.max_attributes_bytes {
+                let limit = limits.max_attributes_bytes;
+                return Err(refused(&raw.path, Refusal::HugeAttributes(limit)));
             }
-            attributes.add(
-                folder,
-                self.odb.read(raw.oid).map_err(|e| self.failed(e))?.data(),
-            );
+            let content = self.odb.read(raw.oid).map_err(|e| self.failed(e))?;
+            attributes
+                .add(folder, content.data())
+                .map_err(|why| refused(&raw.path, Refusal::Attributes(why)))?;
         }
         Ok(attributes)
     }
@@ -188,18 +256,44 @@ impl Walker<'_> {
         if kind != ObjectType::Blob {
             return refuse(Refusal::Mode(raw.mode));
         }
-        if (1..MAX_POINTER_BYTES).contains(&size) && attributes.is_lfs(&raw.path) {
+        if (1..MAX_POINTER_BYTES).contains(&size) {
             let blob = self.odb.read(raw.oid).map_err(|e| self.failed(e))?;
-            match Pointer::parse(blob.data()) {
-                Ok(pointer) => {
+            let parsed = Pointer::parse(blob.data());
+            // Most files are none: their rules are not asked for.
+            let is_lfs = parsed != Err(InvalidPointer::NotAPointer)
+                && attributes
+                    .is_lfs(&raw.path)
+                    .map_err(|why| refused(ATTRIBUTES, Refusal::Attributes(why)))?;
+            match parsed {
+                // Whatever its name, there are no bytes to fetch.
+                Ok(pointer) if is_lfs && pointer.size == 0 => {
+                    return Ok(EntryKind::Blob {
+                        oid: EMPTY_BLOB.to_owned(),
+                        size: 0,
+                        executable,
+                    });
+                }
+                Ok(pointer) if is_lfs => {
                     return Ok(EntryKind::Lfs {
                         pointer,
                         executable,
                     });
                 }
-                Err(InvalidPointer::Extension) => return refuse(Refusal::PointerExtension),
+                Err(InvalidPointer::Extension) if is_lfs => {
+                    return refuse(Refusal::PointerExtension);
+                }
                 // Added without git-lfs; git-lfs takes it as it is, too.
                 Err(InvalidPointer::NotAPointer) => {}
+                Ok(_) | Err(InvalidPointer::Extension) if is_loaded(&raw.path) => {
+                    return refuse(Refusal::StrayPointer);
+                }
+                Ok(_) | Err(InvalidPointer::Extension) => {
+                    tracing::warn!(
+                        commit = %self.commit,
+                        path = raw.path,
+                        "an LFS pointer that .gitattributes do not give to LFS is an ordinary file"
+                    );
+                }
             }
         }
         let size = size as u64;
@@ -241,6 +335,15 @@ impl Walker<'_> {
             repo::access(self.path)(error)
         })
     }
+}
+
+/// Whether the ending is that of a file that a model is loaded from.
+fn is_loaded(path: &str) -> bool {
+    path.rsplit_once('.').is_some_and(|(_, ending)| {
+        LOADED
+            .iter()
+            .any(|loaded| ending.eq_ignore_ascii_case(loaded))
+    })
 }
 
 fn check_links(entries: &[Entry]) -> Result<(), TreeError> {

@@ -1,5 +1,6 @@
 //! `config.json`, strictly: every option is honoured or refused by name.
 
+mod json;
 mod options;
 mod rope;
 #[cfg(test)]

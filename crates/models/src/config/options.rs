@@ -3,7 +3,7 @@
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use super::refuse;
+use super::{json::of_python, refuse};
 use crate::{Activation, AttentionKind, DecoderConfig, LoadError, StoredType, WeightNames};
 
 /// Options that say nothing about how the model computes its logits from given tokens.
@@ -47,9 +47,10 @@ const WITHOUT_EFFECT: &[&str] = &[
 pub(crate) struct Options(pub(super) Map<String, Value>);
 
 impl Options {
-    /// The options of a JSON object.
+    /// The options of a JSON object. Numbers that JSON does not have are texts, so that an option
+    /// which must be a number is refused and others are not.
     pub(crate) fn parse(text: &str) -> Result<Self, LoadError> {
-        serde_json::from_str(text)
+        serde_json::from_str(&of_python(text))
             .map(Self)
             .map_err(|error| refuse(error.to_string()))
     }

@@ -292,3 +292,11 @@ fn what_is_not_honoured_is_refused_by_name() {
         "InvalidConfig"
     );
 }
+
+#[test]
+fn numbers_that_only_python_writes_matter_only_where_they_count() {
+    let with = |option: &str| DecoderConfig::parse(&SMOL.replacen('{', &format!("{{{option},"), 1));
+    with(r#""initializer_range": Infinity, "max_length": NaN"#).unwrap();
+    let error = with(r#""head_dim": -Infinity"#).unwrap_err().to_string();
+    assert!(error.contains("head_dim"), "{error}");
+}

@@ -86,18 +86,23 @@ impl Message {
         };
         fields.refuse("function_call", "is replaced by tool_calls")?;
         fields.refuse("audio", "audio is not supported by this server")?;
-        // Answers of this API carry these two as null, and clients send answers back as they are.
-        fields.refuse("refusal", "is not supported by this server")?;
-        fields.only(
-            "annotations",
-            &[Value::Array(Vec::new())],
-            "is not supported by this server",
-        )?;
+        // Answers of this API carry it, and clients send answers back as they are.
+        fields.without("annotations", &json!([]));
+        // Where a model of another server refused, that is what it said.
+        let refusal = match role {
+            Role::Assistant if !fields.has("content") => fields.string("refusal")?,
+            _ => None,
+        };
         let tool_calls = fields
             .each("tool_calls", MAX_CALLS, past_call)?
             .unwrap_or_default();
         let tool_call_id = fields.string("tool_call_id")?;
-        let reasoning_content = fields.string("reasoning_content")?;
+        let mut reasoning_content = fields.string("reasoning_content")?;
+        // vLLM's and OpenRouter's name for it; as an object or list it is something else.
+        if reasoning_content.is_none() && role == Role::Assistant && fields.has_string("reasoning")
+        {
+            reasoning_content = fields.string("reasoning")?;
+        }
         let misplaced = [
             ("tool_calls", Role::Assistant, !tool_calls.is_empty()),
             ("tool_call_id", Role::Tool, tool_call_id.is_some()),
@@ -122,11 +127,13 @@ impl Message {
         let name = fields.string("name")?;
         let content = match fields.take("content", content_schema) {
             Some(Value::String(text)) => text,
-            Some(Value::Array(parts)) => join(parts, &fields.name("content"))?,
+            Some(Value::Array(parts)) => join(fields, parts)?,
             Some(other) => {
                 return Err(fields.wrong("content", "a string or an array of parts", &other));
             }
             None if fields.describes() || !tool_calls.is_empty() => String::new(),
+            // An answer that was cut within its thoughts, or that was a refusal.
+            None if reasoning_content.is_some() || refusal.is_some() => refusal.unwrap_or_default(),
             None => return Err(fields.error("content", "is required")),
         };
         Ok(Self {
@@ -188,39 +195,40 @@ pub(crate) fn parse_arguments(value: Value) -> Option<Map<String, Value>> {
 }
 
 fn content_schema() -> Value {
-    let part = json!({
-        "type": "object",
-        "properties": {"type": {"enum": ["text"]}, "text": {"type": "string"}},
-        "required": ["type", "text"],
-        "additionalProperties": false,
-    });
-    json!({"anyOf": [{"type": "string"}, {"type": "array", "items": part, "minItems": 1}]})
+    let string = json!({"type": "string"});
+    let part = |kind: &str| {
+        json!({
+            "type": "object",
+            "properties": {"type": {"enum": [kind]}, kind: string},
+            "required": ["type", kind],
+            "additionalProperties": true,
+        })
+    };
+    let part = json!({"anyOf": [part("text"), part("refusal")]});
+    json!({"anyOf": [string, {"type": "array", "items": part, "minItems": 1}]})
 }
 
-fn join(parts: Vec<Value>, path: &str) -> Result<String, ApiError> {
+/// The texts of the parts of a message's content.
+fn join(message: &mut Fields, parts: Vec<Value>) -> Result<String, ApiError> {
+    let path = message.name("content");
     if parts.is_empty() {
         return Err(ApiError::invalid(path, "has no parts"));
     }
-    let texts = parts
-        .into_iter()
-        .enumerate()
-        .map(|(index, part)| {
-            let mut fields = Fields::new(part, format!("{path}[{index}]"))?;
-            match fields.string("type")?.as_deref() {
-                Some("text") => {}
-                None => return Err(fields.error("type", "is required")),
-                Some(_) => {
-                    return Err(
-                        fields.error("type", "only text parts are supported by this server")
-                    );
-                }
+    let mut texts = Vec::with_capacity(parts.len());
+    for (index, part) in parts.into_iter().enumerate() {
+        let mut fields = message.child(part, format!("{path}[{index}]"))?;
+        let name = match fields.string("type")?.as_deref() {
+            Some("text") => "text",
+            // So the client keeps what a model of another server said instead of an answer.
+            Some("refusal") => "refusal",
+            None => return Err(fields.error("type", "is required")),
+            Some(_) => {
+                return Err(fields.error("type", "only text parts are supported by this server"));
             }
-            let text = fields
-                .string("text")?
-                .ok_or_else(|| fields.error("text", "is required"))?;
-            fields.finish()?;
-            Ok(text)
-        })
-        .collect::<Result<Vec<_>, ApiError>>()?;
+        };
+        let text = fields.string(name)?;
+        texts.push(text.ok_or_else(|| fields.error(name, "is required"))?);
+        message.absorb(fields)?;
+    }
     Ok(texts.join("\n"))
 }

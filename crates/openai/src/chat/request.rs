@@ -6,6 +6,7 @@ use crate::{
     chat::{Message, Role},
     error::ApiError,
     fields::{self, Fields},
+    ignored::Ignored,
     sampling::{self, MAX_LOGPROBS, Sampling},
     structured::{self, Structured},
     tools::{self, Tool, ToolChoice},
@@ -40,6 +41,8 @@ pub struct ChatRequest {
     pub structured: Option<(Structured, &'static str)>,
     /// Tell the thoughts of a model that thinks.
     pub include_reasoning: bool,
+    /// What the messages hold beside.
+    pub ignored: Ignored,
 }
 
 /// What a chat template makes a prompt of.
@@ -67,7 +70,10 @@ impl ChatRequest {
     /// # Errors
     /// A 400 that names the field at fault.
     pub fn from_json(body: &[u8]) -> Result<Self, ApiError> {
-        Fields::read_body(body, Self::read)
+        let mut fields = Fields::from_body(body)?;
+        let mut request = Self::read(&mut fields)?;
+        request.ignored = fields.finish()?;
+        Ok(request)
     }
 
     /// JSON schema of what [`Self::from_json`] takes.
@@ -77,25 +83,29 @@ impl ChatRequest {
 
     fn read(fields: &mut Fields) -> Result<Self, ApiError> {
         let model = fields.required_string("model")?;
-        let prompt = ChatPrompt::read(fields)?;
-        let request = Self {
+        let mut prompt = ChatPrompt::read(fields)?;
+        let mut request = Self {
             model,
             max_tokens: max_tokens(fields)?,
             logprobs: logprobs(fields)?,
-            tool_choice: tools::choice(fields, &prompt.tools)?,
+            tool_choice: tools::choice(fields, &mut prompt.tools)?,
             parallel_tool_calls: fields.boolean("parallel_tool_calls")?.unwrap_or(true),
             structured: structured::read(fields)?,
             include_reasoning: fields.boolean("include_reasoning")?.unwrap_or(true),
             sampling: Sampling::read(fields)?,
             prompt,
+            ignored: Ignored::default(),
         };
-        let forced = matches!(
-            request.tool_choice,
-            ToolChoice::Required | ToolChoice::Named(_)
-        );
-        if let (true, Some((_, name))) = (forced, &request.structured) {
-            let why = "an answer cannot be of this form and a call of a tool as well";
-            return Err(fields.error(name, why));
+        if request.tool_choice.is_forced() {
+            // A response_format holds for text, of which there is none beside a forced call;
+            // structured_outputs are about whatever is generated.
+            let form = request
+                .structured
+                .take_if(|(_, name)| *name == "response_format");
+            if form.is_none() && request.structured.is_some() {
+                let why = "an answer cannot be of this form and a call of a tool as well";
+                return Err(fields.error("structured_outputs", why));
+            }
         }
         harmless(fields)?;
         absent(fields)?;
@@ -132,7 +142,7 @@ impl ChatPrompt {
 }
 
 fn messages(fields: &mut Fields) -> Result<Vec<Message>, ApiError> {
-    let read = fields.each("messages", MAX_MESSAGES, Message::read)?;
+    let read = fields.each_past("messages", MAX_MESSAGES, Message::read)?;
     if fields.describes() {
         fields.require("messages");
         return Ok(Vec::new());

@@ -38,13 +38,72 @@ fn an_unknown_field_is_refused_by_name_at_every_depth() {
         "stream_options.x",
     );
     refused(
-        json!({"messages": [{"role": "user", "content": "a", "x": 1}]}),
-        "messages[0].x",
+        json!({"tools": [{"type": "function", "function": {"name": "f", "x": 1}}]}),
+        "tools[0].function.x",
     );
-    refused(
-        json!({"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "x": 1}]}]}),
-        "messages[0].content[0].x",
+}
+
+#[test]
+fn what_a_client_added_to_past_messages_is_read_over_and_named() {
+    let call = json!({"id": "c", "type": "function", "index": 0, "extra_content": {"a": 1},
+        "function": {"name": "f", "arguments": "{}", "provider_specific_fields": {}}});
+    let request = read(json!({"messages": [
+        {"role": "user", "content": [
+            {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}]},
+        {"role": "assistant", "content": null, "tool_calls": [call], "audio": null,
+            "function_call": null, "refusal": null, "annotations": [], "thinking_blocks": null,
+            "provider_specific_fields": {"a": null}, "reasoning": "hm"},
+        {"role": "tool", "tool_call_id": "c", "content": "7", "artifact": [1]},
+        {"role": "user", "content": "b", "x": 1},
+    ]}))
+    .unwrap();
+    assert_eq!(
+        request.ignored.header().as_deref(),
+        Some(
+            "messages.content.cache_control, messages.tool_calls.function.provider_specific_fields, \
+            messages.tool_calls.extra_content, messages.provider_specific_fields, \
+            messages.artifact, messages.x"
+        )
     );
+    let messages = request.prompt.messages;
+    assert_eq!(messages[1].reasoning_content.as_deref(), Some("hm"));
+    assert_eq!(messages[1].tool_calls[0].name, "f");
+    assert_eq!(read(json!({})).unwrap().ignored.header(), None);
+}
+
+#[test]
+fn what_a_model_refused_elsewhere_is_what_it_said() {
+    for said in [
+        json!({"role": "assistant", "content": null, "refusal": "no"}),
+        json!({"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}),
+    ] {
+        let request = read(json!({"messages": [said]})).unwrap();
+        assert_eq!(request.prompt.messages[0].content, "no");
+        assert_eq!(request.ignored.header(), None);
+    }
+}
+
+#[test]
+fn what_a_past_message_says_is_never_read_over() {
+    for (message, param) in [
+        (
+            json!({"content": [{"type": "image_url"}]}),
+            "content[0].type",
+        ),
+        (json!({"content": "a", "audio": {"id": "a"}}), "audio"),
+        (
+            json!({"content": "a", "function_call": {"name": "f"}}),
+            "function_call",
+        ),
+        (json!({"text": "a"}), "content"),
+    ] {
+        let mut message = message;
+        message["role"] = "assistant".into();
+        refused(
+            json!({"messages": [message]}),
+            &format!("messages[0].{param}"),
+        );
+    }
 }
 
 #[test]
@@ -219,11 +278,62 @@ fn tools_are_read_and_kept_as_they_were_sent() {
         ),
         (
             json!({"tools": [tool("f")], "tool_choice": "required",
-                "response_format": {"type": "json_object"}}),
-            "response_format",
+                "structured_outputs": {"regex": "a"}}),
+            "structured_outputs",
         ),
     ] {
         refused(extra, param);
+    }
+    // It holds for text, and there is none.
+    let request = read(json!({"tools": [tool("f")], "tool_choice": "required",
+        "response_format": {"type": "json_object"}}))
+    .unwrap();
+    assert_eq!(request.structured, None);
+}
+
+#[test]
+fn tools_that_are_not_allowed_are_as_if_they_were_not_offered() {
+    let names = json!([{"type": "function", "function": {"name": "g"}}]);
+    let flat = json!([{"type": "function", "name": "g"}]);
+    for (mode, expected) in [
+        ("auto", ToolChoice::Auto),
+        ("required", ToolChoice::Required),
+    ] {
+        for choice in [
+            json!({"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": names}}),
+            json!({"type": "allowed_tools", "mode": mode, "tools": flat}),
+        ] {
+            let request =
+                read(json!({"tools": [tool("f"), tool("g")], "tool_choice": choice})).unwrap();
+            assert_eq!(request.tool_choice, expected);
+            assert_eq!(request.prompt.tools.len(), 1);
+            assert_eq!(request.prompt.tools[0].name, "g");
+        }
+    }
+    for (choice, param) in [
+        (json!({"mode": "never", "tools": flat}), "tool_choice.mode"),
+        (json!({"tools": flat}), "tool_choice.mode"),
+        (json!({"mode": "auto"}), "tool_choice.tools"),
+        (json!({"mode": "auto", "tools": []}), "tool_choice.tools"),
+        (
+            json!({"mode": "auto", "tools": [{"type": "function", "name": "h"}]}),
+            "tool_choice.tools",
+        ),
+        (
+            json!({"mode": "auto", "tools": [{"type": "mcp", "name": "g"}]}),
+            "tool_choice.tools[0].type",
+        ),
+        (
+            json!({"mode": "auto", "tools": flat, "x": 1}),
+            "tool_choice.x",
+        ),
+    ] {
+        let mut choice = choice;
+        choice["type"] = "allowed_tools".into();
+        refused(
+            json!({"tools": [tool("f"), tool("g")], "tool_choice": choice}),
+            param,
+        );
     }
 }
 
@@ -281,6 +391,12 @@ fn one_form_of_an_answer_can_be_asked_for() {
             Structured::JsonSchema(schema.clone()),
         ),
         (json!({"json_object": true}), Structured::JsonObject),
+        (
+            json!({"json_object": true, "whitespace_pattern": "[ ]?"}),
+            Structured::JsonSchema(
+                json!({"type": "object", "x-guidance": {"whitespace_pattern": "[ ]?"}}),
+            ),
+        ),
     ] {
         let read = read(json!({"structured_outputs": outputs}))
             .unwrap()
@@ -304,6 +420,10 @@ fn one_form_of_an_answer_can_be_asked_for() {
         (
             json!({"structured_outputs": {"regex": "a".repeat(5000)}}),
             "structured_outputs.regex",
+        ),
+        (
+            json!({"structured_outputs": {"regex": "a", "whitespace_pattern": " "}}),
+            "structured_outputs.whitespace_pattern",
         ),
         (
             json!({"structured_outputs": {"json": "nope"}}),

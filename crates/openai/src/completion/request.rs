@@ -64,7 +64,7 @@ impl CompletionRequest {
 
     fn read(fields: &mut Fields) -> Result<Self, ApiError> {
         let model = fields.required_string("model")?;
-        let prompt = fields.required("prompt", prompt_schema)?;
+        let prompt = fields.required("prompt", || prompt_schema(MAX_PROMPTS))?;
         let logprobs = fields.integer("logprobs", 0..=MAX_LOGPROBS as i64)?;
         let echo = fields.boolean("echo")?.unwrap_or(false);
         // Nothing but the prompt's own log-probabilities: how prompts are scored.
@@ -74,7 +74,7 @@ impl CompletionRequest {
         let best_of = fields.integer("best_of", 1..=MAX_CHOICES as i64)?;
         let request = Self {
             model,
-            prompts: prompts(prompt, "prompt")?,
+            prompts: prompts(prompt, "prompt", MAX_PROMPTS)?,
             max_tokens: max_tokens.unwrap_or(DEFAULT_MAX_TOKENS),
             logprobs: logprobs.map(|count| count as usize),
             echo,
@@ -106,19 +106,19 @@ impl CompletionRequest {
     }
 }
 
-/// Schema of a prompt in all its forms.
-pub(crate) fn prompt_schema() -> Value {
+/// Schema of a prompt in all its forms, or of up to `most`.
+pub(crate) fn prompt_schema(most: usize) -> Value {
     let text = json!({"type": "string"});
     let ids = json!({"type": "array", "items": sampling::token_id_schema(),
         "minItems": 1, "maxItems": MAX_PROMPT_TOKENS});
     json!({"anyOf": [
         text, ids,
-        {"type": "array", "items": {"anyOf": [text, ids]}, "minItems": 1, "maxItems": MAX_PROMPTS},
+        {"type": "array", "items": {"anyOf": [text, ids]}, "minItems": 1, "maxItems": most},
     ]})
 }
 
-/// The prompts in `value`, the field `param`.
-pub(crate) fn prompts(value: Value, param: &str) -> Result<Vec<Prompt>, ApiError> {
+/// The prompts in `value`, the field `param`, up to `most`.
+pub(crate) fn prompts(value: Value, param: &str, most: usize) -> Result<Vec<Prompt>, ApiError> {
     let wrong = || {
         ApiError::invalid(
             param,
@@ -136,8 +136,8 @@ pub(crate) fn prompts(value: Value, param: &str) -> Result<Vec<Prompt>, ApiError
     if items[0].is_number() {
         return Ok(vec![Prompt::Tokens(token_ids(&items, param)?)]);
     }
-    if items.len() > MAX_PROMPTS {
-        let why = format!("has more than {MAX_PROMPTS} prompts");
+    if items.len() > most {
+        let why = format!("has more than {most} prompts");
         return Err(ApiError::invalid(param, why));
     }
     items
@@ -153,7 +153,7 @@ pub(crate) fn prompts(value: Value, param: &str) -> Result<Vec<Prompt>, ApiError
 fn token_ids(items: &[Value], param: &str) -> Result<Vec<u32>, ApiError> {
     if items.len() > MAX_PROMPT_TOKENS {
         let why = format!("has more than {MAX_PROMPT_TOKENS} tokens");
-        return Err(ApiError::invalid(param, why));
+        return Err(ApiError::invalid(param, why).with_code("context_length_exceeded"));
     }
     items
         .iter()

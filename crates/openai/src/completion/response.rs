@@ -68,11 +68,12 @@ pub struct CompletionChunk {
 /// Log-probabilities in the older form: columns instead of rows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CompletionLogprobs {
-    /// Text of every token, invalid UTF-8 replaced.
+    /// Text of every token; of a part of a character `bytes:\\xNN`, with every byte.
     pub tokens: Vec<String>,
     /// Natural logarithm of every token's probability.
     pub token_logprobs: Vec<Option<f32>>,
-    /// Of every position the likeliest tokens, likeliest first.
+    /// Of every position the likeliest tokens, likeliest first. Of two with the same text the second
+    /// is called `token_id:N`.
     pub top_logprobs: Vec<Option<Map<String, Value>>>,
     /// Where every token begins, in characters from the beginning of the text.
     pub text_offset: Vec<usize>,

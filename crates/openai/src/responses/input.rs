@@ -30,9 +30,9 @@ pub(super) fn messages(fields: &mut Fields) -> Result<Vec<Message>, ApiError> {
     let mut messages = Vec::new();
     let mut thoughts = None;
     for (index, item) in items.into_iter().enumerate() {
-        let mut fields = Fields::new(item, format!("input[{index}]"))?;
-        read(&mut fields, &mut messages, &mut thoughts)?;
-        fields.finish()?;
+        let mut item = Fields::past(item, format!("input[{index}]"))?;
+        read(&mut item, &mut messages, &mut thoughts)?;
+        fields.absorb(item)?;
     }
     if messages.is_empty() {
         return Err(fields.error("input", "holds no message"));
@@ -123,21 +123,23 @@ fn text(fields: &mut Fields, name: &str) -> Result<String, ApiError> {
         return Err(fields.error(name, "has no parts"));
     }
     let path = fields.name(name);
-    let texts = parts.into_iter().enumerate().map(|(index, part)| {
-        let mut part = Fields::new(part, format!("{path}[{index}]"))?;
+    let mut texts = Vec::with_capacity(parts.len());
+    for (index, part) in parts.into_iter().enumerate() {
+        let mut part = fields.child(part, format!("{path}[{index}]"))?;
         let kinds = ["input_text", "output_text", "text", "reasoning_text"];
-        match part.string("type")? {
-            Some(kind) if kinds.contains(&kind.as_str()) => {}
+        let name = match part.string("type")?.as_deref() {
+            Some(kind) if kinds.contains(&kind) => "text",
+            // What a model of another server said instead of an answer.
+            Some("refusal") => "refusal",
             _ => return Err(part.error("type", "only parts of text are supported by this server")),
-        }
-        let text = part.required_string("text")?;
-        let empty = [json!([])];
-        part.only("annotations", &empty, "is not supported by this server")?;
-        part.only("logprobs", &empty, "is not supported by this server")?;
-        part.finish()?;
-        Ok(text)
-    });
-    Ok(texts.collect::<Result<Vec<_>, ApiError>>()?.join("\n"))
+        };
+        texts.push(part.required_string(name)?);
+        // Answers of this API carry them.
+        part.without("annotations", &json!([]));
+        let _ = part.array("logprobs", usize::MAX, || Value::Null)?;
+        fields.absorb(part)?;
+    }
+    Ok(texts.join("\n"))
 }
 
 fn schema() -> Value {
@@ -145,11 +147,17 @@ fn schema() -> Value {
     let kinds = json!(["input_text", "output_text", "text", "reasoning_text"]);
     let part = json!({
         "type": "object",
-        "properties": {"type": {"enum": kinds}, "text": string,
-            "annotations": {"enum": [[], null]}, "logprobs": {"enum": [[], null]}},
+        "properties": {"type": {"enum": kinds}, "text": string, "logprobs": {"type": ["array", "null"]}},
         "required": ["type", "text"],
-        "additionalProperties": false,
+        "additionalProperties": true,
     });
+    let refusal = json!({
+        "type": "object",
+        "properties": {"type": {"enum": ["refusal"]}, "refusal": string},
+        "required": ["type", "refusal"],
+        "additionalProperties": true,
+    });
+    let part = json!({"anyOf": [part, refusal]});
     let text = json!({"anyOf": [string, {"type": "array", "items": part, "minItems": 1}]});
     let object = |kind: Option<&str>, mut own: Map<String, Value>, required: &[&str]| {
         let nullable = json!({"type": ["string", "null"]});
@@ -166,7 +174,7 @@ fn schema() -> Value {
             }
         }
         json!({"type": "object", "properties": own, "required": required,
-            "additionalProperties": false})
+            "additionalProperties": true})
     };
     let own = |value: Value| value.as_object().cloned().unwrap_or_default();
     let message = own(

@@ -7,12 +7,17 @@ use crate::{
     chat::{ChatPrompt, EFFORTS, Message, Role, harmless},
     error::ApiError,
     fields::{self, Fields},
-    sampling::{self, Sampling},
+    ignored::Ignored,
+    sampling::{self, MAX_LOGPROBS, Sampling},
     structured::{self, Structured},
     tools::{self, MAX_TOOLS, ToolChoice},
 };
 
 const NOT_STORED: &str = "answers are not stored by this server: send the whole conversation";
+/// What can be included in an answer.
+const LOGPROBS: &str = "message.output_text.logprobs";
+/// Most entries of `include`.
+const MAX_INCLUDED: usize = 16;
 const ABSENT: &str = "is not supported by this server";
 
 /// A request, read and checked as far as that is possible without the model.
@@ -32,8 +37,14 @@ pub struct ResponseRequest {
     pub parallel_tool_calls: bool,
     /// What the answer must be.
     pub structured: Option<Structured>,
+    /// Log-probabilities of the tokens of texts, with so many alternatives each.
+    pub logprobs: Option<usize>,
+    /// Leave the oldest turns of a conversation out that is too long.
+    pub truncate: bool,
     /// Fields that the answer repeats, as they were sent.
     pub repeated: Map<String, Value>,
+    /// What the items hold beside.
+    pub ignored: Ignored,
 }
 
 impl ResponseRequest {
@@ -56,11 +67,13 @@ impl ResponseRequest {
             "text",
             "tool_choice",
             "tools",
+            "top_logprobs",
+            "truncation",
             "user",
         ];
         let repeated = fields.copy(&repeated);
         let mut request = Self::read(&mut fields)?;
-        fields.finish()?;
+        request.ignored = fields.finish()?;
         request.repeated = repeated;
         Ok(request)
     }
@@ -82,19 +95,15 @@ impl ResponseRequest {
             }
             tools::function(tool)
         })?;
-        let tools = tools::distinct(fields, tools.unwrap_or_default())?;
-        let tool_choice = tools::choice(fields, &tools)?;
+        let mut tools = tools::distinct(fields, tools.unwrap_or_default())?;
+        let tool_choice = tools::choice(fields, &mut tools)?;
         let stream = fields.boolean("stream")?.unwrap_or(false);
         let structured = fields.nested("text", |text| {
             text.only("verbosity", &[json!("medium")], ABSENT)?;
             Ok(text.nested("format", structured::text_format)?.flatten())
         })?;
-        let structured = structured.flatten();
-        let forced = matches!(tool_choice, ToolChoice::Required | ToolChoice::Named(_));
-        if forced && structured.is_some() {
-            let why = "an answer cannot be of this form and a call of a tool as well";
-            return Err(fields.error("text.format", why));
-        }
+        // The form holds for text, of which there is none beside a forced call.
+        let structured = structured.flatten().filter(|_| !tool_choice.is_forced());
         let effort = fields.nested("reasoning", |reasoning| {
             reasoning.only("summary", &[json!("auto")], "thoughts are told as they are")?;
             reasoning.refuse("generate_summary", ABSENT)?;
@@ -115,9 +124,12 @@ impl ResponseRequest {
                 reasoning_effort: effort.flatten(),
                 ..ChatPrompt::default()
             },
+            logprobs: logprobs(fields)?,
+            truncate: fields.word("truncation", &["auto", "disabled"])? == Some("auto"),
             tool_choice,
             structured,
             repeated: Map::new(),
+            ignored: Ignored::default(),
         };
         if request.sampling.prompt_logprobs.is_some() {
             return Err(fields.error("prompt_logprobs", "is told by /v1/completions only"));
@@ -128,6 +140,24 @@ impl ResponseRequest {
     }
 }
 
+/// What `include` and `top_logprobs` ask for.
+fn logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
+    let item = || json!({"enum": [LOGPROBS]});
+    let include = fields.array("include", MAX_INCLUDED, item)?;
+    let include = include.unwrap_or_default();
+    if include.iter().any(|what| what != LOGPROBS) {
+        let why = format!("can be {LOGPROBS} only: there is nothing else to include");
+        return Err(fields.error("include", why));
+    }
+    match fields.integer("top_logprobs", 0..=MAX_LOGPROBS as i64)? {
+        Some(1..) if include.is_empty() => {
+            let why = format!("is allowed only with {LOGPROBS} in include");
+            Err(fields.error("top_logprobs", why))
+        }
+        top => Ok((!include.is_empty()).then_some(top.unwrap_or(0) as usize)),
+    }
+}
+
 /// Fields of features that are not there, at values other than "without it".
 fn absent(fields: &mut Fields) -> Result<(), ApiError> {
     fields.only("store", &[json!(false)], NOT_STORED)?;
@@ -135,9 +165,6 @@ fn absent(fields: &mut Fields) -> Result<(), ApiError> {
     for name in ["previous_response_id", "conversation"] {
         fields.refuse(name, NOT_STORED)?;
     }
-    fields.only("include", &[json!([])], ABSENT)?;
-    fields.only("truncation", &[json!("disabled")], ABSENT)?;
-    fields.only("top_logprobs", &[json!(0)], ABSENT)?;
     fields.only(
         "stream_options",
         &[json!({}), json!({"include_obfuscation": false})],

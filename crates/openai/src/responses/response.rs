@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::{ErrorObject, Usage};
+use crate::{ErrorObject, Usage, chat::TokenLogprob};
 
 /// An answer, whole or under way.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -63,11 +63,11 @@ pub struct Response {
     pub tool_choice: Value,
     /// As in the request, with what they leave out.
     pub tools: Vec<Value>,
-    /// Always 0.
+    /// As in the request, or 0.
     pub top_logprobs: u64,
     /// As in the request, or the model's own.
     pub top_p: f64,
-    /// Always `disabled`.
+    /// As in the request, or `disabled`.
     pub truncation: String,
     /// Token counts, once it is complete.
     pub usage: Option<ResponseUsage>,
@@ -125,7 +125,7 @@ impl From<Usage> for ResponseUsage {
 }
 
 /// Something that was generated.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum OutputItem {
     /// A text.
@@ -166,7 +166,7 @@ pub enum OutputItem {
 }
 
 /// A part of a text.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum OutputContent {
     /// Of the answer.
@@ -175,8 +175,8 @@ pub enum OutputContent {
         text: String,
         /// Always empty.
         annotations: Vec<SummaryPart>,
-        /// Always empty.
-        logprobs: Vec<SummaryPart>,
+        /// Of its tokens, if asked for.
+        logprobs: Vec<TokenLogprob>,
     },
     /// Of thoughts.
     ReasoningText {
@@ -235,9 +235,9 @@ impl Response {
                 Value::Array(tools) => tools.into_iter().map(whole_tool).collect(),
                 _ => Vec::new(),
             },
-            top_logprobs: 0,
+            top_logprobs: field("top_logprobs").as_f64().map_or(0, |n| n as u64),
             top_p: used.top_p,
-            truncation: "disabled".to_owned(),
+            truncation: string("truncation").unwrap_or_else(|| "disabled".to_owned()),
             usage: None,
             user: string("user"),
         }

@@ -51,9 +51,15 @@ fn what_would_need_storage_is_refused_unless_it_is_switched_off() {
         (json!({"input": []}), "input"),
         (json!({"input": [{"type": "image"}]}), "input[0].type"),
         (
-            json!({"input": [{"role": "user", "content": "a", "x": 1}]}),
-            "input[0].x",
+            json!({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}),
+            "input[0].content[0].type",
         ),
+        (
+            json!({"include": ["reasoning.encrypted_content"]}),
+            "include",
+        ),
+        (json!({"top_logprobs": 2}), "top_logprobs"),
+        (json!({"truncation": "middle"}), "truncation"),
         (json!({"tools": [{"type": "web_search"}]}), "tools[0].type"),
         (json!({"n": 2}), "n"),
         (
@@ -73,8 +79,53 @@ fn what_would_need_storage_is_refused_unless_it_is_switched_off() {
 }
 
 #[test]
+fn what_a_client_added_to_past_items_is_read_over_and_named() {
+    let request = read(&json!({"input": [
+        {"role": "user", "content": [{"type": "input_text", "text": "a", "x": 1}], "y": 1},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}",
+            "namespace": "n", "created_by": null},
+        {"type": "function_call_output", "call_id": "c", "output": "7"},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "b",
+            "annotations": [{"type": "url_citation"}], "logprobs": [{"token": "b"}]}]},
+    ]}))
+    .unwrap();
+    assert_eq!(
+        request.ignored.header().as_deref(),
+        Some("input.content.x, input.y, input.namespace, input.content.annotations")
+    );
+}
+
+#[test]
+fn a_form_of_text_does_not_hold_for_a_forced_call() {
+    let tool = json!({"type": "function", "name": "f"});
+    let format = json!({"type": "json_schema", "name": "a", "schema": {"type": "object"}});
+    let ask =
+        |choice: &str| json!({"tools": [tool], "tool_choice": choice, "text": {"format": format}});
+    let forced = read(&ask("required")).unwrap();
+    assert_eq!(
+        (forced.structured, forced.tool_choice.is_forced()),
+        (None, true)
+    );
+    assert!(read(&ask("auto")).unwrap().structured.is_some());
+}
+
+#[test]
+fn logprobs_of_text_can_be_included() {
+    let include = json!(["message.output_text.logprobs"]);
+    let request = read(&json!({"include": include, "top_logprobs": 3})).unwrap();
+    assert_eq!(request.logprobs, Some(3));
+    assert_eq!(
+        read(&json!({"include": include})).unwrap().logprobs,
+        Some(0)
+    );
+    assert_eq!(read(&json!({"top_logprobs": 0})).unwrap().logprobs, None);
+}
+
+#[test]
 fn an_answer_repeats_what_was_asked() {
-    let request = read(&json!({"temperature": 0.5, "metadata": {"a": "b"}})).unwrap();
+    let request = read(&json!({"temperature": 0.5, "metadata": {"a": "b"},
+        "truncation": "auto"}))
+    .unwrap();
     let used = Sampled {
         temperature: 0.5,
         top_p: 1.0,
@@ -83,4 +134,8 @@ fn an_answer_repeats_what_was_asked() {
     assert_eq!((response.temperature, response.top_p), (0.5, 1.0));
     assert_eq!(response.metadata, json!({"a": "b"}));
     assert_eq!(response.tool_choice, "auto");
+    assert_eq!(
+        (response.truncation.as_str(), response.top_logprobs),
+        ("auto", 0)
+    );
 }

@@ -2,7 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::{error::ApiError, fields::Fields, structured};
+use crate::{
+    error::{ApiError, excerpt},
+    fields::Fields,
+    structured,
+};
 
 /// Most tools of one request.
 pub(crate) const MAX_TOOLS: usize = 128;
@@ -34,6 +38,13 @@ pub enum ToolChoice {
     Required,
     /// It calls this one.
     Named(String),
+}
+
+impl ToolChoice {
+    /// Whether the answer is a call, whatever the model likes.
+    pub fn is_forced(&self) -> bool {
+        matches!(self, Self::Required | Self::Named(_))
+    }
 }
 
 /// The tools of the chat API.
@@ -114,43 +125,29 @@ pub(crate) fn function(fields: &mut Fields) -> Result<Tool, ApiError> {
     })
 }
 
-/// `tool_choice`, in the form of the chat API or that of the responses API.
-pub(crate) fn choice(fields: &mut Fields, tools: &[Tool]) -> Result<ToolChoice, ApiError> {
-    let schema = || {
-        let name = json!({"type": "string"});
-        let function = json!({"type": "object", "properties": {"name": name}, "required": ["name"],
-            "additionalProperties": false});
-        json!({"anyOf": [
-            {"enum": ["none", "auto", "required"]},
-            {"type": "object", "properties": {"type": {"enum": ["function"]}, "function": function},
-                "required": ["type", "function"], "additionalProperties": false},
-            {"type": "object", "properties": {"type": {"enum": ["function"]}, "name": name},
-                "required": ["type", "name"], "additionalProperties": false},
-        ]})
-    };
-    let choice = match fields.take("tool_choice", schema) {
+/// `tool_choice`, in the form of the chat API or that of the responses API. Tools that it does not
+/// allow are taken out of `tools`.
+pub(crate) fn choice(fields: &mut Fields, tools: &mut Vec<Tool>) -> Result<ToolChoice, ApiError> {
+    let choice = match fields.take("tool_choice", choice_schema) {
         None => return Ok(ToolChoice::Auto),
         Some(Value::String(word)) => match word.as_str() {
             "none" => return Ok(ToolChoice::None),
             "auto" => return Ok(ToolChoice::Auto),
             "required" => ToolChoice::Required,
             _ => {
-                let why = "must be none, auto, required or an object that names a function";
+                let why = "must be none, auto, required or an object that names functions";
                 return Err(fields.error("tool_choice", why));
             }
         },
         Some(value) => {
             let mut object = Fields::new(value, fields.name("tool_choice"))?;
-            if object.word("type", &["function"])?.is_none() {
-                return Err(object.error("type", "is required"));
-            }
-            let nested = object.nested("function", |function| function.required_string("name"))?;
-            let name = match nested {
-                Some(name) => name,
-                None => object.required_string("name")?,
+            let choice = match object.word("type", &["function", "allowed_tools"])? {
+                None => return Err(object.error("type", "is required")),
+                Some("allowed_tools") => allowed(&mut object, tools)?,
+                Some(_) => ToolChoice::Named(named(&mut object)?),
             };
             object.finish()?;
-            ToolChoice::Named(name)
+            choice
         }
     };
     match &choice {
@@ -164,4 +161,77 @@ pub(crate) fn choice(fields: &mut Fields, tools: &[Tool]) -> Result<ToolChoice, 
             )),
         _ => Ok(choice),
     }
+}
+
+/// The name of a function, beside the type or one level further in.
+fn named(object: &mut Fields) -> Result<String, ApiError> {
+    let nested = object.nested("function", |function| function.required_string("name"))?;
+    match nested {
+        Some(name) => Ok(name),
+        None => object.required_string("name"),
+    }
+}
+
+/// A choice among some of the tools: the others are as if they were not offered. Its fields lie
+/// beside the type or one level further in.
+fn allowed(object: &mut Fields, tools: &mut Vec<Tool>) -> Result<ToolChoice, ApiError> {
+    let nested = object.nested("allowed_tools", mode_and_names)?;
+    let (choice, names) = match nested {
+        Some(read) => read,
+        None => mode_and_names(object)?,
+    };
+    if let Some(name) = names
+        .iter()
+        .find(|name| !tools.iter().any(|tool| tool.name == **name))
+    {
+        let why = format!("{:?} is not among the tools", excerpt(name));
+        return Err(object.error("tools", why));
+    }
+    tools.retain(|tool| names.contains(&tool.name));
+    Ok(choice)
+}
+
+fn mode_and_names(fields: &mut Fields) -> Result<(ToolChoice, Vec<String>), ApiError> {
+    let choice = match fields.word("mode", &["auto", "required"])? {
+        None => return Err(fields.error("mode", "is required")),
+        Some("required") => ToolChoice::Required,
+        Some(_) => ToolChoice::Auto,
+    };
+    let names = fields.each("tools", MAX_TOOLS, |tool| {
+        if tool.word("type", &["function"])?.is_none() {
+            return Err(tool.error("type", "is required"));
+        }
+        named(tool)
+    })?;
+    match names {
+        Some(names) if !names.is_empty() => Ok((choice, names)),
+        _ => Err(fields.error("tools", "must name at least one tool")),
+    }
+}
+
+fn choice_schema() -> Value {
+    let object = |mut own: Value| {
+        let required: Vec<String> = match own.as_object() {
+            Some(members) => members.keys().cloned().collect(),
+            None => Vec::new(),
+        };
+        json!({"type": "object", "properties": own.take(), "required": required,
+            "additionalProperties": false})
+    };
+    let name = json!({"type": "string"});
+    let is_function = json!({"enum": ["function"]});
+    let inner = object(json!({"type": is_function, "function": object(json!({"name": name}))}));
+    let outer = object(json!({"type": is_function, "name": name}));
+    let tools = json!({"type": "array", "items": {"anyOf": [inner, outer]}, "minItems": 1,
+        "maxItems": MAX_TOOLS});
+    let mode = json!({"enum": ["auto", "required"]});
+    let is_allowed = json!({"enum": ["allowed_tools"]});
+    let allowed = object(json!({"mode": mode, "tools": tools}));
+    json!({"anyOf": [
+        {"enum": ["none", "auto", "required"]},
+        inner,
+        outer,
+        object(json!({"type": is_allowed, "allowed_tools": allowed})),
+        object(json!({"type": is_allowed, "mode": mode, "tools": tools})),
+    ]})
 }

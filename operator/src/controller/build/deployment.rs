@@ -17,11 +17,14 @@ use k8s_openapi::{
         util::intstr::IntOrString,
     },
 };
+use serde::Serialize;
 
-use super::{CLAIM, Plan, REVISION, Revision, labels, metadata, selector};
+use super::{
+    ASKED, CLAIM, CONTENT, GOOD, MODEL_VOLUME, Plan, REVISION, Revision, UPGRADE, Workers, key,
+    labels, metadata, selector,
+};
 use crate::cache::digest;
 
-const MODEL_VOLUME: &str = "model";
 const TMP_VOLUME: &str = "tmp";
 /// The user of all our images.
 const USER: i64 = 65532;
@@ -34,15 +37,27 @@ const LOADING_SECONDS: i32 = 24 * 3600;
 /// After how long the workers of a lost node are replaced. Kubernetes' default is five minutes.
 const LOST_NODE_SECONDS: i64 = 30;
 
-/// The Deployment of a Model's workers, on a revision. It has the Model's name.
-pub fn deployment(plan: &Plan, revision: &Revision) -> Deployment {
+/// What a Deployment tells the next reconciliation, beside its pods.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Notes {
+    /// The last workers that were all ready.
+    pub good: Option<Workers>,
+    /// What the Model asked for, see [`asked`].
+    pub asked: Option<String>,
+    /// Another release of the operator is the cause of these pods.
+    pub is_upgrade: bool,
+}
+
+/// The Deployment of a Model's workers. It has the Model's name.
+pub fn deployment(plan: &Plan, workers: &Workers, notes: &Notes) -> Deployment {
     let rollout = &plan.spec.rollout;
+    let revision = &workers.revision;
     let mut meta = metadata(plan, &plan.name);
     meta.labels.get_or_insert_default().extend([
         (label::COMMIT.to_owned(), revision.commit.to_string()),
-        (REVISION.to_owned(), revision_of(plan, revision)),
+        (REVISION.to_owned(), workers.digest().to_owned()),
     ]);
-    meta.annotations = Some(BTreeMap::from([(CLAIM.to_owned(), revision.claim.clone())]));
+    meta.annotations = Some(annotations(workers, notes));
     Deployment {
         metadata: meta,
         spec: DeploymentSpec {
@@ -60,11 +75,53 @@ pub fn deployment(plan: &Plan, revision: &Revision) -> Deployment {
             }),
             progress_deadline_seconds: Some(rollout.progress_deadline_seconds),
             revision_history_limit: Some(2),
-            template: template(plan, revision),
+            template: workers.template.clone(),
             ..DeploymentSpec::default()
         },
         status: None,
     }
+}
+
+fn annotations(workers: &Workers, notes: &Notes) -> BTreeMap<String, String> {
+    let claim = Some(workers.revision.claim.clone());
+    let upgrade = notes.is_upgrade.then(|| workers.digest().to_owned());
+    [
+        (CLAIM, claim),
+        (CONTENT, workers.content.as_ref().map(json)),
+        (GOOD, notes.good.as_ref().map(json)),
+        (ASKED, notes.asked.clone()),
+        (UPGRADE, upgrade),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+    .collect()
+}
+
+/// What came out of JSON, and maps of text, have a JSON form.
+pub(super) fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+/// What a Model itself asks for, without what the operator adds: [`asked_spec`] and the commit.
+pub fn asked(plan: &Plan, commit: &str) -> String {
+    format!("{}/{commit}", asked_spec(plan))
+}
+
+/// Digest of the parts of the spec that make a worker.
+pub fn asked_spec(plan: &Plan) -> String {
+    let spec = &plan.spec;
+    digest(&(
+        (
+            &plan.source.url,
+            &plan.source.reference,
+            &plan.source.include,
+        ),
+        &spec.engine,
+        &spec.resources,
+        &spec.node_selector,
+        &spec.tolerations,
+        &spec.runtime_class_name,
+    ))
 }
 
 /// Digest of the pods that a revision gives. Pods carry it as the label [`REVISION`].
@@ -80,7 +137,7 @@ pub fn attempt(plan: &Plan, revision: &Revision) -> String {
     ))
 }
 
-fn template(plan: &Plan, revision: &Revision) -> PodTemplateSpec {
+pub(super) fn template(plan: &Plan, revision: &Revision) -> PodTemplateSpec {
     let mut template = bare_template(plan, revision);
     let digest = digest(&template);
     if let Some(meta) = &mut template.metadata {
@@ -94,7 +151,7 @@ fn template(plan: &Plan, revision: &Revision) -> PodTemplateSpec {
 fn bare_template(plan: &Plan, revision: &Revision) -> PodTemplateSpec {
     let mut labels = labels(plan);
     labels.insert(label::COMMIT.to_owned(), revision.commit.to_string());
-    PodTemplateSpec {
+    let mut template = PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(labels),
             ..ObjectMeta::default()
@@ -146,7 +203,9 @@ fn bare_template(plan: &Plan, revision: &Revision) -> PodTemplateSpec {
             ]),
             ..PodSpec::default()
         }),
-    }
+    };
+    key::ask_for_key(plan, &mut template);
+    template
 }
 
 fn container(plan: &Plan) -> Container {

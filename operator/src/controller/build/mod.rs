@@ -1,17 +1,27 @@
 //! What there should be: pure, and never fails.
 
+mod budget;
 mod deployment;
+mod key;
 mod service;
 mod volume;
+mod workers;
 
 use std::collections::BTreeMap;
 
-use hyprstream_contract::{CommitId, VolumeAttributes, label};
+use hyprstream_contract::{CommitId, label};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, Serialize};
 
-pub use deployment::{attempt, deployment, revision_of};
+pub use budget::disruption_budget;
+pub use deployment::{Notes, asked, asked_spec, attempt, deployment, revision_of};
+pub use key::worker_key;
 pub use service::{service, url};
-pub use volume::{new_volume, persistent_volume, persistent_volume_claim};
+pub use volume::{
+    NewVolume, claim_name, content, new_volume, persistent_volume, persistent_volume_claim,
+    volume_name,
+};
+pub use workers::{Content, Workers, workers};
 
 use super::validate::Plan;
 
@@ -19,31 +29,28 @@ use super::validate::Plan;
 pub const REVISION: &str = "hyprstream.io/revision";
 /// Annotation on a Deployment: the claim that its pods mount.
 pub const CLAIM: &str = "hyprstream.io/claim";
+/// Annotation on a Deployment: what the volume of [`CLAIM`] shows, a [`Content`].
+pub const CONTENT: &str = "hyprstream.io/content";
+/// Annotation on a Deployment and on the Service, so that either may be deleted: the last
+/// [`Workers`] that were all ready.
+pub const GOOD: &str = "hyprstream.io/last-good";
+/// Annotation on a Deployment: what the Model asked for, whatever runs, see [`asked`].
+pub const ASKED: &str = "hyprstream.io/asked";
+/// Annotation on a Deployment: the revision that another release of the operator, and not the
+/// Model, is the cause of.
+pub const UPGRADE: &str = "hyprstream.io/upgrade";
 /// Value of `app.kubernetes.io/name` on everything that belongs to workers.
 pub const WORKER: &str = "hyprstream-worker";
+/// Name of the volume in a pod that mounts the claim.
+const MODEL_VOLUME: &str = "model";
 
 /// A commit and the claim that holds it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revision {
     /// The commit.
     pub commit: CommitId,
     /// Name of the claim.
     pub claim: String,
-}
-
-/// A revision whose volume can be made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewVolume {
-    /// The commit and its claim.
-    pub revision: Revision,
-    /// Name of the PersistentVolume.
-    pub volume: String,
-    /// Identifies the volume to the node plugin, at most 128 bytes.
-    pub handle: String,
-    /// What the node plugin is told.
-    pub attributes: VolumeAttributes,
-    /// Size of the content, as far as known.
-    pub size_bytes: u64,
 }
 
 /// Labels that select the workers of a Model.

@@ -4,12 +4,15 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::{Plan, metadata, selector};
+use super::{GOOD, Plan, Workers, deployment::json, metadata, selector};
 
-/// The Service of a Model's workers. It has the Model's name.
-pub fn service(plan: &Plan) -> Service {
+/// The Service of a Model's workers. It has the Model's name, and notes the workers that were
+/// last good.
+pub fn service(plan: &Plan, good: Option<&Workers>) -> Service {
+    let mut meta = metadata(plan, &plan.name);
+    meta.annotations = good.map(|g| [(GOOD.to_owned(), json(g))].into());
     Service {
-        metadata: metadata(plan, &plan.name),
+        metadata: meta,
         spec: Some(ServiceSpec {
             type_: Some("ClusterIP".to_owned()),
             selector: Some(selector(&plan.name)),

@@ -1,11 +1,17 @@
 use hyprstream_api::{Device, Dtype, Model};
-use k8s_openapi::api::core::v1::Toleration;
+use k8s_openapi::{
+    api::{apps::v1::Deployment, core::v1::Toleration},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
 use serde_json::json;
 
 use super::*;
 use crate::{
     args::{Images, PullPolicy},
-    controller::validate::validate,
+    controller::{
+        policy::{MasterKey, Policy},
+        validate::validate,
+    },
     source::Mirrored,
 };
 
@@ -32,14 +38,29 @@ fn simple() -> Plan {
 }
 
 fn volume_of(plan: &Plan) -> NewVolume {
-    new_volume(
+    let content = content(
         plan,
         &Mirrored {
             commit: COMMIT.parse().unwrap(),
             repository: "git/default/smollm2".into(),
             size_bytes: 3 * (1 << 20) + 1,
         },
-    )
+    );
+    new_volume(plan, &content, &claim_name(plan, &content))
+}
+
+fn workers_of(plan: &Plan) -> Workers {
+    let new = volume_of(plan);
+    workers(plan, new.revision, Some(new.content))
+}
+
+/// The Deployment of what a plan asks for.
+fn deployment_of(plan: &Plan) -> Deployment {
+    let notes = Notes {
+        asked: Some(asked(plan, COMMIT)),
+        ..Notes::default()
+    };
+    deployment(plan, &workers_of(plan), &notes)
 }
 
 #[test]
@@ -53,9 +74,62 @@ fn a_volume_and_its_claim_name_each_other() {
 #[test]
 fn a_deployment_and_a_service_of_defaults() {
     let plan = simple();
-    let revision = volume_of(&plan).revision;
-    insta::assert_yaml_snapshot!("deployment", deployment(&plan, &revision));
-    insta::assert_yaml_snapshot!("service", service(&plan));
+    insta::assert_yaml_snapshot!("deployment", deployment_of(&plan));
+    insta::assert_yaml_snapshot!("service", service(&plan, None));
+}
+
+#[test]
+fn a_budget_lets_one_worker_go_at_a_time_and_a_single_one_too() {
+    let budget = disruption_budget(&simple());
+    let spec = budget.spec.unwrap();
+    assert_eq!(spec.max_unavailable, Some(IntOrString::Int(1)));
+    assert_eq!(spec.min_available, None);
+    assert_eq!(
+        spec.selector.unwrap().match_labels,
+        Some(selector("smollm2"))
+    );
+}
+
+#[test]
+fn workers_ask_for_their_key_and_another_key_makes_other_pods() {
+    let plan = simple();
+    assert_eq!(worker_key(&plan), None);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let with_key = |master: &str| {
+        std::fs::write(file.path(), master).unwrap();
+        let keys = MasterKey::open(file.path().to_owned()).unwrap();
+        let policy = Policy {
+            insecure_hosts: vec![],
+            keys,
+        };
+        policy.admit(plan.clone()).unwrap()
+    };
+    let first = with_key("0123456789abcdef0123456789abcdef");
+    let other = with_key("fedcba9876543210fedcba9876543210");
+    assert_ne!(workers_of(&first).digest(), workers_of(&other).digest());
+
+    let secret = worker_key(&first).unwrap();
+    assert_eq!(secret.metadata.name.as_deref(), Some("smollm2-worker-key"));
+    let key = &secret.data.as_ref().unwrap()["key"].0;
+    let keys = hyprstream_contract::WorkerKeys::new("0123456789abcdef0123456789abcdef").unwrap();
+    assert_eq!(key, keys.of("default", "smollm2").as_bytes());
+
+    let template = deployment_of(&first).spec.template;
+    let annotations = template.metadata.unwrap().annotations.unwrap();
+    let shown = annotations["hyprstream.io/worker-key"].as_bytes();
+    assert!(!key.windows(8).any(|w| shown.windows(8).any(|s| s == w)));
+    let pod = template.spec.unwrap();
+    let container = &pod.containers[0];
+    let env = container.env.as_ref().unwrap();
+    let file = env.iter().find(|e| e.name == "HYPRSTREAM_API_KEY_FILE");
+    let file = file.unwrap().value.clone().unwrap();
+    let mounts = container.volume_mounts.as_ref().unwrap();
+    let mount = mounts.iter().find(|m| m.name == "key").unwrap();
+    assert_eq!(file, format!("{}/key", mount.mount_path));
+    let volumes = pod.volumes.unwrap();
+    let volume = volumes.iter().find(|v| v.name == "key").unwrap();
+    let source = volume.secret.as_ref().unwrap();
+    assert_eq!(source.secret_name, secret.metadata.name);
 }
 
 #[test]
@@ -74,8 +148,7 @@ fn every_field_of_the_spec_arrives_in_the_pod() {
         ],
         "runtimeClassName": "nvidia",
     }));
-    let revision = volume_of(&plan).revision;
-    insta::assert_yaml_snapshot!("deployment_full", deployment(&plan, &revision));
+    insta::assert_yaml_snapshot!("deployment_full", deployment_of(&plan));
 }
 
 #[test]
@@ -88,8 +161,7 @@ fn a_gpu_of_amd_is_a_cuda_device_to_libtorch_with_an_image_of_its_own() {
         (Device::Rocm, "worker-rocm:1")
     );
     plan.spec.engine.dtype = Dtype::Float16;
-    let revision = volume_of(&plan).revision;
-    let pod = deployment(&plan, &revision).spec.template.spec.unwrap();
+    let pod = deployment_of(&plan).spec.template.spec.unwrap();
     let env = pod.containers[0].env.as_ref().unwrap();
     let value = |name: &str| env.iter().find(|e| e.name == name).unwrap().value.clone();
     assert_eq!(value("HYPRSTREAM_DEVICE").as_deref(), Some("cuda"));
@@ -102,8 +174,7 @@ fn quantization_is_told_where_it_is_asked_for() {
         let plan = plan(&json!({
             "source": {"url": "https://example.org/m"}, "engine": engine,
         }));
-        let revision = volume_of(&plan).revision;
-        let pod = deployment(&plan, &revision).spec.template.spec.unwrap();
+        let pod = deployment_of(&plan).spec.template.spec.unwrap();
         let env = pod.containers[0].env.clone().unwrap();
         let told = env
             .into_iter()
@@ -174,11 +245,65 @@ fn only_what_makes_a_pod_changes_its_revision() {
 fn pods_carry_the_digest_that_finds_them() {
     let plan = simple();
     let revision = volume_of(&plan).revision;
-    let deployment = deployment(&plan, &revision);
+    let deployment = deployment_of(&plan);
     let labels = deployment.spec.template.metadata.unwrap().labels.unwrap();
     assert_eq!(labels[REVISION], revision_of(&plan, &revision));
     assert_eq!(
         deployment.metadata.labels.unwrap()[REVISION],
         labels[REVISION]
     );
+}
+
+#[test]
+fn what_workers_are_made_of_survives_as_text() {
+    let plan = simple();
+    let made = workers_of(&plan);
+    let notes = Notes {
+        good: Some(made.clone()),
+        is_upgrade: true,
+        ..Notes::default()
+    };
+    let annotations = deployment(&plan, &made, &notes)
+        .metadata
+        .annotations
+        .unwrap();
+    let read: Workers = serde_json::from_str(&annotations[GOOD]).unwrap();
+    assert_eq!(read, made);
+    let content: Content = serde_json::from_str(&annotations[CONTENT]).unwrap();
+    assert_eq!(Some(content), made.content);
+    assert_eq!(annotations[UPGRADE], made.digest());
+}
+
+#[test]
+fn the_same_workers_on_another_claim_have_another_revision() {
+    let plan = simple();
+    let made = workers_of(&plan);
+    let claim = format!("{}-1", made.revision.claim);
+    let moved = made.clone().on_claim(claim.clone());
+    assert_ne!(moved.digest(), made.digest());
+    let spec = moved.template.spec.as_ref().unwrap();
+    let volume = &spec.volumes.as_ref().unwrap()[0];
+    let source = volume.persistent_volume_claim.as_ref().unwrap();
+    assert_eq!(source.claim_name, claim);
+    // What is rendered for that claim is the same.
+    let revision = moved.revision.clone();
+    assert_eq!(workers(&plan, revision, made.content), moved);
+    let new = new_volume(&plan, moved.content.as_ref().unwrap(), &claim);
+    assert!(new.handle.ends_with("-1") && new.volume.ends_with("-1"));
+}
+
+#[test]
+fn what_a_model_asks_for_is_its_commit_and_spec_and_not_the_release() {
+    let plan = simple();
+    let of = |change: &dyn Fn(&mut Plan)| {
+        let mut plan = plan.clone();
+        change(&mut plan);
+        asked(&plan, COMMIT)
+    };
+    let same = of(&|_| {});
+    assert_eq!(of(&|p| p.image = "worker:2".into()), same);
+    assert_eq!(of(&|p| p.spec.replicas = 7), same);
+    assert_ne!(of(&|p| p.spec.engine.max_batch = Some(2)), same);
+    assert_ne!(of(&|p| p.source.include = vec!["*.json".into()]), same);
+    assert_ne!(asked(&plan, "other"), same);
 }

@@ -14,43 +14,73 @@ use k8s_openapi::{
 };
 use kube::api::ObjectMeta;
 
-use super::{NewVolume, Plan, Revision, labels, metadata};
+use super::{Content, Plan, Revision, labels, metadata};
 use crate::{cache::digest, source::Mirrored};
 
 const MIB: u64 = 1 << 20;
 
-/// The volume of a mirrored commit. Its names follow from the Model and from what the volume
-/// shows, so that the same content has the same volume and other content another.
-pub fn new_volume(plan: &Plan, mirrored: &Mirrored) -> NewVolume {
-    let attributes = VolumeAttributes {
-        repository: mirrored.repository.clone(),
-        commit: mirrored.commit.clone(),
-        source: plan.source.url.clone(),
-        reference: match &plan.source.reference {
-            Reference::Branch(name) | Reference::Tag(name) => Some(name.clone()),
-            Reference::Head | Reference::Commit(_) => None,
+/// A volume that can be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewVolume {
+    /// The commit and its claim.
+    pub revision: Revision,
+    /// Name of the PersistentVolume.
+    pub volume: String,
+    /// Identifies the volume to the node plugin, at most 128 bytes.
+    pub handle: String,
+    /// What it shows.
+    pub content: Content,
+}
+
+/// What the volume of a mirrored commit shows.
+pub fn content(plan: &Plan, mirrored: &Mirrored) -> Content {
+    Content {
+        attributes: VolumeAttributes {
+            repository: mirrored.repository.clone(),
+            commit: mirrored.commit.clone(),
+            source: plan.source.url.clone(),
+            reference: match &plan.source.reference {
+                Reference::Branch(name) | Reference::Tag(name) => Some(name.clone()),
+                Reference::Head | Reference::Commit(_) => None,
+            },
+            include: plan.source.include.clone(),
+            mode: VolumeMode::ReadOnly,
         },
-        include: plan.source.include.clone(),
-        mode: VolumeMode::ReadOnly,
-    };
+        size_bytes: mirrored.size_bytes,
+    }
+}
+
+/// Name of the claim of a content. It follows from the Model and from what the volume shows, so
+/// that the same content has the same claim and other content another. Where a claim of the name
+/// cannot be used, the name goes on with a dash and a number.
+pub fn claim_name(plan: &Plan, content: &Content) -> String {
+    let attributes = &content.attributes;
     let hash = digest(&(&plan.uid, attributes.to_map()));
-    let hash = &hash[..8];
-    let short = mirrored.commit.short();
+    format!("{}-{}-{}", plan.name, attributes.commit.short(), &hash[..8])
+}
+
+/// Name of the PersistentVolume of a claim.
+pub fn volume_name(namespace: &str, claim: &str) -> String {
+    format!("hyprstream-{namespace}-{claim}")
+}
+
+/// The volume of a content, for that claim.
+pub fn new_volume(plan: &Plan, content: &Content, claim: &str) -> NewVolume {
     let Plan {
         namespace,
         name,
         uid,
         ..
     } = plan;
+    let own = claim.strip_prefix(name.as_str()).unwrap_or(claim);
     NewVolume {
         revision: Revision {
-            commit: mirrored.commit.clone(),
-            claim: format!("{name}-{short}-{hash}"),
+            commit: content.attributes.commit.clone(),
+            claim: claim.to_owned(),
         },
-        volume: format!("hyprstream-{namespace}-{name}-{short}-{hash}"),
-        handle: format!("{uid}-{short}-{hash}"),
-        attributes,
-        size_bytes: mirrored.size_bytes,
+        volume: volume_name(namespace, claim),
+        handle: format!("{uid}{own}"),
+        content: content.clone(),
     }
 }
 
@@ -79,7 +109,7 @@ pub fn persistent_volume(plan: &Plan, new: &NewVolume) -> PersistentVolume {
                 driver: DRIVER_NAME.to_owned(),
                 volume_handle: new.handle.clone(),
                 read_only: Some(true),
-                volume_attributes: Some(new.attributes.to_map()),
+                volume_attributes: Some(new.content.attributes.to_map()),
                 ..CSIPersistentVolumeSource::default()
             }),
             persistent_volume_reclaim_policy: Some("Retain".to_owned()),
@@ -121,5 +151,5 @@ fn commit_labels(plan: &Plan, commit: &CommitId) -> BTreeMap<String, String> {
 
 /// The API wants a size; nothing is allocated by it.
 fn size(new: &NewVolume) -> Quantity {
-    Quantity(format!("{}Mi", new.size_bytes.div_ceil(MIB).max(1)))
+    Quantity(format!("{}Mi", new.content.size_bytes.div_ceil(MIB).max(1)))
 }

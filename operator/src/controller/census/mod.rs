@@ -8,7 +8,7 @@ use hyprstream_contract::{
     worker::{CONTAINER, EXIT_MODEL_REFUSED, LastWords},
 };
 use k8s_openapi::{
-    api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod},
+    api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod},
     jiff::Timestamp,
 };
 use kube::ResourceExt;
@@ -54,12 +54,15 @@ pub struct WorkerProblem {
     pub is_final: bool,
 }
 
-/// Counts `pods`; looks closer at those of `revision`. A pod that is not ready for `deadline`
-/// while no other becomes so is a final problem.
+/// Counts `pods`; looks closer at those of `revision`. Workers of which none is ready for
+/// `deadline`, though they run, are a final problem. What the cluster owes a pod, a node, an image,
+/// a volume, is none, however long it takes: it says nothing of what the worker is made of. Nor is
+/// what befalls some workers while others of the same revision serve.
 pub fn census(pods: &[Arc<Pod>], revision: &str, deadline: Duration, now: Timestamp) -> Census {
     let mut census = Census::default();
     let mut unready_since: Option<Timestamp> = None;
     let mut last_progress: Option<Timestamp> = None;
+    let mut last_end = None;
     for pod in pods {
         let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
         if pod.metadata.deletion_timestamp.is_some()
@@ -86,33 +89,34 @@ pub fn census(pods: &[Arc<Pod>], revision: &str, deadline: Duration, now: Timest
             continue;
         }
         let since = unready_from(pod).unwrap_or(now);
-        unready_since = Some(unready_since.map_or(since, |t| t.min(since)));
         look_at(&mut census, pod, since, now);
+        if let Some(since) = begun(pod, since) {
+            unready_since = Some(unready_since.map_or(since, |t| t.min(since)));
+        }
+        last_end = last_end.or_else(|| container(pod).and_then(ended));
     }
     if let Some(since) = unready_since {
         let since = last_progress.map_or(since, |progress| progress.max(since));
         let left = deadline.saturating_sub(elapsed(since, now));
-        if left.is_zero() {
-            let problem = match census.problem.take() {
-                Some(problem) if problem.is_final => problem,
-                Some(WorkerProblem {
-                    reason, message, ..
-                }) => WorkerProblem {
-                    reason,
-                    message,
-                    is_final: true,
-                },
-                None => WorkerProblem {
-                    reason: reason::DEADLINE_EXCEEDED.to_owned(),
-                    message: "no worker became ready within rollout.progressDeadlineSeconds"
-                        .to_owned(),
-                    is_final: true,
-                },
-            };
-            census.problem = Some(problem);
-        } else {
+        if !left.is_zero() {
             census.look_again = Some(census.look_again.map_or(left, |at| at.min(left)));
+        } else if census.updated_ready == 0 {
+            let (reason, message) = last_end.map_or_else(
+                || {
+                    (
+                        reason::DEADLINE_EXCEEDED.to_owned(),
+                        "no worker became ready within rollout.progressDeadlineSeconds".to_owned(),
+                    )
+                },
+                obituary,
+            );
+            worsen(&mut census, &reason, message, true);
         }
+    }
+    if census.updated_ready > 0
+        && let Some(problem) = &mut census.problem
+    {
+        problem.is_final = false;
     }
     census
 }
@@ -171,11 +175,12 @@ fn look_at(census: &mut Census, pod: &Pod, since: Timestamp, now: Timestamp) {
         } else {
             "ContainerCannotStart"
         };
-        worsen(census, reason, message, false);
+        // No registry has an image of such a name, whatever happens.
+        worsen(census, reason, message, why == "InvalidImageName");
         return;
     }
     census.mounted = true;
-    if let Some(ended) = terminated(&state, status) {
+    if let Some(ended) = ended(status) {
         let (reason, message) = obituary(ended);
         let is_final = ended.exit_code == EXIT_MODEL_REFUSED || status.restart_count >= CRASHES;
         worsen(census, &reason, message, is_final);
@@ -228,15 +233,27 @@ fn obituary(ended: &ContainerStateTerminated) -> (String, String) {
     )
 }
 
-fn terminated<'a>(
-    state: &'a ContainerState,
-    status: &'a ContainerStatus,
-) -> Option<&'a ContainerStateTerminated> {
-    state.terminated.as_ref().or_else(|| {
-        status
-            .last_state
-            .as_ref()
-            .and_then(|s| s.terminated.as_ref())
+/// The last end of a worker.
+fn ended(status: &ContainerStatus) -> Option<&ContainerStateTerminated> {
+    let states = [&status.state, &status.last_state];
+    states
+        .into_iter()
+        .flatten()
+        .find_map(|s| s.terminated.as_ref())
+}
+
+/// Since when workers of a pod run or ran that is not ready since `unready`, as far back as is
+/// known; `None` if none ever ran.
+fn begun(pod: &Pod, unready: Timestamp) -> Option<Timestamp> {
+    let status = container(pod)?;
+    let states = [&status.last_state, &status.state];
+    states.into_iter().flatten().find_map(|state| {
+        let begun = match (&state.terminated, &state.running) {
+            (Some(ended), _) => &ended.started_at,
+            (None, Some(running)) => &running.started_at,
+            (None, None) => return None,
+        };
+        Some(begun.as_ref().map_or(unready, |begun| begun.0.max(unready)))
     })
 }
 

@@ -159,3 +159,76 @@ fn a_mount_that_takes_long_is_asked_after() {
     assert_eq!(old.waiting_for_volume.as_deref(), Some("u"));
     assert!(!old.mounted);
 }
+
+#[test]
+fn what_the_cluster_owes_a_pod_is_never_the_end_of_an_attempt() {
+    let waits = |why: &str| json!({"state": {"waiting": {"reason": why}}});
+    for why in [
+        "ImagePullBackOff",
+        "ErrImageNeverPull",
+        "CreateContainerError",
+    ] {
+        let problem = of(&[pod(5000, false, &waits(why))]).problem.unwrap();
+        assert!(!problem.is_final, "{why}");
+    }
+    let mounting = of(&[pod(5000, false, &waits("ContainerCreating"))]);
+    assert_eq!(mounting.problem, None);
+    let mut homeless = (*pod(5000, false, &running())).clone();
+    let status = homeless.status.as_mut().unwrap();
+    status.container_statuses = None;
+    status
+        .conditions
+        .as_mut()
+        .unwrap()
+        .push(serde_json::from_value(json!({"type": "PodScheduled", "status": "False"})).unwrap());
+    let problem = of(&[homeless.into()]).problem.unwrap();
+    assert_eq!(
+        (problem.reason.as_str(), problem.is_final),
+        ("Unschedulable", false)
+    );
+}
+
+#[test]
+fn the_deadline_begins_when_a_worker_does() {
+    let since = |age: i64| json!({"state": {"running": {"startedAt": time(NOW - age)}}});
+    let young = of(&[pod(5000, false, &since(599))]);
+    assert_eq!(young.problem, None);
+    assert_eq!(young.look_again, Some(Duration::from_secs(1)));
+    assert!(
+        of(&[pod(5000, false, &since(600))])
+            .problem
+            .is_some_and(|p| p.is_final)
+    );
+    // A crash is no new beginning.
+    let again = json!({
+        "state": {"running": {"startedAt": time(NOW - 1)}}, "restarts": 1,
+        "last": {"terminated": {"exitCode": 1, "startedAt": time(NOW - 600)}},
+    });
+    let problem = of(&[pod(5000, false, &again)]).problem.unwrap();
+    assert_eq!(
+        (problem.reason.as_str(), problem.is_final),
+        ("CrashLoop", true)
+    );
+}
+
+#[test]
+fn some_workers_that_serve_say_that_the_attempt_has_not_failed() {
+    let crash = json!({
+        "state": {"waiting": {"reason": "CrashLoopBackOff"}}, "restarts": 9,
+        "last": {"terminated": {"exitCode": 65}},
+    });
+    let census = of(&[pod(5000, true, &running()), pod(5000, false, &crash)]);
+    let problem = census.problem.unwrap();
+    assert_eq!(
+        (problem.reason.as_str(), problem.is_final),
+        ("CrashLoop", false)
+    );
+    let slow = of(&[pod(5000, true, &running()), pod(5000, false, &running())]);
+    assert_eq!(slow.problem, None);
+}
+
+#[test]
+fn an_image_name_that_cannot_be_is_final() {
+    let waits = json!({"state": {"waiting": {"reason": "InvalidImageName"}}});
+    check(&waits, "ImagePullFailed", "is invalid", true);
+}

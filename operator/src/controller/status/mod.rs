@@ -34,6 +34,10 @@ pub struct Observed<'a> {
     pub target: Option<&'a Revision>,
     /// What was given up.
     pub failed: Option<FailedCommit>,
+    /// The target runs in place of what was given up.
+    pub is_rolled_back: bool,
+    /// A release's change of the workers waits for other Models.
+    pub is_waiting: bool,
     /// The pods.
     pub census: &'a Census,
     /// Why the volume is not mounted, as the kubelet says.
@@ -63,7 +67,11 @@ pub fn status(observed: &Observed<'_>) -> ModelStatus {
     let is_complete = is_complete(observed);
     let target = observed.target.map(|t| t.commit.as_str());
     let failed = match (&observed.failed, target) {
-        (Some(failed), Some(target)) if is_complete && failed.commit == target => None,
+        (Some(failed), Some(target))
+            if is_complete && failed.commit == target && !observed.is_rolled_back =>
+        {
+            None
+        }
         (failed, _) => failed.clone(),
     };
     let last_known_good = match target {

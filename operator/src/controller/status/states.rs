@@ -184,6 +184,14 @@ pub(super) fn ready(
                     failed.commit, failed.message
                 ),
             ),
+            Some(failed) if observed.is_rolled_back => yes(
+                reason::SERVING,
+                format!(
+                    "commit {commit} answers requests, by workers as they were before; what the \
+                     spec or the installation makes of it now was given up: {}",
+                    failed.message
+                ),
+            ),
             _ => yes(reason::SERVING, format!("commit {commit} answers requests")),
         };
     }
@@ -222,8 +230,8 @@ pub(super) fn stalled(observed: &Observed<'_>, failed: Option<&FailedCommit>) ->
         return yes(
             &failed.reason,
             format!(
-                "commit {}: {} It is tried again when the ref moves, the spec changes, or the \
-                 annotation hyprstream.io/reconcile-at gets a new value.",
+                "commit {}: {} It is tried again when the ref moves, the spec or the workers' \
+                 image changes, or the annotation hyprstream.io/reconcile-at gets a new value.",
                 failed.commit,
                 sentence(&failed.message)
             ),
@@ -249,16 +257,10 @@ pub(super) fn progressing(observed: &Observed<'_>, stalled: &State, is_complete:
         );
     }
     if stalled.status == "True" {
-        let is_rolling_back = !is_complete
-            && observed
-                .failed
-                .as_ref()
-                .zip(*target)
-                .is_some_and(|(f, t)| f.commit != t.commit.as_str());
-        return if is_rolling_back {
+        return if !is_complete && observed.is_rolled_back {
             yes(
                 reason::ROLLING_BACK,
-                "the last good commit is being restored",
+                "the last good workers are being restored",
             )
         } else {
             no(&stalled.reason, &stalled.message)
@@ -274,6 +276,12 @@ pub(super) fn progressing(observed: &Observed<'_>, stalled: &State, is_complete:
         return yes(
             reason::FETCHING,
             "the registry is fetching the latest commit",
+        );
+    }
+    if observed.is_waiting {
+        return yes(
+            reason::WAITING_FOR_TURN,
+            "the workers of another release of the operator wait until other Models have theirs",
         );
     }
     match target {

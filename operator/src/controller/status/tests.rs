@@ -18,6 +18,8 @@ struct Case {
     findings: Findings,
     target: Option<Revision>,
     failed: Option<FailedCommit>,
+    is_rolled_back: bool,
+    is_waiting: bool,
     census: Census,
     mount_problem: Option<String>,
     apply_error: Option<ApplyError>,
@@ -55,6 +57,8 @@ impl Case {
                 claim: "m-2".into(),
             }),
             failed: None,
+            is_rolled_back: false,
+            is_waiting: false,
             census: Census {
                 replicas: 1,
                 ready: 1,
@@ -97,6 +101,8 @@ impl Case {
             findings: &self.findings,
             target: self.target.as_ref(),
             failed: self.failed.clone(),
+            is_rolled_back: self.is_rolled_back,
+            is_waiting: self.is_waiting,
             census: &self.census,
             mount_problem: self.mount_problem.as_deref(),
             is_bound: true,
@@ -179,6 +185,7 @@ fn a_commit_given_up_stalls_and_says_which_and_why() {
         claim: "m-1".into(),
     });
     case.census.serving = [(OLD.to_owned(), 1)].into();
+    case.is_rolled_back = true;
     case.failed = Some(FailedCommit {
         commit: NEW.into(),
         attempt: "a".into(),
@@ -207,6 +214,48 @@ fn a_commit_given_up_stalls_and_says_which_and_why() {
         case.status().condition(PROGRESSING).unwrap().reason,
         "RollingBack"
     );
+}
+
+#[test]
+fn a_spec_given_up_stalls_though_its_commit_serves() {
+    let mut case = Case::new();
+    case.is_rolled_back = true;
+    case.failed = Some(FailedCommit {
+        commit: NEW.into(),
+        attempt: "a".into(),
+        reason: "OutOfMemory".into(),
+        message: "maxModelLen 9999 needs 3 GiB".into(),
+    });
+    case.check(&[
+        "Ready=True/Serving",
+        "SourceResolved=True/Succeeded",
+        "VolumeReady=True/Mounted",
+        "WorkersReady=False/OutOfMemory",
+        "Progressing=False/OutOfMemory",
+        "Stalled=True/OutOfMemory",
+    ]);
+    let status = case.status();
+    assert_eq!(status.failed, case.failed);
+    assert_eq!(status.commit.as_deref(), Some(NEW));
+    let message = &status.condition(READY).unwrap().message;
+    assert!(message.contains("3 GiB"), "{message}");
+    // Nothing else would load either: what was tried came good by itself.
+    case.is_rolled_back = false;
+    assert_eq!(case.status().failed, None);
+}
+
+#[test]
+fn who_waits_for_a_release_says_so_and_is_ready() {
+    let mut case = Case::new();
+    case.is_waiting = true;
+    case.check(&[
+        "Ready=True/Serving",
+        "SourceResolved=True/Succeeded",
+        "VolumeReady=True/Mounted",
+        "WorkersReady=True/AllReady",
+        "Progressing=True/WaitingForTurn",
+        "Stalled=False/NotStalled",
+    ]);
 }
 
 #[test]

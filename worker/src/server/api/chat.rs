@@ -19,6 +19,7 @@ use hyprstream_openai::{
 use super::{
     Answer, Shared, compute, logprobs,
     prompt::{self, Form, ToolUse},
+    with_ignored,
 };
 use crate::{
     backend::Loaded,
@@ -62,7 +63,8 @@ pub(super) async fn complete(State(app): Shared, request: Request) -> Result<Res
     );
     if request.sampling.stream {
         let chunks = ChatChunks::new(&app, &answer, &plan, choices.len(), with_logprobs)?;
-        return Ok(sse::answer(chunks, choices, usage, in_flight));
+        let streamed = sse::answer(chunks, choices, usage, in_flight);
+        return Ok(with_ignored(streamed, &request.ignored));
     }
     let done = collect(choices, &plan, &mut usage).await?;
     let tokenizer = &app.loaded()?.tokenizer;
@@ -87,14 +89,15 @@ pub(super) async fn complete(State(app): Shared, request: Request) -> Result<Res
         system_fingerprint: answer.fingerprint,
         prompt_logprobs,
     };
-    Ok(Json(whole).into_response())
+    Ok(with_ignored(Json(whole).into_response(), &request.ignored))
 }
 
 type Prepared = (ChatRequest, EngineRequest, ReadPlan, Form);
 
 fn prepare(app: &App, loaded: &Loaded, mut request: ChatRequest) -> Result<Prepared, ApiError> {
     let with_tools = !request.prompt.tools.is_empty() && request.tool_choice != ToolChoice::None;
-    let rendered = prompt::render(app, loaded, &request.prompt, with_tools)?;
+    let limit = loaded.engine.max_model_len();
+    let rendered = prompt::render(app, loaded, &request.prompt, with_tools, limit)?;
     let wanted = ToolUse {
         choice: &request.tool_choice,
         parallel: request.parallel_tool_calls,
@@ -112,6 +115,7 @@ fn prepare(app: &App, loaded: &Loaded, mut request: ChatRequest) -> Result<Prepa
         request.logprobs,
     )?;
     engine_request.show_special_tokens |= prompt::needs_special_tokens(&plan);
+    engine_request.stop.aside = plan.aside();
     Ok((request, engine_request, plan, structured))
 }
 

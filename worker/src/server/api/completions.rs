@@ -1,6 +1,6 @@
 //! `/v1/completions`.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use axum::{
     Json,
@@ -15,7 +15,10 @@ use hyprstream_openai::{
     completion::{Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, Prompt},
 };
 
-use super::{Answer, Shared, check_length, compute, logprobs};
+use super::{
+    Answer, Shared, check_length, compute, encode, logprobs,
+    offsets::{self, Offsets},
+};
 use crate::{
     backend::Loaded,
     server::{
@@ -32,14 +35,36 @@ use crate::{
 struct Shape {
     /// Of every prompt the text that is echoed before its choices.
     echoes: Vec<String>,
-    /// Of every prompt its first token.
-    firsts: Vec<u32>,
+    /// Of every prompt its tokens and where they begin, if they stand in `logprobs` before those of
+    /// the answer.
+    prompts: Vec<Vec<(u32, usize)>>,
     /// Choices that are generated for each prompt.
     best_of: usize,
     with_logprobs: bool,
-    /// The prompt's tokens stand in `logprobs`, before those of the answer.
-    echo_logprobs: bool,
+    shows_special: bool,
     with_prompt_logprobs: bool,
+}
+
+impl Shape {
+    /// The log-probabilities of the prompt `index`, of which the engine tells `entries`.
+    fn echo(
+        &self,
+        tokenizer: &Tokenizer,
+        index: usize,
+        entries: &[Option<TokenLogprobs>],
+    ) -> CompletionLogprobs {
+        let mut told = CompletionLogprobs::default();
+        let tokens = self.prompts.get(index).into_iter().flatten();
+        for (&(token, offset), entry) in tokens.zip(entries) {
+            logprobs::push(tokenizer, token, entry.as_ref(), offset, &mut told);
+        }
+        told
+    }
+
+    /// Finds the offsets of answers to the prompt `index`.
+    fn offsets(&self, index: usize) -> Offsets {
+        Offsets::new(self.echoes[index].chars().count(), self.shows_special)
+    }
 }
 
 pub(super) async fn complete(State(app): Shared, request: Request) -> Result<Response, Failure> {
@@ -76,8 +101,14 @@ pub(super) async fn complete(State(app): Shared, request: Request) -> Result<Res
             head: answer.head("text_completion"),
             include_usage: answer.include_usage,
             continuous_usage: answer.continuous_usage,
-            begun: vec![false; choices.len()],
-            offsets: vec![0; choices.len()],
+            choices: (0..choices.len())
+                .map(|index| CompletionStream {
+                    begun: false,
+                    offsets: shape.offsets(index / best_of),
+                    told_chars: shape.echoes[index / best_of].chars().count(),
+                    untold: VecDeque::new(),
+                })
+                .collect(),
             tokenizer,
             shape,
         };
@@ -108,13 +139,13 @@ fn prepare(
     let tokenizer = &loaded.tokenizer;
     let invalid = |error| ApiError::invalid("prompt", error);
     let mut requests = Vec::with_capacity(request.prompts.len());
-    let (mut echoes, mut firsts) = (Vec::new(), Vec::new());
+    let (mut echoes, mut echoed) = (Vec::new(), Vec::new());
     let echo_logprobs = request.echo && request.logprobs.is_some();
     for prompt in &request.prompts {
         let tokens = match prompt {
             Prompt::Text(text) => {
                 check_length(loaded, text, "prompt")?;
-                tokenizer.encode(text, true).map_err(invalid)?
+                encode(loaded, text, true, "prompt")?
             }
             Prompt::Tokens(tokens) => tokens.clone(),
         };
@@ -126,7 +157,11 @@ fn prepare(
                 tokenizer.decode(tokens, false).map_err(invalid)?
             }
         });
-        firsts.push(tokens.first().copied().unwrap_or(0));
+        if echo_logprobs {
+            let text = echoes.last().map_or("", String::as_str);
+            let begins = offsets::of_prompt(tokenizer, text, &tokens);
+            echoed.push(tokens.iter().copied().zip(begins).collect());
+        }
         let mut engine_request = generate::request(
             tokens,
             &request.sampling,
@@ -148,10 +183,10 @@ fn prepare(
     }
     let shape = Shape {
         echoes,
-        firsts,
+        prompts: echoed,
         best_of: request.best_of,
         with_logprobs: request.logprobs.is_some(),
-        echo_logprobs,
+        shows_special: !request.sampling.skip_special_tokens,
         with_prompt_logprobs: request.sampling.prompt_logprobs.is_some(),
     };
     Ok((requests, shape))
@@ -204,25 +239,18 @@ fn whole(
     choice: &Collected,
     index: u32,
 ) -> CompletionChoice {
-    let echo = &shape.echoes[index as usize / n];
-    let mut told = CompletionLogprobs::default();
-    let mut offset = 0;
-    if shape.echo_logprobs {
-        let first = shape.firsts[index as usize / n];
-        logprobs::echo(
-            tokenizer,
-            first,
-            &choice.prompt_logprobs,
-            &mut offset,
-            &mut told,
-        );
-    } else {
-        offset = echo.chars().count();
+    let prompt = index as usize / n;
+    let text = format!("{}{}", shape.echoes[prompt], choice.text());
+    let mut told = shape.echo(tokenizer, prompt, &choice.prompt_logprobs);
+    let (mut offsets, end) = (shape.offsets(prompt), text.chars().count());
+    for entry in &choice.logprobs {
+        // Tokens of what a stop text cut off begin at the end.
+        let offset = offsets.next(tokenizer, entry.token).min(end);
+        logprobs::push(tokenizer, entry.token, Some(entry), offset, &mut told);
     }
-    logprobs::completion(tokenizer, &choice.logprobs, &mut offset, &mut told);
     CompletionChoice {
         index,
-        text: format!("{echo}{}", choice.text()),
+        text,
         logprobs: shape.with_logprobs.then_some(told),
         finish_reason: Some(choice.reason.to_owned()),
         prompt_logprobs: shape
@@ -237,12 +265,45 @@ struct CompletionChunks {
     head: Vec<u8>,
     include_usage: bool,
     continuous_usage: bool,
-    /// Of every choice, whether its echo was told.
-    begun: Vec<bool>,
-    /// Of every choice, where its next token begins, in characters.
-    offsets: Vec<usize>,
+    choices: Vec<CompletionStream>,
     tokenizer: Arc<Tokenizer>,
     shape: Shape,
+}
+
+/// How far a choice is.
+struct CompletionStream {
+    /// Its echo was told.
+    begun: bool,
+    offsets: Offsets,
+    /// Characters that were told.
+    told_chars: usize,
+    /// Tokens that begin beyond them: their text may still be cut off by a stop text.
+    untold: VecDeque<(TokenLogprobs, usize)>,
+}
+
+impl CompletionStream {
+    /// Takes what comes, and returns the columns of the tokens that begin within what is told.
+    fn told(
+        &mut self,
+        tokenizer: &Tokenizer,
+        entries: Vec<TokenLogprobs>,
+        is_end: bool,
+    ) -> CompletionLogprobs {
+        for entry in entries {
+            let offset = self.offsets.next(tokenizer, entry.token);
+            self.untold.push_back((entry, offset));
+        }
+        let mut told = CompletionLogprobs::default();
+        let end = self.told_chars;
+        while let Some((entry, offset)) = self
+            .untold
+            .pop_front_if(|(_, offset)| is_end || *offset < end)
+        {
+            let offset = offset.min(end);
+            logprobs::push(tokenizer, entry.token, Some(&entry), offset, &mut told);
+        }
+        told
+    }
 }
 
 impl CompletionChunks {
@@ -280,24 +341,17 @@ impl CompletionChunks {
         usage: &UsageCount,
         out: &mut Vec<u8>,
     ) {
-        if std::mem::replace(&mut self.begun[index], true) {
+        if std::mem::replace(&mut self.choices[index].begun, true) {
             return;
         }
-        let text = self.shape.echoes[index / self.shape.best_of].clone();
+        let source = index / self.shape.best_of;
+        let text = &self.shape.echoes[source];
         if text.is_empty() {
             return;
         }
-        let told = self.shape.echo_logprobs.then(|| {
-            let mut told = CompletionLogprobs::default();
-            let first = self.shape.firsts[index / self.shape.best_of];
-            let offset = &mut self.offsets[index];
-            logprobs::echo(&self.tokenizer, first, prompt, offset, &mut told);
-            told
-        });
-        if told.is_none() {
-            self.offsets[index] = text.chars().count();
-        }
-        self.chunk(index, &text, told.as_ref(), None, usage, out);
+        let has_logprobs = !self.shape.prompts.is_empty();
+        let told = has_logprobs.then(|| self.shape.echo(&self.tokenizer, source, prompt));
+        self.chunk(index, text, told.as_ref(), None, usage, out);
     }
 }
 
@@ -312,22 +366,21 @@ impl Chunks for CompletionChunks {
         out: &mut Vec<u8>,
     ) -> bool {
         self.echo(index, &piece.prompt_logprobs, usage, out);
-        let told = self.shape.with_logprobs.then(|| {
-            let mut told = CompletionLogprobs::default();
-            let offset = &mut self.offsets[index];
-            logprobs::completion(&self.tokenizer, &piece.logprobs, offset, &mut told);
-            told
-        });
-        let silent = piece.text.is_empty() && piece.logprobs.is_empty();
-        if !silent {
-            self.chunk(index, &piece.text, told.as_ref(), None, usage, out);
+        let choice = &mut self.choices[index];
+        choice.told_chars += piece.text.chars().count();
+        let told = choice.told(&self.tokenizer, piece.logprobs, false);
+        if !piece.text.is_empty() || !told.tokens.is_empty() {
+            let told = self.shape.with_logprobs.then_some(&told);
+            self.chunk(index, &piece.text, told, None, usage, out);
         }
         true
     }
 
     fn end(&mut self, index: usize, reason: FinishReason, usage: &UsageCount, out: &mut Vec<u8>) {
         self.echo(index, &[], usage, out);
-        self.chunk(index, "", None, Some(reason), usage, out);
+        let told = self.choices[index].told(&self.tokenizer, Vec::new(), true);
+        let told = (!told.tokens.is_empty()).then_some(&told);
+        self.chunk(index, "", told, Some(reason), usage, out);
     }
 
     fn finish(&mut self, usage: Usage, out: &mut Vec<u8>) {

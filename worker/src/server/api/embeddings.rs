@@ -7,8 +7,7 @@ use axum::{
     extract::{Request, State},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use futures::future::try_join_all;
-use hyprstream_engine::Pooling;
+use hyprstream_engine::{InvalidRequest, Pooling, SubmitError};
 use hyprstream_openai::{
     ApiError,
     completion::Prompt,
@@ -17,11 +16,14 @@ use hyprstream_openai::{
     },
 };
 
-use super::{Shared, check_length, compute};
+use super::{Shared, check_length, compute, encode};
 use crate::{
     backend::Loaded,
-    server::respond::{Failure, generation_error},
+    server::respond::{Failure, generation_error, submit_error},
 };
+
+/// Most tokens over all inputs of one request, as in the OpenAI API.
+const MAX_TOKENS: usize = 300_000;
 
 pub(super) async fn embed(
     State(app): Shared,
@@ -44,11 +46,9 @@ pub(super) async fn embed(
     };
     let tokens: usize = prompts.iter().map(Vec::len).sum();
     let engine = &app.loaded()?.engine;
-    // Dropping the rest when one fails, or when the client goes away, stops them.
-    let vectors = prompts
-        .into_iter()
-        .map(|prompt| engine.embed(prompt, pooling));
-    let vectors = try_join_all(vectors)
+    // Dropping it, when the client goes away, stops them.
+    let vectors = engine
+        .embed(prompts, pooling)
         .await
         .map_err(|error| generation_error(&error))?;
     let data = vectors
@@ -79,20 +79,45 @@ fn prompts(loaded: &Loaded, request: &EmbeddingRequest) -> Result<Vec<Vec<u32>>,
         let why = format!("the vectors of this model have {own} dimensions, and are not cut");
         return Err(ApiError::invalid("dimensions", why));
     }
-    request
-        .inputs
-        .iter()
-        .map(|input| match input {
-            Prompt::Tokens(tokens) => Ok(tokens.clone()),
+    let mut prompts = Vec::with_capacity(request.inputs.len());
+    let mut sum = 0;
+    for input in &request.inputs {
+        let tokens = match input {
+            Prompt::Tokens(tokens) => tokens.clone(),
             Prompt::Text(text) => {
                 check_length(loaded, text, "input")?;
-                loaded
-                    .tokenizer
-                    .encode(text, request.add_special_tokens)
-                    .map_err(|error| ApiError::invalid("input", error))
+                encode(loaded, text, request.add_special_tokens, "input")?
             }
-        })
-        .collect()
+        };
+        // All are looked at before the first is computed.
+        check(loaded, &tokens)?;
+        sum += tokens.len();
+        if sum > MAX_TOKENS {
+            let why = format!("has more than {MAX_TOKENS} tokens: send it in several requests");
+            return Err(ApiError::invalid("input", why).with_code("max_tokens_per_request"));
+        }
+        prompts.push(tokens);
+    }
+    Ok(prompts)
+}
+
+fn check(loaded: &Loaded, tokens: &[u32]) -> Result<(), ApiError> {
+    let (vocab_size, limit) = (
+        loaded.engine.spec().vocab_size,
+        loaded.engine.max_model_len(),
+    );
+    let unknown = tokens.iter().find(|token| **token as usize >= vocab_size);
+    let why = match (tokens.len(), unknown) {
+        (0, _) => InvalidRequest::EmptyPrompt,
+        (tokens, _) if tokens > limit => InvalidRequest::PromptTooLong { tokens, limit },
+        (_, Some(&token)) => InvalidRequest::UnknownToken {
+            name: "prompt",
+            token,
+            vocab_size,
+        },
+        _ => return Ok(()),
+    };
+    Err(submit_error(&SubmitError::Invalid(why), "input"))
 }
 
 fn on_the_wire(mut vector: Vec<f32>, request: &EmbeddingRequest) -> Vector {

@@ -1,5 +1,7 @@
 //! Log-probabilities in the two forms of the API.
 
+use std::fmt::Write;
+
 use hyprstream_engine::{TokenLogprobs, Tokenizer};
 use hyprstream_openai::{
     chat::{ChatLogprobs, PromptLogprob, PromptLogprobs, TokenLogprob, TopLogprob},
@@ -11,7 +13,15 @@ use super::exact;
 
 /// The newer form.
 pub(super) fn chat(tokenizer: &Tokenizer, entries: &[TokenLogprobs]) -> ChatLogprobs {
-    let content = entries
+    ChatLogprobs {
+        content: rows(tokenizer, entries),
+        refusal: None,
+    }
+}
+
+/// The entries of the newer form.
+pub(super) fn rows(tokenizer: &Tokenizer, entries: &[TokenLogprobs]) -> Vec<TokenLogprob> {
+    entries
         .iter()
         .map(|entry| TokenLogprob {
             token: text(tokenizer, entry.token),
@@ -27,59 +37,53 @@ pub(super) fn chat(tokenizer: &Tokenizer, entries: &[TokenLogprobs]) -> ChatLogp
                 })
                 .collect(),
         })
-        .collect();
-    ChatLogprobs {
-        content,
-        refusal: None,
-    }
+        .collect()
 }
 
-/// Appends to the older form; `offset` is where the next token's text begins, in characters.
-pub(super) fn completion(
+/// Appends a row to the older form: a token that begins at `offset`, in characters. The first token
+/// of a prompt follows nothing and has no entry.
+pub(super) fn push(
     tokenizer: &Tokenizer,
-    entries: &[TokenLogprobs],
-    offset: &mut usize,
+    token: u32,
+    entry: Option<&TokenLogprobs>,
+    offset: usize,
     to: &mut CompletionLogprobs,
 ) {
-    for entry in entries {
-        let token = text(tokenizer, entry.token);
-        to.text_offset.push(*offset);
-        *offset += token.chars().count();
-        to.tokens.push(token);
-        to.token_logprobs.push(Some(finite(entry.logprob)));
-        let mut top = Map::new();
-        for &(token, logprob) in &entry.top {
-            // Two tokens can have the same replaced text; the likelier one stays.
-            top.entry(text(tokenizer, token))
-                .or_insert_with(|| number(logprob));
-        }
-        // The token itself is always among them.
-        top.entry(text(tokenizer, entry.token))
-            .or_insert_with(|| number(entry.logprob));
-        to.top_logprobs.push(Some(top));
-    }
+    to.text_offset.push(offset);
+    to.tokens.push(name(tokenizer, token));
+    to.token_logprobs
+        .push(entry.map(|entry| finite(entry.logprob)));
+    to.top_logprobs
+        .push(entry.map(|entry| columns(tokenizer, entry)));
 }
 
-/// Appends the tokens of an echoed prompt to the older form. The `first` follows nothing and has no
-/// probability.
-pub(super) fn echo(
-    tokenizer: &Tokenizer,
-    first: u32,
-    entries: &[Option<TokenLogprobs>],
-    offset: &mut usize,
-    to: &mut CompletionLogprobs,
-) {
-    for entry in entries {
-        if let Some(entry) = entry {
-            completion(tokenizer, std::slice::from_ref(entry), offset, to);
-        } else {
-            let token = text(tokenizer, first);
-            to.text_offset.push(*offset);
-            *offset += token.chars().count();
-            to.tokens.push(token);
-            to.token_logprobs.push(None);
-            to.top_logprobs.push(None);
+/// The likeliest tokens by name, and the token itself, which is always among them.
+fn columns(tokenizer: &Tokenizer, entry: &TokenLogprobs) -> Map<String, Value> {
+    let own = name(tokenizer, entry.token);
+    let mut top = Map::new();
+    for &(token, logprob) in &entry.top {
+        let mut key = name(tokenizer, token);
+        // Two tokens can have one text, as a special token and the same in words.
+        if (key == own && token != entry.token) || top.contains_key(&key) {
+            key = format!("token_id:{token}");
         }
+        top.insert(key, number(logprob));
+    }
+    top.entry(own).or_insert_with(|| number(entry.logprob));
+    top
+}
+
+/// What a token is called where no bytes are told beside: its text, or the bytes of a part of a
+/// character as the OpenAI API writes them.
+fn name(tokenizer: &Tokenizer, token: u32) -> String {
+    let bytes = tokenizer.token_bytes(token);
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => bytes.iter().fold("bytes:".to_owned(), |mut name, byte| {
+            // Writing to memory does not fail.
+            let _ = write!(name, "\\x{byte:02x}");
+            name
+        }),
     }
 }
 
@@ -121,6 +125,8 @@ fn number(logprob: f32) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use hyprstream_engine::fake;
+
     use super::*;
 
     #[test]
@@ -135,5 +141,23 @@ mod tests {
             let told = serde_json::to_string(&finite(logprob)).unwrap();
             assert_eq!(number(logprob).to_string(), told);
         }
+    }
+
+    #[test]
+    fn parts_of_characters_have_names_of_their_own() {
+        // The tokens of bytes come in order after three special ones.
+        let parts = [0xe2_u32, 0x82, 0xac, 0xf0, 0x9f].map(|byte| byte + 3);
+        let entry = TokenLogprobs {
+            token: parts[2],
+            logprob: -3.0,
+            top: (0..5).map(|at| (parts[at], -(at as f32) - 1.0)).collect(),
+        };
+        let mut told = CompletionLogprobs::default();
+        push(&fake::tokenizer(), entry.token, Some(&entry), 0, &mut told);
+        let top = told.top_logprobs[0].as_ref().unwrap();
+        assert_eq!(top.len(), 5, "{top:?}");
+        assert_eq!(told.tokens[0], r"bytes:\xac");
+        assert_eq!(top[r"bytes:\xac"], -3.0);
+        assert_eq!(top[r"bytes:\x9f"], -5.0);
     }
 }

@@ -3,8 +3,10 @@
 mod adapters;
 mod chat;
 mod completions;
+pub(super) mod context;
 mod embeddings;
 mod logprobs;
+mod offsets;
 mod probes;
 mod prompt;
 mod responses;
@@ -21,10 +23,12 @@ use axum::{
     routing::{get, post},
 };
 use hyprstream_contract::{header, worker};
-use hyprstream_openai::{ApiError, ErrorKind, Model, ModelList, StreamOptions};
+use hyprstream_engine::TokenizerError;
+use hyprstream_openai::{ApiError, ErrorKind, Ignored, Model, ModelList, StreamOptions};
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::debug;
 
+use self::context::check_length;
 use super::{app::App, auth, respond::Failure, sse, unread};
 use crate::backend::Loaded;
 
@@ -146,19 +150,38 @@ async fn compute<T: Send + 'static>(
         })
 }
 
-/// Refuses a text that cannot fit, before any work goes into it.
-fn check_length(loaded: &Loaded, text: &str, param: &str) -> Result<(), ApiError> {
-    let (least, limit) = (
-        loaded.tokenizer.least_tokens(text),
-        loaded.engine.max_model_len(),
-    );
-    if least < limit {
-        return Ok(());
+/// `answer` to a request, with the names of what its past messages hold beside.
+fn with_ignored(mut answer: Response, ignored: &Ignored) -> Response {
+    let value = ignored.header().map(|names| HeaderValue::from_str(&names));
+    if let Some(Ok(value)) = value {
+        answer
+            .headers_mut()
+            .insert(HeaderName::from_static(header::IGNORED), value);
     }
-    let why = format!(
-        "the prompt has more than {least} tokens, but prompt and answer together may have {limit}"
-    );
-    Err(ApiError::invalid(param, why).with_code("context_length_exceeded"))
+    answer
+}
+
+/// The tokens of a text that the field `param` has, unless they are too many.
+fn encode(
+    loaded: &Loaded,
+    text: &str,
+    add_special: bool,
+    param: &str,
+) -> Result<Vec<u32>, ApiError> {
+    let limit = loaded.engine.max_model_len();
+    let tokens = loaded.tokenizer.encode_within(text, add_special, limit);
+    tokens.map_err(|error| tokenizer_error(&error, param))
+}
+
+/// The answer to a text that the field `param` has and that cannot be tokenized.
+fn tokenizer_error(error: &TokenizerError, param: &str) -> ApiError {
+    match error {
+        TokenizerError::TooLong { limit } => {
+            let found = format!("the prompt has more than {limit} tokens");
+            context::too_long(param, *limit, &found)
+        }
+        other => ApiError::invalid(param, other),
+    }
 }
 
 /// A name for an answer, different from all others.

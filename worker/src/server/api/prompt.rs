@@ -9,7 +9,7 @@ use hyprstream_openai::{
 };
 use serde_json::{Map, Value, json};
 
-use super::check_length;
+use super::{check_length, tokenizer_error};
 use crate::{
     backend::Loaded,
     server::{
@@ -45,7 +45,8 @@ pub(in crate::server) fn plan(
     wanted: &ToolUse<'_>,
     structured: Form,
 ) -> Result<(ReadPlan, Form), ApiError> {
-    let source = loaded.template.as_ref().map_or("", ChatTemplate::source);
+    let with_tools = !prompt.tools.is_empty() && *wanted.choice != ToolChoice::None;
+    let source = source(loaded, with_tools);
     let thinks = app.options.reasoning.applies(source);
     let thinking = match rendered.tail.trim_end() {
         _ if !thinks => Thinking::No,
@@ -125,21 +126,29 @@ fn tool_format(
     if prompt.tools.is_empty() || *choice == ToolChoice::None {
         return None;
     }
-    let source = loaded.template.as_ref().map_or("", ChatTemplate::source);
-    app.options.tool_calls.format(source)
+    app.options.tool_calls.format(source(loaded, true))
 }
 
-/// The tokens of `prompt`. With `with_tools` the model is told about the tools.
+/// The text of the template for conversations with tools or without.
+fn source(loaded: &Loaded, with_tools: bool) -> &str {
+    let template = loaded.template.as_ref();
+    template.map_or("", |template| template.for_tools(with_tools).source())
+}
+
+/// The tokens of `prompt`, of which there may be `limit`. With `with_tools` the model is told about
+/// the tools.
 pub(in crate::server) fn render(
     app: &App,
     loaded: &Loaded,
     prompt: &ChatPrompt,
     with_tools: bool,
+    limit: usize,
 ) -> Result<Rendered, ApiError> {
     let template = loaded.template.as_ref().ok_or_else(|| {
         let why = "this model has no chat template: use /v1/completions";
         ApiError::invalid("messages", why)
     })?;
+    let template = template.for_tools(with_tools);
     if with_tools && app.options.tool_calls.format(template.source()).is_none() {
         let why = "calls are not looked for by this server (--tool-call-parser none)";
         return Err(ApiError::invalid("tools", why));
@@ -193,8 +202,8 @@ pub(in crate::server) fn render(
         text.truncate(end_of_last(&text, last.unwrap_or_default())?);
     }
     let tokens = guard
-        .encode(&text)
-        .map_err(|error| ApiError::invalid("messages", error))?;
+        .encode(&text, limit)
+        .map_err(|error| tokenizer_error(&error, "messages"))?;
     let from = text.len().saturating_sub(64);
     let from = (from..text.len())
         .find(|at| text.is_char_boundary(*at))
@@ -212,7 +221,7 @@ fn template_error(error: &TemplateError) -> ApiError {
         }
         // The template did not foresee this conversation. Its error names its own source, which
         // is public with the model.
-        TemplateError::Failed(_) | TemplateError::Syntax(_) => {
+        TemplateError::Failed(_) | TemplateError::Syntax(_) | TemplateError::Unusable(_) => {
             ApiError::invalid("messages", error).with_code("chat_template_failed")
         }
     }

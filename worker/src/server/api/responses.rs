@@ -7,9 +7,10 @@ use axum::{
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
-use hyprstream_engine::{FinishReason, Request as EngineRequest, TextPiece};
+use hyprstream_engine::{FinishReason, Request as EngineRequest, TextPiece, Tokenizer};
 use hyprstream_openai::{
     ApiError, Usage,
+    chat::TokenLogprob,
     responses::{
         IncompleteDetails, OutputContent, OutputItem, Response as Body, ResponseRequest, Sampled,
         event,
@@ -19,14 +20,14 @@ use hyprstream_openai::{
 use serde_json::{Value, json};
 
 use super::{
-    Shared, compute, exact, new_id,
+    Shared, compute, context, exact, logprobs, new_id,
     prompt::{self, Form, ToolUse},
+    with_ignored,
 };
 use crate::{
     backend::Loaded,
     server::{
         app::{App, now},
-        collect::collect,
         constraint,
         generate::{self, Choices, UsageCount},
         reading::{Part, ReadPlan, Reader},
@@ -52,34 +53,25 @@ pub(super) async fn respond(State(app): Shared, request: Request) -> Result<Resp
     }
     let used = sampled(&engine_request);
     let requests = vec![engine_request];
-    let mut usage = UsageCount::new(&requests, 1, request.sampling.include_timings);
+    let usage = UsageCount::new(&requests, 1, request.sampling.include_timings);
     let choices = Choices::submit(&app.loaded()?.engine, requests, 1, "input")?;
     let id = new_id("resp_");
     let body = Body::begun(id, now(), request.model, &request.repeated, used);
-    let mut output = Output::new(body);
-    if request.sampling.stream {
-        let chunks = ResponseChunks {
-            output,
-            reader: plan.reader(),
-            parts: Vec::new(),
-            reason: FinishReason::Stop,
-        };
-        return Ok(sse::answer(chunks, choices, usage, in_flight));
-    }
-    let done = collect(choices, &plan, &mut usage).await?;
-    // The events are of no interest here, what they add up to is.
-    let mut unheard = Vec::new();
-    let mut reason = FinishReason::Stop;
-    for choice in done {
-        if choice.reason == FinishReason::Length.as_str() {
-            reason = FinishReason::Length;
-        }
-        for part in choice.parts {
-            output.part(part, &mut unheard);
-        }
-    }
-    output.end(reason, usage.usage(), &mut unheard);
-    Ok(Json(output.body).into_response())
+    let mut chunks = ResponseChunks {
+        output: Output::new(body),
+        reader: plan.reader(),
+        parts: Vec::new(),
+        reason: FinishReason::Stop,
+        tokenizer: Arc::clone(&app.loaded()?.tokenizer),
+        logprobs: Vec::new(),
+    };
+    let answer = if request.sampling.stream {
+        sse::answer(chunks, choices, usage, in_flight)
+    } else {
+        sse::gather(&mut chunks, choices, usage).await?;
+        Json(chunks.output.body).into_response()
+    };
+    Ok(with_ignored(answer, &request.ignored))
 }
 
 type Prepared = (ResponseRequest, EngineRequest, ReadPlan, Form);
@@ -92,7 +84,14 @@ fn prepare(app: &App, loaded: &Loaded, mut request: ResponseRequest) -> Result<P
         }
         error
     };
-    let rendered = prompt::render(app, loaded, &request.prompt, with_tools).map_err(renamed)?;
+    let limit = loaded.engine.max_model_len();
+    let rendered = if request.truncate {
+        let answer = request.max_output_tokens.unwrap_or(1) as usize;
+        context::render_truncated(app, loaded, &request.prompt, with_tools, answer)
+    } else {
+        prompt::render(app, loaded, &request.prompt, with_tools, limit)
+    };
+    let rendered = rendered.map_err(renamed)?;
     let wanted = ToolUse {
         choice: &request.tool_choice,
         parallel: request.parallel_tool_calls,
@@ -106,9 +105,10 @@ fn prepare(app: &App, loaded: &Loaded, mut request: ResponseRequest) -> Result<P
         &loaded.defaults,
         &loaded.tokenizer,
         request.max_output_tokens,
-        None,
+        request.logprobs,
     )?;
     engine_request.show_special_tokens |= prompt::needs_special_tokens(&plan);
+    engine_request.stop.aside = plan.aside();
     Ok((request, engine_request, plan, structured))
 }
 
@@ -152,20 +152,22 @@ impl Output {
         }
     }
 
-    /// Takes a part of the answer: it goes on with the item under way, or begins the next.
-    fn part(&mut self, part: Part, out: &mut Vec<u8>) {
+    /// Takes a part of the answer: it goes on with the item under way, or begins the next. Text
+    /// takes `logprobs` along.
+    fn part(&mut self, part: Part, logprobs: &mut Vec<TokenLogprob>, out: &mut Vec<u8>) {
         match part {
             Part::Text(text) => {
                 if !matches!(self.open, Some(OutputItem::Message { .. })) {
                     self.start(message(new_id("msg_"), String::new(), "in_progress"), out);
                 }
-                self.append("response.output_text.delta", &text, out);
+                let logprobs = std::mem::take(logprobs);
+                self.append("response.output_text.delta", &text, logprobs, out);
             }
             Part::Thought(text) => {
                 if !matches!(self.open, Some(OutputItem::Reasoning { .. })) {
                     self.start(reasoning(new_id("rs_"), String::new(), "in_progress"), out);
                 }
-                self.append("response.reasoning_text.delta", &text, out);
+                self.append("response.reasoning_text.delta", &text, Vec::new(), out);
             }
             Part::Call { id, name, .. } => {
                 let call = OutputItem::FunctionCall {
@@ -178,7 +180,8 @@ impl Output {
                 self.start(call, out);
             }
             Part::Arguments(_, text) => {
-                self.append("response.function_call_arguments.delta", &text, out);
+                let kind = "response.function_call_arguments.delta";
+                self.append(kind, &text, Vec::new(), out);
             }
             Part::CallEnd(_) => self.close("completed", out),
         }
@@ -206,7 +209,13 @@ impl Output {
         self.open = Some(item);
     }
 
-    fn append(&mut self, kind: &str, text: &str, out: &mut Vec<u8>) {
+    fn append(
+        &mut self,
+        kind: &str,
+        text: &str,
+        mut logprobs: Vec<TokenLogprob>,
+        out: &mut Vec<u8>,
+    ) {
         let index = self.body.output.len();
         let Some(item) = &mut self.open else { return };
         let mut data = json!({"item_id": id(item), "output_index": index, "delta": text});
@@ -214,14 +223,19 @@ impl Output {
             OutputItem::Message { content, .. } | OutputItem::Reasoning { content, .. } => {
                 data["content_index"] = 0.into();
                 if kind == "response.output_text.delta" {
-                    data["logprobs"] = json!([]);
+                    data["logprobs"] = json!(logprobs);
                 }
-                if let Some(
-                    OutputContent::OutputText { text: so_far, .. }
-                    | OutputContent::ReasoningText { text: so_far },
-                ) = content.first_mut()
-                {
-                    so_far.push_str(text);
+                match content.first_mut() {
+                    Some(OutputContent::OutputText {
+                        text: so_far,
+                        logprobs: told,
+                        ..
+                    }) => {
+                        so_far.push_str(text);
+                        told.append(&mut logprobs);
+                    }
+                    Some(OutputContent::ReasoningText { text: so_far }) => so_far.push_str(text),
+                    None => {}
                 }
             }
             OutputItem::FunctionCall { arguments, .. } => arguments.push_str(text),
@@ -241,10 +255,12 @@ impl Output {
                 content, status, ..
             } => {
                 now.clone_into(status);
-                if let Some(part @ OutputContent::OutputText { text, .. }) = content.first() {
-                    let (text, part) = (text.clone(), part.clone());
+                if let Some(part @ OutputContent::OutputText { text, logprobs, .. }) =
+                    content.first()
+                {
+                    let part = part.clone();
                     let data = json!({"item_id": item_id, "output_index": index,
-                        "content_index": 0, "text": text, "logprobs": []});
+                        "content_index": 0, "text": text, "logprobs": logprobs});
                     self.event("response.output_text.done", data, out);
                     let data = json!({"item_id": item_id, "output_index": index,
                         "content_index": 0, "part": part});
@@ -337,12 +353,20 @@ struct ResponseChunks {
     reader: Reader,
     parts: Vec<Part>,
     reason: FinishReason,
+    tokenizer: Arc<Tokenizer>,
+    /// Of tokens whose text is not told yet.
+    logprobs: Vec<TokenLogprob>,
 }
 
 impl ResponseChunks {
     fn parts(&mut self, out: &mut Vec<u8>) {
+        // Tokens of thoughts and calls are told by no item.
+        let is_text = |part: &Part| matches!(part, Part::Text(_));
+        if !self.parts.is_empty() && !self.parts.iter().any(is_text) {
+            self.logprobs.clear();
+        }
         for part in self.parts.drain(..) {
-            self.output.part(part, out);
+            self.output.part(part, &mut self.logprobs, out);
         }
     }
 }
@@ -353,6 +377,8 @@ impl Chunks for ResponseChunks {
     }
 
     fn piece(&mut self, _: usize, piece: TextPiece, _: &UsageCount, out: &mut Vec<u8>) -> bool {
+        self.logprobs
+            .extend(logprobs::rows(&self.tokenizer, &piece.logprobs));
         self.reader.push(piece.text, &mut self.parts);
         self.parts(out);
         !self.reader.is_done()

@@ -5,30 +5,32 @@ use std::sync::Arc;
 use axum::{
     Json,
     extract::{Request, State},
+    response::{IntoResponse, Response},
 };
 use hyprstream_openai::{
-    ApiError, DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse,
+    ApiError, DetokenizeRequest, DetokenizeResponse, Ignored, TokenizeRequest, TokenizeResponse,
     tools::ToolChoice,
 };
 
-use super::{Shared, compute, prompt};
+use super::{Shared, compute, prompt, with_ignored};
 use crate::server::respond::Failure;
 
-pub(super) async fn tokenize(
-    State(app): Shared,
-    request: Request,
-) -> Result<Json<TokenizeResponse>, Failure> {
+pub(super) async fn tokenize(State(app): Shared, request: Request) -> Result<Response, Failure> {
     let body = app.bodies.json(request).await?;
     let state = Arc::clone(&app);
-    let answer = compute(&app, move |loaded| {
+    let (answer, ignored) = compute(&app, move |loaded| {
         let request = TokenizeRequest::from_json(&body)?;
         let mut with_texts = false;
+        let mut ignored = Ignored::default();
         let tokens = match request {
             TokenizeRequest::Chat(request) => {
                 state.identity.check(&request.model)?;
+                ignored = request.ignored;
                 let with_tools =
                     !request.prompt.tools.is_empty() && request.tool_choice != ToolChoice::None;
-                prompt::render(&state, loaded, &request.prompt, with_tools)?.tokens
+                // To be counted it may be longer than what can be answered.
+                let limit = usize::MAX;
+                prompt::render(&state, loaded, &request.prompt, with_tools, limit)?.tokens
             }
             TokenizeRequest::Text {
                 model,
@@ -45,7 +47,7 @@ pub(super) async fn tokenize(
             }
         };
         let max_model_len = loaded.engine.max_model_len();
-        Ok(TokenizeResponse {
+        let answer = TokenizeResponse {
             count: tokens.len(),
             max_model_len,
             token_strs: with_texts.then(|| {
@@ -55,9 +57,11 @@ pub(super) async fn tokenize(
                 tokens.iter().map(text).collect()
             }),
             tokens,
-        })
-    });
-    Ok(Json(answer.await?))
+        };
+        Ok((answer, ignored))
+    })
+    .await?;
+    Ok(with_ignored(Json(answer).into_response(), &ignored))
 }
 
 pub(super) async fn detokenize(

@@ -9,7 +9,7 @@ fn constrained(grammar: &Grammar, max_tokens: usize) -> Request {
     let compiler =
         GrammarCompiler::new(&fake::tokenizer(), fake::VOCAB_SIZE, &[fake::EOS]).unwrap();
     let constraint = compiler
-        .compile(grammar, &GrammarLimits::default())
+        .compile_blocking(grammar, &GrammarLimits::default())
         .unwrap();
     Request {
         constraint: Some(constraint),

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{StreamExt, executor::block_on};
+use futures::{FutureExt, StreamExt, executor::block_on};
 
 use super::*;
 use crate::{
@@ -327,6 +327,28 @@ fn a_broken_backend_ends_every_answer_and_is_told() {
         engine.submit(greedy(&[1], 1)),
         Err(SubmitError::Stopped)
     ));
+}
+
+#[test]
+fn whoever_waits_for_the_engine_hears_of_its_death_and_of_nothing_else() {
+    let options = FakeOptions {
+        fatal_token: Some(13),
+        failing_token: Some(14),
+        ..Default::default()
+    };
+    let engine = start(256, options, EngineConfig::default());
+    let mut died = Box::pin(engine.died());
+    collect(engine.submit(greedy(&[14], 1)).unwrap());
+    assert_eq!(died.as_mut().now_or_never(), None, "a request failed alone");
+    let last = engine.submit(greedy(&[13], 1)).unwrap();
+    assert_eq!(block_on(died), "the device is gone");
+    assert_eq!(block_on(engine.died()), "the device is gone");
+    assert_eq!(collect(last).2, Some(GenerationError::EngineStopped));
+
+    let engine = plain(64);
+    let died = engine.died();
+    drop(engine);
+    assert_eq!(block_on(died), "the engine has stopped");
 }
 
 #[test]

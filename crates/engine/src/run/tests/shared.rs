@@ -167,6 +167,27 @@ fn a_group_is_accepted_as_a_whole_or_not_at_all() {
 }
 
 #[test]
+fn the_groups_of_a_request_are_accepted_together_and_answered_in_order() {
+    let engine = plain(64);
+    let group = |token| vec![greedy(&[token], 5), greedy(&[token], 3)];
+    let streams = engine.submit_groups(vec![group(40), group(50)]).unwrap();
+    let answers: Vec<_> = streams.into_iter().map(|s| collect(s).1).collect();
+    let expected = [(40, 5), (40, 3), (50, 5), (50, 3)];
+    let expected = expected.map(|(token, count)| fake::greedy(&[token], count));
+    assert_eq!(answers, expected);
+    let invalid = vec![group(40), vec![greedy(&[1], 0)]];
+    assert_eq!(
+        engine.submit_groups(invalid).unwrap_err(),
+        InvalidRequest::NoAnswer.into()
+    );
+    assert_eq!(
+        engine.submit_groups(vec![]).unwrap_err(),
+        InvalidRequest::EmptyGroup.into()
+    );
+    comes_to_rest(&engine);
+}
+
+#[test]
 fn a_prompt_that_gave_no_numbers_is_not_shared() {
     let options = FakeOptions {
         nan_token: Some(13),

@@ -147,16 +147,33 @@ fn an_embedding_is_the_pooled_states_in_pieces_and_beside_others() {
     let text: Vec<u32> = (0..70).map(|i| 40 + i * 7 % 60).collect();
     // What is cached makes no difference.
     let beside = engine.submit(greedy(&text, 50)).unwrap();
-    let last = block_on(engine.embed(text.clone(), Pooling::Last)).unwrap();
+    let embed = |tokens: Vec<u32>, pooling| {
+        block_on(engine.embed(vec![tokens], pooling)).map(|mut vectors| vectors.remove(0))
+    };
+    let last = embed(text.clone(), Pooling::Last).unwrap();
     assert_eq!(last, fake::hidden(&text));
-    let mean = block_on(engine.embed(text.clone(), Pooling::Mean)).unwrap();
+    let mean = embed(text.clone(), Pooling::Mean).unwrap();
     for (i, value) in mean.iter().enumerate() {
         let sum: f32 = (1..=70).map(|len| fake::hidden(&text[..len])[i]).sum();
         assert!((value - sum / 70.0).abs() < 1e-3);
     }
     assert_eq!(collect(beside).1, fake::greedy(&text, 50));
     let whole: Vec<u32> = vec![40; 1024];
-    assert!(block_on(engine.embed(whole, Pooling::Mean)).is_ok());
+    assert!(embed(whole, Pooling::Mean).is_ok());
+    comes_to_rest(&engine);
+}
+
+#[test]
+fn more_texts_than_can_wait_are_embedded_in_order() {
+    let config = EngineConfig {
+        max_queue: 8,
+        ..Default::default()
+    };
+    let engine = start(256, FakeOptions::default(), config);
+    let texts: Vec<Vec<u32>> = (0..40).map(|i| vec![50, 40 + i]).collect();
+    let vectors = block_on(engine.embed(texts.clone(), Pooling::Last)).unwrap();
+    let expected: Vec<_> = texts.iter().map(|t| fake::hidden(t).to_vec()).collect();
+    assert_eq!(vectors, expected);
     comes_to_rest(&engine);
 }
 
@@ -167,7 +184,7 @@ fn an_embedding_that_cannot_be_is_refused_and_one_that_fails_fails_alone() {
         ..Default::default()
     };
     let engine = start(4, options, EngineConfig::default());
-    let embed = |tokens: Vec<u32>| block_on(engine.embed(tokens, Pooling::Mean));
+    let embed = |tokens: Vec<u32>| block_on(engine.embed(vec![tokens], Pooling::Mean));
     for tokens in [vec![], vec![9999], vec![1; 65]] {
         let error = embed(tokens).unwrap_err();
         assert!(matches!(
@@ -181,6 +198,6 @@ fn an_embedding_that_cannot_be_is_refused_and_one_that_fails_fails_alone() {
     ));
     assert!(embed(vec![1; 64]).is_ok());
     // A future that is not awaited to its end computes nothing further.
-    drop(engine.embed(vec![1; 60], Pooling::Mean));
+    drop(engine.embed(vec![vec![1; 60]], Pooling::Mean));
     comes_to_rest(&engine);
 }

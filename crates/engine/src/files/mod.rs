@@ -1,6 +1,9 @@
 //! What a Hugging Face folder holds beside weights: tokenizer, chat template, defaults.
 
-use std::{fs, io, path::Path};
+mod json;
+mod tokens;
+
+use std::{collections::HashSet, fs, io, path::Path};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -101,8 +104,12 @@ impl ModelFiles {
     /// # Errors
     /// A file is missing, unreadable or not what it should be.
     pub fn load(dir: &Path) -> Result<Self, FilesError> {
-        let tokenizer = Tokenizer::load(dir)?;
         let config = json(dir, TOKENIZER_CONFIG)?.unwrap_or_default();
+        let added = tokens::added(&config).map_err(|why| FilesError::Invalid {
+            file: TOKENIZER_CONFIG,
+            why,
+        })?;
+        let tokenizer = Tokenizer::load_with(dir, &added)?;
         let template = template(dir, &config)?;
         let defaults = defaults(dir, &config, &tokenizer)?;
         Ok(Self {
@@ -115,6 +122,9 @@ impl ModelFiles {
 
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
+const TOOL_TEMPLATE: &str = "additional_chat_templates/tool_use.jinja";
+/// Name of the template for conversations with tools.
+const TOOL_USE: &str = "tool_use";
 const GENERATION_CONFIG: &str = "generation_config.json";
 const CONFIG: &str = "config.json";
 
@@ -138,48 +148,67 @@ fn json(dir: &Path, file: &'static str) -> Result<Option<Map<String, Value>>, Fi
     let Some(text) = read(dir, file)? else {
         return Ok(None);
     };
-    serde_json::from_str(&text)
-        .map(Some)
-        .map_err(|error| FilesError::Invalid {
-            file,
-            why: error.to_string(),
-        })
+    parse(file, &text).map(Some)
 }
 
-/// The template file comes first, then `chat_template` of the configuration: a text, or a list of
-/// named ones of which `default` is taken.
+fn parse<T: for<'de> Deserialize<'de>>(file: &'static str, text: &str) -> Result<T, FilesError> {
+    serde_json::from_str(&json::of_python(text)).map_err(|error| FilesError::Invalid {
+        file,
+        why: error.to_string(),
+    })
+}
+
+/// The template files come first, then `chat_template` of the configuration: a text, or a list of
+/// named ones. The one named `tool_use` is for conversations with tools, `default` for all others,
+/// or what stands first where none is called that.
 fn template(dir: &Path, config: &Map<String, Value>) -> Result<Option<ChatTemplate>, FilesError> {
-    let source = match read(dir, TEMPLATE)? {
-        Some(text) => Some(text),
-        None => match config.get("chat_template") {
-            None | Some(Value::Null) => None,
-            Some(Value::String(text)) => Some(text.clone()),
-            Some(Value::Array(list)) => list
-                .iter()
-                .find(|entry| entry["name"] == "default")
-                .and_then(|entry| entry["template"].as_str())
-                .map(str::to_owned),
-            Some(_) => {
-                let why = "chat_template is neither a text nor a list".to_owned();
-                return Err(FilesError::Invalid {
-                    file: TOKENIZER_CONFIG,
-                    why,
-                });
-            }
-        },
+    let mut named = match config.get("chat_template") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::String(text)) => vec![("default", text.clone())],
+        Some(Value::Array(list)) => list
+            .iter()
+            .filter_map(|entry| {
+                let text = entry["template"].as_str()?.to_owned();
+                Some((entry["name"].as_str()?, text))
+            })
+            .collect(),
+        Some(_) => {
+            let why = "chat_template is neither a text nor a list".to_owned();
+            return Err(FilesError::Invalid {
+                file: TOKENIZER_CONFIG,
+                why,
+            });
+        }
     };
-    let Some(source) = source else {
-        return Ok(None);
-    };
+    // Where there is a file, the configuration says nothing.
+    if let Some(text) = read(dir, TEMPLATE)? {
+        named = vec![("default", text)];
+    }
+    if let Some(text) = read(dir, TOOL_TEMPLATE)? {
+        named.retain(|(name, _)| *name != TOOL_USE);
+        named.push((TOOL_USE, text));
+    }
     let older = json(dir, "special_tokens_map.json")?.unwrap_or_default();
-    let special_tokens = SPECIAL_TOKENS
+    let special_tokens: Vec<_> = SPECIAL_TOKENS
         .iter()
         .filter_map(|name| {
             let token = token_text(config.get(*name)).or_else(|| token_text(older.get(*name)))?;
             Some(((*name).to_owned(), token))
         })
         .collect();
-    Ok(Some(ChatTemplate::new(&source, special_tokens)?))
+    let find = |wanted| named.iter().find(|(name, _)| *name == wanted);
+    let tool_use = find(TOOL_USE);
+    let others = named.iter().find(|(name, _)| *name != TOOL_USE);
+    let Some((_, usual)) = find("default").or(others).or(tool_use) else {
+        return Ok(None);
+    };
+    let template = ChatTemplate::new(usual, special_tokens.clone())?;
+    let template = match tool_use {
+        None => template,
+        Some((_, text)) => template.with_tool_use(ChatTemplate::new(text, special_tokens)?),
+    };
+    template.probe()?;
+    Ok(Some(template))
 }
 
 /// The text of a special token, which is written as such or as an object.
@@ -202,6 +231,12 @@ struct GenerationConfig {
     repetition_penalty: Option<f32>,
 }
 
+/// The only member of `config.json` that matters here.
+#[derive(Default, Deserialize)]
+struct EndsConfig {
+    eos_token_id: Option<TokenIds>,
+}
+
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum TokenIds {
@@ -218,23 +253,23 @@ impl From<TokenIds> for Vec<u32> {
     }
 }
 
-/// Endings are those of `generation_config.json`, else of `config.json`, else the tokenizer's.
+/// Endings are those of all three: `generation_config.json`, `config.json` and the tokenizer's. Many
+/// models name the end of a turn in one of them and the end of a text in another, and run on when
+/// only one counts.
 fn defaults(
     dir: &Path,
     tokenizer_config: &Map<String, Value>,
     tokenizer: &Tokenizer,
 ) -> Result<GenerationDefaults, FilesError> {
     let generation: GenerationConfig = typed(dir, GENERATION_CONFIG)?;
-    let eos = match generation.eos_token_id {
-        Some(ids) => ids.into(),
-        None => match typed::<GenerationConfig>(dir, CONFIG)?.eos_token_id {
-            Some(ids) => ids.into(),
-            None => token_text(tokenizer_config.get("eos_token"))
-                .and_then(|token| tokenizer.token_id(&token))
-                .into_iter()
-                .collect(),
-        },
-    };
+    let config: EndsConfig = typed(dir, CONFIG)?;
+    let named = [generation.eos_token_id, config.eos_token_id];
+    let mut eos: Vec<u32> = named.into_iter().flatten().flat_map(Vec::from).collect();
+    eos.extend(
+        token_text(tokenizer_config.get("eos_token")).and_then(|token| tokenizer.token_id(&token)),
+    );
+    let mut seen = HashSet::new();
+    eos.retain(|token| seen.insert(*token));
     let in_range = |value: Option<f32>, least: f32, most: f32| {
         value.filter(|value| *value > least && *value <= most)
     };
@@ -255,123 +290,8 @@ fn typed<T: Default + for<'de> Deserialize<'de>>(
     let Some(text) = read(dir, file)? else {
         return Ok(T::default());
     };
-    serde_json::from_str(&text).map_err(|error| FilesError::Invalid {
-        file,
-        why: error.to_string(),
-    })
+    parse(file, &text)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{fake, template::TemplateMessage};
-
-    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(
-            dir.path().join("tokenizer.json"),
-            fake::tokenizer_json().to_string(),
-        )
-        .unwrap();
-        for (name, content) in files {
-            fs::write(dir.path().join(name), content).unwrap();
-        }
-        dir
-    }
-
-    #[track_caller]
-    fn render(files: &[(&str, &str)]) -> String {
-        let files = ModelFiles::load(folder(files).path()).unwrap();
-        let message = TemplateMessage {
-            role: "user".into(),
-            content: "hi".into(),
-            name: None,
-        };
-        files.template.unwrap().render(&[message], true).unwrap()
-    }
-
-    #[test]
-    fn a_template_is_found_wherever_models_keep_it() {
-        let text = r#"{"chat_template": "A{{ eos_token }}", "eos_token": {"content": "</s>"}}"#;
-        assert_eq!(render(&[("tokenizer_config.json", text)]), "A</s>");
-        let list = r#"{"chat_template": [{"name": "tool_use", "template": "T"},
-            {"name": "default", "template": "D"}]}"#;
-        assert_eq!(render(&[("tokenizer_config.json", list)]), "D");
-        assert_eq!(
-            render(&[
-                ("tokenizer_config.json", text),
-                ("chat_template.jinja", "F")
-            ]),
-            "F"
-        );
-        let map = ("special_tokens_map.json", r#"{"bos_token": "<s>"}"#);
-        assert_eq!(
-            render(&[map, ("chat_template.jinja", "{{ bos_token }}")]),
-            "<s>"
-        );
-        assert!(
-            ModelFiles::load(folder(&[]).path())
-                .unwrap()
-                .template
-                .is_none()
-        );
-    }
-
-    #[test]
-    fn endings_come_from_the_first_file_that_names_them() {
-        let eos =
-            |files: &[(&str, &str)]| ModelFiles::load(folder(files).path()).unwrap().defaults.eos;
-        let tokenizer = ("tokenizer_config.json", r#"{"eos_token": "</s>"}"#);
-        let config = ("config.json", r#"{"eos_token_id": 2, "x": 1}"#);
-        let generation = ("generation_config.json", r#"{"eos_token_id": [1, 2]}"#);
-        assert_eq!(eos(&[tokenizer]), [1]);
-        assert_eq!(eos(&[tokenizer, config]), [2]);
-        assert_eq!(eos(&[tokenizer, config, generation]), [1, 2]);
-        assert_eq!(eos(&[("generation_config.json", "{}"), config]), [2]);
-        assert_eq!(eos(&[]), [0_u32; 0]);
-    }
-
-    #[test]
-    fn sampling_defaults_are_read_and_nonsense_is_left_out() {
-        let config =
-            r#"{"temperature": 0.6, "top_p": 0.95, "top_k": 20, "min_p": 0, "num_beams": 1}"#;
-        let files = ModelFiles::load(folder(&[("generation_config.json", config)]).path());
-        let defaults = files.unwrap().defaults;
-        assert_eq!(
-            (defaults.temperature, defaults.top_p),
-            (Some(0.6), Some(0.95))
-        );
-        assert_eq!((defaults.top_k, defaults.min_p), (Some(20), None));
-    }
-
-    #[test]
-    fn a_broken_file_is_named_with_a_reason() {
-        for (name, content, reason) in [
-            ("tokenizer.json", "{", "InvalidTokenizer"),
-            (
-                "tokenizer.json",
-                "version https://git-lfs.github.com/spec/v1",
-                "InvalidTokenizer",
-            ),
-            ("tokenizer_config.json", "[]", "InvalidTokenizer"),
-            (
-                "tokenizer_config.json",
-                r#"{"chat_template": 1}"#,
-                "InvalidTokenizer",
-            ),
-            ("chat_template.jinja", "{% if %}", "InvalidTokenizer"),
-            (
-                "generation_config.json",
-                r#"{"eos_token_id": "x"}"#,
-                "InvalidConfig",
-            ),
-        ] {
-            let error = ModelFiles::load(folder(&[(name, content)]).path()).unwrap_err();
-            assert_eq!(error.reason(), reason, "{name}: {error}");
-            assert!(error.is_final());
-        }
-        let empty = tempfile::tempdir().unwrap();
-        let error = ModelFiles::load(empty.path()).unwrap_err();
-        assert_eq!((error.reason(), error.is_final()), ("MissingFile", true));
-    }
-}
+mod tests;

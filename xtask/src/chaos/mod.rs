@@ -1,5 +1,7 @@
 //! Hurts a running cluster, for tests.
 
+mod storm;
+
 use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, bail};
@@ -43,6 +45,9 @@ pub(crate) enum Chaos {
         /// `fill` or `free`.
         state: DiskState,
     },
+    /// Kills processes of random parts under streams, and counts whose requests that cost. Fails
+    /// when a request is lost that no killed gateway or worker held.
+    Storm(storm::StormArgs),
     /// Changes the release of the chart.
     Helm {
         /// `upgrade`, `uninstall` or `test`.
@@ -116,6 +121,7 @@ pub(crate) fn run(
             let number = number.with_context(|| format!("there is no node {node}"))?;
             cluster.set_node_link(number, *state == LinkState::Up)
         }
+        Chaos::Storm(args) => storm::run(cluster, args),
         Chaos::Disk { disk, state } => change_disk(cluster, *disk, *state),
         Chaos::Helm { verb, set } => {
             let target = Target::local(cache, cluster);

@@ -1,0 +1,103 @@
+use std::collections::BTreeMap;
+
+use hyprstream_contract::{VolumeAttributes, volume::InvalidAttributes};
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use serde::{Deserialize, Serialize};
+
+use super::{MODEL_VOLUME, Plan, REVISION, Revision, deployment::template};
+use crate::cache::digest;
+
+/// What a volume shows. Its text form stands in annotations.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "ContentText", try_from = "ContentText")]
+pub struct Content {
+    /// What the node plugin is told.
+    pub attributes: VolumeAttributes,
+    /// Size, as far as known.
+    pub size_bytes: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContentText {
+    attributes: BTreeMap<String, String>,
+    size_bytes: u64,
+}
+
+impl From<Content> for ContentText {
+    fn from(content: Content) -> Self {
+        Self {
+            attributes: content.attributes.to_map(),
+            size_bytes: content.size_bytes,
+        }
+    }
+}
+
+impl TryFrom<ContentText> for Content {
+    type Error = InvalidAttributes;
+
+    fn try_from(text: ContentText) -> Result<Self, Self::Error> {
+        Ok(Self {
+            attributes: VolumeAttributes::from_map(&text.attributes)?,
+            size_bytes: text.size_bytes,
+        })
+    }
+}
+
+/// What workers are made of: a commit, the claim that holds it, and everything else that a pod
+/// has. Enough to make the same workers again, whatever the Model and the operator say by then.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Workers {
+    /// The commit and its claim.
+    #[serde(flatten)]
+    pub revision: Revision,
+    /// What the claim's volume shows, so that it can be made again. Unknown of what a release made
+    /// that did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<Content>,
+    /// The pods, with [`REVISION`] among their labels.
+    pub template: PodTemplateSpec,
+}
+
+/// The workers that a Model asks for, on a revision.
+pub fn workers(plan: &Plan, revision: Revision, content: Option<Content>) -> Workers {
+    Workers {
+        template: template(plan, &revision),
+        revision,
+        content,
+    }
+}
+
+impl Workers {
+    /// Digest by which their pods are found.
+    pub fn digest(&self) -> &str {
+        let labels = self
+            .template
+            .metadata
+            .as_ref()
+            .and_then(|m| m.labels.as_ref());
+        labels
+            .and_then(|l| l.get(REVISION))
+            .map_or("", String::as_str)
+    }
+
+    /// The same workers on another claim of the same content.
+    #[must_use]
+    pub fn on_claim(mut self, claim: String) -> Self {
+        let volumes = self.template.spec.iter_mut().flat_map(|s| &mut s.volumes);
+        for volume in volumes.flatten().filter(|v| v.name == MODEL_VOLUME) {
+            if let Some(source) = &mut volume.persistent_volume_claim {
+                source.claim_name.clone_from(&claim);
+            }
+        }
+        self.revision.claim = claim;
+        let meta = self.template.metadata.get_or_insert_default();
+        meta.labels.get_or_insert_default().remove(REVISION);
+        let digest = digest(&self.template);
+        let meta = self.template.metadata.get_or_insert_default();
+        let labels = meta.labels.get_or_insert_default();
+        labels.insert(REVISION.to_owned(), digest);
+        self
+    }
+}

@@ -1,0 +1,356 @@
+//! Kills at random under streams, and whose requests that cost.
+//!
+//! A request may be lost with the gateway or the worker that held it, and with nothing else. So a
+//! failure is laid at the door of a kill of one of these that fell into the request's life; if there
+//! is none, it should not have happened.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::{ask, chart, cluster::Cluster, proc, ui::say};
+
+/// How hard it blows.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct StormArgs {
+    /// The Model that is asked, as clients name it: NAME or NAMESPACE/NAME.
+    #[arg(long, default_value = "smollm2")]
+    model: String,
+    /// For how many seconds something is killed.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+    /// Seconds from one kill to the next.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=600))]
+    every: u64,
+    /// Clients that ask, each one question after the other.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=64))]
+    clients: u64,
+    /// What may be killed.
+    #[arg(long, value_delimiter = ',', default_values_t = Part::ALL)]
+    parts: Vec<Part>,
+    /// Repeats the choices of an earlier storm.
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+/// A part of the system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub(crate) enum Part {
+    Operator,
+    Registry,
+    Csi,
+    Gateway,
+    Worker,
+}
+
+impl Part {
+    const ALL: [Self; 5] = [
+        Self::Operator,
+        Self::Registry,
+        Self::Csi,
+        Self::Gateway,
+        Self::Worker,
+    ];
+
+    fn program(self) -> String {
+        format!("hyprstream-{self}")
+    }
+
+    /// Whether requests go through it.
+    fn holds_requests(self) -> bool {
+        matches!(self, Self::Gateway | Self::Worker)
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Operator => "operator",
+            Self::Registry => "registry",
+            Self::Csi => "csi",
+            Self::Gateway => "gateway",
+            Self::Worker => "worker",
+        })
+    }
+}
+
+/// Most questions of one client.
+const MAX_QUESTIONS: usize = 20_000;
+/// How long the system may take to answer again.
+const RECOVERY: Duration = Duration::from_mins(2);
+
+/// A process that was killed.
+#[derive(Clone, Copy, Debug)]
+struct Kill {
+    part: Part,
+    at: Instant,
+}
+
+/// A request that got no whole answer.
+#[derive(Clone, Debug)]
+struct Failure {
+    started: Instant,
+    ended: Instant,
+    cause: String,
+}
+
+/// Kills one process after the other while clients ask, prints what failed and why, and fails if
+/// a request was lost that nothing that was killed held.
+pub(crate) fn run(cluster: &Cluster, args: &StormArgs) -> Result<()> {
+    let port = cluster
+        .spec()
+        .context("the cluster is not running")?
+        .ingress_port;
+    let question = |show: &mut dyn FnMut(&str)| ask::ask(port, &args.model, "Go on.", show);
+    question(&mut |_| ()).context("the storm needs a model that answers")?;
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
+    say(format_args!("storm with --seed {seed}"));
+    let (stop, answers) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let failures = Mutex::new(Vec::new());
+    let kills = std::thread::scope(|scope| {
+        for _ in 0..args.clients {
+            scope.spawn(|| {
+                for _ in 0..MAX_QUESTIONS {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let started = Instant::now();
+                    match question(&mut |_| ()) {
+                        Ok(_) => drop(answers.fetch_add(1, Ordering::Relaxed)),
+                        Err(error) => {
+                            let failure = Failure {
+                                started,
+                                ended: Instant::now(),
+                                cause: cause(&format!("{error:#}")),
+                            };
+                            if let Ok(mut failures) = failures.lock() {
+                                failures.push(failure);
+                            }
+                            // As a client does: a refusal is no reason to ask a thousand times.
+                            std::thread::sleep(Duration::from_millis(100));
+                        }
+                    }
+                }
+            });
+        }
+        let kills = kill_for_a_while(cluster, args, seed);
+        stop.store(true, Ordering::Relaxed);
+        kills
+    })?;
+    let failures = failures.into_inner().unwrap_or_default();
+    let report = Report::of(&kills, &failures);
+    say(format_args!(
+        "{} s, {} kills ({}), {} whole answers, {} failed",
+        args.seconds,
+        kills.len(),
+        report.kills(),
+        answers.into_inner(),
+        failures.len()
+    ));
+    for ((part, cause), count) in &report.lost {
+        say(format_args!(
+            "  {count:>4} held by a killed {part}: {cause}"
+        ));
+    }
+    for (cause, count) in &report.unexplained {
+        say(format_args!(
+            "  {count:>4} held by nothing that was killed: {cause}"
+        ));
+    }
+    let since = Instant::now();
+    while let Err(error) = question(&mut |_| ()) {
+        if since.elapsed() > RECOVERY {
+            return Err(error.context("after the storm the model does not answer any more"));
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    let unexplained: usize = report.unexplained.values().sum();
+    if unexplained > 0 {
+        bail!("{unexplained} requests were lost that nothing that was killed held");
+    }
+    Ok(())
+}
+
+/// Kills until the time is over.
+fn kill_for_a_while(cluster: &Cluster, args: &StormArgs, seed: u64) -> Result<Vec<Kill>> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut kills = Vec::new();
+    let (started, length) = (Instant::now(), Duration::from_secs(args.seconds));
+    let every = Duration::from_secs(args.every);
+    for turn in 1.. {
+        let next = every.saturating_mul(turn);
+        if next >= length {
+            break;
+        }
+        std::thread::sleep(next.saturating_sub(started.elapsed()));
+        let mut parts = args.parts.clone();
+        random.shuffle(&mut parts);
+        for part in parts {
+            // With its only or last instance a part takes everybody's requests along, which says
+            // nothing: the others are to carry on.
+            if part.holds_requests() && !all_ready(cluster, part, &args.model)? {
+                continue;
+            }
+            if cluster.kill_one(&part.program(), |count| random.usize(..count))? {
+                kills.push(Kill {
+                    part,
+                    at: Instant::now(),
+                });
+                break;
+            }
+        }
+    }
+    // What the last kill cost is to be seen too.
+    std::thread::sleep(length.saturating_sub(started.elapsed()) + every);
+    Ok(kills)
+}
+
+/// Whether a part has at least two instances, all of them ready.
+fn all_ready(cluster: &Cluster, part: Part, model: &str) -> Result<bool> {
+    let (namespace, name) = match (part, model.split_once('/')) {
+        (Part::Worker, Some((namespace, name))) => (namespace, name),
+        (Part::Worker, None) => ("default", model),
+        _ => (chart::NAMESPACE, "hyprstream-gateway"),
+    };
+    let text = proc::output(cluster.kubectl().args([
+        "--namespace",
+        namespace,
+        "get",
+        "deployment",
+        name,
+        "--output=json",
+    ]))?;
+    let deployment: Value = serde_json::from_str(&text).context("kubectl gave no JSON")?;
+    let count = |place: &str| deployment.pointer(place).and_then(Value::as_u64);
+    let (wanted, ready) = (count("/spec/replicas"), count("/status/readyReplicas"));
+    Ok(wanted.is_some_and(|wanted| wanted >= 2) && wanted == ready)
+}
+
+/// What failed, without what differs from one request to the next.
+fn cause(error: &str) -> String {
+    let end = error.find([':', '"', '{']).unwrap_or(error.len());
+    let text = error[..end].trim_end_matches(" after ").trim();
+    text.chars().take(120).collect()
+}
+
+/// Failures by what they are laid at.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Report {
+    killed: BTreeMap<Part, usize>,
+    lost: BTreeMap<(Part, String), usize>,
+    unexplained: BTreeMap<String, usize>,
+}
+
+impl Report {
+    fn of(kills: &[Kill], failures: &[Failure]) -> Self {
+        let mut report = Self::default();
+        for kill in kills {
+            *report.killed.entry(kill.part).or_default() += 1;
+        }
+        for Failure {
+            started,
+            ended,
+            cause,
+        } in failures
+        {
+            let during = |kill: &&Kill| {
+                // The clock is read after the kill.
+                let at = kill.at;
+                kill.part.holds_requests()
+                    && *started <= at
+                    && at <= *ended + Duration::from_secs(1)
+            };
+            match kills.iter().find(during) {
+                Some(kill) => {
+                    *report.lost.entry((kill.part, cause.clone())).or_default() += 1;
+                }
+                None => *report.unexplained.entry(cause.clone()).or_default() += 1,
+            }
+        }
+        report
+    }
+
+    fn kills(&self) -> String {
+        let each = self
+            .killed
+            .iter()
+            .map(|(part, count)| format!("{part} {count}"));
+        each.collect::<Vec<_>>().join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_killed_holder_held_is_explained() {
+        let start = Instant::now();
+        let second = |s: u64| start + Duration::from_secs(s);
+        let kills = [
+            (Part::Registry, 10),
+            (Part::Gateway, 20),
+            (Part::Worker, 30),
+        ];
+        let kills = kills.map(|(part, at)| Kill {
+            part,
+            at: second(at),
+        });
+        let failure = |from, to| Failure {
+            started: second(from),
+            ended: second(to),
+            cause: "cut".to_owned(),
+        };
+        let report = Report::of(
+            &kills,
+            &[
+                // While the registry died, which holds no request.
+                failure(9, 12),
+                failure(19, 20),
+                failure(15, 25),
+                // Begun when the gateway was dead already.
+                failure(21, 24),
+                failure(29, 31),
+                failure(26, 27),
+            ],
+        );
+        let cut = || "cut".to_owned();
+        assert_eq!(report.lost[&(Part::Gateway, cut())], 2);
+        assert_eq!(report.lost[&(Part::Worker, cut())], 1);
+        assert_eq!(report.unexplained[&cut()], 3);
+        assert_eq!(report.kills(), "registry 1, gateway 1, worker 1");
+    }
+
+    #[test]
+    fn causes_are_the_same_whatever_the_request_was() {
+        for (error, expected) in [
+            (
+                "the endpoint answered 503: {\"error\":1}",
+                "the endpoint answered 503",
+            ),
+            (
+                "the answer broke off after \"Paris is\"",
+                "the answer broke off",
+            ),
+            (
+                "the answer ended with an error: {}",
+                "the answer ended with an error",
+            ),
+            (
+                "Connection reset by peer (os error 104)",
+                "Connection reset by peer (os error 104)",
+            ),
+        ] {
+            assert_eq!(cause(error), expected);
+        }
+    }
+}
