@@ -6,6 +6,7 @@
 use std::{fmt::Debug, time::Duration};
 
 use anyhow::Context;
+use futures::{FutureExt, future::BoxFuture};
 use hyprstream_api::Checked;
 use hyprstream_contract::label;
 use k8s_openapi::api::{
@@ -34,7 +35,11 @@ const PAUSE: Duration = Duration::from_mins(10);
 ///
 /// # Errors
 /// None but a bug; for the sake of its caller.
-pub async fn run(args: CleanupArgs) -> anyhow::Result<()> {
+pub fn run(args: CleanupArgs) -> BoxFuture<'static, anyhow::Result<()>> {
+    remove(args).boxed()
+}
+
+async fn remove(args: CleanupArgs) -> anyhow::Result<()> {
     let deadline = Instant::now() + args.timeout;
     match timeout_at(deadline, clean(&args)).await {
         Ok(Ok(())) => tracing::info!("all that was made for Models is gone"),

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt, future::BoxFuture};
 use hyprstream_api::{Checked, Model};
 use hyprstream_telemetry::AdminServer;
 use kube::{
@@ -60,7 +60,12 @@ const SHUTDOWN: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// Nothing can be begun, or leadership is lost.
-pub async fn run(args: RunArgs) -> anyhow::Result<()> {
+// In a box for the reason that `Operator::run` tells.
+pub fn run(args: RunArgs) -> BoxFuture<'static, anyhow::Result<()>> {
+    lead(args).boxed()
+}
+
+async fn lead(args: RunArgs) -> anyhow::Result<()> {
     let client = Client::try_default().await.context("find the API server")?;
     let metrics = Metrics::new().context("register metrics")?;
     let shutdown = CancellationToken::new();
@@ -168,7 +173,14 @@ pub struct Operator {
 
 impl Operator {
     /// Works until `shutdown`, and then until running reconciliations are done.
-    pub async fn run(self, shutdown: CancellationToken) {
+    ///
+    /// In a box, so that this crate compiles what it calls; an `async fn` would be compiled again
+    /// into every program that awaits it, which took two minutes each.
+    pub fn run(self, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
+        self.work(shutdown).boxed()
+    }
+
+    async fn work(self, shutdown: CancellationToken) {
         let (trigger, triggered) = mpsc::channel(QUEUE);
         let sources = Arc::new(Sources::new(
             self.registry.clone(),

@@ -17,7 +17,7 @@ use serde_json::json;
 use world::{
     A, B, C, MASTER_KEY, MODELS, URL, World,
     kubelet::{CLAIMS, DEPLOYMENTS, Fate, PODS, VOLUMES},
-    registry::refusal,
+    registry::{SILENT, refusal},
     spec,
 };
 
@@ -299,6 +299,31 @@ async fn credentials_go_over_plain_http_only_where_the_installation_allows_it() 
     world.settled("refused", A).await;
 }
 
+/// Each namespace has its share of the questions to the registry.
+#[tokio::test]
+async fn upstreams_that_are_silent_keep_no_other_namespace_waiting() {
+    let world = World::new().await;
+    let before = world.registry.asked();
+    for i in 0..100 {
+        let mut silent = spec();
+        silent["source"]["url"] = json!(format!("{SILENT}{i}"));
+        let model = json!({
+            "apiVersion": "hyprstream.io/v1alpha1", "kind": "Model",
+            "metadata": {"name": format!("silent{i}"), "namespace": "flood"}, "spec": silent,
+        });
+        world.cluster.put(MODELS, model);
+    }
+    world
+        .wait("all that may ask do", || {
+            world.registry.asked() >= before + 16
+        })
+        .await;
+    world.registry.push("ns", "m", A);
+    world.apply_model("m", &spec());
+    world.settled("m", A).await;
+    assert!(world.registry.asked() < before + 32, "places are left");
+}
+
 #[tokio::test]
 async fn objects_that_cannot_be_read_are_told_of_and_hide_no_others() {
     let mut world = World::new().await;
@@ -321,10 +346,12 @@ async fn objects_that_cannot_be_read_are_told_of_and_hide_no_others() {
         ("policy/v1/poddisruptionbudgets", "PodDisruptionBudget"),
     ] {
         let namespace = if resource == VOLUMES { "" } else { "odd" };
-        // On its way out, so that nobody collects the pod as garbage.
-        let object = json!({"kind": kind, "spec": 7, "status": {"phase": "Odd"},
-            "metadata": {"name": "odd", "namespace": namespace, "labels": labels,
-                "deletionTimestamp": "2026-01-01T00:00:00Z"}});
+        let mut object = json!({"kind": kind, "spec": 7, "status": {"phase": "Odd"},
+            "metadata": {"name": "odd", "namespace": namespace, "labels": labels}});
+        if resource == PODS {
+            // On its way out, so that nobody collects it as garbage.
+            object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        }
         world.cluster.put(resource, object);
     }
     world.start();

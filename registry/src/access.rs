@@ -7,11 +7,12 @@ use axum::{
     http::request::Parts,
 };
 
+use hyprstream_slots::{self as slots, Owners};
+
 use crate::{
     auth::Principal,
     names::{InvalidName, Repository},
     refusal::Refusal,
-    slots::{self, Owners},
     state::State,
 };
 

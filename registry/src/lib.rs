@@ -30,7 +30,6 @@ mod registry;
 mod remove;
 mod scrub;
 mod server;
-mod slots;
 mod state;
 mod upstreams;
 

@@ -55,7 +55,7 @@ impl Refusal {
 
     /// Too much is going on.
     pub(crate) fn busy(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "Busy", message, true)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, reason::BUSY, message, true)
     }
 
     /// There is no space for it.

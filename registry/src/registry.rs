@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use hyprstream_slots::Slots;
 use hyprstream_telemetry::Probe;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,6 @@ use crate::{
     metrics::Metrics,
     mirrors::Mirrors,
     scrub, server,
-    slots::Slots,
     state::State,
     upstreams::{AllowedUpstream, Upstreams},
 };

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Instant};
 
 use hyprstream_git2db::{Digest, lfs::Guard};
+use hyprstream_slots::Slots;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +17,6 @@ use crate::{
     mirrors::Mirrors,
     names::Repository,
     refusal::{Refusal, is_disk_full},
-    slots::Slots,
     upstreams::Upstreams,
 };
 

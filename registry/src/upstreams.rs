@@ -63,7 +63,7 @@ impl Upstreams {
     /// Whether `host` has an address, and all of its addresses are allowed. Blocks for the name
     /// resolution.
     ///
-    /// All of them, because libgit2 looks the name up again and takes the one that it likes.
+    /// It spares a connection to where nobody may go; what is connected to is looked at again.
     pub(crate) fn allows_host(&self, host: &str, port: u16) -> bool {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let Ok(addresses) = (host, port).to_socket_addrs() else {

@@ -197,6 +197,8 @@ pub mod reason {
     pub const DISK_FULL: &str = "DiskFull";
     /// The upstream answered with an error of its own or broke off.
     pub const UPSTREAM_ERROR: &str = "UpstreamError";
+    /// Too much is asked for at once; it passes by itself.
+    pub const BUSY: &str = "Busy";
     /// Something of ours failed.
     pub const INTERNAL: &str = "InternalError";
 }

@@ -86,9 +86,9 @@
 //! - Files are what the blobs say: no line endings are converted and no filter but LFS is run.
 //! - ssh host keys are read from a home of libgit2 that exists once per process, so connections
 //!   over ssh are begun one after the other (they then run side by side).
-//! - An LFS server may send downloads to any HTTP host that this machine reaches. What comes is
-//!   visible only if it has the digest that the commit names; where requests alone do harm, keep
-//!   them off by a NetworkPolicy.
+//! - An LFS server may send downloads to any HTTP host that this machine reaches, unless a
+//!   [`lfs::Guard`] forbids it ([`lfs::Client::guarded`], and [`guarded`] for git's own
+//!   connections). What comes is visible only if it has the digest that the commit names.
 //! - A blocked read ends with its timeout ([`set_timeouts`], [`lfs::Options::stall_timeout`],
 //!   [`Pace`]), not at once when the work is cancelled.
 //! - Over ssh the rate is watched once objects come; before that, each answer has its timeout.
@@ -115,7 +115,7 @@ pub mod tree;
 pub use credentials::Credentials;
 pub use id::{CommitId, Digest, InvalidId, Reference};
 pub use include::{Include, InvalidGlob};
-pub use libgit::{Timeouts, set_timeouts};
+pub use libgit::{Timeouts, guarded, set_timeouts};
 pub use limits::Limits;
 pub use observer::{Cancel, Observer, Progress, Watch};
 pub use pace::Pace;

@@ -95,6 +95,29 @@ fn head_branches_and_tags_are_resolved_and_annotated_tags_peeled() {
     assert_eq!(error.reason(), "ReferenceNotFound", "{error}");
 }
 
+/// The name is looked at again where it is connected to, so an answer that changes in between
+/// leads nowhere.
+#[test]
+fn connections_go_only_where_the_guard_allows_and_it_sees_the_address() {
+    let work = Work::new();
+    let first = work.write("a", "1").commit();
+    let server = GitServer::start(work.dir.path());
+    let url = RemoteUrl::parse(&server.http.url_as_localhost("/origin.git")).unwrap();
+    let ask = |allows: bool| {
+        let guard = std::sync::Arc::new(move |host: &str, address: std::net::IpAddr| {
+            assert!(host == "localhost" && address.is_loopback());
+            allows
+        });
+        hyprstream_git2db::guarded(guard, || resolve(&url, &Reference::Head))
+    };
+    let error = ask(false).unwrap_err();
+    assert_eq!(error.reason(), "HostUnreachable", "{error}");
+    assert_eq!(server.http.requests().len(), 0, "nobody knocked");
+    assert_eq!(ask(true).unwrap(), first);
+    // What came before holds again.
+    assert_eq!(resolve(&url, &Reference::Head).unwrap(), first);
+}
+
 #[test]
 fn an_empty_repository_has_no_head() {
     let work = Work::new();

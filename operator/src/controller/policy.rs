@@ -61,7 +61,7 @@ fn names(allowed: &str, host: &str) -> bool {
 pub struct WorkerKey(String);
 
 impl WorkerKey {
-    /// The key itself.
+    /// The key itself, or those that are accepted while the master key is changed, one a line.
     pub fn secret(&self) -> &str {
         &self.0
     }
@@ -131,7 +131,7 @@ impl MasterKey {
 
     fn of(&self, namespace: &str, name: &str) -> WorkerKey {
         let known = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        WorkerKey(known.1.of(namespace, name))
+        WorkerKey(known.1.accepted(namespace, name).join("\n"))
     }
 }
 

@@ -10,7 +10,8 @@
 //! - A finding always belongs to the source that was observed last: another URL, reference or
 //!   Secret name starts over.
 //! - An error is tried again with growing pauses, never given up.
-//! - A slow upstream takes one of [`SLOTS`], not a reconciliation.
+//! - A slow upstream takes one of [`SLOTS`], not a reconciliation, and those of one namespace at
+//!   most half of them.
 //!
 //! # Caveats
 //! Findings live in memory. After a restart every reference is resolved once more, and until then
@@ -27,8 +28,9 @@ use std::{
 
 use hyprstream_api::Model;
 use hyprstream_contract::{CommitId, registry::Reference};
+use hyprstream_slots::Slots;
 use kube::{Client, runtime::reflector::ObjectRef};
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
@@ -146,7 +148,7 @@ struct Shared {
     pace: Pace,
     registry: Registry,
     client: Client,
-    slots: Semaphore,
+    slots: Slots,
 }
 
 struct Entry {
@@ -164,7 +166,7 @@ impl Sources {
             pace,
             registry,
             client,
-            slots: Semaphore::new(SLOTS),
+            slots: Slots::new(SLOTS),
         });
         Self {
             shared,

@@ -12,6 +12,7 @@ use hyprstream_contract::{
         ApiError, Credentials, MirrorRequest, MirrorState, Reference, ResolveRequest, Upstream,
     },
 };
+use hyprstream_slots::Slot;
 use kube::runtime::reflector::ObjectRef;
 use tokio::{
     sync::Notify,
@@ -134,11 +135,17 @@ impl Task {
         self.mirror(upstream, commit).await
     }
 
+    /// A place for a question to the registry, of which each namespace has its share.
+    async fn slot(&self) -> Slot {
+        let owners = hyprstream_slots::owner(&self.key.namespace);
+        self.shared.slots.acquire(&owners, false).await
+    }
+
     async fn resolve(&self, upstream: &Upstream) -> Result<CommitId, (Problem, bool)> {
         if let Reference::Commit(commit) = &self.key.reference {
             return Ok(commit.clone());
         }
-        let _slot = self.shared.slots.acquire().await;
+        let _slot = self.slot().await;
         let request = ResolveRequest {
             upstream: upstream.clone(),
             reference: self.key.reference.clone(),
@@ -164,7 +171,7 @@ impl Task {
         let mut reported: Option<Instant> = None;
         loop {
             let status = {
-                let _slot = self.shared.slots.acquire().await;
+                let _slot = self.slot().await;
                 self.shared.registry.mirror(&request).await
             }
             .map_err(|error| self.problem(&error))?;

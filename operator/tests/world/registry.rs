@@ -22,6 +22,9 @@ use hyprstream_contract::{
 };
 use tokio::sync::Notify;
 
+/// What URLs begin with of which nothing is ever heard.
+pub const SILENT: &str = "https://silent.example.org/";
+
 #[derive(Clone, Default)]
 pub struct FakeRegistry {
     state: Arc<Mutex<Inner>>,
@@ -38,6 +41,8 @@ struct Inner {
     mirrors: BTreeMap<String, (MirrorState, u64, Option<ApiError>)>,
     events: Vec<PushEvent>,
     resolves: usize,
+    /// As `resolves`, with those that are never answered.
+    asked: usize,
     is_down: bool,
 }
 
@@ -84,6 +89,10 @@ impl FakeRegistry {
         self.state.lock().unwrap().is_down = is_down;
     }
 
+    pub fn asked(&self) -> usize {
+        self.state.lock().unwrap().asked
+    }
+
     pub fn resolves(&self) -> usize {
         self.state.lock().unwrap().resolves
     }
@@ -115,6 +124,10 @@ async fn resolve(
     State(registry): State<FakeRegistry>,
     Json(request): Json<ResolveRequest>,
 ) -> Response {
+    registry.state.lock().unwrap().asked += 1;
+    if request.upstream.url.starts_with(SILENT) {
+        std::future::pending::<()>().await;
+    }
     let mut inner = registry.state.lock().unwrap();
     inner.resolves += 1;
     if inner.is_down {

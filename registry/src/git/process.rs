@@ -15,6 +15,7 @@ use std::{
 use axum::{body::Body, http::StatusCode};
 use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
+use hyprstream_slots::{Owners, Slot, Slots};
 use parking_lot::Mutex;
 use prometheus::IntGauge;
 use tokio::{
@@ -27,7 +28,6 @@ use tokio_util::task::TaskTracker;
 use crate::{
     limits::GitLimits,
     refusal::{Refusal, is_disk_full},
-    slots::{Owners, Slot, Slots},
 };
 
 /// Which of git's programs.

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use hyprstream_contract::registry::reason;
 use hyprstream_git2db::{
-    CommitId, Credentials, Include, Observer as _, Reference, RemoteUrl,
+    CommitId, Credentials, Include, Observer as _, Reference, RemoteUrl, guarded,
     repo::{self, Fetch, History},
     tree::{self, Limits},
 };
@@ -63,7 +63,7 @@ fn bring(state: &State, job: &Job, run: &Run, order: &Order) -> Result<(), Failu
             history: History::Whole,
             credentials: &order.credentials,
         };
-        repo::fetch_commit(&path, &fetch, run)?;
+        guarded(state.fence(), || repo::fetch_commit(&path, &fetch, run))?;
     }
     run.enter(Stage::Here);
     // A repository whose HEAD names nothing cannot be cloned.

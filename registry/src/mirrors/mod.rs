@@ -25,7 +25,10 @@ use std::{
 use hyprstream_contract::registry::{
     MirrorRequest, MirrorState, MirrorStatus, ResolveRequest, ResolveResponse, reason,
 };
-use hyprstream_git2db::{Cancel, CommitId, Credentials, Digest, Include, Reference, RemoteUrl};
+use hyprstream_git2db::{
+    Cancel, CommitId, Credentials, Digest, Include, Reference, RemoteUrl, guarded, remote,
+};
+use hyprstream_slots::{self as slots, Owners, Slots};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -36,7 +39,6 @@ use source::Source;
 
 use crate::{
     names::Repository,
-    slots::{self, Owners, Slots},
     state::{State, blocking},
 };
 
@@ -194,7 +196,10 @@ async fn ask_upstream(
     let fence = Arc::clone(state);
     let mut done = on_thread(move || {
         source::require_allowed(&fence, &url)?;
-        hyprstream_git2db::remote::resolve(&url, &reference, &credentials).map_err(Failure::from)
+        guarded(fence.fence(), || {
+            remote::resolve(&url, &reference, &credentials)
+        })
+        .map_err(Failure::from)
     })?;
     if let Ok(found) = tokio::time::timeout_at(until, &mut done).await {
         return found.unwrap_or_else(|_| Err(Failure::died()));
@@ -209,7 +214,7 @@ async fn ask_upstream(
 
 fn busy() -> Failure {
     let message = "too much of this namespace waits for upstreams that are slow; it is tried again";
-    Failure::passing("Busy", message)
+    Failure::passing(reason::BUSY, message)
 }
 
 /// How far a commit is; begins or continues the work if it is not here.

@@ -12,14 +12,11 @@ use std::{
 
 use hyprstream_contract::registry::reason;
 use hyprstream_git2db::{Cancel, Observer, Progress};
+use hyprstream_slots::{Slot, Slots};
 use parking_lot::Mutex;
 
 use super::{Job, failure::Failure};
-use crate::{
-    limits::FetchLimits,
-    slots::{Slot, Slots},
-    state::State,
-};
+use crate::{limits::FetchLimits, state::State};
 
 /// What an attempt is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

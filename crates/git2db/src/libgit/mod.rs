@@ -22,6 +22,7 @@ pub(crate) use classify::{is_disk_full, is_malformed, is_memory_full, remote_err
 pub(crate) use memory::{allow as allow_objects, largest as largest_object};
 pub(crate) use settings::init;
 pub use settings::{Timeouts, set_timeouts};
+pub use stream::guarded;
 
 use crate::{Credentials, Limits, Observer, Progress, RemoteError, RemoteUrl, Scheme, pace::Meter};
 

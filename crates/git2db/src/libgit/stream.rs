@@ -23,7 +23,7 @@ use rustix::{
 };
 
 use super::settings;
-use crate::pace::Meter;
+use crate::{lfs::Guard, pace::Meter};
 
 const OK: c_int = 0;
 const FAILED: c_int = -1;
@@ -77,10 +77,27 @@ struct Owned {
     port: CString,
     socket: Option<OwnedFd>,
     meter: Option<Rc<RefCell<Meter>>>,
+    guard: Option<Guard>,
 }
 
 thread_local! {
     static CURRENT: RefCell<Option<Rc<RefCell<Meter>>>> = const { RefCell::new(None) };
+    static GUARD: RefCell<Option<Guard>> = const { RefCell::new(None) };
+}
+
+/// Does `work`, whose git connections go only where `guard` allows it: the address that is looked
+/// at is the one that is connected to. A proxy, which our own environment names, is always allowed.
+///
+/// Holds for what `work` does on this thread.
+pub fn guarded<T>(guard: Guard, work: impl FnOnce() -> T) -> T {
+    struct Restore(Option<Guard>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            GUARD.with(|current| current.replace(self.0.take()));
+        }
+    }
+    let _restore = Restore(GUARD.with(|current| current.replace(Some(guard))));
+    work()
 }
 
 /// Streams that this thread makes are watched by a meter until the value is dropped.
@@ -149,6 +166,7 @@ unsafe extern "C" fn init(
             port,
             socket: None,
             meter: CURRENT.with(|current| current.borrow().clone()),
+            guard: GUARD.with(|current| current.borrow().clone()),
         },
     });
     stream.host = stream.owned.host.as_ptr().cast_mut();
@@ -186,8 +204,13 @@ unsafe extern "C" fn connect(stream: *mut GitStream) -> c_int {
         Err(error) => return fail(&format!("failed to resolve address for {host}: {error}")),
     };
     let timeout = Duration::from_millis(stream.parent.connect_timeout.max(1) as u64);
-    let mut last = "it has no address".to_owned();
+    let guard = stream.owned.guard.as_deref();
+    let guard = guard.filter(|_| !port.is_some_and(|port| is_proxy(name, port)));
+    let mut last = "it has no address that may be called".to_owned();
     for address in addresses {
+        if guard.is_some_and(|allows| !allows(name, address.ip())) {
+            continue;
+        }
         match TcpStream::connect_timeout(&address, timeout) {
             Ok(socket) => {
                 let _ = sockopt::set_socket_keepalive(&socket, true);
@@ -205,6 +228,19 @@ unsafe extern "C" fn connect(stream: *mut GitStream) -> c_int {
         }
     }
     fail(&format!("failed to connect to {host}: {last}"))
+}
+
+/// Whether the environment names a proxy there, as libgit2 reads it.
+fn is_proxy(host: &str, port: u16) -> bool {
+    ["http_proxy", "https_proxy", "all_proxy"]
+        .into_iter()
+        .flat_map(|name| [name.to_owned(), name.to_ascii_uppercase()])
+        .filter_map(|name| std::env::var(name).ok())
+        .filter_map(|proxy| url::Url::parse(&proxy).ok())
+        .any(|proxy| {
+            let named = proxy.host_str().map(|h| h.trim_matches(['[', ']']));
+            named == Some(host) && proxy.port_or_known_default() == Some(port)
+        })
 }
 
 unsafe extern "C" fn read(stream: *mut GitStream, data: *mut c_void, len: usize) -> isize {

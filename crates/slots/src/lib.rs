@@ -13,13 +13,13 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 /// Whom some work is for. More may join while it waits.
-pub(crate) type Owners = Arc<Mutex<BTreeSet<String>>>;
+pub type Owners = Arc<Mutex<BTreeSet<String>>>;
 
 /// Places for work.
-pub(crate) struct Slots(Arc<Shared>);
+pub struct Slots(Arc<Shared>);
 
 /// A place, which is free again when this is dropped.
-pub(crate) struct Slot {
+pub struct Slot {
     shared: Arc<Shared>,
     owner: String,
     counts: bool,
@@ -45,13 +45,13 @@ struct Waiting {
 }
 
 /// The owners of work that is for one.
-pub(crate) fn owner(name: &str) -> Owners {
+pub fn owner(name: &str) -> Owners {
     Arc::new(Mutex::new(BTreeSet::from([name.to_owned()])))
 }
 
 impl Slots {
     /// `total` places, of which one owner holds at most half, but at least one.
-    pub(crate) fn new(total: usize) -> Self {
+    pub fn new(total: usize) -> Self {
         let total = total.max(1);
         Self(Arc::new(Shared {
             total,
@@ -62,7 +62,7 @@ impl Slots {
 
     /// Waits for a place. Work that comes `again` waits behind that of the same owner which comes
     /// for the first time.
-    pub(crate) async fn acquire(&self, owners: &Owners, again: bool) -> Slot {
+    pub async fn acquire(&self, owners: &Owners, again: bool) -> Slot {
         loop {
             let (wake, woken) = oneshot::channel();
             let owners = Arc::clone(owners);
@@ -79,19 +79,19 @@ impl Slots {
     }
 
     /// Looks at the waiting list again, since owners have joined work on it.
-    pub(crate) fn joined(&self) {
+    pub fn joined(&self) {
         self.0.grant();
     }
 
     /// How many works of `owner` wait.
-    pub(crate) fn waiting(&self, owner: &str) -> usize {
+    pub fn waiting(&self, owner: &str) -> usize {
         let book = self.0.book.lock();
         let waits = |w: &&Waiting| !w.wake.is_closed() && w.owners.lock().contains(owner);
         book.waiting.iter().filter(waits).count()
     }
 
     /// Whether somebody waits who holds fewer places than the owner of `slot`.
-    pub(crate) fn is_wanted(&self, slot: &Slot) -> bool {
+    pub fn is_wanted(&self, slot: &Slot) -> bool {
         let book = self.0.book.lock();
         let held = |name: &String| book.held.get(name).copied().unwrap_or(0);
         let mine = held(&slot.owner);
@@ -109,7 +109,7 @@ impl Slots {
 impl Slot {
     /// Gives the place to others although the work has not ended, because it cannot be ended. Its
     /// owner still pays for it.
-    pub(crate) fn set_aside(&mut self) {
+    pub fn set_aside(&mut self) {
         if std::mem::take(&mut self.counts) {
             self.shared.book.lock().taken -= 1;
             self.shared.grant();
