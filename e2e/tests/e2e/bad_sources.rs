@@ -107,6 +107,10 @@ fn s04_an_unreachable_host_a_missing_repository_and_a_missing_branch_have_their_
     let host = upstream
         .namespace
         .apply_model("host", &tiny_spec("https://no-such-host.invalid/m.git", ""))?;
+    // Where clouds keep the keys of machines; not asked at all.
+    let metadata = upstream
+        .namespace
+        .apply_model("metadata", &tiny_spec("https://169.254.169.254/m.git", ""))?;
     let missing = upstream.namespace.apply_model(
         "missing",
         &private_spec(&upstream.url.replace("private.git", "none.git")),
@@ -116,6 +120,7 @@ fn s04_an_unreachable_host_a_missing_repository_and_a_missing_branch_have_their_
         &private_spec(&upstream.url).replace("branch: main", "branch: later"),
     )?;
     host.wait_condition("SourceResolved", "False", Some("HostUnreachable"), PATIENCE)?;
+    metadata.wait_condition("SourceResolved", "False", Some("HostUnreachable"), PATIENCE)?;
     missing.wait_condition(
         "SourceResolved",
         "False",

@@ -4,6 +4,7 @@
 
 mod bad_commits;
 mod bad_sources;
+mod bystanders;
 mod disks;
 mod kills;
 mod last_good;

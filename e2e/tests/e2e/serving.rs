@@ -65,6 +65,20 @@ fn s01_both_ids_are_accepted_and_an_unknown_one_is_not_found() -> Result<()> {
         assert_eq!(answer.commit, tiny.commit);
         assert_eq!(answer.completion_tokens, 4);
     }
+    // Past the gateway nobody is answered but probes and scrapers.
+    for (path, expected) in [("v1/models", false), ("load", false), ("health", true)] {
+        let path = format!(
+            "/api/v1/namespaces/{}/services/solo:8000/proxy/{path}",
+            tiny.namespace.name
+        );
+        let output = tiny.cluster.try_kubectl(&["get", "--raw", &path])?;
+        assert_eq!(output.success, expected, "{path}: {}", output.stderr);
+        let told = output.stderr.to_lowercase();
+        assert!(
+            expected || told.contains("unauthorized") || told.contains("logged in"),
+            "{told}"
+        );
+    }
     let error = Chat::new(&tiny.cluster.ingress, "no-such-model", "hello", 4)
         .ask()
         .unwrap_err();

@@ -251,8 +251,9 @@ impl Applier {
             Some(existing) => {
                 check_owner(plan, existing.as_ref(), "PersistentVolumeClaim")?;
                 let phase = existing.status.as_ref().and_then(|s| s.phase.as_deref());
+                // Lost since it was chosen. The next look chooses another name, and this claim goes
+                // when no pod mounts it any more.
                 if phase == Some("Lost") {
-                    self.delete(&claims, existing.as_ref()).await?;
                     return Err(leaving("PersistentVolumeClaim", name));
                 }
                 Ok(())

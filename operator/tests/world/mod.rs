@@ -269,7 +269,18 @@ impl World {
                 );
             }
         }
-        text.chars().take(6000).collect()
+        for claim in self.cluster.list(kubelet::CLAIMS) {
+            let (meta, status) = (&claim["metadata"], &claim["status"]);
+            let _ = writeln!(text, "claim {} {} {status}", meta["name"], meta["labels"]);
+        }
+        for pod in self.cluster.list(kubelet::PODS) {
+            let meta = &pod["metadata"];
+            let _ = writeln!(text, "pod {} {}", meta["name"], pod["spec"]["volumes"]);
+        }
+        let writes = self.cluster.writes();
+        let last = writes.len().saturating_sub(30);
+        let _ = writeln!(text, "{}", writes[last..].join("\n"));
+        text.chars().take(12_000).collect()
     }
 
     /// Waits until nothing is written any more, and returns how many writes there were in all.
