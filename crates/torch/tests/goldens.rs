@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use hyprstream_goldens::{RealModel, TINY, Tiny, Way, greedy};
+use hyprstream_goldens::{RealModel, TINY, Tiny, Way, logits};
 use hyprstream_torch::{DType, Device, LoadOptions, TorchBackend, load};
 
 fn backend(dir: &Path, dtype: DType) -> TorchBackend {
@@ -48,8 +48,17 @@ fn smollm2_in_bfloat16_gives_the_answer_of_f32() {
     let golden = model.golden();
     let case = golden.case("chat");
     let mut backend = backend(&model.dir(), DType::BFloat16);
-    // "The capital of France is Paris." and the end of the turn.
-    assert_eq!(greedy(&mut backend, &case.tokens, 8), case.greedy[..8]);
+    // "The capital of France is Paris." and the end of the turn, up to ties: the first two tokens
+    // are 0.1 apart, and at 25 neighbours in bf16 are 0.125 apart.
+    let said = &case.greedy[..8];
+    let tokens = [&case.tokens[..], said].concat();
+    let all = logits(&mut backend, &tokens, Way::Whole);
+    let rows = &all[case.tokens.len() - 1..];
+    for (i, (row, &token)) in rows.iter().zip(said).enumerate() {
+        let best = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let behind = best - row[token as usize];
+        assert!(behind <= 0.25, "token {i}: {behind} behind the best");
+    }
     // 8 bits of mantissa: logits of up to 30 are off by some tenths after 30 layers.
     for way in [Way::Whole, Way::Mixed] {
         let worst = case.worst(&mut backend, way);
