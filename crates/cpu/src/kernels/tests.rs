@@ -7,7 +7,7 @@ pub(crate) mod amx;
 
 use super::*;
 use crate::{
-    buffer::{Buffer, Shared},
+    buffer::{Arena, Buffer, Shared},
     cache::{Cache, CacheShape},
     format::{Format, bf16_bits, bf16_value, f16_value},
     pool::Pool,
@@ -149,9 +149,15 @@ fn products_are_right_for_all_sets_forms_and_sizes() {
                 inputs,
             };
             let sources: Vec<_> = panels_of(&matrix).collect();
-            let weights =
-                Weights::pack(&sources, format, None, &Ops::of(Kernels::best()), &mut pool)
-                    .unwrap();
+            let weights = Weights::pack(
+                &sources,
+                format,
+                None,
+                &mut Arena::default(),
+                &Ops::of(Kernels::best()),
+                &mut pool,
+            )
+            .unwrap();
             let exact = unpacked(&weights, outputs, inputs);
             for set in sets() {
                 let kind = multiply_of(&Ops::of(set), format).rows;
@@ -196,7 +202,15 @@ fn tiles_of_fewer_bits_give_the_bits_of_vectors() {
     let rows: Vec<_> = (0..45).map(|_| numbers(&mut random, 96)).collect();
     for format in [Format::Int8, Format::Int4] {
         let ops = Ops::of(Kernels::Avx512);
-        let weights = Weights::pack(&sources, format, None, &ops, &mut pool).unwrap();
+        let weights = Weights::pack(
+            &sources,
+            format,
+            None,
+            &mut Arena::default(),
+            &ops,
+            &mut pool,
+        )
+        .unwrap();
         let by_vectors = multiplied(Kernels::Avx512, &weights, &rows, &mut pool);
         let by_tiles = multiplied(Kernels::Amx, &weights, &rows, &mut pool);
         assert_eq!(by_vectors, by_tiles, "{format:?}");
@@ -216,8 +230,15 @@ fn quantisation_loses_no_more_than_half_a_level() {
     };
     let sources: Vec<_> = panels_of(&matrix).collect();
     for (format, level) in [(Format::Int8, 1.0 / 127.0), (Format::Int4, 2.0 / 15.0)] {
-        let weights =
-            Weights::pack(&sources, format, None, &Ops::of(Kernels::best()), &mut pool).unwrap();
+        let weights = Weights::pack(
+            &sources,
+            format,
+            None,
+            &mut Arena::default(),
+            &Ops::of(Kernels::best()),
+            &mut pool,
+        )
+        .unwrap();
         let kept = unpacked(&weights, 16, 64);
         for (kept, value) in kept.iter().zip(&values) {
             // A narrower range may cut off the ends.
@@ -504,7 +525,15 @@ fn what_is_not_finite_stays_so_in_all_sets() {
                     inputs: 96,
                 };
                 let sources: Vec<_> = panels_of(&matrix).collect();
-                let weights = Weights::pack(&sources, format, None, &ops, &mut pool).unwrap();
+                let weights = Weights::pack(
+                    &sources,
+                    format,
+                    None,
+                    &mut Arena::default(),
+                    &ops,
+                    &mut pool,
+                )
+                .unwrap();
                 let mut rows: Vec<_> = (0..9).map(|_| numbers(&mut random, 96)).collect();
                 rows[3][31 + 16 * at] = bad;
                 for (r, got) in multiplied(set, &weights, &rows, &mut pool)
@@ -559,7 +588,15 @@ fn weights_that_a_format_cannot_hold_are_refused() {
             inputs: 64,
         };
         let sources: Vec<_> = panels_of(&matrix).collect();
-        Weights::pack(&sources, format, None, &ops, &mut pool).map(drop)
+        Weights::pack(
+            &sources,
+            format,
+            None,
+            &mut Arena::default(),
+            &ops,
+            &mut pool,
+        )
+        .map(drop)
     };
     let formats = [Format::F32, Format::Bf16, Format::Int8, Format::Int4];
     for format in formats {
