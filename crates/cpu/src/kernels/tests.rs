@@ -186,6 +186,42 @@ fn products_are_right_for_all_sets_forms_and_sizes() {
 }
 
 #[test]
+fn the_largest_levels_and_inputs_overflow_no_sum() {
+    let mut pool = Pool::new(1).unwrap();
+    let mut values = vec![1.0; 16 * 64];
+    for (i, row) in values.chunks_exact_mut(64).enumerate() {
+        // One is at the other end of the range.
+        row[i] = -1.0;
+        row[32 + i] = -1.0;
+    }
+    let stored = bytes(&values);
+    let matrix = Matrix {
+        bytes: &stored,
+        stored: StoredType::F32,
+        inputs: 64,
+    };
+    let sources: Vec<_> = panels_of(&matrix).collect();
+    let rows = vec![vec![1.0; 64], vec![-1.0; 64]];
+    for set in sets() {
+        let ops = Ops::of(set);
+        for format in [Format::Int8, Format::Int4] {
+            let mut arena = Arena::default();
+            let weights =
+                Weights::pack(&sources, format, None, &mut arena, &ops, &mut pool).unwrap();
+            for (got, exact) in multiplied(set, &weights, &rows, &mut pool)
+                .iter()
+                .zip([60.0, -60.0])
+            {
+                assert!(
+                    got.iter().all(|got| (got - exact).abs() < 0.1),
+                    "{set} {format:?}: {got:?} for {exact}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn tiles_of_fewer_bits_give_the_bits_of_vectors() {
     if !Kernels::Amx.available() {
         return;
