@@ -8,6 +8,7 @@ use hyprstream_models::{
 };
 
 use crate::{
+    buffer::Arena,
     calibration::{Calibration, Importance},
     format::{Format, bf16_bits, bf16_value},
     kernels::{LANES, Ops},
@@ -125,6 +126,7 @@ impl Model {
         let mut packer = Packer {
             ops,
             pool,
+            arena: Arena::default(),
             plus_one: config.norm_plus_one,
         };
         let stored_head = stored.head.as_ref().unwrap_or(&stored.embedding);
@@ -158,7 +160,10 @@ impl Model {
         for (index, layer) in stored.layers.iter().enumerate() {
             let importance = match &mut calibration {
                 Some(calibration) => {
+                    // It goes away again, so it shares no map with what stays.
+                    let kept = std::mem::take(&mut packer.arena);
                     let whole = packer.layer(layer, calibration.precision(), None)?;
+                    packer.arena = kept;
                     Some(calibration.layer(&model, index, &whole, ops, packer.pool)?)
                 }
                 None => None,
@@ -211,6 +216,8 @@ fn refused(error: &PackError, tensors: &[&StoredTensor], format: Format) -> Load
 struct Packer<'a> {
     ops: &'a Ops,
     pool: &'a mut Pool,
+    /// Where the matrices go.
+    arena: Arena,
     plus_one: bool,
 }
 
@@ -258,8 +265,15 @@ impl Packer<'_> {
     ) -> Result<Linear, LoadError> {
         let Form { format, importance } = form;
         Ok(Linear {
-            weights: Weights::pack(panels, format, importance, self.ops, self.pool)
-                .map_err(|error| refused(&error, tensors, format))?,
+            weights: Weights::pack(
+                panels,
+                format,
+                importance,
+                &mut self.arena,
+                self.ops,
+                self.pool,
+            )
+            .map_err(|error| refused(&error, tensors, format))?,
             inputs: panels.first().map_or(0, |panel| panel.matrix.inputs),
             bias: Vec::new(),
         })

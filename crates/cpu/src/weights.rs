@@ -14,7 +14,7 @@ use std::{
 use hyprstream_models::{StoredTensor, StoredType};
 
 use crate::{
-    buffer::{Buffer, Shared},
+    buffer::{Arena, Buffer, Shared},
     format::{Format, bf16_bits, bf16_value, f16_value},
     kernels::{GROUP, LANES, Levels, Ops, STEP_BYTES},
     pool::Pool,
@@ -139,7 +139,7 @@ const F16_LARGEST: u16 = 0x7bff;
 impl Weights {
     /// Packs `sources`, which have the same number of inputs, as `format`. Quantised formats need
     /// inputs in multiples of 32. In 4 bits the errors of an input count as much as `importance`
-    /// says, or all alike.
+    /// says, or all alike. Memory comes from `arena`.
     ///
     /// # Errors
     /// [`PackError`].
@@ -147,6 +147,7 @@ impl Weights {
         sources: &[PanelSource<'_>],
         format: Format,
         importance: Option<&[f32]>,
+        arena: &mut Arena,
         ops: &Ops,
         pool: &mut Pool,
     ) -> Result<Self, PackError> {
@@ -159,14 +160,15 @@ impl Weights {
             0
         };
         let scales = panels * groups * LANES;
-        let mut data = Buffer::new(panels * steps * STEP_BYTES).map_err(PackError::Memory)?;
-        let mut scales = Buffer::new(scales).map_err(PackError::Memory)?;
-        let mut minima = Buffer::new(if format == Format::Int4 {
+        let data = panels * steps * STEP_BYTES;
+        let mut data = arena.buffer(data).map_err(PackError::Memory)?;
+        let mut scales = arena.buffer(scales).map_err(PackError::Memory)?;
+        let minima = if format == Format::Int4 {
             scales.len()
         } else {
             0
-        })
-        .map_err(PackError::Memory)?;
+        };
+        let mut minima = arena.buffer(minima).map_err(PackError::Memory)?;
         let (finite, fits) = (AtomicBool::new(true), AtomicBool::new(true));
         let (shared, shared_scales, shared_minima) = (
             Shared::new(&mut data),

@@ -7,7 +7,7 @@ pub(crate) mod amx;
 
 use super::*;
 use crate::{
-    buffer::{Buffer, Shared},
+    buffer::{Arena, Buffer, Shared},
     cache::{Cache, CacheShape},
     format::{Format, bf16_bits, bf16_value, f16_value},
     pool::Pool,
@@ -149,9 +149,15 @@ fn products_are_right_for_all_sets_forms_and_sizes() {
                 inputs,
             };
             let sources: Vec<_> = panels_of(&matrix).collect();
-            let weights =
-                Weights::pack(&sources, format, None, &Ops::of(Kernels::best()), &mut pool)
-                    .unwrap();
+            let weights = Weights::pack(
+                &sources,
+                format,
+                None,
+                &mut Arena::default(),
+                &Ops::of(Kernels::best()),
+                &mut pool,
+            )
+            .unwrap();
             let exact = unpacked(&weights, outputs, inputs);
             for set in sets() {
                 let kind = multiply_of(&Ops::of(set), format).rows;
@@ -180,6 +186,42 @@ fn products_are_right_for_all_sets_forms_and_sizes() {
 }
 
 #[test]
+fn the_largest_levels_and_inputs_overflow_no_sum() {
+    let mut pool = Pool::new(1).unwrap();
+    let mut values = vec![1.0; 16 * 64];
+    for (i, row) in values.chunks_exact_mut(64).enumerate() {
+        // One is at the other end of the range.
+        row[i] = -1.0;
+        row[32 + i] = -1.0;
+    }
+    let stored = bytes(&values);
+    let matrix = Matrix {
+        bytes: &stored,
+        stored: StoredType::F32,
+        inputs: 64,
+    };
+    let sources: Vec<_> = panels_of(&matrix).collect();
+    let rows = vec![vec![1.0; 64], vec![-1.0; 64]];
+    for set in sets() {
+        let ops = Ops::of(set);
+        for format in [Format::Int8, Format::Int4] {
+            let mut arena = Arena::default();
+            let weights =
+                Weights::pack(&sources, format, None, &mut arena, &ops, &mut pool).unwrap();
+            for (got, exact) in multiplied(set, &weights, &rows, &mut pool)
+                .iter()
+                .zip([60.0, -60.0])
+            {
+                assert!(
+                    got.iter().all(|got| (got - exact).abs() < 0.1),
+                    "{set} {format:?}: {got:?} for {exact}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn tiles_of_fewer_bits_give_the_bits_of_vectors() {
     if !Kernels::Amx.available() {
         return;
@@ -196,7 +238,15 @@ fn tiles_of_fewer_bits_give_the_bits_of_vectors() {
     let rows: Vec<_> = (0..45).map(|_| numbers(&mut random, 96)).collect();
     for format in [Format::Int8, Format::Int4] {
         let ops = Ops::of(Kernels::Avx512);
-        let weights = Weights::pack(&sources, format, None, &ops, &mut pool).unwrap();
+        let weights = Weights::pack(
+            &sources,
+            format,
+            None,
+            &mut Arena::default(),
+            &ops,
+            &mut pool,
+        )
+        .unwrap();
         let by_vectors = multiplied(Kernels::Avx512, &weights, &rows, &mut pool);
         let by_tiles = multiplied(Kernels::Amx, &weights, &rows, &mut pool);
         assert_eq!(by_vectors, by_tiles, "{format:?}");
@@ -216,8 +266,15 @@ fn quantisation_loses_no_more_than_half_a_level() {
     };
     let sources: Vec<_> = panels_of(&matrix).collect();
     for (format, level) in [(Format::Int8, 1.0 / 127.0), (Format::Int4, 2.0 / 15.0)] {
-        let weights =
-            Weights::pack(&sources, format, None, &Ops::of(Kernels::best()), &mut pool).unwrap();
+        let weights = Weights::pack(
+            &sources,
+            format,
+            None,
+            &mut Arena::default(),
+            &Ops::of(Kernels::best()),
+            &mut pool,
+        )
+        .unwrap();
         let kept = unpacked(&weights, 16, 64);
         for (kept, value) in kept.iter().zip(&values) {
             // A narrower range may cut off the ends.
@@ -504,7 +561,15 @@ fn what_is_not_finite_stays_so_in_all_sets() {
                     inputs: 96,
                 };
                 let sources: Vec<_> = panels_of(&matrix).collect();
-                let weights = Weights::pack(&sources, format, None, &ops, &mut pool).unwrap();
+                let weights = Weights::pack(
+                    &sources,
+                    format,
+                    None,
+                    &mut Arena::default(),
+                    &ops,
+                    &mut pool,
+                )
+                .unwrap();
                 let mut rows: Vec<_> = (0..9).map(|_| numbers(&mut random, 96)).collect();
                 rows[3][31 + 16 * at] = bad;
                 for (r, got) in multiplied(set, &weights, &rows, &mut pool)
@@ -559,7 +624,15 @@ fn weights_that_a_format_cannot_hold_are_refused() {
             inputs: 64,
         };
         let sources: Vec<_> = panels_of(&matrix).collect();
-        Weights::pack(&sources, format, None, &ops, &mut pool).map(drop)
+        Weights::pack(
+            &sources,
+            format,
+            None,
+            &mut Arena::default(),
+            &ops,
+            &mut pool,
+        )
+        .map(drop)
     };
     let formats = [Format::F32, Format::Bf16, Format::Int8, Format::Int4];
     for format in formats {

@@ -15,7 +15,7 @@ use std::{
 
 use super::{
     super::attend::{Packed, Products, SCORE_STRIDE, Values, attend},
-    avx512::{self, Bits, Int4, Int8, add_group},
+    avx512::{self, add_group},
     *,
 };
 

@@ -1,6 +1,6 @@
 //! AVX2, FMA and F16C.
 
-use super::{attend::attend_small as attend_with, tile_plain as tile_quantized, *};
+use super::{attend::attend_small as attend_with, *};
 
 set! { compiled "avx2,fma,f16c": }
 
@@ -106,9 +106,6 @@ unsafe fn tile<D: Dot>(tile: &Tile) {
     }
 }
 
-struct Int8;
-struct Int4;
-
 /// 8 dot products of 4 unsigned and 4 signed bytes. No pair of products reaches 2^15.
 #[inline(always)]
 unsafe fn dot4(sum: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i {
@@ -119,60 +116,107 @@ unsafe fn dot4(sum: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i {
     }
 }
 
+/// Adds the products of half a step of weights and a row to `dots`: for 8 bits 8 sums of 32 bits,
+/// for 4 bits 16 sums of 16 bits, two for each output.
 #[inline(always)]
-unsafe fn lanes(dots: [__m256i; 2]) -> [i32; LANES] {
-    // SAFETY: both are 64 bytes without a meaning of their own.
-    unsafe { std::mem::transmute(dots) }
-}
-
-impl Quantized for Int8 {
-    const STEPS: usize = GROUP / 4;
-    const MINIMA: bool = false;
-
-    #[inline(always)]
-    unsafe fn dots(panel: *const u8, row: *const i8, _: i32) -> [i32; LANES] {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let mut dots = [_mm256_setzero_si256(); 2];
-            for s in 0..Self::STEPS {
-                let x = _mm256_set1_epi32(row.add(s * 4).cast::<i32>().read_unaligned());
-                let magnitude = _mm256_abs_epi8(x);
-                for (half, dot) in dots.iter_mut().enumerate() {
-                    let w = panel.add(s * STEP_BYTES + half * 32);
-                    // Less 128: from -127 to 127, as they were quantised.
-                    let w = _mm256_loadu_si256(w.cast());
-                    let w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
-                    *dot = dot4(*dot, magnitude, _mm256_sign_epi8(w, x));
-                }
-            }
-            lanes(dots)
+unsafe fn add_products<B: Bits>(dots: __m256i, word: __m256i, row: *const i8) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let row = row.cast::<i32>();
+        let x = _mm256_set1_epi32(row.read_unaligned());
+        if B::FOUR {
+            let second = _mm256_set1_epi32(row.add(1).read_unaligned());
+            let low = _mm256_set1_epi8(15);
+            let high = _mm256_and_si256(_mm256_srli_epi16::<4>(word), low);
+            let word = _mm256_and_si256(word, low);
+            // 16 products of a group come together, of at most 15 * 128 each: less than 2^15.
+            let dots = _mm256_add_epi16(dots, _mm256_maddubs_epi16(word, x));
+            _mm256_add_epi16(dots, _mm256_maddubs_epi16(high, second))
+        } else {
+            // Less 128: from -127 to 127, as they were quantised.
+            let word = _mm256_xor_si256(word, _mm256_set1_epi8(-128));
+            dot4(dots, _mm256_abs_epi8(x), _mm256_sign_epi8(word, x))
         }
     }
 }
 
-impl Quantized for Int4 {
-    const STEPS: usize = GROUP / 8;
-    const MINIMA: bool = true;
-
-    #[inline(always)]
-    unsafe fn dots(panel: *const u8, row: *const i8, _: i32) -> [i32; LANES] {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let mut dots = [_mm256_setzero_si256(); 2];
-            let low = _mm256_set1_epi8(15);
-            for s in 0..Self::STEPS {
-                let x = row.add(s * 8).cast::<i32>();
-                let first = _mm256_set1_epi32(x.read_unaligned());
-                let second = _mm256_set1_epi32(x.add(1).read_unaligned());
-                for (half, dot) in dots.iter_mut().enumerate() {
-                    let w = panel.add(s * STEP_BYTES + half * 32);
-                    let w = _mm256_loadu_si256(w.cast());
-                    let high = _mm256_and_si256(_mm256_srli_epi16::<4>(w), low);
-                    *dot = dot4(*dot, _mm256_and_si256(w, low), first);
-                    *dot = dot4(*dot, high, second);
+/// Adds the dot products of group `g`, times the scales of weights and rows.
+#[inline(always)]
+unsafe fn add_group<B: Bits, const M: usize>(
+    tile: &Tile,
+    g: usize,
+    rows: &[Row; M],
+    dots: &[[__m256i; 2]; M],
+    sums: &mut [[__m256; 2]; M],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for half in 0..2 {
+            let at = g * LANES + half * 8;
+            let scales = _mm256_cvtph_ps(_mm_loadu_si128(tile.scales.add(at).cast()));
+            for i in 0..M {
+                let factor = _mm256_mul_ps(scales, _mm256_set1_ps(*rows[i].scales.add(g)));
+                let mut dots = dots[i][half];
+                if B::FOUR {
+                    dots = _mm256_madd_epi16(dots, _mm256_set1_epi16(1));
+                }
+                let dots = _mm256_cvtepi32_ps(dots);
+                sums[i][half] = _mm256_fmadd_ps(dots, factor, sums[i][half]);
+            }
+            if B::FOUR {
+                let minima = _mm256_cvtph_ps(_mm_loadu_si128(tile.minima.add(at).cast()));
+                for i in 0..M {
+                    let x = *rows[i].scales.add(g) * *rows[i].sums.add(g) as f32;
+                    sums[i][half] = _mm256_fmadd_ps(minima, _mm256_set1_ps(x), sums[i][half]);
                 }
             }
-            lanes(dots)
+        }
+    }
+}
+
+/// `M` rows times one panel. Several panels at a time are several streams, and slower.
+#[inline(always)]
+unsafe fn quantized<B: Bits, const M: usize>(tile: &Tile) {
+    debug_assert!(tile.m == M && tile.n == 1);
+    let per_group = if B::FOUR { GROUP / 8 } else { GROUP / 4 };
+    let groups = tile.steps / per_group;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let rows: [Row; M] = std::array::from_fn(|i| Row::of(tile, i, groups));
+        let mut sums = [[_mm256_setzero_ps(); 2]; M];
+        for g in 0..groups {
+            let mut dots = [[_mm256_setzero_si256(); 2]; M];
+            for s in 0..per_group {
+                let step = tile.panels.add((g * per_group + s) * STEP_BYTES);
+                _mm_prefetch::<_MM_HINT_T0>(step.wrapping_add(tile.ahead).cast());
+                for half in 0..2 {
+                    let word = _mm256_loadu_si256(step.add(half * 32).cast());
+                    for i in 0..M {
+                        let row = rows[i].bytes.add(g * GROUP + s * (GROUP / per_group));
+                        dots[i][half] = add_products::<B>(dots[i][half], word, row);
+                    }
+                }
+            }
+            add_group::<B, M>(tile, g, &rows, &dots, &mut sums);
+        }
+        for i in 0..M {
+            let out = tile.out.add(i * tile.out_stride);
+            _mm256_storeu_ps(out, sums[i][0]);
+            _mm256_storeu_ps(out.add(8), sums[i][1]);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn tile_quantized<B: Bits>(tile: &Tile) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match tile.m {
+            1 => quantized::<B, 1>(tile),
+            2 => quantized::<B, 2>(tile),
+            3 => quantized::<B, 3>(tile),
+            4 => quantized::<B, 4>(tile),
+            m => unreachable_rows(m),
         }
     }
 }

@@ -116,19 +116,6 @@ unsafe fn tile<D: Dot>(tile: &Tile) {
     }
 }
 
-/// Weights of 8 bits or of 4.
-pub(super) trait Bits {
-    const FOUR: bool;
-}
-pub(super) struct Int8;
-pub(super) struct Int4;
-impl Bits for Int8 {
-    const FOUR: bool = false;
-}
-impl Bits for Int4 {
-    const FOUR: bool = true;
-}
-
 /// Groups whose scales are asked for ahead.
 const GROUPS_AHEAD: usize = 16;
 

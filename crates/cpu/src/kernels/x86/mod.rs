@@ -11,7 +11,7 @@ use super::{
     attend::{self, AttendArgs, unreachable_rows, with_rows},
     dot::{Dot, multiply_tile, panels},
     levels::{self, Levels},
-    quantized::{Quantized, Row, tile_plain},
+    quantized::Row,
     rows::{self, AddArgs, GateArgs, NormArgs, ScaleArgs},
     stay,
 };
@@ -20,6 +20,19 @@ use crate::format::RowKind;
 pub(super) mod amx;
 pub(super) mod avx2;
 pub(super) mod avx512;
+
+/// Weights of 8 bits or of 4.
+trait Bits {
+    const FOUR: bool;
+}
+struct Int8;
+struct Int4;
+impl Bits for Int8 {
+    const FOUR: bool = false;
+}
+impl Bits for Int4 {
+    const FOUR: bool = true;
+}
 
 /// Functions compiled with some instructions.
 macro_rules! compiled {
@@ -45,8 +58,7 @@ use compiled_for_avx512;
 
 /// The functions of a set and [`Ops`] of them, compiled by `$compile` for `$features`.
 ///
-/// Beside it stand the types and functions `F32`, `Bf16`, `Int8`, `Int4`, `tile`,
-/// `tile_quantized`, `attend_with`, and the constants `BF16_ROWS` (what a multiplication by bf16
+/// Beside it stand the types and functions `F32`, `Bf16`, `tile`, `tile_quantized`, `attend_with`, and the constants `BF16_ROWS` (what a multiplication by bf16
 /// takes), `SHAPES` and `QUANTIZED_SHAPES`.
 macro_rules! set {
     ($compile:ident $($features:tt)*) => {
