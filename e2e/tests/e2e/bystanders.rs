@@ -2,38 +2,55 @@
 
 use anyhow::{Context, Result};
 use hyprstream_e2e::{Chat, Cluster, Namespace, wait_until};
+use serde_json::{Value, json};
 
 use crate::{PATIENCE, Tiny, tiny_spec};
 
 const CRD: &str = "crd/models.hyprstream.io";
 const MAX_SURGE: &str = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/\
-                         rollout/properties/maxSurge/maximum";
+                         rollout/properties/maxSurge";
 
 /// The schema of Models as that of another version might be: without the bound on `maxSurge`.
 struct Loosened(Cluster);
 
 impl Loosened {
     fn new(cluster: &Cluster) -> Result<Self> {
-        patch(
-            cluster,
-            &format!(r#"[{{"op":"remove","path":"{MAX_SURGE}"}}]"#),
-        )?;
+        bound(cluster, None)?;
         Ok(Self(cluster.clone()))
     }
 }
 
 impl Drop for Loosened {
     fn drop(&mut self) {
-        let operation = format!(r#"[{{"op":"add","path":"{MAX_SURGE}","value":2147483647}}]"#);
-        if let Err(error) = patch(&self.0, &operation) {
+        if let Err(error) = bound(&self.0, Some(i32::MAX)) {
             eprintln!("the schema stays as it is: {error:#}");
         }
     }
 }
 
-fn patch(cluster: &Cluster, operations: &str) -> Result<()> {
+/// Applies the schema with another bound on `maxSurge`, in Helm's name: it would not upgrade what
+/// somebody else changed.
+fn bound(cluster: &Cluster, most: Option<i32>) -> Result<()> {
+    let mut crd = cluster.get(&[CRD])?;
+    let meta = &crd["metadata"];
+    crd = json!({
+        "apiVersion": crd["apiVersion"], "kind": crd["kind"], "spec": crd["spec"],
+        "metadata": {
+            "name": meta["name"], "labels": meta["labels"], "annotations": meta["annotations"],
+        },
+    });
+    let surge = crd.pointer_mut(MAX_SURGE).and_then(Value::as_object_mut);
+    let surge = surge.context("the schema has no maxSurge")?;
+    match most {
+        Some(most) => drop(surge.insert("maximum".into(), most.into())),
+        None => drop(surge.remove("maximum")),
+    }
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), serde_json::to_vec(&crd)?)?;
+    let path = file.path().to_str().context("a path that is no text")?;
+    let arguments = ["apply", "--server-side", "--field-manager=helm", "-f", path];
     cluster
-        .kubectl(&["patch", CRD, "--type=json", "-p", operations])
+        .kubectl(&[&arguments[..], &["--force-conflicts"]].concat())
         .map(drop)
 }
 

@@ -239,7 +239,15 @@ fn all_ready(cluster: &Cluster, part: Part, model: &str) -> Result<bool> {
 fn cause(error: &str) -> String {
     let end = error.find([':', '"', '{']).unwrap_or(error.len());
     let text = error[..end].trim_end_matches(" after ").trim();
-    text.chars().take(120).collect()
+    // The ingress says in plain words what it had trouble with, and the gateway in JSON.
+    let said = match error.split_once("\"message\":\"") {
+        Some((_, message)) => message.split('"').next(),
+        None if error[end..].contains(['{', '"']) => None,
+        None => Some(error[end..].trim_start_matches([':', ' '])),
+    };
+    let said = said.filter(|said| !said.is_empty());
+    let text = said.map_or_else(|| text.to_owned(), |said| format!("{text}: {said}"));
+    text.chars().take(240).collect()
 }
 
 /// Failures by what they are laid at.
@@ -336,6 +344,14 @@ mod tests {
             (
                 "the endpoint answered 503: {\"error\":1}",
                 "the endpoint answered 503",
+            ),
+            (
+                "the endpoint answered 503: {\"error\":{\"message\":\"no worker\",\"code\":1}}",
+                "the endpoint answered 503: no worker",
+            ),
+            (
+                "the endpoint answered 503: upstream connect error",
+                "the endpoint answered 503: upstream connect error",
             ),
             (
                 "the answer broke off after \"Paris is\"",
