@@ -18,7 +18,6 @@ EXPECTED = {
     "open-responses": {
         "image-input": "the model reads text only, and images are refused with a 400",
         "reasoning-summary": "skipped by llm-comply: the model's name is none of OpenAI's reasoning models",
-        "assistant-phase": "`phase` is a field of models with commentary, and refused with a 400",
     },
 }
 
