@@ -35,6 +35,19 @@ pub(crate) struct SuitesArgs {
     /// Takes the programs as they were built last.
     #[arg(long)]
     no_build: bool,
+    #[arg(skip)]
+    tested_with: Option<PathBuf>,
+}
+
+impl SuitesArgs {
+    /// All suites, after unit tests that have built `fake-worker` with these libraries of libtorch:
+    /// it is not compiled again without them.
+    pub(crate) fn after_tests(libraries: PathBuf) -> Self {
+        Self {
+            tested_with: Some(libraries),
+            ..Self::default()
+        }
+    }
 }
 
 /// What answers a suite's requests.
@@ -162,7 +175,8 @@ pub(crate) fn run(checkout: &Checkout, cache: &Cache, args: &SuitesArgs) -> Resu
             names.join(", ")
         );
     }
-    let stage = Stage::prepare(checkout, cache, !args.no_build)?;
+    let mut stage = Stage::prepare(checkout, cache, !args.no_build, args.tested_with.is_none())?;
+    stage.libraries.clone_from(&args.tested_with);
     let started = Instant::now();
     let mut failed = Vec::new();
     for target in [Target::Model, Target::Fake] {
@@ -215,10 +229,13 @@ struct Stage<'a> {
     node: PathBuf,
     model: PathBuf,
     target: PathBuf,
+    /// Of libtorch, where `fake-worker` needs them.
+    libraries: Option<PathBuf>,
 }
 
 impl<'a> Stage<'a> {
-    fn prepare(checkout: &Checkout, cache: &'a Cache, build: bool) -> Result<Self> {
+    /// `build` builds the worker, and then `fake` the one that computes nothing.
+    fn prepare(checkout: &Checkout, cache: &'a Cache, build: bool, fake: bool) -> Result<Self> {
         let step = Step::new("the suites' clients, weights and programs".to_owned());
         let folder = checkout.join("worker/suites");
         let python = environment::python(cache, &folder.join("requirements.txt"))?;
@@ -230,7 +247,8 @@ impl<'a> Stage<'a> {
             .map_or_else(|| checkout.join("target"), |dir| checkout.join(dir));
         if build {
             let log = cache.join("log/suites-build.log");
-            for more in [&["--bins"][..], &["--example", "fake-worker"]] {
+            let targets = [&["--bins"][..], &["--example", "fake-worker"]];
+            for more in if fake { &targets[..] } else { &targets[..1] } {
                 step.amount(more[more.len() - 1]);
                 let mut cargo = proc::cargo(checkout.root());
                 cargo
@@ -241,7 +259,7 @@ impl<'a> Stage<'a> {
                         "--package",
                         "hyprstream-worker",
                     ])
-                    .args(more);
+                    .args(*more);
                 proc::logged(&mut cargo, &log)?;
             }
         }
@@ -254,6 +272,7 @@ impl<'a> Stage<'a> {
             node,
             model: greedy_model(cache, &weights)?,
             target,
+            libraries: None,
         })
     }
 
@@ -268,6 +287,9 @@ impl<'a> Stage<'a> {
             Target::Fake => ("release/examples/fake-worker", FAKE_NAME, Path::new("none")),
         };
         let mut command = Command::new(self.target.join(program));
+        if let Some(libraries) = self.libraries.as_ref().filter(|_| target == Target::Fake) {
+            command.env("LD_LIBRARY_PATH", libraries);
+        }
         command
             .args(["serve", "--name", name, "--log", "warn", "--model"])
             .arg(model)

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::{
     paths::{Cache, Checkout},
     proc,
+    suites::SuitesArgs,
 };
 
 /// What to run.
@@ -42,7 +43,9 @@ pub(crate) fn run(checkout: &Checkout, cache: &Cache, args: &TestArgs) -> Result
     }
     if !args.fast && !args.e2e {
         suites.say("the clients that people use");
-        crate::suites::run(checkout, cache, &crate::suites::SuitesArgs::default())?;
+        let libraries = crate::libtorch::ensure(cache.root())?.join("lib");
+        let args = SuitesArgs::after_tests(libraries);
+        crate::suites::run(checkout, cache, &args)?;
     }
     if !args.fast {
         suites.end_to_end(args)?;
