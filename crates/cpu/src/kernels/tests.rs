@@ -12,7 +12,7 @@ use crate::{
     format::{Format, bf16_bits, bf16_value, f16_value},
     pool::Pool,
     product::{Destination, Outputs, Product, Rows, multiply_of, product},
-    weights::{Matrix, PackError, Weights, panels_of},
+    weights::{Matrix, PackError, PanelSource, Weights, panels_of},
 };
 use hyprstream_models::StoredType;
 
@@ -130,6 +130,11 @@ fn multiplied(
     out.chunks_exact(width).map(<[f32]>::to_vec).collect()
 }
 
+/// `sources` as `format`, all inputs alike, in memory of their own.
+fn packed(sources: &[PanelSource<'_>], format: Format, ops: &Ops, pool: &mut Pool) -> Weights {
+    Weights::pack(sources, format, None, &mut Arena::default(), ops, pool).unwrap()
+}
+
 #[test]
 fn products_are_right_for_all_sets_forms_and_sizes() {
     let mut random = fastrand::Rng::with_seed(1);
@@ -149,15 +154,7 @@ fn products_are_right_for_all_sets_forms_and_sizes() {
                 inputs,
             };
             let sources: Vec<_> = panels_of(&matrix).collect();
-            let weights = Weights::pack(
-                &sources,
-                format,
-                None,
-                &mut Arena::default(),
-                &Ops::of(Kernels::best()),
-                &mut pool,
-            )
-            .unwrap();
+            let weights = packed(&sources, format, &Ops::of(Kernels::best()), &mut pool);
             let exact = unpacked(&weights, outputs, inputs);
             for set in sets() {
                 let kind = multiply_of(&Ops::of(set), format).rows;
@@ -205,9 +202,7 @@ fn the_largest_levels_and_inputs_overflow_no_sum() {
     for set in sets() {
         let ops = Ops::of(set);
         for format in [Format::Int8, Format::Int4] {
-            let mut arena = Arena::default();
-            let weights =
-                Weights::pack(&sources, format, None, &mut arena, &ops, &mut pool).unwrap();
+            let weights = packed(&sources, format, &ops, &mut pool);
             for (got, exact) in multiplied(set, &weights, &rows, &mut pool)
                 .iter()
                 .zip([60.0, -60.0])
@@ -238,15 +233,7 @@ fn tiles_of_fewer_bits_give_the_bits_of_vectors() {
     let rows: Vec<_> = (0..45).map(|_| numbers(&mut random, 96)).collect();
     for format in [Format::Int8, Format::Int4] {
         let ops = Ops::of(Kernels::Avx512);
-        let weights = Weights::pack(
-            &sources,
-            format,
-            None,
-            &mut Arena::default(),
-            &ops,
-            &mut pool,
-        )
-        .unwrap();
+        let weights = packed(&sources, format, &ops, &mut pool);
         let by_vectors = multiplied(Kernels::Avx512, &weights, &rows, &mut pool);
         let by_tiles = multiplied(Kernels::Amx, &weights, &rows, &mut pool);
         assert_eq!(by_vectors, by_tiles, "{format:?}");
@@ -266,15 +253,7 @@ fn quantisation_loses_no_more_than_half_a_level() {
     };
     let sources: Vec<_> = panels_of(&matrix).collect();
     for (format, level) in [(Format::Int8, 1.0 / 127.0), (Format::Int4, 2.0 / 15.0)] {
-        let weights = Weights::pack(
-            &sources,
-            format,
-            None,
-            &mut Arena::default(),
-            &Ops::of(Kernels::best()),
-            &mut pool,
-        )
-        .unwrap();
+        let weights = packed(&sources, format, &Ops::of(Kernels::best()), &mut pool);
         let kept = unpacked(&weights, 16, 64);
         for (kept, value) in kept.iter().zip(&values) {
             // A narrower range may cut off the ends.
@@ -561,15 +540,7 @@ fn what_is_not_finite_stays_so_in_all_sets() {
                     inputs: 96,
                 };
                 let sources: Vec<_> = panels_of(&matrix).collect();
-                let weights = Weights::pack(
-                    &sources,
-                    format,
-                    None,
-                    &mut Arena::default(),
-                    &ops,
-                    &mut pool,
-                )
-                .unwrap();
+                let weights = packed(&sources, format, &ops, &mut pool);
                 let mut rows: Vec<_> = (0..9).map(|_| numbers(&mut random, 96)).collect();
                 rows[3][31 + 16 * at] = bad;
                 for (r, got) in multiplied(set, &weights, &rows, &mut pool)

@@ -58,8 +58,9 @@ use compiled_for_avx512;
 
 /// The functions of a set and [`Ops`] of them, compiled by `$compile` for `$features`.
 ///
-/// Beside it stand the types and functions `F32`, `Bf16`, `tile`, `tile_quantized`, `attend_with`, and the constants `BF16_ROWS` (what a multiplication by bf16
-/// takes), `SHAPES` and `QUANTIZED_SHAPES`.
+/// Beside it stand the types and functions `F32`, `Bf16`, `tile`, `tile_quantized`, `attend_with`,
+/// and the constants `BF16_ROWS` (what a multiplication by bf16 takes), `SHAPES` and
+/// `QUANTIZED_SHAPES`.
 macro_rules! set {
     ($compile:ident $($features:tt)*) => {
         $compile! { $($features)*
