@@ -138,6 +138,7 @@ impl Registry {
             found_good: parking_lot::Mutex::default(),
             read_again: parking_lot::Mutex::default(),
             reading: parking_lot::Mutex::default(),
+            setting_aside: parking_lot::Mutex::default(),
             uploads: Slots::new(limits.max_uploads),
             upstreams: Arc::new(Upstreams::new(allowed_upstreams)),
             shutdown: CancellationToken::new(),

@@ -156,17 +156,24 @@ pub(crate) fn is_good(state: &State, oid: &Digest) -> bool {
 }
 
 /// Takes an object whose bytes are bad out of the store and of all repositories.
+///
+/// Of many readers that find it bad one does it, and those that come late leave alone what has been
+/// uploaded since.
 pub(crate) fn set_aside(state: &State, oid: &Digest) {
     let layout = &state.layout;
+    let _one = state.setting_aside.lock();
+    let path = layout.store().path(oid);
+    if digest(&path, &mut |_| {}).is_ok_and(|found| found == *oid) {
+        return;
+    }
     let quarantine = layout.root().join("quarantine");
     let moved = fs::create_dir_all(&quarantine)
-        .and_then(|()| fs::rename(layout.store().path(oid), quarantine.join(oid.as_str())));
-    if let Err(error) = moved
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        tracing::error!(%oid, %error, "a bad object could not be set aside");
+        .and_then(|()| fs::rename(path, quarantine.join(oid.as_str())));
+    match moved {
+        Ok(()) => state.metrics.corrupt.with_label_values(&["object"]).inc(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => tracing::error!(%oid, %error, "a bad object could not be set aside"),
     }
-    state.metrics.corrupt.with_label_values(&["object"]).inc();
     for repository in collect::repositories(layout) {
         let member = layout.member(&repository, oid);
         // A copy of its own, where the file system took no further link, may be good.

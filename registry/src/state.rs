@@ -37,6 +37,8 @@ pub(crate) struct State {
     pub(crate) read_again: Mutex<HashMap<Repository, Instant>>,
     /// Held while git reads a repository again.
     pub(crate) reading: Mutex<()>,
+    /// Held by who sets a bad object aside.
+    pub(crate) setting_aside: Mutex<()>,
     /// Which machines are fetched from.
     pub(crate) upstreams: Arc<Upstreams>,
     /// Set when the registry is to end.

@@ -1,7 +1,7 @@
 //! An API server in memory: as much of one as the operator uses, and a log of what it asked.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
 };
 
@@ -33,6 +33,8 @@ struct Inner {
     uids: u64,
     objects: BTreeMap<Key, Value>,
     applied: BTreeMap<(Key, String), Value>,
+    /// Identities of objects that were removed.
+    gone: BTreeSet<String>,
     history: Vec<Change>,
     log: Vec<String>,
     refuse: BTreeMap<String, (u16, String)>,
@@ -165,7 +167,16 @@ impl Cluster {
         object["metadata"]["resourceVersion"] = json!(state.version.to_string());
         state.objects.insert(key.clone(), object.clone());
         let kind = if old.is_some() { "MODIFIED" } else { "ADDED" };
-        self.tell(state, kind, key, object.clone());
+        self.tell(state, kind, key.clone(), object.clone());
+        // Made for an owner that had gone by then: the garbage collector finds it later.
+        let owners = object["metadata"]["ownerReferences"].as_array();
+        let is_gone = |owner: &Value| {
+            let uid = owner["uid"].as_str();
+            uid.is_some_and(|uid| state.gone.contains(uid))
+        };
+        if owners.is_some_and(|owners| !owners.is_empty() && owners.iter().all(is_gone)) {
+            self.remove(state, &key);
+        }
         object
     }
 
@@ -178,6 +189,7 @@ impl Cluster {
         state.version += 1;
         object["metadata"]["resourceVersion"] = json!(state.version.to_string());
         let uid = object["metadata"]["uid"].clone();
+        state.gone.extend(uid.as_str().map(str::to_owned));
         self.tell(state, "DELETED", key.clone(), object);
         let owned: Vec<Key> = state
             .objects

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use hyprstream_contract::registry::reason;
 use hyprstream_git2db::{
-    CommitId, Credentials, Include, Observer as _, Reference, RemoteUrl, guarded,
+    CommitId, Credentials, Include, Observer as _, Reference, RemoteUrl,
     repo::{self, Fetch, History},
     tree::{self, Limits},
 };
@@ -54,7 +54,6 @@ fn bring(state: &State, job: &Job, run: &Run, order: &Order) -> Result<(), Failu
         .map_err(|error| Failure::internal("making the mirror", &error))?;
     state.touch(repository);
     if !repo::has_commit(&path, &order.commit)? {
-        source::require_allowed(state, &order.url)?;
         let fetch = Fetch {
             url: &order.url,
             reference: &order.reference,
@@ -63,7 +62,7 @@ fn bring(state: &State, job: &Job, run: &Run, order: &Order) -> Result<(), Failu
             history: History::Whole,
             credentials: &order.credentials,
         };
-        guarded(state.fence(), || repo::fetch_commit(&path, &fetch, run))?;
+        source::ask(state, &order.url, || repo::fetch_commit(&path, &fetch, run))?;
     }
     run.enter(Stage::Here);
     // A repository whose HEAD names nothing cannot be cloned.

@@ -26,7 +26,7 @@ use hyprstream_contract::registry::{
     MirrorRequest, MirrorState, MirrorStatus, ResolveRequest, ResolveResponse, reason,
 };
 use hyprstream_git2db::{
-    Cancel, CommitId, Credentials, Digest, Include, Reference, RemoteUrl, guarded, remote,
+    Cancel, CommitId, Credentials, Digest, Include, Reference, RemoteUrl, remote,
 };
 use hyprstream_slots::{self as slots, Owners, Slots};
 use parking_lot::Mutex;
@@ -193,13 +193,11 @@ async fn ask_upstream(
         return Err(busy());
     };
     let late = Failure::unreachable(url.host());
-    let fence = Arc::clone(state);
+    let asking = Arc::clone(state);
     let mut done = on_thread(move || {
-        source::require_allowed(&fence, &url)?;
-        guarded(fence.fence(), || {
+        source::ask(&asking, &url, || {
             remote::resolve(&url, &reference, &credentials)
         })
-        .map_err(Failure::from)
     })?;
     if let Ok(found) = tokio::time::timeout_at(until, &mut done).await {
         return found.unwrap_or_else(|_| Err(Failure::died()));

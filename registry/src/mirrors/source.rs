@@ -1,7 +1,7 @@
 //! Where a Model's repository lies.
 
 use hyprstream_contract::registry::{self, Credentials, Reference, SCHEME, Upstream, reason};
-use hyprstream_git2db::RemoteUrl;
+use hyprstream_git2db::{RemoteError, RemoteUrl, guarded};
 
 use super::failure::Failure;
 use crate::{
@@ -53,20 +53,27 @@ pub(crate) fn parse(upstream: &Upstream) -> Result<Source, Failure> {
     Ok(Source::Here(Repository::Pushed { namespace, name }))
 }
 
-/// Refuses an upstream at an address that is not allowed. Blocks for the name resolution.
+/// Asks an upstream through git, unless it is at an address that is not allowed. Blocks.
 ///
-/// The answer is that of a host that does not exist, so that nobody learns which names and
-/// addresses of the cluster there are.
-pub(crate) fn require_allowed(state: &State, url: &RemoteUrl) -> Result<(), Failure> {
-    let port = url.port().unwrap_or(443);
-    if state.upstreams.allows_host(url.host(), port) {
-        return Ok(());
+/// The answer for such a one is that of a host that does not exist, so that nobody learns which
+/// names and addresses of the cluster there are. The address is looked at before anything is
+/// connected, and again at each connection: a name may lead elsewhere by then.
+pub(crate) fn ask<T>(
+    state: &State,
+    url: &RemoteUrl,
+    question: impl FnOnce() -> Result<T, RemoteError>,
+) -> Result<T, Failure> {
+    if !state
+        .upstreams
+        .allows_host(url.host(), url.port().unwrap_or(443))
+    {
+        tracing::debug!(
+            host = url.host(),
+            "an upstream has no address that is allowed"
+        );
+        return Err(Failure::unreachable(url.host()));
     }
-    tracing::debug!(
-        host = url.host(),
-        "an upstream has no address that is allowed"
-    );
-    Err(Failure::unreachable(url.host()))
+    guarded(state.fence(), question).map_err(Failure::from)
 }
 
 /// The reference as git2db names it.

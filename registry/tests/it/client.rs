@@ -143,23 +143,16 @@ pub(crate) fn call(
     headers: &[(&str, &str)],
     body: Option<&[u8]>,
 ) -> Answer {
-    let agent: ureq::Agent = ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .proxy(None)
-        .timeout_global(Some(Duration::from_mins(1)))
-        .build()
-        .into();
     let mut request = ureq::http::Request::builder().method(method).uri(url);
     if !token.is_empty() {
-        let basic = STANDARD.encode(format!("any:{token}"));
-        request = request.header("authorization", format!("Basic {basic}"));
+        request = request.header("authorization", basic(token));
     }
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
     let mut response = match body {
-        Some(body) => agent.run(request.body(body).unwrap()).unwrap(),
-        None => agent.run(request.body(()).unwrap()).unwrap(),
+        Some(body) => agent().run(request.body(body).unwrap()).unwrap(),
+        None => agent().run(request.body(()).unwrap()).unwrap(),
     };
     let body = response
         .body_mut()
@@ -172,6 +165,30 @@ pub(crate) fn call(
         headers: response.headers().clone(),
         body,
     }
+}
+
+/// Reads an answer as far as it goes.
+pub(crate) fn try_get(url: &str, token: &str) -> Result<Vec<u8>, ureq::Error> {
+    let request = ureq::http::Request::get(url).header("authorization", basic(token));
+    let mut response = agent().run(request.body(()).unwrap())?;
+    response
+        .body_mut()
+        .with_config()
+        .limit(1 << 30)
+        .read_to_vec()
+}
+
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .proxy(None)
+        .timeout_global(Some(Duration::from_mins(1)))
+        .build()
+        .into()
+}
+
+fn basic(token: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("any:{token}")))
 }
 
 /// A batch call for objects with these contents.

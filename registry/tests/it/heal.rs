@@ -8,7 +8,7 @@ use std::{
 use hyprstream_contract::registry::{MirrorState, reason};
 
 use crate::{
-    client::{Workspace, batch, call, noise, oid, ready, settle, size_of, upstream},
+    client::{Workspace, batch, call, noise, oid, ready, settle, size_of, try_get, upstream},
     server::{ADMIN, NODE, Server, token},
     upstream::Door,
 };
@@ -104,6 +104,34 @@ fn a_pushed_object_that_went_bad_is_noticed_at_use_and_its_push_is_named() {
     work.git("a", &["lfs", "push", "--object-id", &url, &oid]);
     ready(&server, &source, &commit, &[]);
     assert_eq!(server.metric("hyprstream_registry_corrupt_total"), 1);
+}
+
+#[test]
+fn many_readers_of_a_bad_object_are_one_loss_and_leave_what_is_uploaded_again() {
+    let (server, work) = (
+        Server::with(|limits| limits.scrub_bytes_per_second = 0),
+        Workspace::new(),
+    );
+    work.model("a", 3_000_000, 55);
+    let url = server.git_url(&token("a", true), "git/a/m.git");
+    work.git("a", &["push", "-q", &url, "main"]);
+    let (bytes, oid) = (noise(3_000_000, 55), oid(&noise(3_000_000, 55)));
+    let object = server.url(&format!("/git/a/m.git/info/lfs/objects/{oid}"));
+    for round in 1..=3 {
+        damage(&stored(&server, &oid), false);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                // Breaks off at the end where the object is bad.
+                scope.spawn(|| try_get(&object, NODE));
+            }
+            // Uploaded again while the last of them still look at it.
+            soon("it was not found", || !stored(&server, &oid).exists());
+            assert_eq!(call("PUT", &object, ADMIN, &[], Some(&bytes)).status, 200);
+        });
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(std::fs::read(stored(&server, &oid)).unwrap(), bytes);
+        assert_eq!(server.metric("hyprstream_registry_corrupt_total"), round);
+    }
 }
 
 #[test]

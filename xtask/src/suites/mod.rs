@@ -175,8 +175,7 @@ pub(crate) fn run(checkout: &Checkout, cache: &Cache, args: &SuitesArgs) -> Resu
             names.join(", ")
         );
     }
-    let mut stage = Stage::prepare(checkout, cache, !args.no_build, args.tested_with.is_none())?;
-    stage.libraries.clone_from(&args.tested_with);
+    let stage = Stage::prepare(checkout, cache, !args.no_build, args.tested_with.clone())?;
     let started = Instant::now();
     let mut failed = Vec::new();
     for target in [Target::Model, Target::Fake] {
@@ -234,8 +233,14 @@ struct Stage<'a> {
 }
 
 impl<'a> Stage<'a> {
-    /// `build` builds the worker, and then `fake` the one that computes nothing.
-    fn prepare(checkout: &Checkout, cache: &'a Cache, build: bool, fake: bool) -> Result<Self> {
+    /// `build` builds the programs; not the fake worker where it is there already, linked to
+    /// `libraries`.
+    fn prepare(
+        checkout: &Checkout,
+        cache: &'a Cache,
+        build: bool,
+        libraries: Option<PathBuf>,
+    ) -> Result<Self> {
         let step = Step::new("the suites' clients, weights and programs".to_owned());
         let folder = checkout.join("worker/suites");
         let python = environment::python(cache, &folder.join("requirements.txt"))?;
@@ -248,7 +253,7 @@ impl<'a> Stage<'a> {
         if build {
             let log = cache.join("log/suites-build.log");
             let targets = [&["--bins"][..], &["--example", "fake-worker"]];
-            for more in if fake { &targets[..] } else { &targets[..1] } {
+            for more in &targets[..if libraries.is_none() { 2 } else { 1 }] {
                 step.amount(more[more.len() - 1]);
                 let mut cargo = proc::cargo(checkout.root());
                 cargo
@@ -272,7 +277,7 @@ impl<'a> Stage<'a> {
             node,
             model: greedy_model(cache, &weights)?,
             target,
-            libraries: None,
+            libraries,
         })
     }
 

@@ -32,7 +32,7 @@ pub(crate) struct SoakArgs {
 /// # Errors
 /// Memory or cache blocks grew, a request was stuck or answered with an error of the server.
 pub(crate) fn run(checkout: &Checkout, cache: &Cache, args: &SoakArgs) -> Result<()> {
-    let stage = Stage::prepare(checkout, cache, !args.no_build, true)?;
+    let stage = Stage::prepare(checkout, cache, !args.no_build, None)?;
     // Memory of the cache is taken as it is first written: a small one is whole after minutes, so
     // that what grows later is something else. It is also full most of the time.
     let (target, name, more) = if args.fake {
