@@ -102,7 +102,7 @@ pub(crate) async fn unknown(_: Admin) -> Refusal {
     Refusal::not_found("there is no such call")
 }
 
-fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
+pub(crate) fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
     // The error must not quote the body, which may hold credentials.
     serde_json::from_slice(body).map_err(|error| {
         Refusal::bad_request(format!(

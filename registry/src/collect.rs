@@ -45,12 +45,15 @@ pub(crate) fn clear(layout: &Layout) {
     }
 }
 
-/// Removes the mirrors that nobody used for `keep`, then the objects that no repository has and
+/// Removes the mirrors that nobody used for `keep` and no worker has adapters of, then the objects that no repository has and
 /// that are older than `keep`. Pushed repositories and their objects always stay.
 pub(crate) fn collect(state: &State, keep: Duration) {
     let layout = &state.layout;
     for repository in repositories(layout) {
-        if !matches!(repository, Repository::Mirror(_)) || state.mirrors.is_busy(&repository) {
+        if !matches!(repository, Repository::Mirror(_))
+            || state.mirrors.is_busy(&repository)
+            || state.adapters.name(&repository)
+        {
             continue;
         }
         let path = layout.repository(&repository);

@@ -12,6 +12,8 @@
 //!                             note that git objects went bad
 //! mirror/<id>.git/hyprstream/used
 //!                             its modification time is the last use of the mirror
+//! adapters/<namespace>/<model>.json
+//!                             which adapters the workers of a Model have
 //! empty.git                   advertised for a repository that a push is about to make
 //! quarantine/                 contents that went bad, by the SHA-256 that they had
 //! collect-objects             note that contents without a repository are to be removed
@@ -237,7 +239,7 @@ pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// Makes new names in `folder` and in those above it, up to `top`, outlive a loss of power.
-fn sync_folders(folder: &Path, top: &Path) -> io::Result<()> {
+pub(crate) fn sync_folders(folder: &Path, top: &Path) -> io::Result<()> {
     for folder in folder
         .ancestors()
         .take_while(|folder| folder.starts_with(top))

@@ -14,6 +14,7 @@
 //! - One process at a time uses a root.
 
 mod access;
+mod adapters;
 mod api;
 mod auth;
 mod collect;

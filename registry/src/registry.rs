@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    adapters::Lists,
     auth::{Auth, SecretsError, TokenFiles},
     collect,
     events::Events,
@@ -127,7 +128,9 @@ impl Registry {
             }
         }
         let git = GitRunner::new(limits.git, &root, metrics.git_processes.clone());
+        let adapters = Lists::open(&root, layout.tmp()).map_err(failed(&root.join("adapters")))?;
         let state = State {
+            adapters,
             mirrors: Mirrors::new(limits.max_fetches),
             layout,
             auth,

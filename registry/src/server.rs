@@ -29,7 +29,7 @@ use tower_http::{catch_panic::CatchPanicLayer, decompression::RequestDecompressi
 
 use crate::{
     access::Access,
-    api, git, lfs,
+    adapters, api, git, lfs,
     refusal::{self, Refusal},
     remove,
     state::State,
@@ -53,6 +53,13 @@ pub(crate) fn router(state: Arc<State>) -> Router {
         .route("/resolve", post(api::resolve))
         .route("/mirrors", post(api::mirror))
         .route("/events", get(api::events))
+        .route("/adapters/changes", post(adapters::changes))
+        .route(
+            "/adapters/{namespace}/{model}",
+            get(adapters::get)
+                .put(adapters::put)
+                .delete(adapters::remove),
+        )
         .fallback(api::unknown)
         .layer(DefaultBodyLimit::max(api::MAX_BODY_BYTES));
     Router::new()

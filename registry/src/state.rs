@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    adapters::Lists,
     auth::Auth,
     events::Events,
     git::GitRunner,
@@ -27,6 +28,8 @@ pub(crate) struct State {
     pub(crate) git: GitRunner,
     pub(crate) events: Events,
     pub(crate) mirrors: Mirrors,
+    /// Which adapters workers have.
+    pub(crate) adapters: Lists,
     pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
     /// Places for LFS uploads.

@@ -5,6 +5,7 @@
 //! a volume, the manifest in it, the worker's environment and last words, the registry's API, the
 //! reference by which clients name a model, labels and headers. It does no IO.
 
+pub mod adapters;
 pub mod commit;
 pub mod header;
 pub mod label;

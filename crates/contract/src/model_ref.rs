@@ -93,14 +93,7 @@ fn parse_adapter(text: &str) -> Result<AdapterRef, &'static str> {
         Some((name, scale)) => (name, Some(scale)),
         None => (text, None),
     };
-    let name_ok = !name.is_empty()
-        && name.len() <= 63
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-    if !name_ok {
-        return Err("adapter names are letters, digits, '-', '_' and '.'");
-    }
+    check_adapter_name(name)?;
     let scale = match scale {
         None => None,
         Some(scale) => match scale.parse::<f32>() {
@@ -114,6 +107,19 @@ fn parse_adapter(text: &str) -> Result<AdapterRef, &'static str> {
         name: name.to_owned(),
         scale,
     })
+}
+
+/// Whether an adapter may have that name; if not, why.
+pub(crate) fn check_adapter_name(name: &str) -> Result<(), &'static str> {
+    let good = (1..=63).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    if good {
+        Ok(())
+    } else {
+        Err("adapter names are letters, digits, '-', '_' and '.', at most 63")
+    }
 }
 
 fn is_dns_label(text: &str) -> bool {

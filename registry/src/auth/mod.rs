@@ -3,7 +3,7 @@
 //! | Token | API | read `git/NS/*` | write `git/NS/*` | read `mirror/*` |
 //! |---|---|---|---|---|
 //! | admin | yes | every NS | every NS | yes |
-//! | node | no | every NS | no | yes |
+//! | node | reads adapter lists | every NS | no | yes |
 //! | signed for NS | no | its NS | its NS, if signed with `write` | no |
 //!
 //! Nobody writes mirrors but the registry itself. Nothing is served without a token.

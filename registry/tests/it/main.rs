@@ -4,6 +4,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod access;
+mod adapters;
 mod backend;
 mod client;
 mod fence;

@@ -1,0 +1,363 @@
+//! Which adapters the workers of each Model have, see `hyprstream_contract::adapters`.
+//!
+//! The operator says it and the nodes ask; neither needs the other to run at the same time. A list
+//! is a file, `adapters/<namespace>/<model>.json`, replaced whole. All of them are read at start.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{FromRequestParts, Path as AxumPath, State as AxumState},
+    http::{StatusCode, request::Parts},
+};
+use hyprstream_contract::adapters::{AdapterList, Changes, ChangesRequest, Stored};
+use parking_lot::{Mutex, RwLock};
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    api::{Admin, parse},
+    auth::Principal,
+    layout::sync_folders,
+    names::{Namespace, Repository},
+    refusal::Refusal,
+    state::{State, blocking},
+};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Models of one call for changes: far more than a node has pods.
+const MAX_KNOWN: usize = 4096;
+
+/// A Model by its namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Owner {
+    namespace: Namespace,
+    model: String,
+}
+
+/// The lists, in memory and on the disk.
+pub(crate) struct Lists {
+    folder: PathBuf,
+    /// Where files are made before they get their place.
+    tmp: PathBuf,
+    kept: RwLock<BTreeMap<Owner, Kept>>,
+    /// Held while a file changes, so that memory and disk never tell of different lists.
+    writing: Mutex<()>,
+    /// How often any of them changed.
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Clone)]
+enum Kept {
+    List {
+        revision: String,
+        list: Arc<AdapterList>,
+    },
+    /// The file cannot be read: nobody is told that there are no adapters. The operator's next
+    /// list mends it.
+    Unreadable,
+}
+
+impl Lists {
+    /// Reads what is there below `root`.
+    pub(crate) fn open(root: &Path, tmp: PathBuf) -> io::Result<Self> {
+        let folder = root.join("adapters");
+        fs::create_dir_all(&folder)?;
+        let mut kept = BTreeMap::new();
+        for namespace in fs::read_dir(&folder)?.flatten() {
+            let Ok(files) = fs::read_dir(namespace.path()) else {
+                continue;
+            };
+            for file in files.flatten() {
+                let (namespace, name) = (namespace.file_name(), file.file_name());
+                let name = name.to_str().and_then(|name| name.strip_suffix(".json"));
+                let (Some(namespace), Some(model)) = (namespace.to_str(), name) else {
+                    continue;
+                };
+                let Ok(owner) = format!("{namespace}/{model}").parse::<Owner>() else {
+                    continue;
+                };
+                let read = read(&file.path()).unwrap_or_else(|error| {
+                    tracing::error!(%owner, %error, "a list of adapters cannot be read");
+                    Kept::Unreadable
+                });
+                kept.insert(owner, read);
+            }
+        }
+        Ok(Self {
+            folder,
+            tmp,
+            kept: RwLock::new(kept),
+            writing: Mutex::default(),
+            changes: watch::Sender::new(0),
+        })
+    }
+
+    /// Keeps a list in place of the one before. Returns its revision. Blocks.
+    fn put(&self, owner: &Owner, list: AdapterList) -> io::Result<String> {
+        let revision = list.revision();
+        let _one = self.writing.lock();
+        let before = self.kept.read().get(owner).cloned();
+        if matches!(before, Some(Kept::List { revision: old, .. }) if old == revision) {
+            return Ok(revision);
+        }
+        let path = self.path(owner);
+        let parent = path.parent().unwrap_or(&self.folder);
+        fs::create_dir_all(parent)?;
+        let mut file = tempfile::NamedTempFile::new_in(&self.tmp)?;
+        serde_json::to_writer(&mut file, &list)?;
+        file.flush()?;
+        file.as_file().sync_all()?;
+        file.persist(&path).map_err(|error| error.error)?;
+        sync_folders(parent, &self.folder)?;
+        let new = Kept::List {
+            revision: revision.clone(),
+            list: Arc::new(list),
+        };
+        self.kept.write().insert(owner.clone(), new);
+        self.changes.send_modify(|count| *count += 1);
+        Ok(revision)
+    }
+
+    /// Forgets a list; nothing to do if there is none. Blocks.
+    fn remove(&self, owner: &Owner) -> io::Result<()> {
+        let _one = self.writing.lock();
+        match fs::remove_file(self.path(owner)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let was_there = self.kept.write().remove(owner).is_some();
+        // Goes only once it is empty.
+        let _ = fs::remove_dir(self.folder.join(owner.namespace.as_str()));
+        if was_there {
+            self.changes.send_modify(|count| *count += 1);
+        }
+        Ok(())
+    }
+
+    fn get(&self, owner: &Owner) -> Kept {
+        self.kept.read().get(owner).cloned().unwrap_or_else(|| {
+            let list = AdapterList::default();
+            Kept::List {
+                revision: list.revision(),
+                list: Arc::new(list),
+            }
+        })
+    }
+
+    /// The lists that differ from what is known.
+    fn differing(&self, known: &[(Owner, String)]) -> Changes {
+        let mut changes = Changes::default();
+        for (owner, old) in known {
+            if let Kept::List { revision, list } = self.get(owner)
+                && revision != *old
+            {
+                let list = AdapterList::clone(&list);
+                changes.lists.insert(owner.to_string(), list);
+            }
+        }
+        changes
+    }
+
+    /// The same; waits up to `patience` for one.
+    async fn changed(&self, known: &[(Owner, String)], patience: Duration) -> Changes {
+        let until = Instant::now() + patience;
+        let mut changes = self.changes.subscribe();
+        loop {
+            changes.mark_unchanged();
+            let found = self.differing(known);
+            let waited = tokio::time::timeout_at(until, changes.changed());
+            if !found.lists.is_empty() || waited.await.is_err() {
+                return found;
+            }
+        }
+    }
+
+    /// Whether workers have an adapter of that repository, so that it has to stay.
+    pub(crate) fn name(&self, repository: &Repository) -> bool {
+        let name = repository.to_string();
+        let kept = self.kept.read();
+        kept.values().any(|kept| match kept {
+            Kept::List { list, .. } => list.adapters.iter().any(|a| a.repository == name),
+            Kept::Unreadable => false,
+        })
+    }
+
+    fn path(&self, owner: &Owner) -> PathBuf {
+        let folder = self.folder.join(owner.namespace.as_str());
+        folder.join(format!("{}.json", owner.model))
+    }
+}
+
+fn read(path: &Path) -> io::Result<Kept> {
+    let list: AdapterList = serde_json::from_slice(&fs::read(path)?)?;
+    list.check().map_err(io::Error::other)?;
+    Ok(Kept::List {
+        revision: list.revision(),
+        list: Arc::new(list),
+    })
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.model)
+    }
+}
+
+impl FromStr for Owner {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts = text.split_once('/');
+        let (namespace, model) = parts.ok_or_else(|| format!("{text:?} is no NAMESPACE/MODEL"))?;
+        let named = (1..=63).contains(&model.len())
+            && model
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))
+            && model.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && model.ends_with(|c: char| c.is_ascii_alphanumeric());
+        if !named {
+            let model: String = model.chars().take(80).collect();
+            return Err(format!("{model:?} is no name of a Model"));
+        }
+        Ok(Self {
+            namespace: namespace.parse().map_err(|error| format!("{error}"))?,
+            model: model.to_owned(),
+        })
+    }
+}
+
+impl FromRequestParts<Arc<State>> for Owner {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        state: &Arc<State>,
+    ) -> Result<Self, Self::Rejection> {
+        let names = AxumPath::<(String, String)>::from_request_parts(parts, state).await;
+        let AxumPath((namespace, model)) =
+            names.map_err(|_| Refusal::bad_request("the path cannot be read"))?;
+        format!("{namespace}/{model}")
+            .parse()
+            .map_err(Refusal::bad_request)
+    }
+}
+
+/// Proof that the control plane or a node asks.
+pub(crate) struct Reader;
+
+impl FromRequestParts<Arc<State>> for Reader {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        state: &Arc<State>,
+    ) -> Result<Self, Self::Rejection> {
+        match state.auth.principal(&parts.headers) {
+            Some(Principal::Admin | Principal::Node) => Ok(Self),
+            Some(_) => Err(Refusal::forbidden("this token does not allow the API")),
+            None => Err(Refusal::unauthorized()),
+        }
+    }
+}
+
+/// `PUT /api/v1/adapters/NAMESPACE/MODEL`
+pub(crate) async fn put(
+    AxumState(state): AxumState<Arc<State>>,
+    _: Admin,
+    owner: Owner,
+    body: Bytes,
+) -> Result<Json<Stored>, Refusal> {
+    let list: AdapterList = parse(&body)?;
+    list.check()
+        .map_err(|error| Refusal::bad_request(error.to_string()))?;
+    blocking(move || state.adapters.put(&owner, list))
+        .await?
+        .map(|revision| Json(Stored { revision }))
+        .map_err(|error| State::io_refusal("keeping the list of adapters", &error))
+}
+
+/// `DELETE /api/v1/adapters/NAMESPACE/MODEL`
+pub(crate) async fn remove(
+    AxumState(state): AxumState<Arc<State>>,
+    _: Admin,
+    owner: Owner,
+) -> Result<StatusCode, Refusal> {
+    blocking(move || state.adapters.remove(&owner))
+        .await?
+        .map(|()| StatusCode::NO_CONTENT)
+        .map_err(|error| State::io_refusal("removing the list of adapters", &error))
+}
+
+/// `GET /api/v1/adapters/NAMESPACE/MODEL`
+pub(crate) async fn get(
+    AxumState(state): AxumState<Arc<State>>,
+    _: Reader,
+    owner: Owner,
+) -> Result<Json<AdapterList>, Refusal> {
+    match state.adapters.get(&owner) {
+        Kept::List { list, .. } => Ok(Json(AdapterList::clone(&list))),
+        Kept::Unreadable => {
+            let error = io::Error::other("its file is damaged; the operator's next list mends it");
+            Err(Refusal::internal("reading the list of adapters", &error))
+        }
+    }
+}
+
+/// `POST /api/v1/adapters/changes`
+pub(crate) async fn changes(
+    AxumState(state): AxumState<Arc<State>>,
+    _: Reader,
+    body: Bytes,
+) -> Result<Json<Changes>, Refusal> {
+    let request: ChangesRequest = parse(&body)?;
+    if request.known.len() > MAX_KNOWN {
+        let message = format!("at most {MAX_KNOWN} Models can be asked for in one call");
+        return Err(Refusal::bad_request(message));
+    }
+    let known = request.known.into_iter();
+    let known: Vec<(Owner, String)> = known
+        .map(|(owner, revision)| Ok((owner.parse()?, revision)))
+        .collect::<Result<_, String>>()
+        .map_err(Refusal::bad_request)?;
+    tokio::select! {
+        changes = state.adapters.changed(&known, PATIENCE) => Ok(Json(changes)),
+        () = state.shutdown.cancelled() => Ok(Json(Changes::default())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_that_a_list_names_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let lists = Lists::open(dir.path(), dir.path().to_owned()).unwrap();
+        let id = "ab".repeat(32);
+        let list: AdapterList = serde_json::from_value(serde_json::json!({"adapters": [{
+            "name": "sql", "scale": 1.0, "repository": format!("mirror/{id}"),
+            "commit": "0123456789abcdef0123456789abcdef01234567",
+            "weights": "w", "config": "c", "source": "s",
+        }]}))
+        .unwrap();
+        let (owner, mirror) = (
+            "a/m".parse().unwrap(),
+            Repository::Mirror(id.parse().unwrap()),
+        );
+        assert!(!lists.name(&mirror));
+        lists.put(&owner, list).unwrap();
+        assert!(lists.name(&mirror));
+        assert!(!lists.name(&Repository::Mirror("cd".repeat(32).parse().unwrap())));
+        lists.remove(&owner).unwrap();
+        assert!(!lists.name(&mirror));
+    }
+}
