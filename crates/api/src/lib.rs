@@ -10,17 +10,22 @@
 
 mod checked;
 pub mod condition;
-mod engine;
 mod model;
-mod rollout;
 #[cfg(test)]
 mod schema_test;
 mod source;
-mod status;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
 
 pub use checked::{Checked, DecodeError};
-pub use engine::{Device, Dtype, Engine, Quantization};
-pub use model::{Model, ModelSpec, Storage, crds};
-pub use rollout::Rollout;
+pub use model::{
+    Device, Download, Dtype, Engine, FailedCommit, Model, ModelSpec, ModelStatus, Quantization,
+    Rollout, Storage,
+};
 pub use source::{LocalSecretRef, Source, SourceRef};
-pub use status::{Download, FailedCommit, ModelStatus};
+
+/// All CustomResourceDefinitions.
+pub fn crds() -> Vec<CustomResourceDefinition> {
+    vec![Model::crd()]
+}

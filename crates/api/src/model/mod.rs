@@ -1,13 +1,20 @@
+//! `models.hyprstream.io`.
+
+mod engine;
+mod rollout;
+mod status;
+
 use std::collections::BTreeMap;
 
-use k8s_openapi::{
-    api::core::v1::{ResourceRequirements, Toleration},
-    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
-};
-use kube::{CustomResource, CustomResourceExt, KubeSchema};
+use k8s_openapi::api::core::v1::{ResourceRequirements, Toleration};
+use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-use crate::{Engine, ModelStatus, Rollout, Source};
+pub use engine::{Device, Dtype, Engine, Quantization};
+pub use rollout::Rollout;
+pub use status::{Download, FailedCommit, ModelStatus};
+
+use crate::Source;
 
 /// What to serve and how.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -100,11 +107,6 @@ impl Default for Storage {
     }
 }
 
-/// All CustomResourceDefinitions.
-pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![Model::crd()]
-}
-
 fn one() -> i32 {
     1
 }
@@ -115,6 +117,8 @@ fn three() -> i32 {
 
 #[cfg(test)]
 mod tests {
+    use kube::CustomResourceExt;
+
     use super::*;
 
     #[test]
