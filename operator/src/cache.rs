@@ -27,7 +27,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use crate::{chain, intake::Intake};
+use crate::{chain, reporting::intake::Intake};
 
 /// Annotation in memory only: digest of the spec, labels and owners of an object.
 const FINGERPRINT: &str = "memory.hyprstream.io/fingerprint";

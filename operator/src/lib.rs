@@ -6,16 +6,18 @@
 //! mirroring a commit, happens in [`source`], a task per Model whose findings a reconciliation
 //! only reads; so a slow upstream never holds up another Model.
 
+pub mod apply;
 pub mod args;
 pub mod cache;
 pub mod cleanup;
-pub mod controller;
 pub mod crds;
-pub mod intake;
 pub mod leader;
 pub mod metrics;
+pub mod model;
+pub mod policy;
 pub mod ready;
 pub mod registry;
+pub mod reporting;
 pub mod run;
 pub mod source;
 pub mod sweep;

@@ -30,21 +30,17 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    apply::Applier,
     args::{Images, RunArgs},
     cache::{Cache, Caches, Synced, forward, scoped},
     chain,
-    controller::{
-        Context, Memory, Turns,
-        apply::Applier,
-        events::Recorder,
-        policy::{MasterKey, Policy},
-        reconcile,
-    },
-    intake::Intake,
     leader::Candidate,
     metrics::Metrics,
+    model::{Context, Memory, Turns, reconcile},
+    policy::{MasterKey, Policy},
     ready::{Readiness, models_are_served},
     registry::Registry,
+    reporting::{events::Recorder, intake::Intake},
     source::{Pace, Sources, Trigger, follow_pushes},
     sweep::{Models, Scope, Sweep},
 };

@@ -26,10 +26,11 @@ use kube::{
 use tokio::sync::Notify;
 
 use crate::{
+    apply::Applier,
     cache::{Cache, Caches, Synced},
     chain,
-    controller::{Memory, apply::Applier},
     metrics::Metrics,
+    model::Memory,
     source::Sources,
 };
 

@@ -21,8 +21,8 @@ use std::{
 use hyprstream_api::ModelStatus;
 use hyprstream_operator::{
     args::{Images, PullPolicy},
-    controller::policy::{MasterKey, Policy},
     metrics::Metrics,
+    policy::{MasterKey, Policy},
     ready::Readiness,
     registry::Registry,
     run::Operator,

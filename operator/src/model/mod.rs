@@ -2,21 +2,13 @@
 
 pub mod apply;
 pub mod build;
-pub mod census;
-pub mod decide;
-pub mod events;
 pub mod fetch;
-mod malformed;
 mod memory;
-pub mod policy;
-pub mod prune;
-mod scene;
 pub mod status;
 mod turns;
 pub mod validate;
 
 use std::{
-    collections::BTreeSet,
     convert::Infallible,
     sync::{
         Arc,
@@ -27,7 +19,7 @@ use std::{
 
 use hyprstream_api::{Checked, Model, ModelStatus};
 use hyprstream_contract::label;
-use k8s_openapi::{api::core::v1::PersistentVolumeClaim, jiff::Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{Patch, PatchParams},
@@ -36,29 +28,27 @@ use kube::{
 use serde_json::json;
 
 use self::{
-    apply::{Applier, ApplyError, Help},
-    build::{Notes, Workers},
-    census::Census,
-    events::Recorder,
-    fetch::Existing,
-    policy::Policy,
-    scene::Scene,
+    build::target::Scene,
+    fetch::{Existing, pods::Census},
     status::Observed,
-    validate::{Plan, validate},
+    validate::validate,
 };
 pub use self::{memory::Memory, turns::Turns};
 use crate::{
+    apply::{Applier, ApplyError, Help},
     args::Images,
     cache::Caches,
     chain,
     metrics::Metrics,
+    policy::Policy,
+    reporting::events::{self, Recorder},
     source::{Findings, Sources},
 };
 
 /// How often everything is looked at again though nothing happened.
-const RESYNC: Duration = Duration::from_mins(15);
+pub(crate) const RESYNC: Duration = Duration::from_mins(15);
 /// Longest pause after failed requests.
-const LAST_PAUSE: Duration = Duration::from_mins(5);
+pub(crate) const LAST_PAUSE: Duration = Duration::from_mins(5);
 /// How often the kubelet's events about a mount are asked for.
 const MOUNT_CHECK: Duration = Duration::from_secs(5);
 
@@ -214,82 +204,6 @@ impl Context {
                 model.status.clone().unwrap_or_default()
             }
         })
-    }
-
-    async fn apply(
-        &self,
-        plan: &Plan,
-        target: Option<&Workers>,
-        notes: &Notes,
-        existing: &Existing,
-    ) -> Result<(), ApplyError> {
-        let namespace = Some(plan.namespace.as_str());
-        let service = self.caches.services.get(namespace, &plan.name);
-        self.applier
-            .ensure(
-                plan,
-                &build::service(plan, notes.good.as_ref()),
-                service.as_deref(),
-            )
-            .await?;
-        let budget = self.caches.budgets.get(namespace, &plan.name);
-        self.applier
-            .ensure(plan, &build::disruption_budget(plan), budget.as_deref())
-            .await?;
-        if let Some(secret) = build::worker_key(plan) {
-            self.applier.ensure(plan, &secret, None).await?;
-        }
-        let Some(target) = target else {
-            return Ok(());
-        };
-        if let Some(content) = &target.content {
-            let new = build::new_volume(plan, content, &target.revision.claim);
-            self.applier.ensure_volume(plan, &new, &self.caches).await?;
-        }
-        let deployment = self.caches.deployments.get(namespace, &plan.name);
-        let desired = Box::new(build::deployment(plan, target, notes));
-        self.applier
-            .ensure(plan, &*desired, deployment.as_deref())
-            .await?;
-        self.prune(plan, target, notes.good.as_ref(), existing)
-            .await
-    }
-
-    /// Deletes the claims of old commits; their volumes follow in the sweep.
-    async fn prune(
-        &self,
-        plan: &Plan,
-        target: &Workers,
-        good: Option<&Workers>,
-        existing: &Existing,
-    ) -> Result<(), ApplyError> {
-        // Not in the middle of a rollout, whose end decides what is old.
-        let is_target = |revision: Option<&str>| revision == Some(target.digest());
-        let pods = existing.pods.iter();
-        let is_settled = is_target(existing.current_revision())
-            && pods
-                .clone()
-                .all(|p| is_target(p.labels().get(build::REVISION).map(String::as_str)));
-        if !is_settled {
-            return Ok(());
-        }
-        let mut needed: BTreeSet<String> = pods
-            .flat_map(|p| prune::claims_of(p).map(str::to_owned).collect::<Vec<_>>())
-            .collect();
-        needed.insert(target.revision.claim.clone());
-        // Invariant: what was last good stays until something else is, even if no pod has it now.
-        needed.extend(good.map(|g| g.revision.claim.clone()));
-        let keep = usize::try_from(plan.spec.storage.keep_revisions).unwrap_or(1);
-        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &plan.namespace);
-        let superfluous = prune::superfluous(&existing.revisions(), &needed, keep);
-        for claim in &existing.claims {
-            let name = claim.name_any();
-            let is_broken = !existing.is_usable(&name) && !needed.contains(&name);
-            if is_broken || superfluous.contains(&name) {
-                self.applier.delete(&api, claim.as_ref()).await?;
-            }
-        }
-        Ok(())
     }
 
     /// Asks for the kubelet's events about a pod that waits for its volume, now and then.

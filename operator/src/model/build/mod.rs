@@ -4,6 +4,7 @@ mod budget;
 mod deployment;
 mod key;
 mod service;
+pub mod target;
 mod volume;
 mod workers;
 

@@ -9,7 +9,7 @@
 
 use hyprstream_api::FailedCommit;
 
-use super::census::WorkerProblem;
+use crate::model::fetch::pods::WorkerProblem;
 
 /// Workers that may be tried.
 #[derive(Clone, Copy, Debug)]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::build::Revision;
+use crate::model::build::Revision;
 
 /// Claims to delete. `claims` are ordered, newest first; what is `needed` stays in any case, and
 /// so many others that `keep` commits have a claim.

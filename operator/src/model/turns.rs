@@ -23,7 +23,7 @@ use kube::ResourceExt;
 
 use super::{
     build::{REVISION, UPGRADE},
-    census::census,
+    fetch::pods::census,
 };
 use crate::cache::Caches;
 

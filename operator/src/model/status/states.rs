@@ -7,7 +7,7 @@ use hyprstream_api::{
 use hyprstream_contract::registry::Reference;
 
 use super::{Observed, is_complete, serving};
-use crate::controller::apply::Help;
+use crate::apply::Help;
 
 /// A condition without its time.
 #[derive(Clone, Debug, PartialEq, Eq)]

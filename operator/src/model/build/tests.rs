@@ -8,10 +8,8 @@ use serde_json::json;
 use super::*;
 use crate::{
     args::{Images, PullPolicy},
-    controller::{
-        policy::{MasterKey, Policy},
-        validate::validate,
-    },
+    model::validate::validate,
+    policy::{MasterKey, Policy},
     source::Mirrored,
 };
 

@@ -16,15 +16,17 @@ use kube::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Context, LAST_PAUSE, RESYNC};
-use crate::chain;
+use crate::{
+    chain,
+    model::{Context, LAST_PAUSE, RESYNC},
+};
 
 /// Of its own, so that the rest of the status stays as the last reconciliation left it.
 const MANAGER: &str = "hyprstream-operator-intake";
 
 impl Context {
     /// Says in the conditions of a Model why it cannot be read, unless they say so already.
-    pub(super) async fn tell_malformed(
+    pub(crate) async fn tell_malformed(
         &self,
         model: &Checked<Model>,
         error: &DecodeError,

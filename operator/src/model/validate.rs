@@ -10,9 +10,9 @@ use hyprstream_contract::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
-use super::policy::WorkerKey;
 use crate::{
     args::Images,
+    policy::WorkerKey,
     source::{SourceKey, own_repository},
 };
 

@@ -1,46 +1,52 @@
-//! Everything that a reconciliation has found before it acts: pure from here to `apply`, but for
-//! whose turn it is.
+//! Which workers there should be, of everything that a reconciliation has found before it acts:
+//! pure, but for whose turn it is.
+
+pub mod decide;
 
 use std::time::{Duration, Instant};
 
 use hyprstream_api::{FailedCommit, Model, ModelStatus};
 use k8s_openapi::jiff::Timestamp;
 
-use super::{
-    build::{self, Notes, Workers},
-    census::{Census, census},
-    decide::{Candidate, Choice, Decision, Situation, decide},
-    fetch::Existing,
-    turns::{Turns, Who},
-    validate::{Invalid, Plan},
+use self::decide::{Candidate, Choice, Decision, Situation, decide};
+use crate::{
+    model::{
+        build::{self, Notes, Workers},
+        fetch::{
+            Existing,
+            pods::{Census, census},
+        },
+        turns::{Turns, Who},
+        validate::{Invalid, Plan},
+    },
+    source::Findings,
 };
-use crate::source::Findings;
 
 /// What there is.
-pub(super) struct Scene<'a> {
-    pub(super) model: &'a Model,
-    pub(super) before: &'a ModelStatus,
-    pub(super) plan: Result<&'a Plan, &'a Invalid>,
-    pub(super) findings: &'a Findings,
-    pub(super) existing: &'a Existing,
+pub(in crate::model) struct Scene<'a> {
+    pub(in crate::model) model: &'a Model,
+    pub(in crate::model) before: &'a ModelStatus,
+    pub(in crate::model) plan: Result<&'a Plan, &'a Invalid>,
+    pub(in crate::model) findings: &'a Findings,
+    pub(in crate::model) existing: &'a Existing,
     /// The user asks for another try of what failed.
-    pub(super) retry: bool,
-    pub(super) now: Timestamp,
+    pub(in crate::model) retry: bool,
+    pub(in crate::model) now: Timestamp,
 }
 
 /// What to do.
 #[derive(Default)]
-pub(super) struct Course {
+pub(in crate::model) struct Course {
     /// The workers to run.
-    pub(super) target: Option<Workers>,
+    pub(in crate::model) target: Option<Workers>,
     /// What the Deployment is to note.
-    pub(super) notes: Notes,
+    pub(in crate::model) notes: Notes,
     /// What is given up.
-    pub(super) failed: Option<FailedCommit>,
+    pub(in crate::model) failed: Option<FailedCommit>,
     /// The target runs in place of what failed.
-    pub(super) is_rolled_back: bool,
+    pub(in crate::model) is_rolled_back: bool,
     /// The Model waits for its turn, and asks again after that time.
-    pub(super) waits: Option<Duration>,
+    pub(in crate::model) waits: Option<Duration>,
 }
 
 /// What the spec makes, of the latest commit or of the one that runs.
@@ -52,12 +58,12 @@ struct Wish {
 
 impl Scene<'_> {
     /// The plan, if it is to be acted on.
-    pub(super) fn active(&self) -> Option<&Plan> {
+    pub(in crate::model) fn active(&self) -> Option<&Plan> {
         self.plan.ok().filter(|_| !self.model.spec.suspend)
     }
 
     /// What to do. `turns` says whether a release's change of the workers may begin.
-    pub(super) fn course(&self, who: &Who, turns: &Turns) -> Course {
+    pub(in crate::model) fn course(&self, who: &Who, turns: &Turns) -> Course {
         let current = self.existing.current();
         let Some(plan) = self.active() else {
             turns.leave(who);
@@ -240,7 +246,7 @@ impl Scene<'_> {
     }
 
     /// The workers, those of `target` more closely.
-    pub(super) fn census(&self, target: Option<&Workers>) -> Census {
+    pub(in crate::model) fn census(&self, target: Option<&Workers>) -> Census {
         let revision = match target.filter(|_| self.active().is_some()) {
             Some(target) => target.digest(),
             // A spec that is not acted on leaves the Deployment as it is.

@@ -21,13 +21,13 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
 
-use super::{
-    build::{NewVolume, persistent_volume, persistent_volume_claim},
-    validate::Plan,
-};
 use crate::{
     cache::{Caches, Watched, digest, fingerprint},
     metrics::Metrics,
+    model::{
+        build::{NewVolume, persistent_volume, persistent_volume_claim},
+        validate::Plan,
+    },
 };
 
 /// Something cannot be made.

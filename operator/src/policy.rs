@@ -9,8 +9,10 @@ use std::{
 use hyprstream_contract::{WorkerKeys, worker_key::WeakMaster};
 use url::Url;
 
-use super::validate::{Invalid, Plan};
-use crate::cache::digest;
+use crate::{
+    cache::digest,
+    model::validate::{Invalid, Plan},
+};
 
 /// What the installation forbids and adds.
 pub struct Policy {

@@ -1,5 +1,7 @@
 //! What there is.
 
+pub mod pods;
+
 use std::sync::Arc;
 
 use hyprstream_api::{Checked, Model};

@@ -13,12 +13,11 @@ use k8s_openapi::{
 
 use self::states::State;
 use super::{
-    apply::ApplyError,
     build::{Revision, selector_text, url},
-    census::Census,
+    fetch::pods::Census,
     validate::{Invalid, Plan},
 };
-use crate::source::Findings;
+use crate::{apply::ApplyError, source::Findings};
 
 /// Everything that the status follows from.
 pub struct Observed<'a> {

@@ -13,11 +13,8 @@ use futures::{Stream, StreamExt};
 use hyprstream_api::{Checked, DecodeError};
 use kube::{Resource, ResourceExt, runtime::watcher};
 
-use crate::{
-    chain,
-    controller::events::{Event, Recorder},
-    metrics::Metrics,
-};
+use super::events::{Event, Recorder};
+use crate::{chain, metrics::Metrics};
 
 /// Tells of objects that our types cannot hold.
 pub struct Intake {

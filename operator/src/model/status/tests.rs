@@ -4,7 +4,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     args::{Images, PullPolicy},
-    controller::{census::WorkerProblem, validate::validate},
+    model::{fetch::pods::WorkerProblem, validate::validate},
     source::{Mirrored, Problem},
 };
 

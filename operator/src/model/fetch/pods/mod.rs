@@ -13,7 +13,7 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 
-use super::build::REVISION;
+use crate::model::build::REVISION;
 
 /// From how many restarts on a worker that ends without saying why counts as failed.
 const CRASHES: i32 = 3;
