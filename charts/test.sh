@@ -7,7 +7,7 @@ out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
 helm lint --strict "$chart"
-cmp "$chart/files/crds/models.hyprstream.io.yaml" "$chart/../../crds/models.hyprstream.io.yaml"
+diff -r "$chart/files/crds" "$chart/../../crds"
 
 for values in "$chart"/ci/*-values.yaml; do
     echo "== $(basename "$values")"
