@@ -11,9 +11,11 @@ pub mod args;
 pub mod cache;
 pub mod cleanup;
 pub mod crds;
+pub mod kind;
 pub mod leader;
 pub mod metrics;
 pub mod model;
+pub mod owner;
 pub mod policy;
 pub mod ready;
 pub mod registry;
@@ -21,6 +23,7 @@ pub mod reporting;
 pub mod run;
 pub mod source;
 pub mod sweep;
+pub mod volume;
 
 /// An error and what caused it, on one line.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {

@@ -1,4 +1,4 @@
-//! Makes the cluster what `build` says.
+//! Makes objects what they should be, and deletes them.
 //!
 //! # Guarantees
 //! - An object that somebody else made under a name that we need is never touched.
@@ -12,32 +12,23 @@ use std::{
 
 use hyprstream_api::condition::reason;
 use hyprstream_contract::label;
-use k8s_openapi::{
-    NamespaceResourceScope,
-    api::core::v1::{PersistentVolume, PersistentVolumeClaim},
-};
+use k8s_openapi::NamespaceResourceScope;
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
 
 use crate::{
-    cache::{Caches, Watched, digest, fingerprint},
+    cache::{Watched, digest, fingerprint},
     metrics::Metrics,
-    model::{
-        build::{NewVolume, persistent_volume, persistent_volume_claim},
-        validate::Plan,
-    },
+    owner::Owner,
 };
 
 /// Something cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// Another object has the name.
-    #[error(
-        "{kind} {name} exists and was not made for this Model; it is left alone. Rename the \
-         Model, or delete the {kind}"
-    )]
+    #[error("{kind} {name} exists and was made for something else")]
     NameConflict {
         /// Kind of the object.
         kind: String,
@@ -52,7 +43,7 @@ pub enum ApplyError {
         /// Its name.
         name: String,
     },
-    /// The namespace is being deleted, and with it soon the Model.
+    /// The namespace is being deleted, and with it soon the owner.
     #[error("the namespace is being deleted")]
     NamespaceEnds,
     /// The API server finds what the spec asks for impossible.
@@ -108,9 +99,21 @@ impl ApplyError {
         }
     }
 
-    /// For the user of the Model.
-    pub fn message(&self) -> String {
+    /// An earlier object of the name is still being deleted.
+    pub fn leaving(kind: &str, name: &str) -> Self {
+        Self::Leaving {
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+        }
+    }
+
+    /// For the user of the owner, which is of the kind `owner`.
+    pub fn message(&self, owner: &str) -> String {
         match self {
+            Self::NameConflict { kind, name } => format!(
+                "{kind} {name} exists and was not made for this {owner}; it is left alone. Rename \
+                 the {owner}, or delete the {kind}"
+            ),
             Self::Request { source, .. } => match source.as_ref() {
                 kube::Error::Api(status) => format!("{self}: {}", status.message),
                 _ => format!("{self}: the API server does not answer as it should"),
@@ -142,20 +145,20 @@ impl Applier {
         }
     }
 
-    /// Forgets what was written for Models that `keep` does not name.
+    /// Forgets what was written for owners that `keep` does not name.
     pub fn retain(&self, keep: impl Fn(&str) -> bool) {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         written.retain(|(uid, _), _| keep(uid));
     }
 
-    /// Makes a namespaced object that the Model owns what it should be. `cached` is what the cache
+    /// Makes a namespaced object that `owner` owns what it should be. `cached` is what the cache
     /// has under its name.
     ///
     /// # Errors
     /// See [`ApplyError`].
     pub async fn ensure<K>(
         &self,
-        plan: &Plan,
+        owner: &Owner<'_>,
         desired: &K,
         cached: Option<&K>,
     ) -> Result<(), ApplyError>
@@ -164,7 +167,7 @@ impl Applier {
     {
         let kind = K::kind(&()).into_owned();
         let name = desired.name_any();
-        let api: Api<K> = Api::namespaced(self.client.clone(), &plan.namespace);
+        let api: Api<K> = Api::namespaced(self.client.clone(), owner.namespace);
         let failed = |verb, source| request_error(verb, &kind, &name, source);
         // The cache holds only what has our label, and may lag behind.
         let live = match cached {
@@ -173,10 +176,10 @@ impl Applier {
         };
         let existing = cached.or(live.as_ref());
         if let Some(existing) = existing {
-            check_owner(plan, existing, &kind)?;
+            check_owner(owner, existing)?;
         }
         let desired_digest = digest(desired);
-        let key = (plan.uid.clone(), format!("{kind}/{name}"));
+        let key = (owner.uid.to_owned(), format!("{kind}/{name}"));
         if let Some(existing) = existing {
             let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
             if written
@@ -210,57 +213,6 @@ impl Applier {
         Ok(())
     }
 
-    /// Makes the volume and the claim of a commit, if they are not there. Both never change.
-    ///
-    /// # Errors
-    /// See [`ApplyError`].
-    pub async fn ensure_volume(
-        &self,
-        plan: &Plan,
-        new: &NewVolume,
-        caches: &Caches,
-    ) -> Result<(), ApplyError> {
-        let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
-        match caches.volumes.get(None, &new.volume) {
-            None => {
-                let desired = persistent_volume(plan, new);
-                let is_ours = |existing: &PersistentVolume| {
-                    existing.labels().get(label::MODEL_UID) == Some(&plan.uid)
-                };
-                self.create(&volumes, &desired, is_ours).await?;
-            }
-            Some(existing) => {
-                let phase = existing.status.as_ref().and_then(|s| s.phase.as_deref());
-                if existing.metadata.deletion_timestamp.is_some()
-                    || matches!(phase, Some("Released" | "Failed"))
-                {
-                    self.delete(&volumes, existing.as_ref()).await?;
-                    return Err(leaving("PersistentVolume", &new.volume));
-                }
-            }
-        }
-        let claims: Api<PersistentVolumeClaim> =
-            Api::namespaced(self.client.clone(), &plan.namespace);
-        let name = &new.revision.claim;
-        match caches.claims.get(Some(&plan.namespace), name) {
-            None => {
-                let desired = persistent_volume_claim(plan, new);
-                let is_ours = |existing: &PersistentVolumeClaim| is_owned(plan, existing);
-                self.create(&claims, &desired, is_ours).await
-            }
-            Some(existing) => {
-                check_owner(plan, existing.as_ref(), "PersistentVolumeClaim")?;
-                let phase = existing.status.as_ref().and_then(|s| s.phase.as_deref());
-                // Lost since it was chosen. The next look chooses another name, and this claim goes
-                // when no pod mounts it any more.
-                if phase == Some("Lost") {
-                    return Err(leaving("PersistentVolumeClaim", name));
-                }
-                Ok(())
-            }
-        }
-    }
-
     /// Deletes exactly this object; one of the same name that is another stays.
     ///
     /// # Errors
@@ -287,7 +239,12 @@ impl Applier {
         }
     }
 
-    async fn create<K: Watched>(
+    /// Makes an object that never changes. One of the name that is there already is as good if it
+    /// is ours.
+    ///
+    /// # Errors
+    /// See [`ApplyError`].
+    pub async fn create<K: Watched>(
         &self,
         api: &Api<K>,
         desired: &K,
@@ -311,11 +268,11 @@ impl Applier {
                     .map_err(|e| request_error("get", &kind, &name, e))?;
                 match existing {
                     Some(existing) if existing.meta().deletion_timestamp.is_some() => {
-                        Err(leaving(&kind, &name))
+                        Err(ApplyError::leaving(&kind, &name))
                     }
                     Some(existing) if is_ours(&existing) => Ok(()),
                     Some(_) => Err(ApplyError::NameConflict { kind, name }),
-                    None => Err(leaving(&kind, &name)),
+                    None => Err(ApplyError::leaving(&kind, &name)),
                 }
             }
             Err(source) => Err(request_error("create", &kind, &name, source)),
@@ -323,40 +280,30 @@ impl Applier {
     }
 }
 
-fn check_owner<K: Resource>(plan: &Plan, existing: &K, kind: &str) -> Result<(), ApplyError> {
+/// Whether that object is the owner's to write.
+///
+/// # Errors
+/// It is being deleted, or somebody else's.
+pub fn check_owner<K: Resource<DynamicType = ()>>(
+    owner: &Owner<'_>,
+    existing: &K,
+) -> Result<(), ApplyError> {
+    let kind = K::kind(&());
     let name = existing.name_any();
     if existing.meta().deletion_timestamp.is_some() {
-        return Err(leaving(kind, &name));
+        return Err(ApplyError::leaving(&kind, &name));
     }
-    if is_owned(plan, existing) {
+    if owner.owns(existing) {
         return Ok(());
     }
-    // Of a Model of the same name that was deleted: the garbage collector is about to take it.
-    let is_orphan = existing
-        .owner_references()
-        .iter()
-        .any(|o| o.kind == plan.owner.kind && o.name == plan.owner.name);
-    if is_orphan {
-        Err(leaving(kind, &name))
+    // Of an owner of the same name that was deleted: the garbage collector is about to take it.
+    if owner.is_namesake(existing) {
+        Err(ApplyError::leaving(&kind, &name))
     } else {
         Err(ApplyError::NameConflict {
-            kind: kind.to_owned(),
+            kind: kind.into_owned(),
             name,
         })
-    }
-}
-
-fn is_owned<K: Resource>(plan: &Plan, existing: &K) -> bool {
-    existing
-        .owner_references()
-        .iter()
-        .any(|o| o.uid == plan.uid)
-}
-
-fn leaving(kind: &str, name: &str) -> ApplyError {
-    ApplyError::Leaving {
-        kind: kind.to_owned(),
-        name: name.to_owned(),
     }
 }
 

@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hyprstream_api::{Checked, Model, ModelStatus};
+use hyprstream_api::{Checked, Model, ModelStatus, condition::READY};
 use hyprstream_contract::label;
 use k8s_openapi::jiff::Timestamp;
 use kube::{
@@ -25,6 +25,7 @@ use kube::{
     api::{Patch, PatchParams},
     runtime::{controller::Action, reflector::ObjectRef},
 };
+use prometheus::IntGaugeVec;
 use serde_json::json;
 
 use self::{
@@ -39,11 +40,35 @@ use crate::{
     args::Images,
     cache::Caches,
     chain,
+    kind::{Kind, OwnerLabels},
     metrics::Metrics,
     policy::Policy,
     reporting::events::{self, Recorder},
     source::{Findings, Sources},
 };
+
+impl Kind for Model {
+    type Status = ModelStatus;
+
+    const LABELS: OwnerLabels = OwnerLabels {
+        kind: "Model",
+        name: label::MODEL,
+        namespace: label::MODEL_NAMESPACE,
+        uid: label::MODEL_UID,
+    };
+
+    fn status(&self) -> Option<&ModelStatus> {
+        self.status.as_ref()
+    }
+
+    fn is_ready(&self) -> bool {
+        self.status.as_ref().is_some_and(|s| s.is_true(READY))
+    }
+
+    fn gauge(metrics: &Metrics) -> &IntGaugeVec {
+        &metrics.models
+    }
+}
 
 /// How often everything is looked at again though nothing happened.
 pub(crate) const RESYNC: Duration = Duration::from_mins(15);

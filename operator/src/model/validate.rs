@@ -12,6 +12,7 @@ use kube::{Resource, ResourceExt};
 
 use crate::{
     args::Images,
+    owner::Owner,
     policy::WorkerKey,
     source::{SourceKey, own_repository},
 };
@@ -26,7 +27,7 @@ pub struct Plan {
     /// UID of the Model.
     pub uid: String,
     /// Makes the Model the owner of an object.
-    pub owner: OwnerReference,
+    pub reference: OwnerReference,
     /// What to follow.
     pub source: SourceKey,
     /// Image of the workers.
@@ -37,6 +38,13 @@ pub struct Plan {
     pub worker_key: Option<WorkerKey>,
     /// The spec.
     pub spec: ModelSpec,
+}
+
+impl Plan {
+    /// The Model, for which objects are made.
+    pub fn owner(&self) -> Owner<'_> {
+        Owner::new::<Model>(&self.namespace, &self.name, &self.uid, &self.reference)
+    }
 }
 
 /// Why a spec cannot work. Only an edit helps.
@@ -98,7 +106,7 @@ impl Invalid {
 pub fn validate(model: &Model, images: &Images) -> Result<Plan, Invalid> {
     let spec = &model.spec;
     let namespace = model.namespace().ok_or(Invalid::Incomplete("namespace"))?;
-    let owner = model
+    let owner_reference = model
         .controller_owner_ref(&())
         .ok_or(Invalid::Incomplete("name"))?;
     let uid = model.uid().ok_or(Invalid::Incomplete("uid"))?;
@@ -136,7 +144,7 @@ pub fn validate(model: &Model, images: &Images) -> Result<Plan, Invalid> {
         name: model.name_any(),
         namespace,
         uid,
-        owner,
+        reference: owner_reference,
         source,
         image: image.clone(),
         pull_policy: images.pull_policy.as_str(),

@@ -13,7 +13,7 @@ use super::{
     fetch::Existing,
     validate::Plan,
 };
-use crate::apply::ApplyError;
+use crate::{apply::ApplyError, volume};
 
 impl Context {
     pub(super) async fn apply(
@@ -23,33 +23,35 @@ impl Context {
         notes: &Notes,
         existing: &Existing,
     ) -> Result<(), ApplyError> {
+        let owner = plan.owner();
         let namespace = Some(plan.namespace.as_str());
         let service = self.caches.services.get(namespace, &plan.name);
         self.applier
             .ensure(
-                plan,
+                &owner,
                 &build::service(plan, notes.good.as_ref()),
                 service.as_deref(),
             )
             .await?;
         let budget = self.caches.budgets.get(namespace, &plan.name);
         self.applier
-            .ensure(plan, &build::disruption_budget(plan), budget.as_deref())
+            .ensure(&owner, &build::disruption_budget(plan), budget.as_deref())
             .await?;
         if let Some(secret) = build::worker_key(plan) {
-            self.applier.ensure(plan, &secret, None).await?;
+            self.applier.ensure(&owner, &secret, None).await?;
         }
         let Some(target) = target else {
             return Ok(());
         };
         if let Some(content) = &target.content {
             let new = build::new_volume(plan, content, &target.revision.claim);
-            self.applier.ensure_volume(plan, &new, &self.caches).await?;
+            let bound = Box::new(build::bound_volume(plan, &new));
+            volume::ensure(&self.client, &self.applier, &self.caches, &owner, &bound).await?;
         }
         let deployment = self.caches.deployments.get(namespace, &plan.name);
         let desired = Box::new(build::deployment(plan, target, notes));
         self.applier
-            .ensure(plan, &*desired, deployment.as_deref())
+            .ensure(&owner, &*desired, deployment.as_deref())
             .await?;
         self.prune(plan, target, notes.good.as_ref(), existing)
             .await

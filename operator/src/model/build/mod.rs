@@ -10,21 +10,20 @@ mod workers;
 
 use std::collections::BTreeMap;
 
-use hyprstream_contract::{CommitId, label};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::{Deserialize, Serialize};
+use hyprstream_contract::label;
+use kube::api::ObjectMeta;
 
 pub use budget::disruption_budget;
 pub use deployment::{Notes, asked, asked_spec, attempt, deployment, revision_of};
 pub use key::worker_key;
 pub use service::{service, url};
 pub use volume::{
-    NewVolume, claim_name, content, new_volume, persistent_volume, persistent_volume_claim,
-    volume_name,
+    bound_volume, claim_name, content, new_volume, persistent_volume, persistent_volume_claim,
 };
-pub use workers::{Content, Workers, workers};
+pub use workers::{Workers, workers};
 
 use super::validate::Plan;
+pub use crate::volume::{Content, NewVolume, Revision};
 
 /// Label on pods: digest of the template that they were made from.
 pub const REVISION: &str = "hyprstream.io/revision";
@@ -44,15 +43,6 @@ pub const UPGRADE: &str = "hyprstream.io/upgrade";
 pub const WORKER: &str = "hyprstream-worker";
 /// Name of the volume in a pod that mounts the claim.
 const MODEL_VOLUME: &str = "model";
-
-/// A commit and the claim that holds it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Revision {
-    /// The commit.
-    pub commit: CommitId,
-    /// Name of the claim.
-    pub claim: String,
-}
 
 /// Labels that select the workers of a Model.
 pub fn selector(model: &str) -> BTreeMap<String, String> {
@@ -74,13 +64,7 @@ fn labels(plan: &Plan) -> BTreeMap<String, String> {
 }
 
 fn metadata(plan: &Plan, name: &str) -> ObjectMeta {
-    ObjectMeta {
-        name: Some(name.to_owned()),
-        namespace: Some(plan.namespace.clone()),
-        labels: Some(labels(plan)),
-        owner_references: Some(vec![plan.owner.clone()]),
-        ..ObjectMeta::default()
-    }
+    plan.owner().metadata(name, labels(plan))
 }
 
 #[cfg(test)]

@@ -1,48 +1,8 @@
-use std::collections::BTreeMap;
-
-use hyprstream_contract::{VolumeAttributes, volume::InvalidAttributes};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde::{Deserialize, Serialize};
 
-use super::{MODEL_VOLUME, Plan, REVISION, Revision, deployment::template};
+use super::{Content, MODEL_VOLUME, Plan, REVISION, Revision, deployment::template};
 use crate::cache::digest;
-
-/// What a volume shows. Its text form stands in annotations.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(into = "ContentText", try_from = "ContentText")]
-pub struct Content {
-    /// What the node plugin is told.
-    pub attributes: VolumeAttributes,
-    /// Size, as far as known.
-    pub size_bytes: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ContentText {
-    attributes: BTreeMap<String, String>,
-    size_bytes: u64,
-}
-
-impl From<Content> for ContentText {
-    fn from(content: Content) -> Self {
-        Self {
-            attributes: content.attributes.to_map(),
-            size_bytes: content.size_bytes,
-        }
-    }
-}
-
-impl TryFrom<ContentText> for Content {
-    type Error = InvalidAttributes;
-
-    fn try_from(text: ContentText) -> Result<Self, Self::Error> {
-        Ok(Self {
-            attributes: VolumeAttributes::from_map(&text.attributes)?,
-            size_bytes: text.size_bytes,
-        })
-    }
-}
 
 /// What workers are made of: a commit, the claim that holds it, and everything else that a pod
 /// has. Enough to make the same workers again, whatever the Model and the operator say by then.

@@ -15,10 +15,12 @@ use kube::{
     api::{ListParams, ObjectMeta},
 };
 
-use super::build::{
-    ASKED, CLAIM, CONTENT, GOOD, REVISION, Revision, UPGRADE, Workers, volume_name,
+use super::build::{ASKED, CLAIM, CONTENT, GOOD, REVISION, UPGRADE, Workers};
+use crate::{
+    cache::Caches,
+    owner::is_owned_by,
+    volume::{Revision, volume_name},
 };
-use crate::cache::Caches;
 
 /// The objects of a Model.
 pub struct Existing {
@@ -39,12 +41,8 @@ impl Existing {
     pub fn of(model: &Model, caches: &Caches) -> Self {
         let name = model.name_any();
         let namespace = model.namespace().unwrap_or_default();
-        let is_own = |meta: &ObjectMeta| {
-            meta.owner_references
-                .iter()
-                .flatten()
-                .any(|o| Some(&o.uid) == model.metadata.uid.as_ref())
-        };
+        let uid = model.metadata.uid.as_deref();
+        let is_own = |meta: &ObjectMeta| uid.is_some_and(|uid| is_owned_by(meta, uid));
         let mut claims = caches.claims.of_model(&namespace, &name);
         claims.retain(|c| is_own(&c.metadata));
         claims.sort_by_key(|c| std::cmp::Reverse(c.metadata.creation_timestamp.clone()));

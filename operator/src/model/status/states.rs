@@ -1,13 +1,13 @@
 //! Each condition of a Model.
 
 use hyprstream_api::{
-    FailedCommit,
+    FailedCommit, Model,
     condition::{SOURCE_RESOLVED, reason},
 };
 use hyprstream_contract::registry::Reference;
 
 use super::{Observed, is_complete, serving};
-use crate::apply::Help;
+use crate::{apply::Help, kind::Kind};
 
 /// A condition without its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,7 +140,7 @@ pub(super) fn workers(
         );
     }
     if let Some(error) = observed.apply_error {
-        return no(error.reason(), error.message());
+        return no(error.reason(), error.message(Model::LABELS.kind));
     }
     if model.spec.replicas == 0 && census.replicas == 0 {
         return yes(reason::IDLE, "replicas is 0");
@@ -199,7 +199,7 @@ pub(super) fn ready(
         return no(invalid.reason(), invalid.to_string());
     }
     if let Some(error) = observed.apply_error {
-        return no(error.reason(), error.message());
+        return no(error.reason(), error.message(Model::LABELS.kind));
     }
     if observed.target.is_none() {
         return no(&source.reason, &source.message);
@@ -224,7 +224,7 @@ pub(super) fn stalled(observed: &Observed<'_>, failed: Option<&FailedCommit>) ->
         return yes(invalid.reason(), invalid.to_string());
     }
     if let Some(error) = observed.apply_error.filter(|e| e.action() == Help::Edit) {
-        return yes(error.reason(), error.message());
+        return yes(error.reason(), error.message(Model::LABELS.kind));
     }
     if let Some(failed) = failed {
         return yes(
@@ -267,7 +267,7 @@ pub(super) fn progressing(observed: &Observed<'_>, stalled: &State, is_complete:
         };
     }
     if let Some(error) = observed.apply_error {
-        return yes(reason::RETRYING, error.message());
+        return yes(reason::RETRYING, error.message(Model::LABELS.kind));
     }
     if let Some(problem) = &findings.problem {
         return yes(reason::RETRYING, &problem.message);

@@ -1,0 +1,76 @@
+use std::collections::BTreeMap;
+
+use hyprstream_contract::{
+    CommitId, VolumeAttributes,
+    registry::Reference,
+    volume::{InvalidAttributes, VolumeMode},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::source::{Mirrored, SourceKey};
+
+/// A commit and the claim that holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revision {
+    /// The commit.
+    pub commit: CommitId,
+    /// Name of the claim.
+    pub claim: String,
+}
+
+/// What a volume shows. Its text form stands in annotations.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "ContentText", try_from = "ContentText")]
+pub struct Content {
+    /// What the node plugin is told.
+    pub attributes: VolumeAttributes,
+    /// Size, as far as known.
+    pub size_bytes: u64,
+}
+
+impl Content {
+    /// A mirrored commit of a source, to be read.
+    pub fn of(source: &SourceKey, mirrored: &Mirrored) -> Self {
+        Self {
+            attributes: VolumeAttributes {
+                repository: mirrored.repository.clone(),
+                commit: mirrored.commit.clone(),
+                source: source.url.clone(),
+                reference: match &source.reference {
+                    Reference::Branch(name) | Reference::Tag(name) => Some(name.clone()),
+                    Reference::Head | Reference::Commit(_) => None,
+                },
+                include: source.include.clone(),
+                mode: VolumeMode::ReadOnly,
+            },
+            size_bytes: mirrored.size_bytes,
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContentText {
+    attributes: BTreeMap<String, String>,
+    size_bytes: u64,
+}
+
+impl From<Content> for ContentText {
+    fn from(content: Content) -> Self {
+        Self {
+            attributes: content.attributes.to_map(),
+            size_bytes: content.size_bytes,
+        }
+    }
+}
+
+impl TryFrom<ContentText> for Content {
+    type Error = InvalidAttributes;
+
+    fn try_from(text: ContentText) -> Result<Self, Self::Error> {
+        Ok(Self {
+            attributes: VolumeAttributes::from_map(&text.attributes)?,
+            size_bytes: text.size_bytes,
+        })
+    }
+}

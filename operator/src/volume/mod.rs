@@ -1,0 +1,197 @@
+//! Volumes that show a commit: a PersistentVolume for the node plugin, bound beforehand to a claim.
+//! What they are is pure; [`ensure`] makes them. Both never change.
+
+mod content;
+
+use std::collections::BTreeMap;
+
+use hyprstream_contract::{label, volume::DRIVER_NAME};
+use k8s_openapi::{
+    api::core::v1::{
+        CSIPersistentVolumeSource, ObjectReference, PersistentVolume, PersistentVolumeClaim,
+        PersistentVolumeClaimSpec, PersistentVolumeSpec, VolumeResourceRequirements,
+    },
+    apimachinery::pkg::api::resource::Quantity,
+};
+use kube::{Api, Client, ResourceExt};
+
+pub use self::content::{Content, Revision};
+use crate::{
+    apply::{Applier, ApplyError, check_owner},
+    cache::{Caches, digest},
+    owner::Owner,
+};
+
+const MIB: u64 = 1 << 20;
+
+/// A volume that can be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewVolume {
+    /// The commit and its claim.
+    pub revision: Revision,
+    /// Name of the PersistentVolume.
+    pub volume: String,
+    /// Identifies the volume to the node plugin, at most 128 bytes.
+    pub handle: String,
+    /// What it shows.
+    pub content: Content,
+}
+
+/// A PersistentVolume and the claim that takes exactly it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BoundVolume {
+    /// The volume.
+    pub volume: PersistentVolume,
+    /// The claim.
+    pub claim: PersistentVolumeClaim,
+}
+
+/// Name of the claim of a content. It follows from the owner and from what the volume shows, so
+/// that the same content has the same claim and other content another. Where a claim of the name
+/// cannot be used, the name goes on with a dash and a number.
+pub fn claim_name(owner: &Owner<'_>, content: &Content) -> String {
+    let attributes = &content.attributes;
+    let hash = digest(&(owner.uid, attributes.to_map()));
+    format!(
+        "{}-{}-{}",
+        owner.name,
+        attributes.commit.short(),
+        &hash[..8]
+    )
+}
+
+/// Name of the PersistentVolume of a claim.
+pub fn volume_name(namespace: &str, claim: &str) -> String {
+    format!("hyprstream-{namespace}-{claim}")
+}
+
+/// The volume of a content, for that claim.
+pub fn new_volume(owner: &Owner<'_>, content: &Content, claim: &str) -> NewVolume {
+    let own = claim.strip_prefix(owner.name).unwrap_or(claim);
+    NewVolume {
+        revision: Revision {
+            commit: content.attributes.commit.clone(),
+            claim: claim.to_owned(),
+        },
+        volume: volume_name(owner.namespace, claim),
+        handle: format!("{}{own}", owner.uid),
+        content: content.clone(),
+    }
+}
+
+/// The PersistentVolume, bound beforehand to the claim of the same content. `labels` are those of
+/// everything that is made for the owner.
+pub fn persistent_volume(
+    owner: &Owner<'_>,
+    labels: BTreeMap<String, String>,
+    new: &NewVolume,
+) -> PersistentVolume {
+    PersistentVolume {
+        metadata: owner.cluster_metadata(&new.volume, with_commit(labels, new)),
+        spec: Some(PersistentVolumeSpec {
+            access_modes: Some(vec!["ReadOnlyMany".to_owned()]),
+            capacity: Some(BTreeMap::from([("storage".to_owned(), size(new))])),
+            claim_ref: Some(ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("PersistentVolumeClaim".to_owned()),
+                namespace: Some(owner.namespace.to_owned()),
+                name: Some(new.revision.claim.clone()),
+                ..ObjectReference::default()
+            }),
+            csi: Some(CSIPersistentVolumeSource {
+                driver: DRIVER_NAME.to_owned(),
+                volume_handle: new.handle.clone(),
+                read_only: Some(true),
+                volume_attributes: Some(new.content.attributes.to_map()),
+                ..CSIPersistentVolumeSource::default()
+            }),
+            persistent_volume_reclaim_policy: Some("Retain".to_owned()),
+            storage_class_name: Some(String::new()),
+            volume_mode: Some("Filesystem".to_owned()),
+            ..PersistentVolumeSpec::default()
+        }),
+        status: None,
+    }
+}
+
+/// The claim that takes exactly that PersistentVolume.
+pub fn persistent_volume_claim(
+    owner: &Owner<'_>,
+    labels: BTreeMap<String, String>,
+    new: &NewVolume,
+) -> PersistentVolumeClaim {
+    PersistentVolumeClaim {
+        metadata: owner.metadata(&new.revision.claim, with_commit(labels, new)),
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(vec!["ReadOnlyMany".to_owned()]),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some(BTreeMap::from([("storage".to_owned(), size(new))])),
+                ..VolumeResourceRequirements::default()
+            }),
+            storage_class_name: Some(String::new()),
+            volume_name: Some(new.volume.clone()),
+            volume_mode: Some("Filesystem".to_owned()),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn with_commit(mut labels: BTreeMap<String, String>, new: &NewVolume) -> BTreeMap<String, String> {
+    labels.insert(label::COMMIT.to_owned(), new.revision.commit.to_string());
+    labels
+}
+
+/// The API wants a size; nothing is allocated by it.
+fn size(new: &NewVolume) -> Quantity {
+    Quantity(format!("{}Mi", new.content.size_bytes.div_ceil(MIB).max(1)))
+}
+
+/// Makes a volume and its claim for `owner`, if they are not there.
+///
+/// # Errors
+/// See [`ApplyError`].
+pub async fn ensure(
+    client: &Client,
+    applier: &Applier,
+    caches: &Caches,
+    owner: &Owner<'_>,
+    bound: &BoundVolume,
+) -> Result<(), ApplyError> {
+    let BoundVolume { volume, claim } = bound;
+    let volumes: Api<PersistentVolume> = Api::all(client.clone());
+    let name = volume.name_any();
+    match caches.volumes.get(None, &name) {
+        None => {
+            let is_ours = |existing: &PersistentVolume| owner.made(existing);
+            applier.create(&volumes, volume, is_ours).await?;
+        }
+        Some(existing) => {
+            let phase = existing.status.as_ref().and_then(|s| s.phase.as_deref());
+            if existing.metadata.deletion_timestamp.is_some()
+                || matches!(phase, Some("Released" | "Failed"))
+            {
+                applier.delete(&volumes, existing.as_ref()).await?;
+                return Err(ApplyError::leaving("PersistentVolume", &name));
+            }
+        }
+    }
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), owner.namespace);
+    let name = claim.name_any();
+    match caches.claims.get(Some(owner.namespace), &name) {
+        None => {
+            let is_ours = |existing: &PersistentVolumeClaim| owner.owns(existing);
+            applier.create(&claims, claim, is_ours).await
+        }
+        Some(existing) => {
+            check_owner(owner, existing.as_ref())?;
+            let phase = existing.status.as_ref().and_then(|s| s.phase.as_deref());
+            // Lost since it was chosen. The next look chooses another name, and this claim goes
+            // when no pod mounts it any more.
+            if phase == Some("Lost") {
+                return Err(ApplyError::leaving("PersistentVolumeClaim", &name));
+            }
+            Ok(())
+        }
+    }
+}
