@@ -175,10 +175,10 @@ impl Context {
         let course = Box::new(scene.course(&who, &self.turns));
         let target = course.target.as_ref();
         let error = match scene.active() {
-            Some(plan) => self
-                .apply(plan, target, &course.notes, &existing)
-                .await
-                .err(),
+            Some(plan) => {
+                let desired = Box::new(build::desired(plan, target, &course.notes));
+                self.apply(plan, &desired, &existing).await.err()
+            }
             None => None,
         };
         match &error {

@@ -9,78 +9,92 @@ use kube::{Api, ResourceExt};
 
 use super::{
     Context,
-    build::{self, Notes, Workers},
+    build::{Desired, REVISION},
     fetch::Existing,
     validate::Plan,
 };
 use crate::{apply::ApplyError, volume};
 
 impl Context {
+    /// Makes the cluster what is desired, then prunes.
+    ///
+    /// # Errors
+    /// See [`ApplyError`]. What was made before stays, and is built upon by the next attempt.
     pub(super) async fn apply(
         &self,
         plan: &Plan,
-        target: Option<&Workers>,
-        notes: &Notes,
+        desired: &Desired,
         existing: &Existing,
     ) -> Result<(), ApplyError> {
+        // Invariant: without `..`, so that no child is forgotten here.
+        let Desired {
+            service,
+            budget,
+            worker_key,
+            volume,
+            deployment,
+            kept_claims: _,
+        } = desired;
         let owner = plan.owner();
-        let namespace = Some(plan.namespace.as_str());
-        let service = self.caches.services.get(namespace, &plan.name);
+        let (namespace, name) = (Some(plan.namespace.as_str()), plan.name.as_str());
+        let cached = self.caches.services.get(namespace, name);
         self.applier
-            .ensure(
-                &owner,
-                &build::service(plan, notes.good.as_ref()),
-                service.as_deref(),
-            )
+            .ensure(&owner, service, cached.as_deref())
             .await?;
-        let budget = self.caches.budgets.get(namespace, &plan.name);
+        let cached = self.caches.budgets.get(namespace, name);
         self.applier
-            .ensure(&owner, &build::disruption_budget(plan), budget.as_deref())
+            .ensure(&owner, budget, cached.as_deref())
             .await?;
-        if let Some(secret) = build::worker_key(plan) {
-            self.applier.ensure(&owner, &secret, None).await?;
+        if let Some(worker_key) = worker_key {
+            self.applier.ensure(&owner, worker_key, None).await?;
         }
-        let Some(target) = target else {
-            return Ok(());
-        };
-        if let Some(content) = &target.content {
-            let new = build::new_volume(plan, content, &target.revision.claim);
-            let bound = Box::new(build::bound_volume(plan, &new));
-            volume::ensure(&self.client, &self.applier, &self.caches, &owner, &bound).await?;
+        if let Some(volume) = volume {
+            volume::ensure(&self.client, &self.applier, &self.caches, &owner, volume).await?;
         }
-        let deployment = self.caches.deployments.get(namespace, &plan.name);
-        let desired = Box::new(build::deployment(plan, target, notes));
-        self.applier
-            .ensure(&owner, &*desired, deployment.as_deref())
-            .await?;
-        self.prune(plan, target, notes.good.as_ref(), existing)
-            .await
+        if let Some(deployment) = deployment {
+            let cached = self.caches.deployments.get(namespace, name);
+            self.applier
+                .ensure(&owner, deployment, cached.as_deref())
+                .await?;
+        }
+        self.prune(plan, desired, existing).await
     }
 
     /// Deletes the claims of old commits; their volumes follow in the sweep.
     async fn prune(
         &self,
         plan: &Plan,
-        target: &Workers,
-        good: Option<&Workers>,
+        desired: &Desired,
         existing: &Existing,
     ) -> Result<(), ApplyError> {
+        // Invariant: without `..`, so that what is made more than once is thought of here.
+        let Desired {
+            // One of each, named after the Model: they go with it.
+            service: _,
+            budget: _,
+            worker_key: _,
+            // One for each content, of which those of old commits go.
+            volume: _,
+            deployment,
+            kept_claims,
+        } = desired;
+        let Some(deployment) = deployment else {
+            return Ok(());
+        };
         // Not in the middle of a rollout, whose end decides what is old.
-        let is_target = |revision: Option<&str>| revision == Some(target.digest());
+        let target = deployment.labels().get(REVISION).map(String::as_str);
         let pods = existing.pods.iter();
-        let is_settled = is_target(existing.current_revision())
+        let is_settled = existing.current_revision() == target
             && pods
                 .clone()
-                .all(|p| is_target(p.labels().get(build::REVISION).map(String::as_str)));
+                .all(|p| p.labels().get(REVISION).map(String::as_str) == target);
         if !is_settled {
             return Ok(());
         }
         let mut needed: BTreeSet<String> = pods
             .flat_map(|p| prune::claims_of(p).map(str::to_owned).collect::<Vec<_>>())
             .collect();
-        needed.insert(target.revision.claim.clone());
-        // Invariant: what was last good stays until something else is, even if no pod has it now.
-        needed.extend(good.map(|g| g.revision.claim.clone()));
+        needed.extend(kept_claims.iter().cloned());
         let keep = usize::try_from(plan.spec.storage.keep_revisions).unwrap_or(1);
         let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &plan.namespace);
         let superfluous = prune::superfluous(&existing.revisions(), &needed, keep);

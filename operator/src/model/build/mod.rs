@@ -2,6 +2,7 @@
 
 mod budget;
 mod deployment;
+mod desired;
 mod key;
 mod service;
 pub mod target;
@@ -15,6 +16,7 @@ use kube::api::ObjectMeta;
 
 pub use budget::disruption_budget;
 pub use deployment::{Notes, asked, asked_spec, attempt, deployment, revision_of};
+pub use desired::{Desired, desired};
 pub use key::worker_key;
 pub use service::{service, url};
 pub use volume::{
