@@ -36,11 +36,11 @@ use crate::{
     chain,
     leader::Candidate,
     metrics::Metrics,
-    model::{Context, Memory, Turns, reconcile},
+    model::{Context, Memory, Turns, fetch::mount::Mounts, reconcile},
     policy::{MasterKey, Policy},
     ready::{Readiness, models_are_served},
     registry::Registry,
-    reporting::{events::Recorder, intake::Intake},
+    reporting::{Statuses, events::Recorder, intake::Intake},
     source::{Pace, Sources, Trigger, follow_pushes},
     sweep::{Models, Scope, Sweep},
 };
@@ -188,9 +188,15 @@ impl Operator {
         let memory = Arc::new(Memory::default());
         let turns = Arc::new(Turns::new(self.rollouts_at_once));
         let recorder = Recorder::new(self.client.clone(), self.instance.clone());
+        let statuses = Arc::new(Statuses::new(
+            self.client.clone(),
+            self.metrics.clone(),
+            recorder.clone(),
+        ));
+        let mounts = Arc::new(Mounts::new(self.client.clone()));
         let wake = Arc::new(Notify::new());
         let policy = Arc::new(self.policy);
-        let intake = Arc::new(Intake::new(self.metrics.clone(), recorder.clone()));
+        let intake = Arc::new(Intake::new(self.metrics.clone(), recorder));
         self.readiness
             .waits("the first lists of objects are not there yet");
 
@@ -220,7 +226,8 @@ impl Operator {
                 caches: caches.clone(),
                 sources: sources.clone(),
                 applier: applier.clone(),
-                recorder: recorder.clone(),
+                statuses: statuses.clone(),
+                mounts: mounts.clone(),
                 metrics: self.metrics.clone(),
                 images: self.images.clone(),
                 policy: policy.clone(),
@@ -260,6 +267,8 @@ impl Operator {
             sources,
             applier,
             memory,
+            statuses,
+            mounts,
             metrics: self.metrics.clone(),
         };
         side.spawn(sweep.run());

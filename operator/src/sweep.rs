@@ -30,7 +30,8 @@ use crate::{
     cache::{Cache, Caches, Synced},
     chain,
     metrics::Metrics,
-    model::Memory,
+    model::{Memory, fetch::mount::Mounts},
+    reporting::Statuses,
     source::Sources,
 };
 
@@ -55,6 +56,10 @@ pub struct Sweep {
     pub applier: Arc<Applier>,
     /// Forgets Models.
     pub memory: Arc<Memory>,
+    /// Forgets Models.
+    pub statuses: Arc<Statuses<Model>>,
+    /// Forgets Models.
+    pub mounts: Arc<Mounts>,
     /// Counts Models.
     pub metrics: Metrics,
 }
@@ -119,6 +124,8 @@ impl Sweep {
         self.sources.retain(|uid| uids.contains(uid));
         self.applier.retain(|uid| uids.contains(uid));
         self.memory.retain(|uid| uids.contains(uid));
+        self.statuses.retain(|uid| uids.contains(uid));
+        self.mounts.retain(|uid| uids.contains(uid));
         let ready = models
             .iter()
             .filter(|m| {

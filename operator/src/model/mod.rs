@@ -17,20 +17,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hyprstream_api::{Checked, Model, ModelStatus, condition::READY};
+use hyprstream_api::{
+    Checked, Model, ModelStatus,
+    condition::{READY, reason::MALFORMED},
+};
 use hyprstream_contract::label;
 use k8s_openapi::jiff::Timestamp;
 use kube::{
-    Api, Client, Resource, ResourceExt,
-    api::{Patch, PatchParams},
+    Client, Resource, ResourceExt,
     runtime::{controller::Action, reflector::ObjectRef},
 };
 use prometheus::IntGaugeVec;
-use serde_json::json;
 
 use self::{
     build::target::Scene,
-    fetch::{Existing, pods::Census},
+    fetch::{Existing, mount::Mounts, pods::Census},
     status::Observed,
     validate::validate,
 };
@@ -43,7 +44,7 @@ use crate::{
     kind::{Kind, OwnerLabels},
     metrics::Metrics,
     policy::Policy,
-    reporting::events::{self, Recorder},
+    reporting::{Statuses, Told},
     source::{Findings, Sources},
 };
 
@@ -71,11 +72,9 @@ impl Kind for Model {
 }
 
 /// How often everything is looked at again though nothing happened.
-pub(crate) const RESYNC: Duration = Duration::from_mins(15);
+const RESYNC: Duration = Duration::from_mins(15);
 /// Longest pause after failed requests.
-pub(crate) const LAST_PAUSE: Duration = Duration::from_mins(5);
-/// How often the kubelet's events about a mount are asked for.
-const MOUNT_CHECK: Duration = Duration::from_secs(5);
+const LAST_PAUSE: Duration = Duration::from_mins(5);
 
 /// Number of the next reconciliation, by which the lines of its log belong together.
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -90,15 +89,17 @@ pub struct Context {
     pub sources: Arc<Sources>,
     /// Writes objects.
     pub applier: Arc<Applier>,
-    /// Writes events.
-    pub recorder: Recorder,
+    /// Writes statuses and events.
+    pub statuses: Arc<Statuses<Model>>,
+    /// Asks why volumes are not mounted.
+    pub mounts: Arc<Mounts>,
     /// Counts.
     pub metrics: Metrics,
     /// Images of the workers.
     pub images: Images,
     /// What the installation forbids and adds.
     pub policy: Arc<Policy>,
-    /// What is remembered of Models, by UID.
+    /// How often in a row reconciliations failed, by UID.
     pub memory: Arc<Memory>,
     /// Whose workers a release may change.
     pub turns: Arc<Turns>,
@@ -128,7 +129,19 @@ pub async fn reconcile(
     } else {
         match model.get() {
             Ok(model) => context.reconcile(model).await,
-            Err(error) => context.tell_malformed(&model, error).await,
+            Err(error) => {
+                context.sources.forget(&model.uid().unwrap_or_default());
+                context
+                    .metrics
+                    .reconciles
+                    .with_label_values(&[MALFORMED])
+                    .inc();
+                match context.statuses.tell_malformed(&model, error).await {
+                    Ok(Told::There) => Action::requeue(RESYNC),
+                    Ok(Told::Gone) => Action::await_change(),
+                    Err(_) => Action::requeue(LAST_PAUSE),
+                }
+            }
         }
     };
     context
@@ -141,7 +154,7 @@ pub async fn reconcile(
 impl Context {
     async fn reconcile(&self, model: &Model) -> Action {
         let uid = model.uid().unwrap_or_default();
-        let before = self.newest_status(model, &uid);
+        let before = self.statuses.newest(model);
         let plan = validate(model, &self.images).and_then(|plan| self.policy.admit(plan));
         let reconcile_at = model
             .annotations()
@@ -195,7 +208,8 @@ impl Context {
         }
         let mut census = scene.census(target);
         census.look_again = census.look_again.into_iter().chain(course.waits).min();
-        let mount_problem = self.mount_problem(&uid, model, &census).await;
+        let waiting = census.waiting_for_volume.as_deref();
+        let mount_problem = self.mounts.problem(&uid, &who.0, waiting).await;
         let pods_refused = existing.pods_refused();
         let observed = Observed {
             model,
@@ -215,93 +229,9 @@ impl Context {
             now: scene.now,
         };
         let after = status::status(&observed);
-        let written = self.write_status(model, &uid, &before, &after).await;
+        let events = status::events(&before, &after);
+        let written = self.statuses.write(model, &before, &after, &events).await;
         self.finish(&uid, error.as_ref(), &census, &written)
-    }
-
-    /// The status last written, which the cache may not show yet.
-    fn newest_status(&self, model: &Model, uid: &str) -> ModelStatus {
-        let cached = version(model);
-        self.memory.with(uid, |known| match &known.written {
-            Some((version, status)) if cached.is_some_and(|c| c < *version) => status.clone(),
-            _ => {
-                known.written = None;
-                model.status.clone().unwrap_or_default()
-            }
-        })
-    }
-
-    /// Asks for the kubelet's events about a pod that waits for its volume, now and then.
-    async fn mount_problem(&self, uid: &str, model: &Model, census: &Census) -> Option<String> {
-        let Some(pod) = &census.waiting_for_volume else {
-            self.memory.with(uid, |known| known.mount = None);
-            return None;
-        };
-        let known = self.memory.with(uid, |known| known.mount.clone());
-        if let Some((of, at, answer)) = known
-            && of == *pod
-            && at.elapsed() < MOUNT_CHECK
-        {
-            return answer;
-        }
-        let namespace = model.namespace().unwrap_or_default();
-        match fetch::mount_problem(&self.client, &namespace, pod).await {
-            Ok(answer) => {
-                self.memory.with(uid, |known| {
-                    known.mount = Some((pod.clone(), Instant::now(), answer.clone()));
-                });
-                answer
-            }
-            Err(error) => {
-                tracing::warn!(error = chain(&error), "cannot list events");
-                None
-            }
-        }
-    }
-
-    /// Writes the status if it says something new, and events of what happened.
-    async fn write_status(
-        &self,
-        model: &Model,
-        uid: &str,
-        before: &ModelStatus,
-        after: &ModelStatus,
-    ) -> Result<(), kube::Error> {
-        if before == after {
-            return Ok(());
-        }
-        let name = model.name_any();
-        let namespace = model.namespace().unwrap_or_default();
-        let api: Api<Model> = Api::namespaced(self.client.clone(), &namespace);
-        let body = json!({
-            "apiVersion": Model::api_version(&()),
-            "kind": Model::kind(&()),
-            "metadata": {"name": name, "uid": uid},
-            "status": after,
-        });
-        self.metrics.writes.with_label_values(&["Model"]).inc();
-        let params = PatchParams::apply(label::MANAGER).force();
-        let written = match api.patch_status(&name, &params, &Patch::Apply(&body)).await {
-            Ok(written) => written,
-            // Deleted, or deleted and made again: its successor has a reconciliation of its own.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Ok(()),
-            Err(error) => {
-                tracing::warn!(error = chain(&error), "cannot write the status");
-                return Err(error);
-            }
-        };
-        if let Some(version) = version(&written) {
-            self.memory
-                .with(uid, |known| known.written = Some((version, after.clone())));
-        }
-        for event in events::events(before, after) {
-            tracing::info!(reason = event.reason, note = event.note, "event");
-            self.metrics.writes.with_label_values(&["Event"]).inc();
-            if let Err(error) = self.recorder.publish(model.object_ref(&()), &event).await {
-                tracing::warn!(error = chain(&error), "cannot write an event");
-            }
-        }
-        Ok(())
     }
 
     /// When to look again.
@@ -310,22 +240,15 @@ impl Context {
         uid: &str,
         error: Option<&ApplyError>,
         census: &Census,
-        written: &Result<(), kube::Error>,
+        written: &Result<Told, kube::Error>,
     ) -> Action {
         let result = match (error, written) {
             (Some(error), _) => error.reason(),
             (None, Err(_)) => hyprstream_api::condition::reason::API_ERROR,
-            (None, Ok(())) => "ok",
+            (None, Ok(_)) => "ok",
         };
         self.metrics.reconciles.with_label_values(&[result]).inc();
-        let failures = self.memory.with(uid, |known| {
-            known.failures = if result == "ok" {
-                0
-            } else {
-                known.failures.saturating_add(1)
-            };
-            known.failures
-        });
+        let failures = self.memory.failures(uid, result != "ok");
         let again = census.look_again.map_or(RESYNC, |again| again.min(RESYNC));
         if failures == 0 {
             return Action::requeue(again);
@@ -339,8 +262,4 @@ impl Context {
             .min(LAST_PAUSE);
         Action::requeue(pause.min(again))
     }
-}
-
-fn version(model: &Model) -> Option<u64> {
-    model.metadata.resource_version.as_ref()?.parse().ok()
 }

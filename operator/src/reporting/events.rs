@@ -1,9 +1,6 @@
-//! Events on transitions: which ones is pure.
+//! Events on objects of any kind.
 
-use hyprstream_api::{
-    DecodeError, ModelStatus,
-    condition::{SOURCE_RESOLVED, STALLED, reason},
-};
+use hyprstream_api::{DecodeError, condition::reason};
 use hyprstream_contract::label;
 use k8s_openapi::{
     api::{core::v1::ObjectReference, events::v1::Event as EventObject},
@@ -17,14 +14,14 @@ use kube::{
 
 use super::malformed;
 
-/// Something that happened to a Model or to an object made for one.
+/// Something that happened to an object of ours or to one made for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     is_warning: bool,
     /// CamelCase reason.
     pub reason: String,
     action: &'static str,
-    /// For the user of the Model.
+    /// For the user of the object.
     pub note: String,
 }
 
@@ -88,82 +85,27 @@ impl Recorder {
 impl Event {
     /// An object cannot be read.
     pub fn malformed(error: &DecodeError) -> Self {
-        warning(reason::MALFORMED, "Read", &malformed::message(error))
+        Self::warning(reason::MALFORMED, "Read", &malformed::message(error))
     }
-}
 
-/// What happened between two statuses, for `kubectl describe`.
-pub fn events(before: &ModelStatus, after: &ModelStatus) -> Vec<Event> {
-    let mut events = Vec::new();
-    if after.latest_commit != before.latest_commit
-        && let Some(commit) = &after.latest_commit
-    {
-        events.push(normal(
-            "NewCommit",
-            "Resolve",
-            &format!("the source is at commit {commit}"),
-        ));
+    /// All is well.
+    pub fn normal(reason: &str, action: &'static str, note: &str) -> Self {
+        Self::new(false, reason, action, note)
     }
-    if after.last_known_good != before.last_known_good
-        && let Some(commit) = &after.last_known_good
-    {
-        let note = format!("all workers run commit {commit}");
-        events.push(normal("Serving", "RollOut", &note));
+
+    /// Somebody should look.
+    pub fn warning(reason: &str, action: &'static str, note: &str) -> Self {
+        Self::new(true, reason, action, note)
     }
-    if after.failed != before.failed
-        && let Some(failed) = &after.failed
-    {
-        let then = match &after.last_known_good {
-            Some(good) if *good != failed.commit => format!("; back to commit {good}"),
-            Some(_) => "; back to workers as they were before".to_owned(),
-            None => String::new(),
-        };
-        let note = format!(
-            "commit {}: {}: {}{then}",
-            failed.commit, failed.reason, failed.message
-        );
-        events.push(warning(reason::COMMIT_FAILED, "RollOut", &note));
-    }
-    for kind in [SOURCE_RESOLVED, STALLED] {
-        let bad = if kind == STALLED { "True" } else { "False" };
-        let Some(now) = after.condition(kind).filter(|c| c.status == bad) else {
-            continue;
-        };
-        // A failed commit has its event already.
-        if now.reason == reason::FETCHING || kind == STALLED && after.failed.is_some() {
-            continue;
+
+    fn new(is_warning: bool, reason: &str, action: &'static str, note: &str) -> Self {
+        // The API server takes 1 kB, and a character up to 4 bytes.
+        let note = note.chars().take(250).collect();
+        Self {
+            is_warning,
+            reason: reason.to_owned(),
+            action,
+            note,
         }
-        // A source that stalls says so once.
-        if kind == STALLED
-            && after
-                .condition(SOURCE_RESOLVED)
-                .is_some_and(|c| c.reason == now.reason)
-        {
-            continue;
-        }
-        let known = before.condition(kind);
-        if known.is_none_or(|k| k.status != bad || k.reason != now.reason) {
-            events.push(warning(&now.reason, "Reconcile", &now.message));
-        }
-    }
-    events
-}
-
-fn normal(reason: &str, action: &'static str, note: &str) -> Event {
-    event(false, reason, action, note)
-}
-
-fn warning(reason: &str, action: &'static str, note: &str) -> Event {
-    event(true, reason, action, note)
-}
-
-fn event(is_warning: bool, reason: &str, action: &'static str, note: &str) -> Event {
-    // The API server takes 1 kB, and a character up to 4 bytes.
-    let note = note.chars().take(250).collect();
-    Event {
-        is_warning,
-        reason: reason.to_owned(),
-        action,
-        note,
     }
 }

@@ -1,72 +1,21 @@
-//! A Model that our types cannot hold: its status says so, and nothing else is done for it.
+//! What is told of an object that our types cannot hold: pure.
 
 use hyprstream_api::{
-    Checked, DecodeError, Model,
+    DecodeError,
     condition::{READY, STALLED, reason},
 };
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
 };
-use kube::{
-    Api, Resource, ResourceExt,
-    api::{Patch, PatchParams},
-    runtime::controller::Action,
-};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::{
-    chain,
-    model::{Context, LAST_PAUSE, RESYNC},
-};
-
-/// Of its own, so that the rest of the status stays as the last reconciliation left it.
-const MANAGER: &str = "hyprstream-operator-intake";
-
-impl Context {
-    /// Says in the conditions of a Model why it cannot be read, unless they say so already.
-    pub(crate) async fn tell_malformed(
-        &self,
-        model: &Checked<Model>,
-        error: &DecodeError,
-    ) -> Action {
-        self.sources.forget(&model.uid().unwrap_or_default());
-        self.metrics
-            .reconciles
-            .with_label_values(&[reason::MALFORMED])
-            .inc();
-        let status = model.raw().map_or(&Value::Null, |raw| &raw["status"]);
-        let generation = model.meta().generation;
-        let Some(conditions) = conditions(status, error, generation, Timestamp::now()) else {
-            return Action::requeue(RESYNC);
-        };
-        let name = model.name_any();
-        let body = json!({
-            "apiVersion": Model::api_version(&()),
-            "kind": Model::kind(&()),
-            "metadata": {"name": name, "uid": model.uid()},
-            "status": {"conditions": conditions},
-        });
-        let api: Api<Checked<Model>> =
-            Api::namespaced(self.client.clone(), &model.namespace().unwrap_or_default());
-        let params = PatchParams::apply(MANAGER).force();
-        self.metrics.writes.with_label_values(&["Model"]).inc();
-        match api.patch_status(&name, &params, &Patch::Apply(&body)).await {
-            Ok(_) => Action::requeue(RESYNC),
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
-                Action::await_change()
-            }
-            Err(error) => {
-                tracing::warn!(error = chain(&error), "cannot write the status");
-                Action::requeue(LAST_PAUSE)
-            }
-        }
-    }
-}
+/// Field manager of such statuses. Of its own, so that the rest of the status stays as the last reconciliation left it.
+pub(super) const MANAGER: &str = "hyprstream-operator-intake";
 
 /// What an event and a condition say of an object that cannot be read.
-pub(crate) fn message(error: &DecodeError) -> String {
+pub(super) fn message(error: &DecodeError) -> String {
     format!(
         "the operator cannot read this object: {error}. Correct that field; if it belongs to a \
          newer version, upgrade the operator. Until then what runs is left as it is"
@@ -75,7 +24,7 @@ pub(crate) fn message(error: &DecodeError) -> String {
 
 /// The conditions; `None` if the status has them. Whether workers answer is not looked at, so
 /// `Ready` is unknown.
-fn conditions(
+pub(super) fn conditions(
     status: &Value,
     error: &DecodeError,
     generation: Option<i64>,
@@ -106,6 +55,9 @@ fn conditions(
 
 #[cfg(test)]
 mod tests {
+    use hyprstream_api::{Checked, Model};
+    use serde_json::json;
+
     use super::*;
 
     #[test]

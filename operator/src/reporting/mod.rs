@@ -1,5 +1,9 @@
-//! What users are told of objects: statuses, events, and of objects that cannot be read.
+//! What users are told of objects of any kind: statuses, events, and of objects that cannot be read.
 
+pub mod conditions;
 pub mod events;
 pub mod intake;
-pub(crate) mod malformed;
+mod malformed;
+mod statuses;
+
+pub use statuses::{Statuses, Told};

@@ -1,19 +1,17 @@
 //! What there is.
 
+pub mod mount;
 pub mod pods;
 
 use std::sync::Arc;
 
-use hyprstream_api::{Checked, Model};
+use hyprstream_api::Model;
 use hyprstream_contract::{CommitId, label};
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{Event, PersistentVolume, PersistentVolumeClaim, Pod, Service},
+    core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Service},
 };
-use kube::{
-    Api, Client, ResourceExt,
-    api::{ListParams, ObjectMeta},
-};
+use kube::{ResourceExt, api::ObjectMeta};
 
 use super::build::{ASKED, CLAIM, CONTENT, GOOD, REVISION, UPGRADE, Workers};
 use crate::{
@@ -192,71 +190,4 @@ impl Existing {
 
 fn commit(meta: &ObjectMeta) -> Option<CommitId> {
     meta.labels.as_ref()?.get(label::COMMIT)?.parse().ok()
-}
-
-/// Why the kubelet cannot mount the volume of a pod, as of its newest event; `None` if it says
-/// nothing.
-///
-/// # Errors
-/// The API server failed.
-pub async fn mount_problem(
-    client: &Client,
-    namespace: &str,
-    pod_uid: &str,
-) -> Result<Option<String>, kube::Error> {
-    let api: Api<Checked<Event>> = Api::namespaced(client.clone(), namespace);
-    let params = ListParams::default()
-        .fields(&format!("involvedObject.uid={pod_uid},reason=FailedMount"))
-        .limit(20);
-    let events = api.list(&params).await?.items.into_iter();
-    let mut events: Vec<Event> = events.filter_map(|e| e.into_inner().ok()).collect();
-    events.sort_by_key(|e| {
-        e.last_timestamp
-            .clone()
-            .map(|t| t.0)
-            .or(e.event_time.clone().map(|t| t.0))
-    });
-    // The kubelet adds now and then that it "timed out waiting", which says nothing.
-    let newest = events
-        .iter()
-        .rev()
-        .filter_map(|e| e.message.as_deref())
-        .find(|m| m.starts_with("MountVolume."));
-    Ok(newest.map(plain))
-}
-
-/// A kubelet's message without what only a developer of Kubernetes wants.
-fn plain(message: &str) -> String {
-    if message.contains("not found in the list of registered CSI drivers") {
-        return "the hyprstream node plugin is not running on the pod's node (yet); the mount is \
-                tried again"
-            .to_owned();
-    }
-    match message.split_once(" desc = ") {
-        Some((_, text)) => text.to_owned(),
-        None => message
-            .split_once(" : ")
-            .map_or(message, |(_, text)| text)
-            .to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::plain;
-
-    #[test]
-    fn mount_messages_lose_their_wrapping() {
-        assert_eq!(
-            plain(
-                "MountVolume.SetUp failed for volume \"pv\" : rpc error: code = Unavailable desc \
-                 = the registry does not answer"
-            ),
-            "the registry does not answer"
-        );
-        let missing = "MountVolume.MountDevice failed for volume \"pv\" : kubernetes.io/csi: \
-                       driver name csi.hyprstream.io not found in the list of registered CSI \
-                       drivers";
-        assert!(plain(missing).contains("node plugin is not running"));
-    }
 }

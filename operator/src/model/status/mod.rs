@@ -1,23 +1,21 @@
 //! What is told of a Model: pure, but for the time of transitions, which comes in.
 
+mod events;
 mod states;
 
 use hyprstream_api::{
     Download, FailedCommit, Model, ModelStatus,
     condition::{PROGRESSING, READY, SOURCE_RESOLVED, STALLED, VOLUME_READY, WORKERS_READY},
 };
-use k8s_openapi::{
-    apimachinery::pkg::apis::meta::v1::{Condition, Time},
-    jiff::Timestamp,
-};
+use k8s_openapi::jiff::Timestamp;
 
-use self::states::State;
+pub use self::events::events;
 use super::{
     build::{Revision, selector_text, url},
     fetch::pods::Census,
     validate::{Invalid, Plan},
 };
-use crate::{apply::ApplyError, source::Findings};
+use crate::{apply::ApplyError, reporting::conditions::condition, source::Findings};
 
 /// Everything that the status follows from.
 pub struct Observed<'a> {
@@ -113,7 +111,15 @@ pub fn status(observed: &Observed<'_>) -> ModelStatus {
         last_handled_reconcile_at: observed.handled.map(str::to_owned),
         conditions: states
             .into_iter()
-            .map(|(kind, state)| condition(before, kind, state, generation, observed.now))
+            .map(|(kind, state)| {
+                condition(
+                    before.condition(kind),
+                    kind,
+                    state,
+                    generation,
+                    observed.now,
+                )
+            })
             .collect(),
     }
 }
@@ -160,35 +166,6 @@ fn download(observed: &Observed<'_>) -> Option<Download> {
         bytes_done: i64::try_from(progress.done_bytes).unwrap_or(i64::MAX),
         bytes_total: i64::try_from(progress.total_bytes).unwrap_or(i64::MAX),
     })
-}
-
-fn condition(
-    before: &ModelStatus,
-    kind: &str,
-    state: State,
-    generation: Option<i64>,
-    now: Timestamp,
-) -> Condition {
-    let since = before
-        .condition(kind)
-        .filter(|known| known.status == state.status)
-        .map_or(Time(truncate(now)), |known| {
-            known.last_transition_time.clone()
-        });
-    Condition {
-        type_: kind.to_owned(),
-        status: state.status.to_owned(),
-        reason: state.reason,
-        // The API server's limit is 32 KiB.
-        message: state.message.chars().take(2000).collect(),
-        observed_generation: generation,
-        last_transition_time: since,
-    }
-}
-
-/// The API server keeps whole seconds; a fraction would look like a change.
-fn truncate(now: Timestamp) -> Timestamp {
-    Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
 #[cfg(test)]

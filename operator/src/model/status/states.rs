@@ -7,39 +7,11 @@ use hyprstream_api::{
 use hyprstream_contract::registry::Reference;
 
 use super::{Observed, is_complete, serving};
-use crate::{apply::Help, kind::Kind};
-
-/// A condition without its time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct State {
-    pub(super) status: &'static str,
-    pub(super) reason: String,
-    pub(super) message: String,
-}
-
-fn yes(reason: &str, message: impl Into<String>) -> State {
-    State {
-        status: "True",
-        reason: reason.to_owned(),
-        message: message.into(),
-    }
-}
-
-fn no(reason: &str, message: impl Into<String>) -> State {
-    State {
-        status: "False",
-        reason: reason.to_owned(),
-        message: message.into(),
-    }
-}
-
-fn unknown(reason: &str, message: impl Into<String>) -> State {
-    State {
-        status: "Unknown",
-        reason: reason.to_owned(),
-        message: message.into(),
-    }
-}
+use crate::{
+    apply::Help,
+    kind::Kind,
+    reporting::conditions::{State, no, unknown, yes},
+};
 
 pub(super) fn source(observed: &Observed<'_>) -> State {
     let Observed {
