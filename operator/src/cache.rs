@@ -7,8 +7,8 @@
 
 use std::{fmt::Debug, hash::Hash, sync::Arc};
 
-use futures::{Stream, StreamExt};
-use hyprstream_api::{Checked, Model};
+use futures::{Stream, StreamExt, stream::BoxStream};
+use hyprstream_api::Checked;
 use hyprstream_contract::label;
 use k8s_openapi::api::{
     apps::v1::{Deployment, DeploymentSpec},
@@ -27,13 +27,17 @@ use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use crate::{chain, reporting::intake::Intake};
+use crate::{
+    chain,
+    kind::{Kind, OwnerLabels, Subject, Trigger},
+    reporting::intake::Intake,
+};
 
 /// Annotation in memory only: digest of the spec, labels and owners of an object.
 const FINGERPRINT: &str = "memory.hyprstream.io/fingerprint";
 
-/// What a stream of changes yields: Models to look at.
-pub type Touched = futures::stream::BoxStream<'static, ObjectRef<Model>>;
+/// What a stream of changes yields: objects to look at.
+pub type Touched = BoxStream<'static, Subject>;
 
 /// An object of a kind that the operator makes and watches.
 pub trait Watched:
@@ -184,9 +188,13 @@ impl<K: Resource<DynamicType = ()> + Clone> Clone for Cache<K> {
 }
 
 impl<K: Watched> Cache<K> {
-    /// A cache and the stream that feeds it. The stream yields the Models whose objects changed
-    /// and must be polled.
-    pub fn start(api: Api<Checked<K>>, intake: &Arc<Intake>) -> (Self, Touched) {
+    /// A cache and the stream that feeds it, which must be polled. It yields those of `owners` whose
+    /// objects changed.
+    pub fn start(
+        api: Api<Checked<K>>,
+        intake: &Arc<Intake>,
+        owners: &'static [OwnerLabels],
+    ) -> (Self, Touched) {
         let writer = Writer::<Checked<K>>::default();
         let store = writer.as_reader();
         let selector = format!("{}={}", label::MANAGED_BY, label::MANAGER);
@@ -206,18 +214,19 @@ impl<K: Watched> Cache<K> {
             })
             .reflect(writer);
         let (synced, stream) = Synced::note(stream);
-        let stream = stream
-            .default_backoff()
-            .touched_objects()
-            .filter_map(|result| async move {
-                match result {
-                    Ok(object) => model_of(&object),
-                    Err(error) => {
-                        warn_of::<K>(&error);
-                        None
+        let stream =
+            stream
+                .default_backoff()
+                .touched_objects()
+                .filter_map(move |result| async move {
+                    match result {
+                        Ok(object) => owners.iter().find_map(|o| o.subject(&object)),
+                        Err(error) => {
+                            warn_of::<K>(&error);
+                            None
+                        }
                     }
-                }
-            });
+                });
         (Self { store, synced }, stream.boxed())
     }
 
@@ -230,20 +239,10 @@ impl<K: Watched> Cache<K> {
         shared(&self.store.get(&key)?)
     }
 
-    /// All objects of a Model.
-    pub fn of_model(&self, namespace: &str, model: &str) -> Vec<Arc<K>> {
-        let is_of_model = |object: &Arc<Checked<K>>| {
-            object
-                .labels()
-                .get(label::MODEL)
-                .is_some_and(|m| m == model)
-                && object
-                    .namespace()
-                    .or_else(|| object.labels().get(label::MODEL_NAMESPACE).cloned())
-                    .is_some_and(|n| n == namespace)
-        };
+    /// All objects that were made for one of the kind `O`.
+    pub fn of<O: Kind>(&self, namespace: &str, name: &str) -> Vec<Arc<K>> {
         let mut objects = self.store.state();
-        objects.retain(is_of_model);
+        objects.retain(|object| O::LABELS.is_of(&**object, namespace, name));
         objects.iter().filter_map(shared).collect()
     }
 
@@ -286,12 +285,13 @@ impl Caches {
         namespace: Option<&str>,
         volumes: Cache<PersistentVolume>,
         intake: &Arc<Intake>,
+        owners: &'static [OwnerLabels],
     ) -> (Self, Touched) {
-        let (deployments, of_deployments) = Cache::start(scoped(client, namespace), intake);
-        let (services, of_services) = Cache::start(scoped(client, namespace), intake);
-        let (budgets, of_budgets) = Cache::start(scoped(client, namespace), intake);
-        let (claims, of_claims) = Cache::start(scoped(client, namespace), intake);
-        let (pods, of_pods) = Cache::start(scoped(client, namespace), intake);
+        let (deployments, of_deployments) = Cache::start(scoped(client, namespace), intake, owners);
+        let (services, of_services) = Cache::start(scoped(client, namespace), intake, owners);
+        let (budgets, of_budgets) = Cache::start(scoped(client, namespace), intake, owners);
+        let (claims, of_claims) = Cache::start(scoped(client, namespace), intake, owners);
+        let (pods, of_pods) = Cache::start(scoped(client, namespace), intake, owners);
         let touched = futures::stream::select_all([
             of_deployments,
             of_services,
@@ -346,21 +346,10 @@ pub fn warn_of<K: Resource<DynamicType = ()>>(error: &watcher::Error) {
     );
 }
 
-fn model_of<K: Resource>(object: &K) -> Option<ObjectRef<Model>> {
-    let model = object.labels().get(label::MODEL)?;
-    let namespace = object
-        .namespace()
-        .or_else(|| object.labels().get(label::MODEL_NAMESPACE).cloned())?;
-    Some(ObjectRef::new(model).within(&namespace))
-}
-
-/// Polls a stream of touched Models into a channel until either ends.
-pub async fn forward(
-    mut touched: impl Stream<Item = ObjectRef<Model>> + Unpin,
-    trigger: crate::source::Trigger,
-) {
-    while let Some(model) = touched.next().await {
-        if trigger.send(model).await.is_err() {
+/// Polls a stream of what was touched into a channel until either ends.
+pub async fn forward(mut touched: impl Stream<Item = Subject> + Unpin, trigger: Trigger) {
+    while let Some(subject) = touched.next().await {
+        if trigger.send(subject).await.is_err() {
             return;
         }
     }

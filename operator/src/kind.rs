@@ -9,6 +9,7 @@ use kube::{
 };
 use prometheus::IntGaugeVec;
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::mpsc;
 
 use crate::metrics::Metrics;
 
@@ -38,6 +39,9 @@ pub trait Kind:
     fn gauge(metrics: &Metrics) -> &IntGaugeVec;
 }
 
+/// Where triggers of reconciliations go.
+pub type Trigger = mpsc::Sender<Subject>;
+
 /// A kind, and the labels that say for which of its objects another was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnerLabels {
@@ -52,6 +56,13 @@ pub struct OwnerLabels {
 }
 
 impl OwnerLabels {
+    /// Whether another object was made for the one of that name.
+    pub fn is_of(&self, object: &impl Resource, namespace: &str, name: &str) -> bool {
+        let label = |label: &str| object.labels().get(label).map(String::as_str);
+        let own = object.meta().namespace.as_deref();
+        label(self.name) == Some(name) && own.or_else(|| label(self.namespace)) == Some(namespace)
+    }
+
     /// The object of the kind that another was made for, if it was made for one.
     pub fn subject(&self, object: &impl Resource) -> Option<Subject> {
         let name = object.labels().get(self.name)?;
@@ -96,5 +107,39 @@ impl Subject {
 impl Display for Subject {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyprstream_api::Model;
+    use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn labels_lead_to_the_object_that_another_was_made_for() {
+        let labels = Model::LABELS;
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "ns", "labels": {"hyprstream.io/model": "m"}},
+        }))
+        .unwrap();
+        let volume: PersistentVolume = serde_json::from_value(json!({
+            "metadata": {"name": "v", "labels": {
+                "hyprstream.io/model": "m", "hyprstream.io/model-namespace": "ns",
+            }},
+        }))
+        .unwrap();
+        let m = Subject {
+            kind: "Model",
+            namespace: "ns".into(),
+            name: "m".into(),
+        };
+        assert_eq!(labels.subject(&pod), Some(m.clone()));
+        assert_eq!(labels.subject(&volume), Some(m));
+        assert!(labels.is_of(&pod, "ns", "m") && labels.is_of(&volume, "ns", "m"));
+        assert!(!labels.is_of(&pod, "ns", "n") && !labels.is_of(&volume, "other", "m"));
+        assert_eq!(labels.subject(&Pod::default()), None);
     }
 }

@@ -1,15 +1,21 @@
-//! The controller of Models.
+//! The controllers of our kinds, of which there is one: [`model`].
 //!
-//! A Model's reconciliation is five steps: `fetch` looks at what there is, `validate` refuses what
-//! cannot work, `build` says what there should be, `apply` makes it so, `status` tells. The first
-//! and the last two do IO, the others are pure. What takes long, resolving a reference and
-//! mirroring a commit, happens in [`source`], a task per Model whose findings a reconciliation
-//! only reads; so a slow upstream never holds up another Model.
+//! A kind has a folder of its own with the five steps of its reconciliation: `fetch` looks at what
+//! there is, `validate` refuses what cannot work, `build` says what there should be, `apply` makes
+//! it so, `status` tells. The first and the last two do IO, the others are pure. [`run`] registers
+//! it.
+//!
+//! What kinds share stands beside them: [`controller`] watches objects and frames each
+//! reconciliation, [`owner`] says for whom objects are made, [`mod@apply`] writes them, [`volume`]
+//! shows commits to pods, [`reporting`] writes statuses and events. What takes long, resolving a
+//! reference and mirroring a commit, happens in [`source`], a task per object whose findings a
+//! reconciliation only reads; so a slow upstream never holds up another object.
 
 pub mod apply;
 pub mod args;
 pub mod cache;
 pub mod cleanup;
+pub mod controller;
 pub mod crds;
 pub mod kind;
 pub mod leader;

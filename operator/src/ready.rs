@@ -9,7 +9,7 @@ use hyprstream_api::{Checked, Model};
 use kube::{Client, api::ListParams};
 use tokio::time::sleep;
 
-use crate::{cache::scoped, chain};
+use crate::{cache::scoped, chain, kind::Kind};
 
 /// How often the CRD is looked for.
 const RETRY: Duration = Duration::from_secs(2);
@@ -51,6 +51,12 @@ impl Readiness {
 
 /// Ends once Models can be listed in all of these namespaces, or everywhere if none is given.
 pub async fn models_are_served(client: &Client, namespaces: &[String], readiness: &Readiness) {
+    is_served::<Model>(client, namespaces, readiness).await;
+    readiness.is_there();
+}
+
+/// Ends once objects of the kind `K` can be listed.
+async fn is_served<K: Kind>(client: &Client, namespaces: &[String], readiness: &Readiness) {
     let scopes: Vec<Option<&str>> = if namespaces.is_empty() {
         vec![None]
     } else {
@@ -59,13 +65,17 @@ pub async fn models_are_served(client: &Client, namespaces: &[String], readiness
     for scope in scopes {
         let mut said = String::new();
         loop {
-            let api = scoped::<Checked<Model>>(client, scope);
+            let api = scoped::<Checked<K>>(client, scope);
             let why = match api.list(&ListParams::default().limit(1)).await {
                 Ok(_) => break,
                 Err(kube::Error::Api(status)) if status.code == 404 => {
-                    "the CRD models.hyprstream.io is not installed".to_owned()
+                    let (plural, group) = (K::plural(&()), K::group(&()));
+                    format!("the CRD {plural}.{group} is not installed")
                 }
-                Err(error) => format!("Models cannot be listed: {}", chain(&error)),
+                Err(error) => {
+                    let (kind, why) = (K::LABELS.kind, chain(&error));
+                    format!("{kind}s cannot be listed: {why}")
+                }
             };
             if why != said {
                 tracing::warn!(namespace = scope, why, "not ready");
@@ -75,5 +85,4 @@ pub async fn models_are_served(client: &Client, namespaces: &[String], readiness
             sleep(RETRY).await;
         }
     }
-    readiness.is_there();
 }

@@ -10,43 +10,36 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
-use hyprstream_api::{Checked, Model};
+use hyprstream_api::Model;
 use hyprstream_telemetry::AdminServer;
-use kube::{
-    Client, ResourceExt,
-    runtime::{
-        Config, Controller, WatchStreamExt,
-        controller::Error as ControllerError,
-        reflector::{ObjectRef, store::Writer},
-        watcher,
-    },
-};
+use kube::{Api, Client};
 use tokio::{
     net::TcpListener,
     sync::{Notify, mpsc},
     task::JoinSet,
 };
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     apply::Applier,
     args::{Images, RunArgs},
-    cache::{Cache, Caches, Synced, forward, scoped},
+    cache::{Cache, Caches, forward},
     chain,
+    controller::{Controllers, Objects},
+    kind::{Kind, OwnerLabels, Subject, Trigger},
     leader::Candidate,
     metrics::Metrics,
-    model::{Context, Memory, Turns, fetch::mount::Mounts, reconcile},
+    model::{self, Turns, fetch::mount::Mounts},
     policy::{MasterKey, Policy},
     ready::{Readiness, models_are_served},
     registry::Registry,
     reporting::{Statuses, events::Recorder, intake::Intake},
-    source::{Pace, Sources, Trigger, follow_pushes},
-    sweep::{Models, Scope, Sweep},
+    source::{Pace, Sources, follow_pushes},
+    sweep::Sweep,
 };
 
-/// How many Models are reconciled at once.
-const CONCURRENCY: u16 = 16;
+/// What objects are made for.
+const OWNERS: &[OwnerLabels] = &[Model::LABELS];
 /// Triggers that may wait.
 const QUEUE: usize = 1024;
 /// How long running reconciliations may take to end.
@@ -185,23 +178,16 @@ impl Operator {
             self.pace,
         ));
         let applier = Arc::new(Applier::new(self.client.clone(), self.metrics.clone()));
-        let memory = Arc::new(Memory::default());
-        let turns = Arc::new(Turns::new(self.rollouts_at_once));
         let recorder = Recorder::new(self.client.clone(), self.instance.clone());
-        let statuses = Arc::new(Statuses::new(
-            self.client.clone(),
-            self.metrics.clone(),
-            recorder.clone(),
-        ));
-        let mounts = Arc::new(Mounts::new(self.client.clone()));
+        let intake = Arc::new(Intake::new(self.metrics.clone(), recorder.clone()));
+        let turns = Arc::new(Turns::new(self.rollouts_at_once));
         let wake = Arc::new(Notify::new());
         let policy = Arc::new(self.policy);
-        let intake = Arc::new(Intake::new(self.metrics.clone(), recorder));
         self.readiness
             .waits("the first lists of objects are not there yet");
 
         let mut side = JoinSet::new();
-        let (volumes, touched) = Cache::start(kube::Api::all(self.client.clone()), &intake);
+        let (volumes, touched) = Cache::start(Api::all(self.client.clone()), &intake, OWNERS);
         let touched = {
             let wake = wake.clone();
             touched.inspect(move |_| wake.notify_one())
@@ -214,114 +200,78 @@ impl Operator {
         } else {
             self.namespaces.iter().cloned().map(Some).collect()
         };
-        let mut controllers = JoinSet::new();
+        let mut running = JoinSet::new();
         let mut swept = Vec::new();
-        let mut routes = Vec::new();
+        let mut models =
+            Controllers::new(self.client.clone(), intake.clone(), self.metrics.clone());
         for namespace in scopes {
-            let (caches, touched) =
-                Caches::start(&self.client, namespace.as_deref(), volumes.clone(), &intake);
+            let (caches, touched) = Caches::start(
+                &self.client,
+                namespace.as_deref(),
+                volumes.clone(),
+                &intake,
+                OWNERS,
+            );
+            side.spawn(forward(touched, trigger.clone()));
             turns.watch(caches.clone());
-            let context = Arc::new(Context {
+            swept.push(caches.clone());
+            let reconciler = model::Context {
                 client: self.client.clone(),
-                caches: caches.clone(),
+                caches,
                 sources: sources.clone(),
                 applier: applier.clone(),
-                statuses: statuses.clone(),
-                mounts: mounts.clone(),
-                metrics: self.metrics.clone(),
+                statuses: Statuses::new(
+                    self.client.clone(),
+                    self.metrics.clone(),
+                    recorder.clone(),
+                ),
+                mounts: Mounts::new(self.client.clone()),
                 images: self.images.clone(),
                 policy: policy.clone(),
-                memory: memory.clone(),
                 turns: turns.clone(),
-            });
-            let (route, routed) = mpsc::channel(QUEUE);
-            routes.push((namespace.clone(), route));
-            let triggers = futures::stream::select(touched, ReceiverStream::new(routed));
-            let scope = namespace.as_deref();
-            let (models, controller) =
-                controller(&self.client, scope, &intake, triggers, &shutdown);
-            let metrics = self.metrics.clone();
-            controllers.spawn(
-                controller
-                    .with_config(Config::default().concurrency(CONCURRENCY))
-                    .run(reconcile, |_, error, _| match *error {}, context)
-                    .for_each(move |result| {
-                        note(&metrics, result.err());
-                        std::future::ready(())
-                    }),
-            );
-            swept.push(Scope {
-                namespace,
-                models,
-                caches,
-            });
+            };
+            running.spawn(models.start(namespace, reconciler, &shutdown));
         }
-        side.spawn(route_triggers(triggered, routes));
-        side.spawn(tell_ready(swept.clone(), self.readiness));
-        side.spawn(follow_key(policy, self.pace.key, swept.clone(), trigger));
+        let models: Arc<dyn Objects> = Arc::new(models);
+        let kinds = vec![models.clone()];
+
+        side.spawn(route_triggers(triggered, kinds.clone()));
+        side.spawn(tell_ready(kinds.clone(), swept.clone(), self.readiness));
+        side.spawn(follow_key(policy, self.pace.key, models, trigger));
         let sweep = Sweep {
             client: self.client.clone(),
+            kinds,
             scopes: swept,
             volumes,
             wake,
             sources,
             applier,
-            memory,
-            statuses,
-            mounts,
             metrics: self.metrics.clone(),
         };
         side.spawn(sweep.run());
-        while controllers.join_next().await.is_some() {}
+        while running.join_next().await.is_some() {}
         side.shutdown().await;
     }
 }
 
-/// A controller of Models, and what it knows of them.
-fn controller(
-    client: &Client,
-    namespace: Option<&str>,
-    intake: &Arc<Intake>,
-    triggers: impl futures::Stream<Item = ObjectRef<Model>> + Send + 'static,
-    shutdown: &CancellationToken,
-) -> (Models, Controller<Checked<Model>>) {
-    let writer = Writer::<Checked<Model>>::default();
-    let store = writer.as_reader();
-    let models = watcher(
-        scoped::<Checked<Model>>(client, namespace),
-        watcher::Config::default(),
-    );
-    let models = intake
-        .clone()
-        .watch(models)
-        .modify(|model| {
-            model.managed_fields_mut().clear();
-            model
-                .annotations_mut()
-                .remove("kubectl.kubernetes.io/last-applied-configuration");
-        })
-        .reflect(writer);
-    let (synced, models) = Synced::note(models);
-    let models = models.default_backoff().applied_objects();
-    let triggers = triggers
-        .map(|model| ObjectRef::new(&model.name).within(&model.namespace.unwrap_or_default()));
-    let controller = Controller::for_stream(models, store.clone())
-        .reconcile_on(triggers)
-        .graceful_shutdown_on(shutdown.clone().cancelled_owned());
-    (Models { store, synced }, controller)
-}
-
 /// Says that all is known once it is.
-async fn tell_ready(scopes: Vec<Scope>, readiness: Readiness) {
+async fn tell_ready(kinds: Vec<Arc<dyn Objects>>, scopes: Vec<Caches>, readiness: Readiness) {
+    for kind in kinds {
+        kind.ready().await;
+    }
     for scope in scopes {
-        scope.models.synced.wait().await;
-        scope.caches.ready().await;
+        scope.ready().await;
     }
     readiness.is_there();
 }
 
 /// Looks at every Model again when the workers' master key is another. Never ends by itself.
-async fn follow_key(policy: Arc<Policy>, pause: Duration, scopes: Vec<Scope>, trigger: Trigger) {
+async fn follow_key(
+    policy: Arc<Policy>,
+    pause: Duration,
+    models: Arc<dyn Objects>,
+    trigger: Trigger,
+) {
     loop {
         tokio::time::sleep(pause).await;
         match policy.keys.refresh() {
@@ -335,44 +285,19 @@ async fn follow_key(policy: Arc<Policy>, pause: Duration, scopes: Vec<Scope>, tr
                 continue;
             }
         }
-        for model in scopes.iter().flat_map(|s| s.models.store.state()) {
-            let model =
-                ObjectRef::new(&model.name_any()).within(&model.namespace().unwrap_or_default());
+        for model in models.subjects() {
             // The receiver is gone only when the controllers end.
             let _ = trigger.send(model).await;
         }
     }
 }
 
-/// Hands each trigger to the controller of its namespace.
-async fn route_triggers(
-    mut triggers: mpsc::Receiver<ObjectRef<Model>>,
-    routes: Vec<(Option<String>, mpsc::Sender<ObjectRef<Model>>)>,
-) {
-    while let Some(model) = triggers.recv().await {
-        let route = routes
-            .iter()
-            .find(|(namespace, _)| namespace.is_none() || *namespace == model.namespace);
-        if let Some((_, route)) = route {
-            // The receiver is gone only when its controller ends.
-            let _ = route.send(model).await;
-        }
-    }
-}
-
-fn note(
-    metrics: &Metrics,
-    error: Option<ControllerError<std::convert::Infallible, watcher::Error>>,
-) {
-    match error {
-        // A trigger for a Model that is gone.
-        None | Some(ControllerError::ObjectNotFound(_)) => {}
-        Some(error) => {
-            metrics
-                .reconciles
-                .with_label_values(&["ControllerError"])
-                .inc();
-            tracing::warn!(error = chain(&error), "controller error, going on");
+/// Hands each trigger to the controllers of its kind.
+async fn route_triggers(mut triggers: mpsc::Receiver<Subject>, kinds: Vec<Arc<dyn Objects>>) {
+    while let Some(subject) = triggers.recv().await {
+        let kind = kinds.iter().find(|k| k.labels().kind == subject.kind);
+        if let Some(kind) = kind {
+            kind.trigger(subject).await;
         }
     }
 }

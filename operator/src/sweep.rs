@@ -1,16 +1,15 @@
 //! Takes away what nothing owns.
 //!
-//! A PersistentVolume cannot be owned by a Model, which lives in a namespace, and a finalizer on
-//! Models would make an uninstall hang. So volumes whose Model or claim is gone are looked for, at
-//! the start, when a volume changes, and now and then.
+//! A PersistentVolume cannot be owned by what lives in a namespace, and a finalizer on owners would
+//! make an uninstall hang. So volumes whose owner or claim is gone are looked for, at the start, when
+//! a volume changes, and now and then.
 //!
 //! Pods that the kubelet cannot end, because the node plugin was removed before them and nothing
 //! can unmount their volume, are deleted by force once their time is long over.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use hyprstream_api::{Checked, Model, condition};
-use hyprstream_contract::{label, volume::DRIVER_NAME};
+use hyprstream_contract::volume::DRIVER_NAME;
 use k8s_openapi::{
     api::{
         core::v1::{PersistentVolume, Pod},
@@ -21,17 +20,15 @@ use k8s_openapi::{
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, Preconditions},
-    runtime::reflector::Store,
 };
 use tokio::sync::Notify;
 
 use crate::{
     apply::Applier,
-    cache::{Cache, Caches, Synced},
+    cache::{Cache, Caches},
     chain,
+    controller::Objects,
     metrics::Metrics,
-    model::{Memory, fetch::mount::Mounts},
-    reporting::Statuses,
     source::Sources,
 };
 
@@ -44,52 +41,30 @@ const STUCK: Duration = Duration::from_mins(1);
 pub struct Sweep {
     /// The API server.
     pub client: Client,
-    /// Models and the other objects, of every scope.
-    pub scopes: Vec<Scope>,
+    /// Objects that others are made for, by kind.
+    pub kinds: Vec<Arc<dyn Objects>>,
+    /// The other objects, of every scope.
+    pub scopes: Vec<Caches>,
     /// Volumes.
     pub volumes: Cache<PersistentVolume>,
     /// Asks for a sweep.
     pub wake: Arc<Notify>,
-    /// Forgets Models.
+    /// Forgets objects.
     pub sources: Arc<Sources>,
-    /// Forgets Models and deletes.
+    /// Forgets objects and deletes.
     pub applier: Arc<Applier>,
-    /// Forgets Models.
-    pub memory: Arc<Memory>,
-    /// Forgets Models.
-    pub statuses: Arc<Statuses<Model>>,
-    /// Forgets Models.
-    pub mounts: Arc<Mounts>,
-    /// Counts Models.
+    /// Counts.
     pub metrics: Metrics,
-}
-
-/// A namespace, or all of them.
-#[derive(Clone)]
-pub struct Scope {
-    /// The namespace; `None` for all.
-    pub namespace: Option<String>,
-    /// Its Models.
-    pub models: Models,
-    /// Its other objects.
-    pub caches: Caches,
-}
-
-/// The Models of a scope.
-#[derive(Clone)]
-pub struct Models {
-    /// All of them.
-    pub store: Store<Checked<Model>>,
-    /// Whether it is filled.
-    pub synced: Synced,
 }
 
 impl Sweep {
     /// Sweeps again and again. Never ends by itself.
     pub async fn run(self) {
+        for kind in &self.kinds {
+            kind.ready().await;
+        }
         for scope in &self.scopes {
-            scope.models.synced.wait().await;
-            scope.caches.ready().await;
+            scope.ready().await;
         }
         loop {
             self.forget();
@@ -99,7 +74,7 @@ impl Sweep {
                 }
             }
             for scope in &self.scopes {
-                for pod in scope.caches.pods.all() {
+                for pod in scope.pods.all() {
                     if let Err(error) = self.pod(&pod).await {
                         let error = chain(&error);
                         tracing::warn!(error, pod = pod.name_any(), "cannot delete a stuck pod");
@@ -114,74 +89,32 @@ impl Sweep {
     }
 
     fn forget(&self) {
-        let models: Vec<_> = self
-            .scopes
-            .iter()
-            .flat_map(|s| s.models.store.state())
-            .collect();
-        let uids: std::collections::HashSet<String> =
-            models.iter().filter_map(|m| m.uid()).collect();
+        let uids: HashSet<String> = self.kinds.iter().flat_map(|kind| kind.uids()).collect();
         self.sources.retain(|uid| uids.contains(uid));
         self.applier.retain(|uid| uids.contains(uid));
-        self.memory.retain(|uid| uids.contains(uid));
-        self.statuses.retain(|uid| uids.contains(uid));
-        self.mounts.retain(|uid| uids.contains(uid));
-        let ready = models
-            .iter()
-            .filter(|m| {
-                m.get()
-                    .ok()
-                    .and_then(|m| m.status.as_ref())
-                    .is_some_and(|s| s.is_true(condition::READY))
-            })
-            .count();
-        let gauge = |label: &str, count: usize| {
-            let count = i64::try_from(count).unwrap_or(i64::MAX);
-            self.metrics.models.with_label_values(&[label]).set(count);
-        };
-        gauge("true", ready);
-        gauge("false", models.len() - ready);
+        for kind in &self.kinds {
+            kind.take_stock();
+        }
     }
 
     async fn volume(
         &self,
         volume: &PersistentVolume,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let labels = volume.labels();
-        let (Some(namespace), Some(model), Some(uid)) = (
-            labels.get(label::MODEL_NAMESPACE),
-            labels.get(label::MODEL),
-            labels.get(label::MODEL_UID),
-        ) else {
+        let made_for = |kind: &Arc<dyn Objects>| {
+            let labels = kind.labels();
+            let uid = volume.labels().get(labels.uid)?.clone();
+            Some((kind.clone(), labels.subject(volume)?, uid))
+        };
+        let Some((kind, owner, uid)) = self.kinds.iter().find_map(made_for) else {
             return Ok(());
         };
-        if volume.metadata.deletion_timestamp.is_some() {
+        if volume.metadata.deletion_timestamp.is_some() || !kind.covers(&owner.namespace) {
             return Ok(());
         }
-        let is_in = |s: &&Scope| s.namespace.as_ref().is_none_or(|n| n == namespace);
-        let Some(scope) = self.scopes.iter().find(is_in) else {
-            return Ok(());
-        };
         let phase = volume.status.as_ref().and_then(|s| s.phase.as_deref());
-        let key = kube::runtime::reflector::ObjectRef::new(model).within(namespace);
-        let is_known = scope
-            .models
-            .store
-            .get(&key)
-            .is_some_and(|m| m.uid().as_ref() == Some(uid));
-        if !matches!(phase, Some("Released" | "Failed")) {
-            if is_known {
-                return Ok(());
-            }
-            // The cache may lag behind.
-            let models: Api<Checked<Model>> = Api::namespaced(self.client.clone(), namespace);
-            if models
-                .get_opt(model)
-                .await?
-                .is_some_and(|m| m.uid().as_ref() == Some(uid))
-            {
-                return Ok(());
-            }
+        if !matches!(phase, Some("Released" | "Failed")) && kind.exists(&owner, &uid).await? {
+            return Ok(());
         }
         tracing::info!(
             volume = volume.name_any(),

@@ -1,50 +1,45 @@
-//! The reconciliation of one Model.
+//! Models: which commit runs, on which workers.
+//!
+//! A reconciliation is five steps, each a module: [`fetch`] looks at what there is, [`validate`]
+//! refuses what cannot work, [`build`] says what there should be, `apply` makes it so, [`status`]
+//! tells. The first and the last two do IO, the others are pure, but for [`Turns`].
 
 pub mod apply;
 pub mod build;
 pub mod fetch;
-mod memory;
 pub mod status;
 mod turns;
 pub mod validate;
 
-use std::{
-    convert::Infallible,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
+use futures::{FutureExt, future::BoxFuture};
 use hyprstream_api::{
-    Checked, Model, ModelStatus,
-    condition::{READY, reason::MALFORMED},
+    Model, ModelStatus,
+    condition::{READY, reason::API_ERROR},
 };
 use hyprstream_contract::label;
 use k8s_openapi::jiff::Timestamp;
-use kube::{
-    Client, Resource, ResourceExt,
-    runtime::{controller::Action, reflector::ObjectRef},
-};
+use kube::{Client, ResourceExt};
 use prometheus::IntGaugeVec;
 
+pub use self::turns::Turns;
 use self::{
     build::target::Scene,
-    fetch::{Existing, mount::Mounts, pods::Census},
+    fetch::{Existing, mount::Mounts},
     status::Observed,
     validate::validate,
 };
-pub use self::{memory::Memory, turns::Turns};
 use crate::{
     apply::{Applier, ApplyError, Help},
     args::Images,
     cache::Caches,
     chain,
-    kind::{Kind, OwnerLabels},
+    controller::{Outcome, Reconcile, Reconciled},
+    kind::{Kind, OwnerLabels, Subject},
     metrics::Metrics,
     policy::Policy,
-    reporting::{Statuses, Told},
+    reporting::Statuses,
     source::{Findings, Sources},
 };
 
@@ -71,15 +66,7 @@ impl Kind for Model {
     }
 }
 
-/// How often everything is looked at again though nothing happened.
-const RESYNC: Duration = Duration::from_mins(15);
-/// Longest pause after failed requests.
-const LAST_PAUSE: Duration = Duration::from_mins(5);
-
-/// Number of the next reconciliation, by which the lines of its log belong together.
-static NEXT: AtomicU64 = AtomicU64::new(1);
-
-/// What reconciliations share.
+/// Reconciles the Models of a scope.
 pub struct Context {
     /// The API server.
     pub client: Client,
@@ -90,69 +77,43 @@ pub struct Context {
     /// Writes objects.
     pub applier: Arc<Applier>,
     /// Writes statuses and events.
-    pub statuses: Arc<Statuses<Model>>,
+    pub statuses: Statuses<Model>,
     /// Asks why volumes are not mounted.
-    pub mounts: Arc<Mounts>,
-    /// Counts.
-    pub metrics: Metrics,
+    pub mounts: Mounts,
     /// Images of the workers.
     pub images: Images,
     /// What the installation forbids and adds.
     pub policy: Arc<Policy>,
-    /// How often in a row reconciliations failed, by UID.
-    pub memory: Arc<Memory>,
     /// Whose workers a release may change.
     pub turns: Arc<Turns>,
 }
 
-/// Brings the cluster nearer to what a Model asks for and says in its status how far it is. Never
-/// fails: an error is in the status, and in when to look again.
-#[tracing::instrument(
-    skip_all,
-    fields(
-        kind = "Model",
-        namespace = model.namespace(),
-        name = model.name_any(),
-        reconcile = NEXT.fetch_add(1, Ordering::Relaxed),
-    )
-)]
-pub async fn reconcile(
-    model: Arc<Checked<Model>>,
-    context: Arc<Context>,
-) -> Result<Action, Infallible> {
-    let started = Instant::now();
-    context.caches.ready().await;
-    let action = if model.meta().deletion_timestamp.is_some() {
-        // The garbage collector takes what the Model owns, and the sweep its volumes.
-        context.sources.forget(&model.uid().unwrap_or_default());
-        Action::await_change()
-    } else {
-        match model.get() {
-            Ok(model) => context.reconcile(model).await,
-            Err(error) => {
-                context.sources.forget(&model.uid().unwrap_or_default());
-                context
-                    .metrics
-                    .reconciles
-                    .with_label_values(&[MALFORMED])
-                    .inc();
-                match context.statuses.tell_malformed(&model, error).await {
-                    Ok(Told::There) => Action::requeue(RESYNC),
-                    Ok(Told::Gone) => Action::await_change(),
-                    Err(_) => Action::requeue(LAST_PAUSE),
-                }
-            }
-        }
-    };
-    context
-        .metrics
-        .reconcile_seconds
-        .observe(started.elapsed().as_secs_f64());
-    Ok(action)
+impl Reconcile for Context {
+    type Kind = Model;
+
+    fn ready(&self) -> BoxFuture<'_, ()> {
+        self.caches.ready().boxed()
+    }
+
+    fn reconcile<'a>(&'a self, model: &'a Model) -> BoxFuture<'a, Reconciled> {
+        self.steps(model).boxed()
+    }
+
+    fn statuses(&self) -> &Statuses<Model> {
+        &self.statuses
+    }
+
+    fn stop(&self, uid: &str) {
+        self.sources.forget(uid);
+    }
+
+    fn retain(&self, keep: &dyn Fn(&str) -> bool) {
+        self.mounts.retain(keep);
+    }
 }
 
 impl Context {
-    async fn reconcile(&self, model: &Model) -> Action {
+    async fn steps(&self, model: &Model) -> Reconciled {
         let uid = model.uid().unwrap_or_default();
         let before = self.statuses.newest(model);
         let plan = validate(model, &self.images).and_then(|plan| self.policy.admit(plan));
@@ -165,7 +126,7 @@ impl Context {
         let findings = match &plan {
             Ok(plan) if !model.spec.suspend => self.sources.observe(
                 &uid,
-                &ObjectRef::from_obj(model),
+                &Subject::of::<Model>(&model.metadata),
                 &plan.source,
                 reconcile_at,
             ),
@@ -199,7 +160,10 @@ impl Context {
             Some(ApplyError::NamespaceEnds) => {
                 // The Model follows; there is nobody to tell.
                 self.sources.forget(&uid);
-                return Action::requeue(RESYNC);
+                return Reconciled {
+                    outcome: Outcome::Over,
+                    again: None,
+                };
             }
             Some(error @ ApplyError::Leaving { .. }) => {
                 tracing::debug!(error = chain(error), "cannot apply yet");
@@ -231,35 +195,14 @@ impl Context {
         let after = status::status(&observed);
         let events = status::events(&before, &after);
         let written = self.statuses.write(model, &before, &after, &events).await;
-        self.finish(&uid, error.as_ref(), &census, &written)
-    }
-
-    /// When to look again.
-    fn finish(
-        &self,
-        uid: &str,
-        error: Option<&ApplyError>,
-        census: &Census,
-        written: &Result<Told, kube::Error>,
-    ) -> Action {
-        let result = match (error, written) {
-            (Some(error), _) => error.reason(),
-            (None, Err(_)) => hyprstream_api::condition::reason::API_ERROR,
-            (None, Ok(_)) => "ok",
+        let outcome = match (&error, written) {
+            (Some(error), _) => Outcome::Failed(error.reason(), error.action()),
+            (None, Err(_)) => Outcome::Failed(API_ERROR, Help::Retry),
+            (None, Ok(_)) => Outcome::Done,
         };
-        self.metrics.reconciles.with_label_values(&[result]).inc();
-        let failures = self.memory.failures(uid, result != "ok");
-        let again = census.look_again.map_or(RESYNC, |again| again.min(RESYNC));
-        if failures == 0 {
-            return Action::requeue(again);
+        Reconciled {
+            outcome,
+            again: census.look_again,
         }
-        let first = match error {
-            Some(error) if error.action() == Help::Edit => Duration::from_secs(10),
-            _ => Duration::from_secs(1),
-        };
-        let pause = first
-            .saturating_mul(1 << (failures - 1).min(9))
-            .min(LAST_PAUSE);
-        Action::requeue(pause.min(again))
     }
 }

@@ -1,10 +1,10 @@
-//! What is known of the repositories that Models name.
+//! What is known of the repositories that objects name.
 //!
 //! # Expected flow
-//! A reconciliation calls [`Sources::observe`] with what its Model asks for and gets what is known
-//! by now. Behind it runs one task per Model: resolve the reference, mirror the commit, wait for
+//! A reconciliation calls [`Sources::observe`] with what its object asks for and gets what is known
+//! by now. Behind it runs one task per object: resolve the reference, mirror the commit, wait for
 //! the interval or for a wake-up, again. When something changes, the task triggers the
-//! reconciliation of its Model.
+//! reconciliation of its object.
 //!
 //! # Guarantees
 //! - A finding always belongs to the source that was observed last: another URL, reference or
@@ -26,26 +26,26 @@ use std::{
     time::Duration,
 };
 
-use hyprstream_api::Model;
 use hyprstream_contract::{CommitId, registry::Reference};
 use hyprstream_slots::Slots;
-use kube::{Client, runtime::reflector::ObjectRef};
-use tokio::sync::{Notify, mpsc};
+use kube::Client;
+use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
-use crate::{chain, registry::Registry};
+use crate::{
+    chain,
+    kind::{Subject, Trigger},
+    registry::Registry,
+};
 
 /// How many upstreams are asked at once.
 const SLOTS: usize = 32;
 
-/// Where triggers of reconciliations go.
-pub type Trigger = mpsc::Sender<ObjectRef<Model>>;
-
-/// What a Model asks for.
+/// What an object asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceKey {
-    /// Namespace of the Model.
+    /// Namespace of the object.
     pub namespace: String,
     /// URL of the repository.
     pub url: String,
@@ -175,12 +175,12 @@ impl Sources {
         }
     }
 
-    /// What is known of the source of the Model with `uid`; starts looking if nobody does.
-    /// Another `token` than at the last call resolves at once.
+    /// What is known of the source of the object `subject` with `uid`; starts looking if nobody
+    /// does. Another `token` than at the last call resolves at once.
     pub fn observe(
         &self,
         uid: &str,
-        model: &ObjectRef<Model>,
+        subject: &Subject,
         key: &SourceKey,
         token: Option<&str>,
     ) -> Findings {
@@ -206,14 +206,14 @@ impl Sources {
             wake: wake.clone(),
             findings: findings.clone(),
             trigger: self.trigger.clone(),
-            model: model.clone(),
+            subject: subject.clone(),
         };
         let span = tracing::info_span!(
             parent: None,
             "source",
-            kind = "Model",
-            namespace = model.namespace,
-            name = model.name,
+            kind = subject.kind,
+            namespace = subject.namespace,
+            object = subject.name,
         );
         let task = AbortOnDropHandle::new(tokio::spawn(task.run().instrument(span)));
         let token = token.map(str::to_owned);
@@ -230,7 +230,7 @@ impl Sources {
         Findings::default()
     }
 
-    /// Stops looking at the source of the Model with `uid`.
+    /// Stops looking at the source of the object with `uid`.
     pub fn forget(&self, uid: &str) {
         self.entries
             .lock()
@@ -238,7 +238,7 @@ impl Sources {
             .remove(uid);
     }
 
-    /// Stops looking at the sources of all Models that `keep` does not name.
+    /// Stops looking at the sources of all objects that `keep` does not name.
     pub fn retain(&self, keep: impl Fn(&str) -> bool) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.retain(|uid, _| keep(uid));

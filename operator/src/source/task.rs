@@ -1,11 +1,11 @@
-//! The task that looks after one Model's source.
+//! The task that looks after the source of one object.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use hyprstream_api::{Model, condition};
+use hyprstream_api::condition;
 use hyprstream_contract::{
     CommitId,
     registry::{
@@ -13,17 +13,20 @@ use hyprstream_contract::{
     },
 };
 use hyprstream_slots::Slot;
-use kube::runtime::reflector::ObjectRef;
 use tokio::{
     sync::Notify,
     time::{Instant, sleep},
 };
 
 use super::{
-    Findings, Mirrored, Problem, Progress, Shared, SourceKey, Trigger, own_repository,
+    Findings, Mirrored, Problem, Progress, Shared, SourceKey, own_repository,
     secret::{self, SecretError},
 };
-use crate::{chain, registry::RegistryError};
+use crate::{
+    chain,
+    kind::{Subject, Trigger},
+    registry::RegistryError,
+};
 
 pub(super) struct Task {
     pub(super) shared: Arc<Shared>,
@@ -31,7 +34,7 @@ pub(super) struct Task {
     pub(super) wake: Arc<Notify>,
     pub(super) findings: Arc<Mutex<Findings>>,
     pub(super) trigger: Trigger,
-    pub(super) model: ObjectRef<Model>,
+    pub(super) subject: Subject,
 }
 
 /// How an attempt ended well.
@@ -78,7 +81,6 @@ impl Task {
                 Err(failure) => {
                     silent_since = None;
                     tracing::info!(
-                        model = %self.model,
                         reason = failure.problem.reason,
                         message = failure.problem.message,
                         "source cannot be had"
@@ -152,7 +154,7 @@ impl Task {
         };
         match self.shared.registry.resolve(&request).await {
             Ok(answer) => Ok(answer.commit),
-            Err(error) => Err(self.problem(&error)),
+            Err(error) => Err(Self::problem(&error)),
         }
     }
 
@@ -174,7 +176,7 @@ impl Task {
                 let _slot = self.slot().await;
                 self.shared.registry.mirror(&request).await
             }
-            .map_err(|error| self.problem(&error))?;
+            .map_err(|error| Self::problem(&error))?;
             let progress = Progress {
                 done_bytes: status.bytes_done,
                 total_bytes: status.bytes_total,
@@ -232,15 +234,11 @@ impl Task {
         }
     }
 
-    fn problem(&self, error: &RegistryError) -> (Problem, bool) {
+    fn problem(error: &RegistryError) -> (Problem, bool) {
         match error {
             RegistryError::Refused(error) => (refused(error), false),
             other => {
-                tracing::warn!(
-                    model = %self.model,
-                    error = chain(other),
-                    "the registry does not answer"
-                );
+                tracing::warn!(error = chain(other), "the registry does not answer");
                 let problem = Problem {
                     reason: condition::reason::REGISTRY_UNREACHABLE.to_owned(),
                     message: "the registry of this cluster does not answer as it should; it is \
@@ -263,7 +261,7 @@ impl Task {
         };
         if changed {
             // The receiver is gone only when the controller ends.
-            let _ = self.trigger.send(self.model.clone()).await;
+            let _ = self.trigger.send(self.subject.clone()).await;
         }
     }
 

@@ -41,7 +41,7 @@ impl Existing {
         let namespace = model.namespace().unwrap_or_default();
         let uid = model.metadata.uid.as_deref();
         let is_own = |meta: &ObjectMeta| uid.is_some_and(|uid| is_owned_by(meta, uid));
-        let mut claims = caches.claims.of_model(&namespace, &name);
+        let mut claims = caches.claims.of::<Model>(&namespace, &name);
         claims.retain(|c| is_own(&c.metadata));
         claims.sort_by_key(|c| std::cmp::Reverse(c.metadata.creation_timestamp.clone()));
         Self {
@@ -54,8 +54,8 @@ impl Existing {
                 .get(Some(&namespace), &name)
                 .filter(|s| is_own(&s.metadata)),
             claims,
-            volumes: caches.volumes.of_model(&namespace, &name),
-            pods: caches.pods.of_model(&namespace, &name),
+            volumes: caches.volumes.of::<Model>(&namespace, &name),
+            pods: caches.pods.of::<Model>(&namespace, &name),
         }
     }
 
