@@ -25,6 +25,7 @@ use crate::{
     args::CleanupArgs,
     cache::scoped,
     leader::{Candidate, RENEW},
+    run::OWNERS,
 };
 
 /// For how long the operator may not come back, should the uninstall end here.
@@ -88,7 +89,8 @@ async fn clean(args: &CleanupArgs) -> anyhow::Result<()> {
         }
         let volumes = Api::<Checked<PersistentVolume>>::all(client.clone());
         for volume in volumes.list(&ours()).await.context("list volumes")? {
-            let namespace = volume.labels().get(label::MODEL_NAMESPACE);
+            let labels = volume.labels();
+            let namespace = OWNERS.iter().find_map(|owner| labels.get(owner.namespace));
             let is_in = |n: Option<&str>| n.is_none() || n == namespace.map(String::as_str);
             if namespaces.iter().copied().any(is_in) {
                 left += 1;

@@ -1,4 +1,4 @@
-//! What the installation forbids and adds, beyond what a Model says.
+//! What the installation forbids and adds, beyond what a spec says.
 
 use std::{
     fmt,
@@ -9,10 +9,7 @@ use std::{
 use hyprstream_contract::{WorkerKeys, worker_key::WeakMaster};
 use url::Url;
 
-use crate::{
-    cache::digest,
-    model::validate::{Invalid, Plan},
-};
+use crate::{cache::digest, source::SourceKey};
 
 /// What the installation forbids and adds.
 pub struct Policy {
@@ -23,22 +20,13 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// The plan, with the key of its workers.
-    ///
-    /// # Errors
-    /// It would send credentials where anybody can read them.
-    pub fn admit(&self, plan: Plan) -> Result<Plan, Invalid> {
-        if plan.source.secret.is_some()
-            && let Some(host) = plain_host(&plan.source.url)
-            && !self.insecure_hosts.iter().any(|h| names(h, &host))
-        {
-            return Err(Invalid::InsecureCredentials(host));
-        }
-        let key = self.keys.of(&plan.namespace, &plan.name);
-        Ok(Plan {
-            worker_key: Some(key),
-            ..plan
-        })
+    /// The host that credentials of a source would be sent to where anybody can read them, unless
+    /// that is allowed.
+    pub fn insecure_host(&self, source: &SourceKey) -> Option<String> {
+        source.secret.as_ref()?;
+        let host = plain_host(&source.url)?;
+        let is_allowed = self.insecure_hosts.iter().any(|h| names(h, &host));
+        (!is_allowed).then_some(host)
     }
 }
 
@@ -131,7 +119,8 @@ impl MasterKey {
         Ok(is_other)
     }
 
-    fn of(&self, namespace: &str, name: &str) -> WorkerKey {
+    /// The key of a Model's workers.
+    pub fn of(&self, namespace: &str, name: &str) -> WorkerKey {
         let known = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         WorkerKey(known.1.accepted(namespace, name).join("\n"))
     }

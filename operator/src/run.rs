@@ -38,8 +38,8 @@ use crate::{
     sweep::Sweep,
 };
 
-/// What objects are made for.
-const OWNERS: &[OwnerLabels] = &[Model::LABELS];
+/// The kinds that objects are made for.
+pub(crate) const OWNERS: &[OwnerLabels] = &[Model::LABELS];
 /// Triggers that may wait.
 const QUEUE: usize = 1024;
 /// How long running reconciliations may take to end.
@@ -202,6 +202,8 @@ impl Operator {
         };
         let mut running = JoinSet::new();
         let mut swept = Vec::new();
+        // Each kind is registered once: its controllers here, a reconciler for each of their scopes
+        // below, and itself among the kinds that triggers and the sweep know.
         let mut models =
             Controllers::new(self.client.clone(), intake.clone(), self.metrics.clone());
         for namespace in scopes {

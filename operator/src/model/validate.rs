@@ -1,20 +1,15 @@
 //! The only place where a spec is refused.
 
-use std::time::Duration;
-
-use hyprstream_api::{Device, Model, ModelSpec, SourceRef, condition};
-use hyprstream_contract::{
-    commit::InvalidCommit,
-    registry::{Reference, reason},
-};
+use hyprstream_api::{Device, Model, ModelSpec, condition};
+use hyprstream_contract::registry::reason;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
 use crate::{
     args::Images,
     owner::Owner,
-    policy::WorkerKey,
-    source::{SourceKey, own_repository},
+    policy::{Policy, WorkerKey},
+    source::{InvalidSource, SourceKey, own_repository},
 };
 
 /// A Model that can be worked on.
@@ -53,27 +48,15 @@ pub enum Invalid {
     /// The object came without what the API server always sets.
     #[error("the Model has no {0}")]
     Incomplete(&'static str),
-    /// The interval is no duration.
-    #[error("spec.source.interval {0:?} is no duration such as 10m")]
-    Interval(String),
-    /// The commit is no commit.
-    #[error("spec.source.ref.commit: {0}")]
-    Commit(InvalidCommit),
-    /// More than one of branch, tag and commit.
-    #[error("spec.source.ref: at most one of branch, tag and commit may be set")]
-    Ambiguous,
+    /// The source cannot be had as it is said.
+    #[error(transparent)]
+    Source(#[from] InvalidSource),
     /// A repository of another namespace.
     #[error(
         "spec.source.url: the repository belongs to namespace {0}; a Model may only name \
          repositories of its own namespace. Push it to hyprstream://{1}/{2} instead"
     )]
     ForeignRepository(String, String, String),
-    /// Credentials for what needs none.
-    #[error(
-        "spec.source.secretRef: the registry of this cluster needs no credentials; remove it, or \
-         name another repository in spec.source.url"
-    )]
-    NeedlessSecret,
     /// Credentials would go over the network as they are.
     #[error(
         "spec.source.secretRef: its credentials would go to {0} without TLS; use https:// in \
@@ -119,19 +102,7 @@ pub fn validate(model: &Model, images: &Images) -> Result<Plan, Invalid> {
             name.to_owned(),
         ));
     }
-    if spec.source.secret_ref.is_some() && spec.source.url.starts_with("hyprstream://") {
-        return Err(Invalid::NeedlessSecret);
-    }
-    let interval = interval(&spec.source.interval)
-        .ok_or_else(|| Invalid::Interval(spec.source.interval.clone()))?;
-    let source = SourceKey {
-        namespace: namespace.clone(),
-        url: spec.source.url.clone(),
-        reference: reference(spec.source.reference.as_ref())?,
-        include: spec.source.include.clone(),
-        secret: spec.source.secret_ref.as_ref().map(|s| s.name.clone()),
-        interval,
-    };
+    let source = SourceKey::of(&namespace, &spec.source)?;
     let image = match spec.engine.device {
         Device::Cpu => Some(&images.cpu),
         Device::Cuda => images.cuda.as_ref(),
@@ -153,30 +124,20 @@ pub fn validate(model: &Model, images: &Images) -> Result<Plan, Invalid> {
     })
 }
 
-fn interval(text: &str) -> Option<Duration> {
-    let parsed: kube::core::Duration = text.parse().ok()?;
-    let parsed = (!parsed.is_negative()).then(|| Duration::from(parsed))?;
-    (parsed >= Duration::from_secs(1)).then_some(parsed)
-}
-
-fn reference(reference: Option<&SourceRef>) -> Result<Reference, Invalid> {
-    let Some(SourceRef {
-        branch,
-        tag,
-        commit,
-    }) = reference
-    else {
-        return Ok(Reference::Head);
-    };
-    match (branch, tag, commit) {
-        (None, None, None) => Ok(Reference::Head),
-        (Some(branch), None, None) => Ok(Reference::Branch(branch.clone())),
-        (None, Some(tag), None) => Ok(Reference::Tag(tag.clone())),
-        (None, None, Some(commit)) => commit
-            .parse()
-            .map(Reference::Commit)
-            .map_err(Invalid::Commit),
-        _ => Err(Invalid::Ambiguous),
+impl Policy {
+    /// The plan, with the key of its workers.
+    ///
+    /// # Errors
+    /// It would send credentials where anybody can read them.
+    pub fn admit(&self, plan: Plan) -> Result<Plan, Invalid> {
+        if let Some(host) = self.insecure_host(&plan.source) {
+            return Err(Invalid::InsecureCredentials(host));
+        }
+        let key = self.keys.of(&plan.namespace, &plan.name);
+        Ok(Plan {
+            worker_key: Some(key),
+            ..plan
+        })
     }
 }
 
@@ -190,6 +151,7 @@ fn device_name(device: Device) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use hyprstream_contract::registry::Reference;
     use serde_json::json;
 
     use super::*;

@@ -18,6 +18,7 @@
 //! a reconciliation keeps to what the cluster holds.
 
 mod secret;
+mod spec;
 mod task;
 
 use std::{
@@ -33,6 +34,7 @@ use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
+pub use self::spec::InvalidSource;
 use crate::{
     chain,
     kind::{Subject, Trigger},
