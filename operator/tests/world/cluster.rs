@@ -86,7 +86,7 @@ impl Cluster {
     pub fn put(&self, resource: &str, object: Value) -> Value {
         let mut state = self.state.lock().unwrap();
         let key = key_of(resource, &object);
-        self.store(&mut state, key, object)
+        self.store(&mut state, &key, object)
     }
 
     /// Changes an object, if it is there.
@@ -101,7 +101,7 @@ impl Cluster {
         let key = (resource.to_owned(), namespace.to_owned(), name.to_owned());
         if let Some(mut object) = state.objects.get(&key).cloned() {
             change(&mut object);
-            self.store(&mut state, key, object);
+            self.store(&mut state, &key, object);
         }
     }
 
@@ -142,8 +142,8 @@ impl Cluster {
         self.state.lock().unwrap().hidden = resource.map(str::to_owned);
     }
 
-    fn store(&self, state: &mut Inner, key: Key, mut object: Value) -> Value {
-        let old = state.objects.get(&key).cloned();
+    fn store(&self, state: &mut Inner, key: &Key, mut object: Value) -> Value {
+        let old = state.objects.get(key).cloned();
         if let Some(old) = &old {
             object["metadata"]["uid"] = old["metadata"]["uid"].clone();
             object["metadata"]["creationTimestamp"] = old["metadata"]["creationTimestamp"].clone();
@@ -175,7 +175,7 @@ impl Cluster {
             uid.is_some_and(|uid| state.gone.contains(uid))
         };
         if owners.is_some_and(|owners| !owners.is_empty() && owners.iter().all(is_gone)) {
-            self.remove(state, &key);
+            self.remove(state, key);
         }
         object
     }
@@ -356,7 +356,7 @@ impl Cluster {
         }
         (
             StatusCode::CREATED,
-            Json(self.store(&mut state, key, object)),
+            Json(self.store(&mut state, &key, object)),
         )
             .into_response()
     }
@@ -370,7 +370,7 @@ impl Cluster {
         if old["metadata"]["resourceVersion"] != object["metadata"]["resourceVersion"] {
             return failure(409, "Conflict", "the object has been modified");
         }
-        Json(self.store(&mut state, key, object)).into_response()
+        Json(self.store(&mut state, &key, object)).into_response()
     }
 
     /// Server-side apply: fields that this manager applied before and not now are removed.
@@ -402,7 +402,7 @@ impl Cluster {
             merge(&mut object, &patch);
         }
         state.applied.insert(slot, patch);
-        Json(self.store(&mut state, key, object)).into_response()
+        Json(self.store(&mut state, &key, object)).into_response()
     }
 
     fn answer_delete(&self, target: &Target, options: &Value) -> Response {
