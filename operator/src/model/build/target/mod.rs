@@ -11,7 +11,7 @@ use k8s_openapi::jiff::Timestamp;
 use self::decide::{Candidate, Choice, Decision, Situation, decide};
 use crate::{
     model::{
-        build::{self, Notes, Workers},
+        build::{self, Notes, Revision, Workers},
         fetch::{
             Existing,
             pods::{Census, census},
@@ -136,8 +136,17 @@ impl Scene<'_> {
             let current = self.mountable(plan, current?.clone());
             (current.revision, current.content)
         };
+        // Whatever number its claim has got: the same content on another claim fails as it did, and
+        // the claim of what failed may be on its way out right now.
+        let tried = Revision {
+            commit: revision.commit.clone(),
+            claim: content.as_ref().map_or_else(
+                || revision.claim.clone(),
+                |content| build::claim_name(plan, content),
+            ),
+        };
         Some(Wish {
-            attempt: build::attempt(plan, &revision),
+            attempt: build::attempt(plan, &tried),
             workers: build::workers(plan, revision, content),
             is_latest: self.findings.mirrored.is_some(),
         })
