@@ -266,6 +266,8 @@ async fn chores(collector: Arc<Collector>) {
     loop {
         let volumes = &collector.volumes;
         let done = tokio::select! {
+            // What somebody waits for comes before figures.
+            biased;
             _ = reconcile.tick() => {
                 let collector = Arc::clone(&collector);
                 blocking(move || {
@@ -273,11 +275,6 @@ async fn chores(collector: Arc<Collector>) {
                     collector.measure()
                 })
                 .await
-            }
-            () = volumes.changed.notified() => {
-                tokio::time::sleep(MEASURE_PAUSE).await;
-                let collector = Arc::clone(&collector);
-                blocking(move || collector.measure()).await
             }
             _ = collect.tick() => {
                 let collector = Arc::clone(&collector);
@@ -290,6 +287,11 @@ async fn chores(collector: Arc<Collector>) {
             () = volumes.disk_full.notified() => {
                 let collector = Arc::clone(&collector);
                 blocking(move || collector.make_some_room().map(|_| ())).await
+            }
+            () = volumes.changed.notified() => {
+                tokio::time::sleep(MEASURE_PAUSE).await;
+                let collector = Arc::clone(&collector);
+                blocking(move || collector.measure()).await
             }
         };
         if let Err(error) = done {

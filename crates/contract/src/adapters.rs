@@ -18,7 +18,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
+    fmt::{self, Write as _},
     str::FromStr,
 };
 
@@ -187,8 +187,7 @@ impl AdapterList {
         let mut sorted = self.clone();
         sorted.adapters.sort_by(|a, b| a.name.cmp(&b.name));
         let bytes = serde_json::to_vec(&sorted).expect("a list is JSON");
-        let digest = Sha256::digest(bytes);
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        hexadecimal(&Sha256::digest(bytes))
     }
 
     /// Whether every entry can be looked for and served.
@@ -266,11 +265,7 @@ impl AdapterEntry {
             hasher.update((part.len() as u64).to_le_bytes());
             hasher.update(part.as_bytes());
         }
-        let digest = hasher.finalize();
-        digest[..16]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        hexadecimal(&hasher.finalize()[..16])
     }
 
     fn check(&self) -> Result<(), InvalidList> {
@@ -301,6 +296,14 @@ impl AdapterEntry {
         }
         Ok(())
     }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Whether it leads to something below the root, whatever opens it.
