@@ -521,6 +521,8 @@ async fn two_models_have_a_folder_each() {
     let text = std::fs::read(shown.join(FOLDER_FILE)).unwrap();
     let content: AdapterFolder = serde_json::from_slice(&text).unwrap();
     assert!(content.adapters.is_empty());
-    assert_eq!(life.adapters.metrics.adapters.get(), 1);
+    while life.adapters.metrics.adapters.get() != 1 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     assert_eq!(life.adapters.metrics.adapters_missing.get(), 0);
 }

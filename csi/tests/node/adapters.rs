@@ -133,7 +133,7 @@ fn an_adapter_comes_to_a_pod_that_has_the_volume_mounted() {
             assert_eq!(shared.ino(), linked.ino());
             assert_eq!(content(&pods[0]).adapters.len(), 2);
             assert_eq!(registry.downloads().len(), 3);
-            assert_eq!(program.metric("hyprstream_csi_adapters").await, 4.0);
+            wait(async || program.metric("hyprstream_csi_adapters").await == 4.0).await;
             assert_eq!(program.metric("hyprstream_csi_adapters_missing").await, 0.0);
 
             // What is not listed any more is not named any more, and stays for who reads it.
@@ -480,7 +480,7 @@ fn what_lists_name_outlives_every_collection_and_goes_with_the_last_volume() {
             tokio::time::sleep(Duration::from_millis(500)).await;
             let kubelet = Kubelet::connect(&node).await;
             has(&folder, &sql, 1);
-            assert_eq!(program.metric("hyprstream_csi_checkouts").await, 1.0);
+            wait(async || program.metric("hyprstream_csi_checkouts").await == 1.0).await;
             kubelet.unpublish(MODEL, "p").await.unwrap();
             kubelet.unstage(MODEL).await.unwrap();
             program.kill();
