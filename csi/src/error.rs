@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hyprstream_contract::volume::InvalidAttributes;
+use hyprstream_contract::{adapters::ModelName, volume::InvalidAttributes};
 use tonic::Status;
 
 use crate::fetch::FetchError;
@@ -111,6 +111,21 @@ pub enum Error {
         /// Kind of the filesystem.
         kind: String,
     },
+    /// Nobody has said yet which adapters a Model has.
+    #[error("the adapters of {model} are not known yet: {why}; retrying")]
+    NoList {
+        /// The Model.
+        model: ModelName,
+        /// Why.
+        why: String,
+    },
+    /// A label is asked for where files have those of the state directory.
+    #[error(
+        "a volume of adapters shows files of the node's state directory and cannot have the SELinux \
+         label {0:?}: label that directory so that pods may read it, and set seLinuxMount of the \
+         CSIDriver to false"
+    )]
+    LabelOfAdapters(String),
     /// The files cannot be brought to the node.
     #[error(transparent)]
     Fetch(#[from] std::sync::Arc<FetchError>),
@@ -182,10 +197,12 @@ impl From<Error> for Status {
             | Error::BlockVolume
             | Error::Unsupported { .. }
             | Error::InlineVolume
+            | Error::LabelOfAdapters(_)
             | Error::Attributes(_)
             | Error::Include(_) => Self::invalid_argument(message),
             Error::UnknownVolume { .. } => Self::not_found(message),
             Error::Busy(_) | Error::Fetching(_) => Self::aborted(message),
+            Error::NoList { .. } => Self::unavailable(message),
             Error::StagedDifferently { .. } | Error::PublishedDifferently { .. } => {
                 Self::already_exists(message)
             }
@@ -236,6 +253,15 @@ mod tests {
             "fetched 1 of 2 MiB",
         );
         check(Error::Busy("h".into()), Code::Aborted, "\"h\"");
+        let unknown = Error::NoList {
+            model: "default/chat".parse().unwrap(),
+            why: why.clone(),
+        };
+        check(
+            unknown,
+            Code::Unavailable,
+            "default/chat are not known yet: why",
+        );
         check(
             fetch(FetchError::Unreachable { why: why.clone() }),
             Code::Unavailable,

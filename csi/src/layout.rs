@@ -9,6 +9,8 @@
 //! | `uses/<key>` | empty; its time is that of the last use of a checkout |
 //! | `volumes/<hash>/{upper,work}` | what pods wrote to a read-write volume |
 //! | `journal/<hash>.json` | one entry for each volume |
+//! | `adapters/<namespace>.<model>/list.json` | the adapters of a Model as the registry told them last |
+//! | `adapters/<namespace>.<model>/shown/` | what the pods of the Model see |
 //! | `damaged/<key>` | the first damaged file of a checkout |
 //! | `scrub` | where reading the store again is |
 //! | `trash/` | what is being deleted |
@@ -19,11 +21,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hyprstream_contract::VolumeAttributes;
+use hyprstream_contract::{VolumeAttributes, adapters::ModelName};
 use hyprstream_git2db::{CommitId, Include};
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
+
+const ADAPTERS: &str = "adapters";
+const SHOWN: &str = "shown";
 
 /// Name of a checkout: its repository on the registry, and its commit with the included files.
 ///
@@ -140,6 +145,7 @@ impl Layout {
             self.uses(),
             self.damaged(),
             self.volumes(),
+            self.adapters(),
             self.journal(),
             self.trash(),
             tmp,
@@ -243,6 +249,34 @@ impl Layout {
         self.volumes().join(handle_hash(handle))
     }
 
+    /// The folders of all Models whose adapters were shown.
+    pub fn adapters(&self) -> PathBuf {
+        self.root.join(ADAPTERS)
+    }
+
+    /// The folder of the adapters of a Model; its time is that of the last use. A namespace has no
+    /// dot, so no two Models share one.
+    pub fn adapters_of(&self, model: &ModelName) -> PathBuf {
+        let name = format!("{}.{}", model.namespace(), model.model());
+        self.adapters().join(name)
+    }
+
+    /// The Model whose folder of adapters this is.
+    pub fn adapters_owner(&self, folder: &Path) -> Option<ModelName> {
+        let name = folder.strip_prefix(self.adapters()).ok()?.to_str()?;
+        name.replacen('.', "/", 1).parse().ok()
+    }
+
+    /// The list of the adapters of a Model.
+    pub fn adapters_list(&self, model: &ModelName) -> PathBuf {
+        self.adapters_of(model).join("list.json")
+    }
+
+    /// What pods see of the adapters of a Model.
+    pub fn adapters_shown(&self, model: &ModelName) -> PathBuf {
+        self.adapters_of(model).join(SHOWN)
+    }
+
     /// All journal entries.
     pub fn journal(&self) -> PathBuf {
         self.root.join("journal")
@@ -257,6 +291,12 @@ impl Layout {
     pub fn tmp(&self) -> PathBuf {
         self.root.join("tmp")
     }
+}
+
+/// Whether this path below a state directory is that of a folder that pods see.
+pub(crate) fn is_shown(below: &Path) -> bool {
+    let parts: Vec<_> = below.iter().collect();
+    matches!(parts[..], [adapters, _, shown] if adapters == ADAPTERS && shown == SHOWN)
 }
 
 /// The file name for a volume handle, which may be any string.
@@ -324,6 +364,20 @@ mod tests {
             layout.checkout_key(&layout.checkout(&key).join("sub")),
             None
         );
+    }
+
+    #[test]
+    fn a_folder_of_adapters_tells_its_model() {
+        let layout = Layout::new("/state").unwrap();
+        for name in ["default/chat", "a/m.v1.2", "a-b/c"] {
+            let model: ModelName = name.parse().unwrap();
+            let folder = layout.adapters_of(&model);
+            assert_eq!(layout.adapters_owner(&folder), Some(model.clone()));
+            let shown = layout.adapters_shown(&model);
+            assert_eq!(layout.adapters_owner(&shown), None);
+            assert!(is_shown(shown.strip_prefix(layout.root()).unwrap()));
+            assert!(!is_shown(folder.strip_prefix(layout.root()).unwrap()));
+        }
     }
 
     #[test]

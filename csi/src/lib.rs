@@ -5,12 +5,17 @@
 //! volume has a private upper above them. The kernel serves all reads; this program is needed only
 //! while volumes come and go, and may be killed at any time.
 //!
+//! A volume of a Model's adapters is a bind mount of a folder whose content this program changes
+//! while pods have it.
+//!
 //! * [`volumes`] stages and publishes, [`journal`] remembers what was asked for, [`mount`] talks to
-//!   the kernel, [`fetch`] brings files to the node, [`gc`] deletes what nothing uses.
+//!   the kernel, [`fetch`] brings files to the node, [`adapters`] follows lists, [`gc`]
+//!   deletes what nothing uses.
 //! * [`server`] answers the kubelet, [`run()`] ties all together.
 //!
 //! Tests drive this library; the program is `main.rs`.
 
+pub mod adapters;
 pub mod args;
 pub mod error;
 pub mod fetch;

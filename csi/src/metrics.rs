@@ -13,6 +13,10 @@ pub struct Metrics {
     pub checkouts: IntGauge,
     /// Volumes that are staged.
     pub volumes: IntGauge,
+    /// Adapters of Models with a volume here that are on the node.
+    pub adapters: IntGauge,
+    /// Those that are not.
+    pub adapters_missing: IntGauge,
     /// Seconds that a call of `NodeStageVolume` took, whatever its outcome.
     pub stage_seconds: Histogram,
     /// Bytes that the staged volumes show beyond those that they take on the disk.
@@ -64,6 +68,14 @@ impl Metrics {
                 "Complete checkouts on the node.",
             )?,
             volumes: gauge("hyprstream_csi_volumes", "Volumes that are staged.")?,
+            adapters: gauge(
+                "hyprstream_csi_adapters",
+                "Adapters of Models with a volume here that are on the node.",
+            )?,
+            adapters_missing: gauge(
+                "hyprstream_csi_adapters_missing",
+                "Adapters of Models with a volume here that are not on the node.",
+            )?,
             bytes_shared: gauge(
                 "hyprstream_csi_bytes_shared",
                 "Bytes that staged volumes show beyond those that they take on the disk.",

@@ -13,11 +13,12 @@ use std::{
 };
 
 use hyprstream_telemetry::AdminServer;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 use crate::{
+    adapters::{Adapters, Following, RegistryLists, Timing},
     args::Args,
     error::Error,
     fetch::{Checkouts, Registry, Room},
@@ -58,6 +59,9 @@ pub enum RunError {
     /// The state directory or a socket.
     #[error(transparent)]
     State(#[from] Error),
+    /// The registry cannot be asked.
+    #[error("the HTTP client cannot be set up: {0}")]
+    Client(#[from] reqwest::Error),
     /// A metric is there twice.
     #[error("the metrics cannot be set up: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -156,6 +160,7 @@ pub async fn run(
             Arc::clone(&ended),
         ));
     }
+    let follow = tokio::spawn(Arc::clone(&volumes.adapters).follow());
     let chores = tokio::spawn(chores(collector));
 
     let end = tokio::select! {
@@ -166,6 +171,7 @@ pub async fn run(
         ended = &mut admin_server => Err(server_ended("admin", ended)),
     };
     chores.abort();
+    follow.abort();
     ended.store(true, Ordering::Relaxed);
     // First this one, so that the kubelet forgets us before the other is gone.
     unlink(&registration_socket)?;
@@ -189,6 +195,7 @@ pub async fn run(
 /// Reads the state and brings it in line with what is mounted.
 async fn open(args: &Args, metrics: &Metrics) -> Result<Arc<Volumes>, RunError> {
     let layout = Layout::new(&args.state_dir)?;
+    let lists = RegistryLists::new(&args.registry_url, args.registry_token_file.clone())?;
     let (kubelet_dir, url, token_file, metrics) = (
         args.kubelet_dir.clone(),
         args.registry_url.clone(),
@@ -199,7 +206,9 @@ async fn open(args: &Args, metrics: &Metrics) -> Result<Arc<Volumes>, RunError> 
         layout.create()?;
         // Mountinfo and the checkouts' paths must agree, also where a symbolic link led here.
         let layout = Layout::new(canonical(layout.root()))?;
-        let mounts: Arc<dyn Mounts> = Arc::new(Kernel::default());
+        let kernel = Kernel::of(layout.root())
+            .map_err(|e| Error::io("find the mount of", layout.root(), e))?;
+        let mounts: Arc<dyn Mounts> = Arc::new(kernel);
         let source = Arc::new(Registry {
             url,
             token_file,
@@ -207,18 +216,31 @@ async fn open(args: &Args, metrics: &Metrics) -> Result<Arc<Volumes>, RunError> 
             metrics: metrics.clone(),
         });
         source.clean()?;
+        let checkouts = Checkouts::new(source, layout.clone());
+        let (disk_full, damaged) = <(Arc<Notify>, Arc<Notify>)>::default();
+        let adapters = Adapters {
+            layout: layout.clone(),
+            checkouts: Arc::clone(&checkouts),
+            lists: Arc::new(lists),
+            metrics: metrics.clone(),
+            timing: Timing::default(),
+            disk_full: Arc::clone(&disk_full),
+            damaged: Arc::clone(&damaged),
+            followed: Following::default(),
+        };
         let volumes = Volumes {
             journal: Journal::open(&layout)?,
-            checkouts: Checkouts::new(source, layout.clone()),
+            checkouts,
+            adapters: Arc::new(adapters),
             layout,
             mounts,
             kubelet_dir: canonical(&kubelet_dir),
             metrics,
             patience: PATIENCE,
             locks: Locks::default(),
-            disk_full: tokio::sync::Notify::new(),
-            damaged: tokio::sync::Notify::new(),
-            changed: tokio::sync::Notify::new(),
+            disk_full,
+            damaged,
+            changed: Notify::new(),
         };
         let done = volumes.reconcile()?;
         tracing::info!(
@@ -244,6 +266,8 @@ async fn chores(collector: Arc<Collector>) {
     loop {
         let volumes = &collector.volumes;
         let done = tokio::select! {
+            // What somebody waits for comes before figures.
+            biased;
             _ = reconcile.tick() => {
                 let collector = Arc::clone(&collector);
                 blocking(move || {
@@ -251,11 +275,6 @@ async fn chores(collector: Arc<Collector>) {
                     collector.measure()
                 })
                 .await
-            }
-            () = volumes.changed.notified() => {
-                tokio::time::sleep(MEASURE_PAUSE).await;
-                let collector = Arc::clone(&collector);
-                blocking(move || collector.measure()).await
             }
             _ = collect.tick() => {
                 let collector = Arc::clone(&collector);
@@ -268,6 +287,11 @@ async fn chores(collector: Arc<Collector>) {
             () = volumes.disk_full.notified() => {
                 let collector = Arc::clone(&collector);
                 blocking(move || collector.make_some_room().map(|_| ())).await
+            }
+            () = volumes.changed.notified() => {
+                tokio::time::sleep(MEASURE_PAUSE).await;
+                let collector = Arc::clone(&collector);
+                blocking(move || collector.measure()).await
             }
         };
         if let Err(error) = done {

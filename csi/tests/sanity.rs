@@ -43,7 +43,7 @@ use controller::controller_server::{Controller, ControllerServer};
 
 /// csi-sanity makes its volumes through a controller service, which a node plugin does not have.
 /// So this stands before the program: it passes on every call, adds a controller that hands out
-/// handles of one commit, and says that there is one.
+/// handles of one commit, or of the adapters of one Model, and says that there is one.
 #[derive(Clone)]
 struct Front {
     node: NodeClient<Channel>,
@@ -152,7 +152,7 @@ fn csi_sanity() -> Option<PathBuf> {
 }
 
 #[track_caller]
-fn check(name: &str, mode: VolumeMode) {
+fn check(name: &str, mode: Option<VolumeMode>) {
     let Some(csi_sanity) = csi_sanity() else {
         eprintln!(
             "SKIPPED {name}: csi-sanity is not there; `cargo xtask test` builds it, or name it in \
@@ -166,13 +166,17 @@ fn check(name: &str, mode: VolumeMode) {
             .write("config.json", "{}")
             .write_lfs("model.safetensors", &vec![7; 100_000]);
         let commit = registry.commit();
+        let volume = match mode {
+            Some(mode) => registry.volume(&commit, mode),
+            None => Registry::adapters_of("default/chat"),
+        };
         let node = Node::new(registry.url());
         let _program = node.start().await;
         let channel = node.connect(&node.csi_socket()).await;
         let front = Front {
             node: NodeClient::new(channel.clone()),
             identity: IdentityClient::new(channel),
-            context: Arc::new(registry.volume(&commit, mode).into_iter().collect()),
+            context: Arc::new(volume.into_iter().collect()),
         };
         let socket = node.path("front.sock");
         let listener = tokio::net::UnixListener::bind(&socket).unwrap();
@@ -217,7 +221,7 @@ fn check(name: &str, mode: VolumeMode) {
 fn csi_sanity_passes_with_read_only_volumes() {
     check(
         "csi_sanity_passes_with_read_only_volumes",
-        VolumeMode::ReadOnly,
+        Some(VolumeMode::ReadOnly),
     );
 }
 
@@ -225,6 +229,11 @@ fn csi_sanity_passes_with_read_only_volumes() {
 fn csi_sanity_passes_with_read_write_volumes() {
     check(
         "csi_sanity_passes_with_read_write_volumes",
-        VolumeMode::ReadWrite,
+        Some(VolumeMode::ReadWrite),
     );
+}
+
+#[test]
+fn csi_sanity_passes_with_volumes_of_adapters() {
+    check("csi_sanity_passes_with_volumes_of_adapters", None);
 }

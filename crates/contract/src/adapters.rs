@@ -7,8 +7,20 @@
 //! | `DELETE /api/v1/adapters/NAMESPACE/MODEL` | admin | | 204, also if there was none |
 //! | `GET /api/v1/adapters/NAMESPACE/MODEL` | admin, node | | 200 [`AdapterList`]; an empty one if there is none |
 //! | `POST /api/v1/adapters/changes` | admin, node | [`ChangesRequest`] | 200 [`Changes`], waits up to 30 s for one |
+//!
+//! A node shows a list to the workers of its Model as a folder:
+//!
+//! ```text
+//! adapters.json                    an AdapterFolder, replaced whole
+//! <folder>/adapter_model.safetensors
+//! <folder>/adapter_config.json
+//! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::{self, Write as _},
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -23,6 +35,25 @@ pub const CHANGES_PATH: &str = "/api/v1/adapters/changes";
 pub const MAX_ADAPTERS: usize = 2048;
 /// Longest path of a file in its repository, in bytes.
 const MAX_PATH_BYTES: usize = 1024;
+
+/// Name of the file that says what is in a folder of adapters.
+pub const FOLDER_FILE: &str = "adapters.json";
+/// Name of the weights of an adapter in its own folder.
+pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+/// Name of the configuration of an adapter in its own folder.
+pub const CONFIG_FILE: &str = "adapter_config.json";
+
+/// A Model by its namespace and name, written `NAMESPACE/MODEL`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ModelName {
+    namespace: String,
+    model: String,
+}
+
+/// A text that is no [`ModelName`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it must be NAMESPACE/MODEL, names of lower-case letters, digits and '-'")]
+pub struct InvalidModelName;
 
 /// All adapters of one Model that were accepted, in no particular order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -76,6 +107,57 @@ pub struct Changes {
     pub lists: BTreeMap<String, AdapterList>,
 }
 
+/// `adapters.json`: what a node shows to the workers of a Model. The node plugin writes it, workers
+/// read it.
+///
+/// What is [`AdapterState::Ready`] in it is there and verified; its files stay for at least ten
+/// minutes after no version of this file names them any more.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AdapterFolder {
+    /// [`AdapterList::revision`] of the list that is shown.
+    pub revision: String,
+    /// All entries of the list, ordered by name.
+    pub adapters: Vec<FolderEntry>,
+}
+
+/// One adapter of an [`AdapterFolder`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FolderEntry {
+    /// The served name.
+    pub name: String,
+    /// Scale where a request names none.
+    pub scale: f32,
+    /// Name of the folder of its two files, beside `adapters.json`: [`AdapterEntry::folder`]. The
+    /// same name is the same content.
+    pub folder: String,
+    /// The upstream without credentials and the path in it, for people.
+    pub source: String,
+    /// The commit.
+    pub commit: CommitId,
+    /// Whether its files are there.
+    #[serde(flatten)]
+    pub state: AdapterState,
+}
+
+/// Whether the files of an adapter are on the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "camelCase")]
+pub enum AdapterState {
+    /// They are, and were verified.
+    Ready,
+    /// They are being fetched for the first time.
+    Pending,
+    /// They could not be had. It is tried again.
+    Failed {
+        /// CamelCase, for machines.
+        reason: String,
+        /// For people: what is wrong and what to do.
+        message: String,
+    },
+}
+
 /// A list that is not kept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidList {
@@ -105,8 +187,7 @@ impl AdapterList {
         let mut sorted = self.clone();
         sorted.adapters.sort_by(|a, b| a.name.cmp(&b.name));
         let bytes = serde_json::to_vec(&sorted).expect("a list is JSON");
-        let digest = Sha256::digest(bytes);
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        hexadecimal(&Sha256::digest(bytes))
     }
 
     /// Whether every entry can be looked for and served.
@@ -128,7 +209,65 @@ impl AdapterList {
     }
 }
 
+impl fmt::Display for ModelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.model)
+    }
+}
+
+impl FromStr for ModelName {
+    type Err = InvalidModelName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (namespace, model) = text.split_once('/').ok_or(InvalidModelName)?;
+        let is_name = |name: &str, dots: bool| {
+            (1..=63).contains(&name.len())
+                && name.bytes().all(|b| {
+                    b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || (dots && b == b'.')
+                })
+                && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && name.ends_with(|c: char| c.is_ascii_alphanumeric())
+        };
+        if !is_name(namespace, false) || !is_name(model, true) {
+            return Err(InvalidModelName);
+        }
+        Ok(Self {
+            namespace: namespace.to_owned(),
+            model: model.to_owned(),
+        })
+    }
+}
+
+impl ModelName {
+    /// The namespace.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The Model in it.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+}
+
 impl AdapterEntry {
+    /// Name of the folder of the adapter's files: a digest of repository, commit and paths.
+    pub fn folder(&self) -> String {
+        let mut hasher = Sha256::new();
+        let parts = [
+            self.repository.as_str(),
+            self.commit.as_str(),
+            &self.weights,
+            &self.config,
+        ];
+        for part in parts {
+            // The length keeps ("ab", "c") apart from ("a", "bc").
+            hasher.update((part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        }
+        hexadecimal(&hasher.finalize()[..16])
+    }
+
     fn check(&self) -> Result<(), InvalidList> {
         let wrong = |field, value: &str, why| {
             Err(InvalidList::Field {
@@ -157,6 +296,14 @@ impl AdapterEntry {
         }
         Ok(())
     }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Whether it leads to something below the root, whatever opens it.
@@ -231,6 +378,81 @@ mod tests {
         let revisions = [old, scaled, moved, AdapterList::default()].map(|list| list.revision());
         for (index, revision) in revisions.iter().enumerate() {
             assert!(!revisions[index + 1..].contains(revision));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_node_shows_survives_the_round_trip(
+            reason in "[A-Z][a-z]{1,20}", message in ".{0,60}", scale in -10.0f32..=10.0,
+        ) {
+            let state = |state| FolderEntry {
+                name: "sql".into(),
+                scale,
+                folder: entry("sql").folder(),
+                source: "hyprstream://default/m".into(),
+                commit: entry("sql").commit,
+                state,
+            };
+            let folder = AdapterFolder {
+                revision: list(&["sql"]).revision(),
+                adapters: vec![
+                    state(AdapterState::Ready),
+                    state(AdapterState::Pending),
+                    state(AdapterState::Failed { reason, message }),
+                ],
+            };
+            let text = serde_json::to_string(&folder).unwrap();
+            prop_assert_eq!(serde_json::from_str::<AdapterFolder>(&text).unwrap(), folder);
+        }
+    }
+
+    #[test]
+    fn what_a_node_shows_reads_as_documented() {
+        let folder = AdapterFolder {
+            revision: "r".into(),
+            adapters: vec![FolderEntry {
+                name: "sql".into(),
+                scale: 0.5,
+                folder: "f".into(),
+                source: "s".into(),
+                commit: entry("sql").commit,
+                state: AdapterState::Failed {
+                    reason: "NotFound".into(),
+                    message: "m".into(),
+                },
+            }],
+        };
+        let expected = serde_json::json!({"revision": "r", "adapters": [{
+            "name": "sql", "scale": 0.5, "folder": "f", "source": "s",
+            "commit": "0123456789abcdef0123456789abcdef01234567",
+            "state": "failed", "reason": "NotFound", "message": "m",
+        }]});
+        assert_eq!(serde_json::to_value(&folder).unwrap(), expected);
+        let ready = serde_json::to_value(AdapterState::Ready).unwrap();
+        assert_eq!(ready, serde_json::json!({"state": "ready"}));
+    }
+
+    #[test]
+    fn a_folder_is_named_by_what_is_in_it() {
+        let plain = entry("sql");
+        let mut renamed = entry("other");
+        (renamed.scale, renamed.source) = (2.0, "x".into());
+        assert_eq!(plain.folder(), renamed.folder());
+        assert!(
+            plain.folder().len() == 32 && plain.folder().bytes().all(|b| b.is_ascii_hexdigit())
+        );
+        for change in [
+            |a: &mut AdapterEntry| a.repository = "git/default/n".into(),
+            |a: &mut AdapterEntry| {
+                a.commit = "1123456789abcdef0123456789abcdef01234567".parse().unwrap();
+            },
+            |a: &mut AdapterEntry| a.weights.push('x'),
+            |a: &mut AdapterEntry| a.config.push('x'),
+        ] {
+            let mut other = entry("sql");
+            change(&mut other);
+            assert_ne!(plain.folder(), other.folder());
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::CommitId;
+use crate::{CommitId, adapters::ModelName};
 
 /// Name of the CSI driver.
 pub const DRIVER_NAME: &str = "csi.hyprstream.io";
@@ -13,6 +13,9 @@ const SOURCE: &str = "hyprstream.io/source";
 const REFERENCE: &str = "hyprstream.io/ref";
 const INCLUDE: &str = "hyprstream.io/include";
 const MODE: &str = "hyprstream.io/mode";
+const ADAPTERS: &str = "hyprstream.io/adapters";
+/// What the names of our attributes begin with.
+const PREFIX: &str = "hyprstream.io/";
 
 /// How a volume may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +26,19 @@ pub enum VolumeMode {
     ReadWrite,
 }
 
-/// The `volumeAttributes` of a PersistentVolume, complete and checked.
+/// What a volume shows, by the `volumeAttributes` of its PersistentVolume.
+///
+/// The attribute `hyprstream.io/adapters` alone makes it the second kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VolumeContent {
+    /// A commit; it never changes.
+    Commit(VolumeAttributes),
+    /// The adapters of a Model, which come and go while pods have the volume mounted; see
+    /// [`crate::adapters::AdapterFolder`].
+    Adapters(ModelName),
+}
+
+/// The `volumeAttributes` of a volume that shows a commit, complete and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeAttributes {
     /// Path of the repository on the registry, as in [`crate::registry::MirrorStatus::repository`].
@@ -61,6 +76,38 @@ pub enum InvalidAttributes {
     },
 }
 
+impl VolumeContent {
+    /// The attributes as they stand in the PersistentVolume.
+    pub fn to_map(&self) -> BTreeMap<String, String> {
+        match self {
+            Self::Commit(attributes) => attributes.to_map(),
+            Self::Adapters(model) => BTreeMap::from([(ADAPTERS.to_owned(), model.to_string())]),
+        }
+    }
+
+    /// Reads what [`Self::to_map`] wrote. Attributes without our prefix are passed over.
+    pub fn from_map<'a>(
+        map: impl IntoIterator<Item = (&'a String, &'a String)>,
+    ) -> Result<Self, InvalidAttributes> {
+        let mut ours: BTreeMap<&String, &String> = map
+            .into_iter()
+            .filter(|(name, _)| name.starts_with(PREFIX))
+            .collect();
+        let Some(model) = ours.remove(&ADAPTERS.to_owned()) else {
+            return VolumeAttributes::from_map(ours).map(Self::Commit);
+        };
+        if let Some(name) = ours.into_keys().next() {
+            return Err(InvalidAttributes::Unknown(name.clone()));
+        }
+        let model = model.parse().map_err(|why| InvalidAttributes::Malformed {
+            name: ADAPTERS,
+            value: model.clone(),
+            why: format!("{why}"),
+        })?;
+        Ok(Self::Adapters(model))
+    }
+}
+
 impl VolumeAttributes {
     /// The attributes as they stand in the PersistentVolume.
     pub fn to_map(&self) -> BTreeMap<String, String> {
@@ -91,7 +138,7 @@ impl VolumeAttributes {
     ) -> Result<Self, InvalidAttributes> {
         let mut ours: BTreeMap<&str, &str> = map
             .into_iter()
-            .filter(|(name, _)| name.starts_with("hyprstream.io/"))
+            .filter(|(name, _)| name.starts_with(PREFIX))
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .collect();
         let mut required =
@@ -153,8 +200,51 @@ mod tests {
             };
             let mut map = attributes.to_map();
             map.insert("csi.storage.k8s.io/pod.name".into(), "p".into());
-            prop_assert_eq!(VolumeAttributes::from_map(&map), Ok(attributes));
+            prop_assert_eq!(VolumeAttributes::from_map(&map), Ok(attributes.clone()));
+            prop_assert_eq!(VolumeContent::from_map(&map), Ok(VolumeContent::Commit(attributes)));
         }
+
+        #[test]
+        fn adapters_survive_the_round_trip(
+            namespace in "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?",
+            model in "[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?",
+        ) {
+            let content = VolumeContent::Adapters(format!("{namespace}/{model}").parse().unwrap());
+            let mut map = content.to_map();
+            map.insert("csi.storage.k8s.io/pod.name".into(), "p".into());
+            prop_assert_eq!(VolumeContent::from_map(&map), Ok(content));
+        }
+    }
+
+    #[test]
+    fn adapters_are_of_one_model_and_nothing_beside() {
+        let read = |pairs: &[(&str, &str)]| {
+            let map: BTreeMap<String, String> = pairs
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect();
+            VolumeContent::from_map(&map).map_err(|error| error.to_string())
+        };
+        assert!(read(&[(ADAPTERS, "default/chat")]).is_ok());
+        for wrong in ["", "chat", "a/b/c", "a.b/c", "../m", "a/..", "A/m", "a/-m"] {
+            let error = read(&[(ADAPTERS, wrong)]).unwrap_err();
+            assert!(
+                error.contains(ADAPTERS) && error.contains(&format!("{wrong:?}")),
+                "{error}"
+            );
+        }
+        for other in [MODE, REPOSITORY, "hyprstream.io/scale"] {
+            let error = read(&[(ADAPTERS, "a/m"), (other, "ro")]).unwrap_err();
+            assert!(
+                error.contains(other) && error.contains("unknown"),
+                "{error}"
+            );
+        }
+        let error = read(&[]).unwrap_err();
+        assert!(
+            error.contains("hyprstream.io/repository is missing"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -67,6 +67,11 @@ impl Include {
         })
     }
 
+    /// The glob that matches the file at `path` and no other.
+    pub fn literal(path: &str) -> String {
+        globset::escape(path)
+    }
+
     /// Whether the file at `path`, with `/` between its parts, is wanted.
     pub fn matches(&self, path: &str) -> bool {
         self.set.as_ref().is_none_or(|set| set.is_match(path))
@@ -90,6 +95,17 @@ mod tests {
         }
         for unwanted in ["sub/config.json", "README.md", "other/weights/a"] {
             assert!(!include.matches(unwanted), "{unwanted}");
+        }
+    }
+
+    #[test]
+    fn a_literal_path_matches_itself_alone() {
+        for path in ["a/b.bin", "a*", "[x]{y,z}", "!a?"] {
+            let include = Include::new(&[Include::literal(path)]).unwrap();
+            assert!(include.matches(path), "{path}");
+            for other in ["a/bxbin", "ab", "x", "xy", "!ab"] {
+                assert!(!include.matches(other), "{path} {other}");
+            }
         }
     }
 

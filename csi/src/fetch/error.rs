@@ -65,7 +65,7 @@ pub enum FetchError {
 }
 
 /// The message of an error with those of its sources, for the wrappers of git2db leave them out.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -16,6 +16,7 @@ use std::{
 };
 
 pub use error::FetchError;
+pub(crate) use error::chain;
 pub use flight::{Checkouts, Lease};
 use hyprstream_contract::{VolumeAttributes, manifest::ManifestFile};
 use hyprstream_git2db::{

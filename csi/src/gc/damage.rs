@@ -1,5 +1,7 @@
 //! Checkouts that were damaged on the disk.
 
+use std::collections::HashSet;
+
 use hyprstream_git2db::store::ObjectStore;
 
 use super::{Collected, Collector, all_checkouts, remove_if_there, store_error};
@@ -17,10 +19,14 @@ impl Collector {
             let Some(found) = volumes.checkouts.open(&key)? else {
                 continue;
             };
-            if volumes.checkouts.damage(&key, &found).is_none() {
+            let Some(damaged) = volumes.checkouts.damage(&key, &found) else {
                 continue;
-            }
-            if self.remove_files(&key, &mut done)?.is_none() {
+            };
+            // Files of adapters are links: they are taken away and fetched anew, and whoever reads
+            // them has them open.
+            volumes.adapters.forget(&found, &damaged)?;
+            let named = || Ok(HashSet::new());
+            if self.remove_files(&key, named, &mut done)?.is_none() {
                 tracing::warn!(checkout = %key, "damaged checkout is in use");
                 continue;
             }

@@ -16,6 +16,13 @@ impl Collector {
         let (mut shown, mut staged) = (0, 0);
         let (mut seen, mut used) = (HashSet::new(), DiskUse::default());
         for entry in volumes.journal.all() {
+            if let (Some(model), Some(_)) = (entry.adapters(), &entry.staging) {
+                staged += 1;
+                let folder = layout.adapters_shown(&model);
+                shown += disk_use(&folder).bytes;
+                add_disk_use(&folder, &mut seen, &mut used);
+                continue;
+            }
             let Some((key, _)) = entry.lowers() else {
                 continue;
             };

@@ -52,6 +52,8 @@ pub struct Collector {
 pub struct Collected {
     /// Checkouts.
     pub checkouts: usize,
+    /// Folders of adapters.
+    pub adapters: usize,
     /// Uppers of read-write volumes.
     pub uppers: usize,
     /// Objects of the store.
@@ -65,6 +67,7 @@ impl Collected {
         if *self != Self::default() {
             tracing::info!(
                 checkouts = self.checkouts,
+                adapters = self.adapters,
                 uppers = self.uppers,
                 objects = self.objects,
                 object_bytes = self.object_bytes,
@@ -83,6 +86,7 @@ impl Collector {
         self.collect_damaged()?;
         let mut done = Collected::default();
         let pressed = self.disk_percent()? >= self.policy.disk_high_percent;
+        self.collect_adapters(pressed, &mut done)?;
         self.collect_checkouts(pressed, &mut done)?;
         self.collect_layers()?;
         self.collect_uppers(&mut done)?;
@@ -96,6 +100,18 @@ impl Collector {
         empty_trash(layout)?;
         done.log();
         Ok(done)
+    }
+
+    /// Folders of adapters that no volume shows; at once while the disk is too full.
+    fn collect_adapters(&self, pressed: bool, done: &mut Collected) -> Result<(), Error> {
+        let keep_unused = if pressed {
+            Duration::ZERO
+        } else {
+            self.policy.keep_unused
+        };
+        let mounted = self.mounted_folders()?;
+        done.adapters += self.volumes.adapters.collect(keep_unused, &mounted)?;
+        Ok(())
     }
 
     fn collect_checkouts(&self, pressed: bool, done: &mut Collected) -> Result<(), Error> {
@@ -116,17 +132,19 @@ impl Collector {
     /// Deletes a checkout that nothing uses, with the objects that only it linked to: only with
     /// these its space is free.
     fn remove_checkout(&self, key: &CheckoutKey, done: &mut Collected) -> Result<(), Error> {
-        match self.remove_files(key, done)? {
+        let named = || self.volumes.adapters.named_checkouts();
+        match self.remove_files(key, named, done)? {
             Some(found) => self.drop_objects(&found.files, done),
             None => Ok(()),
         }
     }
 
-    /// Deletes the files of a checkout that nothing uses, and its marks. Returns what it was;
-    /// `None` if it stays.
+    /// Deletes the files of a checkout that nothing uses and that is not `named`, and its marks.
+    /// Returns what it was; `None` if it stays.
     fn remove_files(
         &self,
         key: &CheckoutKey,
+        named: impl FnOnce() -> Result<HashSet<CheckoutKey>, Error>,
         done: &mut Collected,
     ) -> Result<Option<Checkout>, Error> {
         let layout = &self.volumes.layout;
@@ -138,7 +156,7 @@ impl Collector {
             .checkouts
             .remove_unused(key, || -> Result<_, Error> {
                 // A volume may have come since somebody looked.
-                if self.used_checkouts()?.contains(key) {
+                if self.used_checkouts()?.contains(key) || named()?.contains(key) {
                     return Ok(false);
                 }
                 // No volume can be staged meanwhile: the files are only moved away here.
@@ -183,7 +201,7 @@ impl Collector {
             .map_err(|e| Error::io("read", Path::new("/proc/self/mountinfo"), e))?;
         Ok(mounts
             .into_iter()
-            .flat_map(|mounted| mounted.folders)
+            .flat_map(|mounted| mounted.folders.into_iter().chain(mounted.shown))
             .collect())
     }
 
@@ -322,7 +340,7 @@ fn empty_trash(layout: &Layout) -> Result<(), Error> {
     Ok(())
 }
 
-fn children(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+pub(crate) fn children(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     std::fs::read_dir(folder)
         .and_then(|entries| {
             entries
@@ -340,13 +358,13 @@ fn remove_if_there(path: &Path) -> Result<(), Error> {
 }
 
 /// When a file changed last; long ago if it is not there.
-fn modified(path: &Path) -> SystemTime {
+pub(crate) fn modified(path: &Path) -> SystemTime {
     std::fs::metadata(path)
         .and_then(|found| found.modified())
         .unwrap_or(UNIX_EPOCH)
 }
 
-fn age(time: SystemTime) -> Duration {
+pub(crate) fn age(time: SystemTime) -> Duration {
     SystemTime::now().duration_since(time).unwrap_or_default()
 }
 

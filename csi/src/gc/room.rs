@@ -51,6 +51,16 @@ impl Collector {
             self.remove_checkout(key, &mut done)?;
         }
         if !is_enough()? {
+            self.collect_adapters(true, &mut done)?;
+            empty_trash(layout)?;
+            for (key, _) in self.unused_checkouts()? {
+                if is_enough()? {
+                    break;
+                }
+                self.remove_checkout(&key, &mut done)?;
+            }
+        }
+        if !is_enough()? {
             self.collect_repositories(true)?;
             empty_trash(layout)?;
             self.collect_waiting_objects(&mut done)?;
@@ -75,7 +85,8 @@ impl Collector {
     /// Complete checkouts that nothing uses, the longest unused first.
     pub(super) fn unused_checkouts(&self) -> Result<Vec<(CheckoutKey, Checkout)>, Error> {
         let layout = &self.volumes.layout;
-        let used = self.used_checkouts()?;
+        let mut used = self.used_checkouts()?;
+        used.extend(self.volumes.adapters.named_checkouts()?);
         let mut unused = Vec::new();
         for key in all_checkouts(layout)? {
             if used.contains(&key) {

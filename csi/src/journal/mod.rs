@@ -11,7 +11,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use hyprstream_contract::{VolumeAttributes, volume::VolumeMode};
+use hyprstream_contract::{
+    adapters::ModelName,
+    volume::{VolumeContent, VolumeMode},
+};
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
@@ -57,21 +60,34 @@ pub struct Target {
 }
 
 impl Entry {
-    /// The attributes, read.
-    pub fn volume(&self) -> Result<VolumeAttributes, Error> {
-        VolumeAttributes::from_map(&self.attributes).map_err(Error::Attributes)
+    /// What the volume shows.
+    pub fn content(&self) -> Result<VolumeContent, Error> {
+        VolumeContent::from_map(&self.attributes).map_err(Error::Attributes)
     }
 
     /// Whether pods may write to the volume.
     pub fn is_writable(&self) -> bool {
-        self.volume()
-            .is_ok_and(|volume| volume.mode == VolumeMode::ReadWrite)
+        matches!(
+            self.content(),
+            Ok(VolumeContent::Commit(volume)) if volume.mode == VolumeMode::ReadWrite
+        )
+    }
+
+    /// The Model whose adapters the volume shows, while it is staged or published, or about to be.
+    pub fn adapters(&self) -> Option<ModelName> {
+        let on_node = self.staging.is_some() || !self.targets.is_empty();
+        match self.content() {
+            Ok(VolumeContent::Adapters(model)) if on_node => Some(model),
+            _ => None,
+        }
     }
 
     /// The checkout and the layer that the volume shows, while it is staged or about to be.
     pub fn lowers(&self) -> Option<(CheckoutKey, LayerKey)> {
         self.staging.as_ref()?;
-        let volume = self.volume().ok()?;
+        let Ok(VolumeContent::Commit(volume)) = self.content() else {
+            return None;
+        };
         let checkout = CheckoutKey::of(&volume).ok()?;
         let layer = LayerKey::of(&checkout, &volume);
         Some((checkout, layer))
@@ -214,18 +230,22 @@ fn now_seconds() -> u64 {
 
 /// Replaces the file at `path`; readers and crashes see the old content or the new.
 pub(crate) fn write_durably(path: &Path, content: &[u8]) -> Result<(), Error> {
+    write_durably_by(&path.with_extension("new"), path, content)
+}
+
+/// The same by way of the file `new`, which lies in a folder that readers do not see.
+pub(crate) fn write_durably_by(new: &Path, path: &Path, content: &[u8]) -> Result<(), Error> {
     use std::io::Write;
 
-    let new = path.with_extension("new");
     let write = || -> io::Result<()> {
-        let mut file = std::fs::File::create(&new)?;
+        let mut file = std::fs::File::create(new)?;
         file.write_all(content)?;
         file.sync_all()?;
-        std::fs::rename(&new, path)?;
+        std::fs::rename(new, path)?;
         path.parent().map_or(Ok(()), sync_folder)
     };
     write().map_err(|e| {
-        let _ = std::fs::remove_file(&new);
+        let _ = std::fs::remove_file(new);
         Error::io("write", path, e)
     })
 }

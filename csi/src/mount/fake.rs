@@ -76,12 +76,16 @@ impl Mounts for FakeMounts {
                 .flat_map(|upper| [upper.upper, upper.work]),
         );
         let mounted = Mounted {
+            id: 0,
             path: target.canonicalize()?,
             device: format!("0:{}", state.devices),
+            root: "/".into(),
             kind: "overlay".into(),
             source: SOURCE.into(),
             read_only: overlay.upper.is_none(),
+            deleted: false,
             folders,
+            shown: None,
         };
         state.mounts.push(mounted);
         Ok(())
@@ -95,7 +99,19 @@ impl Mounts for FakeMounts {
             .iter()
             .rfind(|mounted| mounted.path == from)
             .cloned();
-        let found = found.ok_or(io::ErrorKind::InvalidInput)?;
+        let folder = || Mounted {
+            id: 0,
+            path: to.clone(),
+            device: "8:1".into(),
+            root: from.clone(),
+            kind: "ext4".into(),
+            source: "/dev/sda".into(),
+            read_only: false,
+            deleted: false,
+            folders: vec![],
+            shown: Some(from.clone()),
+        };
+        let found = found.unwrap_or_else(folder);
         state.mounts.push(Mounted { path: to, ..found });
         Ok(())
     }

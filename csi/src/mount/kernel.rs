@@ -1,6 +1,6 @@
 //! The mounts of the Linux kernel.
 
-use std::{io, path::Path};
+use std::{io, os::fd::AsRawFd, path::Path};
 
 use rustix::{
     fs::{CWD, Mode, OFlags},
@@ -12,18 +12,42 @@ use rustix::{
     },
 };
 
-use super::{Mounted, Mounts, Overlay, SOURCE, parse_mountinfo};
+use super::{Mounted, Mounts, Overlay, SOURCE, StatePlace, parse_mountinfo};
 
 /// Mounts in the mount namespace of this process. Needs CAP_SYS_ADMIN.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Kernel {
     by_options: bool,
+    state: Option<StatePlace>,
 }
 
 impl Kernel {
+    /// Knows bind mounts of folders of that state directory, which exists and has no link in its
+    /// path.
+    ///
+    /// # Errors
+    /// The mount that the folder lies in cannot be told.
+    pub fn of(state: &Path) -> io::Result<Self> {
+        let folder = std::fs::File::open(state)?;
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", folder.as_raw_fd()))?;
+        let id = text
+            .lines()
+            .find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
+        let mounts = Self::default().list()?;
+        let place = id.and_then(|id| StatePlace::find(state, id, &mounts));
+        let place = place.ok_or_else(|| io::Error::other("its mount is not in mountinfo"))?;
+        Ok(Self {
+            by_options: false,
+            state: Some(place),
+        })
+    }
+
     /// Mounts as kernels before 6.5 need it, on any kernel.
     pub fn old() -> Self {
-        Self { by_options: true }
+        Self {
+            by_options: true,
+            state: None,
+        }
     }
 }
 
@@ -31,7 +55,13 @@ impl Mounts for Kernel {
     fn list(&self) -> io::Result<Vec<Mounted>> {
         // Not always UTF-8: other programs choose the paths of their mounts.
         let bytes = std::fs::read("/proc/self/mountinfo")?;
-        Ok(parse_mountinfo(&String::from_utf8_lossy(&bytes)))
+        let mut mounts = parse_mountinfo(&String::from_utf8_lossy(&bytes));
+        if let Some(state) = &self.state {
+            for mounted in &mut mounts {
+                mounted.shown = state.shown(mounted);
+            }
+        }
+        Ok(mounts)
     }
 
     fn overlay(&self, overlay: &Overlay, target: &Path) -> io::Result<()> {

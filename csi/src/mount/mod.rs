@@ -12,7 +12,7 @@ use std::{
 
 pub use kernel::Kernel;
 pub(crate) use kernel::sync_folder;
-pub use table::{Mounted, parse_mountinfo};
+pub use table::{Mounted, StatePlace, parse_mountinfo};
 
 /// Source of every overlay that this program mounts, as mountinfo shows it.
 pub const SOURCE: &str = "hyprstream";
@@ -45,11 +45,12 @@ pub trait Mounts: Send + Sync + 'static {
     /// Mounts an overlay at `target`, an existing folder, with nosuid, nodev and noatime.
     fn overlay(&self, overlay: &Overlay, target: &Path) -> io::Result<()>;
 
-    /// Shows the mount at `from` at `to`, an existing folder, as well.
+    /// Shows the mount at `from`, or the folder if none is there, at `to`, an existing folder, as
+    /// well.
     fn bind(&self, from: &Path, to: &Path) -> io::Result<()>;
 
-    /// Makes the one mount at `target` read-only or writable; others of the same filesystem keep
-    /// what they have.
+    /// Makes the one mount at `target` read-only or writable, with nosuid, nodev and noatime; others
+    /// of the same filesystem keep what they have.
     fn set_read_only(&self, target: &Path, read_only: bool) -> io::Result<()>;
 
     /// Unmounts the topmost mount at `target`. With `detach`, also while it is in use.

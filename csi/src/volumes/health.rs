@@ -5,8 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use hyprstream_contract::{
+    adapters::{AdapterFolder, AdapterState, CONFIG_FILE, FOLDER_FILE, WEIGHTS_FILE},
+    volume::VolumeContent,
+};
+
 use super::Volumes;
-use crate::{error::Error, fetch::Checkout, journal::Entry, layout::CheckoutKey};
+use crate::{error::Error, journal::Entry, layout::CheckoutKey};
 
 /// What is wrong with a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,12 +82,16 @@ impl Volumes {
                 return Ok(Health::MountVanished { path: path.clone() });
             }
         }
-        let Some(checkout) = self.checkout_of(&entry)? else {
+        let volume = match entry.content()? {
+            VolumeContent::Commit(volume) => volume,
+            VolumeContent::Adapters(_) => return Ok(adapters_health(&staging)),
+        };
+        let key = CheckoutKey::of(&volume)?;
+        let Some(checkout) = self.checkouts.open(&key)? else {
             return Ok(Health::FilesDamaged {
                 path: "/".to_owned(),
             });
         };
-        let key = CheckoutKey::of(&entry.volume()?)?;
         let damage = self.checkouts.damage(&key, &checkout);
         Ok(damage.map_or(Health::Good, |path| Health::FilesDamaged { path }))
     }
@@ -99,11 +108,17 @@ impl Volumes {
                 path: path.to_owned(),
             });
         }
-        let checkout = self.checkout_of(&entry)?;
-        let (mut used_bytes, mut used_inodes) = checkout
-            .map(|checkout| (checkout.bytes(), checkout.files.len() as u64))
-            .unwrap_or_default();
-        let written = disk_use(&self.layout.volume(handle).join("upper"));
+        let (mut used_bytes, mut used_inodes) = (0, 0);
+        let written = match entry.content()? {
+            VolumeContent::Commit(volume) => {
+                let checkout = self.checkouts.open(&CheckoutKey::of(&volume)?)?;
+                (used_bytes, used_inodes) = checkout
+                    .map(|checkout| (checkout.bytes(), checkout.files.len() as u64))
+                    .unwrap_or_default();
+                disk_use(&self.layout.volume(handle).join("upper"))
+            }
+            VolumeContent::Adapters(model) => disk_use(&self.layout.adapters_shown(&model)),
+        };
         used_bytes += written.bytes;
         used_inodes += written.files;
         let disk = rustix::fs::statvfs(self.layout.root())
@@ -127,10 +142,22 @@ impl Volumes {
         let staging = entry.staging.clone().ok_or_else(unknown)?;
         Ok((entry, staging))
     }
+}
 
-    fn checkout_of(&self, entry: &Entry) -> Result<Option<Checkout>, Error> {
-        self.checkouts.open(&CheckoutKey::of(&entry.volume()?)?)
-    }
+/// Health of the folder of adapters at `path`: whether it says what is in it, and has that. What is
+/// being fetched, or cannot be had, stands in it and is no damage.
+fn adapters_health(path: &Path) -> Health {
+    let damaged = |path: String| Health::FilesDamaged { path };
+    let text = std::fs::read(path.join(FOLDER_FILE)).unwrap_or_default();
+    let Ok(content) = serde_json::from_slice::<AdapterFolder>(&text) else {
+        return damaged(FOLDER_FILE.to_owned());
+    };
+    let ready = content.adapters.iter();
+    let ready = ready.filter(|adapter| adapter.state == AdapterState::Ready);
+    ready
+        .flat_map(|adapter| [WEIGHTS_FILE, CONFIG_FILE].map(|f| format!("{}/{f}", adapter.folder)))
+        .find(|file| !path.join(file).is_file())
+        .map_or(Health::Good, damaged)
 }
 
 /// What a folder takes on the disk.

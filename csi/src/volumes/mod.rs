@@ -5,6 +5,7 @@
 //! what is there. The order is always journal, folders, mount on the way up, and mount, folders,
 //! journal on the way down.
 
+mod adapters;
 mod health;
 mod lock;
 mod publish;
@@ -27,9 +28,10 @@ pub use reconcile::Reconciled;
 pub use request::{Publish, Stage, absolute_path};
 
 use crate::{
+    adapters::Adapters,
     error::Error,
     fetch::Checkouts,
-    journal::Journal,
+    journal::{Entry, Journal},
     layout::Layout,
     metrics::Metrics,
     mount::{Mounted, Mounts, mounted_at},
@@ -49,6 +51,8 @@ pub struct Volumes {
     pub journal: Journal,
     /// The files of commits.
     pub checkouts: Arc<Checkouts>,
+    /// The adapters of Models.
+    pub adapters: Arc<Adapters>,
     /// Folder of the kubelet, `/var/lib/kubelet`.
     pub kubelet_dir: PathBuf,
     /// Metrics.
@@ -58,14 +62,21 @@ pub struct Volumes {
     /// One call at a time per volume.
     pub locks: Locks,
     /// Told when the disk turned out to be full.
-    pub disk_full: tokio::sync::Notify,
+    pub disk_full: Arc<tokio::sync::Notify>,
     /// Told when a checkout turned out to be damaged.
-    pub damaged: tokio::sync::Notify,
+    pub damaged: Arc<tokio::sync::Notify>,
     /// Told when a volume came or went.
     pub changed: tokio::sync::Notify,
 }
 
 impl Volumes {
+    /// Lets the Models be followed whose adapters are on the node.
+    pub fn follow(&self) {
+        let entries = self.journal.all();
+        let models = entries.iter().filter_map(Entry::adapters).collect();
+        self.adapters.set_staged(models);
+    }
+
     /// Our mount at `path`; `None` if nothing is mounted there.
     fn our_mount(&self, path: &Path) -> Result<Option<Mounted>, Error> {
         match mounted_at(&*self.mounts, path)

@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use hyprstream_contract::volume::VolumeContent;
+
 use super::{Guard, Publish, Volumes, blocking, stage::create_folder};
 use crate::{
     error::Error,
@@ -53,12 +55,12 @@ impl Volumes {
         if known != Some(&target) {
             self.check_exclusive(&entry.targets, publish)?;
             entry.targets.insert(publish.target.clone(), target);
-            self.journal.put(entry)?;
+            self.journal.put(entry.clone())?;
         }
 
         create_folder(&publish.target)?;
         match self.our_mount(&publish.target)? {
-            Some(mounted) if mounted.device != staged.device => {
+            Some(mounted) if !mounted.is_same(&staged) => {
                 // Left from before this volume was staged anew: it shows the same, but keeps the
                 // old mount alive.
                 self.unmount_all(&publish.target, true)?;
@@ -71,7 +73,7 @@ impl Volumes {
         if self
             .our_mount(&publish.target)?
             .is_some_and(|mounted| !mounted.read_only)
-            && publish.read_only
+            && (publish.read_only || entry.adapters().is_some())
         {
             self.mounts
                 .set_read_only(&publish.target, true)
@@ -83,7 +85,11 @@ impl Volumes {
 
     /// No further pod gets damaged files.
     fn refuse_damaged(&self, entry: &Entry) -> Result<(), Error> {
-        let key = CheckoutKey::of(&entry.volume()?)?;
+        let VolumeContent::Commit(volume) = entry.content()? else {
+            // A damaged adapter is not shown.
+            return Ok(());
+        };
+        let key = CheckoutKey::of(&volume)?;
         let Some(checkout) = self.checkouts.open(&key)? else {
             return Ok(());
         };
@@ -147,6 +153,7 @@ impl Volumes {
             } else {
                 self.journal.lessen(entry)?;
             }
+            self.follow();
             tracing::info!(volume = handle, target = %target.display(), "volume unpublished");
         }
         Ok(())

@@ -41,6 +41,7 @@ impl Volumes {
             }
         }
         self.journal.write_late();
+        self.follow();
         self.unmount_unknown(&mut done)?;
         let staged = self
             .journal

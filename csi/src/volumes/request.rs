@@ -5,7 +5,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use hyprstream_contract::VolumeAttributes;
+use hyprstream_contract::volume::VolumeContent;
 
 use crate::{
     error::Error,
@@ -26,7 +26,7 @@ pub struct Stage {
     /// Where to stage it.
     pub staging: PathBuf,
     /// What to show.
-    pub volume: VolumeAttributes,
+    pub content: VolumeContent,
     /// SELinux label to mount it with.
     pub context: Option<String>,
 }
@@ -53,12 +53,15 @@ impl Stage {
         let staging = absolute_path("staging_target_path", &request.staging_target_path)?;
         let capability = Capability::new(request.volume_capability)?;
         refuse_inline(&request.volume_context)?;
-        let volume =
-            VolumeAttributes::from_map(&request.volume_context).map_err(Error::Attributes)?;
+        let content =
+            VolumeContent::from_map(&request.volume_context).map_err(Error::Attributes)?;
+        if let (VolumeContent::Adapters(_), Some(label)) = (&content, &capability.context) {
+            return Err(Error::LabelOfAdapters(label.clone()));
+        }
         Ok(Self {
             handle,
             staging,
-            volume,
+            content,
             context: capability.context,
         })
     }
@@ -164,7 +167,7 @@ impl Capability {
 
 #[cfg(test)]
 mod tests {
-    use hyprstream_contract::volume::VolumeMode;
+    use hyprstream_contract::{VolumeAttributes, volume::VolumeMode};
 
     use super::*;
     use crate::proto::csi::volume_capability::{AccessMode, BlockVolume, MountVolume};
@@ -257,5 +260,19 @@ mod tests {
             stage.context.unwrap(),
             "system_u:object_r:container_file_t:s0:c1,c2"
         );
+    }
+
+    #[test]
+    fn a_volume_of_adapters_has_no_label_of_its_own() {
+        let adapters = |flags: Vec<String>| NodeStageVolumeRequest {
+            volume_capability: Some(mount(|m| m.mount_flags = flags)),
+            volume_context: HashMap::from([("hyprstream.io/adapters".into(), "a/m".into())]),
+            ..request()
+        };
+        let stage = Stage::new(adapters(vec!["nodev".into()])).unwrap();
+        let expected = VolumeContent::Adapters("a/m".parse().unwrap());
+        assert_eq!(stage.content, expected);
+        let error = Stage::new(adapters(vec!["context=x".into()])).unwrap_err();
+        assert!(error.to_string().contains("seLinuxMount"), "{error}");
     }
 }

@@ -7,7 +7,10 @@ use std::{
     sync::Arc,
 };
 
-use hyprstream_contract::volume::VolumeMode;
+use hyprstream_contract::{
+    VolumeAttributes,
+    volume::{VolumeContent, VolumeMode},
+};
 
 use super::{Guard, Stage, Volumes, blocking};
 use crate::{
@@ -44,27 +47,31 @@ impl Volumes {
     }
 
     async fn stage_in_time(self: &Arc<Self>, stage: Stage) -> Result<(), Error> {
-        let key = CheckoutKey::of(&stage.volume)?;
         let (volumes, stage) = (Arc::clone(self), Arc::new(stage));
         let asked = Arc::clone(&stage);
         blocking(move || volumes.check_against_journal(&asked)).await?;
+        let volume = match &stage.content {
+            VolumeContent::Commit(volume) => volume.clone(),
+            VolumeContent::Adapters(model) => {
+                let model = model.clone();
+                return self.stage_adapters(stage, model).await;
+            }
+        };
+        let key = CheckoutKey::of(&volume)?;
         // From here on the checkout stays, until the journal names it or we give up.
         let lease = self.checkouts.lease(&key);
-        let checkout = self
-            .checkouts
-            .ensure(&key, &stage.volume, self.patience)
-            .await?;
+        let checkout = self.checkouts.ensure(&key, &volume, self.patience).await?;
         let guard = self.locks.take(&stage.handle)?;
         let volumes = Arc::clone(self);
         blocking(move || {
-            let result = volumes.stage_checkout(&guard, &stage, &key, &checkout);
+            let result = volumes.stage_checkout(&guard, &stage, &volume, &key, &checkout);
             drop(lease);
             result
         })
         .await
     }
 
-    fn check_against_journal(&self, stage: &Stage) -> Result<(), Error> {
+    pub(super) fn check_against_journal(&self, stage: &Stage) -> Result<(), Error> {
         let Some(entry) = self.journal.get(&stage.handle) else {
             return Ok(());
         };
@@ -81,7 +88,7 @@ impl Volumes {
                 what,
             })
         };
-        if entry.attributes != stage.volume.to_map() {
+        if entry.attributes != stage.content.to_map() {
             return differently("content: a handle must name one PersistentVolume");
         }
         if *staging != stage.staging {
@@ -97,6 +104,7 @@ impl Volumes {
         &self,
         _guard: &Guard,
         stage: &Stage,
+        volume: &VolumeAttributes,
         key: &CheckoutKey,
         checkout: &Checkout,
     ) -> Result<(), Error> {
@@ -110,7 +118,38 @@ impl Volumes {
                 what: "content: the path shows another commit",
             });
         }
-        let attributes = stage.volume.to_map();
+        self.note_stage(stage)?;
+        self.checkouts.touch(key)?;
+        if is_staged {
+            return Ok(());
+        }
+        let layer_key = LayerKey::of(key, volume);
+        let layer = ensure_layer(&self.layout, &layer_key, volume, checkout)?;
+        let upper = match volume.mode {
+            VolumeMode::ReadOnly => None,
+            VolumeMode::ReadWrite => Some(self.ensure_upper(&stage.handle)?),
+        };
+        let overlay = Overlay {
+            lowers: vec![layer, checkout.path.clone()],
+            upper,
+            context: stage.context.clone(),
+        };
+        create_folder(&stage.staging)?;
+        self.mounts
+            .overlay(&overlay, &stage.staging)
+            .map_err(|e| Error::io("mount an overlay at", &stage.staging, e))?;
+        tracing::info!(
+            volume = stage.handle,
+            commit = volume.commit.as_str(),
+            staging = %stage.staging.display(),
+            "volume staged"
+        );
+        Ok(())
+    }
+
+    /// Notes in the journal that the volume is about to be staged.
+    pub(super) fn note_stage(&self, stage: &Stage) -> Result<(), Error> {
+        let attributes = stage.content.to_map();
         let before = self.journal.get(&stage.handle);
         // What was written above another commit would hide files of this one.
         if before
@@ -127,33 +166,7 @@ impl Volumes {
             staging: Some(stage.staging.clone()),
             targets,
             written_seconds: 0,
-        })?;
-        self.checkouts.touch(key)?;
-        if is_staged {
-            return Ok(());
-        }
-        let layer_key = LayerKey::of(key, &stage.volume);
-        let layer = ensure_layer(&self.layout, &layer_key, &stage.volume, checkout)?;
-        let upper = match stage.volume.mode {
-            VolumeMode::ReadOnly => None,
-            VolumeMode::ReadWrite => Some(self.ensure_upper(&stage.handle)?),
-        };
-        let overlay = Overlay {
-            lowers: vec![layer, checkout.path.clone()],
-            upper,
-            context: stage.context.clone(),
-        };
-        create_folder(&stage.staging)?;
-        self.mounts
-            .overlay(&overlay, &stage.staging)
-            .map_err(|e| Error::io("mount an overlay at", &stage.staging, e))?;
-        tracing::info!(
-            volume = stage.handle,
-            commit = stage.volume.commit.as_str(),
-            staging = %stage.staging.display(),
-            "volume staged"
-        );
-        Ok(())
+        })
     }
 
     fn ensure_upper(&self, handle: &str) -> Result<Upper, Error> {
@@ -220,6 +233,9 @@ impl Volumes {
         {
             tracing::warn!(%error, "the use of a checkout could not be noted");
         }
+        if let Some(model) = entry.adapters() {
+            self.adapters.touch(&model);
+        }
         if writable || !targets.is_empty() {
             entry.staging = None;
             entry.targets = targets;
@@ -227,6 +243,7 @@ impl Volumes {
         } else {
             self.journal.remove(handle)?;
         }
+        self.follow();
         tracing::info!(volume = handle, staging = %staging.display(), "volume unstaged");
         Ok(())
     }

@@ -7,11 +7,19 @@ use std::{
     time::Duration,
 };
 
-use hyprstream_contract::{VolumeAttributes, manifest::ManifestFile, volume::VolumeMode};
+use hyprstream_contract::{
+    VolumeAttributes,
+    manifest::ManifestFile,
+    volume::{VolumeContent, VolumeMode},
+};
 use tonic::Code;
 
 use super::{Health, Locks, Publish, Reconciled, Stage, Volumes};
 use crate::{
+    adapters::{
+        Timing,
+        tests::{FakeLists, adapters},
+    },
     error::Error,
     fetch::{Checkout, Checkouts, FetchError, Missing, Plan, Progress, Source},
     journal::Journal,
@@ -81,17 +89,21 @@ impl Node {
     fn start(&self) -> Arc<Volumes> {
         let layout = Layout::new(self.path("state")).unwrap();
         layout.create().unwrap();
+        let checkouts = Checkouts::new(Arc::new(OneFile(layout.clone())), layout.clone());
+        let adapters = adapters(&layout, &checkouts, FakeLists::default(), Timing::default());
+        tokio::spawn(Arc::clone(&adapters).follow());
         Arc::new(Volumes {
             journal: Journal::open(&layout).unwrap(),
-            checkouts: Checkouts::new(Arc::new(OneFile(layout.clone())), layout.clone()),
+            checkouts,
+            adapters,
             layout,
             mounts: Arc::new(self.kernel.clone()),
             kubelet_dir: self.path("kubelet"),
             metrics: Metrics::new().unwrap(),
             patience: Duration::from_mins(1),
             locks: Locks::default(),
-            disk_full: tokio::sync::Notify::new(),
-            damaged: tokio::sync::Notify::new(),
+            disk_full: Arc::default(),
+            damaged: Arc::default(),
             changed: tokio::sync::Notify::new(),
         })
     }
@@ -129,8 +141,16 @@ impl Node {
         Stage {
             handle: handle.into(),
             staging: self.staging(handle),
-            volume,
+            content: VolumeContent::Commit(volume),
             context: None,
+        }
+    }
+
+    /// A volume of the adapters of a Model, which has none.
+    fn stage_adapters(&self, handle: &str, model: &str) -> Stage {
+        Stage {
+            content: VolumeContent::Adapters(model.parse().unwrap()),
+            ..self.stage(handle, RO)
         }
     }
 
@@ -151,6 +171,14 @@ impl Node {
             .into_iter()
             .map(|mounted| mounted.path)
             .collect()
+    }
+}
+
+/// What a volume of a commit shows, to be changed.
+fn commit_of(stage: &mut Stage) -> &mut VolumeAttributes {
+    match &mut stage.content {
+        VolumeContent::Commit(volume) => volume,
+        VolumeContent::Adapters(model) => panic!("{model}"),
     }
 }
 
@@ -194,7 +222,7 @@ async fn a_handle_names_one_content() {
     let volumes = node.start();
     volumes.stage(node.stage("a", RO)).await.unwrap();
     let mut other = node.stage("a", RO);
-    other.volume.reference = Some("other".into());
+    commit_of(&mut other).reference = Some("other".into());
     assert_eq!(code(volumes.stage(other).await), Code::AlreadyExists);
     let mut elsewhere = node.stage("a", RO);
     elsewhere.staging = node.staging("b");
@@ -207,7 +235,7 @@ async fn what_another_life_staged_is_not_in_the_way_once_it_is_gone() {
     let volumes = node.start();
     volumes.stage(node.stage("a", RO)).await.unwrap();
     let mut other = node.stage("a", RO);
-    other.volume.commit = "1123456789abcdef0123456789abcdef01234567".parse().unwrap();
+    commit_of(&mut other).commit = "1123456789abcdef0123456789abcdef01234567".parse().unwrap();
 
     // With the journal lost, the mount tells that it shows something else.
     volumes.journal.remove("a").unwrap();
@@ -290,7 +318,7 @@ async fn what_was_written_stays_for_the_same_content_only() {
         .unwrap();
 
     let mut next = node.stage("a", RW);
-    next.volume.commit = "1123456789abcdef0123456789abcdef01234567".parse().unwrap();
+    commit_of(&mut next).commit = "1123456789abcdef0123456789abcdef01234567".parse().unwrap();
     volumes.stage(next).await.unwrap();
     assert!(
         !written.exists(),
@@ -418,7 +446,7 @@ async fn a_missing_file_is_told() {
     let node = Node::new();
     let volumes = node.start();
     volumes.stage(node.stage("a", RO)).await.unwrap();
-    let key = CheckoutKey::of(&node.stage("a", RO).volume).unwrap();
+    let key = CheckoutKey::of(commit_of(&mut node.stage("a", RO))).unwrap();
     std::fs::remove_file(volumes.layout.checkout(&key).join("config.json")).unwrap();
     let damaged = Health::FilesDamaged {
         path: "config.json".into(),
@@ -441,24 +469,100 @@ async fn usage_is_told_for_the_volume_and_its_paths_only() {
     assert_eq!(code(volumes.usage("b", &node.staging("a"))), Code::NotFound);
 }
 
+#[tokio::test]
+async fn a_volume_of_adapters_is_read_only_and_its_folder_is_shared() {
+    let node = Node::new();
+    let volumes = node.start();
+    for handle in ["a", "b"] {
+        for _ in 0..2 {
+            let stage = node.stage_adapters(handle, "default/chat");
+            volumes.stage(stage).await.unwrap();
+        }
+        let mut publish = node.publish(handle, handle);
+        publish.read_only = false;
+        for _ in 0..2 {
+            volumes.publish(publish.clone()).await.unwrap();
+        }
+    }
+    let shown = volumes
+        .layout
+        .adapters_shown(&"default/chat".parse().unwrap());
+    let mounts = node.kernel.list().unwrap();
+    assert_eq!(mounts.len(), 4);
+    for mounted in &mounts {
+        assert!(mounted.is_ours() && mounted.read_only, "{mounted:?}");
+        assert_eq!(mounted.shown.as_ref(), Some(&shown));
+    }
+    let usage = volumes.usage("a", &node.staging("a")).unwrap();
+    assert_eq!(usage.used_inodes, 1, "adapters.json");
+    for target in [vec![], vec![node.target("a")]] {
+        // The kernel of this test binds nothing.
+        let told = shown.join("adapters.json");
+        std::fs::copy(&told, node.staging("a").join("adapters.json")).unwrap();
+        assert_eq!(volumes.health("a", &target).unwrap(), Health::Good);
+    }
+
+    let other = node.stage_adapters("a", "default/other");
+    assert_eq!(code(volumes.stage(other).await), Code::AlreadyExists);
+    let commit = node.stage("a", RO);
+    assert_eq!(code(volumes.stage(commit).await), Code::AlreadyExists);
+
+    // Another life knows them.
+    let volumes = node.start();
+    assert_eq!(volumes.reconcile().unwrap(), Reconciled::default());
+    for handle in ["a", "b"] {
+        for path in [node.target(handle), node.staging(handle)] {
+            std::fs::remove_file(note(&path)).unwrap();
+        }
+    }
+    assert_eq!(volumes.reconcile().unwrap().unmounted, 4);
+    assert_eq!(volumes.journal.all(), []);
+}
+
+#[tokio::test]
+async fn a_lost_journal_keeps_no_volume_of_adapters_from_its_calls() {
+    let node = Node::new();
+    let volumes = node.start();
+    let stage = node.stage_adapters("a", "default/chat");
+    volumes.stage(stage.clone()).await.unwrap();
+    volumes.journal.remove("a").unwrap();
+    let volumes = node.start();
+    let other = node.stage_adapters("a", "default/other");
+    assert_eq!(code(volumes.stage(other).await), Code::AlreadyExists);
+    volumes.stage(stage).await.unwrap();
+    volumes.journal.remove("a").unwrap();
+    std::fs::remove_file(note(
+        &node.path("kubelet/plugins/kubernetes.io/csi/x/a/globalmount"),
+    ))
+    .unwrap();
+    assert_eq!(node.start().reconcile().unwrap().unmounted, 1);
+}
+
 /// Kills the program after every number of changes to mounts, starts it again and finishes.
 #[tokio::test]
 async fn a_kill_after_any_mount_is_mended_by_the_next_calls() {
-    for mode in [RO, RW] {
+    let kinds: [fn(&Node) -> Stage; 3] = [
+        |node| node.stage("a", RO),
+        |node| node.stage("a", RW),
+        |node| node.stage_adapters("a", "default/chat"),
+    ];
+    for (kind, stage) in kinds.into_iter().enumerate() {
         for changes in 0..8 {
             let node = Node::new();
             let paths = (node.staging("a"), node.target("p"));
             node.kernel.kill_after(Some(changes));
-            let _ = whole_life(&node, &node.start(), mode, &paths).await;
+            let _ = whole_life(&node, &node.start(), stage(&node), &paths).await;
 
             node.kernel.kill_after(None);
             let volumes = node.start();
             volumes.reconcile().unwrap();
-            whole_life(&node, &volumes, mode, &paths).await.unwrap();
+            whole_life(&node, &volumes, stage(&node), &paths)
+                .await
+                .unwrap();
             assert_eq!(
                 node.mounts(),
                 Vec::<PathBuf>::new(),
-                "{mode:?} after {changes}"
+                "{kind} after {changes}"
             );
         }
     }
@@ -467,10 +571,10 @@ async fn a_kill_after_any_mount_is_mended_by_the_next_calls() {
 async fn whole_life(
     node: &Node,
     volumes: &Arc<Volumes>,
-    mode: VolumeMode,
+    stage: Stage,
     (staging, target): &(PathBuf, PathBuf),
 ) -> Result<(), Error> {
-    volumes.stage(node.stage("a", mode)).await?;
+    volumes.stage(stage).await?;
     volumes.publish(node.publish("a", "p")).await?;
     volumes.unpublish("a".into(), target.clone()).await?;
     volumes.unstage("a".into(), staging.clone()).await

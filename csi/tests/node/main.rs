@@ -2,6 +2,7 @@
 
 #![allow(clippy::float_cmp, clippy::panic, clippy::unwrap_used)]
 
+mod adapters;
 mod full;
 mod life;
 mod rot;

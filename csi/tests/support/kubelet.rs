@@ -147,10 +147,11 @@ pub fn text(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// Our mounts below `folder` that this process sees.
+/// Our mounts below `folder`, the kubelet's, that this process sees.
 pub fn mounts_below(folder: &Path) -> Vec<hyprstream_csi::mount::Mounted> {
     use hyprstream_csi::mount::{Kernel, Mounts};
-    let list = Kernel::default().list().unwrap().into_iter();
+    let kernel = Kernel::of(&folder.with_file_name("state")).unwrap();
+    let list = kernel.list().unwrap().into_iter();
     list.filter(|mounted| mounted.is_ours() && mounted.path.starts_with(folder))
         .collect()
 }

@@ -1,4 +1,4 @@
-//! A registry: `git http-backend` and LFS from memory, behind a token.
+//! A registry: `git http-backend`, LFS and lists of adapters from memory, behind a token.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -8,7 +8,11 @@ use std::{
     },
 };
 
-use hyprstream_contract::{VolumeAttributes, volume::VolumeMode};
+use hyprstream_contract::{
+    VolumeAttributes,
+    adapters::{AdapterEntry, AdapterList, CHANGES_PATH, Changes, ChangesRequest},
+    volume::{VolumeContent, VolumeMode},
+};
 use hyprstream_git2db::Digest;
 
 use super::remote::{
@@ -26,6 +30,7 @@ pub struct Registry {
     work: Work,
     server: Server,
     objects: Arc<Mutex<HashMap<String, Vec<u8>>>>,
+    lists: Arc<Mutex<BTreeMap<String, AdapterList>>>,
     down: Arc<AtomicBool>,
     /// Object downloads wait while it is locked.
     pub gate: Arc<Mutex<()>>,
@@ -47,6 +52,8 @@ impl Registry {
         let root = work.dir.path().to_owned();
         let (shared, is_down, waits) = (objects.clone(), down.clone(), gate.clone());
         let nothing = Mutex::default();
+        let lists: Arc<Mutex<BTreeMap<String, AdapterList>>> = Arc::default();
+        let kept = lists.clone();
         let halved = Arc::new(Mutex::new(HashSet::new()));
         let held = Arc::new(Mutex::new(HashSet::new()));
         let (halves, holds) = (halved.clone(), held.clone());
@@ -75,6 +82,13 @@ impl Registry {
                 }
                 return response;
             }
+            if request.path == CHANGES_PATH {
+                let token = format!("Bearer {TOKEN}");
+                if request.header("authorization") != Some(&token) {
+                    return Response::new(401);
+                }
+                return changes(&request.body, &kept, &is_down);
+            }
             if request.header("authorization") != Some(&expected) {
                 return Response::new(401).header("WWW-Authenticate", "Basic realm=\"git\"");
             }
@@ -98,6 +112,7 @@ impl Registry {
             work,
             server,
             objects,
+            lists,
             down,
             gate,
             halved,
@@ -132,6 +147,38 @@ impl Registry {
 
     pub fn commit(&self) -> String {
         self.work.commit().to_string()
+    }
+
+    /// Says which adapters a Model has.
+    pub fn put_list(&self, model: &str, adapters: &[AdapterEntry]) {
+        let list = AdapterList {
+            adapters: adapters.to_vec(),
+        };
+        self.lists.lock().unwrap().insert(model.to_owned(), list);
+    }
+
+    /// An adapter of `NAME.safetensors` and `NAME.json` in a commit.
+    pub fn adapter(&self, name: &str, commit: &str) -> AdapterEntry {
+        AdapterEntry {
+            name: name.to_owned(),
+            scale: 1.0,
+            repository: REPOSITORY.to_owned(),
+            commit: commit.parse().unwrap(),
+            weights: format!("{name}.safetensors"),
+            config: format!("{name}.json"),
+            source: "https://example.org/m".to_owned(),
+        }
+    }
+
+    /// The volume of a Model's adapters.
+    pub fn adapters_of(model: &str) -> BTreeMap<String, String> {
+        VolumeContent::Adapters(model.parse().unwrap()).to_map()
+    }
+
+    /// Calls for lists, in order.
+    pub fn list_calls(&self) -> usize {
+        let requests = self.server.requests().into_iter();
+        requests.filter(|r| r.path == CHANGES_PATH).count()
     }
 
     /// Takes an object away, or puts other bytes in its place.
@@ -200,6 +247,37 @@ impl Registry {
         };
         volume.to_map()
     }
+}
+
+/// The lists that differ from what is known; waits up to 30 s for one.
+fn changes(
+    body: &[u8],
+    lists: &Mutex<BTreeMap<String, AdapterList>>,
+    down: &AtomicBool,
+) -> Response {
+    let request: ChangesRequest = serde_json::from_slice(body).unwrap();
+    for _ in 0..6000 {
+        let mut changes = Changes::default();
+        for (model, known) in &request.known {
+            let list = lists
+                .lock()
+                .unwrap()
+                .get(model)
+                .cloned()
+                .unwrap_or_default();
+            if list.revision() != *known {
+                changes.lists.insert(model.clone(), list);
+            }
+        }
+        if down.load(Ordering::SeqCst) {
+            return Response::new(503);
+        }
+        if !changes.lists.is_empty() {
+            return Response::new(200).body(serde_json::to_vec(&changes).unwrap());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    Response::new(200).body(serde_json::to_vec(&Changes::default()).unwrap())
 }
 
 fn change(set: &Mutex<HashSet<String>>, content: &[u8], insert: bool) {

@@ -1,0 +1,124 @@
+//! Waiting at the registry for the next list.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use hyprstream_contract::adapters::{ChangesRequest, ModelName};
+use tokio::task::AbortHandle;
+
+use super::{Adapters, Followed, Said};
+
+/// First pause after a call that failed; it doubles.
+const MIN_PAUSE: Duration = Duration::from_millis(200);
+/// Longest pause.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// An answer that says nothing new after less than this is no wait.
+const NO_WAIT: Duration = Duration::from_secs(1);
+
+/// The task of a Model, which ends when this is dropped.
+struct Task {
+    followed: Arc<Followed>,
+    task: AbortHandle,
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Adapters {
+    /// Follows Models for ever: those that volumes and leases name at the time.
+    pub async fn follow(self: Arc<Self>) {
+        let mut tasks: HashMap<ModelName, Task> = HashMap::new();
+        let (mut futile, mut down) = (0, false);
+        loop {
+            let followed = self.followed.state.lock().followed.clone();
+            tasks.retain(|model, task| {
+                let now = followed.get(model);
+                now.is_some_and(|now| Arc::ptr_eq(now, &task.followed))
+            });
+            for (model, followed) in &followed {
+                tasks.entry(model.clone()).or_insert_with(|| {
+                    let settle = Arc::clone(&self).settle(Arc::clone(followed));
+                    Task {
+                        followed: Arc::clone(followed),
+                        task: tokio::spawn(settle).abort_handle(),
+                    }
+                });
+            }
+            self.count();
+            if followed.is_empty() {
+                self.followed.woken.notified().await;
+                continue;
+            }
+            let known = followed
+                .iter()
+                .map(|(model, followed)| (model.to_string(), followed.known()));
+            let request = ChangesRequest {
+                known: known.collect(),
+            };
+            let begun = Instant::now();
+            let answer = tokio::select! {
+                answer = self.lists.changes(request) => answer,
+                // Others are followed now.
+                () = self.followed.woken.notified() => continue,
+            };
+            match answer {
+                Ok(said) => {
+                    if down {
+                        tracing::info!("the registry says lists of adapters again");
+                        self.tell_news();
+                        down = false;
+                    }
+                    if take(&followed, said) || begun.elapsed() >= NO_WAIT {
+                        futile = 0;
+                        continue;
+                    }
+                }
+                Err(why) => {
+                    if !down {
+                        tracing::warn!(why, "the registry does not say lists of adapters");
+                    }
+                    down = true;
+                    for followed in followed.values().filter(|f| f.known().is_empty()) {
+                        followed.unsaid(&why);
+                    }
+                }
+            }
+            let pause = MIN_PAUSE * 2_u32.pow(futile);
+            futile = (futile + 1).min(10);
+            tokio::select! {
+                () = tokio::time::sleep(pause.min(MAX_PAUSE)) => {}
+                () = self.followed.woken.notified() => {}
+            }
+        }
+    }
+}
+
+/// Passes on what was said. Returns whether any of it is of use.
+fn take(followed: &BTreeMap<ModelName, Arc<Followed>>, mut said: Said) -> bool {
+    let mut something = false;
+    for (model, followed) in followed {
+        match said.remove(&model.to_string()) {
+            Some(Ok(list)) => {
+                followed.adopt(list);
+                something = true;
+            }
+            Some(Err(why)) => {
+                tracing::error!(%model, why, "list of adapters");
+                followed.unsaid(&why);
+            }
+            // Whoever knows nothing is told something, if it can be read.
+            None if followed.known().is_empty() => {
+                followed
+                    .unsaid("the registry cannot read its list; the operator's next one mends it");
+            }
+            None => {}
+        }
+    }
+    something
+}
