@@ -8,11 +8,10 @@ use hyprstream_models::LoadError;
 use crate::{
     cache::Cache,
     kernels::Ops,
-    memory::Memory,
     model::Model,
     plan::{Heads, Plan},
     pool::{Pool, Team},
-    step::Step,
+    step::{Memory, Step},
 };
 
 /// A loaded model with its cache; see [`crate::load`].
@@ -69,10 +68,10 @@ impl Backend for CpuBackend {
             &mut self.memory,
         )
         .map_err(|error| BackendError::Step(format!("no memory for the step: {error}")))?;
-        let pool = &mut self.pool;
+        let (pool, leave) = (&mut self.pool, self.ops.leave);
         let work = |team: &Team<'_>| {
             step.run(team);
-            (step.ops.leave)();
+            leave();
         };
         catch_unwind(AssertUnwindSafe(|| pool.run(work)))
             .map_err(|_| BackendError::Step("a kernel panicked".into()))?;

@@ -4,7 +4,8 @@
     reason = "kernels call these, and what is not inlined is compiled without their instructions"
 )]
 
-use crate::kernels::GROUP;
+/// Inputs that share a scale in quantised weights and activations.
+pub(crate) const GROUP: usize = 32;
 
 /// How weights are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

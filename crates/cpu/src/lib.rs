@@ -6,6 +6,10 @@
 //! cache's blocks where they lie. Kernels are chosen when the model is loaded ([`Kernels`]), and
 //! each set can be asked for.
 //!
+//! From below: what a model is ([`model`]); the phases of a step ([`step`]), which know the model
+//! and its [`plan`]; packing a model ([`pack`]), which runs steps to see what inputs are like; the
+//! backend. None knows one above it.
+//!
 //! Results do not depend on what else is in the batch, nor on how a prompt was cut into pieces:
 //! not up to rounding, but bit for bit.
 //!
@@ -15,12 +19,11 @@
 mod backend;
 mod buffer;
 mod cache;
-mod calibration;
 mod format;
 mod kernels;
 mod load;
-mod memory;
 mod model;
+mod pack;
 mod plan;
 mod pool;
 mod product;
@@ -28,6 +31,6 @@ mod step;
 mod weights;
 
 pub use backend::CpuBackend;
-pub use calibration::SAMPLE_TEXT;
 pub use kernels::{InvalidKernels, Kernels};
 pub use load::{InvalidQuantization, LoadOptions, Quantization, load};
+pub use pack::SAMPLE_TEXT;

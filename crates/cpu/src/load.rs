@@ -11,9 +11,10 @@ use hyprstream_models::{
 use crate::{
     CpuBackend, Kernels,
     cache::{BLOCK_SIZE, Cache, CacheShape},
-    format::Format,
-    kernels::{GROUP, MAX_HEAD, Ops},
-    model::{Model, Precision},
+    format::{Format, GROUP},
+    kernels::{MAX_HEAD, Ops},
+    model::Precision,
+    pack::pack,
     pool::Pool,
 };
 
@@ -125,7 +126,7 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<CpuBackend, LoadError> 
     })?;
     check_weights_fit(&stored, precision)?;
     let ops = Ops::of(kernels);
-    let model = Model::pack(config, stored, precision, &options.sample, &ops, &mut pool)?;
+    let model = pack(config, stored, precision, &options.sample, &ops, &mut pool)?;
 
     let config = &model.config;
     let shape = CacheShape::of(config, precision.half_cache);

@@ -7,10 +7,8 @@
 
 use crate::{
     buffer::Shared,
-    format::{Format, RowKind, bf16_value},
-    kernels::{
-        CACHE_LINE, GROUP, LANES, MAX_TILE, Multiply, Ops, STEP_BYTES, Tile, fetch_to_write,
-    },
+    format::{Format, GROUP, RowKind, bf16_value},
+    kernels::{CACHE_LINE, LANES, MAX_TILE, Multiply, Ops, STEP_BYTES, Tile, fetch_to_write},
     pool::Team,
     weights::Weights,
 };

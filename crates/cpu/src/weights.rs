@@ -15,8 +15,8 @@ use hyprstream_models::{StoredTensor, StoredType};
 
 use crate::{
     buffer::{Arena, Buffer, Shared},
-    format::{Format, bf16_bits, bf16_value, f16_value},
-    kernels::{GROUP, LANES, Levels, Ops, STEP_BYTES},
+    format::{Format, GROUP, bf16_bits, bf16_value, f16_value},
+    kernels::{LANES, Levels, Ops, STEP_BYTES},
     pool::Pool,
 };
 

@@ -35,15 +35,12 @@ pub(crate) use attend::{
 pub(crate) use levels::Levels;
 pub(crate) use rows::{AddArgs, GateArgs, NormArgs, ScaleArgs};
 
-use crate::format::RowKind;
+use crate::format::{GROUP, RowKind};
 
 /// Columns of a panel of weights, positions of a block of the cache.
 pub(crate) const LANES: usize = 16;
 /// Bytes of one step through a panel: one 32-bit word for each column.
 pub(crate) const STEP_BYTES: usize = 64;
-/// Inputs that share a scale in quantised weights and activations.
-pub(crate) const GROUP: usize = 32;
-
 /// Bytes of a cache line.
 pub(crate) const CACHE_LINE: usize = 64;
 

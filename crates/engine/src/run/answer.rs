@@ -5,7 +5,8 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::{
-    event::{Event, FinishReason, GenerationError, Stats, TokenLogprobs},
+    error::GenerationError,
+    event::{Event, FinishReason, Stats, TokenLogprobs},
     observer::Observer,
     request::Request,
 };

@@ -2,11 +2,7 @@
 
 use tokio::sync::oneshot;
 
-use super::{
-    event::{GenerationError, Stats},
-    observer::Observer,
-    request::Pooling,
-};
+use super::{error::GenerationError, event::Stats, observer::Observer, request::Pooling};
 
 /// Pools hidden states as they come, and sends the vector.
 pub(crate) struct Embedding {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::engine::SubmitError;
+use super::error::GenerationError;
 
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,23 +21,6 @@ impl FinishReason {
             Self::Length => "length",
         }
     }
-}
-
-/// Why an answer broke off.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum GenerationError {
-    /// It was not begun.
-    #[error(transparent)]
-    Refused(#[from] SubmitError),
-    /// The backend or the sampler failed on this request; others go on.
-    #[error("the model failed on this request: {0}")]
-    Failed(String),
-    /// The grammar of this request turned out to be too complex, or wrong, while it was followed.
-    #[error("{0}")]
-    Grammar(String),
-    /// The engine ended.
-    #[error("the engine has stopped")]
-    EngineStopped,
 }
 
 /// The log-probability of one token, natural logarithm, before penalties and temperature.

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{
-    answer::Answer, embedding::Embedding, event::GenerationError, event::Stats, observer::Observer,
+    answer::Answer, embedding::Embedding, error::GenerationError, event::Stats, observer::Observer,
 };
 
 /// What becomes of what the model computes.

@@ -8,7 +8,10 @@ use std::{
 use futures::Stream;
 use tokio::sync::mpsc;
 
-use super::event::{Event, GenerationError, Stats, TokenLogprobs};
+use super::{
+    error::GenerationError,
+    event::{Event, Stats, TokenLogprobs},
+};
 
 /// A piece of an answer.
 #[derive(Clone, Debug, Default, PartialEq)]

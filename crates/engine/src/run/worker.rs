@@ -13,11 +13,11 @@ use tracing::{error, warn};
 use super::{
     answer::{AdvanceError, Answer, Tools},
     embedding::Embedding,
-    engine::Shared,
-    event::GenerationError,
+    error::GenerationError,
     job::{Job, Kind},
     observer::{Observer, StepReport},
     pace::Beginnings,
+    shared::Shared,
 };
 use crate::{
     Backend, BackendError, StepBatch, StepLogits,

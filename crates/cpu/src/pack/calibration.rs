@@ -14,11 +14,10 @@ use crate::{
     cache::{BLOCK_SIZE, Cache, CacheShape},
     format::Format,
     kernels::Ops,
-    memory::Memory,
-    model::{Layer, Model, Precision},
+    model::{Layer, Model, Part, Precision},
     plan::{Heads, Plan},
     pool::{Pool, Team},
-    step::{Part, Step},
+    step::{Memory, Step},
 };
 
 /// A text to calibrate with, of several kinds: prose, dialogue, code, data, several languages.
@@ -29,7 +28,7 @@ const MOST_TOKENS: usize = 512;
 
 /// A run of some text through the layers, one after the other, in the type that the model
 /// computes in.
-pub(crate) struct Calibration {
+pub(super) struct Calibration {
     batch: StepBatch,
     plan: Plan,
     heads: Vec<Heads>,
@@ -39,18 +38,18 @@ pub(crate) struct Calibration {
 }
 
 /// How much each input of a layer's matrices counts, by [`Part`].
-pub(crate) struct Importance([Buffer<f32>; 4]);
+pub(super) struct Importance([Buffer<f32>; 4]);
 
 impl Importance {
     /// Of the inputs of one part.
-    pub(crate) fn of(&self, part: Part) -> &[f32] {
+    pub(super) fn of(&self, part: Part) -> &[f32] {
         &self.0[part as usize]
     }
 }
 
 impl Calibration {
     /// Lays out a run of `sample` through `model`, whose layers are not packed yet.
-    pub(crate) fn new(
+    pub(super) fn new(
         model: &Model,
         sample: &[u32],
         ops: &Ops,
@@ -96,12 +95,12 @@ impl Calibration {
     }
 
     /// How the layers are to be packed for [`Self::layer`].
-    pub(crate) fn precision(&self) -> Precision {
+    pub(super) fn precision(&self) -> Precision {
         self.precision
     }
 
     /// Runs the next layer, which is `layer` and has the index `index`.
-    pub(crate) fn layer(
+    pub(super) fn layer(
         &mut self,
         model: &Model,
         index: usize,
@@ -117,7 +116,7 @@ impl Calibration {
             new(layer.down.inputs)?,
         ];
         let moments = sums.each_mut().map(|sums| Shared::new(sums));
-        let mut step = Step::new(
+        let step = Step::new(
             ops,
             model,
             &self.heads,
@@ -126,8 +125,8 @@ impl Calibration {
             &mut self.cache,
             &mut self.memory,
         )
-        .map_err(no_memory)?;
-        step.moments = Some(moments);
+        .map_err(no_memory)?
+        .measuring(moments);
         pool.run(|team: &Team<'_>| {
             if index == 0 {
                 step.embed(team);

@@ -2,6 +2,7 @@
 
 use std::{io, sync::atomic::AtomicUsize};
 
+use super::{activations::Activations, space::scratch_len};
 use crate::{
     buffer::{Buffer, Shared},
     format::{Format, RowKind},
@@ -9,7 +10,6 @@ use crate::{
     model::Model,
     plan::Plan,
     product::{Rows, multiply_of},
-    step::{Activations, scratch_len},
 };
 
 /// Memory of the activations, which grows with the largest step.
@@ -29,7 +29,7 @@ pub(crate) struct Memory {
     head_rows: RowBuffer,
     pub(crate) logits: Buffer<f32>,
     pub(crate) hidden: Buffer<f32>,
-    pub(crate) joined: Vec<AtomicUsize>,
+    pub(super) joined: Vec<AtomicUsize>,
 }
 
 struct RowBuffer {
@@ -91,7 +91,7 @@ impl Memory {
     }
 
     /// Makes room for the step `plan`.
-    pub(crate) fn activations(
+    pub(super) fn activations(
         &mut self,
         plan: &Plan,
         model: &Model,

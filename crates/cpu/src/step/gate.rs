@@ -1,0 +1,48 @@
+//! The phase of the gate.
+
+use super::state::Step;
+use crate::{
+    format::RowKind,
+    kernels::{GateArgs, LANES},
+    model::Layer,
+    pool::Team,
+    product::{Destination, Outputs, Rows},
+};
+
+impl Step<'_> {
+    /// `inner = act(gate(rows)) * up(rows)`.
+    pub(super) fn gated(&self, team: &Team<'_>, layer: &Layer, rows: &Rows) {
+        let (at, width) = (&self.at, self.model.config.intermediate_size);
+        let linear = &layer.gate_up;
+        let (half, gelu) = (at.inner_rows.kind == RowKind::Bf16, self.model.gelu());
+        let (out, out_bytes) = match at.inner_rows.kind {
+            RowKind::Q8 => (at.inner.at(0).cast::<u8>(), 4 * width),
+            _ => (at.inner_rows.data.at(0), at.inner_rows.stride),
+        };
+        let bytes = if half { 2 } else { 4 };
+        let destination = Destination {
+            at: out,
+            row_bytes: out_bytes,
+            panel_bytes: bytes * LANES / 2,
+        };
+        let sink = |tile: Outputs<'_>| {
+            let first = tile.column / 2;
+            let bias = linear.bias.get(tile.column..tile.column + tile.columns);
+            let offset = tile.row * out_bytes + first * bytes;
+            let args = GateArgs {
+                values: tile.values,
+                columns: tile.columns,
+                bias: bias.unwrap_or_default(),
+                gelu,
+                out: out.wrapping_add(offset),
+                out_bytes,
+                len: (tile.columns / 2).min(width - first),
+                half,
+            };
+            // SAFETY: see `Step`.
+            unsafe { (self.ops.gate)(&args) };
+        };
+        // SAFETY: see `Step`.
+        unsafe { self.product(team, linear, rows, 2, destination, sink) };
+    }
+}
