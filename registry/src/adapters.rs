@@ -5,10 +5,9 @@
 
 use std::{
     collections::BTreeMap,
-    fmt, fs,
+    fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
-    str::FromStr,
     sync::Arc,
     time::Duration,
 };
@@ -19,7 +18,7 @@ use axum::{
     extract::{FromRequestParts, Path as AxumPath, State as AxumState},
     http::{StatusCode, request::Parts},
 };
-use hyprstream_contract::adapters::{AdapterList, Changes, ChangesRequest, Stored};
+use hyprstream_contract::adapters::{AdapterList, Changes, ChangesRequest, ModelName, Stored};
 use parking_lot::{Mutex, RwLock};
 use tokio::{sync::watch, time::Instant};
 
@@ -27,7 +26,7 @@ use crate::{
     api::{Admin, parse},
     auth::Principal,
     layout::sync_folders,
-    names::{Namespace, Repository},
+    names::Repository,
     refusal::Refusal,
     state::{State, blocking},
 };
@@ -36,19 +35,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Models of one call for changes: far more than a node has pods.
 const MAX_KNOWN: usize = 4096;
 
-/// A Model by its namespace and name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Owner {
-    namespace: Namespace,
-    model: String,
-}
+/// The Model of a path.
+pub(crate) struct Owner(ModelName);
 
 /// The lists, in memory and on the disk.
 pub(crate) struct Lists {
     folder: PathBuf,
     /// Where files are made before they get their place.
     tmp: PathBuf,
-    kept: RwLock<BTreeMap<Owner, Kept>>,
+    kept: RwLock<BTreeMap<ModelName, Kept>>,
     /// Held while a file changes, so that memory and disk never tell of different lists.
     writing: Mutex<()>,
     /// How often any of them changed.
@@ -82,7 +77,7 @@ impl Lists {
                 let (Some(namespace), Some(model)) = (namespace.to_str(), name) else {
                     continue;
                 };
-                let Ok(owner) = format!("{namespace}/{model}").parse::<Owner>() else {
+                let Ok(owner) = format!("{namespace}/{model}").parse::<ModelName>() else {
                     continue;
                 };
                 let read = read(&file.path()).unwrap_or_else(|error| {
@@ -102,7 +97,7 @@ impl Lists {
     }
 
     /// Keeps a list in place of the one before. Returns its revision. Blocks.
-    fn put(&self, owner: &Owner, list: AdapterList) -> io::Result<String> {
+    fn put(&self, owner: &ModelName, list: AdapterList) -> io::Result<String> {
         let revision = list.revision();
         let _one = self.writing.lock();
         let before = self.kept.read().get(owner).cloned();
@@ -128,7 +123,7 @@ impl Lists {
     }
 
     /// Forgets a list; nothing to do if there is none. Blocks.
-    fn remove(&self, owner: &Owner) -> io::Result<()> {
+    fn remove(&self, owner: &ModelName) -> io::Result<()> {
         let _one = self.writing.lock();
         match fs::remove_file(self.path(owner)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -136,14 +131,14 @@ impl Lists {
         }
         let was_there = self.kept.write().remove(owner).is_some();
         // Goes only once it is empty.
-        let _ = fs::remove_dir(self.folder.join(owner.namespace.as_str()));
+        let _ = fs::remove_dir(self.folder.join(owner.namespace()));
         if was_there {
             self.changes.send_modify(|count| *count += 1);
         }
         Ok(())
     }
 
-    fn get(&self, owner: &Owner) -> Kept {
+    fn get(&self, owner: &ModelName) -> Kept {
         self.kept.read().get(owner).cloned().unwrap_or_else(|| {
             let list = AdapterList::default();
             Kept::List {
@@ -154,7 +149,7 @@ impl Lists {
     }
 
     /// The lists that differ from what is known.
-    fn differing(&self, known: &[(Owner, String)]) -> Changes {
+    fn differing(&self, known: &[(ModelName, String)]) -> Changes {
         let mut changes = Changes::default();
         for (owner, old) in known {
             if let Kept::List { revision, list } = self.get(owner)
@@ -168,7 +163,7 @@ impl Lists {
     }
 
     /// The same; waits up to `patience` for one.
-    async fn changed(&self, known: &[(Owner, String)], patience: Duration) -> Changes {
+    async fn changed(&self, known: &[(ModelName, String)], patience: Duration) -> Changes {
         let until = Instant::now() + patience;
         let mut changes = self.changes.subscribe();
         loop {
@@ -191,9 +186,9 @@ impl Lists {
         })
     }
 
-    fn path(&self, owner: &Owner) -> PathBuf {
-        let folder = self.folder.join(owner.namespace.as_str());
-        folder.join(format!("{}.json", owner.model))
+    fn path(&self, owner: &ModelName) -> PathBuf {
+        let folder = self.folder.join(owner.namespace());
+        folder.join(format!("{}.json", owner.model()))
     }
 }
 
@@ -206,35 +201,6 @@ fn read(path: &Path) -> io::Result<Kept> {
     })
 }
 
-impl fmt::Display for Owner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.model)
-    }
-}
-
-impl FromStr for Owner {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parts = text.split_once('/');
-        let (namespace, model) = parts.ok_or_else(|| format!("{text:?} is no NAMESPACE/MODEL"))?;
-        let named = (1..=63).contains(&model.len())
-            && model
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))
-            && model.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && model.ends_with(|c: char| c.is_ascii_alphanumeric());
-        if !named {
-            let model: String = model.chars().take(80).collect();
-            return Err(format!("{model:?} is no name of a Model"));
-        }
-        Ok(Self {
-            namespace: namespace.parse().map_err(|error| format!("{error}"))?,
-            model: model.to_owned(),
-        })
-    }
-}
-
 impl FromRequestParts<Arc<State>> for Owner {
     type Rejection = Refusal;
 
@@ -245,10 +211,15 @@ impl FromRequestParts<Arc<State>> for Owner {
         let names = AxumPath::<(String, String)>::from_request_parts(parts, state).await;
         let AxumPath((namespace, model)) =
             names.map_err(|_| Refusal::bad_request("the path cannot be read"))?;
-        format!("{namespace}/{model}")
-            .parse()
-            .map_err(Refusal::bad_request)
+        model_name(&format!("{namespace}/{model}")).map(Self)
     }
+}
+
+fn model_name(text: &str) -> Result<ModelName, Refusal> {
+    text.parse().map_err(|error| {
+        let text: String = text.chars().take(140).collect();
+        Refusal::bad_request(format!("{text:?} is no Model: {error}"))
+    })
 }
 
 /// Proof that the control plane or a node asks.
@@ -273,7 +244,7 @@ impl FromRequestParts<Arc<State>> for Reader {
 pub(crate) async fn put(
     AxumState(state): AxumState<Arc<State>>,
     _: Admin,
-    owner: Owner,
+    Owner(owner): Owner,
     body: Bytes,
 ) -> Result<Json<Stored>, Refusal> {
     let list: AdapterList = parse(&body)?;
@@ -289,7 +260,7 @@ pub(crate) async fn put(
 pub(crate) async fn remove(
     AxumState(state): AxumState<Arc<State>>,
     _: Admin,
-    owner: Owner,
+    Owner(owner): Owner,
 ) -> Result<StatusCode, Refusal> {
     blocking(move || state.adapters.remove(&owner))
         .await?
@@ -301,7 +272,7 @@ pub(crate) async fn remove(
 pub(crate) async fn get(
     AxumState(state): AxumState<Arc<State>>,
     _: Reader,
-    owner: Owner,
+    Owner(owner): Owner,
 ) -> Result<Json<AdapterList>, Refusal> {
     match state.adapters.get(&owner) {
         Kept::List { list, .. } => Ok(Json(AdapterList::clone(&list))),
@@ -324,10 +295,9 @@ pub(crate) async fn changes(
         return Err(Refusal::bad_request(message));
     }
     let known = request.known.into_iter();
-    let known: Vec<(Owner, String)> = known
-        .map(|(owner, revision)| Ok((owner.parse()?, revision)))
-        .collect::<Result<_, String>>()
-        .map_err(Refusal::bad_request)?;
+    let known: Vec<(ModelName, String)> = known
+        .map(|(owner, revision)| Ok((model_name(&owner)?, revision)))
+        .collect::<Result<_, Refusal>>()?;
     tokio::select! {
         changes = state.adapters.changed(&known, PATIENCE) => Ok(Json(changes)),
         () = state.shutdown.cancelled() => Ok(Json(Changes::default())),
