@@ -14,12 +14,17 @@
 //! # }
 //! ```
 //!
-//! The crate links no backend and computes nothing but the frequencies of rotary embeddings.
+//! [`adapter`] reads and writes what is trained upon them.
+//!
+//! The crate links no backend and computes nothing but the frequencies of rotary embeddings, and
+//! what an adapter would change in a weight.
 //!
 //! # Limitations
 //! Text decoders whose layers are all alike but for their attention. No mixture of experts, no
 //! quantised checkpoints, no rotary embedding that changes with the length of the sequence
 //! (`dynamic`, `longrope`). What is not honoured is refused by name.
+
+pub mod adapter;
 
 mod cache_size;
 mod checkpoint;

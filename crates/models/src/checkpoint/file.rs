@@ -1,16 +1,17 @@
-//! One mapped safetensors file. <https://github.com/huggingface/safetensors#format>
+//! One mapped safetensors file, or a copy of one in memory. <https://github.com/huggingface/safetensors#format>
 #![allow(unsafe_code)]
 
 use std::{
     fs,
     ops::Range,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use memmap2::{Advice, Mmap, UncheckedAdvice};
 use safetensors::{Dtype, SafeTensors, tensor::Metadata};
 
-use super::{invalid, open_error};
+use super::{StoredTensor, invalid, open_error};
 use crate::{LoadError, StoredType};
 
 /// Longest header in bytes. That of a model of 1,000 layers has about 1 MB.
@@ -28,6 +29,8 @@ pub struct MappedFile {
     metadata: Metadata,
     /// Where the tensors begin.
     data: usize,
+    /// The memory is that of the file, and no copy of it.
+    is_mapped: bool,
 }
 
 /// Where a tensor lies and what it is.
@@ -62,12 +65,23 @@ impl MappedFile {
                 "it is a Git LFS pointer: the weights themselves were not fetched".to_owned(),
             ));
         }
+        Self::parse(path, map, true)
+    }
+
+    /// As [`Self::open`], from a copy of the file in memory of its own. For files that others may
+    /// write to or truncate.
+    pub(crate) fn in_memory(path: &Path, copy: Mmap) -> Result<Self, LoadError> {
+        Self::parse(path, copy, false)
+    }
+
+    fn parse(path: &Path, map: Mmap, is_mapped: bool) -> Result<Self, LoadError> {
         let (data, metadata) = header(&map).map_err(|why| invalid(path, why))?;
         Ok(Self {
             path: path.to_owned(),
             map,
             metadata,
             data,
+            is_mapped,
         })
     }
 
@@ -96,6 +110,9 @@ impl MappedFile {
 
     /// Lets the kernel take back the memory of a range.
     pub(super) fn release(&self, range: &Range<usize>) {
+        if !self.is_mapped {
+            return;
+        }
         // SAFETY: the map is shared with the file and read-only, so that pages which are dropped
         // come back with the same bytes.
         let done = unsafe {
@@ -107,13 +124,29 @@ impl MappedFile {
     }
 
     /// Names of the tensors, ordered by their place in the file.
-    pub(super) fn tensor_names(&self) -> Vec<String> {
+    pub(crate) fn tensor_names(&self) -> Vec<String> {
         self.metadata.offset_keys()
     }
 
     /// Bytes of all its tensors.
     pub(super) fn tensor_bytes(&self) -> u64 {
         (self.map.len() - self.data) as u64
+    }
+
+    /// The tensor of this name. `None` if there is none.
+    pub(crate) fn tensor(self: &Arc<Self>, name: &str) -> Option<StoredTensor> {
+        let Entry {
+            dtype,
+            shape,
+            range,
+        } = self.entry(name)?;
+        Some(StoredTensor {
+            name: name.into(),
+            file: Arc::clone(self),
+            range,
+            dtype,
+            shape,
+        })
     }
 
     /// Where the tensor of this name lies. `None` if there is none.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 /// `text` with the numbers that JSON does not have, which Python's `json` writes all the same
 /// (`NaN`, `Infinity`, `-Infinity`), made texts: a file loads where they do not matter, and an option
 /// that must be a number is refused.
-pub(super) fn of_python(text: &str) -> Cow<'_, str> {
+pub(crate) fn of_python(text: &str) -> Cow<'_, str> {
     const WORDS: [&str; 3] = ["NaN", "-Infinity", "Infinity"];
     if !WORDS.iter().any(|word| text.contains(word)) {
         return Cow::Borrowed(text);

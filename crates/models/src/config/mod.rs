@@ -8,6 +8,7 @@ mod tests;
 
 use std::path::Path;
 
+pub(crate) use json::of_python;
 pub(crate) use options::Options;
 pub(crate) use rope::{RopeDefaults, rope};
 
