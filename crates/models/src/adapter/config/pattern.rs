@@ -134,35 +134,31 @@ impl Names {
 #[derive(Clone, Debug)]
 pub(super) struct LayersToTransform {
     layers: BTreeSet<usize>,
-    /// With the index of the layer as their first group.
+    /// With the index of the layer as their group `idx`.
     patterns: Vec<Regex>,
 }
 
 impl LayersToTransform {
     /// Of these indices, in lists of these names; none is any name.
     pub(super) fn new(layers: BTreeSet<usize>, names: &[String]) -> Result<Self, Why> {
-        let any = [r"[^.]*".to_owned()];
-        let names = if names.is_empty() { &any } else { names };
-        let patterns = names.iter().map(|name| {
-            if name.contains('(') {
-                return Err("groups in it are not supported".to_owned());
-            }
-            compile(name, &format!(r"\A.*?\.{name}\.(\d+)\."))
-        });
-        Ok(Self {
-            layers,
-            patterns: patterns.collect::<Result<_, _>>()?,
-        })
+        let patterns = if names.is_empty() {
+            let any = r"\A.*?\.[^.]*\.(?P<idx>\d+)\.";
+            vec![compile(any, any)?]
+        } else {
+            let one =
+                |name: &String| compile(name, &format!(r"\A(?:^|.*?\.){name}\.(?P<idx>\d+)\."));
+            names.iter().map(one).collect::<Result<_, _>>()?
+        };
+        Ok(Self { layers, patterns })
     }
 
     /// Whether the module of this name is in one of them.
     pub(super) fn contains(&self, name: &str) -> Result<bool, Why> {
         for pattern in &self.patterns {
-            let found = pattern
-                .captures(name)
-                .map_err(|error| error.to_string())?
-                .and_then(|groups| groups.get(1).map(|group| group.as_str().parse::<usize>()));
-            if let Some(index) = found {
+            let groups = pattern.captures(name).map_err(|error| error.to_string())?;
+            let index = groups.as_ref().and_then(|groups| groups.name("idx"));
+            if let Some(index) = index {
+                let index = index.as_str().parse::<usize>();
                 return Ok(index.is_ok_and(|index| self.layers.contains(&index)));
             }
         }
@@ -250,7 +246,14 @@ mod tests {
         assert!(layers(&[]).contains(NAME).unwrap());
         assert!(layers(&["layers"]).contains(NAME).unwrap());
         assert!(layers(&["h", "layers"]).contains(NAME).unwrap());
+        assert!(layers(&["(h|layers)"]).contains(NAME).unwrap());
         assert!(!layers(&["h"]).contains(NAME).unwrap());
+        assert!(
+            layers(&["layers"])
+                .contains("layers.0.mlp.up_proj")
+                .unwrap()
+        );
+        assert!(!layers(&[]).contains("layers.0.mlp.up_proj").unwrap());
         assert!(!layers(&[]).contains("model.layers.1.mlp.up_proj").unwrap());
         assert!(!layers(&[]).contains("lm_head").unwrap());
     }

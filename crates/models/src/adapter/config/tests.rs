@@ -196,8 +196,8 @@ fn configurations_that_make_no_sense_are_refused() {
             &["target_modules to be a list"],
         ),
         (
-            json!({"layers_to_transform": [1], "layers_pattern": "(a)"}),
-            &["layers_pattern", "groups"],
+            json!({"layers_to_transform": [1], "layers_pattern": "(a"}),
+            &["layers_pattern", "parenthesis"],
         ),
     ] {
         refused(&peft(&options), "InvalidConfig", words);
