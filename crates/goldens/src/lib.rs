@@ -18,6 +18,7 @@
     reason = "this crate is for tests only"
 )]
 
+mod adapters;
 mod perplexity;
 mod real;
 mod run;
@@ -26,11 +27,12 @@ mod tiny;
 
 use std::path::{Path, PathBuf};
 
+pub use adapters::{ADAPTED, ADAPTER_TOLERANCE, Adapters, Written};
 pub use perplexity::Perplexity;
 pub use real::{Case, Real, RealModel};
 pub use run::{Way, greedy, hidden, logits};
 pub use text::Corpus;
-pub use tiny::{TINY, Tiny};
+pub use tiny::{TINY, Tiny, worst};
 
 /// Largest difference of a logit in f32.
 pub const TOLERANCE: f32 = 1e-3;

@@ -51,6 +51,11 @@ impl Tiny {
         }
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Its folder.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -94,9 +99,9 @@ impl Tiny {
     }
 }
 
-/// The largest difference of a value.
+/// The largest difference of a value of two rows of rows; not a number where one is none.
 #[track_caller]
-fn worst(ours: &[Vec<f32>], theirs: &[Vec<f32>]) -> f32 {
+pub fn worst(ours: &[Vec<f32>], theirs: &[Vec<f32>]) -> f32 {
     assert_eq!(ours.len(), theirs.len());
     let mut worst = 0.0_f32;
     for (ours, theirs) in ours.iter().zip(theirs) {
