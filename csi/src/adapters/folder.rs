@@ -218,3 +218,61 @@ fn needs_copy(error: &io::Error) -> bool {
         .iter()
         .any(|code| error.raw_os_error() == Some(code.raw_os_error()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_linked_or_copied_in_place_of_what_is_there() {
+        let here = tempfile::tempdir().unwrap();
+        let at = |name: &str| here.path().join(name);
+        fs::write(at("from"), "new").unwrap();
+        fs::write(at("to"), "old").unwrap();
+        // Left by a kill.
+        fs::write(at("file.new"), "half").unwrap();
+        let open = File::open(at("to")).unwrap();
+        for _ in 0..2 {
+            place(&at("from"), &at("to"), &at("file.new")).unwrap();
+            assert_eq!(inode(&at("from")), inode(&at("to")));
+            assert!(!at("file.new").exists());
+        }
+        assert_eq!(
+            open.metadata().unwrap().nlink(),
+            0,
+            "who has the old one open keeps it"
+        );
+
+        let Ok(there) = tempfile::tempdir_in("/dev/shm") else {
+            return;
+        };
+        let other = there.path().join("from");
+        fs::write(&other, "copy").unwrap();
+        place(&other, &at("to"), &at("file.new")).unwrap();
+        assert_eq!(fs::read_to_string(at("to")).unwrap(), "copy");
+        assert_eq!(fs::read_to_string(at("from")).unwrap(), "new");
+        assert!(!at("file.new").exists());
+    }
+
+    #[test]
+    fn a_link_that_leads_out_of_the_checkout_is_no_file_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir_all(at("checkout/sub")).unwrap();
+        fs::write(at("secret"), "x").unwrap();
+        fs::write(at("checkout/sub/real"), "x").unwrap();
+        std::os::unix::fs::symlink("../secret", at("checkout/out")).unwrap();
+        std::os::unix::fs::symlink("sub/real", at("checkout/in")).unwrap();
+        let checkout = Checkout {
+            path: at("checkout"),
+            files: vec![],
+        };
+        for absent in ["out", "sub", "absent", "../secret"] {
+            assert_eq!(find(&checkout, absent), None, "{absent}");
+        }
+        for there in ["in", "sub/real"] {
+            let found = find(&checkout, there).unwrap();
+            assert!(found.ends_with("checkout/sub/real"), "{found:?}");
+        }
+    }
+}

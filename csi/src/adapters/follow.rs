@@ -122,3 +122,38 @@ fn take(followed: &BTreeMap<ModelName, Arc<Followed>>, mut said: Said) -> bool {
     }
     something
 }
+
+#[cfg(test)]
+mod tests {
+    use hyprstream_contract::adapters::AdapterList;
+    use tokio::sync::watch;
+
+    use super::*;
+
+    #[test]
+    fn a_model_of_which_nothing_is_said_is_one_whose_list_cannot_be_read() {
+        let model: ModelName = "a/m".parse().unwrap();
+        let followed = Arc::new(Followed {
+            model: model.clone(),
+            progress: watch::Sender::default(),
+        });
+        let all = BTreeMap::from([(model.clone(), Arc::clone(&followed))]);
+        assert!(!take(&all, Said::new()));
+        let why = followed.progress.borrow().why();
+        assert!(why.contains("cannot read its list"), "{why}");
+        // Somebody else's list is none of ours.
+        assert!(!take(
+            &all,
+            Said::from([("a/n".into(), Ok(AdapterList::default()))])
+        ));
+        assert!(take(
+            &all,
+            Said::from([("a/m".into(), Ok(AdapterList::default()))])
+        ));
+        assert_eq!(followed.known(), AdapterList::default().revision());
+        assert!(!take(&all, Said::new()));
+        assert!(followed.progress.borrow().unsaid.is_none());
+        assert!(!take(&all, Said::from([("a/m".into(), Err("bad".into()))])));
+        assert_eq!(followed.known(), AdapterList::default().revision());
+    }
+}

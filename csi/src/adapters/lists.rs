@@ -91,14 +91,18 @@ impl Lists for RegistryLists {
                 Err(_) => format!("{} answered with {status}", self.url),
             });
         }
-        let answer: Answer =
-            serde_json::from_slice(&body).map_err(|e| format!("its answer cannot be read: {e}"))?;
-        Ok(answer
-            .lists
-            .into_iter()
-            .map(|(model, list)| (model, read(list)))
-            .collect())
+        said(&body)
     }
+}
+
+fn said(body: &[u8]) -> Result<Said, String> {
+    let answer: Answer =
+        serde_json::from_slice(body).map_err(|e| format!("its answer cannot be read: {e}"))?;
+    Ok(answer
+        .lists
+        .into_iter()
+        .map(|(model, list)| (model, read(list)))
+        .collect())
 }
 
 fn read(list: serde_json::Value) -> Result<AdapterList, String> {
@@ -107,4 +111,33 @@ fn read(list: serde_json::Value) -> Result<AdapterList, String> {
     list.check()
         .map_err(|e| format!("the registry's list cannot be used: {e}"))?;
     Ok(list)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_list_that_cannot_be_read_hides_no_other() {
+        let entry = json!({
+            "name": "sql", "scale": 1.0, "repository": "git/a/m",
+            "commit": "0123456789abcdef0123456789abcdef01234567",
+            "weights": "w", "config": "c", "source": "s",
+        });
+        let (mut newer, mut escaping) = (entry.clone(), entry.clone());
+        newer["rank"] = json!(8);
+        escaping["weights"] = json!("../w");
+        let body = json!({"lists": {
+            "a/good": {"adapters": [entry]},
+            "a/newer": {"adapters": [newer]},
+            "a/escaping": {"adapters": [escaping]},
+        }});
+        let said = said(body.to_string().as_bytes()).unwrap();
+        assert_eq!(said["a/good"].as_ref().unwrap().adapters.len(), 1);
+        assert!(said["a/newer"].as_ref().unwrap_err().contains("rank"));
+        assert!(said["a/escaping"].as_ref().unwrap_err().contains("../w"));
+        assert!(super::said(b"<html>").is_err());
+    }
 }
