@@ -52,6 +52,7 @@ fn main() {
             position,
             blocks: (first_block..).take(total.div_ceil(16)).collect(),
             logits: LogitsWanted::Last,
+            ..SequenceStep::default()
         };
     let mut time =
         |what: &str, steps: usize, tokens: usize, mut batch: Box<dyn FnMut(usize) -> StepBatch>| {

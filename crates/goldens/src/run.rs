@@ -55,6 +55,7 @@ pub fn logits(backend: &mut dyn Backend, tokens: &[u32], way: Way) -> Vec<Vec<f3
             position: index * size,
             blocks: blocks.clone(),
             logits: LogitsWanted::All,
+            ..SequenceStep::default()
         };
         let (sequences, others) = if way == Way::Mixed {
             let decoding = SequenceStep {
@@ -62,18 +63,21 @@ pub fn logits(backend: &mut dyn Backend, tokens: &[u32], way: Way) -> Vec<Vec<f3
                 position: index % block_size,
                 blocks: vec![spare],
                 logits: LogitsWanted::Last,
+                ..SequenceStep::default()
             };
             let prefilling = SequenceStep {
                 tokens: vec![7; block_size + 5],
                 position: 0,
                 blocks: vec![spare + 3, spare + 1],
                 logits: LogitsWanted::None,
+                ..SequenceStep::default()
             };
             let embedded = SequenceStep {
                 tokens: vec![9; 3],
                 position: 0,
                 blocks: vec![spare + 2],
                 logits: LogitsWanted::Hidden,
+                ..SequenceStep::default()
             };
             (vec![decoding, embedded, ours, prefilling], 1)
         } else {
@@ -99,6 +103,7 @@ pub fn hidden(backend: &mut dyn Backend, tokens: &[u32], size: usize) -> Vec<Vec
             position: index * size,
             blocks: blocks.clone(),
             logits: LogitsWanted::Hidden,
+            ..SequenceStep::default()
         };
         let out = backend
             .step(&StepBatch {
@@ -122,6 +127,7 @@ pub fn greedy(backend: &mut dyn Backend, prompt: &[u32], count: usize) -> Vec<u3
             position,
             blocks: blocks.clone(),
             logits: LogitsWanted::Last,
+            ..SequenceStep::default()
         };
         position = tokens.len();
         let mut out = backend

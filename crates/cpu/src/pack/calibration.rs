@@ -74,6 +74,7 @@ impl Calibration {
                 position: 0,
                 blocks: (0..num_blocks as u32).collect(),
                 logits: LogitsWanted::None,
+                ..SequenceStep::default()
             }],
         };
         let plan = Plan::new(&batch, &spec, config, pool.threads())
