@@ -1,16 +1,21 @@
-//! Times the backend alone: `speed DIR [none|int8|int4] [threads] [kernels]`.
+//! Times the backend alone:
+//! `speed DIR [none|int8|int4] [threads] [kernels] [part of a name] [adapters] [rank]`. With adapters
+//! on all linear layers, the sequences of a step have them by turns.
 #![allow(clippy::unwrap_used)]
 
 use std::{path::PathBuf, time::Instant};
 
-use hyprstream_cpu::{LoadOptions, Quantization, SAMPLE_TEXT, load};
-use hyprstream_engine::{Backend, LogitsWanted, SequenceStep, StepBatch, Tokenizer};
+use hyprstream_cpu::{
+    AdapterLayer, AdapterWeights, LoadOptions, LowRank, Quantization, SAMPLE_TEXT, load,
+};
+use hyprstream_engine::{AdapterId, Backend, LogitsWanted, SequenceStep, StepBatch, Tokenizer};
+use hyprstream_models::DecoderConfig;
 
 fn main() {
     let mut args = std::env::args().skip(1);
     let dir = PathBuf::from(
         args.next()
-            .expect("usage: speed DIR [QUANTIZATION] [THREADS] [KERNELS]"),
+            .expect("usage: speed DIR [QUANTIZATION] [THREADS] [KERNELS] [ONLY] [ADAPTERS] [RANK]"),
     );
     let quantization = args
         .next()
@@ -31,6 +36,8 @@ fn main() {
         ..LoadOptions::default()
     };
     let only = args.next().unwrap_or_default();
+    let adapters: u64 = args.next().map_or(0, |count| count.parse().unwrap());
+    let rank = args.next().map_or(16, |rank| rank.parse().unwrap());
     let begin = Instant::now();
     let mut backend = load(&dir, &options).unwrap();
     let spec = backend.spec().clone();
@@ -40,6 +47,23 @@ fn main() {
         spec.kernels,
         begin.elapsed().as_secs_f64()
     );
+    let (config, _) = DecoderConfig::read(&dir).unwrap();
+    let adapters: Vec<_> = (0..adapters).map(AdapterId::new).collect();
+    for &id in &adapters {
+        let weights = adapter(&config, rank);
+        let begin = Instant::now();
+        let packed = backend.adapter_packer().pack(&weights).unwrap();
+        let bytes = packed.bytes();
+        backend.attach(id, packed).unwrap();
+        let seconds = begin.elapsed().as_secs_f64();
+        println!("{id:?}: {bytes} bytes, packed and attached in {seconds:.3} s");
+    }
+    let mut next = 0;
+    let mut stack = move || {
+        next += 1;
+        let id = adapters.get(next % adapters.len().max(1));
+        id.map(|id| (*id, 0.5)).into_iter().collect()
+    };
 
     let mut seed = 1_u32;
     let mut token = move || {
@@ -52,6 +76,7 @@ fn main() {
             position,
             blocks: (first_block..).take(total.div_ceil(16)).collect(),
             logits: LogitsWanted::Last,
+            adapters: stack(),
         };
     let mut time =
         |what: &str, steps: usize, tokens: usize, mut batch: Box<dyn FnMut(usize) -> StepBatch>| {
@@ -114,5 +139,38 @@ fn main() {
                 }],
             }),
         );
+    }
+}
+
+/// An adapter of all linear layers.
+fn adapter(config: &DecoderConfig, rank: usize) -> AdapterWeights {
+    let mut random = fastrand::Rng::with_seed(1);
+    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+    let queries = config.num_heads * config.head_dim;
+    let keys = config.num_kv_heads * config.head_dim;
+    let mut change = |inputs: usize, outputs: usize| {
+        let mut numbers = |count: usize| -> Vec<f32> {
+            let each = (0..count).map(|_| (random.f32() - 0.5) * 0.02);
+            each.collect()
+        };
+        Some(LowRank {
+            rank,
+            a: numbers(rank * inputs),
+            b: numbers(outputs * rank),
+            scale: 2.0,
+        })
+    };
+    let layers = (0..config.num_layers()).map(|_| AdapterLayer {
+        query: change(hidden, queries),
+        key: change(hidden, keys),
+        value: change(hidden, keys),
+        output: change(queries, hidden),
+        gate: change(hidden, inner),
+        up: change(hidden, inner),
+        down: change(inner, hidden),
+    });
+    AdapterWeights {
+        layers: layers.collect(),
+        ..AdapterWeights::default()
     }
 }

@@ -1,17 +1,23 @@
 //! The engine's backend on the CPU.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
-use hyprstream_engine::{Backend, BackendError, ModelSpec, StepBatch, StepLogits};
+use hyprstream_engine::{
+    AdapterId, Backend, BackendError, ModelSpec, PackedAdapter, StepBatch, StepLogits,
+};
 use hyprstream_models::LoadError;
 
 use crate::{
+    adapter::{AdapterPacker, Packed, Shape},
     cache::Cache,
-    kernels::Ops,
+    kernels::{Kernels, Ops},
     model::Model,
     plan::{Heads, Plan},
     pool::{Pool, Team},
-    step::{Memory, Step},
+    step::{Memory, Step, Work},
 };
 
 /// A loaded model with its cache; see [`crate::load`].
@@ -23,6 +29,9 @@ pub struct CpuBackend {
     ops: Ops,
     pool: Pool,
     memory: Memory,
+    /// What adapters must be packed for.
+    shape: Shape,
+    adapters: BTreeMap<AdapterId, Packed>,
 }
 
 impl CpuBackend {
@@ -30,9 +39,10 @@ impl CpuBackend {
         model: Model,
         cache: Cache,
         spec: ModelSpec,
-        ops: Ops,
+        kernels: Kernels,
         pool: Pool,
     ) -> Result<Self, LoadError> {
+        let ops = Ops::of(kernels);
         let (threads, width) = (pool.threads(), cache.shape.head_dim);
         let memory = Memory::new(&model, model.precision.layers, &ops, threads, width);
         let memory = memory.map_err(|error| {
@@ -40,13 +50,20 @@ impl CpuBackend {
         })?;
         Ok(Self {
             heads: Heads::of(&model.config),
+            shape: Shape::of(&model, kernels),
             model,
             cache,
             spec,
             ops,
             pool,
             memory,
+            adapters: BTreeMap::new(),
         })
+    }
+
+    /// What packs adapters for this model, on any thread.
+    pub fn adapter_packer(&self) -> AdapterPacker {
+        AdapterPacker::new(self.shape.clone(), self.ops)
     }
 }
 
@@ -58,12 +75,20 @@ impl Backend for CpuBackend {
     fn step(&mut self, batch: &StepBatch) -> Result<StepLogits<'_>, BackendError> {
         let (config, threads) = (&self.model.config, self.pool.threads());
         let plan = Plan::new(batch, &self.spec, config, threads)?;
+        let adapters = plan.adapters.iter().map(|id| {
+            let adapter = self.adapters.get(id);
+            adapter.ok_or_else(|| BackendError::Step("an adapter is not attached".into()))
+        });
+        let adapters: Vec<_> = adapters.collect::<Result<_, _>>()?;
         let step = Step::new(
             &self.ops,
             &self.model,
             &self.heads,
-            batch,
-            &plan,
+            Work {
+                batch,
+                plan: &plan,
+                adapters: &adapters,
+            },
             &mut self.cache,
             &mut self.memory,
         )
@@ -83,5 +108,19 @@ impl Backend for CpuBackend {
             &mut self.memory.hidden[..hidden],
             config.hidden_size,
         )
+    }
+
+    fn attach(&mut self, id: AdapterId, adapter: PackedAdapter) -> Result<(), BackendError> {
+        let packed: Packed = adapter.take()?;
+        if packed.shape != self.shape {
+            let why = "the adapter was packed for another model";
+            return Err(BackendError::Step(why.into()));
+        }
+        self.adapters.insert(id, packed);
+        Ok(())
+    }
+
+    fn detach(&mut self, id: AdapterId) {
+        self.adapters.remove(&id);
     }
 }

@@ -251,6 +251,15 @@ impl<T: Plain> Shared<T> {
         unsafe { slice::from_raw_parts_mut(self.start.add(from), len) }
     }
 
+    /// The values from `from` on.
+    pub(crate) fn after(self, from: usize) -> Self {
+        debug_assert!(from <= self.len);
+        Self {
+            start: self.start.wrapping_add(from),
+            len: self.len - from,
+        }
+    }
+
     /// Address of the value at `at`.
     pub(crate) fn at(self, at: usize) -> *mut T {
         debug_assert!(at <= self.len);

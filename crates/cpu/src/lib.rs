@@ -13,9 +13,13 @@
 //! Results do not depend on what else is in the batch, nor on how a prompt was cut into pieces:
 //! not up to rounding, but bit for bit.
 //!
+//! An adapter is packed beside the engine's thread ([`AdapterPacker`]); a step takes any number of
+//! them, stacked and scaled for each sequence.
+//!
 //! # Limitations
 //! No training; f16 weights are computed in bf16, or in f32 when asked for.
 
+mod adapter;
 mod backend;
 mod buffer;
 mod cache;
@@ -30,6 +34,7 @@ mod product;
 mod step;
 mod weights;
 
+pub use adapter::{AdapterError, AdapterLayer, AdapterPacker, AdapterWeights, LowRank, Magnitude};
 pub use backend::CpuBackend;
 pub use kernels::{InvalidKernels, Kernels};
 pub use load::{InvalidQuantization, LoadOptions, Quantization, load};

@@ -175,7 +175,7 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<CpuBackend, LoadError> 
         seconds = begin.elapsed().as_secs_f64(),
         "model loaded"
     );
-    CpuBackend::new(model, cache, spec, ops, pool)
+    CpuBackend::new(model, cache, spec, kernels, pool)
 }
 
 fn choose_kernels(asked: Option<Kernels>) -> Result<Kernels, LoadError> {

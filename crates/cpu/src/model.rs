@@ -72,7 +72,7 @@ pub(crate) struct Model {
 }
 
 /// The inputs of the matrices of a layer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     /// Of query, key and value.
     Hidden,

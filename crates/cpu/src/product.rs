@@ -64,6 +64,14 @@ impl Rows {
 }
 
 impl Rows {
+    /// The same rows without their first values, `bytes` of them.
+    pub(crate) fn after(&self, bytes: usize) -> Self {
+        Self {
+            data: self.data.after(bytes),
+            ..*self
+        }
+    }
+
     /// Value `at` of row `row`. Not for [`RowKind::Q8`].
     ///
     /// # Safety
@@ -133,7 +141,7 @@ impl Destination {
 
 /// Bytes that a stream from memory is asked for ahead: the processor's own look-ahead ends at the
 /// page. With several rows there is more time meanwhile, and more is on its way.
-const AHEAD_ONE: usize = 2048;
+pub(crate) const AHEAD_ONE: usize = 2048;
 const AHEAD: usize = 4096;
 
 /// What is multiplied.
@@ -227,12 +235,18 @@ pub(crate) unsafe fn product(
     });
 }
 
+/// The outputs of a tile.
 #[repr(align(64))]
-struct Aligned([f32; MAX_TILE]);
+pub(crate) struct Aligned(pub(crate) [f32; MAX_TILE]);
 
 /// Rows `from..end` times `n` panels into `buffer`, `[rows, n * 16]`, in as many tiles as the
 /// kernel needs.
-unsafe fn tiles(
+///
+/// # Safety
+/// The rows have been written, for as many inputs as the weights have; there are no more of them
+/// than the kernel's largest tile has, and no more of all outputs than the buffer. The processor
+/// has the instructions of `multiply`.
+pub(crate) unsafe fn tiles(
     multiply: &Multiply,
     weights: &Weights,
     rows: &Rows,

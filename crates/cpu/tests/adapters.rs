@@ -1,11 +1,17 @@
-//! Adapters against PEFT: what the reader makes of PEFT's files, merged into the weights, gives
-//! PEFT's logits.
+//! Adapters against PEFT: what the reader makes of PEFT's files gives PEFT's logits, merged into the
+//! weights and attached beside them.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
-use hyprstream_cpu::{CpuBackend, LoadOptions, load};
-use hyprstream_goldens::{ADAPTED, ADAPTER_TOLERANCE, Adapters, Way, Written, logits, worst};
+use hyprstream_cpu::{AdapterWeights, CpuBackend, LoadOptions, load};
+use hyprstream_engine::{AdapterId, Backend as _};
+use hyprstream_goldens::{
+    ADAPTED, ADAPTER_TOLERANCE, Adapters, Way, Written, logits, logits_with, worst,
+};
 use hyprstream_models::{DType, adapter::Adapter};
 use sha2::{Digest as _, Sha256};
 
@@ -60,6 +66,77 @@ fn stacks_give_the_sum_that_the_layers_of_peft_compute() {
             let name_of_all = format!("{model}/{name}");
             check(&adapters, &name_of_all, &stack, &adapters.logits(name));
         }
+    }
+}
+
+/// A model with all of its adapters attached that have no magnitude, by name.
+struct Attached {
+    backend: CpuBackend,
+    ids: BTreeMap<String, AdapterId>,
+}
+
+impl Attached {
+    fn new(adapters: &Adapters) -> Self {
+        let dir = adapters.merged(&[]);
+        let mut backend = backend(dir.path());
+        let packer = backend.adapter_packer();
+        let mut ids = BTreeMap::new();
+        for (number, case) in adapters.cases().enumerate() {
+            let adapter = adapters.adapter(case);
+            let weights = AdapterWeights::of(&adapter, adapters.config().num_layers());
+            if adapter.parts().any(|(_, part)| part.magnitude.is_some()) {
+                let refused = weights.unwrap_err().to_string();
+                assert!(refused.contains("use_dora"), "{refused}");
+                continue;
+            }
+            let id = AdapterId::new(number as u64);
+            backend
+                .attach(id, packer.pack(&weights.unwrap()).unwrap())
+                .unwrap();
+            ids.insert(case.to_owned(), id);
+        }
+        Self { backend, ids }
+    }
+
+    /// Whether all of a stack is attached, and gives these logits in every way.
+    #[track_caller]
+    fn check(&mut self, model: &Adapters, name: &str, stack: &[(&str, f32)]) -> bool {
+        let ids = stack.iter();
+        let ids = ids.map(|(case, scale)| Some((*self.ids.get(*case)?, *scale)));
+        let Some(ids) = ids.collect::<Option<Vec<_>>>() else {
+            return false;
+        };
+        for way in Way::ALL {
+            let ours = logits_with(&mut self.backend, model.tokens(), way, &ids);
+            let worst = worst(&ours, &model.logits(name));
+            assert!(
+                worst < ADAPTER_TOLERANCE,
+                "{name} {way:?}: a logit is off by {worst}"
+            );
+        }
+        true
+    }
+}
+
+#[test]
+fn attached_adapters_and_stacks_give_the_logits_of_peft() {
+    for model in ADAPTED {
+        let adapters = Adapters::read(model);
+        let mut attached = Attached::new(&adapters);
+        let mut seen = 0;
+        for case in adapters.cases() {
+            seen += usize::from(attached.check(&adapters, case, &[(case, 1.0)]));
+        }
+        for (name, stack) in adapters.stacks() {
+            let stack: Vec<_> = stack
+                .iter()
+                .map(|(case, scale)| (case.as_str(), *scale))
+                .collect();
+            seen += usize::from(attached.check(&adapters, name, &stack));
+        }
+        // All that are attached, and the stacks but for the one with DoRA.
+        assert_eq!(seen, attached.ids.len() + 2, "{model}");
+        assert!(attached.ids.len() > 10, "{model}");
     }
 }
 

@@ -4,10 +4,61 @@
 //! the backend only computes and stores keys and values where it is told. It knows nothing of
 //! requests, sampling, text or time.
 
-use std::fmt;
+use std::{any::Any, fmt};
 
 /// Index of a cache block, from 0 to [`ModelSpec::num_blocks`] - 1.
 pub type BlockId = u32;
+
+/// Names an attached adapter. A name is never given twice while the process lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AdapterId(u64);
+
+impl AdapterId {
+    /// The name of this number.
+    pub fn new(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+/// A low-rank adapter as one backend wants it, made off the engine's thread.
+pub struct PackedAdapter {
+    content: Box<dyn Any + Send>,
+    bytes: u64,
+}
+
+impl PackedAdapter {
+    /// `content`, which takes `bytes` bytes of memory.
+    pub fn new(content: impl Any + Send, bytes: u64) -> Self {
+        Self {
+            content: Box::new(content),
+            bytes,
+        }
+    }
+
+    /// Bytes that it takes in memory.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The content.
+    ///
+    /// # Errors
+    /// [`BackendError::Step`]: it was packed for another kind of backend.
+    pub fn take<T: Any>(self) -> Result<T, BackendError> {
+        let content = self.content.downcast();
+        content.map(|content| *content).map_err(|_| {
+            BackendError::Step("the adapter was packed for another kind of backend".to_owned())
+        })
+    }
+}
+
+impl fmt::Debug for PackedAdapter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PackedAdapter")
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
 
 /// What runs a model. Owned by the engine's thread; never called from two threads at once.
 pub trait Backend: Send {
@@ -30,6 +81,23 @@ pub trait Backend: Send {
     /// After [`BackendError::Step`] the backend is sound and other requests go on; what the step
     /// wrote counts as lost. After [`BackendError::Fatal`] it is not called again.
     fn step(&mut self, batch: &StepBatch) -> Result<StepLogits<'_>, BackendError>;
+
+    /// Takes an adapter, which later steps may name. It must be quick: what takes time is done
+    /// when it is packed.
+    ///
+    /// # Errors
+    /// [`BackendError::Step`] when it is not taken; nothing has changed then.
+    fn attach(&mut self, id: AdapterId, adapter: PackedAdapter) -> Result<(), BackendError> {
+        let _ = (id, adapter);
+        Err(BackendError::Step(
+            "this backend computes no adapters".to_owned(),
+        ))
+    }
+
+    /// Gives up an adapter, which no later step names.
+    fn detach(&mut self, id: AdapterId) {
+        let _ = id;
+    }
 }
 
 /// Facts about a loaded model.
@@ -90,10 +158,7 @@ impl StepBatch {
 }
 
 /// What one sequence contributes to a step.
-///
-/// The sequence is also what adapters will be attached to, as a list of (adapter, scale) that
-/// holds for all of its tokens: build it with `..Default::default()`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct SequenceStep {
     /// New tokens at positions `position..position + tokens.len()`; never empty, and each less
     /// than [`ModelSpec::vocab_size`].
@@ -104,6 +169,10 @@ pub struct SequenceStep {
     pub blocks: Vec<BlockId>,
     /// Which rows of logits are wanted.
     pub logits: LogitsWanted,
+    /// Attached adapters, and by what each is multiplied: `y = x W + scale * (x A) B`, summed in
+    /// this order. They are the same in all steps of a sequence, and of those whose blocks it
+    /// shares.
+    pub adapters: Vec<(AdapterId, f32)>,
 }
 
 impl SequenceStep {

@@ -6,6 +6,7 @@
 //! very same tokens. Whoever mixes up blocks, positions, prefixes or rows gets other tokens.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -16,7 +17,8 @@ use std::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Backend, BackendError, LogitsWanted, ModelSpec, StepBatch, StepLogits, text::Tokenizer,
+    AdapterId, Backend, BackendError, LogitsWanted, ModelSpec, PackedAdapter, StepBatch,
+    StepLogits, text::Tokenizer,
 };
 
 /// Size of the vocabulary of [`tokenizer`]: special tokens, bytes and a few words.
@@ -35,6 +37,7 @@ pub struct FakeBackend {
     logits: Vec<f32>,
     hidden: Vec<f32>,
     options: FakeOptions,
+    adapters: BTreeMap<AdapterId, u64>,
 }
 
 /// How a [`FakeBackend`] behaves.
@@ -56,6 +59,8 @@ pub struct FakeOptions {
     pub constant: bool,
     /// Counts steps.
     pub steps: Arc<AtomicUsize>,
+    /// Counts the adapters that are attached.
+    pub attached: Arc<AtomicUsize>,
 }
 
 impl FakeBackend {
@@ -81,6 +86,7 @@ impl FakeBackend {
             logits: Vec::new(),
             hidden: Vec::new(),
             options,
+            adapters: BTreeMap::new(),
         }
     }
 
@@ -142,10 +148,17 @@ impl Backend for FakeBackend {
                 let block = sequence.blocks.get(position / 16)?;
                 Some(*block as usize * 16 + position % 16)
             };
+            let mut start = START;
+            for (id, scale) in &sequence.adapters {
+                let seed = self.adapters.get(id).ok_or_else(|| {
+                    BackendError::Step("an adapter that is not attached".to_owned())
+                })?;
+                start = adapt(start, *seed, *scale);
+            }
             let lost = || BackendError::Fatal("a position was not stored".to_owned());
             for (position, &token) in (sequence.position..).zip(&sequence.tokens) {
                 let before = match position.checked_sub(1) {
-                    None => START,
+                    None => start,
                     Some(before) => slot(before)
                         .and_then(|slot| self.cache[slot])
                         .ok_or_else(lost)?,
@@ -179,6 +192,50 @@ impl Backend for FakeBackend {
         }
         StepLogits::with_hidden(&mut self.logits, VOCAB_SIZE, &mut self.hidden, HIDDEN_SIZE)
     }
+
+    fn attach(&mut self, id: AdapterId, adapter: PackedAdapter) -> Result<(), BackendError> {
+        let FakeAdapter(seed) = adapter.take()?;
+        match seed {
+            REFUSED => return Err(BackendError::Step("the adapter is refused".to_owned())),
+            FATAL => return Err(BackendError::Fatal("the device is gone".to_owned())),
+            _ => {}
+        }
+        assert!(seed != PANICKING, "a panic in the backend");
+        self.adapters.insert(id, seed);
+        let attached = &self.options.attached;
+        attached.store(self.adapters.len(), Ordering::Release);
+        Ok(())
+    }
+
+    fn detach(&mut self, id: AdapterId) {
+        self.adapters.remove(&id);
+        let attached = &self.options.attached;
+        attached.store(self.adapters.len(), Ordering::Release);
+    }
+}
+
+/// An adapter of a [`FakeBackend`]: what it does depends on this number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FakeAdapter(pub u64);
+
+/// The adapter that is refused.
+pub const REFUSED: u64 = u64::MAX;
+/// The adapter that panics when it is attached.
+pub const PANICKING: u64 = u64::MAX - 1;
+/// The adapter that breaks the backend for good.
+pub const FATAL: u64 = u64::MAX - 2;
+
+impl FakeAdapter {
+    /// For [`Backend::attach`].
+    pub fn packed(self) -> PackedAdapter {
+        PackedAdapter::new(self, 8)
+    }
+}
+
+/// What comes before the first entry with one adapter more.
+fn adapt(start: u64, seed: u64, scale: f32) -> u64 {
+    let bits = seed ^ u64::from(scale.to_bits()).rotate_left(32);
+    (start ^ bits).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// What comes before the first entry.
@@ -190,8 +247,11 @@ fn mix(before: u64, token: u32) -> u64 {
 }
 
 /// What is stored for `tokens`.
-fn entries(tokens: &[u32]) -> Vec<u64> {
-    let mut before = START;
+fn entries(tokens: &[u32], adapters: &[(FakeAdapter, f32)]) -> Vec<u64> {
+    let stack = adapters.iter();
+    let mut before = stack.fold(START, |start, (adapter, scale)| {
+        adapt(start, adapter.0, *scale)
+    });
     let entry = |token: &u32| {
         before = mix(before, *token);
         before
@@ -207,12 +267,12 @@ fn digest(stored: &[u64]) -> u64 {
 
 /// The logits that follow `tokens`.
 pub fn logits(tokens: &[u32], may_end: bool) -> Vec<f32> {
-    logits_of(&entries(tokens), may_end)
+    logits_of(&entries(tokens, &[]), may_end)
 }
 
 /// The hidden state of the last of `tokens`.
 pub fn hidden(tokens: &[u32]) -> [f32; HIDDEN_SIZE] {
-    state_of(&entries(tokens))
+    state_of(&entries(tokens, &[]))
 }
 
 fn state_of(stored: &[u64]) -> [f32; HIDDEN_SIZE] {
@@ -241,9 +301,14 @@ fn logits_of(stored: &[u64], may_end: bool) -> Vec<f32> {
 
 /// The answer that greedy decoding gives to `prompt`.
 pub fn greedy(prompt: &[u32], count: usize) -> Vec<u32> {
+    greedy_with(&[], prompt, count)
+}
+
+/// The answer that greedy decoding gives to `prompt` with `adapters` and their scales.
+pub fn greedy_with(adapters: &[(FakeAdapter, f32)], prompt: &[u32], count: usize) -> Vec<u32> {
     let mut tokens = prompt.to_vec();
     for _ in 0..count {
-        let row = logits(&tokens, false);
+        let row = logits_of(&entries(&tokens, adapters), false);
         let best = (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best });
         tokens.push(best as u32);
     }

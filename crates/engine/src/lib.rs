@@ -24,14 +24,15 @@ mod template;
 mod text;
 
 pub use backend::{
-    Backend, BackendError, BlockId, LogitsWanted, ModelSpec, SequenceStep, StepBatch, StepLogits,
+    AdapterId, Backend, BackendError, BlockId, LogitsWanted, ModelSpec, PackedAdapter,
+    SequenceStep, StepBatch, StepLogits,
 };
 pub use files::{FilesError, GenerationDefaults, ModelFiles};
 pub use grammar::{Constraint, Grammar, GrammarCompiler, GrammarError, GrammarLimits};
 pub use run::{
-    Engine, EngineConfig, EngineHandle, FinishReason, GenerationError, InvalidRequest, Load,
-    NoObserver, Observer, Pooling, Request, StartError, Stats, StepReport, StopRules, SubmitError,
-    TextPiece, TextStream, TokenLogprobs,
+    Adapter, AdapterDigest, AttachError, Engine, EngineConfig, EngineHandle, FinishReason,
+    GenerationError, InvalidRequest, Load, NoObserver, Observer, Pooling, Request, StartError,
+    Stats, StepReport, StopRules, SubmitError, TextPiece, TextStream, TokenLogprobs,
 };
 pub use sampling::{InvalidParams, SamplingParams};
 pub use template::{ChatTemplate, Conversation, TemplateError, TemplateMessage};

@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 pub use adapters::{ADAPTED, ADAPTER_TOLERANCE, Adapters, Written};
 pub use perplexity::Perplexity;
 pub use real::{Case, Real, RealModel};
-pub use run::{Way, greedy, hidden, logits};
+pub use run::{Way, greedy, hidden, logits, logits_with};
 pub use text::Corpus;
 pub use tiny::{TINY, Tiny, worst};
 

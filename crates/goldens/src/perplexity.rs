@@ -49,6 +49,7 @@ impl Perplexity {
                 position: index * STEP,
                 blocks: blocks.clone(),
                 logits: LogitsWanted::All,
+                ..SequenceStep::default()
             };
             let mut out = backend
                 .step(&StepBatch {

@@ -1,6 +1,6 @@
 //! Ways to run tokens through a backend.
 
-use hyprstream_engine::{Backend, BlockId, LogitsWanted, SequenceStep, StepBatch};
+use hyprstream_engine::{AdapterId, Backend, BlockId, LogitsWanted, SequenceStep, StepBatch};
 
 /// How a sequence of tokens is cut into steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,16 @@ fn row(backend: &dyn Backend, tokens: usize) -> Vec<BlockId> {
 ///
 /// The backend needs blocks for all of them and eight more.
 pub fn logits(backend: &mut dyn Backend, tokens: &[u32], way: Way) -> Vec<Vec<f32>> {
+    logits_with(backend, tokens, way, &[])
+}
+
+/// The same with attached adapters and their scales; what runs beside it has none.
+pub fn logits_with(
+    backend: &mut dyn Backend,
+    tokens: &[u32],
+    way: Way,
+    adapters: &[(AdapterId, f32)],
+) -> Vec<Vec<f32>> {
     let mut blocks = row(backend, tokens.len());
     let spare = blocks.len() as BlockId;
     if way == Way::Mixed {
@@ -55,6 +65,7 @@ pub fn logits(backend: &mut dyn Backend, tokens: &[u32], way: Way) -> Vec<Vec<f3
             position: index * size,
             blocks: blocks.clone(),
             logits: LogitsWanted::All,
+            adapters: adapters.to_vec(),
         };
         let (sequences, others) = if way == Way::Mixed {
             let decoding = SequenceStep {
@@ -62,18 +73,21 @@ pub fn logits(backend: &mut dyn Backend, tokens: &[u32], way: Way) -> Vec<Vec<f3
                 position: index % block_size,
                 blocks: vec![spare],
                 logits: LogitsWanted::Last,
+                ..SequenceStep::default()
             };
             let prefilling = SequenceStep {
                 tokens: vec![7; block_size + 5],
                 position: 0,
                 blocks: vec![spare + 3, spare + 1],
                 logits: LogitsWanted::None,
+                ..SequenceStep::default()
             };
             let embedded = SequenceStep {
                 tokens: vec![9; 3],
                 position: 0,
                 blocks: vec![spare + 2],
                 logits: LogitsWanted::Hidden,
+                ..SequenceStep::default()
             };
             (vec![decoding, embedded, ours, prefilling], 1)
         } else {
@@ -99,6 +113,7 @@ pub fn hidden(backend: &mut dyn Backend, tokens: &[u32], size: usize) -> Vec<Vec
             position: index * size,
             blocks: blocks.clone(),
             logits: LogitsWanted::Hidden,
+            ..SequenceStep::default()
         };
         let out = backend
             .step(&StepBatch {
@@ -122,6 +137,7 @@ pub fn greedy(backend: &mut dyn Backend, prompt: &[u32], count: usize) -> Vec<u3
             position,
             blocks: blocks.clone(),
             logits: LogitsWanted::Last,
+            ..SequenceStep::default()
         };
         position = tokens.len();
         let mut out = backend

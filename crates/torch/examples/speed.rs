@@ -65,6 +65,7 @@ fn prefill(backend: &mut impl Backend, seed: usize, count: usize) {
         position: 0,
         blocks: (0..count.div_ceil(16) as u32).collect(),
         logits: LogitsWanted::Last,
+        ..SequenceStep::default()
     };
     backend
         .step(&StepBatch {
@@ -93,6 +94,7 @@ fn decode(backend: &mut impl Backend, batch: usize, scattered: bool) -> f64 {
                 position: 128 + index,
                 blocks: blocks(sequence),
                 logits: LogitsWanted::Last,
+                ..SequenceStep::default()
             })
             .collect(),
     };

@@ -62,6 +62,7 @@ pub(super) fn submit_error(error: &SubmitError, prompt: &str) -> ApiError {
                 InvalidRequest::EmptyStopString => "stop",
                 InvalidRequest::GroupTooLarge { .. } => "n",
                 InvalidRequest::NoEmbeddings => "model",
+                InvalidRequest::ForeignAdapter | InvalidRequest::AdapterScale { .. } => "adapters",
                 InvalidRequest::UnknownToken { name, .. }
                 | InvalidRequest::Sampling(
                     InvalidParams::OutOfRange { name, .. }

@@ -17,7 +17,7 @@ use crate::{
     model::{Layer, Model, Part, Precision},
     plan::{Heads, Plan},
     pool::{Pool, Team},
-    step::{Memory, Step},
+    step::{Memory, Step, Work},
 };
 
 /// A text to calibrate with, of several kinds: prose, dialogue, code, data, several languages.
@@ -74,6 +74,7 @@ impl Calibration {
                 position: 0,
                 blocks: (0..num_blocks as u32).collect(),
                 logits: LogitsWanted::None,
+                ..SequenceStep::default()
             }],
         };
         let plan = Plan::new(&batch, &spec, config, pool.threads())
@@ -120,8 +121,11 @@ impl Calibration {
             ops,
             model,
             &self.heads,
-            &self.batch,
-            &self.plan,
+            Work {
+                batch: &self.batch,
+                plan: &self.plan,
+                adapters: &[],
+            },
             &mut self.cache,
             &mut self.memory,
         )

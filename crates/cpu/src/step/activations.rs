@@ -30,6 +30,8 @@ pub(crate) struct Activations {
     pub(super) attended_rows: Rows,
     pub(super) inner_rows: Rows,
     pub(super) head_rows: Rows,
+    /// Between the factors of adapters, a row for each token and adapter of it.
+    pub(super) low_rows: Rows,
     pub(super) logits: Shared<f32>,
     pub(super) hidden: Shared<f32>,
 }

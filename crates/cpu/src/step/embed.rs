@@ -13,6 +13,11 @@ impl Step<'_> {
             // SAFETY: see `Step`.
             let x = unsafe { Self::row(self.at.x, t, config.hidden_size) };
             embedding.read(token.id as usize, x);
+            for (adapter, scale) in self.runs.of(t) {
+                if let Some(factors) = &self.adapters[adapter].embedding {
+                    factors.add(token.id as usize, scale, x);
+                }
+            }
             let scale = self.model.embedding_scale;
             for x in x.iter_mut() {
                 *x *= scale;

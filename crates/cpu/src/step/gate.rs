@@ -1,19 +1,20 @@
 //! The phase of the gate.
 
-use super::state::Step;
+use super::{low_rank::Place, state::Step};
 use crate::{
     format::RowKind,
     kernels::{GateArgs, LANES},
-    model::Layer,
+    model::{Layer, Part},
     pool::Team,
     product::{Destination, Outputs, Rows},
 };
 
 impl Step<'_> {
     /// `inner = act(gate(rows)) * up(rows)`.
-    pub(super) fn gated(&self, team: &Team<'_>, layer: &Layer, rows: &Rows) {
+    pub(super) fn gated(&self, team: &Team<'_>, index: usize, layer: &Layer, rows: &Rows) {
         let (at, width) = (&self.at, self.model.config.intermediate_size);
         let linear = &layer.gate_up;
+        let place = Place::all(index, Part::Gated);
         let (half, gelu) = (at.inner_rows.kind == RowKind::Bf16, self.model.gelu());
         let (out, out_bytes) = match at.inner_rows.kind {
             RowKind::Q8 => (at.inner.at(0).cast::<u8>(), 4 * width),
@@ -43,6 +44,6 @@ impl Step<'_> {
             unsafe { (self.ops.gate)(&args) };
         };
         // SAFETY: see `Step`.
-        unsafe { self.product(team, linear, rows, 2, destination, sink) };
+        unsafe { self.product(team, (linear, place), rows, 2, destination, sink) };
     }
 }

@@ -1,11 +1,12 @@
 //! What is asked for: which tokens go on to the end, and the phases of the end.
 
-use super::{space::Space, state::Step};
+use super::{low_rank::Place, space::Space, state::Step};
 use crate::{
     format::RowKind,
     kernels::LANES,
+    model::Part,
     pool::Team,
-    product::{Destination, Outputs, Product, product},
+    product::{Destination, Outputs},
 };
 
 impl Step<'_> {
@@ -39,6 +40,7 @@ impl Step<'_> {
         }
         Some(Self {
             tokens: kept.len(),
+            runs: &self.plan.kept_runs,
             ..*self
         })
     }
@@ -83,15 +85,16 @@ impl Step<'_> {
                     }
                 }
             };
-            let all = Product {
-                weights: &self.model.head.weights,
-                rows: &self.at.head_rows,
-                m: rows,
-                granule: 1,
-                destination,
+            let head = Self {
+                tokens: rows,
+                runs: &plan.head_runs,
+                ..*self
             };
+            let (weights, inputs) = (&self.model.head, &self.at.head_rows);
+            let place = Place::all(config.num_layers(), Part::Hidden);
+            head.narrow(team, place.layer, place.part, inputs);
             // SAFETY: see `Step`.
-            unsafe { product(team, self.ops, &all, sink) };
+            unsafe { head.product(team, (weights, place), inputs, 1, destination, sink) };
         }
         team.barrier();
     }

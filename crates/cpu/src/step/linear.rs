@@ -1,24 +1,24 @@
 //! Phases that multiply by the matrices.
 
-use super::{space::Space, state::Step};
+use super::{low_rank::Place, space::Space, state::Step};
 use crate::{
     buffer::Shared,
-    kernels::{AddArgs, LANES},
+    kernels::{AddArgs, LANES, MAX_TILE},
     model::Linear,
     pool::Team,
-    product::{Destination, Outputs, Product, Rows, product},
+    product::{Aligned, Destination, Outputs, Product, Rows, product},
 };
 
 impl Step<'_> {
-    /// `to[.., column..] = linear(rows)`, where `to` is `[tokens, width]`.
+    /// `to[.., place.column..] = linear(rows)`, where `to` is `[tokens, width]`.
     pub(super) fn store(
         &self,
         team: &Team<'_>,
-        linear: &Linear,
+        (linear, place): (&Linear, Place),
         rows: &Rows,
         (to, width): (Shared<f32>, usize),
-        column: usize,
     ) {
+        let column = place.column;
         let destination = Destination {
             at: to.at(column).cast(),
             row_bytes: 4 * width,
@@ -40,21 +40,21 @@ impl Step<'_> {
             }
         };
         // SAFETY: see `Step`.
-        unsafe { self.product(team, linear, rows, 1, destination, sink) };
+        unsafe { self.product(team, (linear, place), rows, 1, destination, sink) };
     }
 
-    /// All rows by `linear`.
+    /// All rows by `linear`, with what adapters add there.
     ///
     /// # Safety
     /// See [`Step`].
     pub(super) unsafe fn product(
         &self,
         team: &Team<'_>,
-        linear: &Linear,
+        (linear, place): (&Linear, Place),
         rows: &Rows,
         granule: usize,
         destination: Destination,
-        sink: impl FnMut(Outputs<'_>),
+        mut sink: impl FnMut(Outputs<'_>),
     ) {
         let all = Product {
             weights: &linear.weights,
@@ -62,6 +62,15 @@ impl Step<'_> {
             m: self.tokens,
             granule,
             destination,
+        };
+        if self.runs.list.is_empty() {
+            // SAFETY: the caller's promise.
+            return unsafe { product(team, self.ops, &all, sink) };
+        }
+        let mut buffer = Aligned([0.0; MAX_TILE]);
+        let sink = |mut tile: Outputs<'_>| {
+            self.widen(place, &mut tile, &mut buffer);
+            sink(tile);
         };
         // SAFETY: the caller's promise.
         unsafe { product(team, self.ops, &all, sink) };
@@ -71,7 +80,7 @@ impl Step<'_> {
     pub(super) fn part_out(
         &self,
         team: &Team<'_>,
-        linear: &Linear,
+        (linear, place): (&Linear, Place),
         rows: &Rows,
         norm: Option<&[f32]>,
         space: &mut Space,
@@ -98,11 +107,11 @@ impl Step<'_> {
                 unsafe { (self.ops.add_rows)(&args) };
             };
             // SAFETY: see `Step`.
-            unsafe { self.product(team, linear, rows, 1, destination, sink) };
+            unsafe { self.product(team, (linear, place), rows, 1, destination, sink) };
             team.barrier();
             return;
         };
-        self.store(team, linear, rows, (self.at.y, width), 0);
+        self.store(team, (linear, place), rows, (self.at.y, width));
         team.barrier();
         self.each_token(team, |t| {
             // SAFETY: see `Step`.

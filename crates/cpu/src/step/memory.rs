@@ -4,6 +4,7 @@ use std::{io, sync::atomic::AtomicUsize};
 
 use super::{activations::Activations, space::scratch_len};
 use crate::{
+    adapter::{Packed, formats},
     buffer::{Buffer, Shared},
     format::{Format, RowKind},
     kernels::{MAX_ROWS, Ops, partial_len},
@@ -27,6 +28,7 @@ pub(crate) struct Memory {
     attended_rows: RowBuffer,
     inner_rows: RowBuffer,
     head_rows: RowBuffer,
+    low_rows: RowBuffer,
     pub(crate) logits: Buffer<f32>,
     pub(crate) hidden: Buffer<f32>,
     pub(super) joined: Vec<AtomicUsize>,
@@ -45,6 +47,11 @@ impl RowBuffer {
             stride: kind.stride(len),
             data: Buffer::new(0)?,
         })
+    }
+
+    /// Rows of `len` values from now on.
+    fn resize(&mut self, len: usize) {
+        self.stride = self.kind.stride(len);
     }
 
     fn rows(&mut self, count: usize) -> io::Result<Rows> {
@@ -69,6 +76,7 @@ impl Memory {
         let config = &model.config;
         let kind = multiply_of(ops, format).rows;
         let head = multiply_of(ops, model.head.weights.format).rows;
+        let low = multiply_of(ops, formats(format).1).rows;
         let empty = || Buffer::new(0);
         Ok(Self {
             x: empty()?,
@@ -84,16 +92,18 @@ impl Memory {
             attended_rows: RowBuffer::new(kind, config.num_heads * config.head_dim)?,
             inner_rows: RowBuffer::new(kind, config.intermediate_size)?,
             head_rows: RowBuffer::new(head, config.hidden_size)?,
+            low_rows: RowBuffer::new(low, 0)?,
             logits: empty()?,
             hidden: empty()?,
             joined: Vec::new(),
         })
     }
 
-    /// Makes room for the step `plan`.
+    /// Makes room for the step `plan` with `adapters`.
     pub(super) fn activations(
         &mut self,
         plan: &Plan,
+        adapters: &[&Packed],
         model: &Model,
         heads: usize,
         head_width: usize,
@@ -121,6 +131,8 @@ impl Memory {
         };
         let inner = before(&self.inner_rows, config.intermediate_size);
         let attended = before(&self.attended_rows, config.num_heads * config.head_dim);
+        let width = adapters.iter().map(|adapter| adapter.width).max();
+        self.low_rows.resize(width.unwrap_or(0));
         Ok(Activations {
             x: share(&mut self.x, tokens * config.hidden_size)?,
             y: share(&mut self.y, tokens * config.hidden_size)?,
@@ -139,6 +151,7 @@ impl Memory {
             attended_rows: self.attended_rows.rows(tokens)?,
             inner_rows: self.inner_rows.rows(tokens)?,
             head_rows: self.head_rows.rows(plan.logits.len())?,
+            low_rows: self.low_rows.rows(plan.runs.scales.len())?,
             logits: share(&mut self.logits, plan.logits.len() * config.vocab_size)?,
             hidden: share(&mut self.hidden, plan.hidden.len() * config.hidden_size)?,
         })

@@ -11,6 +11,7 @@ mod gate;
 mod head;
 mod inputs;
 mod linear;
+mod low_rank;
 mod memory;
 mod space;
 mod state;
@@ -21,9 +22,10 @@ use crate::{
     pool::Team,
 };
 
+use low_rank::Place;
 pub(crate) use memory::Memory;
 use space::Space;
-pub(crate) use state::Step;
+pub(crate) use state::{Step, Work};
 
 impl Step<'_> {
     /// Computes the step. Every thread of the team calls it.
@@ -35,10 +37,10 @@ impl Step<'_> {
         while let Some((index, layer)) = layers.next() {
             self.attention(team, index, layer, &mut space);
             if layers.peek().is_some() {
-                self.rest(team, layer, &mut space);
+                self.rest(team, index, layer, &mut space);
             } else if let Some(kept) = self.keep(team) {
                 // What nobody asks for is not computed: of a prompt all but its last token.
-                kept.rest(team, layer, &mut space);
+                kept.rest(team, index, layer, &mut space);
                 kept.finish(team, &mut space);
             }
         }
@@ -48,7 +50,7 @@ impl Step<'_> {
     pub(crate) fn layer(&self, team: &Team<'_>, index: usize, layer: &Layer) {
         let mut space = self.space(team);
         self.attention(team, index, layer, &mut space);
-        self.rest(team, layer, &mut space);
+        self.rest(team, index, layer, &mut space);
     }
 
     /// The first half of a layer, up to what attention takes from the values.
@@ -56,11 +58,17 @@ impl Step<'_> {
         let at = &self.at;
         let rows = self.norm(team, &layer.attention_norm, space);
         self.measure(team, &rows, layer.qkv.inputs, Part::Hidden);
+        self.narrow(team, index, Part::Hidden, &rows);
         let columns = self.model.columns;
-        self.store(team, &layer.qkv, &rows, (at.qkv, columns.all), 0);
+        let place = Place::all(index, Part::Hidden);
+        self.store(team, (&layer.qkv, place), &rows, (at.qkv, columns.all));
         if let Some(linear) = &layer.key_value {
             team.barrier();
-            self.store(team, linear, &rows, (at.qkv, columns.all), columns.key);
+            let place = Place {
+                column: columns.key,
+                ..place
+            };
+            self.store(team, (linear, place), &rows, (at.qkv, columns.all));
         }
         team.barrier();
         self.turn(team, index, layer, space);
@@ -70,21 +78,26 @@ impl Step<'_> {
     }
 
     /// The second half of a layer: what attention took, and the gated part.
-    fn rest(&self, team: &Team<'_>, layer: &Layer, space: &mut Space) {
+    fn rest(&self, team: &Team<'_>, index: usize, layer: &Layer, space: &mut Space) {
         let (config, at) = (&self.model.config, &self.at);
         let rows = self.quantized(team, at.attended, layer.output.inputs, &at.attended_rows);
         self.measure(team, &rows, layer.output.inputs, Part::Attended);
+        self.narrow(team, index, Part::Attended, &rows);
         let norm = layer.attention_post_norm.as_deref();
-        self.part_out(team, &layer.output, &rows, norm, space);
+        let place = Place::all(index, Part::Attended);
+        self.part_out(team, (&layer.output, place), &rows, norm, space);
 
         let rows = self.norm(team, &layer.mlp_norm, space);
         self.measure(team, &rows, layer.gate_up.inputs, Part::Gated);
-        self.gated(team, layer, &rows);
+        self.narrow(team, index, Part::Gated, &rows);
+        self.gated(team, index, layer, &rows);
         team.barrier();
         let width = config.intermediate_size;
         let rows = self.quantized(team, at.inner, width, &at.inner_rows);
         self.measure(team, &rows, width, Part::Inner);
+        self.narrow(team, index, Part::Inner, &rows);
         let norm = layer.mlp_post_norm.as_deref();
-        self.part_out(team, &layer.down, &rows, norm, space);
+        let place = Place::all(index, Part::Inner);
+        self.part_out(team, (&layer.down, place), &rows, norm, space);
     }
 }

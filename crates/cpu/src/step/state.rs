@@ -6,11 +6,12 @@ use hyprstream_engine::StepBatch;
 
 use super::{activations::Activations, memory::Memory, space::Space};
 use crate::{
+    adapter::Packed,
     buffer::Shared,
     cache::{Cache, SharedCache},
     kernels::{NormArgs, Ops},
     model::Model,
-    plan::{Heads, Plan},
+    plan::{Heads, Plan, Runs},
     pool::Team,
 };
 
@@ -34,6 +35,10 @@ pub(crate) struct Step<'a> {
     pub(super) head_width: usize,
     pub(super) block_bytes: usize,
     pub(super) at: Activations,
+    /// The adapters of the plan.
+    pub(super) adapters: &'a [&'a Packed],
+    /// Which of the rows of activations have which adapters.
+    pub(super) runs: &'a Runs,
     /// Finished tasks of each join and heads.
     pub(super) joined: &'a [AtomicUsize],
     /// Where the squares of the inputs of each [`crate::model::Part`] are to be summed over the
@@ -41,8 +46,18 @@ pub(crate) struct Step<'a> {
     pub(super) moments: Option<[Shared<f32>; 4]>,
 }
 
+/// What a step computes.
+#[derive(Clone, Copy)]
+pub(crate) struct Work<'a> {
+    pub(crate) batch: &'a StepBatch,
+    /// Of the batch.
+    pub(crate) plan: &'a Plan,
+    /// Those that the plan names, in its order.
+    pub(crate) adapters: &'a [&'a Packed],
+}
+
 impl<'a> Step<'a> {
-    /// The step of `batch`, laid out as `plan`.
+    /// A step of this work.
     ///
     /// # Errors
     /// There is no memory for its activations.
@@ -50,8 +65,11 @@ impl<'a> Step<'a> {
         ops: &'a Ops,
         model: &'a Model,
         heads: &'a [Heads],
-        batch: &'a StepBatch,
-        plan: &'a Plan,
+        Work {
+            batch,
+            plan,
+            adapters,
+        }: Work<'a>,
         cache: &mut Cache,
         memory: &'a mut Memory,
     ) -> io::Result<Self> {
@@ -67,7 +85,9 @@ impl<'a> Step<'a> {
             half_cache: shape.half,
             head_width: shape.head_dim,
             block_bytes: shape.block_bytes(),
-            at: memory.activations(plan, model, heads.len(), shape.head_dim)?,
+            at: memory.activations(plan, adapters, model, heads.len(), shape.head_dim)?,
+            adapters,
+            runs: &plan.runs,
             joined: &memory.joined,
             moments: None,
         })

@@ -15,7 +15,7 @@ use index::{Index, Parent};
 pub(crate) struct Scope {
     /// Keeps tenants apart.
     pub(crate) salt: Option<Arc<str>>,
-    /// Low-rank adapters that the sequence runs with, in order. Empty until there are any.
+    /// Low-rank adapters that the sequence runs with, in order.
     pub(crate) adapters: Vec<AdapterKey>,
     /// The choices of one request, where nothing else is to be shared. The blocks are free as
     /// soon as nobody holds them.

@@ -8,6 +8,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{
+    adapter::Attached,
     handle::{EngineHandle, Inner},
     observer::Observer,
     pace::Beginnings,
@@ -55,6 +56,9 @@ impl Default for EngineConfig {
 
 /// Most logits of prompts that a step may return: 64 MiB of them.
 const MAX_PROMPT_LOGITS: usize = 16 << 20;
+
+/// Most commands that wait for the end of a step.
+const MAX_COMMANDS: usize = 16;
 
 /// An engine cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -104,12 +108,15 @@ impl Engine {
         };
         let blocks = Blocks::new(spec.num_blocks, spec.block_size);
         let (sender, receiver) = mpsc::channel(config.max_queue);
+        let (commands, orders) = mpsc::channel(MAX_COMMANDS);
         let shared = Arc::new(Shared::default());
         let worker = Worker {
             backend,
             tokenizer,
             scheduler: Scheduler::new(blocks, limits),
             arrivals: receiver,
+            commands: orders,
+            attached: Attached::default(),
             observer,
             shared: Arc::clone(&shared),
             beginnings: Beginnings::default(),
@@ -121,6 +128,7 @@ impl Engine {
             .map_err(StartError::Thread)?;
         let inner = Inner {
             sender,
+            commands,
             shared,
             spec,
             eos: config.eos,

@@ -8,16 +8,17 @@ use std::sync::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    adapter::{Adapter, AdapterDigest, AttachError, Command},
     answer::Answer,
     embedding::Embedding,
     error::{GenerationError, SubmitError},
     job::{Job, Kind},
-    request::{InvalidRequest, Pooling, Request, known_tokens},
+    request::{InvalidRequest, Pooling, Request, known_tokens, stack_of},
     shared::Shared,
     stream::TextStream,
 };
 use crate::{
-    ModelSpec,
+    BackendError, ModelSpec, PackedAdapter,
     cache::Scope,
     scheduler::{Output, Sequence},
 };
@@ -31,6 +32,7 @@ pub struct EngineHandle {
 /// What all clones of a handle share.
 pub(super) struct Inner {
     pub(super) sender: mpsc::Sender<Vec<Sequence<Job>>>,
+    pub(super) commands: mpsc::Sender<Command>,
     pub(super) shared: Arc<Shared>,
     pub(super) spec: ModelSpec,
     pub(super) eos: Vec<u32>,
@@ -65,8 +67,8 @@ impl EngineHandle {
     ///
     /// # Errors
     /// The request is invalid, too many wait, or the engine has stopped. Nothing was begun.
-    pub fn submit(&self, request: Request) -> Result<TextStream, SubmitError> {
-        let max_tokens = self.validate(&request)?;
+    pub fn submit(&self, mut request: Request) -> Result<TextStream, SubmitError> {
+        let max_tokens = self.validate(&mut request)?;
         let scope = self.scope(&request, None);
         let (sequence, stream) = self.prepare(request, max_tokens, scope);
         self.send(vec![sequence])?;
@@ -90,21 +92,23 @@ impl EngineHandle {
     /// As [`Self::submit`]; all are accepted or none is begun.
     pub fn submit_groups(&self, groups: Vec<Vec<Request>>) -> Result<Vec<TextStream>, SubmitError> {
         let mut all = Vec::new();
-        for requests in groups {
+        for mut requests in groups {
+            let most: Vec<_> = requests.iter_mut().map(|r| self.validate(r)).collect();
             let Some(first) = requests.first() else {
                 return Err(InvalidRequest::EmptyGroup.into());
             };
             let same = |other: &Request| {
-                other.prompt == first.prompt && other.cache_salt == first.cache_salt
+                other.prompt == first.prompt
+                    && other.cache_salt == first.cache_salt
+                    && other.adapters == first.adapters
             };
             if !requests.iter().all(same) {
                 return Err(InvalidRequest::MixedGroup.into());
             }
             let group = self.inner.groups.fetch_add(1, Ordering::Relaxed);
             let scope = self.scope(first, Some(group));
-            for request in requests {
-                let max_tokens = self.validate(&request)?;
-                all.push((request, max_tokens, scope.clone()));
+            for (request, max_tokens) in requests.into_iter().zip(most) {
+                all.push((request, max_tokens?, scope.clone()));
             }
         }
         if all.is_empty() {
@@ -124,7 +128,8 @@ impl EngineHandle {
 
     /// The hidden states of each of `texts`, given in tokens, pooled and not normalised, of length
     /// [`ModelSpec::hidden_size`]. They are scheduled like prompts and let others in between as
-    /// in [`Self::submit_groups`]; dropping the future stops them.
+    /// in [`Self::submit_groups`]; dropping the future stops them. `adapters` as in
+    /// [`Request::adapters`].
     ///
     /// # Errors
     /// [`GenerationError::Refused`] as [`Self::submit`], or the computation of one broke off.
@@ -132,7 +137,9 @@ impl EngineHandle {
         &self,
         texts: Vec<Vec<u32>>,
         pooling: Pooling,
+        adapters: Vec<(Adapter, f32)>,
     ) -> Result<Vec<Vec<f32>>, GenerationError> {
+        let adapters = stack_of(adapters, &self.inner.shared).map_err(SubmitError::from)?;
         for tokens in &texts {
             self.check_embedding(tokens).map_err(SubmitError::from)?;
         }
@@ -148,7 +155,8 @@ impl EngineHandle {
                     let (sender, receiver) = oneshot::channel();
                     let embedding = Embedding::new(tokens.len(), pooling, sender);
                     let wanted_from = Embedding::wanted_from(tokens.len(), pooling);
-                    let mut sequence = Sequence::new(tokens, Job::new(Kind::Embedding(embedding)));
+                    let mut sequence =
+                        sequence_of(tokens, Kind::Embedding(embedding), adapters.clone());
                     sequence.output = Output::Hidden(wanted_from);
                     (sequence, receiver)
                 })
@@ -174,17 +182,25 @@ impl EngineHandle {
         }
     }
 
-    fn validate(&self, request: &Request) -> Result<usize, InvalidRequest> {
+    /// Checks `request`, takes adapters away that do nothing, and says how many tokens it may
+    /// generate.
+    fn validate(&self, request: &mut Request) -> Result<usize, InvalidRequest> {
+        let adapters = std::mem::take(&mut request.adapters);
+        request.adapters = stack_of(adapters, &self.inner.shared)?;
         request.validate(self.inner.spec.vocab_size, self.inner.max_model_len)
     }
 
     /// Who may share the prompt of `request`.
     fn scope(&self, request: &Request, group: Option<u64>) -> Option<Arc<Scope>> {
         let salt = request.cache_salt.clone();
+        let adapters = request.adapters.iter();
+        let adapters = adapters
+            .map(|(adapter, scale)| adapter.key(*scale))
+            .collect();
         let scope = |group| {
             Arc::new(Scope {
                 salt,
-                adapters: Vec::new(),
+                adapters,
                 group,
             })
         };
@@ -206,8 +222,8 @@ impl EngineHandle {
         let (events, receiver) = mpsc::channel(max_tokens + 2);
         let answer = Answer::new(&request, max_tokens, &self.inner.eos, events);
         let stream = TextStream::new(receiver, request.prompt.len());
-        let job = Job::new(Kind::Answer(Box::new(answer)));
-        let mut sequence = Sequence::new(request.prompt, job);
+        let kind = Kind::Answer(Box::new(answer));
+        let mut sequence = sequence_of(request.prompt, kind, request.adapters);
         sequence.priority = request.priority;
         sequence.scope = scope;
         if request.prompt_logprobs.is_some() {
@@ -239,6 +255,34 @@ impl EngineHandle {
     fn full(&self) -> SubmitError {
         SubmitError::Full {
             retry_after: self.inner.shared.pace.retry_after(self.inner.max_queue),
+        }
+    }
+
+    /// Attaches an adapter between two steps, for the requests that are given it. It is detached
+    /// when the last clone of what is returned is gone.
+    ///
+    /// # Errors
+    /// The backend does not take it, which is nothing to others; or the engine has stopped.
+    pub async fn attach(
+        &self,
+        digest: AdapterDigest,
+        packed: PackedAdapter,
+    ) -> Result<Adapter, AttachError> {
+        let commands = &self.inner.commands;
+        let adapter = Adapter::new(digest, Arc::clone(&self.inner.shared), commands.downgrade());
+        let (told, hears) = oneshot::channel();
+        let command = Command::Attach {
+            packed,
+            held: adapter.downgrade(),
+            id: adapter.id(),
+            told,
+        };
+        let sent = commands.send(command).await;
+        sent.map_err(|_| AttachError::Stopped)?;
+        match hears.await {
+            Ok(Ok(())) => Ok(adapter),
+            Ok(Err(BackendError::Step(why))) => Err(AttachError::Refused(why)),
+            Ok(Err(BackendError::Fatal(_))) | Err(_) => Err(AttachError::Stopped),
         }
     }
 
@@ -287,4 +331,16 @@ impl EngineHandle {
             shared.health().err().unwrap_or_default()
         }
     }
+}
+
+/// A sequence that runs with `adapters`, and keeps them.
+fn sequence_of(tokens: Vec<u32>, kind: Kind, adapters: Vec<(Adapter, f32)>) -> Sequence<Job> {
+    let ids = adapters
+        .iter()
+        .map(|(adapter, scale)| (adapter.id(), *scale));
+    let ids = ids.collect();
+    let held = adapters.into_iter().map(|(adapter, _)| adapter).collect();
+    let mut sequence = Sequence::new(tokens, Job::new(kind, held));
+    sequence.adapters = ids;
+    sequence
 }

@@ -3,12 +3,15 @@
 use std::time::Instant;
 
 use super::{
-    answer::Answer, embedding::Embedding, error::GenerationError, event::Stats, observer::Observer,
+    adapter::Adapter, answer::Answer, embedding::Embedding, error::GenerationError, event::Stats,
+    observer::Observer,
 };
 
 /// What becomes of what the model computes.
 pub(crate) struct Job {
     pub(crate) kind: Kind,
+    #[allow(dead_code, reason = "it keeps them attached")]
+    adapters: Vec<Adapter>,
     submitted: Instant,
     first_step: Option<Instant>,
 }
@@ -20,10 +23,11 @@ pub(crate) enum Kind {
 }
 
 impl Job {
-    /// A job that was submitted just now.
-    pub(crate) fn new(kind: Kind) -> Self {
+    /// A job that was submitted just now, to run with `adapters`.
+    pub(crate) fn new(kind: Kind, adapters: Vec<Adapter>) -> Self {
         Self {
             kind,
+            adapters,
             submitted: Instant::now(),
             first_step: None,
         }

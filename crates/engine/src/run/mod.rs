@@ -1,10 +1,12 @@
 //! The engine's thread and what talks to it.
 //!
-//! From below: what is asked for ([`request`]) and told ([`error`], [`event`], [`observer`]); what
-//! becomes of what the model computes ([`answer`], [`embedding`], and [`job`] for either); the loop
-//! of the thread ([`worker`]), and beside it what gives it work ([`handle`]), both of which know
-//! [`shared`]; and [`engine`], which starts them. None knows one above it.
+//! From below: [`shared`], which the thread and those who give it work both see; what is asked for
+//! ([`adapter`], [`request`]) and told ([`error`], [`event`], [`observer`]); what becomes of what the
+//! model computes ([`answer`], [`embedding`], and [`job`] for either); the loop of the thread
+//! ([`worker`]), and beside it what gives it work ([`handle`]); and [`engine`], which starts them.
+//! None knows one above it.
 
+mod adapter;
 mod answer;
 mod embedding;
 mod engine;
@@ -19,6 +21,7 @@ mod shared;
 mod stream;
 mod worker;
 
+pub use adapter::{Adapter, AdapterDigest, AttachError};
 pub use engine::{Engine, EngineConfig, StartError};
 pub use error::{GenerationError, SubmitError};
 pub use event::{FinishReason, Stats, TokenLogprobs};

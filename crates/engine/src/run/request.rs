@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::{adapter::Adapter, shared::Shared};
 use crate::{
     grammar::Constraint,
     sampling::{InvalidParams, SamplingParams},
@@ -27,6 +28,9 @@ pub struct Request {
     pub rank: bool,
     /// Show special tokens in the text.
     pub show_special_tokens: bool,
+    /// Adapters of this engine and by what each is multiplied, from -10 to 10. Their changes are
+    /// summed; 0 is the model without.
+    pub adapters: Vec<(Adapter, f32)>,
     /// What the text must look like.
     pub constraint: Option<Constraint>,
     /// Lower runs earlier; requests of the same priority run in the order of arrival. Waiting
@@ -133,9 +137,41 @@ pub enum InvalidRequest {
         /// Most that can wait.
         limit: usize,
     },
+    /// An adapter is attached to another engine.
+    #[error("an adapter is not attached to this engine")]
+    ForeignAdapter,
+    /// An adapter is to be multiplied by too much, or by no number.
+    #[error("an adapter's scale is {scale}, but it must be from -{MAX_SCALE} to {MAX_SCALE}")]
+    AdapterScale {
+        /// What was asked for.
+        scale: f32,
+    },
     /// A sampling parameter is out of its range.
     #[error(transparent)]
     Sampling(#[from] InvalidParams),
+}
+
+/// Most that an adapter may be multiplied by, in either direction.
+pub(crate) const MAX_SCALE: f32 = 10.0;
+
+/// What is left of `adapters` without those of scale 0.
+///
+/// # Errors
+/// A scale is too large or no number, or one is not of the engine of `shared`.
+pub(crate) fn stack_of(
+    mut adapters: Vec<(Adapter, f32)>,
+    shared: &Arc<Shared>,
+) -> Result<Vec<(Adapter, f32)>, InvalidRequest> {
+    for (adapter, scale) in &adapters {
+        if !(-MAX_SCALE..=MAX_SCALE).contains(scale) {
+            return Err(InvalidRequest::AdapterScale { scale: *scale });
+        }
+        if !adapter.is_of(shared) {
+            return Err(InvalidRequest::ForeignAdapter);
+        }
+    }
+    adapters.retain(|(_, scale)| *scale != 0.0);
+    Ok(adapters)
 }
 
 impl Request {

@@ -4,13 +4,17 @@ use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
     time::Instant,
 };
+
+use futures::executor::block_on;
 
 use tokio::sync::mpsc;
 use tracing::{error, warn};
 
 use super::{
+    adapter::{Attached, Command},
     answer::{AdvanceError, Answer, Tools},
     embedding::Embedding,
     error::GenerationError,
@@ -32,10 +36,20 @@ pub(crate) struct Worker {
     pub(crate) tokenizer: Arc<Tokenizer>,
     pub(crate) scheduler: Scheduler<Job>,
     pub(crate) arrivals: mpsc::Receiver<Vec<Sequence<Job>>>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) attached: Attached,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) beginnings: Beginnings,
     pub(crate) scratch: Scratch,
+}
+
+/// What wakes the thread.
+enum Wake {
+    Work(Vec<Sequence<Job>>),
+    Command(Command),
+    /// Nobody can send work any more.
+    End,
 }
 
 /// Says that the thread is gone, however it went.
@@ -51,31 +65,89 @@ impl Worker {
     /// Runs until nobody can send work any more and all is done, or until the backend is broken.
     pub(crate) fn run(mut self) {
         let _last_word = LastWord(Arc::clone(&self.shared));
-        while self.receive() {
-            self.drop_abandoned();
-            let plan = self.scheduler.plan();
-            if let Err(cause) = self.step(&plan) {
+        loop {
+            let stepped = match self.receive() {
+                Ok(true) => {
+                    self.drop_abandoned();
+                    let plan = self.scheduler.plan();
+                    self.step(&plan).map(|()| self.publish(&plan))
+                }
+                Ok(false) => return,
+                Err(cause) => Err(cause),
+            };
+            if let Err(cause) = stepped {
                 error!(cause, "the backend is broken, the engine ends");
                 self.shared.die(Some(cause));
                 self.fail_all();
                 return;
             }
-            self.publish(&plan);
         }
     }
 
-    /// Takes what has arrived; without work it sleeps until something does. Says whether to go on.
-    fn receive(&mut self) -> bool {
-        if self.scheduler.is_empty() {
-            match self.arrivals.blocking_recv() {
-                Some(sequences) => self.add(sequences),
-                None => return false,
+    /// Takes what has arrived and does what is commanded; without work it sleeps until there is
+    /// some. Says whether to go on. `Err` only when the backend is broken for good.
+    fn receive(&mut self) -> Result<bool, String> {
+        while self.scheduler.is_empty() {
+            self.detach();
+            let wake = block_on(std::future::poll_fn(|context| self.poll_wake(context)));
+            match wake {
+                Wake::Work(sequences) => self.add(sequences),
+                Wake::Command(command) => self.obey(command)?,
+                Wake::End => return Ok(false),
             }
+        }
+        while let Ok(command) = self.commands.try_recv() {
+            self.obey(command)?;
         }
         while let Ok(sequences) = self.arrivals.try_recv() {
             self.add(sequences);
         }
-        true
+        self.detach();
+        Ok(true)
+    }
+
+    fn poll_wake(&mut self, context: &mut Context<'_>) -> Poll<Wake> {
+        if let Poll::Ready(Some(command)) = self.commands.poll_recv(context) {
+            return Poll::Ready(Wake::Command(command));
+        }
+        let work = self.arrivals.poll_recv(context);
+        work.map(|sequences| sequences.map_or(Wake::End, Wake::Work))
+    }
+
+    /// `Err` only when the backend is broken for good.
+    fn obey(&mut self, command: Command) -> Result<(), String> {
+        let Command::Attach {
+            packed,
+            held,
+            id,
+            told,
+        } = command
+        else {
+            // All are looked at before each step and each sleep.
+            return Ok(());
+        };
+        let backend = &mut self.backend;
+        let attach = AssertUnwindSafe(|| backend.attach(id, packed));
+        let done = catch_unwind(attach).unwrap_or_else(|panic| {
+            let text = words_of(panic.as_ref());
+            Err(BackendError::Step(format!("panic: {text}")))
+        });
+        if done.is_ok() {
+            self.attached.add(id, held);
+        }
+        let fatal = match &done {
+            Err(BackendError::Fatal(cause)) => Err(cause.clone()),
+            _ => Ok(()),
+        };
+        // Whoever asked may be gone; then nobody has it, which is seen at once.
+        let _ = told.send(done);
+        fatal
+    }
+
+    /// Takes adapters from the backend that nobody has any more.
+    fn detach(&mut self) {
+        let backend = &mut self.backend;
+        self.attached.forget_unheld(|id| backend.detach(id));
     }
 
     fn add(&mut self, sequences: Vec<Sequence<Job>>) {
@@ -217,6 +289,7 @@ impl Worker {
 
     fn fail_all(&mut self) {
         self.arrivals.close();
+        self.commands.close();
         while let Ok(sequences) = self.arrivals.try_recv() {
             self.add(sequences);
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    LogitsWanted, SequenceStep,
+    AdapterId, LogitsWanted, SequenceStep,
     cache::{BlockList, Chain, Scope},
 };
 
@@ -18,6 +18,8 @@ pub(crate) struct Sequence<T> {
     pub(crate) output: Output,
     /// Who may share its cache; `None` for nobody.
     pub(crate) scope: Option<Arc<Scope>>,
+    /// Adapters that it runs with, and their scales. They are part of `scope`.
+    pub(crate) adapters: Vec<(AdapterId, f32)>,
     /// Lower runs earlier.
     pub(crate) priority: i32,
     /// Tokens that the prefix cache had when it was first let in; `None` before that.
@@ -59,6 +61,7 @@ impl<T> Sequence<T> {
             computed: 0,
             output: Output::Next,
             scope: None,
+            adapters: Vec::new(),
             priority: 0,
             cached: None,
             of,
@@ -98,6 +101,7 @@ impl<T> Sequence<T> {
             position: from,
             blocks: self.blocks.ids()[..to.div_ceil(block_size)].to_vec(),
             logits,
+            adapters: self.adapters.clone(),
         }
     }
 }

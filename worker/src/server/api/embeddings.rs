@@ -48,7 +48,7 @@ pub(super) async fn embed(
     let engine = &app.loaded()?.engine;
     // Dropping it, when the client goes away, stops them.
     let vectors = engine
-        .embed(prompts, pooling)
+        .embed(prompts, pooling, Vec::new())
         .await
         .map_err(|error| generation_error(&error))?;
     let data = vectors

@@ -1,3 +1,4 @@
+mod adapters;
 mod constrained;
 mod shared;
 mod told;

@@ -148,7 +148,8 @@ fn an_embedding_is_the_pooled_states_in_pieces_and_beside_others() {
     // What is cached makes no difference.
     let beside = engine.submit(greedy(&text, 50)).unwrap();
     let embed = |tokens: Vec<u32>, pooling| {
-        block_on(engine.embed(vec![tokens], pooling)).map(|mut vectors| vectors.remove(0))
+        block_on(engine.embed(vec![tokens], pooling, Vec::new()))
+            .map(|mut vectors| vectors.remove(0))
     };
     let last = embed(text.clone(), Pooling::Last).unwrap();
     assert_eq!(last, fake::hidden(&text));
@@ -171,7 +172,7 @@ fn more_texts_than_can_wait_are_embedded_in_order() {
     };
     let engine = start(256, FakeOptions::default(), config);
     let texts: Vec<Vec<u32>> = (0..40).map(|i| vec![50, 40 + i]).collect();
-    let vectors = block_on(engine.embed(texts.clone(), Pooling::Last)).unwrap();
+    let vectors = block_on(engine.embed(texts.clone(), Pooling::Last, Vec::new())).unwrap();
     let expected: Vec<_> = texts.iter().map(|t| fake::hidden(t).to_vec()).collect();
     assert_eq!(vectors, expected);
     comes_to_rest(&engine);
@@ -184,7 +185,7 @@ fn an_embedding_that_cannot_be_is_refused_and_one_that_fails_fails_alone() {
         ..Default::default()
     };
     let engine = start(4, options, EngineConfig::default());
-    let embed = |tokens: Vec<u32>| block_on(engine.embed(vec![tokens], Pooling::Mean));
+    let embed = |tokens: Vec<u32>| block_on(engine.embed(vec![tokens], Pooling::Mean, Vec::new()));
     for tokens in [vec![], vec![9999], vec![1; 65]] {
         let error = embed(tokens).unwrap_err();
         assert!(matches!(
@@ -198,6 +199,6 @@ fn an_embedding_that_cannot_be_is_refused_and_one_that_fails_fails_alone() {
     ));
     assert!(embed(vec![1; 64]).is_ok());
     // A future that is not awaited to its end computes nothing further.
-    drop(engine.embed(vec![vec![1; 60]], Pooling::Mean));
+    drop(engine.embed(vec![vec![1; 60]], Pooling::Mean, Vec::new()));
     comes_to_rest(&engine);
 }

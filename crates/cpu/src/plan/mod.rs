@@ -1,6 +1,8 @@
 //! A step laid out for the threads.
 
-use hyprstream_engine::{BackendError, LogitsWanted, ModelSpec, StepBatch};
+mod runs;
+
+use hyprstream_engine::{AdapterId, BackendError, LogitsWanted, ModelSpec, StepBatch};
 use hyprstream_models::DecoderConfig;
 
 use crate::{
@@ -8,22 +10,32 @@ use crate::{
     kernels::{CHUNK, MAX_ROWS},
 };
 
+pub(crate) use runs::{Piece, Runs};
+
 /// Everything about a step that does not depend on the layer.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
-    /// All new tokens, sequence after sequence.
+    /// All new tokens, sequence after sequence; those of the same adapters follow one another.
     pub(crate) tokens: Vec<Token>,
     /// Tokens of which more than keys and values is wanted, ascending: what the last layer and
     /// the head compute.
     pub(crate) kept: Vec<usize>,
-    /// Of those, whose logits are wanted.
+    /// Of those, whose logits are wanted, in the order of the batch.
     pub(crate) logits: Vec<usize>,
-    /// Of those, whose hidden states are wanted.
+    /// Of those, whose hidden states are wanted, in the order of the batch.
     pub(crate) hidden: Vec<usize>,
     /// For each kind of attention (index of [`Self::kinds`]) its tasks.
     pub(crate) tasks: Vec<Tasks>,
     /// The windows that layers have.
     pub(crate) windows: Vec<Option<usize>>,
+    /// All adapters of the batch, each once.
+    pub(crate) adapters: Vec<AdapterId>,
+    /// The adapters of all tokens.
+    pub(crate) runs: Runs,
+    /// The adapters of the tokens that are kept.
+    pub(crate) kept_runs: Runs,
+    /// The adapters of the rows of logits.
+    pub(crate) head_runs: Runs,
 }
 
 /// One new token.
@@ -119,7 +131,11 @@ impl Plan {
             sequence.check(spec)?;
         }
         let mut plan = Self::default();
-        for sequence in &batch.sequences {
+        let order = order(batch);
+        let mut wanted_of = vec![0..0; batch.sequences.len()];
+        let (mut owners, mut kept_owners) = (Vec::new(), Vec::new());
+        for &index in &order {
+            let sequence = &batch.sequences[index];
             let first = plan.tokens.len();
             let count = sequence.tokens.len();
             for (i, &id) in sequence.tokens.iter().enumerate() {
@@ -138,12 +154,28 @@ impl Plan {
                 LogitsWanted::Last => end - 1..end,
                 LogitsWanted::All | LogitsWanted::Hidden => first..end,
             };
-            let kept = plan.kept.len()..plan.kept.len() + wanted.len();
+            wanted_of[index] = plan.kept.len()..plan.kept.len() + wanted.len();
             plan.kept.extend(wanted);
-            match sequence.logits {
+            owners.resize(end, index);
+            kept_owners.resize(plan.kept.len(), index);
+            for (id, _) in &sequence.adapters {
+                if !plan.adapters.contains(id) {
+                    plan.adapters.push(*id);
+                }
+            }
+        }
+        let mut head_owners = Vec::new();
+        for (index, kept) in wanted_of.into_iter().enumerate() {
+            match batch.sequences[index].logits {
                 LogitsWanted::Hidden => plan.hidden.extend(kept),
                 _ => plan.logits.extend(kept),
             }
+            head_owners.resize(plan.logits.len(), index);
+        }
+        if !plan.adapters.is_empty() {
+            plan.runs = Runs::new(batch, &owners, &plan.adapters);
+            plan.kept_runs = Runs::new(batch, &kept_owners, &plan.adapters);
+            plan.head_runs = Runs::new(batch, &head_owners, &plan.adapters);
         }
         let group = Heads::of(config).iter().map(|h| h.count).max().unwrap_or(1);
         for layer in &config.layers {
@@ -151,7 +183,8 @@ impl Plan {
                 let window = layer.window.unwrap_or(usize::MAX);
                 let heads = config.num_kv_heads;
                 plan.windows.push(layer.window);
-                plan.tasks.push(tasks(batch, window, group, heads, threads));
+                plan.tasks
+                    .push(tasks(batch, &order, window, (group, heads), threads));
             }
         }
         Ok(plan)
@@ -164,8 +197,22 @@ impl Plan {
     }
 }
 
+/// The sequences of `batch` by adapters, as they are otherwise.
+fn order(batch: &StepBatch) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..batch.sequences.len()).collect();
+    let ids = |at: &usize| batch.sequences[*at].adapters.iter().map(|(id, _)| id);
+    order.sort_by(|a, b| ids(a).cmp(ids(b)));
+    order
+}
+
 /// The tasks of a layer in which a token sees `window` positions.
-fn tasks(batch: &StepBatch, window: usize, group: usize, heads: usize, threads: usize) -> Tasks {
+fn tasks(
+    batch: &StepBatch,
+    order: &[usize],
+    window: usize,
+    (group, heads): (usize, usize),
+    threads: usize,
+) -> Tasks {
     let tile = (MAX_ROWS / group).max(1);
     let tiles: usize = batch
         .sequences
@@ -176,7 +223,8 @@ fn tasks(batch: &StepBatch, window: usize, group: usize, heads: usize, threads: 
     let parts = (threads * 8).div_ceil(tiles * heads);
     let mut tasks = Tasks::default();
     let mut first = 0;
-    for (sequence, step) in batch.sequences.iter().enumerate() {
+    for &sequence in order {
+        let step = &batch.sequences[sequence];
         let mut from = 0;
         while from < step.tokens.len() {
             let count = tile.min(step.tokens.len() - from);
