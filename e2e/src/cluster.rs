@@ -13,6 +13,9 @@ use serde_json::Value;
 
 use crate::{Output, run};
 
+/// Seconds for which a container has run whose readiness a new kubelet takes over: ten, and some.
+const SETTLED: i64 = 15;
+
 /// A running cluster with the chart installed.
 #[derive(Clone, Debug)]
 pub struct Cluster {
@@ -152,6 +155,48 @@ impl Cluster {
             .filter(|line| line.starts_with(metric) && labels.iter().all(|l| line.contains(l)))
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
             .sum())
+    }
+
+    /// Waits until every pod of the release is ready and its containers have run for a while: a
+    /// kubelet that starts anew takes those of the last ten seconds for not ready until it has asked
+    /// them, and the ingress has nobody left meanwhile.
+    pub fn wait_settled(&self, limit: Duration) -> Result<()> {
+        self.wait_whole(limit)?;
+        wait_until(limit, || {
+            let list = self.get(&["-n", &self.system, "pods"])?;
+            let pods = list["items"].as_array().into_iter().flatten();
+            let containers = pods.flat_map(|pod| {
+                let statuses = pod["status"]["containerStatuses"].as_array();
+                statuses.into_iter().flatten()
+            });
+            let now = jiff::Timestamp::now();
+            let settled = |status: &Value| {
+                let started = &status["state"]["running"]["startedAt"];
+                // What does not run any more has ended well, or it would not count as whole.
+                started.as_str().is_none_or(|started| {
+                    let started = started.parse::<jiff::Timestamp>();
+                    started.is_ok_and(|started| now.duration_since(started).as_secs() >= SETTLED)
+                })
+            };
+            Ok(containers.into_iter().all(settled).then_some(()))
+        })
+    }
+
+    /// Kills every process of a program, as soon as there is one: the kubelet may be about to start
+    /// it again.
+    pub fn kill(&self, program: &str, limit: Duration) -> Result<()> {
+        wait_until(limit, || self.xtask(&["chaos", "kill", program]).map(Some)).map(drop)
+    }
+
+    /// Replaces every pod of the release, and waits until all are ready.
+    pub fn renew(&self, limit: Duration) -> Result<()> {
+        let system = ["--namespace", self.system.as_str()];
+        self.kubectl(&[&["rollout", "restart", "deployment,daemonset"], &system[..]].concat())?;
+        for kind in ["deployment", "daemonset"] {
+            let seconds = format!("--timeout={}s", limit.as_secs());
+            self.kubectl(&[&["rollout", "status", kind, &seconds], &system[..]].concat())?;
+        }
+        self.wait_whole(limit)
     }
 
     /// Waits until every pod of the release is ready: the kubelet waits longer and longer before it

@@ -7,6 +7,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
+    time::Duration,
 };
 
 use anyhow::{Result, bail};
@@ -59,7 +60,12 @@ impl Load {
                         let mut report = report.lock().expect("no client panics with the lock");
                         match outcome {
                             Ok(commit) => *report.answers.entry(commit).or_default() += 1,
-                            Err(error) => report.failures.push(format!("{error:#}")),
+                            Err(error) => {
+                                report.failures.push(format!("{error:#}"));
+                                drop(report);
+                                // As a client does, so that its questions last.
+                                std::thread::sleep(Duration::from_millis(100));
+                            }
                         }
                     }
                 })
@@ -94,6 +100,15 @@ impl Load {
 }
 
 impl LoadReport {
+    /// How often what failed.
+    pub fn causes(&self) -> BTreeMap<&str, usize> {
+        let mut causes = BTreeMap::new();
+        for failure in &self.failures {
+            *causes.entry(failure.as_str()).or_default() += 1;
+        }
+        causes
+    }
+
     /// Whole answers of all commits.
     pub fn total(&self) -> usize {
         self.answers.values().sum()

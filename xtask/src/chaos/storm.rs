@@ -87,6 +87,8 @@ impl fmt::Display for Part {
 const MAX_QUESTIONS: usize = 20_000;
 /// How long the system may take to answer again.
 const RECOVERY: Duration = Duration::from_mins(2);
+/// After this time whoever sends requests knows that an instance is ready.
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// A process that was killed.
 #[derive(Clone, Copy, Debug)]
@@ -197,7 +199,7 @@ fn kill_for_a_while(cluster: &Cluster, args: &StormArgs, seed: u64) -> Result<Ve
         for part in parts {
             // With its only or last instance a part takes everybody's requests along, which says
             // nothing: the others are to carry on.
-            if part.holds_requests() && !all_ready(cluster, part, &args.model)? {
+            if part.holds_requests() && !all_settled(cluster, part, &args.model)? {
                 continue;
             }
             if cluster.kill_one(&part.program(), |count| random.usize(..count))? {
@@ -212,6 +214,17 @@ fn kill_for_a_while(cluster: &Cluster, args: &StormArgs, seed: u64) -> Result<Ve
     // What the last kill cost is to be seen too.
     std::thread::sleep(length.saturating_sub(started.elapsed()) + every);
     Ok(kills)
+}
+
+/// Whether all instances of a part are ready, and have been for so long that those who send them
+/// requests know: the ingress hears of one that came back a moment after the Deployment says so,
+/// and would have none left if the other were killed in that moment.
+fn all_settled(cluster: &Cluster, part: Part, model: &str) -> Result<bool> {
+    if !all_ready(cluster, part, model)? {
+        return Ok(false);
+    }
+    std::thread::sleep(SETTLED);
+    all_ready(cluster, part, model)
 }
 
 /// Whether a part has at least two instances, all of them ready.
