@@ -177,7 +177,7 @@ impl Lists {
     }
 
     /// Whether workers have an adapter of that repository, so that it has to stay.
-    pub(crate) fn name(&self, repository: &Repository) -> bool {
+    pub(crate) fn names(&self, repository: &Repository) -> bool {
         let name = repository.to_string();
         let kept = self.kept.read();
         kept.values().any(|kept| match kept {
@@ -323,11 +323,11 @@ mod tests {
             "a/m".parse().unwrap(),
             Repository::Mirror(id.parse().unwrap()),
         );
-        assert!(!lists.name(&mirror));
+        assert!(!lists.names(&mirror));
         lists.put(&owner, list).unwrap();
-        assert!(lists.name(&mirror));
-        assert!(!lists.name(&Repository::Mirror("cd".repeat(32).parse().unwrap())));
+        assert!(lists.names(&mirror));
+        assert!(!lists.names(&Repository::Mirror("cd".repeat(32).parse().unwrap())));
         lists.remove(&owner).unwrap();
-        assert!(!lists.name(&mirror));
+        assert!(!lists.names(&mirror));
     }
 }

@@ -52,7 +52,7 @@ pub(crate) fn collect(state: &State, keep: Duration) {
     for repository in repositories(layout) {
         if !matches!(repository, Repository::Mirror(_))
             || state.mirrors.is_busy(&repository)
-            || state.adapters.name(&repository)
+            || state.adapters.names(&repository)
         {
             continue;
         }
