@@ -23,8 +23,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    api::{Admin, parse},
-    auth::Principal,
+    api::{Admin, Reader, parse},
     layout::sync_folders,
     names::Repository,
     refusal::Refusal,
@@ -220,24 +219,6 @@ fn model_name(text: &str) -> Result<ModelName, Refusal> {
         let text: String = text.chars().take(140).collect();
         Refusal::bad_request(format!("{text:?} is no Model: {error}"))
     })
-}
-
-/// Proof that the control plane or a node asks.
-pub(crate) struct Reader;
-
-impl FromRequestParts<Arc<State>> for Reader {
-    type Rejection = Refusal;
-
-    async fn from_request_parts(
-        parts: &mut Parts,
-        state: &Arc<State>,
-    ) -> Result<Self, Self::Rejection> {
-        match state.auth.principal(&parts.headers) {
-            Some(Principal::Admin | Principal::Node) => Ok(Self),
-            Some(_) => Err(Refusal::forbidden("this token does not allow the API")),
-            None => Err(Refusal::unauthorized()),
-        }
-    }
 }
 
 /// `PUT /api/v1/adapters/NAMESPACE/MODEL`

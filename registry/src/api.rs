@@ -35,11 +35,35 @@ impl FromRequestParts<Arc<State>> for Admin {
         parts: &mut Parts,
         state: &Arc<State>,
     ) -> Result<Self, Self::Rejection> {
-        match state.auth.principal(&parts.headers) {
-            Some(Principal::Admin) => Ok(Self),
-            Some(_) => Err(Refusal::forbidden("this token does not allow the API")),
-            None => Err(Refusal::unauthorized()),
-        }
+        require(state, parts, |who| *who == Principal::Admin).map(|()| Self)
+    }
+}
+
+/// Proof that the control plane or a node asks.
+pub(crate) struct Reader;
+
+impl FromRequestParts<Arc<State>> for Reader {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        state: &Arc<State>,
+    ) -> Result<Self, Self::Rejection> {
+        let may = |who: &Principal| matches!(who, Principal::Admin | Principal::Node);
+        require(state, parts, may).map(|()| Self)
+    }
+}
+
+fn require(
+    state: &State,
+    parts: &Parts,
+    may: impl FnOnce(&Principal) -> bool,
+) -> Result<(), Refusal> {
+    let who = state.auth.principal(&parts.headers);
+    if may(&who.ok_or_else(Refusal::unauthorized)?) {
+        Ok(())
+    } else {
+        Err(Refusal::forbidden("this token does not allow the API"))
     }
 }
 

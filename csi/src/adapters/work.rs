@@ -288,18 +288,7 @@ impl Work {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn entry(name: &str, commit: char) -> AdapterEntry {
-        AdapterEntry {
-            name: name.to_owned(),
-            scale: 1.0,
-            repository: "git/default/m".to_owned(),
-            commit: commit.to_string().repeat(40).parse().unwrap(),
-            weights: format!("{name}.safetensors"),
-            config: format!("{name}.json"),
-            source: "s".to_owned(),
-        }
-    }
+    use crate::adapters::tests::entry;
 
     fn adopted(entries: &[AdapterEntry]) -> Adopted {
         let list = AdapterList {
