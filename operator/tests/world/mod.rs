@@ -223,7 +223,9 @@ impl World {
         }
     }
 
-    /// Waits until a Model serves a commit with all workers, and nothing is left to do.
+    /// Waits until a Model serves a commit with all workers, and nothing is left to do, neither for
+    /// the operator nor for Kubernetes: a worker of before that is still there would be at once
+    /// what a test waits for later.
     pub async fn settled(&self, name: &str, commit: &str) {
         let is = || {
             let status = self.status(name);
@@ -232,6 +234,11 @@ impl World {
                 && status
                     .condition("Progressing")
                     .is_some_and(|c| c.reason == "UpToDate")
+                && !self.cluster.list(kubelet::PODS).iter().any(|pod| {
+                    let labels = &pod["metadata"]["labels"];
+                    labels["hyprstream.io/model"] == name
+                        && labels["hyprstream.io/commit"] != commit
+                })
         };
         self.wait(&format!("{name} serves {commit}"), is).await;
     }
