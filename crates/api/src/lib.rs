@@ -1,13 +1,15 @@
 //! The custom resources of hyprstream, and nothing else.
 //!
-//! [`Model`] is `models.hyprstream.io`: a git repository at a reference, served. The CRD in
-//! `crds/` is generated from these types; everything that a schema or a CEL rule can refuse is
+//! [`Model`] is `models.hyprstream.io`: a git repository at a reference, served. [`Adapter`] is
+//! `adapters.hyprstream.io`: a file in a commit that a Model's workers serve on top of it. The CRDs
+//! in `crds/` are generated from these types; everything that a schema or a CEL rule can refuse is
 //! refused by the API server, so there is no webhook. Whoever reads many objects reads them as
 //! [`Checked`], so that a bad one does not hide the others.
 
 // KubeSchema repeats each struct inside of a function, where `pub` reaches nothing.
 #![allow(unreachable_pub)]
 
+mod adapter;
 mod checked;
 pub mod condition;
 mod model;
@@ -18,6 +20,10 @@ mod source;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
+pub use adapter::{
+    Adapter, AdapterReplicas, AdapterSource, AdapterSpec, AdapterStatus, BaseCommitPolicy,
+    LocalModelRef,
+};
 pub use checked::{Checked, DecodeError};
 pub use model::{
     Device, Download, Dtype, Engine, FailedCommit, Model, ModelSpec, ModelStatus, Quantization,
@@ -27,5 +33,5 @@ pub use source::{LocalSecretRef, Source, SourceRef};
 
 /// All CustomResourceDefinitions.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![Model::crd()]
+    vec![Model::crd(), Adapter::crd()]
 }

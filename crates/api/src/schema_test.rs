@@ -4,7 +4,7 @@ use kube::CustomResourceExt;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::Model;
+use crate::{Adapter, Model};
 
 /// Values that the schema allows, those at its limits among them. CEL rules are not looked at: they
 /// may only narrow what can be decoded anyway.
@@ -78,18 +78,27 @@ fn objects(schema: &Value) -> Vec<Value> {
     objects
 }
 
-#[test]
-fn what_the_schema_allows_can_be_decoded() {
-    let crd = serde_json::to_value(Model::crd()).unwrap();
+/// Values that the schema of `K` allows, each decoded.
+fn decode_all<K: CustomResourceExt + for<'de> Deserialize<'de>>(kind: &str) -> usize {
+    let crd = serde_json::to_value(K::crd()).unwrap();
     let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
-    let models = allowed(schema);
-    assert!(models.len() > 100, "{}", models.len());
-    for mut model in models {
-        model["apiVersion"] = json!("hyprstream.io/v1alpha1");
-        model["kind"] = json!("Model");
-        model["metadata"] = json!({"name": "m"});
-        if let Err(error) = Model::deserialize(&model) {
-            panic!("{error}: {model}");
+    let objects = allowed(schema);
+    let count = objects.len();
+    for mut object in objects {
+        object["apiVersion"] = json!("hyprstream.io/v1alpha1");
+        object["kind"] = json!(kind);
+        object["metadata"] = json!({"name": "m"});
+        if let Err(error) = K::deserialize(&object) {
+            panic!("{error}: {object}");
         }
     }
+    count
+}
+
+#[test]
+fn what_the_schema_allows_can_be_decoded() {
+    let models = decode_all::<Model>("Model");
+    assert!(models > 100, "{models}");
+    let adapters = decode_all::<Adapter>("Adapter");
+    assert!(adapters > 20, "{adapters}");
 }

@@ -81,6 +81,23 @@ pub struct AdapterEntry {
     pub config: String,
     /// The upstream without credentials and the path in it, for people.
     pub source: String,
+    /// What becomes of it where it says that it was made for another commit of the model.
+    #[serde(default)]
+    pub base_commit: BaseCommitPolicy,
+}
+
+/// What a worker does with an adapter whose configuration names another commit of the model
+/// (PEFT's `revision`, when that is a commit) than the one that the worker serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum BaseCommitPolicy {
+    /// Refuses it.
+    Require,
+    /// Serves it, and says so in [`crate::worker_adapters::WorkerAdapter::warning`].
+    #[default]
+    Warn,
+    /// Does not look.
+    Ignore,
 }
 
 /// Answer to a list that was put.
@@ -136,6 +153,9 @@ pub struct FolderEntry {
     pub source: String,
     /// The commit.
     pub commit: CommitId,
+    /// What becomes of it where it was made for another commit of the model.
+    #[serde(default)]
+    pub base_commit: BaseCommitPolicy,
     /// Whether its files are there.
     #[serde(flatten)]
     pub state: AdapterState,
@@ -342,6 +362,7 @@ mod tests {
             weights: "adapters/01_sql.safetensors".to_owned(),
             config: "adapters/01_sql.config.json".to_owned(),
             source: "hyprstream://default/m".to_owned(),
+            base_commit: BaseCommitPolicy::Warn,
         }
     }
 
@@ -392,6 +413,7 @@ mod tests {
                 folder: entry("sql").folder(),
                 source: "hyprstream://default/m".into(),
                 commit: entry("sql").commit,
+                base_commit: BaseCommitPolicy::Require,
                 state,
             };
             let folder = AdapterFolder {
@@ -417,6 +439,7 @@ mod tests {
                 folder: "f".into(),
                 source: "s".into(),
                 commit: entry("sql").commit,
+                base_commit: BaseCommitPolicy::Ignore,
                 state: AdapterState::Failed {
                     reason: "NotFound".into(),
                     message: "m".into(),
@@ -426,6 +449,7 @@ mod tests {
         let expected = serde_json::json!({"revision": "r", "adapters": [{
             "name": "sql", "scale": 0.5, "folder": "f", "source": "s",
             "commit": "0123456789abcdef0123456789abcdef01234567",
+            "baseCommit": "ignore",
             "state": "failed", "reason": "NotFound", "message": "m",
         }]});
         assert_eq!(serde_json::to_value(&folder).unwrap(), expected);

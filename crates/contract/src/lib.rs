@@ -14,6 +14,7 @@ pub mod model_ref;
 pub mod registry;
 pub mod volume;
 pub mod worker;
+pub mod worker_adapters;
 pub mod worker_key;
 
 pub use commit::CommitId;

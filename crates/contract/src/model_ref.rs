@@ -24,7 +24,7 @@ pub struct ModelRef {
 pub struct AdapterRef {
     /// Served name.
     pub name: String,
-    /// Scale; `None` is 1.
+    /// Scale; `None` is the adapter's own, 1 unless it says otherwise.
     pub scale: Option<f32>,
 }
 
@@ -38,8 +38,10 @@ pub struct InvalidModelRef {
 
 /// Longest text that is looked at, in bytes.
 const MAX_BYTES: usize = 512;
-/// Most adapters in one reference.
-const MAX_ADAPTERS: usize = 16;
+/// Most adapters in one reference, and in one request however it names them.
+pub const MAX_STACK: usize = 8;
+/// Largest scale, and as a negative number the smallest.
+pub const MAX_SCALE: f32 = 10.0;
 
 impl FromStr for ModelRef {
     type Err = InvalidModelRef;
@@ -59,8 +61,8 @@ fn parse(text: &str) -> Result<ModelRef, &'static str> {
     let mut parts = text.split('+');
     let base = parts.next().unwrap_or_default();
     let adapters = parts.map(parse_adapter).collect::<Result<Vec<_>, _>>()?;
-    if adapters.len() > MAX_ADAPTERS {
-        return Err("it names more than 16 adapters");
+    if adapters.len() > MAX_STACK {
+        return Err("it names more than 8 adapters");
     }
     let mut base = base.splitn(3, ':');
     let path = base.next().unwrap_or_default();
@@ -97,10 +99,10 @@ fn parse_adapter(text: &str) -> Result<AdapterRef, &'static str> {
     let scale = match scale {
         None => None,
         Some(scale) => match scale.parse::<f32>() {
-            Ok(value) if value.is_finite() && value.abs() <= 100.0 && !scale.contains('+') => {
+            Ok(value) if value.is_finite() && value.abs() <= MAX_SCALE && !scale.contains('+') => {
                 Some(value)
             }
-            _ => return Err("an adapter's scale is a number from -100 to 100"),
+            _ => return Err("an adapter's scale is a number from -10 to 10"),
         },
     };
     Ok(AdapterRef {
@@ -220,6 +222,8 @@ mod tests {
             "a+x@nan",
             "a+x@inf",
             "a+x@1e9",
+            "a+x@10.1",
+            "a+1+2+3+4+5+6+7+8+9",
             "a:..",
             "a:-x",
             "a b",

@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 /// Where the operator mounts the model's volume.
 pub const MODEL_DIR: &str = "/model";
+/// Where the operator mounts the volume of the Model's adapters, an
+/// [`crate::adapters::AdapterFolder`].
+pub const ADAPTERS_DIR: &str = "/adapters";
 /// Port of the worker's HTTP server; its name in the pod and the Service is [`PORT_NAME`].
 pub const PORT: u16 = 8000;
 /// Name of [`PORT`].
@@ -42,6 +45,17 @@ pub mod env {
     pub const API_KEY_FILE: &str = "HYPRSTREAM_API_KEY_FILE";
     /// Threads of the CPU backend (`--threads`).
     pub const THREADS: &str = "HYPRSTREAM_THREADS";
+    /// Directory whose adapters are served (`--adapters`).
+    pub const ADAPTERS: &str = "HYPRSTREAM_ADAPTERS";
+    /// `true` or `false`: whether those in the folder `adapters` of the model are served too
+    /// (`--repository-adapters`).
+    pub const REPOSITORY_ADAPTERS: &str = "HYPRSTREAM_REPOSITORY_ADAPTERS";
+    /// Memory of adapters that are ready to compute with, in bytes (`--adapter-memory-bytes`).
+    pub const ADAPTER_MEMORY_BYTES: &str = "HYPRSTREAM_ADAPTER_MEMORY_BYTES";
+    /// Most adapters that are ready to compute with (`--max-adapters`).
+    pub const MAX_ADAPTERS: &str = "HYPRSTREAM_MAX_ADAPTERS";
+    /// Largest rank (`--max-adapter-rank`).
+    pub const MAX_ADAPTER_RANK: &str = "HYPRSTREAM_MAX_ADAPTER_RANK";
 }
 
 /// Exit status of a worker that refuses the model: another start on the same commit and options

@@ -11,8 +11,8 @@ use std::{
 use hyprstream_contract::{
     VolumeAttributes,
     adapters::{
-        AdapterEntry, AdapterFolder, AdapterList, AdapterState, CONFIG_FILE, ChangesRequest,
-        FOLDER_FILE, ModelName, WEIGHTS_FILE,
+        AdapterEntry, AdapterFolder, AdapterList, AdapterState, BaseCommitPolicy, CONFIG_FILE,
+        ChangesRequest, FOLDER_FILE, ModelName, WEIGHTS_FILE,
     },
     manifest::ManifestFile,
 };
@@ -169,6 +169,7 @@ pub(crate) fn entry(name: &str, commit: char) -> AdapterEntry {
         weights: format!("{name}.safetensors"),
         config: format!("{name}.json"),
         source: "s".to_owned(),
+        base_commit: BaseCommitPolicy::Warn,
     }
 }
 

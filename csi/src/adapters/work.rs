@@ -274,6 +274,7 @@ impl Work {
             folder,
             source: entry.source.clone(),
             commit: entry.commit.clone(),
+            base_commit: entry.base_commit,
             state,
         }
     }

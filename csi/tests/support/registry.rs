@@ -10,7 +10,9 @@ use std::{
 
 use hyprstream_contract::{
     VolumeAttributes,
-    adapters::{AdapterEntry, AdapterList, CHANGES_PATH, Changes, ChangesRequest},
+    adapters::{
+        AdapterEntry, AdapterList, BaseCommitPolicy, CHANGES_PATH, Changes, ChangesRequest,
+    },
     volume::{VolumeContent, VolumeMode},
 };
 use hyprstream_git2db::Digest;
@@ -167,6 +169,7 @@ impl Registry {
             weights: format!("{name}.safetensors"),
             config: format!("{name}.json"),
             source: "https://example.org/m".to_owned(),
+            base_commit: BaseCommitPolicy::Warn,
         }
     }
 

@@ -6,7 +6,8 @@ use std::{
 };
 
 use hyprstream_contract::adapters::{
-    ADAPTERS_PATH, AdapterEntry, AdapterList, CHANGES_PATH, Changes, ChangesRequest, Stored,
+    ADAPTERS_PATH, AdapterEntry, AdapterList, BaseCommitPolicy, CHANGES_PATH, Changes,
+    ChangesRequest, Stored,
 };
 use serde_json::json;
 
@@ -24,6 +25,7 @@ fn list(names: &[&str]) -> AdapterList {
         weights: "adapters/01_sql.safetensors".to_owned(),
         config: "adapters/01_sql.config.json".to_owned(),
         source: "hyprstream://a/m".to_owned(),
+        base_commit: BaseCommitPolicy::Warn,
     };
     AdapterList {
         adapters: names.iter().map(entry).collect(),
