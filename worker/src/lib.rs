@@ -4,6 +4,7 @@
 //! does; [`server`] is the HTTP side and knows no libtorch; [`backend`] is the only module that
 //! does, and only with the feature `torch`.
 
+pub mod adapters;
 mod args;
 pub mod backend;
 pub mod bench;

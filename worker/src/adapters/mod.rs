@@ -1,0 +1,177 @@
+//! The adapters of a worker: those of the folder that it follows, those of the commit that it
+//! serves, and those that were asked for at its load routes.
+
+use hyprstream_contract::worker_adapters::WorkerAdapters;
+use hyprstream_engine::Adapter;
+use hyprstream_models::adapter::AdapterDigest;
+
+/// All adapters of a worker. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Adapters {}
+
+/// An adapter that a request names.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wanted {
+    /// Its served name.
+    pub name: String,
+    /// The scale, or that of the adapter's own.
+    pub scale: Option<f32>,
+}
+
+/// An adapter that a request has until it drops this: it stays what it is, whatever is loaded or
+/// unloaded by its name meanwhile.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// Its served name.
+    pub name: String,
+    /// What the engine knows.
+    pub adapter: Adapter,
+    /// What it computes.
+    pub digest: AdapterDigest,
+    /// By what it is multiplied.
+    pub scale: f32,
+}
+
+/// A request's adapters cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TakeError {
+    /// Nothing is served by these names. A 404.
+    #[error("{}", missing(names, known))]
+    Missing {
+        /// Those that were asked for in vain.
+        names: Vec<String>,
+        /// All that there are.
+        known: Vec<String>,
+    },
+    /// It was known, and its files are gone or no longer what they were, or there is no memory. A
+    /// 503.
+    #[error("the adapter {name:?} cannot be brought back: {why}")]
+    Lost {
+        /// Its served name.
+        name: String,
+        /// Why.
+        why: String,
+    },
+}
+
+fn missing(names: &[String], known: &[String]) -> String {
+    let known = if known.is_empty() {
+        "there is none".to_owned()
+    } else {
+        format!("there are {}", known.join(", "))
+    };
+    match names {
+        [name] => format!("the adapter {name:?} is not loaded here: {known}"),
+        names => format!("the adapters {names:?} are not loaded here: {known}"),
+    }
+}
+
+/// What a load route asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadRequest {
+    /// The served name.
+    pub name: String,
+    /// The adapter: a folder or a file of tensors below the root for load routes, or relative to it.
+    pub path: String,
+    /// Replaces what is loaded by that name. Otherwise that is an error.
+    pub in_place: bool,
+    /// What has to come out, 64 hexadecimal digits.
+    pub expected_digest: Option<String>,
+}
+
+/// A load route's request was not carried out. What was loaded before still is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// No root folder for load routes was given to this worker.
+    #[error("this worker loads no adapters on request: start it with --adapter-root DIR")]
+    NoRoot,
+    /// The name cannot be: empty, other characters, or that of the model.
+    #[error("{name:?} cannot be the name of an adapter: {why}")]
+    Name {
+        /// What was asked for.
+        name: String,
+        /// Why not.
+        why: String,
+    },
+    /// Something is loaded by that name, and it was not asked to be replaced.
+    #[error("the adapter {0:?} is already loaded: set load_inplace to replace it")]
+    AlreadyLoaded(String),
+    /// It is not there to be unloaded.
+    #[error("the adapter {0:?} is not loaded")]
+    NotLoaded(String),
+    /// It came with the model or from an Adapter resource, which load routes do not change.
+    #[error("the adapter {name:?} belongs to {owner}: change it there")]
+    NotOurs {
+        /// Its name.
+        name: String,
+        /// Who it belongs to, in words.
+        owner: &'static str,
+    },
+    /// The path leads out of the root, or to nothing.
+    #[error("{0}")]
+    NotFound(String),
+    /// The file computes something else.
+    #[error("the adapter has the digest {found}, but {expected} was expected")]
+    OtherDigest {
+        /// What was asked for.
+        expected: String,
+        /// What the files are.
+        found: String,
+    },
+    /// The files are refused.
+    #[error("{message}")]
+    Refused {
+        /// CamelCase.
+        reason: String,
+        /// In words.
+        message: String,
+    },
+}
+
+impl Adapters {
+    /// Loads what a load route asks for, ready to compute with when this returns.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn load(&self, request: LoadRequest) -> Result<(), RequestError> {
+        let _ = request;
+        Err(RequestError::NoRoot)
+    }
+
+    /// Unloads what a load route loaded; requests that have it keep it until they end.
+    ///
+    /// # Errors
+    /// [`RequestError::NotLoaded`], [`RequestError::NotOurs`].
+    pub async fn unload(&self, name: &str) -> Result<(), RequestError> {
+        Err(RequestError::NotLoaded(name.to_owned()))
+    }
+
+    /// Those that a request names, in its order, ready to compute with. One that lies only on disk
+    /// is brought back first, for which others do not wait.
+    ///
+    /// # Errors
+    /// [`TakeError`]: no request is answered without an adapter that it asked for.
+    pub async fn take(&self, wanted: &[Wanted]) -> Result<Vec<Taken>, TakeError> {
+        let names = wanted.iter().map(|wanted| wanted.name.clone());
+        let names: Vec<_> = names.collect();
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let known = Vec::new();
+        Err(TakeError::Missing { names, known })
+    }
+
+    /// All of them, by name.
+    pub fn list(&self) -> WorkerAdapters {
+        WorkerAdapters {
+            object: "list".to_owned(),
+            ..WorkerAdapters::default()
+        }
+    }
+
+    /// Whether something is served by this name.
+    pub fn serves(&self, name: &str) -> bool {
+        let _ = name;
+        false
+    }
+}
