@@ -43,6 +43,7 @@ fn model(table: &Table, entry: &ModelEntry) -> Model {
                 Reference::Head | Reference::Commit(_) => None,
             },
             commit: commit.to_string(),
+            ..Provenance::default()
         }),
     }
 }

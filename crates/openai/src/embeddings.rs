@@ -2,9 +2,10 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
+    adapters::{self, AdapterRequest},
     completion::{self, Prompt},
     error::ApiError,
     fields::{self, Fields},
@@ -20,6 +21,8 @@ const MAX_DIMENSIONS: i64 = 1 << 20;
 pub struct EmbeddingRequest {
     /// Which model.
     pub model: String,
+    /// Adapters to embed with, in this order.
+    pub adapters: Vec<AdapterRequest>,
     /// What to embed.
     pub inputs: Vec<Prompt>,
     /// Numbers or base64 of little-endian f32.
@@ -62,13 +65,9 @@ impl EmbeddingRequest {
         let model = fields.required_string("model")?;
         let input = fields.required("input", || completion::prompt_schema(MAX_INPUTS))?;
         fields.string("user")?;
-        fields.only(
-            "adapters",
-            &[json!([])],
-            "adapters are not supported by this server yet",
-        )?;
         Ok(Self {
             model,
+            adapters: adapters::read(fields)?,
             inputs: completion::prompts(input, "input", MAX_INPUTS)?,
             base64: fields.word("encoding_format", &["float", "base64"])? == Some("base64"),
             dimensions: fields

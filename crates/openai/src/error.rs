@@ -101,6 +101,8 @@ pub struct ApiError {
     pub code: Option<Cow<'static, str>>,
     /// Value of `Retry-After`.
     pub retry_after: Option<Duration>,
+    /// Adapters that are not there, which a header tells.
+    pub missing_adapters: Vec<String>,
 }
 
 impl ApiError {
@@ -112,6 +114,7 @@ impl ApiError {
             param: None,
             code: None,
             retry_after: None,
+            missing_adapters: Vec::new(),
         }
     }
 

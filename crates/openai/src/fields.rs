@@ -155,6 +155,12 @@ impl Fields {
         self.map.get(name).is_some_and(Value::is_string)
     }
 
+    /// How many entries the array in the field `name` has; 0 if it is none.
+    pub(crate) fn entries(&self, name: &str) -> usize {
+        let entries = self.map.get(name).and_then(Value::as_array);
+        entries.map_or(0, Vec::len)
+    }
+
     /// Copies of the fields `names` that are there.
     pub(crate) fn copy(&self, names: &[&str]) -> Map<String, Value> {
         let there = names.iter().filter_map(|name| {

@@ -6,6 +6,7 @@
 //! are plain serde types. [`openapi`] describes both, from the code that reads and the types that
 //! are written. This crate does no IO and knows no HTTP library.
 
+pub mod adapters;
 pub mod chat;
 mod closed;
 pub mod completion;

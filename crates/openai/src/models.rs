@@ -45,8 +45,8 @@ pub struct Model {
     pub hyprstream: Option<Provenance>,
 }
 
-/// The commit whose weights answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Where weights come from, and what they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Provenance {
     /// The repository, without credentials; empty and left out where it is not told.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -54,6 +54,13 @@ pub struct Provenance {
     /// The branch or tag that led to the commit.
     #[serde(rename = "ref")]
     pub reference: Option<String>,
-    /// The full commit.
+    /// The full commit; empty and left out for an adapter that comes from none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub commit: String,
+    /// For an adapter the SHA-256 of what it computes, 64 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// For an adapter its largest rank.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<u32>,
 }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     DetokenizeRequest, DetokenizeResponse, ErrorBody, Model, ModelList, TokenizeRequest,
     TokenizeResponse,
+    adapters::{AdapterErrorBody, LoadAdapterRequest, UnloadAdapterRequest},
     chat::{ChatCompletion, ChatRequest},
     completion::{Completion, CompletionRequest},
     embeddings::{EmbeddingList, EmbeddingRequest},
@@ -29,6 +30,22 @@ const BODY_ERRORS: [(&str, &str); 9] = [
         "503",
         "The model is being loaded, or this worker shuts down; see Retry-After.",
     ),
+];
+
+/// Errors of the routes that load and unload adapters.
+const LOAD_ERRORS: [(&str, &str); 9] = [
+    (
+        "400",
+        "A field is wrong, the name is taken, or the adapter is refused.",
+    ),
+    ("404", "There is nothing at that path, or by that name."),
+    BODY_ERRORS[3],
+    ("409", "The files have another digest."),
+    BODY_ERRORS[4],
+    BODY_ERRORS[5],
+    BODY_ERRORS[7],
+    ("501", "This worker loads no adapters on request."),
+    BODY_ERRORS[8],
 ];
 
 /// The document of the version `version` of the server.
@@ -146,27 +163,56 @@ impl Paths {
         );
     }
 
-    /// Adapters cannot be loaded yet, and these say so.
     fn adapters(&mut self) {
-        let refusals = [
-            BODY_ERRORS[1],
-            ("501", "Adapters are not supported by this server yet."),
-        ];
-        for path in ["/v1/load_lora_adapter", "/v1/unload_lora_adapter"] {
-            let responses = self.errors(&refusals);
-            self.add(
-                path,
-                "post",
-                json!({"summary": "Adapters.", "responses": responses}),
+        let error = self.schema::<AdapterErrorBody>();
+        let text = json!({"text/plain": {"schema": {"type": "string"}}});
+        for (path, summary, body) in [
+            (
+                "/v1/load_lora_adapter",
+                "Load an adapter.",
+                LoadAdapterRequest::schema(),
+            ),
+            (
+                "/v1/unload_lora_adapter",
+                "Unload an adapter.",
+                UnloadAdapterRequest::schema(),
+            ),
+        ] {
+            // A key is asked for before anything else is.
+            let mut responses = self.errors(&[BODY_ERRORS[1]]);
+            responses.insert(
+                "200".to_owned(),
+                json!({"description": "Done.", "content": text}),
             );
+            for (status, why) in LOAD_ERRORS {
+                let content = json!({"application/json": {"schema": error}});
+                responses.insert(
+                    status.to_owned(),
+                    json!({"description": why, "content": content}),
+                );
+            }
+            let operation = json!({
+                "summary": summary,
+                "requestBody": {"required": true, "content": {"application/json": {"schema": body}}},
+                "responses": responses,
+            });
+            self.add(path, "post", operation);
         }
-        let mut responses = self.errors(&[BODY_ERRORS[1]]);
-        let schema = json!({"type": "object", "properties": {"object": {"type": "string"},
-            "data": {"type": "array", "maxItems": 0}}, "required": ["object", "data"]});
+        let mut responses = self.errors(&[BODY_ERRORS[1], BODY_ERRORS[8]]);
+        let text = json!({"type": "string"});
+        let adapter = json!({"type": "object",
+            "properties": {"name": text, "origin": {"enum": ["followed", "repository", "request"]},
+                "scale": {"type": "number"}, "source": text, "commit": text, "folder": text,
+                "state": {"enum": ["loading", "loaded", "failed"]}, "reason": text,
+                "message": text, "serving": {"type": "object"}, "warning": text},
+            "required": ["name", "origin", "scale", "source", "state"]});
+        let schema = json!({"type": "object", "properties": {"object": {"const": "list"},
+            "revision": text, "data": {"type": "array", "items": adapter}},
+            "required": ["object", "data"]});
         let content = json!({"application/json": {"schema": schema}});
         responses.insert(
             "200".to_owned(),
-            json!({"description": "None.", "content": content}),
+            json!({"description": "All, also those that are not served.", "content": content}),
         );
         self.add(
             "/v1/lora_adapters",

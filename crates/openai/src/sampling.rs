@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::{
+    adapters::{self, AdapterRequest},
     error::{ApiError, excerpt},
     fields::{Fields, integer, wrong},
 };
@@ -28,12 +29,13 @@ const MAX_SALT_BYTES: usize = 256;
 const MAX_TOKEN_ID: i64 = u32::MAX as i64;
 /// Bound of token counts, far above any context.
 const MAX_TOKENS: i64 = 1 << 24;
-const NO_ADAPTERS: &str = "adapters are not supported by this server yet";
 
 /// How to choose tokens and when to stop. `None` leaves the choice to the model's
 /// `generation_config.json` and then to the default of the API.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sampling {
+    /// Adapters to answer with, in this order.
+    pub adapters: Vec<AdapterRequest>,
     /// 0 to 2; 0 is greedy.
     pub temperature: Option<f64>,
     /// Above 0, to 1.
@@ -118,8 +120,8 @@ impl Sampling {
     /// The fields that the responses API has as well.
     pub(crate) fn read_common(fields: &mut Fields) -> Result<Self, ApiError> {
         fields.string("user")?;
-        fields.only("adapters", &[json!([])], NO_ADAPTERS)?;
         Ok(Self {
+            adapters: adapters::read(fields)?,
             temperature: fields.number("temperature", 0.0..=2.0)?,
             top_p: fields.above_zero("top_p", 1.0)?,
             top_k: fields.integer("top_k", -1..=MAX_TOKENS)?,

@@ -192,7 +192,7 @@ fn a_feature_that_is_not_there_is_refused_unless_it_is_switched_off() {
         (json!({"store": true}), "store"),
         (json!({"modalities": ["text", "audio"]}), "modalities"),
         (json!({"reasoning_effort": "huge"}), "reasoning_effort"),
-        (json!({"adapters": [{"name": "a"}]}), "adapters"),
+        (json!({"adapters": [{"scale": 1}]}), "adapters[0].name"),
         (json!({"chat_template": "x"}), "chat_template"),
         (
             json!({"messages": [{"role": "tool", "content": "a"}]}),

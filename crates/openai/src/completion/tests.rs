@@ -59,7 +59,7 @@ fn cve_2026_34756_fan_out_is_capped_before_it_fans_out() {
         ),
         (json!({"allowed_token_ids": []}), "allowed_token_ids"),
         (json!({"bad_words": [""]}), "bad_words"),
-        (json!({"adapters": [{"name": "a"}]}), "adapters"),
+        (json!({"adapters": [{"scale": 1}]}), "adapters[0].name"),
         (json!({"priority": 1e12}), "priority"),
         (json!({"cache_salt": ""}), "cache_salt"),
         (json!({"logprobs": true}), "logprobs"),
