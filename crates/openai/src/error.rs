@@ -39,6 +39,8 @@ pub enum ErrorKind {
     MethodNotAllowed,
     /// 408: the body took too long to come.
     Timeout,
+    /// 409: what is there is not what was expected.
+    Conflict,
     /// 413: the body is longer than what is read.
     TooLarge,
     /// 415: the body is not declared as JSON.
@@ -62,6 +64,7 @@ impl ErrorKind {
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::Timeout => 408,
+            Self::Conflict => 409,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::RateLimited => 429,
@@ -78,6 +81,7 @@ impl ErrorKind {
             | Self::MethodNotAllowed
             | Self::NotImplemented
             | Self::Timeout
+            | Self::Conflict
             | Self::TooLarge
             | Self::UnsupportedMediaType => "invalid_request_error",
             Self::Unauthenticated => "authentication_error",

@@ -16,7 +16,7 @@ use super::{
     metrics::Metrics,
     options::ApiOptions,
 };
-use crate::backend::Loaded;
+use crate::{adapters::Adapters, backend::Loaded};
 
 /// A worker: who it is, the model once it is loaded, and whether it still takes work.
 pub struct App {
@@ -29,6 +29,7 @@ pub struct App {
     /// When it started, in seconds since 1970.
     pub(super) created: u64,
     loaded: OnceLock<Loaded>,
+    adapters: Adapters,
 }
 
 /// How long a client should wait for a model that is being loaded.
@@ -52,6 +53,7 @@ impl App {
             grammars: Grammars::default(),
             created,
             loaded: OnceLock::new(),
+            adapters: Adapters::default(),
         })
     }
 
@@ -73,6 +75,12 @@ impl App {
                 .with_code("model_loading")
                 .with_retry_after(LOADING_RETRY)
         })
+    }
+
+    /// The model's adapters.
+    pub(super) fn adapters(&self) -> Result<&Adapters, ApiError> {
+        self.loaded()?;
+        Ok(&self.adapters)
     }
 
     /// Lets a request in, until the returned guard is dropped.

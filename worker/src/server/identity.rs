@@ -3,8 +3,12 @@
 use std::{fs, io, path::Path};
 
 use axum::http::HeaderValue;
-use hyprstream_contract::{Manifest, ModelRef, manifest::MANIFEST_PATH};
-use hyprstream_openai::{ApiError, Model, Provenance, excerpt};
+use hyprstream_contract::{
+    Manifest, ModelRef,
+    manifest::MANIFEST_PATH,
+    model_ref::{AdapterRef, InvalidModelRef, MAX_STACK},
+};
+use hyprstream_openai::{ApiError, Model, Provenance, adapters::too_many, excerpt};
 
 /// Name and origin of a model.
 #[derive(Clone, Debug)]
@@ -68,6 +72,7 @@ impl Identity {
                 repository: manifest.repository,
                 reference: manifest.reference,
                 commit: manifest.commit.to_string(),
+                ..Provenance::default()
             }),
         })
     }
@@ -83,15 +88,31 @@ impl Identity {
             .and_then(|commit| HeaderValue::from_str(commit).ok())
     }
 
-    /// Nothing if `model` means this model, else a 404 that says what is served here.
-    pub(super) fn check(&self, model: &str) -> Result<(), ApiError> {
+    /// The adapters that `model` names behind a name of this model.
+    ///
+    /// # Errors
+    /// A 404 that says what is served here when it names something else, a 400 when what follows
+    /// the name are no adapters.
+    pub(super) fn adapters_of(&self, model: &str) -> Result<Vec<AdapterRef>, ApiError> {
+        let (base, adapters) = model.split_once('+').unwrap_or((model, ""));
+        self.check(base)?;
+        if adapters.split('+').count() > MAX_STACK {
+            return Err(too_many("model"));
+        }
+        // It is this model, so that what is wrong comes behind its name.
+        let invalid = |error: InvalidModelRef| ApiError::invalid("model", error);
+        let wanted: ModelRef = model.parse().map_err(invalid)?;
+        Ok(wanted.adapters)
+    }
+
+    fn check(&self, base: &str) -> Result<(), ApiError> {
         let not_found = |why: String| Err(ApiError::model_not_found(why));
         let served = self.served();
         let unknown = format!(
             "the model {:?} is not served here: {served} is",
-            excerpt(model)
+            excerpt(base)
         );
-        let Ok(wanted) = model.parse::<ModelRef>() else {
+        let Ok(wanted) = base.parse::<ModelRef>() else {
             return not_found(unknown);
         };
         let namespace_differs = wanted.namespace.is_some() && wanted.namespace != self.namespace;
@@ -120,14 +141,7 @@ impl Identity {
                 ));
             }
         }
-        match wanted.adapters.first() {
-            None => Ok(()),
-            Some(adapter) => not_found(format!(
-                "the adapter {:?} is not loaded: {} has none",
-                excerpt(&adapter.name),
-                self.name
-            )),
-        }
+        Ok(())
     }
 
     /// The entry in the list of models.
@@ -167,6 +181,7 @@ mod tests {
                 repository: "https://example.org/m".into(),
                 reference: Some("main".into()),
                 commit: "0123456789abcdef0123456789abcdef01234567".into(),
+                ..Provenance::default()
             }),
         }
     }
@@ -180,7 +195,7 @@ mod tests {
             "smollm2:main:0123456",
             "default/smollm2:main:0123456789abcdef0123456789abcdef01234567",
         ] {
-            identity().check(name).unwrap();
+            assert_eq!(identity().adapters_of(name), Ok(Vec::new()));
         }
     }
 
@@ -193,9 +208,10 @@ mod tests {
             ("", "smollm2"),
             ("smollm2:dev", "main"),
             ("smollm2:main:fffffff", "0123456789abcdef"),
-            ("smollm2+sql", "sql"),
+            ("gpt-4+sql", "smollm2"),
+            ("smollm2:dev+sql@99", "main"),
         ] {
-            let error = identity().check(name).unwrap_err();
+            let error = identity().adapters_of(name).unwrap_err();
             assert_eq!(error.kind.status(), 404);
             assert!(error.message.contains(says), "{name}: {error}");
         }
@@ -204,9 +220,9 @@ mod tests {
             namespace: None,
             ..identity()
         };
-        plain.check("smollm2").unwrap();
+        plain.adapters_of("smollm2").unwrap();
         for name in ["smollm2:main", "default/smollm2", "smollm2:main:0123456"] {
-            assert!(plain.check(name).is_err(), "{name}");
+            assert!(plain.adapters_of(name).is_err(), "{name}");
         }
     }
 

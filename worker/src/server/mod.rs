@@ -16,6 +16,7 @@ mod reading;
 mod respond;
 mod run;
 mod sse;
+mod stack;
 mod unread;
 
 pub use app::App;

@@ -5,7 +5,7 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use hyprstream_contract::header::DRAINING;
+use hyprstream_contract::header::{DRAINING, MISSING_ADAPTERS};
 use hyprstream_engine::{GenerationError, SubmitError};
 use hyprstream_openai::{ApiError, ErrorKind};
 
@@ -33,6 +33,11 @@ impl IntoResponse for Failure {
                 header::RETRY_AFTER,
                 HeaderValue::from(after.as_secs().max(1)),
             );
+        }
+        if !error.missing_adapters.is_empty()
+            && let Ok(names) = HeaderValue::from_str(&error.missing_adapters.join(","))
+        {
+            headers.insert(HeaderName::from_static(MISSING_ADAPTERS), names);
         }
         if error.code.as_deref() == Some("draining") {
             headers.insert(

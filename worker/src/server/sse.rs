@@ -15,7 +15,6 @@ use hyprstream_openai::{ApiError, Usage};
 use serde::Serialize;
 
 use super::{
-    drain::InFlight,
     generate::{ChoiceEvent, Choices, UsageCount},
     respond::generation_error,
 };
@@ -78,15 +77,15 @@ pub(super) fn number(out: &mut Vec<u8>, number: usize) {
     let _ = write!(out, "{number}");
 }
 
-/// The answer that `chunks` writes of `choices`.
+/// The answer that `chunks` writes of `choices`. `held` is dropped at its end.
 pub(super) fn answer(
     mut chunks: impl Chunks,
     mut choices: Choices,
     mut usage: UsageCount,
-    in_flight: InFlight,
+    held: impl Send + 'static,
 ) -> Response {
     response(stream! {
-        let _in_flight = in_flight;
+        let _held = held;
         let mut out = Vec::with_capacity(512);
         chunks.begin(&mut out);
         if !out.is_empty() {

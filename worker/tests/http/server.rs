@@ -72,6 +72,7 @@ impl Server {
             repository: "https://example.org/m.git".into(),
             reference: Some("main".into()),
             commit: COMMIT.into(),
+            ..Provenance::default()
         });
         let identity = Identity {
             name: "fake".into(),

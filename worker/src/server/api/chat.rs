@@ -31,6 +31,7 @@ use crate::{
         reading::{Part, ReadPlan, Reader},
         respond::Failure,
         sse::{self, Chunks},
+        stack::Asked,
     },
 };
 
@@ -38,13 +39,16 @@ pub(super) async fn complete(State(app): Shared, request: Request) -> Result<Res
     let in_flight = app.enter()?;
     let body = app.bodies.json(request).await?;
     let state = Arc::clone(&app);
-    let (request, mut engine_request, plan, structured) = compute(&app, move |loaded| {
+    let (asked, prepared) = compute(&app, move |loaded| {
         let request = ChatRequest::from_json(&body)?;
         drop(body);
-        state.identity.check(&request.model)?;
-        prepare(&state, loaded, request)
+        let asked = Asked::of(&state, &request.model, &request.sampling.adapters)?;
+        Ok((asked, prepare(&state, loaded, request)?))
     })
     .await?;
+    let (request, mut engine_request, plan, structured) = prepared;
+    let stack = asked.take(&app).await?;
+    engine_request.adapters = stack.for_engine();
     if let Some((form, param)) = structured {
         let grammar = constraint::grammar(form);
         engine_request.constraint = Some(constraint::compile(&app, grammar, param).await?);
@@ -63,8 +67,8 @@ pub(super) async fn complete(State(app): Shared, request: Request) -> Result<Res
     );
     if request.sampling.stream {
         let chunks = ChatChunks::new(&app, &answer, &plan, choices.len(), with_logprobs)?;
-        let streamed = sse::answer(chunks, choices, usage, in_flight);
-        return Ok(with_ignored(streamed, &request.ignored));
+        let streamed = sse::answer(chunks, choices, usage, (in_flight, stack.clone()));
+        return Ok(with_ignored(stack.tell(streamed), &request.ignored));
     }
     let done = collect(choices, &plan, &mut usage).await?;
     let tokenizer = &app.loaded()?.tokenizer;
@@ -89,7 +93,8 @@ pub(super) async fn complete(State(app): Shared, request: Request) -> Result<Res
         system_fingerprint: answer.fingerprint,
         prompt_logprobs,
     };
-    Ok(with_ignored(Json(whole).into_response(), &request.ignored))
+    let answer = stack.tell(Json(whole).into_response());
+    Ok(with_ignored(answer, &request.ignored))
 }
 
 type Prepared = (ChatRequest, EngineRequest, ReadPlan, Form);

@@ -28,6 +28,7 @@ use crate::{
         reading::ReadPlan,
         respond::Failure,
         sse::{self, Chunks},
+        stack::Asked,
     },
 };
 
@@ -71,14 +72,18 @@ pub(super) async fn complete(State(app): Shared, request: Request) -> Result<Res
     let in_flight = app.enter()?;
     let body = app.bodies.json(request).await?;
     let state = Arc::clone(&app);
-    let (mut request, mut requests, shape) = compute(&app, move |loaded| {
+    let (asked, mut request, mut requests, shape) = compute(&app, move |loaded| {
         let request = CompletionRequest::from_json(&body)?;
         drop(body);
-        state.identity.check(&request.model)?;
+        let asked = Asked::of(&state, &request.model, &request.sampling.adapters)?;
         let (requests, shape) = prepare(loaded, &request)?;
-        Ok((request, requests, shape))
+        Ok((asked, request, requests, shape))
     })
     .await?;
+    let stack = asked.take(&app).await?;
+    for request in &mut requests {
+        request.adapters = stack.for_engine();
+    }
     if let Some((form, param)) = request.structured.take() {
         let grammar = constraint::grammar(form);
         let constraint = constraint::compile(&app, grammar, param).await?;
@@ -112,7 +117,8 @@ pub(super) async fn complete(State(app): Shared, request: Request) -> Result<Res
             tokenizer,
             shape,
         };
-        return Ok(sse::answer(chunks, choices, usage, in_flight));
+        let streamed = sse::answer(chunks, choices, usage, (in_flight, stack.clone()));
+        return Ok(stack.tell(streamed));
     }
     let done = collect(choices, &ReadPlan::default(), &mut usage).await?;
     let choices = best(done, best_of, request.sampling.n)
@@ -129,7 +135,7 @@ pub(super) async fn complete(State(app): Shared, request: Request) -> Result<Res
         usage: usage.usage(),
         system_fingerprint: answer.fingerprint,
     };
-    Ok(Json(whole).into_response())
+    Ok(stack.tell(Json(whole).into_response()))
 }
 
 fn prepare(

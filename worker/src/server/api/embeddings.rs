@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::{
     Json,
     extract::{Request, State},
+    response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hyprstream_engine::{InvalidRequest, Pooling, SubmitError};
@@ -19,27 +20,28 @@ use hyprstream_openai::{
 use super::{Shared, check_length, compute, encode};
 use crate::{
     backend::Loaded,
-    server::respond::{Failure, generation_error, submit_error},
+    server::{
+        respond::{Failure, generation_error, submit_error},
+        stack::Asked,
+    },
 };
 
 /// Most tokens over all inputs of one request, as in the OpenAI API.
 const MAX_TOKENS: usize = 300_000;
 
-pub(super) async fn embed(
-    State(app): Shared,
-    request: Request,
-) -> Result<Json<EmbeddingList>, Failure> {
+pub(super) async fn embed(State(app): Shared, request: Request) -> Result<Response, Failure> {
     let _in_flight = app.enter()?;
     let body = app.bodies.json(request).await?;
     let state = Arc::clone(&app);
-    let (request, prompts) = compute(&app, move |loaded| {
+    let (asked, request, prompts) = compute(&app, move |loaded| {
         let request = EmbeddingRequest::from_json(&body)?;
         drop(body);
-        state.identity.check(&request.model)?;
+        let asked = Asked::of(&state, &request.model, &request.adapters)?;
         let prompts = prompts(loaded, &request)?;
-        Ok((request, prompts))
+        Ok((asked, request, prompts))
     })
     .await?;
+    let stack = asked.take(&app).await?;
     let pooling = match request.pooling {
         WirePooling::Mean => Pooling::Mean,
         WirePooling::Last => Pooling::Last,
@@ -48,7 +50,7 @@ pub(super) async fn embed(
     let engine = &app.loaded()?.engine;
     // Dropping it, when the client goes away, stops them.
     let vectors = engine
-        .embed(prompts, pooling, Vec::new())
+        .embed(prompts, pooling, stack.for_engine())
         .await
         .map_err(|error| generation_error(&error))?;
     let data = vectors
@@ -59,7 +61,7 @@ pub(super) async fn embed(
             object: "embedding".to_owned(),
             embedding: on_the_wire(vector, &request),
         });
-    Ok(Json(EmbeddingList {
+    let list = EmbeddingList {
         object: "list".to_owned(),
         data: data.collect(),
         model: request.model.clone(),
@@ -67,7 +69,8 @@ pub(super) async fn embed(
             prompt_tokens: tokens as u64,
             total_tokens: tokens as u64,
         },
-    }))
+    };
+    Ok(stack.tell(Json(list).into_response()))
 }
 
 fn prompts(loaded: &Loaded, request: &EmbeddingRequest) -> Result<Vec<Vec<u32>>, ApiError> {

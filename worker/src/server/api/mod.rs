@@ -1,11 +1,11 @@
 //! The routes.
 
-mod adapters;
 mod chat;
 mod completions;
 pub(super) mod context;
 mod embeddings;
 mod logprobs;
+mod lora;
 mod offsets;
 mod probes;
 mod prompt;
@@ -22,7 +22,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use hyprstream_contract::{header, worker};
+use hyprstream_contract::{header, worker, worker_adapters::WORKER_ADAPTERS_PATH};
 use hyprstream_engine::TokenizerError;
 use hyprstream_openai::{ApiError, ErrorKind, Ignored, Model, ModelList, StreamOptions};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -46,9 +46,9 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/v1/completions", post(completions::complete))
         .route("/v1/responses", post(responses::respond))
         .route("/v1/embeddings", post(embeddings::embed))
-        .route("/v1/load_lora_adapter", post(adapters::refuse))
-        .route("/v1/unload_lora_adapter", post(adapters::refuse))
-        .route("/v1/lora_adapters", get(adapters::list))
+        .route("/v1/load_lora_adapter", post(lora::load))
+        .route("/v1/unload_lora_adapter", post(lora::unload))
+        .route(WORKER_ADAPTERS_PATH, get(lora::list))
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
         .route(worker::HEALTH_PATH, get(probes::health))
@@ -104,12 +104,24 @@ async fn label(State(app): Shared, request: Request, next: Next) -> Response {
 }
 
 async fn models(State(app): Shared) -> Json<ModelList> {
-    Json(ModelList::new(vec![entry(&app)]))
+    let model = entry(&app);
+    let adapters = lora::models(&app, &model);
+    Json(ModelList::new(
+        std::iter::once(model).chain(adapters).collect(),
+    ))
 }
 
 async fn model(State(app): Shared, Path(id): Path<String>) -> Result<Json<Model>, Failure> {
-    app.identity.check(&id)?;
-    Ok(Json(entry(&app)))
+    let model = entry(&app);
+    let mut adapters = lora::models(&app, &model).into_iter();
+    if let Some(adapter) = adapters.find(|adapter| adapter.id == id) {
+        return Ok(Json(adapter));
+    }
+    if app.identity.adapters_of(&id)?.is_empty() {
+        return Ok(Json(model));
+    }
+    let why = "a stack of adapters is not listed: ask for each by its own name";
+    Err(ApiError::model_not_found(why).into())
 }
 
 fn entry(app: &App) -> Model {

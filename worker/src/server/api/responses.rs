@@ -33,6 +33,7 @@ use crate::{
         reading::{Part, ReadPlan, Reader},
         respond::Failure,
         sse::{self, Chunks},
+        stack::Asked,
     },
 };
 
@@ -40,13 +41,16 @@ pub(super) async fn respond(State(app): Shared, request: Request) -> Result<Resp
     let in_flight = app.enter()?;
     let body = app.bodies.json(request).await?;
     let state = Arc::clone(&app);
-    let (request, mut engine_request, plan, structured) = compute(&app, move |loaded| {
+    let (asked, prepared) = compute(&app, move |loaded| {
         let request = ResponseRequest::from_json(&body)?;
         drop(body);
-        state.identity.check(&request.model)?;
-        prepare(&state, loaded, request)
+        let asked = Asked::of(&state, &request.model, &request.sampling.adapters)?;
+        Ok((asked, prepare(&state, loaded, request)?))
     })
     .await?;
+    let (request, mut engine_request, plan, structured) = prepared;
+    let stack = asked.take(&app).await?;
+    engine_request.adapters = stack.for_engine();
     if let Some((form, param)) = structured {
         let grammar = constraint::grammar(form);
         engine_request.constraint = Some(constraint::compile(&app, grammar, param).await?);
@@ -66,12 +70,12 @@ pub(super) async fn respond(State(app): Shared, request: Request) -> Result<Resp
         logprobs: Vec::new(),
     };
     let answer = if request.sampling.stream {
-        sse::answer(chunks, choices, usage, in_flight)
+        sse::answer(chunks, choices, usage, (in_flight, stack.clone()))
     } else {
         sse::gather(&mut chunks, choices, usage).await?;
         Json(chunks.output.body).into_response()
     };
-    Ok(with_ignored(answer, &request.ignored))
+    Ok(with_ignored(stack.tell(answer), &request.ignored))
 }
 
 type Prepared = (ResponseRequest, EngineRequest, ReadPlan, Form);

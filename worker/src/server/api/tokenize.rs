@@ -13,7 +13,7 @@ use hyprstream_openai::{
 };
 
 use super::{Shared, compute, prompt, with_ignored};
-use crate::server::respond::Failure;
+use crate::server::{app::App, respond::Failure, stack::Asked};
 
 pub(super) async fn tokenize(State(app): Shared, request: Request) -> Result<Response, Failure> {
     let body = app.bodies.json(request).await?;
@@ -24,7 +24,8 @@ pub(super) async fn tokenize(State(app): Shared, request: Request) -> Result<Res
         let mut ignored = Ignored::default();
         let tokens = match request {
             TokenizeRequest::Chat(request) => {
-                state.identity.check(&request.model)?;
+                let asked = Asked::of(&state, &request.model, &request.sampling.adapters)?;
+                asked.check(&state)?;
                 ignored = request.ignored;
                 let with_tools =
                     !request.prompt.tools.is_empty() && request.tool_choice != ToolChoice::None;
@@ -39,7 +40,7 @@ pub(super) async fn tokenize(State(app): Shared, request: Request) -> Result<Res
                 return_token_strs,
             } => {
                 with_texts = return_token_strs;
-                model.map_or(Ok(()), |model| state.identity.check(&model))?;
+                check(&state, model.as_deref())?;
                 loaded
                     .tokenizer
                     .encode(&prompt, add_special_tokens)
@@ -72,9 +73,7 @@ pub(super) async fn detokenize(
     let state = Arc::clone(&app);
     let answer = compute(&app, move |loaded| {
         let request = DetokenizeRequest::from_json(&body)?;
-        request
-            .model
-            .map_or(Ok(()), |model| state.identity.check(&model))?;
+        check(&state, request.model.as_deref())?;
         let vocab_size = loaded.engine.spec().vocab_size;
         if let Some(id) = request.tokens.iter().find(|id| **id as usize >= vocab_size) {
             let why = format!("{id} is not a token: the model has {vocab_size}");
@@ -87,4 +86,9 @@ pub(super) async fn detokenize(
         Ok(DetokenizeResponse { prompt })
     });
     Ok(Json(answer.await?))
+}
+
+/// Refuses a `model` that is not served here. Tokens are the same whatever the adapters are.
+fn check(app: &App, model: Option<&str>) -> Result<(), ApiError> {
+    model.map_or(Ok(()), |model| Asked::of(app, model, &[])?.check(app))
 }
