@@ -18,6 +18,7 @@ use hyprstream_engine::{
     fake::{self, FakeBackend, FakeOptions, VOCAB_SIZE},
 };
 use hyprstream_worker::{
+    adapters::Adapters,
     backend::Loaded,
     server::{ApiOptions, App, Identity, ServerOptions, run},
 };
@@ -144,6 +145,7 @@ async fn through_http(streams: usize, tokens: usize) -> Result<Duration, Box<dyn
         tokenizer,
         template: files.template,
         defaults: files.defaults,
+        adapters: Adapters::default(),
     });
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;

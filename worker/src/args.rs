@@ -7,6 +7,7 @@ use hyprstream_contract::worker::{self, env};
 use hyprstream_telemetry::LogFormat;
 
 use crate::{
+    adapters::AdapterArgs,
     bench::BenchArgs,
     server::{ApiKeys, ApiOptions, ReasoningMode, ToolCallParser},
 };
@@ -156,6 +157,9 @@ pub struct ServeArgs {
     /// How it answers.
     #[command(flatten)]
     pub api: ApiArgs,
+    /// Which adapters it has.
+    #[command(flatten)]
+    pub adapters: AdapterArgs,
     /// After SIGTERM, how long requests in flight may go on.
     #[arg(long, env = "HYPRSTREAM_DRAIN_TIMEOUT", default_value = "100s", value_parser = humantime::parse_duration)]
     pub drain_timeout: Duration,
@@ -279,7 +283,14 @@ mod tests {
 
     #[test]
     fn zero_is_no_size() {
-        for flag in ["--max-batch", "--max-queue", "--threads", "--max-model-len"] {
+        for flag in [
+            "--max-batch",
+            "--max-queue",
+            "--threads",
+            "--max-model-len",
+            "--max-adapters",
+            "--max-adapter-rank",
+        ] {
             let args = ["hyprstream-worker", "serve", "--model", "/m", flag, "0"];
             assert!(Args::try_parse_from(args).is_err(), "{flag}");
         }

@@ -7,7 +7,11 @@ use hyprstream_engine::{
     Observer, StartError,
 };
 
-use crate::{ModelArgs, Quantization, open};
+use crate::{
+    ModelArgs, Quantization,
+    adapters::{Adapters, Packer},
+    open::{self, Opened},
+};
 
 /// A model that is ready to answer.
 pub struct Loaded {
@@ -19,6 +23,8 @@ pub struct Loaded {
     pub template: Option<hyprstream_engine::ChatTemplate>,
     /// What the model's makers advise.
     pub defaults: GenerationDefaults,
+    /// What changes its answers where a request asks for it.
+    pub adapters: Adapters,
 }
 
 /// A model could not be loaded.
@@ -92,7 +98,8 @@ impl LoadFailure {
     }
 }
 
-/// Loads the model that `args` names and starts an engine on it.
+/// Loads the model that `args` names and starts an engine on it, which has no adapters yet; what is
+/// returned beside it makes adapters ready for it.
 ///
 /// # Errors
 /// The model, an option or the machine does not allow it.
@@ -100,8 +107,8 @@ pub fn load(
     args: &ModelArgs,
     max_queue: usize,
     observer: Arc<dyn Observer>,
-) -> Result<Loaded, LoadFailure> {
-    let (backend, files) = if args.quantization == Quantization::Int4 {
+) -> Result<(Loaded, Arc<dyn Packer>), LoadFailure> {
+    let (opened, files) = if args.quantization == Quantization::Int4 {
         // The scales of 4 bits depend on some text.
         let files = ModelFiles::load(&args.model)?;
         let sample = files.tokenizer.encode(hyprstream_cpu::SAMPLE_TEXT, true);
@@ -109,17 +116,19 @@ pub fn load(
         (open::open(args, sample)?, files)
     } else {
         // Weights are packed while the tokenizer is parsed: both take a good part of the start.
-        let (backend, files) = std::thread::scope(|scope| {
+        let (opened, files) = std::thread::scope(|scope| {
             let files = scope.spawn(|| ModelFiles::load(&args.model));
-            let backend = open::open(args, Vec::new());
-            (backend, files.join())
+            let opened = open::open(args, Vec::new());
+            (opened, files.join())
         });
-        (backend?, files.map_err(|_| LoadFailure::Panic)??)
+        (opened?, files.map_err(|_| LoadFailure::Panic)??)
     };
-    start(backend, files, args, max_queue, observer)
+    let Opened { backend, packer } = opened;
+    let loaded = start(backend, files, args, max_queue, observer)?;
+    Ok((loaded, packer))
 }
 
-/// Starts an engine on `backend` and `files`.
+/// Starts an engine on `backend` and `files`, without adapters.
 ///
 /// # Errors
 /// [`LoadFailure::Engine`].
@@ -145,5 +154,6 @@ pub fn start(
         tokenizer,
         template: files.template,
         defaults: files.defaults,
+        adapters: Adapters::default(),
     })
 }

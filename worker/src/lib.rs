@@ -14,5 +14,6 @@ mod open;
 pub mod serve;
 pub mod server;
 
+pub use adapters::AdapterArgs;
 pub use args::{ApiArgs, Args, Command, Kernels, LogArgs, ModelArgs, Quantization, ServeArgs};
 pub use bench::BenchArgs;

@@ -1,9 +1,23 @@
 //! Choosing the backend that runs a model, and loading the model on it.
 
+use std::sync::Arc;
+
 use hyprstream_engine::Backend;
 use hyprstream_models::{DType, Device, LoadError};
 
-use crate::{Kernels, ModelArgs, Quantization, backend::LoadFailure};
+use crate::{
+    Kernels, ModelArgs, Quantization,
+    adapters::{CpuPacker, Packer},
+    backend::LoadFailure,
+};
+
+/// A loaded model.
+pub(crate) struct Opened {
+    /// Runs it.
+    pub(crate) backend: Box<dyn Backend>,
+    /// Makes adapters ready for it.
+    pub(crate) packer: Arc<dyn Packer>,
+}
 
 /// Loads the model that `args` names on the backend that its options ask for: a GPU's if there is
 /// one, else the CPU's own. libtorch on the CPU only runs when its kernels are asked for by name.
@@ -11,7 +25,7 @@ use crate::{Kernels, ModelArgs, Quantization, backend::LoadFailure};
 ///
 /// # Errors
 /// An option is not a value or is not to be had here, or the model cannot be loaded.
-pub(crate) fn open(args: &ModelArgs, sample: Vec<u32>) -> Result<Box<dyn Backend>, LoadFailure> {
+pub(crate) fn open(args: &ModelArgs, sample: Vec<u32>) -> Result<Opened, LoadFailure> {
     let device: Device = option("--device", &args.device)?;
     let dtype: DType = option("--dtype", &args.dtype)?;
     let on_gpu = match device {
@@ -52,11 +66,7 @@ fn refuse_packing(args: &ModelArgs, on_gpu: bool) -> Result<(), LoadFailure> {
     Ok(())
 }
 
-fn open_cpu(
-    args: &ModelArgs,
-    dtype: DType,
-    sample: Vec<u32>,
-) -> Result<Box<dyn Backend>, LoadFailure> {
+fn open_cpu(args: &ModelArgs, dtype: DType, sample: Vec<u32>) -> Result<Opened, LoadFailure> {
     use hyprstream_cpu as cpu;
 
     let options = cpu::LoadOptions {
@@ -80,7 +90,11 @@ fn open_cpu(
         sample,
     };
     let backend = cpu::load(&args.model, &options).map_err(|error| failure(&error))?;
-    Ok(Box::new(backend))
+    let packer = CpuPacker::open(&args.model, backend.adapter_packer());
+    Ok(Opened {
+        backend: Box::new(backend),
+        packer: Arc::new(packer.map_err(|error| failure(&error))?),
+    })
 }
 
 fn failure(error: &LoadError) -> LoadFailure {
@@ -99,7 +113,8 @@ fn failure(error: &LoadError) -> LoadFailure {
 mod gpu {
     use hyprstream_torch::LoadOptions;
 
-    use super::{Backend, DType, Device, LoadFailure, ModelArgs, failure};
+    use super::{Arc, DType, Device, LoadFailure, ModelArgs, Opened, failure};
+    use crate::adapters::NoPacker;
 
     pub(super) fn is_here() -> bool {
         hyprstream_torch::has_gpu()
@@ -109,7 +124,7 @@ mod gpu {
         args: &ModelArgs,
         device: Device,
         dtype: DType,
-    ) -> Result<Box<dyn Backend>, LoadFailure> {
+    ) -> Result<Opened, LoadFailure> {
         let options = LoadOptions {
             device,
             dtype,
@@ -119,23 +134,22 @@ mod gpu {
             threads: args.threads,
         };
         let backend = hyprstream_torch::load(&args.model, &options);
-        Ok(Box::new(backend.map_err(|error| failure(&error))?))
+        Ok(Opened {
+            backend: Box::new(backend.map_err(|error| failure(&error))?),
+            packer: Arc::new(NoPacker("libtorch")),
+        })
     }
 }
 
 #[cfg(not(feature = "torch"))]
 mod gpu {
-    use super::{Backend, DType, Device, LoadFailure, ModelArgs};
+    use super::{DType, Device, LoadFailure, ModelArgs, Opened};
 
     pub(super) fn is_here() -> bool {
         false
     }
 
-    pub(super) fn open(
-        _: &ModelArgs,
-        device: Device,
-        _: DType,
-    ) -> Result<Box<dyn Backend>, LoadFailure> {
+    pub(super) fn open(_: &ModelArgs, device: Device, _: DType) -> Result<Opened, LoadFailure> {
         Err(LoadFailure::WithoutTorch {
             asked: match device {
                 Device::Cpu => "--kernels aten".to_owned(),

@@ -15,6 +15,7 @@ use tracing::{error, info};
 
 use crate::{
     ServeArgs,
+    adapters::{Adapters, Packer},
     backend::{self, LoadFailure, Loaded},
     last_words,
     server::{self, App, Identity, ServerOptions},
@@ -80,7 +81,7 @@ pub fn run(args: ServeArgs) -> ExitCode {
 async fn serve(args: ServeArgs) -> anyhow::Result<End> {
     let identity = Identity::read(&args.model.model, args.name.clone(), args.namespace.clone())?;
     let options = args.api.options().context("the API keys cannot be read")?;
-    let app = Arc::new(App::new(identity, options)?);
+    let app = Arc::new(App::new(identity.clone(), options)?);
     let address = SocketAddr::new(args.host, args.port);
     let listener = TcpListener::bind(address)
         .await
@@ -104,7 +105,9 @@ async fn serve(args: ServeArgs) -> anyhow::Result<End> {
     tokio::select! {
         ended = &mut server => ended.map(|()| End::Drained).context("the server failed"),
         loaded = load(&args, &app) => match loaded {
-            Ok(loaded) => {
+            Ok((mut loaded, packer)) => {
+                let adapters = args.adapters.options(&args.model.model, &identity, loaded.engine.spec());
+                loaded.adapters = Adapters::new(loaded.engine.clone(), packer, adapters);
                 let spec = loaded.engine.spec().clone();
                 let max_model_len = loaded.engine.max_model_len();
                 let died = loaded.engine.died();
@@ -141,7 +144,7 @@ async fn until_either(
 }
 
 /// Loads on a thread of its own, so that the server answers meanwhile.
-async fn load(args: &ServeArgs, app: &App) -> Result<Loaded, LoadFailure> {
+async fn load(args: &ServeArgs, app: &App) -> Result<(Loaded, Arc<dyn Packer>), LoadFailure> {
     let (sender, receiver) = oneshot::channel();
     let (model, max_queue, observer) = (args.model.clone(), args.max_queue, app.observer());
     let loading = thread::Builder::new()

@@ -111,8 +111,11 @@ fn parse_adapter(text: &str) -> Result<AdapterRef, &'static str> {
     })
 }
 
-/// Whether an adapter may have that name; if not, why.
-pub(crate) fn check_adapter_name(name: &str) -> Result<(), &'static str> {
+/// Whether an adapter may have that name.
+///
+/// # Errors
+/// Why not.
+pub fn check_adapter_name(name: &str) -> Result<(), &'static str> {
     let good = (1..=63).contains(&name.len())
         && name
             .bytes()

@@ -3,13 +3,14 @@
 //! on all linear layers, the sequences of a step have them by turns.
 #![allow(clippy::unwrap_used)]
 
-use std::{path::PathBuf, time::Instant};
+use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 
-use hyprstream_cpu::{
-    AdapterLayer, AdapterWeights, LoadOptions, LowRank, Quantization, SAMPLE_TEXT, load,
-};
+use hyprstream_cpu::{LoadOptions, Quantization, SAMPLE_TEXT, load};
 use hyprstream_engine::{AdapterId, Backend, LogitsWanted, SequenceStep, StepBatch, Tokenizer};
-use hyprstream_models::DecoderConfig;
+use hyprstream_models::{
+    DecoderConfig,
+    adapter::{Adapter, BaseName, Linear, LowRank, Matrix, Site},
+};
 
 fn main() {
     let mut args = std::env::args().skip(1);
@@ -143,34 +144,24 @@ fn main() {
 }
 
 /// An adapter of all linear layers.
-fn adapter(config: &DecoderConfig, rank: usize) -> AdapterWeights {
+fn adapter(config: &DecoderConfig, rank: usize) -> Adapter {
     let mut random = fastrand::Rng::with_seed(1);
-    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-    let queries = config.num_heads * config.head_dim;
-    let keys = config.num_kv_heads * config.head_dim;
-    let mut change = |inputs: usize, outputs: usize| {
-        let mut numbers = |count: usize| -> Vec<f32> {
-            let each = (0..count).map(|_| (random.f32() - 0.5) * 0.02);
-            each.collect()
-        };
-        Some(LowRank {
-            rank,
-            a: numbers(rank * inputs),
-            b: numbers(outputs * rank),
-            scale: 2.0,
-        })
+    let mut matrix = |rows: usize, columns: usize| {
+        let numbers = (0..rows * columns).map(|_| (random.f32() - 0.5) * 0.02);
+        Matrix::new(rows, numbers.collect())
     };
-    let layers = (0..config.num_layers()).map(|_| AdapterLayer {
-        query: change(hidden, queries),
-        key: change(hidden, keys),
-        value: change(hidden, keys),
-        output: change(queries, hidden),
-        gate: change(hidden, inner),
-        up: change(hidden, inner),
-        down: change(inner, hidden),
-    });
-    AdapterWeights {
-        layers: layers.collect(),
-        ..AdapterWeights::default()
+    let mut parts = BTreeMap::new();
+    for index in 0..config.num_layers() {
+        for linear in Linear::ALL {
+            let (outputs, inputs) = linear.size(config);
+            let part = LowRank {
+                a: matrix(rank, inputs),
+                b: matrix(outputs, rank),
+                scaling: 2.0,
+                magnitude: None,
+            };
+            parts.insert(Site::Layer(index, linear), part);
+        }
     }
+    Adapter::new(config, parts, BaseName::default())
 }

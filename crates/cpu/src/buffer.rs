@@ -179,6 +179,19 @@ pub(crate) struct Arena {
 const ARENA_BYTES: usize = 64 << 20;
 
 impl Arena {
+    /// One whose first map has room for exactly so many bytes: for what is small beside a map of
+    /// the usual size.
+    ///
+    /// # Errors
+    /// The system has no room for them.
+    pub(crate) fn with_room(bytes: usize) -> io::Result<Self> {
+        let map = match bytes {
+            0 => None,
+            _ => Some(Arc::new(Map::new(bytes)?)),
+        };
+        Ok(Self { map, used: 0 })
+    }
+
     /// `len` zeroed values that begin at a cache line.
     ///
     /// # Errors

@@ -34,7 +34,7 @@ mod product;
 mod step;
 mod weights;
 
-pub use adapter::{AdapterError, AdapterLayer, AdapterPacker, AdapterWeights, LowRank, Magnitude};
+pub use adapter::{AdapterError, AdapterPacker};
 pub use backend::CpuBackend;
 pub use kernels::{InvalidKernels, Kernels};
 pub use load::{InvalidQuantization, LoadOptions, Quantization, load};

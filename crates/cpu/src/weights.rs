@@ -16,7 +16,7 @@ use hyprstream_models::{StoredTensor, StoredType};
 use crate::{
     buffer::{Arena, Buffer, Shared},
     format::{Format, GROUP, bf16_bits, bf16_value, f16_value},
-    kernels::{LANES, Levels, Ops, STEP_BYTES},
+    kernels::{CACHE_LINE, LANES, Levels, Ops, STEP_BYTES},
     pool::Pool,
 };
 
@@ -244,6 +244,19 @@ impl Weights {
             scales,
             minima,
         })
+    }
+
+    /// Bytes that a matrix of so many outputs and inputs takes as `format`, in whole cache lines.
+    pub(crate) fn bytes_for(format: Format, outputs: usize, inputs: usize) -> usize {
+        let panels = outputs.div_ceil(LANES);
+        let data = panels * inputs.div_ceil(format.step_inputs()) * STEP_BYTES;
+        let scales = match format {
+            Format::F32 | Format::Bf16 => 0,
+            Format::Int8 => 1,
+            Format::Int4 => 2,
+        };
+        let each = (panels * inputs / GROUP * LANES * 2).next_multiple_of(CACHE_LINE);
+        data + scales * each
     }
 
     /// Bytes in memory.

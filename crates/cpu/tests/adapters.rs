@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use hyprstream_cpu::{AdapterWeights, CpuBackend, LoadOptions, load};
+use hyprstream_cpu::{AdapterError, CpuBackend, LoadOptions, load};
 use hyprstream_engine::{AdapterId, Backend as _};
 use hyprstream_goldens::{
     ADAPTED, ADAPTER_TOLERANCE, Adapters, Way, Written, logits, logits_with, worst,
@@ -83,16 +83,14 @@ impl Attached {
         let mut ids = BTreeMap::new();
         for (number, case) in adapters.cases().enumerate() {
             let adapter = adapters.adapter(case);
-            let weights = AdapterWeights::of(&adapter, adapters.config().num_layers());
+            let packed = packer.pack(&adapter);
             if adapter.parts().any(|(_, part)| part.magnitude.is_some()) {
-                let refused = weights.unwrap_err().to_string();
-                assert!(refused.contains("use_dora"), "{refused}");
+                let refused = packed.unwrap_err();
+                assert!(matches!(refused, AdapterError::Magnitude(_)), "{refused}");
                 continue;
             }
             let id = AdapterId::new(number as u64);
-            backend
-                .attach(id, packer.pack(&weights.unwrap()).unwrap())
-                .unwrap();
+            backend.attach(id, packed.unwrap()).unwrap();
             ids.insert(case.to_owned(), id);
         }
         Self { backend, ids }

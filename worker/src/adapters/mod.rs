@@ -1,13 +1,118 @@
 //! The adapters of a worker: those of the folder that it follows, those of the commit that it
 //! serves, and those that were asked for at its load routes.
 
-use hyprstream_contract::worker_adapters::WorkerAdapters;
-use hyprstream_engine::Adapter;
-use hyprstream_models::adapter::AdapterDigest;
+mod args;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
+mod packer;
 
-/// All adapters of a worker. Cheap to clone.
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use hyprstream_contract::worker_adapters::WorkerAdapters;
+use hyprstream_engine::{Adapter, EngineHandle};
+use hyprstream_models::adapter::AdapterDigest;
+use prometheus::Histogram;
+
+pub use args::AdapterArgs;
+pub use packer::{CpuPacker, NoPacker, PackError, PackLimits, Packed, Packer};
+
+/// All adapters of a worker. Cheap to clone. The default is that of a worker which has none and
+/// takes none.
 #[derive(Clone, Debug, Default)]
 pub struct Adapters {}
+
+/// What a store of adapters is told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Name of the model, which no adapter may have.
+    pub model: String,
+    /// The commit that is served, where one is known.
+    pub commit: Option<String>,
+    /// The folder that is followed.
+    pub follow: Option<PathBuf>,
+    /// The model's folder, whose own adapters are served.
+    pub repository: Option<PathBuf>,
+    /// Below which load routes find theirs.
+    pub root: Option<PathBuf>,
+    /// How much.
+    pub limits: Limits,
+    /// How long.
+    pub timing: Timing,
+}
+
+/// What adapters may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Memory of those that are ready to compute with, in bytes.
+    pub memory_bytes: u64,
+    /// Most that are ready to compute with.
+    pub resident: usize,
+    /// Largest rank.
+    pub rank: usize,
+}
+
+/// How long a store waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Between two looks at a folder that is followed.
+    pub look: Duration,
+    /// For memory, while others have all of it.
+    pub patience: Duration,
+    /// After a load failed, before it is tried again; doubled each time.
+    pub min_retry: Duration,
+    /// Until that is so long.
+    pub max_retry: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            model: "model".to_owned(),
+            commit: None,
+            follow: None,
+            repository: None,
+            root: None,
+            limits: Limits::default(),
+            timing: Timing::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    /// 1 GiB, 2,048 adapters, rank 512.
+    fn default() -> Self {
+        Self {
+            memory_bytes: 1 << 30,
+            resident: 2048,
+            rank: 512,
+        }
+    }
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            look: Duration::from_millis(100),
+            patience: Duration::from_secs(30),
+            min_retry: Duration::from_secs(1),
+            max_retry: Duration::from_mins(1),
+        }
+    }
+}
+
+/// What a store does at the moment, for metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Names and ranks of those that are ready to compute with, by name.
+    pub resident: Vec<(String, usize)>,
+    /// Most that may be.
+    pub max_resident: usize,
+    /// Requests that have an adapter, by its name; only those of which there are some.
+    pub running: BTreeMap<String, usize>,
+    /// Requests that wait until an adapter is brought back, by its name; only those of which there
+    /// are some.
+    pub waiting: BTreeMap<String, usize>,
+}
 
 /// An adapter that a request names.
 #[derive(Clone, Debug, PartialEq)]
@@ -129,6 +234,34 @@ pub enum RequestError {
 }
 
 impl Adapters {
+    /// The adapters of the model that `engine` runs, made ready by `packer`. Those of folders are
+    /// loaded from now on, in tasks of the runtime that this is called in, which end when the last
+    /// clone is dropped.
+    pub fn new(engine: EngineHandle, packer: Arc<dyn Packer>, options: Options) -> Self {
+        let _ = (engine, packer, options);
+        Self {}
+    }
+
+    /// Nothing once all that the folders listed at first was loaded or has failed, else what is
+    /// waited for.
+    ///
+    /// # Errors
+    /// What is waited for, in words.
+    pub fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// What it does at the moment.
+    pub fn facts(&self) -> Facts {
+        Facts::default()
+    }
+
+    /// How long loads took, in seconds, from files to ready; `vllm:lora_adapter_load_seconds`, to be
+    /// registered. `None` for a worker that takes none.
+    pub fn load_seconds(&self) -> Option<Histogram> {
+        None
+    }
+
     /// Loads what a load route asks for, ready to compute with when this returns.
     ///
     /// # Errors

@@ -32,7 +32,7 @@ impl Rig {
         args.max_batch = args.max_batch.max(batch);
         let clock = Arc::new(Clock::default());
         let started = Instant::now();
-        let loaded = backend::load(&args, batch, Arc::clone(&clock) as _)?;
+        let (loaded, _) = backend::load(&args, batch, Arc::clone(&clock) as _)?;
         let load_seconds = started.elapsed().as_secs_f64();
         let longest = loaded.engine.max_model_len();
         ensure!(

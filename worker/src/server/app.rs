@@ -112,7 +112,10 @@ impl App {
         }
         match self.loaded.get() {
             None => Err("the model is being loaded".to_owned()),
-            Some(loaded) => loaded.engine.health(),
+            Some(loaded) => {
+                loaded.engine.health()?;
+                loaded.adapters.ready()
+            }
         }
     }
 }

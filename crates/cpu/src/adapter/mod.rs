@@ -1,4 +1,4 @@
-//! Low-rank adapters: what they are, and packing them for the kernels.
+//! Low-rank adapters, packed for the kernels.
 //!
 //! An adapter changes linear maps: `y = x W^T + scale * (x A^T) B^T`. The first factors of the maps
 //! of one input are packed side by side, so that a step multiplies by all of them at once; each
@@ -6,8 +6,6 @@
 
 mod pack;
 mod packed;
-mod source;
 
 pub use pack::{AdapterError, AdapterPacker};
 pub(crate) use packed::{Packed, Shape, Wide, formats};
-pub use source::{AdapterLayer, AdapterWeights, LowRank, Magnitude};

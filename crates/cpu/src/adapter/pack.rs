@@ -3,12 +3,12 @@
 use std::io;
 
 use hyprstream_engine::PackedAdapter;
-use hyprstream_models::StoredType;
-
-use super::{
-    packed::{Factors, Map, Packed, Shape, TokenFactors, Wide},
-    source::{AdapterLayer, AdapterWeights, LowRank},
+use hyprstream_models::{
+    StoredType,
+    adapter::{Adapter, LowRank, Matrix as Factor, Site},
 };
+
+use super::packed::{Factors, Map, Packed, Shape, TokenFactors, Wide};
 use crate::{
     buffer::Arena,
     format::Format,
@@ -18,7 +18,7 @@ use crate::{
     weights::{Matrix, PackError, PanelSource, Weights, panels_of},
 };
 
-/// Packs adapters for a [`crate::CpuBackend`], while that computes.
+/// Packs adapters for a [`crate::CpuBackend`], on any thread, while that computes.
 #[derive(Clone)]
 pub struct AdapterPacker {
     shape: Shape,
@@ -28,52 +28,33 @@ pub struct AdapterPacker {
 /// An adapter was not packed.
 #[derive(Debug, thiserror::Error)]
 pub enum AdapterError {
-    /// It was made for another model.
-    #[error("the adapter has {found} layers, but the model has {expected}")]
-    Layers {
-        /// Layers of the adapter.
-        found: usize,
-        /// Layers of the model.
-        expected: usize,
-    },
-    /// A factor does not fit the model.
-    #[error("{factor} of {map} (layer {layer}) has {found} numbers, but {expected} are needed")]
+    /// It was made for a model with more layers.
+    #[error("the adapter changes {0}, which the model does not have")]
+    Absent(Site),
+    /// It was made for a model of other sizes.
+    #[error(
+        "{factor} of {site} has {} rows of {}, but {} of {} are needed",
+        found.0, found.1, expected.0, expected.1
+    )]
     Shape {
-        /// Which layer.
-        layer: usize,
-        /// Which map of it.
-        map: &'static str,
+        /// What it changes.
+        site: Site,
         /// `A` or `B`.
         factor: char,
-        /// Numbers that it has.
-        found: usize,
-        /// Numbers that it must have.
-        expected: usize,
+        /// Rows and columns that it has.
+        found: (usize, usize),
+        /// Rows and columns that it must have.
+        expected: (usize, usize),
     },
     /// A factor holds a NaN or an infinity, or a number that is one in the type of the model.
-    #[error("the change of {map} (layer {layer}) is not finite in the type of the model")]
-    NotFinite {
-        /// Which layer.
-        layer: usize,
-        /// Which map of it.
-        map: &'static str,
-    },
-    /// It changes no map.
-    #[error("the adapter changes nothing")]
-    Nothing,
+    #[error("the change of {0} is not finite in the type of the model")]
+    NotFinite(Site),
+    /// It was trained with DoRA.
+    #[error("{0} has a magnitude (use_dora), which this backend does not compute yet")]
+    Magnitude(Site),
     /// There is no memory.
     #[error("there is no memory for the adapter")]
     Memory(#[source] io::Error),
-}
-
-/// A change of a map, its factors as numbers one after the other.
-struct Change {
-    map: Map,
-    rank: usize,
-    /// Little-endian f32, `[rank, inputs]`.
-    a: Vec<u8>,
-    /// `[outputs, rank]`.
-    b: Vec<u8>,
 }
 
 impl AdapterPacker {
@@ -81,49 +62,55 @@ impl AdapterPacker {
         Self { shape, ops }
     }
 
+    /// Bytes that [`Self::pack`] makes of `adapter` at most, found without packing it.
+    pub fn bytes_of(&self, adapter: &Adapter) -> u64 {
+        let each = adapter.parts().map(|(site, part)| {
+            let ((outputs, inputs), rank) = (part.size(), part.rank());
+            if site == Site::Embedding {
+                4 * rank * (outputs + inputs)
+            } else {
+                Weights::bytes_for(self.shape.narrow, rank, inputs)
+                    + Weights::bytes_for(self.shape.wide, outputs, rank)
+            }
+        });
+        each.sum::<usize>() as u64
+    }
+
     /// Packs `adapter` for [`hyprstream_engine::Backend::attach`] of the backend that this is of.
     ///
     /// # Errors
     /// [`AdapterError`]: it does not fit the model, is not finite, or there is no memory.
-    pub fn pack(&self, adapter: &AdapterWeights) -> Result<PackedAdapter, AdapterError> {
-        let (found, expected) = (adapter.layers.len(), self.shape.layers);
-        if found != expected {
-            return Err(AdapterError::Layers { found, expected });
-        }
+    pub fn pack(&self, adapter: &Adapter) -> Result<PackedAdapter, AdapterError> {
+        self.check(adapter)?;
+        let room = self.bytes_of(adapter) as usize;
         let mut packing = Packing {
-            // Maps of its own, which go when it does.
-            arena: Arena::default(),
+            // A map of its own, which goes when it does.
+            arena: Arena::with_room(room).map_err(AdapterError::Memory)?,
             pool: Pool::new(1).map_err(AdapterError::Memory)?,
             ops: &self.ops,
             shape: &self.shape,
         };
-        let mut layers = Vec::with_capacity(expected + 1);
-        for (index, layer) in adapter.layers.iter().enumerate() {
+        let mut layers = Vec::with_capacity(self.shape.layers + 1);
+        for index in 0..self.shape.layers {
             let mut parts = [const { None }; 4];
             for part in Part::ALL {
-                let maps = self.shape.maps.iter().filter(|map| map.part == part);
-                let changes = maps.filter_map(|map| Some((*map, layer.of(map.name)?)));
-                parts[part as usize] = packing.factors(index, part, changes.collect())?;
+                let maps = self.shape.maps.iter().filter(|(_, map)| map.part == part);
+                let changes = maps.filter_map(|(linear, map)| {
+                    let site = Site::Layer(index, *linear);
+                    Some((site, *map, adapter.get(site)?))
+                });
+                parts[part as usize] = packing.factors(part, changes.collect())?;
             }
             layers.push(parts);
         }
-        let head = Map {
-            name: "head",
-            part: Part::Hidden,
-            outputs: self.shape.vocab,
-            first: 0,
-            stride: 1,
-        };
-        let change = adapter.head.iter().map(|change| (head, change));
-        let head = packing.factors(expected, Part::Hidden, change.collect())?;
+        let change = adapter.get(Site::Head);
+        let change = change.map(|change| (Site::Head, self.shape.head(), change));
+        let head = packing.factors(Part::Hidden, change.into_iter().collect())?;
         layers.push([head, None, None, None]);
-        let embedding = adapter.embedding.as_ref();
-        let embedding = embedding.map(|change| self.embedding(change)).transpose()?;
+        let embedding = adapter.get(Site::Embedding);
+        let embedding = embedding.map(token_factors).transpose()?;
 
         let all = || layers.iter().flatten().flatten();
-        if all().next().is_none() && embedding.is_none() {
-            return Err(AdapterError::Nothing);
-        }
         let widths = all().map(|factors| factors.narrow.panels * LANES);
         let bytes = all().map(Factors::bytes).sum::<usize>()
             + embedding.as_ref().map_or(0, TokenFactors::bytes);
@@ -136,53 +123,62 @@ impl AdapterPacker {
         Ok(PackedAdapter::new(packed, bytes as u64))
     }
 
-    fn embedding(&self, change: &LowRank) -> Result<TokenFactors, AdapterError> {
-        let (layer, map) = (0, "embedding");
-        let LowRank { rank, a, b, scale } = change;
-        let hidden = self.shape.inputs[Part::Hidden as usize];
-        check(layer, map, change, (self.shape.vocab, hidden))?;
-        let factors = TokenFactors {
-            rank: *rank,
-            narrow: transposed(a, self.shape.vocab),
-            wide: transposed(b, *rank).iter().map(|b| b * scale).collect(),
-        };
-        let mut numbers = factors.narrow.iter().chain(&factors.wide);
-        if numbers.all(|number| number.is_finite()) {
-            Ok(factors)
-        } else {
-            Err(AdapterError::NotFinite { layer, map })
+    /// Refuses an adapter of another model.
+    fn check(&self, adapter: &Adapter) -> Result<(), AdapterError> {
+        for (site, part) in adapter.parts() {
+            let size = self.shape.size(site);
+            let (outputs, inputs) = size.ok_or(AdapterError::Absent(site))?;
+            let size = |factor: &Factor| (factor.rows(), factor.columns());
+            let rank = part.rank();
+            let factors = [
+                ('A', size(&part.a), (rank, inputs)),
+                ('B', size(&part.b), (outputs, rank)),
+            ];
+            let wrong = factors.iter().find(|(_, found, right)| found != right);
+            if let Some(&(factor, found, expected)) = wrong {
+                return Err(AdapterError::Shape {
+                    site,
+                    factor,
+                    found,
+                    expected,
+                });
+            }
+            if part.magnitude.is_some() {
+                return Err(AdapterError::Magnitude(site));
+            }
         }
+        Ok(())
     }
 }
 
-/// Refuses factors of other sizes than a map of so many inputs and outputs needs.
-fn check(
-    layer: usize,
-    map: &'static str,
-    change: &LowRank,
-    (inputs, outputs): (usize, usize),
-) -> Result<(), AdapterError> {
-    let sizes = [
-        ('A', change.a.len(), change.rank * inputs),
-        ('B', change.b.len(), change.rank * outputs),
-    ];
-    let wrong = |&(_, found, expected): &(char, usize, usize)| found != expected || found == 0;
-    match sizes.into_iter().find(wrong) {
-        None => Ok(()),
-        Some((factor, found, expected)) => Err(AdapterError::Shape {
-            layer,
-            map,
-            factor,
-            found,
-            expected,
-        }),
+/// The factors of the embedding.
+fn token_factors(change: &LowRank) -> Result<TokenFactors, AdapterError> {
+    let wide = change.b.transposed();
+    let wide = wide.values().iter().map(|b| b * change.scaling);
+    let factors = TokenFactors {
+        rank: change.rank(),
+        narrow: change.a.transposed().values().to_vec(),
+        wide: wide.collect(),
+    };
+    let mut numbers = factors.narrow.iter().chain(&factors.wide);
+    if numbers.all(|number| number.is_finite()) {
+        Ok(factors)
+    } else {
+        Err(AdapterError::NotFinite(Site::Embedding))
     }
 }
 
-/// The transpose of rows of `width` numbers.
-fn transposed(numbers: &[f32], width: usize) -> Vec<f32> {
-    let columns = (0..width).flat_map(|column| numbers.iter().skip(column).step_by(width));
-    columns.copied().collect()
+/// A change of a map that is being packed.
+struct Change<'a> {
+    site: Site,
+    map: Map,
+    read: &'a LowRank,
+    /// The first factor, little-endian f32, `[rank, inputs]`; empty where an earlier change has it.
+    a: Vec<u8>,
+    /// The second one with all that multiplies it, `[outputs, rank]`.
+    b: Vec<u8>,
+    /// Where the outputs of the first factor begin.
+    from: usize,
 }
 
 /// An adapter that is being packed.
@@ -194,55 +190,26 @@ struct Packing<'a> {
 }
 
 impl Packing<'_> {
-    /// Checks a change and brings its scale into its factors.
-    fn change(&self, layer: usize, map: Map, change: &LowRank) -> Result<Change, AdapterError> {
-        let inputs = self.shape.inputs[map.part as usize];
-        check(layer, map.name, change, (inputs, map.outputs))?;
-        let LowRank { rank, a, b, scale } = change;
-        let (rank, scale, name) = (*rank, *scale, map.name);
-        // The scales of 8 bits are f16, which small numbers are no match for.
-        let shift = if self.shape.narrow == Format::Int8 {
-            let largest = a
-                .iter()
-                .fold(0.0_f32, |most, number| most.max(number.abs()));
-            power_of_two(largest)
-        } else {
-            1.0
-        };
-        let factor = scale * shift;
-        let (mut narrow, mut wide) = (Vec::new(), Vec::new());
-        let mut finite = scale.is_finite();
-        for (from, by, to) in [(a, 1.0 / shift, &mut narrow), (b, factor, &mut wide)] {
-            to.reserve(4 * from.len());
-            for number in from {
-                let number = number * by;
-                finite &= number.is_finite();
-                to.extend_from_slice(&number.to_le_bytes());
-            }
-        }
-        if !finite {
-            return Err(AdapterError::NotFinite { layer, map: name });
-        }
-        Ok(Change {
-            map,
-            rank,
-            a: narrow,
-            b: wide,
-        })
-    }
-
     /// Packs the changes of one input, if there are any.
     fn factors(
         &mut self,
-        layer: usize,
         part: Part,
-        changes: Vec<(Map, &LowRank)>,
+        reads: Vec<(Site, Map, &LowRank)>,
     ) -> Result<Option<Factors>, AdapterError> {
         let inputs = self.shape.inputs[part as usize];
-        let changes = changes.into_iter();
-        let changes: Vec<_> = changes
-            .map(|(map, change)| self.change(layer, map, change))
-            .collect::<Result<_, _>>()?;
+        let (mut changes, mut width) = (Vec::<Change<'_>>::new(), 0);
+        for (site, map, read) in reads {
+            let shared = changes.iter().find(|other| other.read.a.is(&read.a));
+            let from = shared.map_or(width, |other| other.from);
+            let change = self.change(site, map, read, from)?;
+            if shared.is_none() {
+                width += read.rank().next_multiple_of(LANES);
+                changes.push(change);
+            } else {
+                let a = Vec::new();
+                changes.push(Change { a, ..change });
+            }
+        }
         let Some(first) = changes.first() else {
             return Ok(None);
         };
@@ -250,48 +217,67 @@ impl Packing<'_> {
             .iter()
             .flat_map(|change| panels_of(&matrix(&change.a, inputs)))
             .collect();
-        let narrow = self.weights(&panels, self.shape.narrow, (layer, first.map.name))?;
-        let (mut wide, mut from) = (Vec::with_capacity(changes.len()), 0);
-        for Change { map, rank, b, .. } in &changes {
-            let panels: Vec<_> = panels_of(&matrix(b, *rank)).collect();
+        let narrow = self.weights(&panels, self.shape.narrow, first.site)?;
+        let mut wide = Vec::with_capacity(changes.len());
+        for change in &changes {
+            let panels: Vec<_> = panels_of(&matrix(&change.b, change.read.rank())).collect();
             wide.push(Wide {
-                weights: self.weights(&panels, self.shape.wide, (layer, map.name))?,
-                from,
-                first: map.first,
-                stride: map.stride,
+                weights: self.weights(&panels, self.shape.wide, change.site)?,
+                from: change.from,
+                first: change.map.first,
+                stride: change.map.stride,
             });
-            from += rank.next_multiple_of(LANES);
         }
         Ok(Some(Factors { narrow, wide }))
+    }
+
+    /// Brings what multiplies a change into its factors.
+    fn change<'a>(
+        &self,
+        site: Site,
+        map: Map,
+        read: &'a LowRank,
+        from: usize,
+    ) -> Result<Change<'a>, AdapterError> {
+        let (a, b) = (read.a.values(), read.b.values());
+        // The scales of 8 bits are f16, which small numbers are no match for.
+        let shift = if self.shape.narrow == Format::Int8 {
+            power_of_two(a.iter().fold(0.0, |most, number| number.abs().max(most)))
+        } else {
+            1.0
+        };
+        let mut finite = read.scaling.is_finite();
+        let mut numbers = |of: &[f32], factor: f32| -> Vec<u8> {
+            let scaled = of.iter().map(|number| number * factor);
+            let each = scaled.inspect(|number| finite &= number.is_finite());
+            each.flat_map(f32::to_le_bytes).collect()
+        };
+        let (a, b) = (numbers(a, 1.0 / shift), numbers(b, read.scaling * shift));
+        if !finite {
+            return Err(AdapterError::NotFinite(site));
+        }
+        Ok(Change {
+            site,
+            map,
+            read,
+            a,
+            b,
+            from,
+        })
     }
 
     fn weights(
         &mut self,
         panels: &[PanelSource<'_>],
         format: Format,
-        (layer, map): (usize, &'static str),
+        site: Site,
     ) -> Result<Weights, AdapterError> {
         let (arena, pool) = (&mut self.arena, &mut self.pool);
         let packed = Weights::pack(panels, format, None, arena, self.ops, pool);
         packed.map_err(|error| match error {
             PackError::Memory(source) => AdapterError::Memory(source),
-            PackError::NotFinite | PackError::TooLarge => AdapterError::NotFinite { layer, map },
+            PackError::NotFinite | PackError::TooLarge => AdapterError::NotFinite(site),
         })
-    }
-}
-
-impl AdapterLayer {
-    /// The change of the map of this name.
-    fn of(&self, name: &str) -> Option<&LowRank> {
-        match name {
-            "query" => self.query.as_ref(),
-            "key" => self.key.as_ref(),
-            "value" => self.value.as_ref(),
-            "output" => self.output.as_ref(),
-            "gate" => self.gate.as_ref(),
-            "up" => self.up.as_ref(),
-            _ => self.down.as_ref(),
-        }
     }
 }
 

@@ -1,6 +1,9 @@
 //! An adapter as the kernels want it.
 
-use hyprstream_models::DecoderConfig;
+use hyprstream_models::{
+    DecoderConfig,
+    adapter::{Linear, Site},
+};
 
 use crate::{
     format::Format,
@@ -16,7 +19,8 @@ pub(crate) struct Shape {
     pub(super) vocab: usize,
     /// Inputs of each [`Part`].
     pub(super) inputs: [usize; 4],
-    pub(super) maps: [Map; 7],
+    /// Those of a layer.
+    pub(super) maps: [(Linear, Map); 7],
     kernels: Kernels,
     /// Of the first factors: what the rows of a layer are multiplied by.
     pub(crate) narrow: Format,
@@ -27,7 +31,6 @@ pub(crate) struct Shape {
 /// A linear map that can be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Map {
-    pub(super) name: &'static str,
     pub(super) part: Part,
     pub(super) outputs: usize,
     /// Its first panel in the output of its part, and the distance to the next.
@@ -54,6 +57,30 @@ impl Shape {
             wide,
         }
     }
+
+    /// The head, as a map of the layer after the last.
+    pub(super) fn head(&self) -> Map {
+        Map {
+            part: Part::Hidden,
+            outputs: self.vocab,
+            first: 0,
+            stride: 1,
+        }
+    }
+
+    /// Outputs and inputs at a place of the model; `None` where it has no such layer.
+    pub(super) fn size(&self, site: Site) -> Option<(usize, usize)> {
+        let hidden = self.inputs[Part::Hidden as usize];
+        match site {
+            Site::Layer(index, _) if index >= self.layers => None,
+            Site::Layer(_, linear) => {
+                let (_, map) = self.maps.iter().find(|(of, _)| *of == linear)?;
+                Some((map.outputs, self.inputs[map.part as usize]))
+            }
+            Site::Embedding => Some((hidden, self.vocab)),
+            Site::Head => Some((self.vocab, hidden)),
+        }
+    }
 }
 
 /// How the factors are kept for a model whose layers have matrices in `layers`: the first one as
@@ -66,29 +93,27 @@ pub(crate) fn formats(layers: Format) -> (Format, Format) {
     }
 }
 
-fn maps(config: &DecoderConfig, columns: Columns) -> [Map; 7] {
-    let (queries, keys) = (
-        config.num_heads * config.head_dim,
-        config.num_kv_heads * config.head_dim,
-    );
-    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-    let map = |name, part, outputs, first, stride| Map {
-        name,
-        part,
-        outputs,
-        first,
-        stride,
-    };
-    [
-        map("query", Part::Hidden, queries, 0, 1),
-        map("key", Part::Hidden, keys, columns.key / LANES, 1),
-        map("value", Part::Hidden, keys, columns.value / LANES, 1),
-        map("output", Part::Attended, hidden, 0, 1),
-        // Their panels take turns.
-        map("gate", Part::Gated, inner, 0, 2),
-        map("up", Part::Gated, inner, 1, 2),
-        map("down", Part::Inner, hidden, 0, 1),
-    ]
+fn maps(config: &DecoderConfig, columns: Columns) -> [(Linear, Map); 7] {
+    Linear::ALL.map(|linear| {
+        let (part, first, stride) = match linear {
+            Linear::Query => (Part::Hidden, 0, 1),
+            Linear::Key => (Part::Hidden, columns.key / LANES, 1),
+            Linear::Value => (Part::Hidden, columns.value / LANES, 1),
+            Linear::Output => (Part::Attended, 0, 1),
+            // Their panels take turns.
+            Linear::Gate => (Part::Gated, 0, 2),
+            Linear::Up => (Part::Gated, 1, 2),
+            Linear::Down => (Part::Inner, 0, 1),
+        };
+        let (outputs, _) = linear.size(config);
+        let map = Map {
+            part,
+            outputs,
+            first,
+            stride,
+        };
+        (linear, map)
+    })
 }
 
 /// A packed adapter.

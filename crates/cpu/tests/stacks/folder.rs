@@ -2,8 +2,11 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use hyprstream_cpu::{AdapterLayer, AdapterWeights, LowRank};
 use hyprstream_goldens::Tiny;
+use hyprstream_models::{
+    DecoderConfig,
+    adapter::{Adapter, BaseName, Linear, LowRank, Matrix, Site},
+};
 use serde_json::{Value, json};
 
 /// A model's configuration and its weights in f32.
@@ -78,105 +81,78 @@ impl Folder {
         self.config[key].as_u64().unwrap() as usize
     }
 
-    fn head_dim(&self) -> usize {
-        let all = self.number("hidden_size") / self.number("num_attention_heads");
-        self.config["head_dim"].as_u64().map_or(all, |n| n as usize)
+    /// What the model's configuration means.
+    pub(crate) fn decoder(&self) -> DecoderConfig {
+        let dir = tempfile::tempdir().unwrap();
+        self.write(dir.path());
+        DecoderConfig::read(dir.path()).unwrap().0
     }
 
-    pub(crate) fn layers(&self) -> usize {
-        self.number("num_hidden_layers")
+    /// An adapter with random factors that changes these maps of all layers.
+    pub(crate) fn adapter(&self, maps: &[Linear], rank: usize, seed: u64) -> Adapter {
+        self.adapter_of(self.sites(maps), rank, seed)
     }
 
-    /// Inputs and outputs of a map.
-    fn sizes(&self, map: &str) -> (usize, usize) {
-        let (hidden, inner) = (self.number("hidden_size"), self.number("intermediate_size"));
-        let queries = self.number("num_attention_heads") * self.head_dim();
-        let keys = self.number("num_key_value_heads") * self.head_dim();
-        match map {
-            "query" => (hidden, queries),
-            "key" | "value" => (hidden, keys),
-            "output" => (queries, hidden),
-            "gate" | "up" => (hidden, inner),
-            "embedding" => (self.number("vocab_size"), hidden),
-            "head" => (hidden, self.number("vocab_size")),
-            _ => (inner, hidden),
-        }
+    /// An adapter with random factors that changes these places.
+    pub(crate) fn adapter_of(&self, sites: Vec<Site>, rank: usize, seed: u64) -> Adapter {
+        self.with_parts(self.parts(sites, rank, seed))
     }
 
-    /// An adapter with random factors that changes `maps`.
-    pub(crate) fn adapter(&self, maps: &[&str], rank: usize, seed: u64) -> AdapterWeights {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let mut change = |map: &str| {
-            let (inputs, outputs) = self.sizes(map);
-            let mut numbers =
-                |count: usize| -> Vec<f32> { (0..count).map(|_| random.f32() - 0.5).collect() };
-            LowRank {
-                rank,
-                a: numbers(rank * inputs),
-                b: numbers(outputs * rank),
-                scale: 0.5,
-            }
+    /// These maps of all layers.
+    pub(crate) fn sites(&self, maps: &[Linear]) -> Vec<Site> {
+        let layers = 0..self.number("num_hidden_layers");
+        let each = layers.flat_map(|index| maps.iter().map(move |map| Site::Layer(index, *map)));
+        each.collect()
+    }
+
+    /// Random changes of these places.
+    pub(crate) fn parts(&self, sites: Vec<Site>, rank: usize, seed: u64) -> Parts {
+        let (config, mut random) = (self.decoder(), fastrand::Rng::with_seed(seed));
+        let mut matrix = |rows: usize, columns: usize| {
+            let numbers = (0..rows * columns).map(|_| random.f32() - 0.5);
+            Matrix::new(rows, numbers.collect())
         };
-        let mut adapter = AdapterWeights {
-            layers: vec![AdapterLayer::default(); self.layers()],
-            embedding: maps.contains(&"embedding").then(|| change("embedding")),
-            head: maps.contains(&"head").then(|| change("head")),
-        };
-        for layer in &mut adapter.layers {
-            for map in maps.iter().filter(|map| MAPS.contains(map)) {
-                *place(layer, map) = Some(change(map));
-            }
-        }
-        adapter
+        let each = sites.into_iter().map(|site| {
+            let (outputs, inputs) = site.size(&config);
+            let part = LowRank {
+                a: matrix(rank, inputs),
+                b: matrix(outputs, rank),
+                scaling: 0.5,
+                magnitude: None,
+            };
+            (site, part)
+        });
+        each.collect()
+    }
+
+    /// An adapter of these parts.
+    pub(crate) fn with_parts(&self, parts: Parts) -> Adapter {
+        Adapter::new(&self.decoder(), parts, BaseName::default())
     }
 
     /// The same with `scale` times `adapter` in its weights.
-    pub(crate) fn changed(&self, adapter: &AdapterWeights, scale: f32) -> Self {
+    pub(crate) fn changed(&self, adapter: &Adapter, scale: f32) -> Self {
         let mut changed = self.clone();
-        if let Some(change) = &adapter.embedding {
-            let name = "model.embed_tokens.weight";
-            let (tokens, hidden) = self.sizes("embedding");
-            let sums = sums(change, (tokens, hidden), scale);
-            let table = &mut changed.tensors.get_mut(name).unwrap().1;
-            for token in 0..tokens {
-                for h in 0..hidden {
-                    table[token * hidden + h] += sums[h * tokens + token];
-                }
-            }
-        }
-        if let Some(change) = &adapter.head {
-            let sums = sums(change, self.sizes("head"), scale).into_iter();
-            let head = &mut changed.tensors.get_mut("lm_head.weight").unwrap().1;
-            head.iter_mut()
-                .zip(sums)
-                .for_each(|(weight, sum)| *weight += sum);
-        }
-        for (index, layer) in adapter.layers.iter().enumerate() {
-            let mut layer = layer.clone();
-            for map in MAPS {
-                let Some(change) = place(&mut layer, map).take() else {
-                    continue;
+        for (site, part) in adapter.parts() {
+            let (outputs, inputs) = part.size();
+            let weight = changed.weight(site);
+            let sums = sums(part, scale);
+            for (at, sum) in sums.into_iter().enumerate() {
+                let (output, input) = (at / inputs, at % inputs);
+                // The table of embeddings is the other way round.
+                let at = match site {
+                    Site::Embedding => input * outputs + output,
+                    _ => at,
                 };
-                let sums = sums(&change, self.sizes(map), scale);
-                let weight = changed.weight(index, map).iter_mut();
-                weight.zip(sums).for_each(|(weight, sum)| *weight += sum);
+                weight[at] += sum;
             }
         }
         changed
     }
 
-    /// The weights of a map, `[outputs, inputs]`.
-    fn weight(&mut self, layer: usize, map: &str) -> &mut [f32] {
-        let name = match map {
-            "query" => "self_attn.q_proj",
-            "key" => "self_attn.k_proj",
-            "value" => "self_attn.v_proj",
-            "output" => "self_attn.o_proj",
-            "gate" => "mlp.gate_proj",
-            "up" => "mlp.up_proj",
-            _ => "mlp.down_proj",
-        };
-        let name = format!("model.layers.{layer}.{name}.weight");
+    /// The weights at a place.
+    fn weight(&mut self, site: Site) -> &mut [f32] {
+        let name = format!("{site}.weight");
         &mut self.tensors.get_mut(&name).unwrap().1
     }
 
@@ -199,33 +175,20 @@ impl Folder {
     }
 }
 
+/// The changes of an adapter.
+pub(crate) type Parts = BTreeMap<Site, LowRank>;
+
 /// `scale` times what a change adds, `[outputs, inputs]`.
-fn sums(change: &LowRank, (inputs, outputs): (usize, usize), scale: f32) -> Vec<f32> {
-    let factor = f64::from(change.scale) * f64::from(scale);
+fn sums(change: &LowRank, scale: f32) -> Vec<f32> {
+    let (outputs, inputs) = change.size();
+    let factor = f64::from(change.scaling) * f64::from(scale);
     let mut sums = Vec::new();
     for o in 0..outputs {
         for i in 0..inputs {
-            let each = (0..change.rank).map(|r| {
-                let (a, b) = (change.a[r * inputs + i], change.b[o * change.rank + r]);
-                f64::from(a) * f64::from(b)
-            });
+            let b = change.b.row(o).iter().enumerate();
+            let each = b.map(|(r, b)| f64::from(change.a.row(r)[i]) * f64::from(*b));
             sums.push((factor * each.sum::<f64>()) as f32);
         }
     }
     sums
-}
-
-/// All maps of a layer.
-pub(crate) const MAPS: [&str; 7] = ["query", "key", "value", "output", "gate", "up", "down"];
-
-pub(crate) fn place<'a>(layer: &'a mut AdapterLayer, map: &str) -> &'a mut Option<LowRank> {
-    match map {
-        "query" => &mut layer.query,
-        "key" => &mut layer.key,
-        "value" => &mut layer.value,
-        "output" => &mut layer.output,
-        "gate" => &mut layer.gate,
-        "up" => &mut layer.up,
-        _ => &mut layer.down,
-    }
 }

@@ -3,15 +3,15 @@
 
 mod folder;
 
-use folder::{Folder, MAPS, place};
-use hyprstream_cpu::{
-    AdapterError, AdapterLayer, AdapterWeights, CpuBackend, Kernels, LoadOptions, LowRank,
-    Quantization, load,
-};
+use folder::{Folder, Parts};
+use hyprstream_cpu::{AdapterError, CpuBackend, Kernels, LoadOptions, Quantization, load};
 use hyprstream_engine::{
     AdapterId, Backend, BackendError, LogitsWanted, PackedAdapter, SequenceStep, StepBatch,
 };
-use hyprstream_models::DType;
+use hyprstream_models::{
+    DType,
+    adapter::{Adapter, Linear, Matrix, Site},
+};
 
 fn sets() -> impl Iterator<Item = Kernels> {
     Kernels::ALL.into_iter().filter(|set| set.available())
@@ -47,9 +47,10 @@ fn in_f32(folder: &Folder, kernels: Kernels) -> CpuBackend {
     backend(folder, FORMS[0], kernels)
 }
 
-fn attach(backend: &mut CpuBackend, number: u64, adapter: &AdapterWeights) -> AdapterId {
-    let packed = backend.adapter_packer().pack(adapter).unwrap();
-    assert!(packed.bytes() > 0);
+fn attach(backend: &mut CpuBackend, number: u64, adapter: &Adapter) -> AdapterId {
+    let packer = backend.adapter_packer();
+    let packed = packer.pack(adapter).unwrap();
+    assert!((1..=packer.bytes_of(adapter)).contains(&packed.bytes()));
     let id = AdapterId::new(number);
     backend.attach(id, packed).unwrap();
     id
@@ -106,7 +107,7 @@ fn a_model_with_an_adapter_is_one_whose_weights_have_changed() {
         let folder = Folder::of(name);
         // Ranks of less and of more than a panel, and one that is odd.
         for (rank, scale) in [(1, 1.0), (7, -1.5), (16, 0.5), (21, 1.0)] {
-            let adapter = folder.adapter(&MAPS, rank, 3);
+            let adapter = folder.adapter(&Linear::ALL, rank, 3);
             for kernels in sets() {
                 let changed = folder.changed(&adapter, scale);
                 let theirs = logits(&mut in_f32(&changed, kernels), &tokens, &[], 40);
@@ -130,7 +131,7 @@ fn each_map_is_changed_for_itself() {
     let tokens = tokens(20, 2);
     for name in ["tied", "gemma3"] {
         let folder = Folder::of(name);
-        for map in MAPS {
+        for map in Linear::ALL {
             let adapter = folder.adapter(&[map], 8, 4);
             let theirs = in_f32(&folder.changed(&adapter, 1.0), Kernels::best());
             let theirs = logits(&mut { theirs }, &tokens, &[], 20);
@@ -138,8 +139,8 @@ fn each_map_is_changed_for_itself() {
             let base = logits(&mut ours, &tokens, &[], 20);
             let id = attach(&mut ours, 1, &adapter);
             let with = logits(&mut ours, &tokens, &[(id, 1.0)], 20);
-            agree(&with, &theirs, &format!("{name} {map}"));
-            assert!(worst(&with, &base) > 1e-3, "{name} {map}");
+            agree(&with, &theirs, &format!("{name} {map:?}"));
+            assert!(worst(&with, &base) > 1e-3, "{name} {map:?}");
         }
     }
 }
@@ -150,19 +151,18 @@ fn embedding_and_head_are_changed_too() {
     // The embedding of the second is multiplied, and its logits are capped.
     for name in ["yarn", "gemma2"] {
         let folder = Folder::of(name).untied();
-        for maps in [
-            &["embedding"][..],
-            &["head"],
-            &["query", "embedding", "head"],
-        ] {
-            let adapter = folder.adapter(maps, 5, 4);
+        let both = vec![Site::Embedding, Site::Head];
+        let with_others = [both.clone(), folder.sites(&[Linear::Query])].concat();
+        for sites in [vec![Site::Embedding], vec![Site::Head], both, with_others] {
+            let what = format!("{name} {sites:?}");
+            let adapter = folder.adapter_of(sites, 5, 4);
             for kernels in sets() {
                 let mut theirs = in_f32(&folder.changed(&adapter, 0.7), kernels);
                 let mut ours = in_f32(&folder, kernels);
                 let id = attach(&mut ours, 1, &adapter);
                 let with = logits(&mut ours, &tokens, &[(id, 0.7)], 20);
                 let theirs = logits(&mut theirs, &tokens, &[], 20);
-                agree(&with, &theirs, &format!("{name} {maps:?} {kernels}"));
+                agree(&with, &theirs, &format!("{what} {kernels}"));
             }
         }
     }
@@ -171,13 +171,12 @@ fn embedding_and_head_are_changed_too() {
 #[test]
 fn an_adapter_may_leave_layers_alone() {
     let (folder, tokens) = (Folder::of("gemma3"), tokens(20, 2));
-    let mut adapter = folder.adapter(&["query", "up"], 8, 4);
-    for layer in [0, 3] {
-        for map in MAPS {
-            *place(&mut adapter.layers[layer], map) = None;
-        }
-    }
-    adapter.layers[1].query = None;
+    let sites = [
+        Site::Layer(1, Linear::Up),
+        Site::Layer(2, Linear::Query),
+        Site::Layer(2, Linear::Up),
+    ];
+    let adapter = folder.adapter_of(sites.to_vec(), 8, 4);
     let mut theirs = in_f32(&folder.changed(&adapter, 1.0), Kernels::best());
     let mut ours = in_f32(&folder, Kernels::best());
     let id = attach(&mut ours, 1, &adapter);
@@ -190,9 +189,9 @@ fn stacks_are_sums() {
     let tokens = tokens(40, 1);
     for name in ["tied", "gemma2"] {
         let folder = Folder::of(name);
-        let one = folder.adapter(&MAPS, 8, 5);
-        let two = folder.adapter(&["query", "value", "down"], 20, 6);
-        let three = folder.adapter(&["key", "gate"], 3, 7);
+        let one = folder.adapter(&Linear::ALL, 8, 5);
+        let two = folder.adapter(&[Linear::Query, Linear::Value, Linear::Down], 20, 6);
+        let three = folder.adapter(&[Linear::Key, Linear::Gate], 3, 7);
         let changed = folder.changed(&one, 0.7).changed(&two, -1.2);
         let changed = changed.changed(&three, 1.0);
         for kernels in sets() {
@@ -230,11 +229,14 @@ fn step(backend: &mut CpuBackend, sequences: &[SequenceStep]) -> Vec<Given> {
 #[test]
 fn an_answer_has_the_same_bits_alone_and_among_31_others() {
     let folder = Folder::of("gemma3").widened();
+    let (attention, rest) = Linear::ALL.split_at(4);
+    let mut ends = folder.sites(&[rest[0], rest[2]]);
+    ends.extend([Site::Embedding, Site::Head]);
     let others = [
-        folder.adapter(&MAPS, 16, 10),
-        folder.adapter(&MAPS, 5, 11),
-        folder.adapter(&["query", "key", "value", "output"], 40, 12),
-        folder.adapter(&["gate", "down", "embedding", "head"], 8, 13),
+        folder.adapter(&Linear::ALL, 16, 10),
+        folder.adapter(&Linear::ALL, 5, 11),
+        folder.adapter(attention, 40, 12),
+        folder.adapter_of(ends, 8, 13),
     ];
     for kernels in sets() {
         for form in FORMS {
@@ -314,14 +316,13 @@ fn fewer_bits_change_answers_as_f32_does() {
     let folder = Folder::of("qwen3").widened();
     let tokens = tokens(40, 1);
     // As small as the numbers of real ones are.
-    let mut adapter = folder.adapter(&MAPS, 16, 10);
-    for layer in &mut adapter.layers {
-        for map in MAPS {
-            let change = place(layer, map).as_mut().unwrap();
-            change.a.iter_mut().for_each(|number| *number *= 1e-6);
-            change.scale *= 1e6;
-        }
+    let mut parts = folder.parts(folder.sites(&Linear::ALL), 16, 10);
+    for part in parts.values_mut() {
+        let numbers = part.a.values().iter().map(|number| number * 1e-6);
+        part.a = Matrix::new(part.rank(), numbers.collect());
+        part.scaling *= 1e6;
     }
+    let adapter = folder.with_parts(parts);
     let change = |form, kernels| {
         let mut backend = backend(&folder, form, kernels);
         let base = logits(&mut backend, &tokens, &[], 40);
@@ -342,78 +343,65 @@ fn fewer_bits_change_answers_as_f32_does() {
     }
 }
 
+/// `matrix` with one number changed.
+fn with_number(matrix: &Matrix, at: usize, number: f32) -> Matrix {
+    let mut numbers = matrix.values().to_vec();
+    numbers[at] = number;
+    Matrix::new(matrix.rows(), numbers)
+}
+
 #[test]
 fn what_does_not_fit_is_refused_with_what_is_wrong() {
     let folder = Folder::of("tied");
     let mut backend = in_f32(&folder, Kernels::best());
     let packer = backend.adapter_packer();
-    let good = folder.adapter(&MAPS, 4, 1);
-    let refused = |change: &dyn Fn(&mut AdapterWeights)| {
-        let mut bad = good.clone();
+    let parts = folder.parts(folder.sites(&Linear::ALL), 4, 1);
+    let good = folder.with_parts(parts.clone());
+    let refused = |change: &dyn Fn(&mut Parts)| {
+        let mut bad = parts.clone();
         change(&mut bad);
-        packer.pack(&bad).unwrap_err()
+        packer.pack(&folder.with_parts(bad)).unwrap_err()
     };
-    let layers = refused(&|bad| bad.layers.truncate(1));
-    assert!(
-        matches!(
-            layers,
-            AdapterError::Layers {
-                found: 1,
-                expected: 2
-            }
-        ),
-        "{layers}"
-    );
-    let nothing = refused(&|bad| bad.layers.fill(AdapterLayer::default()));
-    assert!(matches!(nothing, AdapterError::Nothing), "{nothing}");
-    let shape = refused(&|bad| bad.layers[1].key.as_mut().unwrap().b.truncate(9));
-    let text = "B of key (layer 1) has 9 numbers, but 64 are needed";
+    let (key, gate) = (Site::Layer(1, Linear::Key), Site::Layer(0, Linear::Gate));
+    let shape = refused(&|bad| {
+        let part = bad.get_mut(&key).unwrap();
+        part.b = Matrix::new(part.b.rows(), vec![0.0; 3 * part.b.rows()]);
+    });
+    let text = "B of model.layers.1.self_attn.k_proj has 16 rows of 3, but 16 of 4 are needed";
     assert_eq!(shape.to_string(), text);
-    let empty = refused(&|bad| bad.layers[0].up = Some(LowRank::default()));
-    assert!(
-        matches!(empty, AdapterError::Shape { map: "up", .. }),
-        "{empty}"
-    );
     for bad in [f32::NAN, f32::INFINITY] {
-        for factor in ["a", "b", "scale"] {
-            let error = refused(&|adapter| {
-                let change = adapter.layers[1].down.as_mut().unwrap();
+        for factor in ["a", "b", "scaling"] {
+            let error = refused(&|parts| {
+                let part = parts.get_mut(&key).unwrap();
                 match factor {
-                    "a" => change.a[3] = bad,
-                    "b" => change.b[3] = bad,
-                    _ => change.scale = bad,
+                    "a" => part.a = with_number(&part.a, 3, bad),
+                    "b" => part.b = with_number(&part.b, 3, bad),
+                    _ => part.scaling = bad,
                 }
             });
-            let is_it = matches!(
-                error,
-                AdapterError::NotFinite {
-                    layer: 1,
-                    map: "down"
-                }
-            );
+            let is_it = matches!(error, AdapterError::NotFinite(site) if site == key);
             assert!(is_it, "{factor}: {error}");
         }
     }
     let large = refused(&|bad| {
-        let change = bad.layers[0].gate.as_mut().unwrap();
-        change.scale = 1e38;
-        change.b.fill(10.0);
+        let part = bad.get_mut(&gate).unwrap();
+        part.b = with_number(&part.b, 0, 10.0);
+        part.scaling = 1e38;
     });
-    assert!(
-        matches!(
-            large,
-            AdapterError::NotFinite {
-                layer: 0,
-                map: "gate"
-            }
-        ),
-        "{large}"
-    );
+    let is_it = matches!(large, AdapterError::NotFinite(site) if site == gate);
+    assert!(is_it, "{large}");
+
+    // Made for a model of other sizes, and with more layers.
+    let other = Folder::of("gemma3").widened();
+    let sites = |index| vec![Site::Layer(index, Linear::Down)];
+    let error = packer.pack(&other.adapter_of(sites(0), 4, 1)).unwrap_err();
+    assert!(matches!(error, AdapterError::Shape { .. }), "{error}");
+    let error = packer.pack(&other.adapter_of(sites(2), 4, 1)).unwrap_err();
+    assert!(matches!(error, AdapterError::Absent(_)), "{error}");
 
     // Packed for another model, for other kernels, or not at all.
-    let other = Folder::of("gemma3");
     let strange = in_f32(&other, Kernels::best()).adapter_packer();
-    let strange = strange.pack(&other.adapter(&MAPS, 4, 1)).unwrap();
+    let strange = strange.pack(&other.adapter(&Linear::ALL, 4, 1)).unwrap();
     let mut bad = vec![strange, PackedAdapter::new(5_u8, 1)];
     if Kernels::best() != Kernels::Portable {
         let portable = in_f32(&folder, Kernels::Portable).adapter_packer();

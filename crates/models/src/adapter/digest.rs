@@ -53,6 +53,13 @@ fn numbers(hash: &mut Sha256, values: &[f32]) {
     }
 }
 
+/// A digest that was written down before.
+impl From<[u8; 32]> for AdapterDigest {
+    fn from(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}
+
 /// 64 hexadecimal digits.
 impl fmt::Display for AdapterDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

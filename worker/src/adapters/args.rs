@@ -1,0 +1,67 @@
+//! The command line's part about adapters.
+
+use std::path::{Path, PathBuf};
+
+use clap::ArgAction;
+use hyprstream_contract::{adapters::MAX_ADAPTERS, worker::env};
+use hyprstream_engine::ModelSpec;
+use hyprstream_models::available_bytes;
+
+use super::{Limits, Options};
+use crate::{args::at_least_one, server::Identity};
+
+/// Share of the memory beside weights and cache that adapters take by default.
+const MEMORY_SHARE: u64 = 4;
+/// What they have at least by default, in bytes.
+const LEAST_MEMORY: u64 = 64 << 20;
+
+/// Which adapters a server has, and how many at once.
+#[derive(Clone, Debug, clap::Args)]
+pub struct AdapterArgs {
+    /// Directory whose adapters are served, as its `adapters.json` lists them; it is followed.
+    #[arg(long, env = env::ADAPTERS, value_name = "DIR")]
+    pub adapters: Option<PathBuf>,
+    /// Whether the adapters in the model's own folder `adapters` are served: true or false.
+    #[arg(long, env = env::REPOSITORY_ADAPTERS, action = ArgAction::Set, default_value_t = true)]
+    pub repository_adapters: bool,
+    /// Directory below which requests to load an adapter may name one; without it none is loaded
+    /// on request.
+    #[arg(long, env = "HYPRSTREAM_ADAPTER_ROOT", value_name = "DIR")]
+    pub adapter_root: Option<PathBuf>,
+    /// Memory of adapters that are ready to compute with, in bytes; by default a quarter of what is
+    /// free beside weights and cache. Others come back from their files when they are asked for.
+    #[arg(long, env = env::ADAPTER_MEMORY_BYTES)]
+    pub adapter_memory_bytes: Option<u64>,
+    /// Most adapters that are ready to compute with.
+    #[arg(long, env = env::MAX_ADAPTERS, default_value_t = MAX_ADAPTERS, value_parser = at_least_one)]
+    pub max_adapters: usize,
+    /// Largest rank of an adapter.
+    #[arg(long, env = env::MAX_ADAPTER_RANK, default_value = "512", value_parser = at_least_one)]
+    pub max_adapter_rank: usize,
+}
+
+impl AdapterArgs {
+    /// What the store of adapters of this model is told. Called when the model is loaded: what is
+    /// free then is shared out.
+    pub fn options(&self, model_dir: &Path, identity: &Identity, spec: &ModelSpec) -> Options {
+        let by_default = || {
+            // The cache's pages are taken as they are written.
+            let free = available_bytes().unwrap_or(0);
+            let share = free.saturating_sub(spec.kv_cache_bytes) / MEMORY_SHARE;
+            share.max(LEAST_MEMORY)
+        };
+        Options {
+            model: identity.name.clone(),
+            commit: identity.commit().map(str::to_owned),
+            follow: self.adapters.clone(),
+            repository: self.repository_adapters.then(|| model_dir.to_owned()),
+            root: self.adapter_root.clone(),
+            limits: Limits {
+                memory_bytes: self.adapter_memory_bytes.unwrap_or_else(by_default),
+                resident: self.max_adapters,
+                rank: self.max_adapter_rank,
+            },
+            ..Options::default()
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Making an adapter's files ready for the backend that runs the model, beside its work.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
+    path::Path,
+    thread,
+};
+
+use hyprstream_engine::PackedAdapter;
+use hyprstream_models::{
+    Checkpoint, DecoderConfig, LoadError, Weights,
+    adapter::{Adapter, AdapterDigest, AdapterError, AdapterFiles, AdapterLimits},
+};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::oneshot;
+
+/// Makes adapters ready for one model on one kind of backend. It is called on threads of its own,
+/// while the backend computes.
+pub trait Packer: Send + Sync {
+    /// Reads the adapter in `files`, checks that it fits the model, and packs it.
+    ///
+    /// # Errors
+    /// [`PackError`]: it is not to be served, or not now.
+    fn read(&self, files: &AdapterFiles, limits: PackLimits) -> Result<Packed, PackError>;
+
+    /// Packs an adapter that is in memory already.
+    ///
+    /// # Errors
+    /// [`PackError`]: the backend does not compute it, or there is no memory.
+    fn pack(&self, adapter: &Adapter) -> Result<PackedAdapter, PackError>;
+}
+
+/// What an adapter may take at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackLimits {
+    /// Its files.
+    pub files: AdapterLimits,
+    /// Bytes of what it becomes.
+    pub bytes: u64,
+}
+
+/// An adapter that is ready to be attached.
+#[derive(Debug)]
+pub struct Packed {
+    /// For the engine.
+    pub content: PackedAdapter,
+    /// What it computes.
+    pub digest: AdapterDigest,
+    /// Its largest rank.
+    pub rank: usize,
+    /// The revision of the model that it says it was trained on.
+    pub revision: Option<String>,
+}
+
+/// An adapter is not to be had from its files.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct PackError {
+    /// CamelCase, for a condition.
+    pub reason: String,
+    /// In words.
+    pub message: String,
+    /// Whether the same files give the same error again.
+    pub is_final: bool,
+}
+
+impl PackError {
+    pub(super) fn new(reason: &str, message: impl Into<String>, is_final: bool) -> Self {
+        Self {
+            reason: reason.to_owned(),
+            message: message.into(),
+            is_final,
+        }
+    }
+
+    /// It takes more than there is for all of them.
+    pub fn too_large(bytes: u64, limit: u64) -> Self {
+        let message = format!(
+            "the adapter takes {bytes} bytes of memory, but all together may take {limit}: \
+             --adapter-memory-bytes is that limit"
+        );
+        Self::new("TooLarge", message, true)
+    }
+}
+
+impl From<AdapterError> for PackError {
+    fn from(error: AdapterError) -> Self {
+        Self::new(error.reason(), chain(&error), error.is_final())
+    }
+}
+
+/// The error and its cause, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+/// Packs for the CPU's own backend.
+pub struct CpuPacker {
+    config: DecoderConfig,
+    /// Mapped: nothing of them is read but what an adapter holds a copy of.
+    base: Weights,
+    packer: hyprstream_cpu::AdapterPacker,
+}
+
+impl CpuPacker {
+    /// For the model in `dir`, which the backend of `packer` runs.
+    ///
+    /// # Errors
+    /// [`LoadError`], as for the model itself.
+    pub fn open(dir: &Path, packer: hyprstream_cpu::AdapterPacker) -> Result<Self, LoadError> {
+        let (config, _) = DecoderConfig::read(dir)?;
+        let base = Weights::take(&config, Checkpoint::open(dir)?)?;
+        Ok(Self {
+            config,
+            base,
+            packer,
+        })
+    }
+}
+
+impl Packer for CpuPacker {
+    fn read(&self, files: &AdapterFiles, limits: PackLimits) -> Result<Packed, PackError> {
+        let adapter = Adapter::read(files, &self.config, &self.base, limits.files)?;
+        // Before the memory is taken.
+        let bytes = self.packer.bytes_of(&adapter);
+        if bytes > limits.bytes {
+            return Err(PackError::too_large(bytes, limits.bytes));
+        }
+        Ok(Packed {
+            content: self.pack(&adapter)?,
+            digest: adapter.digest(),
+            rank: adapter.rank(),
+            revision: adapter.base().revision.clone(),
+        })
+    }
+
+    fn pack(&self, adapter: &Adapter) -> Result<PackedAdapter, PackError> {
+        use hyprstream_cpu::AdapterError as Error;
+
+        self.packer.pack(adapter).map_err(|error| {
+            let (reason, is_final) = match &error {
+                Error::Absent(_) | Error::Shape { .. } => ("ShapeMismatch", true),
+                Error::NotFinite(_) => ("NotFinite", true),
+                Error::Magnitude(_) => ("Unsupported", true),
+                Error::Memory(_) => ("OutOfMemory", false),
+            };
+            PackError::new(reason, chain(&error), is_final)
+        })
+    }
+}
+
+/// Of a backend that has no adapters: refuses all of them. The backend's name.
+pub struct NoPacker(pub &'static str);
+
+impl NoPacker {
+    fn refusal(&self) -> PackError {
+        let message = format!("{} runs the model here, and has no adapters yet", self.0);
+        PackError::new("Unsupported", message, true)
+    }
+}
+
+impl Packer for NoPacker {
+    fn read(&self, _: &AdapterFiles, _: PackLimits) -> Result<Packed, PackError> {
+        Err(self.refusal())
+    }
+
+    fn pack(&self, _: &Adapter) -> Result<PackedAdapter, PackError> {
+        Err(self.refusal())
+    }
+}
+
+/// What was read, and of which files.
+#[derive(Debug)]
+pub(super) struct Unpacked {
+    pub(super) packed: Packed,
+    /// Of the file of tensors, in hexadecimal.
+    pub(super) sha256: String,
+    /// Of the file of tensors, in bytes.
+    pub(super) size: u64,
+}
+
+/// By what it is told that a file is another: device, inode, time of change and size.
+type Stamp = (u64, u64, i64, i64, u64);
+
+/// Stamps of both files of an adapter; `None` of one that is not there.
+pub(super) fn stamps(files: &AdapterFiles) -> [Option<Stamp>; 2] {
+    [&files.tensors, &files.config].map(|path| stamp(path))
+}
+
+pub(super) fn stamp(path: &Path) -> Option<Stamp> {
+    let found = fs::metadata(path).ok()?;
+    Some((
+        found.dev(),
+        found.ino(),
+        found.mtime(),
+        found.mtime_nsec(),
+        found.size(),
+    ))
+}
+
+/// Reads and hashes `files`, and makes sure that both saw the same.
+pub(super) fn read_files(
+    packer: &dyn Packer,
+    files: &AdapterFiles,
+    limits: PackLimits,
+) -> Result<Unpacked, PackError> {
+    let before = stamps(files);
+    let packed = packer.read(files, limits)?;
+    if packed.content.bytes() > limits.bytes {
+        return Err(PackError::too_large(packed.content.bytes(), limits.bytes));
+    }
+    let (sha256, size) = hash(&files.tensors).map_err(|error| {
+        let message = format!("cannot read {}: {error}", files.tensors.display());
+        PackError::new("InternalError", message, false)
+    })?;
+    if stamps(files) != before {
+        let message = format!("{} was changed while it was read", files.tensors.display());
+        return Err(PackError::new("FilesChanged", message, false));
+    }
+    Ok(Unpacked {
+        packed,
+        sha256,
+        size,
+    })
+}
+
+fn hash(path: &Path) -> io::Result<(String, u64)> {
+    let mut file = File::open(path)?;
+    let (mut hash, mut size) = (Sha256::new(), 0);
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            count => {
+                hash.update(&buffer[..count]);
+                size += count as u64;
+            }
+        }
+    }
+    let digest: [u8; 32] = hash.finalize().into();
+    // As it is written.
+    Ok((AdapterDigest::from(digest).to_string(), size))
+}
+
+/// How much the threads that pack give way to those that compute.
+const NICE: i32 = 10;
+
+/// What `work` returns, computed on a thread of its own that gives way to others.
+///
+/// # Errors
+/// There is no thread, or it panicked.
+pub(super) async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, PackError> {
+    let failed = |why: String| PackError::new("InternalError", why, false);
+    let (told, hears) = oneshot::channel();
+    let name = "adapter".to_owned();
+    let spawned = thread::Builder::new().name(name).spawn(move || {
+        // On Linux this is the thread's own, and without it the work is just done less politely.
+        let _ = rustix::process::setpriority_process(None, NICE);
+        // Nobody hears it any more when the server has ended meanwhile.
+        let _ = told.send(work());
+    });
+    spawned.map_err(|error| failed(format!("no thread can be started: {error}")))?;
+    let panicked = |_| failed("reading the adapter ended in a panic".to_owned());
+    hears.await.map_err(panicked)
+}
