@@ -29,7 +29,6 @@ pub struct App {
     /// When it started, in seconds since 1970.
     pub(super) created: u64,
     loaded: OnceLock<Loaded>,
-    adapters: Adapters,
 }
 
 /// How long a client should wait for a model that is being loaded.
@@ -53,7 +52,6 @@ impl App {
             grammars: Grammars::default(),
             created,
             loaded: OnceLock::new(),
-            adapters: Adapters::default(),
         })
     }
 
@@ -64,7 +62,8 @@ impl App {
 
     /// Begins to answer with `loaded`. A second model is not taken.
     pub fn set_ready(&self, loaded: Loaded) {
-        self.metrics.set_model(loaded.engine.spec());
+        let adapter_loads = loaded.adapters.load_seconds();
+        self.metrics.set_model(loaded.engine.spec(), adapter_loads);
         let _ = self.loaded.set(loaded);
     }
 
@@ -79,8 +78,7 @@ impl App {
 
     /// The model's adapters.
     pub(super) fn adapters(&self) -> Result<&Adapters, ApiError> {
-        self.loaded()?;
-        Ok(&self.adapters)
+        Ok(&self.loaded()?.adapters)
     }
 
     /// Lets a request in, until the returned guard is dropped.

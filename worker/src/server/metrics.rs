@@ -1,14 +1,20 @@
 //! Metrics under the names that vLLM's dashboards and inference gateways know.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
+use axum::response::Response;
+use hyprstream_contract::worker_adapters::WorkerAdapters;
 use hyprstream_engine::{ModelSpec, Observer, Stats, StepReport};
 use prometheus::{
     CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
     Opts, Registry,
 };
 
-use super::identity::Identity;
+use super::{adapter_metrics::AdapterGauges, app::now, identity::Identity};
+use crate::adapters::{Adapters, Facts};
 
 /// The worker's metrics; fed by the engine's thread.
 pub(super) struct Metrics {
@@ -37,6 +43,8 @@ pub(super) struct Metrics {
     provenance: [String; 3],
     /// Answers by path and status.
     responses: CounterVec,
+    /// Locked from setting to telling, as other scrapes set them too.
+    adapters: Mutex<AdapterGauges>,
 }
 
 impl Metrics {
@@ -97,11 +105,7 @@ impl Metrics {
             &["route", "status"],
         )?;
         registry.register(Box::new(responses.clone()))?;
-        // There are no adapters yet: this says so under the name that routers look for.
-        let labels = ["max_lora", "running_lora_adapters", "waiting_lora_adapters"];
-        info("vllm:lora_requests_info", "Adapters in use.", &labels)?
-            .with_label_values(&["0", "", ""])
-            .set(1.0);
+        let adapters = Mutex::new(AdapterGauges::new(&identity.name, &registry)?);
         let provenance = match &identity.provenance {
             Some(p) => [
                 p.repository.clone(),
@@ -190,12 +194,17 @@ impl Metrics {
             )?,
             provenance,
             responses,
+            adapters,
             registry,
         })
     }
 
-    /// Notes what the engine runs.
-    pub(super) fn set_model(&self, spec: &ModelSpec) {
+    /// Notes what the engine runs, and how long loads of its adapters take.
+    pub(super) fn set_model(&self, spec: &ModelSpec, adapter_loads: Option<Histogram>) {
+        // Only a second model's would be there already, and that is not taken.
+        if let Some(seconds) = adapter_loads {
+            let _ = self.registry.register(Box::new(seconds));
+        }
         let [repository, reference, commit] = &self.provenance;
         let values = [
             repository.as_str(),
@@ -219,8 +228,17 @@ impl Metrics {
             .inc();
     }
 
-    pub(super) fn registry(&self) -> &Registry {
-        &self.registry
+    /// All of them, with what the model's adapters are now. They are asked for and not kept, since
+    /// they keep the engine, which keeps these.
+    pub(super) fn render(&self, adapters: Option<&Adapters>) -> Response {
+        let (facts, list) = match adapters {
+            Some(adapters) => (adapters.facts(), adapters.list()),
+            None => (Facts::default(), WorkerAdapters::default()),
+        };
+        let gauges = self.adapters.lock();
+        let gauges = gauges.unwrap_or_else(PoisonError::into_inner);
+        gauges.set(&facts, &list, now());
+        hyprstream_telemetry::render(&self.registry)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The HTTP side of a worker.
 
+mod adapter_metrics;
 mod api;
 mod app;
 mod auth;

@@ -112,7 +112,7 @@ async fn metrics_count_what_happened() {
         ("vllm:num_requests_waiting", 0.0),
         ("vllm:kv_cache_usage_perc", 0.0),
         ("vllm:prefix_cache_queries_total", 38.0),
-        ("vllm:lora_requests_info{max_lora=\"0\"", 1.0),
+        ("vllm:num_gpu_loaded_lora_adapters", 0.0),
         ("vllm:cache_config_info{block_size=\"16\"", 1.0),
         ("hyprstream_model_info{", 1.0),
     ] {

@@ -27,7 +27,7 @@ fn probe(state: Result<(), String>) -> Response {
 }
 
 pub(super) async fn metrics(State(app): Shared) -> Response {
-    hyprstream_telemetry::render(app.metrics.registry())
+    app.metrics.render(app.adapters().ok())
 }
 
 pub(super) async fn version(State(app): Shared) -> Json<Value> {
