@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "all of it is tests")]
 
+mod adapters;
 mod cancel;
 mod chat;
 mod clients;
@@ -11,6 +12,7 @@ mod keys;
 mod lessons;
 mod limits;
 mod load;
+mod lora;
 mod openapi;
 mod parrot;
 mod prompts;

@@ -21,25 +21,15 @@ async fn the_document_names_every_route_and_each_exists() {
 }
 
 #[tokio::test]
-async fn adapters_say_that_they_are_not_there() {
+async fn the_document_has_the_field_of_adapters_wherever_it_is_read() {
     let server = Server::start().await;
-    for path in ["/v1/load_lora_adapter", "/v1/unload_lora_adapter"] {
-        let error = server.refused(path, &json!({"lora_name": "a"}), 501).await;
-        assert_eq!(error["code"], "adapters_unsupported");
+    let document: Value = server.get("/openapi.json").await.json().await.unwrap();
+    for path in ["chat/completions", "completions", "responses", "embeddings"] {
+        let body = &document["paths"][format!("/v1/{path}")]["post"]["requestBody"];
+        let field = &body["content"]["application/json"]["schema"]["properties"]["adapters"];
+        assert_eq!(field["maxItems"], 8, "{path}");
+        assert_eq!(field["items"]["required"], json!(["name"]), "{path}");
     }
-    let list: Value = server.get("/v1/lora_adapters").await.json().await.unwrap();
-    assert_eq!(list["data"], json!([]));
-    let ask = json!({"model": "fake+sql@0.5", "prompt": "a"});
-    let error = server.refused("/v1/completions", &ask, 404).await;
-    assert!(
-        error["message"].as_str().unwrap().contains("sql"),
-        "{error}"
-    );
-    let ask = json!({"model": "fake", "prompt": "a", "adapters": [{"name": "a"}]});
-    assert_eq!(
-        server.refused("/v1/completions", &ask, 400).await["param"],
-        "adapters"
-    );
 }
 
 #[tokio::test]

@@ -13,7 +13,9 @@ use hyprstream_engine::{
 };
 use hyprstream_openai::Provenance;
 use hyprstream_worker::{
-    ModelArgs, backend,
+    ModelArgs,
+    adapters::{Adapters, Options, fake::FakePacker},
+    backend,
     server::{ApiOptions, App, Identity, ServerOptions, run},
 };
 use reqwest::{Response, StatusCode};
@@ -42,6 +44,8 @@ pub(crate) struct Setup {
     pub(crate) drain_timeout: Duration,
     pub(crate) manifest: bool,
     pub(crate) loaded: bool,
+    /// How adapters are made ready, and which there are.
+    pub(crate) adapters: Option<(Arc<FakePacker>, Options)>,
 }
 
 impl Default for Setup {
@@ -58,6 +62,7 @@ impl Default for Setup {
             drain_timeout: Duration::from_secs(30),
             manifest: true,
             loaded: true,
+            adapters: None,
         }
     }
 }
@@ -105,17 +110,23 @@ impl Server {
             } else {
                 Box::new(FakeBackend::new(4096, 12_000, setup.fake))
             };
-            server.load_model(model, setup.max_queue, setup.template);
+            server.load_model(model, setup.max_queue, setup.template, setup.adapters);
         }
         server
     }
 
     pub(crate) fn load(&self, fake: FakeOptions, max_queue: usize) {
         let model = Box::new(FakeBackend::new(4096, 12_000, fake));
-        self.load_model(model, max_queue, TEMPLATE);
+        self.load_model(model, max_queue, TEMPLATE, None);
     }
 
-    fn load_model(&self, model: Box<dyn Backend>, max_queue: usize, template: &str) {
+    fn load_model(
+        &self,
+        model: Box<dyn Backend>,
+        max_queue: usize,
+        template: &str,
+        adapters: Option<(Arc<FakePacker>, Options)>,
+    ) {
         let files = ModelFiles {
             tokenizer: fake::tokenizer(),
             template: Some(ChatTemplate::new(template, vec![]).unwrap()),
@@ -137,7 +148,11 @@ impl Server {
             kernels: hyprstream_worker::Kernels::Auto,
             no_prefix_cache: false,
         };
-        let loaded = backend::start(model, files, &args, max_queue, self.app.observer()).unwrap();
+        let observer = self.app.observer();
+        let mut loaded = backend::start(model, files, &args, max_queue, observer).unwrap();
+        if let Some((packer, options)) = adapters {
+            loaded.adapters = Adapters::new(loaded.engine.clone(), packer, options);
+        }
         self.app.set_ready(loaded);
     }
 
