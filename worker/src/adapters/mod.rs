@@ -2,9 +2,21 @@
 //! serves, and those that were asked for at its load routes.
 
 mod args;
+mod entry;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+mod follow;
+mod list;
+mod load;
 mod packer;
+mod repository;
+mod request;
+mod room;
+mod state;
+mod store;
+mod take;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -15,11 +27,14 @@ use prometheus::Histogram;
 
 pub use args::AdapterArgs;
 pub use packer::{CpuPacker, NoPacker, PackError, PackLimits, Packed, Packer};
+use store::Store;
 
 /// All adapters of a worker. Cheap to clone. The default is that of a worker which has none and
 /// takes none.
 #[derive(Clone, Debug, Default)]
-pub struct Adapters {}
+pub struct Adapters {
+    store: Option<Arc<Store>>,
+}
 
 /// What a store of adapters is told.
 #[derive(Clone, Debug)]
@@ -135,6 +150,9 @@ pub struct Taken {
     pub digest: AdapterDigest,
     /// By what it is multiplied.
     pub scale: f32,
+    /// Keeps its memory, and counts it.
+    #[allow(dead_code, reason = "it is kept")]
+    held: Arc<take::Use>,
 }
 
 /// A request's adapters cannot be had.
@@ -159,11 +177,19 @@ pub enum TakeError {
     },
 }
 
+/// Most names that a message lists.
+const LISTED: usize = 20;
+
 fn missing(names: &[String], known: &[String]) -> String {
-    let known = if known.is_empty() {
-        "there is none".to_owned()
-    } else {
-        format!("there are {}", known.join(", "))
+    let listed = known.iter().take(LISTED).cloned().collect::<Vec<_>>();
+    let known = match known.len() {
+        0 => "there is none".to_owned(),
+        count if count > LISTED => format!(
+            "there are {}, and {} more",
+            listed.join(", "),
+            count - LISTED
+        ),
+        _ => format!("there are {}", listed.join(", ")),
     };
     match names {
         [name] => format!("the adapter {name:?} is not loaded here: {known}"),
@@ -238,45 +264,62 @@ impl Adapters {
     /// loaded from now on, in tasks of the runtime that this is called in, which end when the last
     /// clone is dropped.
     pub fn new(engine: EngineHandle, packer: Arc<dyn Packer>, options: Options) -> Self {
-        let _ = (engine, packer, options);
-        Self {}
+        let store = Arc::new(Store::new(engine, packer, options));
+        tokio::spawn(load::run(Arc::downgrade(&store)));
+        if let Some(dir) = store.options.follow.clone() {
+            tokio::spawn(follow::run(Arc::downgrade(&store), dir));
+        }
+        if store.options.repository.is_some() {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move { store.list_repository().await });
+        }
+        Self { store: Some(store) }
     }
 
-    /// Nothing once all that the folders listed at first was loaded or has failed, else what is
-    /// waited for.
+    /// Nothing once all that the folders listed at first was loaded or has failed.
     ///
     /// # Errors
     /// What is waited for, in words.
     pub fn ready(&self) -> Result<(), String> {
-        Ok(())
+        let store = self.store.as_ref();
+        store.map_or(Ok(()), |store| store.state().ready())
     }
 
     /// What it does at the moment.
     pub fn facts(&self) -> Facts {
-        Facts::default()
+        let store = self.store.as_ref();
+        store.map(|store| store.facts()).unwrap_or_default()
     }
 
     /// How long loads took, in seconds, from files to ready; `vllm:lora_adapter_load_seconds`, to be
     /// registered. `None` for a worker that takes none.
     pub fn load_seconds(&self) -> Option<Histogram> {
-        None
+        let store = self.store.as_ref();
+        store.map(|store| store.load_seconds.clone())
     }
 
-    /// Loads what a load route asks for, ready to compute with when this returns.
+    /// Loads what a load route asks for, ready to compute with when this returns, unless running
+    /// requests have all the memory: then the next request that asks for it waits for some.
     ///
     /// # Errors
     /// [`RequestError`].
     pub async fn load(&self, request: LoadRequest) -> Result<(), RequestError> {
-        let _ = request;
-        Err(RequestError::NoRoot)
+        match &self.store {
+            Some(store) => store.load(request).await,
+            None => Err(RequestError::NoRoot),
+        }
     }
 
     /// Unloads what a load route loaded; requests that have it keep it until they end.
     ///
     /// # Errors
     /// [`RequestError::NotLoaded`], [`RequestError::NotOurs`].
+    #[allow(clippy::unused_async, reason = "whoever calls it need not know")]
     pub async fn unload(&self, name: &str) -> Result<(), RequestError> {
-        Err(RequestError::NotLoaded(name.to_owned()))
+        match &self.store {
+            Some(store) => store.unload(name),
+            None => Err(RequestError::NotLoaded(name.to_owned())),
+        }
     }
 
     /// Those that a request names, in its order, ready to compute with. One that lies only on disk
@@ -285,26 +328,29 @@ impl Adapters {
     /// # Errors
     /// [`TakeError`]: no request is answered without an adapter that it asked for.
     pub async fn take(&self, wanted: &[Wanted]) -> Result<Vec<Taken>, TakeError> {
-        let names = wanted.iter().map(|wanted| wanted.name.clone());
-        let names: Vec<_> = names.collect();
-        if names.is_empty() {
-            return Ok(Vec::new());
+        match &self.store {
+            _ if wanted.is_empty() => Ok(Vec::new()),
+            Some(store) => take::take(store, wanted).await,
+            None => Err(TakeError::Missing {
+                names: wanted.iter().map(|wanted| wanted.name.clone()).collect(),
+                known: Vec::new(),
+            }),
         }
-        let known = Vec::new();
-        Err(TakeError::Missing { names, known })
     }
 
     /// All of them, by name.
     pub fn list(&self) -> WorkerAdapters {
-        WorkerAdapters {
+        let none = || WorkerAdapters {
             object: "list".to_owned(),
             ..WorkerAdapters::default()
-        }
+        };
+        let store = self.store.as_ref();
+        store.map_or_else(none, |store| store.state().list())
     }
 
     /// Whether something is served by this name.
     pub fn serves(&self, name: &str) -> bool {
-        let _ = name;
-        false
+        let store = self.store.as_ref();
+        store.is_some_and(|store| store.state().serving(name).is_some())
     }
 }

@@ -1,7 +1,7 @@
 //! Making an adapter's files ready for the backend that runs the model, beside its work.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Metadata},
     io::{self, Read},
     os::unix::fs::MetadataExt,
     path::Path,
@@ -185,22 +185,27 @@ pub(super) struct Unpacked {
 }
 
 /// By what it is told that a file is another: device, inode, time of change and size.
-type Stamp = (u64, u64, i64, i64, u64);
+pub(super) type Stamp = (u64, u64, i64, i64, u64);
 
-/// Stamps of both files of an adapter; `None` of one that is not there.
-pub(super) fn stamps(files: &AdapterFiles) -> [Option<Stamp>; 2] {
+/// Those of both files of an adapter; `None` of one that is not there.
+pub(super) type Stamps = [Option<Stamp>; 2];
+
+pub(super) fn stamps(files: &AdapterFiles) -> Stamps {
     [&files.tensors, &files.config].map(|path| stamp(path))
 }
 
 pub(super) fn stamp(path: &Path) -> Option<Stamp> {
-    let found = fs::metadata(path).ok()?;
-    Some((
+    Some(stamp_of(&fs::metadata(path).ok()?))
+}
+
+pub(super) fn stamp_of(found: &Metadata) -> Stamp {
+    (
         found.dev(),
         found.ino(),
         found.mtime(),
         found.mtime_nsec(),
         found.size(),
-    ))
+    )
 }
 
 /// Reads and hashes `files`, and makes sure that both saw the same.

@@ -1,0 +1,335 @@
+//! What a store knows: pure steps from what folders and loads say to what is served.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
+
+use hyprstream_contract::{
+    adapters::{AdapterFolder, AdapterState, CONFIG_FILE, FolderEntry, WEIGHTS_FILE},
+    model_ref::{MAX_SCALE, check_adapter_name},
+    worker_adapters::{LoadState, Origin},
+};
+use hyprstream_models::adapter::AdapterFiles;
+use tokio::time::Instant;
+
+use super::{
+    Timing,
+    entry::{Entry, Job, Record, Residence, Wish, base_commit, failed},
+    packer::{PackError, Stamps},
+    room::{Amount, Ledger, Room},
+};
+
+/// Served name and who asks for it. Of one name the first origin has it.
+pub(super) type Key = (String, Origin);
+
+/// All entries of a store.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) entries: BTreeMap<Key, Entry>,
+    /// Of the list that is followed.
+    pub(super) revision: Option<String>,
+    /// Name of the model.
+    pub(super) model: String,
+    /// The commit that is served.
+    pub(super) commit: Option<String>,
+    /// Origins whose first list has not been seen yet.
+    pub(super) unseen: BTreeSet<Origin>,
+    /// Those of the first lists that are neither loaded nor failed.
+    awaited: BTreeSet<Key>,
+    /// Counts uses and records.
+    clock: u64,
+}
+
+/// A load to be done now.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) key: Key,
+    pub(super) attempt: u64,
+    pub(super) files: AdapterFiles,
+    /// Nothing is to be done if the files are still these.
+    pub(super) unless: Option<Stamps>,
+}
+
+impl State {
+    /// That of a worker which serves this commit of this model, and will hear of lists of these
+    /// origins.
+    pub(super) fn new(model: &str, commit: Option<&str>, unseen: BTreeSet<Origin>) -> Self {
+        Self {
+            model: model.to_owned(),
+            commit: commit.map(str::to_owned),
+            unseen,
+            ..Self::default()
+        }
+    }
+
+    /// A number greater than all before.
+    pub(super) fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+
+    /// Turns to the list in the folder `dir`.
+    pub(super) fn adopt(&mut self, dir: &Path, list: AdapterFolder) {
+        self.revision = Some(list.revision);
+        let named: BTreeSet<&str> = list.adapters.iter().map(|a| a.name.as_str()).collect();
+        self.entries
+            .retain(|(name, origin), _| *origin != Origin::Followed || named.contains(&**name));
+        for listed in &list.adapters {
+            let entry = self.entries.entry((listed.name.clone(), Origin::Followed));
+            let wish = followed(dir, listed);
+            let is_new = matches!(entry, std::collections::btree_map::Entry::Vacant(_));
+            let entry = entry.or_insert_with(|| Entry::new(wish.clone()));
+            let same = !is_new
+                && entry.wish.folder == wish.folder
+                && entry.wish.base_commit == wish.base_commit;
+            entry.wish = wish;
+            if let Err(error) = check(listed) {
+                entry.rest(failed(&error));
+                continue;
+            }
+            follow(entry, listed, same, self.commit.as_deref());
+        }
+        self.saw(Origin::Followed);
+    }
+
+    /// Adds what the model's own folder has.
+    pub(super) fn add(&mut self, listed: Vec<(String, Result<Wish, (Wish, PackError)>)>) {
+        for (name, wish) in listed {
+            let entry = match wish {
+                Ok(wish) => {
+                    let mut entry = Entry::new(wish);
+                    entry.load();
+                    entry
+                }
+                Err((wish, error)) => {
+                    let mut entry = Entry::new(wish);
+                    entry.rest(failed(&error));
+                    entry
+                }
+            };
+            self.entries.insert((name, Origin::Repository), entry);
+        }
+        self.saw(Origin::Repository);
+    }
+
+    /// The first list of `origin` is there.
+    fn saw(&mut self, origin: Origin) {
+        if self.unseen.remove(&origin) {
+            let keys = self.entries.keys().filter(|key| key.1 == origin);
+            self.awaited.extend(keys.cloned());
+        }
+        self.settle();
+    }
+
+    /// Lets every name mean one thing, and looks what is still waited for. To be called after
+    /// each change.
+    pub(super) fn settle(&mut self) {
+        let mut before: Option<(&str, bool)> = None;
+        for ((name, origin), entry) in &mut self.entries {
+            let earlier = before.take_if(|(other, _)| other == name);
+            let is_settled = earlier.is_some_and(|(_, settled)| settled);
+            if *name == self.model {
+                entry.give_way("it is the name of the model itself: give the adapter another one");
+            } else if is_settled {
+                entry.give_way(match origin {
+                    Origin::Repository => {
+                        "an Adapter resource has this name: give one of them another one"
+                    }
+                    _ => "an Adapter resource, or an adapter of the model's repository, has this name",
+                });
+            } else if earlier.is_none() && entry.gave_way() {
+                // Whoever had the name is gone.
+                entry.load();
+            }
+            before = Some((name, is_settled || entry.is_settled()));
+        }
+        let entries = &self.entries;
+        self.awaited.retain(|key| {
+            let entry = entries.get(key);
+            entry.is_some_and(|entry| entry.state == LoadState::Loading)
+        });
+    }
+
+    /// Nothing, or what is waited for before the first request.
+    pub(super) fn ready(&self) -> Result<(), String> {
+        if self.unseen.contains(&Origin::Followed) {
+            return Err("the list of adapters is not there yet".to_owned());
+        }
+        if !self.unseen.is_empty() {
+            return Err("the adapters of the model's repository are not listed yet".to_owned());
+        }
+        match self.awaited.first() {
+            None => Ok(()),
+            Some((name, _)) => {
+                let count = self.awaited.len();
+                Err(format!(
+                    "adapters are being loaded: {name:?} is the first of {count}"
+                ))
+            }
+        }
+    }
+
+    /// The next load to be done, which is under way from here on; or when to ask again.
+    pub(super) fn next(&mut self, now: Instant) -> Result<Task, Option<Instant>> {
+        let mut earliest: Option<Instant> = None;
+        for (key, entry) in &mut self.entries {
+            let unless = match &entry.job {
+                Job::Due => None,
+                Job::Later { at, unless } if *at <= now => *unless,
+                Job::Later { at, .. } => {
+                    earliest = Some(earliest.map_or(*at, |earliest| earliest.min(*at)));
+                    continue;
+                }
+                Job::Nothing | Job::Running => continue,
+            };
+            entry.job = Job::Running;
+            return Ok(Task {
+                key: key.clone(),
+                attempt: entry.attempt,
+                files: entry.wish.files.clone(),
+                unless,
+            });
+        }
+        Err(earliest)
+    }
+
+    /// The entry that this task is for, unless something else is wanted of it by now.
+    pub(super) fn entry_of(&mut self, task: &Task) -> Option<&mut Entry> {
+        let entry = self.entries.get_mut(&task.key)?;
+        (entry.attempt == task.attempt && entry.job == Job::Running).then_some(entry)
+    }
+
+    /// Entries of this name, that which has the name first.
+    pub(super) fn named(&self, name: &str) -> impl Iterator<Item = (&Key, &Entry)> {
+        let key = |origin| (name.to_owned(), origin);
+        self.entries
+            .range(key(Origin::Followed)..=key(Origin::Request))
+    }
+
+    /// What answers by this name.
+    pub(super) fn serving(&mut self, name: &str) -> Option<(&Key, &mut Record)> {
+        let key = |origin| (name.to_owned(), origin);
+        let range = key(Origin::Followed)..=key(Origin::Request);
+        let mut entries = self.entries.range_mut(range);
+        entries.find_map(|(key, entry)| Some((key, entry.serving.as_mut()?)))
+    }
+
+    /// What is served of the entry `key`, if it is still this record.
+    pub(super) fn record_of(&mut self, key: &Key, id: u64) -> Option<&mut Record> {
+        let record = self.entries.get_mut(key)?.serving.as_mut()?;
+        (record.id == id).then_some(record)
+    }
+
+    /// What is served of the entry `key` can not be brought back.
+    pub(super) fn lose(&mut self, key: &Key, error: &PackError, now: Stamps, timing: &Timing) {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        entry.serving = None;
+        entry.warning = None;
+        entry.fail(error, now, timing);
+        if key.1 == Origin::Request {
+            // Only who loaded it knows what it should be.
+            entry.rest(failed(error));
+        }
+    }
+
+    /// Room for adapters of so many bytes each, from which the least recently used make way that
+    /// no request has and `keep` does not name; `credit` will be given back by who asks. `None`,
+    /// and nothing has changed, if there cannot be as much.
+    pub(super) fn make_room(
+        &mut self,
+        ledger: &Arc<Ledger>,
+        needed: &[u64],
+        keep: &BTreeSet<u64>,
+        credit: Amount,
+    ) -> Option<Vec<Room>> {
+        let wanted = Amount::of(needed.iter().copied());
+        let mut free = ledger.free(credit);
+        if !wanted.fits(free) {
+            let records = self.entries.values_mut().filter_map(|e| e.serving.as_mut());
+            let mut idle: Vec<&mut Record> = records
+                .filter(|record| {
+                    let resident = record.resident();
+                    let is_idle = resident.is_some_and(|r| Arc::strong_count(r) == 1);
+                    is_idle && !keep.contains(&record.id)
+                })
+                .collect();
+            idle.sort_by_key(|record| record.used);
+            let enough = idle.iter().position(|record| {
+                free = free.and(record.bytes);
+                wanted.fits(free)
+            })?;
+            for record in &mut idle[..=enough] {
+                record.residence = Residence::Files;
+            }
+        }
+        Some(needed.iter().map(|bytes| ledger.take(*bytes)).collect())
+    }
+}
+
+/// What the entry of a list that is followed asks for.
+fn followed(dir: &Path, listed: &FolderEntry) -> Wish {
+    let folder = dir.join(&listed.folder);
+    Wish {
+        scale: listed.scale,
+        source: listed.source.clone(),
+        commit: Some(listed.commit.clone()),
+        folder: Some(listed.folder.clone()),
+        files: AdapterFiles {
+            tensors: folder.join(WEIGHTS_FILE),
+            config: folder.join(CONFIG_FILE),
+        },
+        base_commit: listed.base_commit,
+    }
+}
+
+/// Refuses what cannot be served, or leads out of the folder.
+fn check(listed: &FolderEntry) -> Result<(), PackError> {
+    let invalid = |why: &str| Err(PackError::new("InvalidEntry", why, true));
+    if let Err(why) = check_adapter_name(&listed.name) {
+        return invalid(why);
+    }
+    if !(-MAX_SCALE..=MAX_SCALE).contains(&listed.scale) {
+        return invalid("the scale is not a number from -10 to 10");
+    }
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    if listed.folder.is_empty() || !listed.folder.bytes().all(plain) {
+        return invalid("the name of its folder is not one of letters and digits");
+    }
+    Ok(())
+}
+
+/// Turns an entry to what its list says, which is the `same` folder as before or another.
+fn follow(entry: &mut Entry, listed: &FolderEntry, same: bool, commit: Option<&str>) {
+    let (scale, policy) = (entry.wish.scale, entry.wish.base_commit);
+    let verdict = entry.current().map(|record| {
+        record.scale = scale;
+        base_commit(policy, record.revision.as_deref(), commit)
+    });
+    match (&listed.state, verdict) {
+        (AdapterState::Failed { reason, message }, _) => entry.rest(LoadState::Failed {
+            reason: reason.clone(),
+            message: message.clone(),
+        }),
+        // It is in memory, whatever the node does with its files.
+        (_, Some(Ok(warning))) => {
+            entry.warning = warning;
+            entry.rest(LoadState::Loaded);
+        }
+        (_, Some(Err(error))) => {
+            entry.serving = None;
+            entry.rest(failed(&error));
+        }
+        (AdapterState::Pending, None) => entry.rest(LoadState::Loading),
+        (AdapterState::Ready, None) => {
+            let is_under_way = entry.job != Job::Nothing;
+            let is_refused = entry.gave_way();
+            if !(same && (is_under_way || is_refused)) {
+                entry.load();
+            }
+        }
+    }
+}
