@@ -5,7 +5,7 @@ use std::{fmt::Write, fs, sync::Arc, time::Duration};
 use hyprstream_engine::fake::{self, FakeAdapter, FakeOptions};
 use hyprstream_worker::{
     adapters::{
-        Options,
+        Limits, Options,
         fake::{FakePacker, adapter_of},
     },
     server::{ApiKeys, ApiOptions},
@@ -46,10 +46,15 @@ impl Worker {
     }
 
     pub(crate) async fn empty(setup: Setup) -> Self {
+        Self::limited(setup, Limits::default()).await
+    }
+
+    async fn limited(setup: Setup, limits: Limits) -> Self {
         let root = tempfile::tempdir().unwrap();
         let options = Options {
             model: "fake".to_owned(),
             root: Some(root.path().to_owned()),
+            limits,
             ..Options::default()
         };
         let adapters = Some((Arc::new(FakePacker::default()), options));
@@ -102,7 +107,8 @@ fn digest(content: &str) -> String {
 const PROMPT: [u32; 40] = [70; 40];
 
 fn ask(model: &str, more: &Value) -> Value {
-    let mut ask = json!({"model": model, "prompt": &PROMPT[..], "max_tokens": 12, "temperature": 0});
+    let mut ask =
+        json!({"model": model, "prompt": &PROMPT[..], "max_tokens": 12, "temperature": 0});
     for (name, value) in more.as_object().unwrap() {
         ask[name] = value.clone();
     }
@@ -545,6 +551,39 @@ async fn what_is_unloaded_answers_those_that_run_to_their_end() {
     assert_eq!(told(&running), header(&[("sql", 1.0)]));
     let text = streamed_words(COMPLETIONS, &running.text().await.unwrap());
     assert_eq!(text, Value::from(expected(&[("sql", 1.0)], 60)).to_string());
+}
+
+#[tokio::test]
+async fn what_has_no_room_comes_back_from_its_files_and_is_a_503_without_them() {
+    let limits = Limits {
+        resident: 1,
+        ..Limits::default()
+    };
+    let worker = Worker::limited(Setup::default(), limits).await;
+    for name in ["sql", "tone"] {
+        worker.load(name, name).await;
+    }
+    for name in ["sql", "tone", "sql", "tone"] {
+        let (text, _) = worker.completion(&ask(name, &json!({}))).await;
+        assert_eq!(text, expected(&[(name, 1.0)], 12));
+    }
+    let metric = "vllm:num_gpu_loaded_lora_adapters";
+    worker.server.metric_becomes(metric, |n| n < 2.0).await;
+    fs::remove_dir_all(worker.root.path().join("sql")).unwrap();
+    for stream in [false, true] {
+        let ask = ask("fake+sql", &json!({ "stream": stream }));
+        let response = worker.server.post(COMPLETIONS, &ask).await;
+        assert_eq!(response.status(), 503);
+        assert!(response.headers().contains_key("retry-after"));
+        let error = response.json::<Value>().await.unwrap()["error"].take();
+        assert_eq!(error["code"], "adapter_unavailable");
+        let root = worker.root.path().to_str().unwrap();
+        assert!(
+            !error["message"].as_str().unwrap().contains(root),
+            "{error}"
+        );
+    }
+    worker.completion(&ask("tone", &json!({}))).await;
 }
 
 #[tokio::test]

@@ -44,14 +44,7 @@ async fn bad_fields_are_a_400_that_names_them() {
 #[tokio::test]
 async fn other_models_are_a_404_that_says_what_is_served() {
     let server = Server::start().await;
-    for model in [
-        "gpt-4o",
-        "fake:dev",
-        "fake:main:ffffffff",
-        "fake+sql",
-        "other/fake",
-        "",
-    ] {
+    for model in ["gpt-4o", "fake:dev", "fake:main:ffffffff", "other/fake", ""] {
         let error = server
             .refused(CHAT, &chat(&json!({"model": model})), 404)
             .await;
