@@ -97,7 +97,10 @@ impl Asked {
             TakeError::Lost { name, why } => {
                 // The cause may hold paths.
                 warn!(name, why, "an adapter cannot be brought back");
-                let message = format!("the adapter {name:?} cannot be brought back now");
+                let message = format!(
+                    "the adapter {name:?} cannot be had now: there is no room for it beside those \
+                     in use, or its files are gone or changed"
+                );
                 ApiError::new(ErrorKind::Unavailable, message)
                     .with_code("adapter_unavailable")
                     .with_retry_after(LOST_RETRY)
