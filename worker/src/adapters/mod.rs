@@ -1,6 +1,7 @@
 //! The adapters of a worker: those of the folder that it follows, those of the commit that it
 //! serves, and those that were asked for at its load routes.
 
+mod adopt;
 mod args;
 mod entry;
 #[cfg(any(test, feature = "fake"))]
@@ -8,6 +9,7 @@ pub mod fake;
 mod follow;
 mod list;
 mod load;
+mod options;
 mod packer;
 mod repository;
 mod request;
@@ -18,7 +20,7 @@ mod take;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use hyprstream_contract::worker_adapters::WorkerAdapters;
 use hyprstream_engine::{Adapter, EngineHandle};
@@ -26,6 +28,7 @@ use hyprstream_models::adapter::AdapterDigest;
 use prometheus::Histogram;
 
 pub use args::AdapterArgs;
+pub use options::{Limits, Options, Timing};
 pub use packer::{CpuPacker, NoPacker, PackError, PackLimits, Packed, Packer};
 use store::Store;
 
@@ -34,85 +37,6 @@ use store::Store;
 #[derive(Clone, Debug, Default)]
 pub struct Adapters {
     store: Option<Arc<Store>>,
-}
-
-/// What a store of adapters is told.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Name of the model, which no adapter may have.
-    pub model: String,
-    /// The commit that is served, where one is known.
-    pub commit: Option<String>,
-    /// The folder that is followed.
-    pub follow: Option<PathBuf>,
-    /// The model's folder, whose own adapters are served.
-    pub repository: Option<PathBuf>,
-    /// Below which load routes find theirs.
-    pub root: Option<PathBuf>,
-    /// How much.
-    pub limits: Limits,
-    /// How long.
-    pub timing: Timing,
-}
-
-/// What adapters may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Memory of those that are ready to compute with, in bytes.
-    pub memory_bytes: u64,
-    /// Most that are ready to compute with.
-    pub resident: usize,
-    /// Largest rank.
-    pub rank: usize,
-}
-
-/// How long a store waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timing {
-    /// Between two looks at a folder that is followed.
-    pub look: Duration,
-    /// For memory, while others have all of it.
-    pub patience: Duration,
-    /// After a load failed, before it is tried again; doubled each time.
-    pub min_retry: Duration,
-    /// Until that is so long.
-    pub max_retry: Duration,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            model: "model".to_owned(),
-            commit: None,
-            follow: None,
-            repository: None,
-            root: None,
-            limits: Limits::default(),
-            timing: Timing::default(),
-        }
-    }
-}
-
-impl Default for Limits {
-    /// 1 GiB, 2,048 adapters, rank 512.
-    fn default() -> Self {
-        Self {
-            memory_bytes: 1 << 30,
-            resident: 2048,
-            rank: 512,
-        }
-    }
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self {
-            look: Duration::from_millis(100),
-            patience: Duration::from_secs(30),
-            min_retry: Duration::from_secs(1),
-            max_retry: Duration::from_mins(1),
-        }
-    }
 }
 
 /// What a store does at the moment, for metrics.

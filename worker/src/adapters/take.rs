@@ -1,6 +1,6 @@
 //! Adapters for requests: those in memory at once, others from their files.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use hyprstream_models::adapter::{AdapterDigest, AdapterFiles};
@@ -13,7 +13,7 @@ use super::{
     TakeError, Taken, Wanted,
     entry::{Coming, Residence, Resident},
     packer::{PackError, aside, stamps},
-    room::{Amount, Counted, Room},
+    room::{Amount, Counted, Ledger, Room},
     state::Key,
     store::Store,
 };
@@ -21,9 +21,23 @@ use super::{
 /// What a [`Taken`] keeps until it is dropped.
 #[derive(Debug)]
 pub(super) struct Use {
-    _resident: Arc<Resident>,
+    /// There until it is dropped.
+    resident: Option<Arc<Resident>>,
+    ledger: Arc<Ledger>,
     _counted: Counted,
 }
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        self.resident = None;
+        // It may make way for others now.
+        self.ledger.freed.notify_waiters();
+    }
+}
+
+/// How often who waits for room looks for it unasked: an adapter that came back for somebody who
+/// has gone since tells nobody that it may make way.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// An adapter of a request that is there, or will be.
 struct Begun {
@@ -60,7 +74,8 @@ pub(super) async fn take(store: &Arc<Store>, wanted: &[Wanted]) -> Result<Vec<Ta
             break begun;
         }
         waits.get_or_insert_with(|| count_waiting(store, wanted.iter().map(|w| &*w.name)));
-        if timeout_at(deadline, freed).await.is_err() {
+        let look = (Instant::now() + LOOK).min(deadline);
+        if timeout_at(look, freed).await.is_err() && look == deadline {
             return Err(TakeError::Lost {
                 name: wanted.first().map(|w| w.name.clone()).unwrap_or_default(),
                 why: "the memory for adapters is in use by other requests: try again later, or \
@@ -188,7 +203,8 @@ async fn finish(store: &Store, begun: Begun) -> Result<Taken, TakeError> {
         digest,
         scale,
         held: Arc::new(Use {
-            _resident: resident,
+            resident: Some(resident),
+            ledger: Arc::clone(&store.ledger),
             _counted: store.running.count(&name),
         }),
         name,

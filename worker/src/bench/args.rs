@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{LogArgs, ModelArgs, args::at_least_one};
 
 /// Flags that say how a model is run, which a server has its own of.
-const OF_THE_MODEL: [&str; 15] = [
+const OF_THE_MODEL: [&str; 17] = [
     "model",
     "device",
     "dtype",
@@ -21,6 +21,8 @@ const OF_THE_MODEL: [&str; 15] = [
     "repeat",
     "context",
     "shared_prefix",
+    "adapters",
+    "rank",
 ];
 
 /// Arguments of `bench`. What is measured stands in the command line: no variable is read but
@@ -57,6 +59,13 @@ pub struct BenchArgs {
     /// prefix cache and without; `--prompt-tokens` is what each has behind them.
     #[arg(long, value_parser = at_least_one, conflicts_with_all = ["no_prefix_cache", "gen_tokens"])]
     pub shared_prefix: Option<usize>,
+    /// Measures what so many adapters cost, with random numbers on all linear layers: each batch
+    /// size with them, its requests having them in turn, and without, alternately.
+    #[arg(long, value_parser = at_least_one, conflicts_with_all = ["context", "shared_prefix"])]
+    pub adapters: Option<usize>,
+    /// Rank of those adapters.
+    #[arg(long, default_value = "16", value_parser = at_least_one)]
+    pub rank: usize,
     /// Seed of prompts and arrivals.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -147,6 +156,8 @@ mod tests {
             "--threads 2",
             "--context 9",
             "--no-prefix-cache",
+            "--adapters 2",
+            "--rank 8",
         ] {
             let line = format!("--serve http://127.0.0.1:1 {flag}");
             assert!(parse(&line).is_err(), "{flag}");

@@ -16,11 +16,12 @@ use super::{
     prompts::{Prompts, request},
     report::{Figures, LocalReport, Machine, Model, max_rss_bytes},
 };
-use crate::{ModelArgs, backend};
+use crate::{ModelArgs, adapters::Packer, backend};
 
 /// A loaded model with the clock that hears it.
 pub(super) struct Rig {
     pub(super) engine: EngineHandle,
+    pub(super) packer: Arc<dyn Packer>,
     pub(super) load_seconds: f64,
     clock: Arc<Clock>,
 }
@@ -32,7 +33,7 @@ impl Rig {
         args.max_batch = args.max_batch.max(batch);
         let clock = Arc::new(Clock::default());
         let started = Instant::now();
-        let (loaded, _) = backend::load(&args, batch, Arc::clone(&clock) as _)?;
+        let (loaded, packer) = backend::load(&args, batch, Arc::clone(&clock) as _)?;
         let load_seconds = started.elapsed().as_secs_f64();
         let longest = loaded.engine.max_model_len();
         ensure!(
@@ -41,6 +42,7 @@ impl Rig {
         );
         Ok(Self {
             engine: loaded.engine,
+            packer,
             load_seconds,
             clock,
         })
@@ -226,6 +228,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::adapters::NoPacker;
 
     fn rig() -> Rig {
         let clock = Arc::new(Clock::default());
@@ -246,6 +249,7 @@ mod tests {
         .unwrap();
         Rig {
             engine,
+            packer: Arc::new(NoPacker("nothing")),
             load_seconds: 0.0,
             clock,
         }

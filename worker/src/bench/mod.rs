@@ -12,6 +12,7 @@
 //!
 //! Steps are timed on the engine's own thread: what a reader does is not in the figures.
 
+mod adapters;
 mod args;
 mod bandwidth;
 mod clock;
@@ -41,10 +42,11 @@ pub fn run(args: &BenchArgs) -> ExitCode {
 }
 
 fn measure(args: &BenchArgs) -> anyhow::Result<Report> {
-    match (&args.load.serve, args.shared_prefix) {
-        (Some(url), _) => load::measure(url, args).map(Report::Load),
-        (None, Some(tokens)) => prefix::measure(tokens, args).map(Report::Prefix),
-        (None, None) => local::measure(args).map(Report::Local),
+    match (&args.load.serve, args.shared_prefix, args.adapters) {
+        (Some(url), ..) => load::measure(url, args).map(Report::Load),
+        (None, Some(tokens), _) => prefix::measure(tokens, args).map(Report::Prefix),
+        (None, None, Some(count)) => adapters::measure(count, args).map(Report::Adapters),
+        (None, None, None) => local::measure(args).map(Report::Local),
     }
 }
 

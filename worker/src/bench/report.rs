@@ -8,6 +8,7 @@ use super::load::LoadReport;
 pub(super) enum Report {
     Local(LocalReport),
     Prefix(PrefixReport),
+    Adapters(AdapterReport),
     Load(LoadReport),
 }
 
@@ -80,15 +81,47 @@ pub(super) struct PrefixRow {
     pub(super) warm_ratio: f64,
 }
 
+/// Requests with adapters beside the same without.
+#[derive(Debug, Serialize)]
+pub(super) struct AdapterReport {
+    pub(super) model: String,
+    pub(super) adapters: usize,
+    pub(super) rank: usize,
+    /// Of all of them in memory.
+    pub(super) bytes: u64,
+    pub(super) prompt_tokens: usize,
+    pub(super) gen_tokens: usize,
+    pub(super) results: Vec<AdapterRow>,
+}
+
+/// One batch size.
+#[derive(Debug, Serialize)]
+pub(super) struct AdapterRow {
+    pub(super) batch: usize,
+    pub(super) prefill: Option<Pair>,
+    /// `None` where the first answer ended before the last prompt was computed.
+    pub(super) decode: Option<Pair>,
+}
+
+/// A figure without and with adapters; each is the median of the repetitions by itself.
+#[derive(Debug, Serialize)]
+pub(super) struct Pair {
+    pub(super) without_tokens_per_second: f64,
+    pub(super) with_tokens_per_second: f64,
+    pub(super) ratio: f64,
+}
+
 impl Report {
     /// Prints to the standard output.
     pub(super) fn print(&self, json: bool) {
         match self {
             Self::Local(report) if json => println!("{}", serde_json::json!(report)),
             Self::Prefix(report) if json => println!("{}", serde_json::json!(report)),
+            Self::Adapters(report) if json => println!("{}", serde_json::json!(report)),
             Self::Load(report) if json => println!("{}", serde_json::json!(report)),
             Self::Local(report) => print_local(report),
             Self::Prefix(report) => print_prefix(report),
+            Self::Adapters(report) => print_adapters(report),
             Self::Load(report) => report.print(),
         }
     }
@@ -160,6 +193,32 @@ fn print_prefix(report: &PrefixReport) {
             row.warm_seconds,
             row.warm_ratio
         );
+    }
+}
+
+fn print_adapters(report: &AdapterReport) {
+    println!(
+        "{}: {} adapters of rank {} on all linear layers ({}), {} tokens of prompt, {} of answer; \
+         tokens a second without, with, and the ratio",
+        report.model,
+        report.adapters,
+        report.rank,
+        megabytes(report.bytes),
+        report.prompt_tokens,
+        report.gen_tokens
+    );
+    println!("batch  prefill                     decode");
+    let text = |pair: &Option<Pair>| {
+        pair.as_ref().map_or("-".to_owned(), |pair| {
+            format!(
+                "{:8.1}  {:8.1}  {:.3}",
+                pair.without_tokens_per_second, pair.with_tokens_per_second, pair.ratio
+            )
+        })
+    };
+    for row in &report.results {
+        let (prefill, decode) = (text(&row.prefill), text(&row.decode));
+        println!("{:5}  {prefill:26}  {decode}", row.batch);
     }
 }
 

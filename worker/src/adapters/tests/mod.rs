@@ -22,7 +22,7 @@ use hyprstream_contract::{
     worker_adapters::{LoadState, Origin, WorkerAdapter},
 };
 use hyprstream_engine::{
-    Engine, EngineConfig, EngineHandle, NoObserver, Request, StopRules,
+    Engine, EngineConfig, EngineHandle, NoObserver, Request, SamplingParams, StopRules,
     fake::{self, FakeBackend, FakeOptions},
 };
 
@@ -176,6 +176,10 @@ impl Rig {
         let prompt = vec![70, 80, 90];
         let request = Request {
             prompt: prompt.clone(),
+            sampling: SamplingParams {
+                temperature: 0.0,
+                ..SamplingParams::default()
+            },
             stop: StopRules {
                 max_tokens: Some(8),
                 ..StopRules::default()
@@ -186,7 +190,7 @@ impl Rig {
         let mut stream = self.engine.submit(request).unwrap();
         let mut tokens = Vec::new();
         while let Some(piece) = stream.next().await {
-            tokens.extend(piece.unwrap().tokens.iter().map(|token| token.id));
+            tokens.extend(piece.unwrap().tokens);
         }
         let adapter = adapter_of(content.as_bytes());
         tokens == fake::greedy_with(&[(adapter, taken.scale)], &prompt, 8)

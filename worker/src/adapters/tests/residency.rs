@@ -149,7 +149,7 @@ async fn stacks_that_need_each_others_room_do_not_lock_each_other_out() {
 #[tokio::test]
 async fn files_that_changed_are_not_answered_with() {
     let rig = rig(10, 9, &["a", "b"]).await;
-    rig.files("a", "something else");
+    rig.files("a", "other text");
     let lost = rig.take("a").await.unwrap_err();
     assert!(
         matches!(&lost, TakeError::Lost { why, .. } if why.contains("digest")),
