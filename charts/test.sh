@@ -25,6 +25,25 @@ for values in "$chart"/ci/*-values.yaml; do
     fi
 done
 
+echo "== rights of the operator and of users on all kinds"
+helm template hyprstream "$chart" --namespace default > "$out/all.yaml"
+for crd in "$chart"/files/crds/*.yaml; do
+    kind=$(basename "$crd" .hyprstream.io.yaml)
+    for role in operator gateway models-view models-edit; do
+        # The document of that ClusterRole.
+        awk -v RS='---\n' -v name="name: hyprstream-$role\n" \
+            '/kind: ClusterRole\n/ && index($0, name)' "$out/all.yaml" > "$out/role"
+        if ! grep -q "resources: \[.*\b$kind\b" "$out/role"; then
+            echo "hyprstream-$role has no rights on $kind" >&2
+            exit 1
+        fi
+    done
+    if ! grep -q "^  name: $kind.hyprstream.io$" "$out/all.yaml"; then
+        echo "the definition of $kind is not rendered" >&2
+        exit 1
+    fi
+done
+
 echo "== values that must be refused"
 for wrong in gateway.replicas=many gatway.replicas=1 ingress.controller=caddy \
     images.pullPolicy=Sometimes httpRoute.enabled=true csi.stateDir=relative registry.extraArgs[0]=x \

@@ -111,6 +111,7 @@ impl Watched for Pod {
                 conditions: status.conditions.take(),
                 container_statuses: status.container_statuses.take(),
                 phase: status.phase.take(),
+                pod_ip: status.pod_ip.take(),
                 reason: status.reason.take(),
                 message: status.message.take(),
                 ..Default::default()

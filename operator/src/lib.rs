@@ -1,4 +1,4 @@
-//! The controllers of our kinds, of which there is one: [`model`].
+//! The controllers of our kinds: [`model`] and [`adapter`].
 //!
 //! A kind has a folder of its own with the five steps of its reconciliation: `fetch` looks at what
 //! there is, `validate` refuses what cannot work, `build` says what there should be, `apply` makes
@@ -11,6 +11,7 @@
 //! reference and mirroring a commit, happens in [`source`], a task per object whose findings a
 //! reconciliation only reads; so a slow upstream never holds up another object.
 
+pub mod adapter;
 pub mod apply;
 pub mod args;
 pub mod cache;

@@ -15,6 +15,8 @@ pub struct Metrics {
     pub malformed: IntCounterVec,
     /// Models by whether they are ready.
     pub models: IntGaugeVec,
+    /// Adapters by whether they are ready.
+    pub adapters: IntGaugeVec,
     /// Requests that change something, by kind of object.
     pub writes: IntCounterVec,
     /// 1 while this process leads.
@@ -35,7 +37,7 @@ impl Metrics {
         };
         let reconciles = counter(
             "hyprstream_operator_reconcile_total",
-            "Reconciliations of Models by result.",
+            "Reconciliations by result.",
             "result",
         )?;
         let writes = counter(
@@ -51,16 +53,18 @@ impl Metrics {
         let reconcile_seconds = Histogram::with_opts(
             HistogramOpts::new(
                 "hyprstream_operator_reconcile_duration_seconds",
-                "Duration of reconciliations of Models.",
+                "Duration of reconciliations.",
             )
             .buckets(vec![0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0]),
         )?;
-        let models = IntGaugeVec::new(
-            Opts::new(
-                "hyprstream_operator_models",
-                "Models by whether they are ready.",
-            ),
-            &["ready"],
+        let gauge = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["ready"]);
+        let models = gauge(
+            "hyprstream_operator_models",
+            "Models by whether they are ready.",
+        )?;
+        let adapters = gauge(
+            "hyprstream_operator_adapters",
+            "Adapters by whether they are ready.",
         )?;
         let leader = IntGauge::new(
             "hyprstream_operator_leader",
@@ -68,6 +72,7 @@ impl Metrics {
         )?;
         registry.register(Box::new(reconcile_seconds.clone()))?;
         registry.register(Box::new(models.clone()))?;
+        registry.register(Box::new(adapters.clone()))?;
         registry.register(Box::new(leader.clone()))?;
         Ok(Self {
             registry,
@@ -75,6 +80,7 @@ impl Metrics {
             reconcile_seconds,
             malformed,
             models,
+            adapters,
             writes,
             leader,
         })

@@ -124,6 +124,12 @@ impl MasterKey {
         let known = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         WorkerKey(known.1.accepted(namespace, name).join("\n"))
     }
+
+    /// The key to show a Model's workers, who accept it whichever key they ask for.
+    pub fn shown(&self, namespace: &str, name: &str) -> String {
+        let known = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        known.1.of(namespace, name)
+    }
 }
 
 fn read(path: &std::path::Path) -> Result<(String, WorkerKeys), MasterKeyError> {

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use hyprstream_api::{Checked, Model};
+use hyprstream_api::{Adapter, Checked, Model};
 use kube::{Client, api::ListParams};
 use tokio::time::sleep;
 
@@ -49,9 +49,11 @@ impl Readiness {
     }
 }
 
-/// Ends once Models can be listed in all of these namespaces, or everywhere if none is given.
-pub async fn models_are_served(client: &Client, namespaces: &[String], readiness: &Readiness) {
+/// Ends once objects of all our kinds can be listed in all of these namespaces, or everywhere if none
+/// is given.
+pub async fn kinds_are_served(client: &Client, namespaces: &[String], readiness: &Readiness) {
     is_served::<Model>(client, namespaces, readiness).await;
+    is_served::<Adapter>(client, namespaces, readiness).await;
     readiness.is_there();
 }
 

@@ -2,9 +2,12 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use hyprstream_contract::registry::{
-    ApiError, EVENTS_PATH, EventPage, MIRRORS_PATH, MirrorRequest, MirrorStatus, RESOLVE_PATH,
-    ResolveRequest, ResolveResponse,
+use hyprstream_contract::{
+    adapters::{ADAPTERS_PATH, AdapterList, ModelName, Stored},
+    registry::{
+        ApiError, EVENTS_PATH, EventPage, MIRRORS_PATH, MirrorRequest, MirrorStatus, RESOLVE_PATH,
+        ResolveRequest, ResolveResponse,
+    },
 };
 use serde::{Serialize, de::DeserializeOwned};
 use url::Url;
@@ -13,6 +16,8 @@ use url::Url;
 const RESOLVE_TIMEOUT: Duration = Duration::from_mins(1);
 /// Longest that asking for a mirror may take; the registry never waits for the upstream here.
 const MIRROR_TIMEOUT: Duration = Duration::from_secs(20);
+/// Longest that a list of adapters may take.
+const LIST_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest that waiting for events may take; the registry waits up to 30 s.
 const EVENTS_TIMEOUT: Duration = Duration::from_secs(45);
 /// Longest that a connection may take.
@@ -114,6 +119,44 @@ impl Registry {
             .await
     }
 
+    /// The list of adapters of a Model; an empty one if there is none.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub async fn adapters(&self, model: &ModelName) -> Result<AdapterList, RegistryError> {
+        let url = self.list(model);
+        self.send(self.http.get(url.clone()), url, LIST_TIMEOUT)
+            .await
+    }
+
+    /// Has it keep a list of adapters in place of the one before.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub async fn put_adapters(
+        &self,
+        model: &ModelName,
+        list: &AdapterList,
+    ) -> Result<Stored, RegistryError> {
+        let url = self.list(model);
+        self.send(self.http.put(url.clone()).json(list), url, LIST_TIMEOUT)
+            .await
+    }
+
+    /// Has it keep no list of adapters of a Model.
+    ///
+    /// # Errors
+    /// See [`RegistryError`]. That there is none is none.
+    pub async fn delete_adapters(&self, model: &ModelName) -> Result<(), RegistryError> {
+        let url = self.list(model);
+        self.send(self.http.delete(url.clone()), url, LIST_TIMEOUT)
+            .await
+    }
+
+    fn list(&self, model: &ModelName) -> Url {
+        self.endpoint(&format!("{ADAPTERS_PATH}/{model}"))
+    }
+
     async fn post<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -154,7 +197,9 @@ impl Registry {
             status: status.as_u16(),
         };
         if status.is_success() {
-            serde_json::from_slice(&body).map_err(|_| unexpected())
+            // Whoever has nothing to say is understood by who expects nothing.
+            let body = if body.is_empty() { &b"null"[..] } else { &body };
+            serde_json::from_slice(body).map_err(|_| unexpected())
         } else {
             match serde_json::from_slice(&body) {
                 Ok(error) => Err(RegistryError::Refused(error)),

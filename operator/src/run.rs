@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
-use hyprstream_api::Model;
+use hyprstream_api::{Adapter, Model};
 use hyprstream_telemetry::AdminServer;
 use kube::{Api, Client};
 use tokio::{
@@ -21,24 +21,30 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    adapter::{
+        self,
+        apply::Rosters,
+        fetch::View,
+        workers::{Asker, Asking},
+    },
     apply::Applier,
     args::{Images, RunArgs},
     cache::{Cache, Caches, forward},
     chain,
-    controller::{Controllers, Objects},
+    controller::{Controllers, Objects, watch},
     kind::{Kind, OwnerLabels, Subject, Trigger},
     leader::Candidate,
     metrics::Metrics,
     model::{self, Turns, fetch::mount::Mounts},
     policy::{MasterKey, Policy},
-    ready::{Readiness, models_are_served},
+    ready::{Readiness, kinds_are_served},
     registry::Registry,
     reporting::{Statuses, events::Recorder, intake::Intake},
     source::{Pace, Sources, follow_pushes},
     sweep::Sweep,
 };
 
-/// The kinds that objects are made for.
+/// The kinds that objects are made for. Nothing is made for an Adapter.
 pub(crate) const OWNERS: &[OwnerLabels] = &[Model::LABELS];
 /// Triggers that may wait.
 const QUEUE: usize = 1024;
@@ -86,7 +92,7 @@ async fn lead(args: RunArgs) -> anyhow::Result<()> {
     tokio::spawn(cancel_on_signal(shutdown.clone()));
 
     tokio::select! {
-        () = models_are_served(&client, &namespaces, &readiness) => {}
+        () = kinds_are_served(&client, &namespaces, &readiness) => {}
         () = shutdown.cancelled() => return Ok(()),
     }
     let candidate = Candidate::new(client.clone(), &args.namespace, args.pod_name.clone());
@@ -110,6 +116,7 @@ async fn lead(args: RunArgs) -> anyhow::Result<()> {
         instance: args.pod_name,
         metrics: metrics.clone(),
         pace: Pace::default(),
+        asking: Asking::default(),
         readiness,
     };
     let mut work = tokio::spawn(operator.run(shutdown.clone()));
@@ -156,6 +163,8 @@ pub struct Operator {
     pub metrics: Metrics,
     /// How often what is done.
     pub pace: Pace,
+    /// How workers are asked which adapters they have.
+    pub asking: Asking,
     /// Is told when everything is known.
     pub readiness: Readiness,
 }
@@ -183,6 +192,13 @@ impl Operator {
         let turns = Arc::new(Turns::new(self.rollouts_at_once));
         let wake = Arc::new(Notify::new());
         let policy = Arc::new(self.policy);
+        let asker = match Asker::new(self.asking, policy.clone()) {
+            Ok(asker) => Arc::new(asker),
+            Err(error) => {
+                tracing::error!(error = chain(&error), "cannot make a client of the workers");
+                return;
+            }
+        };
         self.readiness
             .waits("the first lists of objects are not there yet");
 
@@ -204,8 +220,9 @@ impl Operator {
         let mut swept = Vec::new();
         // Each kind is registered once: its controllers here, a reconciler for each of their scopes
         // below, and itself among the kinds that triggers and the sweep know.
-        let mut models =
-            Controllers::new(self.client.clone(), intake.clone(), self.metrics.clone());
+        let mut models = Controllers::new(self.client.clone(), self.metrics.clone());
+        let mut adapters = Controllers::new(self.client.clone(), self.metrics.clone());
+        let mut rosters = Vec::new();
         for namespace in scopes {
             let (caches, touched) = Caches::start(
                 &self.client,
@@ -214,9 +231,39 @@ impl Operator {
                 &intake,
                 OWNERS,
             );
-            side.spawn(forward(touched, trigger.clone()));
             turns.watch(caches.clone());
             swept.push(caches.clone());
+            // What is seen is told to the rosters, which look at what is known by it.
+            let seen: Arc<OnceLock<Arc<Rosters>>> = Arc::default();
+            let (client, seen_by) = (&self.client, seen.clone());
+            let watched_models = watch::<Model>(client, namespace.clone(), &intake, move |event| {
+                if let Some(rosters) = seen_by.get() {
+                    rosters.seen_model(event);
+                }
+            });
+            let seen_by = seen.clone();
+            let watched_adapters = watch::<Adapter>(client, namespace, &intake, move |event| {
+                if let Some(rosters) = seen_by.get() {
+                    rosters.seen_adapter(event);
+                }
+            });
+            let view = View {
+                models: watched_models.stock.clone(),
+                adapters: watched_adapters.stock.clone(),
+                caches: caches.clone(),
+                sources: sources.clone(),
+                policy: policy.clone(),
+            };
+            let registry = self.registry.clone();
+            let own = Rosters::new(view, registry, asker.clone(), trigger.clone());
+            // It was not set before, and nothing is seen before the watches are polled.
+            let _ = seen.set(own.clone());
+            rosters.push(own.clone());
+            let nudged = own.clone();
+            let touched = touched.inspect(move |subject| {
+                nudged.nudge(&subject.namespace, &subject.name);
+            });
+            side.spawn(forward(touched, trigger.clone()));
             let reconciler = model::Context {
                 client: self.client.clone(),
                 caches,
@@ -232,10 +279,20 @@ impl Operator {
                 policy: policy.clone(),
                 turns: turns.clone(),
             };
-            running.spawn(models.start(namespace, reconciler, &shutdown));
+            running.spawn(models.start(watched_models, reconciler, &shutdown));
+            let reconciler = adapter::Context {
+                rosters: own,
+                statuses: Statuses::new(
+                    self.client.clone(),
+                    self.metrics.clone(),
+                    recorder.clone(),
+                ),
+            };
+            running.spawn(adapters.start(watched_adapters, reconciler, &shutdown));
         }
         let models: Arc<dyn Objects> = Arc::new(models);
-        let kinds = vec![models.clone()];
+        let adapters: Arc<dyn Objects> = Arc::new(adapters);
+        let kinds = vec![models.clone(), adapters];
 
         side.spawn(route_triggers(triggered, kinds.clone()));
         side.spawn(tell_ready(kinds.clone(), swept.clone(), self.readiness));
@@ -246,6 +303,7 @@ impl Operator {
             scopes: swept,
             volumes,
             wake,
+            rosters,
             sources,
             applier,
             metrics: self.metrics.clone(),

@@ -2,7 +2,7 @@
 //!
 //! A PersistentVolume cannot be owned by what lives in a namespace, and a finalizer on owners would
 //! make an uninstall hang. So volumes whose owner or claim is gone are looked for, at the start, when
-//! a volume changes, and now and then.
+//! a volume changes, and now and then. With the volume of a Model's adapters goes its list.
 //!
 //! Pods that the kubelet cannot end, because the node plugin was removed before them and nothing
 //! can unmount their volume, are deleted by force once their time is long over.
@@ -24,12 +24,14 @@ use kube::{
 use tokio::sync::Notify;
 
 use crate::{
+    adapter::apply::Rosters,
     apply::Applier,
     cache::{Cache, Caches},
     chain,
     controller::Objects,
     metrics::Metrics,
     source::Sources,
+    volume::shows_adapters,
 };
 
 /// How often everything is looked at.
@@ -49,6 +51,8 @@ pub struct Sweep {
     pub volumes: Cache<PersistentVolume>,
     /// Asks for a sweep.
     pub wake: Arc<Notify>,
+    /// Keep the lists of adapters, of every scope.
+    pub rosters: Vec<Arc<Rosters>>,
     /// Forgets objects.
     pub sources: Arc<Sources>,
     /// Forgets objects and deletes.
@@ -115,6 +119,14 @@ impl Sweep {
         let phase = volume.status.as_ref().and_then(|s| s.phase.as_deref());
         if !matches!(phase, Some("Released" | "Failed")) && kind.exists(&owner, &uid).await? {
             return Ok(());
+        }
+        if shows_adapters(volume) {
+            // The last trace of a Model that went while nobody looked: its list goes first.
+            let model = format!("{}/{}", owner.namespace, owner.name).parse()?;
+            let covers = |r: &&Arc<Rosters>| r.view().models.covers(&owner.namespace);
+            if let Some(rosters) = self.rosters.iter().find(covers) {
+                rosters.settle(&model).await?;
+            }
         }
         tracing::info!(
             volume = volume.name_any(),

@@ -12,7 +12,7 @@ use hyprstream_api::condition::{
     PROGRESSING, READY, SOURCE_RESOLVED, STALLED, VOLUME_READY, WORKERS_READY,
 };
 use hyprstream_contract::registry::MirrorState;
-use hyprstream_operator::ready::{Readiness, models_are_served};
+use hyprstream_operator::ready::{Readiness, kinds_are_served};
 use serde_json::json;
 use world::{
     A, B, C, MASTER_KEY, MODELS, URL, World,
@@ -52,8 +52,8 @@ async fn a_model_gets_a_volume_a_deployment_and_a_service_and_serves() {
             .iter()
             .all(|c| c.observed_generation == Some(1))
     );
-    let claim = &world.cluster.list(CLAIMS)[0];
-    let volume = &world.cluster.list(VOLUMES)[0];
+    let claim = &world.of_commits(CLAIMS)[0];
+    let volume = &world.of_commits(VOLUMES)[0];
     let deployment = &world.cluster.list(DEPLOYMENTS)[0];
     assert_eq!(claim["spec"]["volumeName"], volume["metadata"]["name"]);
     assert_eq!(
@@ -401,7 +401,7 @@ async fn objects_that_cannot_be_read_are_told_of_and_hide_no_others() {
     world.reason("good", STALLED, "Malformed").await;
     world.quiet().await;
     assert_eq!(world.cluster.list(DEPLOYMENTS).len(), 2);
-    assert_eq!(world.cluster.list(VOLUMES).len(), 2);
+    assert_eq!(world.of_commits(VOLUMES).len(), 1);
     assert_eq!(world.status("good").commit.as_deref(), Some(A));
 
     // And mended.
@@ -475,7 +475,7 @@ async fn workers_get_a_key_of_their_own_and_new_ones_with_a_new_master_key() {
 }
 
 #[tokio::test]
-async fn it_is_ready_once_the_models_are_served_and_everything_is_listed() {
+async fn it_is_ready_once_the_kinds_are_served_and_everything_is_listed() {
     let mut world = World::new().await;
     world
         .wait("all is listed", || world.readiness.check().is_ok())
@@ -485,7 +485,7 @@ async fn it_is_ready_once_the_models_are_served_and_everything_is_listed() {
     world.readiness = Readiness::default();
     let namespaces = [];
     let client = world.client();
-    let served = models_are_served(&client, &namespaces, &world.readiness);
+    let served = kinds_are_served(&client, &namespaces, &world.readiness);
     let missing = world.wait("the CRD is missed", || {
         world
             .readiness
@@ -561,7 +561,7 @@ async fn a_volume_whose_model_went_while_nobody_looked_is_deleted() {
             world.cluster.list(CLAIMS).is_empty()
         })
         .await;
-    assert_eq!(world.cluster.list(VOLUMES).len(), 1);
+    assert_eq!(world.of_commits(VOLUMES).len(), 1);
     world.start();
     world
         .wait("the volume is gone", || {
@@ -676,7 +676,7 @@ async fn old_volumes_go_but_for_as_many_as_are_kept() {
         world.settled("m", commit).await;
     }
     world
-        .wait("two volumes", || world.cluster.list(VOLUMES).len() == 2)
+        .wait("two volumes", || world.of_commits(VOLUMES).len() == 2)
         .await;
     let claims = world.cluster.list(CLAIMS);
     let has = |commit: &str| {

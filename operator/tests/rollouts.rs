@@ -97,7 +97,7 @@ async fn the_volume_of_the_last_good_commit_outlives_every_failed_try() {
     world.registry.push("ns", "m", C);
     world.settled("m", C).await;
     world
-        .wait("only C is kept", || world.cluster.list(CLAIMS).len() == 1)
+        .wait("only C is kept", || world.of_commits(CLAIMS).len() == 1)
         .await;
     assert_eq!(world.claims_of(C).len(), 1);
 }
@@ -227,7 +227,7 @@ async fn another_claim_takes_the_place_of_one_that_is_deleted() {
         .await;
     world.settled("m", A).await;
     world
-        .wait("and its volume", || world.cluster.list(VOLUMES).len() == 1)
+        .wait("and its volume", || world.of_commits(VOLUMES).len() == 1)
         .await;
     // Another time, as often as somebody likes.
     world.delete_claim(&world.claims_of(A)[0]);

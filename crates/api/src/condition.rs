@@ -1,7 +1,8 @@
-//! Condition types of a Model and their reasons.
+//! Condition types of Models and Adapters, and their reasons.
 //!
 //! Reasons that come from elsewhere are passed on as they are: the registry's from
-//! `hyprstream_contract::registry::reason`, a worker's from its last words.
+//! `hyprstream_contract::registry::reason`, a worker's from its last words and from what it says of its
+//! adapters.
 
 /// The reference names a commit, and that commit lies complete and verified on the registry.
 pub const SOURCE_RESOLVED: &str = "SourceResolved";
@@ -17,7 +18,12 @@ pub const PROGRESSING: &str = "Progressing";
 /// Nothing more happens until the user acts: an edit, a push, a credential.
 pub const STALLED: &str = "Stalled";
 
-/// All condition types, in the order in which they are reported.
+/// An Adapter may be served: its Model is there, its name is free, and no worker refuses it.
+pub const ACCEPTED: &str = "Accepted";
+/// All ready workers of the Model answer with the latest commit of an Adapter.
+pub const LOADED: &str = "Loaded";
+
+/// All condition types of a Model, in the order in which they are reported.
 pub const ALL: [&str; 6] = [
     READY,
     SOURCE_RESOLVED,
@@ -26,6 +32,9 @@ pub const ALL: [&str; 6] = [
     PROGRESSING,
     STALLED,
 ];
+
+/// All condition types of an Adapter, in the order in which they are reported.
+pub const OF_ADAPTERS: [&str; 5] = [READY, SOURCE_RESOLVED, ACCEPTED, LOADED, STALLED];
 
 /// Reasons of our own.
 pub mod reason {
@@ -97,4 +106,21 @@ pub mod reason {
     pub const UP_TO_DATE: &str = "UpToDate";
     /// `Progressing`: a step failed and is tried again.
     pub const RETRYING: &str = "Retrying";
+
+    /// `Accepted`: there is no Model of that name (yet).
+    pub const MODEL_NOT_FOUND: &str = "ModelNotFound";
+    /// `Accepted`: another Adapter of the Model, or the Model, has the served name.
+    pub const NAME_TAKEN: &str = "NameTaken";
+    /// `Accepted`: the Model has as many Adapters as there may be.
+    pub const TOO_MANY_ADAPTERS: &str = "TooManyAdapters";
+    /// `Accepted`: the workers of the Model are told of it.
+    pub const LISTED: &str = "Listed";
+    /// `Loaded`: the workers that lack it are fetching or reading it.
+    pub const LOADING: &str = "Loading";
+    /// `Loaded`: all ready workers answer with it.
+    pub const ALL_LOADED: &str = "AllLoaded";
+    /// `Loaded`: a ready worker does not say which adapters it has.
+    pub const WORKER_UNREACHABLE: &str = "WorkerUnreachable";
+    /// `Ready`: all workers answer with an adapter of that name, some of them with the one before.
+    pub const SWAPPING: &str = "Swapping";
 }

@@ -26,8 +26,8 @@ pub use adapter::{
 };
 pub use checked::{Checked, DecodeError};
 pub use model::{
-    Device, Download, Dtype, Engine, FailedCommit, Model, ModelSpec, ModelStatus, Quantization,
-    Rollout, Storage,
+    Device, Download, Dtype, Engine, FailedCommit, Model, ModelAdapters, ModelSpec, ModelStatus,
+    Quantization, Rollout, Storage,
 };
 pub use source::{LocalSecretRef, Source, SourceRef};
 

@@ -4,12 +4,7 @@ use futures::{FutureExt, StreamExt, future::BoxFuture};
 use hyprstream_api::Checked;
 use kube::{
     Api, Client, Resource, ResourceExt,
-    runtime::{
-        Config, Controller, WatchStreamExt,
-        controller::Error as ControllerError,
-        reflector::{Store, store::Writer},
-        watcher,
-    },
+    runtime::{Config, Controller, controller::Error as ControllerError, watcher},
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -18,13 +13,12 @@ use tokio_util::sync::CancellationToken;
 use super::{
     backoff::Backoff,
     reconcile::{Frame, Reconcile, reconcile},
+    stock::{Stock, Watching},
 };
 use crate::{
-    cache::{Synced, scoped},
     chain,
     kind::{Kind, OwnerLabels, Subject},
     metrics::Metrics,
-    reporting::intake::Intake,
 };
 
 /// How many objects of a kind are reconciled at once.
@@ -35,16 +29,12 @@ const QUEUE: usize = 1024;
 /// The controllers of one kind, one for each scope: all namespaces, or one.
 pub struct Controllers<R: Reconcile> {
     client: Client,
-    intake: Arc<Intake>,
     metrics: Metrics,
     scopes: Vec<Scope<R>>,
 }
 
 struct Scope<R: Reconcile> {
-    /// The namespace; `None` for all.
-    namespace: Option<String>,
-    store: Store<Checked<R::Kind>>,
-    synced: Synced,
+    stock: Stock<R::Kind>,
     triggers: mpsc::Sender<Subject>,
     frame: Arc<Frame<R>>,
 }
@@ -82,42 +72,23 @@ pub trait Objects: Send + Sync {
 
 impl<R: Reconcile> Controllers<R> {
     /// None yet.
-    pub fn new(client: Client, intake: Arc<Intake>, metrics: Metrics) -> Self {
+    pub fn new(client: Client, metrics: Metrics) -> Self {
         Self {
             client,
-            intake,
             metrics,
             scopes: Vec::new(),
         }
     }
 
-    /// Starts that of a namespace, or of all. It works while what is returned is polled, which ends
-    /// when running reconciliations are done after `shutdown`.
+    /// Starts that of what is watched. It works while what is returned is polled, which ends when
+    /// running reconciliations are done after `shutdown`.
     pub fn start(
         &mut self,
-        namespace: Option<String>,
+        watching: Watching<R::Kind>,
         reconciler: R,
         shutdown: &CancellationToken,
     ) -> BoxFuture<'static, ()> {
-        let writer = Writer::<Checked<R::Kind>>::default();
-        let store = writer.as_reader();
-        let objects = watcher(
-            scoped::<Checked<R::Kind>>(&self.client, namespace.as_deref()),
-            watcher::Config::default(),
-        );
-        let objects = self
-            .intake
-            .clone()
-            .watch(objects)
-            .modify(|object| {
-                object.managed_fields_mut().clear();
-                object
-                    .annotations_mut()
-                    .remove("kubectl.kubernetes.io/last-applied-configuration");
-            })
-            .reflect(writer);
-        let (synced, objects) = Synced::note(objects);
-        let objects = objects.default_backoff().applied_objects();
+        let Watching { stock, objects } = watching;
         let (triggers, triggered) = mpsc::channel::<Subject>(QUEUE);
         let triggered = ReceiverStream::new(triggered).map(|subject| subject.to_ref::<R::Kind>());
         let frame = Arc::new(Frame {
@@ -125,10 +96,9 @@ impl<R: Reconcile> Controllers<R> {
             backoff: Backoff::default(),
             metrics: self.metrics.clone(),
         });
+        let store = stock.store();
         self.scopes.push(Scope {
-            namespace,
-            store: store.clone(),
-            synced,
+            stock,
             triggers,
             frame: frame.clone(),
         });
@@ -146,13 +116,13 @@ impl<R: Reconcile> Controllers<R> {
     }
 
     fn all(&self) -> impl Iterator<Item = Arc<Checked<R::Kind>>> {
-        self.scopes.iter().flat_map(|scope| scope.store.state())
+        self.scopes.iter().flat_map(|scope| scope.stock.all())
     }
 
     fn scope(&self, namespace: &str) -> Option<&Scope<R>> {
         self.scopes
             .iter()
-            .find(|scope| scope.namespace.as_ref().is_none_or(|n| n == namespace))
+            .find(|scope| scope.stock.covers(namespace))
     }
 }
 
@@ -164,7 +134,7 @@ impl<R: Reconcile> Objects for Controllers<R> {
     fn ready(&self) -> BoxFuture<'_, ()> {
         async {
             for scope in &self.scopes {
-                scope.synced.wait().await;
+                scope.stock.ready().await;
             }
         }
         .boxed()
@@ -193,7 +163,7 @@ impl<R: Reconcile> Objects for Controllers<R> {
             let is_it = |object: &Checked<R::Kind>| object.uid().as_deref() == Some(uid);
             let known = self
                 .scope(&subject.namespace)
-                .and_then(|scope| scope.store.get(&subject.to_ref()));
+                .and_then(|scope| scope.stock.get(&subject.namespace, &subject.name));
             if known.is_some_and(|object| is_it(&object)) {
                 return Ok(true);
             }

@@ -1,6 +1,6 @@
 //! What the controllers of all kinds have in common.
 //!
-//! [`Controllers`] watches the objects of a kind and calls its [`Reconcile`] for each that changed,
+//! [`watch`] watches the objects of a kind, and [`Controllers`] calls its [`Reconcile`] for each that changed,
 //! or that something was triggered for. Around every reconciliation stands the same frame: a span
 //! that names the object, so that each line of the log does; objects that are being deleted or
 //! cannot be read; counts; and when to look again.
@@ -8,8 +8,10 @@
 mod backoff;
 mod controllers;
 mod reconcile;
+mod stock;
 #[cfg(test)]
 mod tests;
 
 pub use controllers::{Controllers, Objects};
 pub use reconcile::{Outcome, Reconcile, Reconciled};
+pub use stock::{Stock, Watching, watch};

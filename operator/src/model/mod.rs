@@ -116,7 +116,10 @@ impl Context {
     async fn steps(&self, model: &Model) -> Reconciled {
         let uid = model.uid().unwrap_or_default();
         let before = self.statuses.newest(model);
-        let plan = validate(model, &self.images).and_then(|plan| self.policy.admit(plan));
+        let existing = Existing::of(model, &self.caches);
+        let plan = validate(model, &self.images)
+            .and_then(|plan| self.policy.admit(plan))
+            .map(|plan| existing.place(plan));
         let reconcile_at = model
             .annotations()
             .get(label::RECONCILE_AT)
@@ -135,7 +138,6 @@ impl Context {
                 Findings::default()
             }
         };
-        let existing = Existing::of(model, &self.caches);
         let scene = Scene {
             model,
             before: &before,

@@ -1,7 +1,10 @@
 //! The only place where a spec is refused.
 
 use hyprstream_api::{Device, Model, ModelSpec, condition};
-use hyprstream_contract::registry::reason;
+use hyprstream_contract::{
+    adapters::{InvalidModelName, ModelName},
+    registry::reason,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
@@ -10,6 +13,7 @@ use crate::{
     owner::Owner,
     policy::{Policy, WorkerKey},
     source::{InvalidSource, SourceKey, own_repository},
+    volume::adapters_claim_name,
 };
 
 /// A Model that can be worked on.
@@ -19,6 +23,8 @@ pub struct Plan {
     pub namespace: String,
     /// Name of the Model.
     pub name: String,
+    /// Both, as the registry and the nodes call it.
+    pub model: ModelName,
     /// UID of the Model.
     pub uid: String,
     /// Makes the Model the owner of an object.
@@ -29,6 +35,8 @@ pub struct Plan {
     pub image: String,
     /// When to pull it.
     pub pull_policy: &'static str,
+    /// The claim of its adapters: the name that it should have, until what exists says another.
+    pub adapters_claim: String,
     /// What workers ask for, once the policy gave it.
     pub worker_key: Option<WorkerKey>,
     /// The spec.
@@ -70,6 +78,12 @@ pub enum Invalid {
          values, or use another device"
     )]
     NoImage(&'static str),
+    /// The memory of adapters is no number of bytes.
+    #[error("spec.adapters.memory: {0:?} is no number of bytes such as 512Mi or 4Gi")]
+    AdapterMemory(String),
+    /// The name cannot be one of a Model.
+    #[error("the name of the Model, {0:?}, cannot be told to the registry: {1}")]
+    Name(String, InvalidModelName),
 }
 
 impl Invalid {
@@ -111,8 +125,17 @@ pub fn validate(model: &Model, images: &Images) -> Result<Plan, Invalid> {
     let image = image
         .filter(|image| !image.is_empty())
         .ok_or(Invalid::NoImage(device_name(spec.engine.device)))?;
+    if let Some(text) = &spec.adapters.memory
+        && spec.adapters.memory_bytes().is_none()
+    {
+        return Err(Invalid::AdapterMemory(text.clone()));
+    }
+    let name = model.name_any();
+    let full = format!("{namespace}/{name}");
     Ok(Plan {
-        name: model.name_any(),
+        model: full.parse().map_err(|why| Invalid::Name(full, why))?,
+        adapters_claim: adapters_claim_name(&name),
+        name,
         namespace,
         uid,
         reference: owner_reference,
@@ -217,6 +240,13 @@ mod tests {
             &json!({"source": {"url": "hyprstream://ns/m", "secretRef": {"name": "s"}}}),
             Err("InvalidSpec"),
         );
+    }
+
+    #[test]
+    fn memory_of_adapters_that_is_no_number_is_refused() {
+        let of = |memory: &str| json!({"source": {"url": "hyprstream://ns/m"}, "adapters": {"memory": memory}});
+        check(&of("4Gi"), Ok(Reference::Head));
+        check(&of("much"), Err("InvalidSpec"));
     }
 
     #[test]

@@ -31,11 +31,31 @@ pub fn unknown(reason: &str, message: impl Into<String>) -> State {
     state("Unknown", reason, message)
 }
 
+/// It is as it was told before.
+pub fn repeated(known: &Condition) -> State {
+    let status = match known.status.as_str() {
+        "True" => "True",
+        "False" => "False",
+        _ => "Unknown",
+    };
+    state(status, &known.reason, &known.message)
+}
+
 fn state(status: &'static str, reason: &str, message: impl Into<String>) -> State {
     State {
         status,
         reason: reason.to_owned(),
         message: message.into(),
+    }
+}
+
+/// A message that ends as a sentence does.
+pub fn sentence(message: &str) -> String {
+    let trimmed = message.trim_end();
+    if trimmed.ends_with(['.', '!', '?']) {
+        trimmed.to_owned()
+    } else {
+        format!("{trimmed}.")
     }
 }
 

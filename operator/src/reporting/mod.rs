@@ -4,6 +4,7 @@ pub mod conditions;
 pub mod events;
 pub mod intake;
 mod malformed;
+pub mod source;
 mod statuses;
 
 pub use statuses::{Statuses, Told};

@@ -232,6 +232,16 @@ impl Sources {
         Findings::default()
     }
 
+    /// What is known of that source, if the object with `uid` was last observed with it.
+    pub fn known(&self, uid: &str, key: &SourceKey) -> Findings {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = entries.get(uid).filter(|entry| entry.key == *key);
+        entry.map_or_else(Findings::default, |entry| {
+            let findings = entry.findings.lock();
+            findings.unwrap_or_else(PoisonError::into_inner).clone()
+        })
+    }
+
     /// Stops looking at the source of the object with `uid`.
     pub fn forget(&self, uid: &str) {
         self.entries

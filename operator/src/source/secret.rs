@@ -28,7 +28,7 @@ pub(super) enum SecretError {
     #[error("the operator may not read Secret {0}: grant it get on secrets in this namespace")]
     Forbidden(String),
     #[error(
-        "there is no Secret {0} in the Model's namespace: create it, or correct spec.source.secretRef"
+        "there is no Secret {0} in this namespace: create it, or correct spec.source.secretRef"
     )]
     NotFound(String),
     #[error(

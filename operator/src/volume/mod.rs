@@ -1,28 +1,26 @@
-//! Volumes that show a commit: a PersistentVolume for the node plugin, bound beforehand to a claim.
-//! What they are is pure; [`ensure`] makes them. Both never change.
+//! Volumes that show a commit, or the adapters of a Model: a PersistentVolume for the node plugin,
+//! bound beforehand to a claim. What they are is pure; [`ensure`] makes them. Both never change.
 
+mod adapters;
 mod content;
+mod shape;
 
 use std::collections::BTreeMap;
 
-use hyprstream_contract::{label, volume::DRIVER_NAME};
-use k8s_openapi::{
-    api::core::v1::{
-        CSIPersistentVolumeSource, ObjectReference, PersistentVolume, PersistentVolumeClaim,
-        PersistentVolumeClaimSpec, PersistentVolumeSpec, VolumeResourceRequirements,
-    },
-    apimachinery::pkg::api::resource::Quantity,
-};
+use hyprstream_contract::label;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::{Api, Client, ResourceExt};
 
-pub use self::content::{Content, Revision};
+use self::shape::Shape;
+pub use self::{
+    adapters::{adapters_claim_name, adapters_volume, shows_adapters},
+    content::{Content, Revision},
+};
 use crate::{
     apply::{Applier, ApplyError, check_owner},
     cache::{Caches, digest},
     owner::Owner,
 };
-
-const MIB: u64 = 1 << 20;
 
 /// A volume that can be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,32 +84,7 @@ pub fn persistent_volume(
     labels: BTreeMap<String, String>,
     new: &NewVolume,
 ) -> PersistentVolume {
-    PersistentVolume {
-        metadata: owner.cluster_metadata(&new.volume, with_commit(labels, new)),
-        spec: Some(PersistentVolumeSpec {
-            access_modes: Some(vec!["ReadOnlyMany".to_owned()]),
-            capacity: Some(BTreeMap::from([("storage".to_owned(), size(new))])),
-            claim_ref: Some(ObjectReference {
-                api_version: Some("v1".to_owned()),
-                kind: Some("PersistentVolumeClaim".to_owned()),
-                namespace: Some(owner.namespace.to_owned()),
-                name: Some(new.revision.claim.clone()),
-                ..ObjectReference::default()
-            }),
-            csi: Some(CSIPersistentVolumeSource {
-                driver: DRIVER_NAME.to_owned(),
-                volume_handle: new.handle.clone(),
-                read_only: Some(true),
-                volume_attributes: Some(new.content.attributes.to_map()),
-                ..CSIPersistentVolumeSource::default()
-            }),
-            persistent_volume_reclaim_policy: Some("Retain".to_owned()),
-            storage_class_name: Some(String::new()),
-            volume_mode: Some("Filesystem".to_owned()),
-            ..PersistentVolumeSpec::default()
-        }),
-        status: None,
-    }
+    shape(new).volume(owner, with_commit(labels, new))
 }
 
 /// The claim that takes exactly that PersistentVolume.
@@ -120,31 +93,22 @@ pub fn persistent_volume_claim(
     labels: BTreeMap<String, String>,
     new: &NewVolume,
 ) -> PersistentVolumeClaim {
-    PersistentVolumeClaim {
-        metadata: owner.metadata(&new.revision.claim, with_commit(labels, new)),
-        spec: Some(PersistentVolumeClaimSpec {
-            access_modes: Some(vec!["ReadOnlyMany".to_owned()]),
-            resources: Some(VolumeResourceRequirements {
-                requests: Some(BTreeMap::from([("storage".to_owned(), size(new))])),
-                ..VolumeResourceRequirements::default()
-            }),
-            storage_class_name: Some(String::new()),
-            volume_name: Some(new.volume.clone()),
-            volume_mode: Some("Filesystem".to_owned()),
-            ..PersistentVolumeClaimSpec::default()
-        }),
-        status: None,
+    shape(new).claim(owner, with_commit(labels, new))
+}
+
+fn shape(new: &NewVolume) -> Shape<'_> {
+    Shape {
+        claim: &new.revision.claim,
+        volume: &new.volume,
+        handle: &new.handle,
+        attributes: new.content.attributes.to_map(),
+        size_bytes: new.content.size_bytes,
     }
 }
 
 fn with_commit(mut labels: BTreeMap<String, String>, new: &NewVolume) -> BTreeMap<String, String> {
     labels.insert(label::COMMIT.to_owned(), new.revision.commit.to_string());
     labels
-}
-
-/// The API wants a size; nothing is allocated by it.
-fn size(new: &NewVolume) -> Quantity {
-    Quantity(format!("{}Mi", new.content.size_bytes.div_ceil(MIB).max(1)))
 }
 
 /// Makes a volume and its claim for `owner`, if they are not there.

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::cluster::Cluster;
+use super::{cluster::Cluster, workers::Workers};
 
 pub const DEPLOYMENTS: &str = "apps/v1/deployments";
 pub const PODS: &str = "v1/pods";
@@ -41,7 +41,7 @@ pub enum Fate {
 pub type Fates = Arc<Mutex<BTreeMap<String, Fate>>>;
 
 /// Plays their part until the test ends.
-pub async fn run(cluster: Cluster, fates: Fates) {
+pub async fn run(cluster: Cluster, fates: Fates, workers: Workers) {
     let mut count = 0;
     loop {
         bind(&cluster);
@@ -54,7 +54,7 @@ pub async fn run(cluster: Cluster, fates: Fates) {
             let own = pods
                 .remove(text(&deployment["metadata"]["uid"]))
                 .unwrap_or_default();
-            roll(&cluster, &deployment, &own, &fates, &mut count);
+            roll(&cluster, &deployment, &own, &fates, &workers, &mut count);
         }
         orphans(&cluster);
         tokio::time::sleep(Duration::from_millis(15)).await;
@@ -68,7 +68,10 @@ fn bind(cluster: &Cluster) {
         let (namespace, name) = (text(&meta["namespace"]), text(&meta["name"]));
         // A claim that is being deleted stays for as long as a pod mounts it.
         if !meta["deletionTimestamp"].is_null()
-            && !cluster.list(PODS).iter().any(|p| claim_of(p) == name)
+            && !cluster
+                .list(PODS)
+                .iter()
+                .any(|p| claims_of(p).any(|c| c == name))
         {
             cluster.delete(CLAIMS, namespace, name);
             continue;
@@ -97,7 +100,14 @@ fn bind(cluster: &Cluster) {
 }
 
 /// A rolling update in coarse steps: all new workers beside the old, or with maxSurge 0 after them.
-fn roll(cluster: &Cluster, deployment: &Value, pods: &[Value], fates: &Fates, count: &mut usize) {
+fn roll(
+    cluster: &Cluster,
+    deployment: &Value,
+    pods: &[Value],
+    fates: &Fates,
+    workers: &Workers,
+    count: &mut usize,
+) {
     let wanted = deployment["spec"]["replicas"].as_u64().unwrap_or(1) as usize;
     let template = &deployment["spec"]["template"];
     let revision = &template["metadata"]["labels"]["hyprstream.io/revision"];
@@ -132,7 +142,7 @@ fn roll(cluster: &Cluster, deployment: &Value, pods: &[Value], fates: &Fates, co
             None if matches!(fate, Fate::NoQuota) => is_refused = true,
             None => {
                 *count += 1;
-                create(cluster, deployment, *count, &fate);
+                create(cluster, deployment, *count, &fate, workers);
             }
             // The scheduler and the kubelet try again, and loading ends.
             Some(pod) if !is_ready(pod) && matches!(fate, Fate::Ready) => remove(pod),
@@ -155,8 +165,11 @@ fn roll(cluster: &Cluster, deployment: &Value, pods: &[Value], fates: &Fates, co
 fn fate_of(cluster: &Cluster, deployment: &Value, fates: &Fates, index: usize) -> Fate {
     let template = &deployment["spec"]["template"];
     let namespace = text(&deployment["metadata"]["namespace"]);
-    let claim = cluster.get(CLAIMS, namespace, claim_of(template));
-    if claim.is_none_or(|c| !c["metadata"]["deletionTimestamp"].is_null()) {
+    let is_lost = |claim: &str| {
+        let claim = cluster.get(CLAIMS, namespace, claim);
+        claim.is_none_or(|c| !c["metadata"]["deletionTimestamp"].is_null())
+    };
+    if claims_of(template).any(is_lost) {
         return Fate::NoRoom;
     }
     let container = &template["spec"]["containers"][0];
@@ -180,12 +193,13 @@ fn fate_of(cluster: &Cluster, deployment: &Value, fates: &Fates, index: usize) -
     }
 }
 
-/// The claim that a pod, or a template of pods, mounts.
-fn claim_of(pod: &Value) -> &str {
-    text(&pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"])
+/// The claims that a pod, or a template of pods, mounts.
+fn claims_of(pod: &Value) -> impl Iterator<Item = &str> {
+    let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+    volumes.filter_map(|v| v["persistentVolumeClaim"]["claimName"].as_str())
 }
 
-fn create(cluster: &Cluster, deployment: &Value, number: usize, fate: &Fate) {
+fn create(cluster: &Cluster, deployment: &Value, number: usize, fate: &Fate, workers: &Workers) {
     let meta = &deployment["metadata"];
     let template = &deployment["spec"]["template"];
     let name = format!("{}-{number}", text(&meta["name"]));
@@ -215,6 +229,7 @@ fn create(cluster: &Cluster, deployment: &Value, number: usize, fate: &Fate) {
             0,
         ),
     };
+    let address = workers.start(&name, text(&meta["namespace"]), text(&meta["name"]));
     let is_scheduled = !matches!(fate, Fate::NoRoom);
     let pod = cluster.put(
         PODS,
@@ -228,7 +243,7 @@ fn create(cluster: &Cluster, deployment: &Value, number: usize, fate: &Fate) {
             },
             "spec": template["spec"],
             "status": {
-                "phase": "Running",
+                "phase": "Running", "podIP": address,
                 "conditions": [
                     {"type": "Ready", "status": ready, "lastTransitionTime": now},
                     {"type": "PodScheduled", "status": if is_scheduled { "True" } else { "False" },

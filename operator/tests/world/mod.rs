@@ -11,6 +11,7 @@
 pub mod cluster;
 pub mod kubelet;
 pub mod registry;
+pub mod workers;
 
 use std::{
     fmt::Write,
@@ -18,8 +19,9 @@ use std::{
     time::Duration,
 };
 
-use hyprstream_api::ModelStatus;
+use hyprstream_api::{AdapterStatus, ModelStatus};
 use hyprstream_operator::{
+    adapter::workers::Asking,
     args::{Images, PullPolicy},
     metrics::Metrics,
     policy::{MasterKey, Policy},
@@ -37,9 +39,11 @@ use self::{
     cluster::Cluster,
     kubelet::{Fate, Fates},
     registry::FakeRegistry,
+    workers::Workers,
 };
 
 pub const MODELS: &str = "hyprstream.io/v1alpha1/models";
+pub const ADAPTERS: &str = "hyprstream.io/v1alpha1/adapters";
 pub const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 pub const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 pub const C: &str = "cccccccccccccccccccccccccccccccccccccccc";
@@ -54,6 +58,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 pub struct World {
     pub cluster: Cluster,
     pub registry: FakeRegistry,
+    pub workers: Workers,
     pub fates: Fates,
     /// Image of the workers, from the operator's next start on.
     pub image: String,
@@ -90,10 +95,13 @@ impl World {
         let client = Client::try_from(Config::new(url)).unwrap();
         let remote = Registry::new(registry.serve().await, token.path().to_owned()).unwrap();
         let fates = Fates::default();
-        let kubelet = tokio::spawn(kubelet::run(cluster.clone(), fates.clone()));
+        let workers = Workers::new(registry.clone());
+        let kubelet = kubelet::run(cluster.clone(), fates.clone(), workers.clone());
+        let kubelet = tokio::spawn(kubelet);
         let mut world = Self {
             cluster,
             registry,
+            workers,
             fates,
             image: "worker:1".into(),
             rollouts_at_once: 4,
@@ -139,6 +147,14 @@ impl World {
                 report: Duration::from_millis(30),
                 key: Duration::from_millis(50),
                 silence: Duration::from_millis(100),
+            },
+            asking: Asking {
+                port: self.workers.port,
+                patience: Duration::from_millis(500),
+                at_first: Duration::from_millis(20),
+                first: Duration::from_millis(500),
+                unsettled: Duration::from_millis(50),
+                settled: Duration::from_millis(500),
             },
             readiness: self.readiness.clone(),
         };
@@ -186,12 +202,72 @@ impl World {
             .collect()
     }
 
+    /// The claims or volumes that show commits.
+    pub fn of_commits(&self, resource: &str) -> Vec<Value> {
+        let mut objects = self.cluster.list(resource);
+        objects.retain(|o| o["metadata"]["labels"]["hyprstream.io/commit"].is_string());
+        objects
+    }
+
     pub fn apply_model(&self, name: &str, spec: &Value) {
         let model = json!({
             "apiVersion": "hyprstream.io/v1alpha1", "kind": "Model",
             "metadata": {"name": name, "namespace": "ns"}, "spec": spec,
         });
         self.cluster.put(MODELS, model);
+    }
+
+    /// An Adapter of the Model `m`, at `path` of its repository.
+    pub fn apply_adapter(&self, name: &str, path: &str) {
+        self.apply_adapter_of(
+            name,
+            &json!({"modelRef": {"name": "m"}, "source": {"path": path}}),
+        );
+    }
+
+    pub fn apply_adapter_of(&self, name: &str, spec: &Value) {
+        let adapter = json!({
+            "apiVersion": "hyprstream.io/v1alpha1", "kind": "Adapter",
+            "metadata": {"name": name, "namespace": "ns"}, "spec": spec,
+        });
+        self.cluster.put(ADAPTERS, adapter);
+    }
+
+    pub fn adapter(&self, name: &str) -> AdapterStatus {
+        let adapter = self.cluster.get(ADAPTERS, "ns", name).unwrap_or_default();
+        serde_json::from_value(adapter["status"].clone()).unwrap_or_default()
+    }
+
+    /// Waits until a condition of an Adapter has a reason.
+    #[track_caller]
+    pub fn because<'a>(
+        &'a self,
+        name: &'a str,
+        kind: &'a str,
+        reason: &'a str,
+    ) -> impl Future<Output = ()> + 'a {
+        let caller = std::panic::Location::caller();
+        async move {
+            let is = || {
+                self.adapter(name)
+                    .condition(kind)
+                    .is_some_and(|c| c.reason == reason)
+            };
+            let what = format!("{kind} of {name} has reason {reason} ({caller})");
+            self.wait(&what, is).await;
+        }
+    }
+
+    /// Waits until all workers answer with a commit of an Adapter.
+    pub async fn loaded(&self, name: &str, commit: &str) {
+        let is = || {
+            let status = self.adapter(name);
+            status.commit.as_deref() == Some(commit)
+                && status.is_true("Loaded")
+                && status.is_true("Ready")
+        };
+        self.wait(&format!("{name} is loaded at {commit}"), is)
+            .await;
     }
 
     pub fn edit(&self, name: &str, change: impl FnOnce(&mut Value)) {
@@ -258,7 +334,8 @@ impl World {
     /// What went on, for a test that failed.
     fn summary(&self) -> String {
         let mut text = String::new();
-        for model in self.cluster.list(MODELS) {
+        let adapters = self.cluster.list(ADAPTERS);
+        for model in self.cluster.list(MODELS).iter().chain(&adapters) {
             let status = &model["status"];
             let _ = writeln!(
                 text,

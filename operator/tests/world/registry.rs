@@ -8,13 +8,14 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{Query, State},
+    extract::{Path, Query, State},
     http::StatusCode,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use hyprstream_contract::{
     CommitId,
+    adapters::{ADAPTERS_PATH, AdapterList, Stored},
     registry::{
         ApiError, Credentials, EVENTS_PATH, EventPage, MIRRORS_PATH, MirrorRequest, MirrorState,
         MirrorStatus, PushEvent, RESOLVE_PATH, ResolveRequest, ResolveResponse,
@@ -44,6 +45,10 @@ struct Inner {
     /// As `resolves`, with those that are never answered.
     asked: usize,
     is_down: bool,
+    /// The lists of adapters, by `NAMESPACE/MODEL`.
+    lists: BTreeMap<String, AdapterList>,
+    /// Each write of one: the Model, and its list unless it was deleted.
+    written: Vec<(String, Option<AdapterList>)>,
 }
 
 impl FakeRegistry {
@@ -56,6 +61,10 @@ impl FakeRegistry {
             .route(RESOLVE_PATH, post(resolve))
             .route(MIRRORS_PATH, post(mirror))
             .route(EVENTS_PATH, get(events))
+            .route(
+                &format!("{ADAPTERS_PATH}/{{namespace}}/{{model}}"),
+                get(get_list).put(put_list).delete(delete_list),
+            )
             .with_state(self.clone());
         tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
         url
@@ -83,6 +92,25 @@ impl FakeRegistry {
         inner
             .mirrors
             .insert(commit.to_owned(), (state, done, error));
+    }
+
+    /// The list of adapters of `NAMESPACE/MODEL`.
+    pub fn list(&self, model: &str) -> Option<AdapterList> {
+        self.state.lock().unwrap().lists.get(model).cloned()
+    }
+
+    /// Served names on the list of `NAMESPACE/MODEL`.
+    pub fn names(&self, model: &str) -> Vec<String> {
+        let list = self.list(model).unwrap_or_default();
+        list.adapters.into_iter().map(|entry| entry.name).collect()
+    }
+
+    /// Each write of a list of `NAMESPACE/MODEL`: how many adapters it has.
+    pub fn written(&self, model: &str) -> Vec<usize> {
+        let inner = self.state.lock().unwrap();
+        let own = inner.written.iter().filter(|(name, _)| name == model);
+        own.map(|(_, list)| list.as_ref().map_or(0, |list| list.adapters.len()))
+            .collect()
     }
 
     pub fn set_down(&self, is_down: bool) {
@@ -179,6 +207,50 @@ async fn mirror(
         error,
     })
     .into_response()
+}
+
+async fn get_list(
+    State(registry): State<FakeRegistry>,
+    Path((namespace, model)): Path<(String, String)>,
+) -> Response {
+    if registry.state.lock().unwrap().is_down {
+        return StatusCode::BAD_GATEWAY.into_response();
+    }
+    let list = registry.list(&format!("{namespace}/{model}"));
+    Json(list.unwrap_or_default()).into_response()
+}
+
+async fn put_list(
+    State(registry): State<FakeRegistry>,
+    Path((namespace, model)): Path<(String, String)>,
+    Json(list): Json<AdapterList>,
+) -> Response {
+    let mut inner = registry.state.lock().unwrap();
+    if inner.is_down {
+        return StatusCode::BAD_GATEWAY.into_response();
+    }
+    if let Err(error) = list.check() {
+        let error = refusal("BadRequest", &error.to_string(), false);
+        return (StatusCode::BAD_REQUEST, Json(error)).into_response();
+    }
+    let (model, revision) = (format!("{namespace}/{model}"), list.revision());
+    inner.written.push((model.clone(), Some(list.clone())));
+    inner.lists.insert(model, list);
+    Json(Stored { revision }).into_response()
+}
+
+async fn delete_list(
+    State(registry): State<FakeRegistry>,
+    Path((namespace, model)): Path<(String, String)>,
+) -> StatusCode {
+    let mut inner = registry.state.lock().unwrap();
+    if inner.is_down {
+        return StatusCode::BAD_GATEWAY;
+    }
+    let model = format!("{namespace}/{model}");
+    inner.lists.remove(&model);
+    inner.written.push((model, None));
+    StatusCode::NO_CONTENT
 }
 
 async fn events(

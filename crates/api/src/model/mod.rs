@@ -1,5 +1,6 @@
 //! `models.hyprstream.io`.
 
+mod adapters;
 mod engine;
 mod rollout;
 mod status;
@@ -10,6 +11,7 @@ use k8s_openapi::api::core::v1::{ResourceRequirements, Toleration};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
+pub use adapters::ModelAdapters;
 pub use engine::{Device, Dtype, Engine, Quantization};
 pub use rollout::Rollout;
 pub use status::{Download, FailedCommit, ModelStatus};
@@ -68,6 +70,9 @@ pub struct ModelSpec {
     /// Options of the inference engine.
     #[serde(default)]
     pub engine: Engine,
+    /// Which adapters are served, and how much they may take.
+    #[serde(default)]
+    pub adapters: ModelAdapters,
     /// Resources of a worker, as of any container. GPUs: limits: {nvidia.com/gpu: 1}.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
@@ -131,6 +136,8 @@ mod tests {
         assert_eq!(spec.storage.keep_revisions, 3);
         assert_eq!(spec.rollout.progress_deadline_seconds, 1800);
         assert!(!spec.suspend);
+        assert_eq!(spec.adapters, ModelAdapters::default());
+        assert!(spec.adapters.from_repository);
     }
 
     #[test]

@@ -31,6 +31,7 @@ impl Context {
             service,
             budget,
             worker_key,
+            adapters,
             volume,
             deployment,
             kept_claims: _,
@@ -48,6 +49,7 @@ impl Context {
         if let Some(worker_key) = worker_key {
             self.applier.ensure(&owner, worker_key, None).await?;
         }
+        volume::ensure(&self.client, &self.applier, &self.caches, &owner, adapters).await?;
         if let Some(volume) = volume {
             volume::ensure(&self.client, &self.applier, &self.caches, &owner, volume).await?;
         }
@@ -73,6 +75,8 @@ impl Context {
             service: _,
             budget: _,
             worker_key: _,
+            // One, but for those before it that cannot be mounted any more, which go.
+            adapters: _,
             // One for each content, of which those of old commits go.
             volume: _,
             deployment,

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use hyprstream_api::Device;
+use hyprstream_api::{Device, ModelAdapters};
 use hyprstream_contract::{label, worker};
 use k8s_openapi::{
     api::{
@@ -20,8 +20,8 @@ use k8s_openapi::{
 use serde::Serialize;
 
 use super::{
-    ASKED, CLAIM, CONTENT, GOOD, MODEL_VOLUME, Plan, REVISION, Revision, UPGRADE, Workers, key,
-    labels, metadata, selector,
+    ADAPTERS_VOLUME, ASKED, CLAIM, CONTENT, GOOD, MODEL_VOLUME, Plan, REVISION, Revision, UPGRADE,
+    Workers, key, labels, metadata, selector,
 };
 use crate::cache::digest;
 
@@ -110,7 +110,7 @@ pub fn asked(plan: &Plan, commit: &str) -> String {
 /// Digest of the parts of the spec that make a worker.
 pub fn asked_spec(plan: &Plan) -> String {
     let spec = &plan.spec;
-    digest(&(
+    let asked = (
         (
             &plan.source.url,
             &plan.source.reference,
@@ -121,7 +121,14 @@ pub fn asked_spec(plan: &Plan) -> String {
         &spec.node_selector,
         &spec.tolerations,
         &spec.runtime_class_name,
-    ))
+    );
+    // Who asks for nothing here asks for what an earlier release, which knew no adapters, noted:
+    // the workers that mount them are a change of the release's, which waits for its turn.
+    if spec.adapters == ModelAdapters::default() {
+        digest(&asked)
+    } else {
+        digest(&(asked, &spec.adapters))
+    }
 }
 
 /// Digest of the pods that a revision gives. Pods carry it as the label [`REVISION`].
@@ -187,14 +194,8 @@ fn bare_template(plan: &Plan, revision: &Revision) -> PodTemplateSpec {
                 ..TopologySpreadConstraint::default()
             }]),
             volumes: Some(vec![
-                Volume {
-                    name: MODEL_VOLUME.to_owned(),
-                    persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
-                        claim_name: revision.claim.clone(),
-                        read_only: Some(true),
-                    }),
-                    ..Volume::default()
-                },
+                claimed(MODEL_VOLUME, &revision.claim),
+                claimed(ADAPTERS_VOLUME, &plan.adapters_claim),
                 Volume {
                     name: TMP_VOLUME.to_owned(),
                     empty_dir: Some(EmptyDirVolumeSource::default()),
@@ -206,6 +207,26 @@ fn bare_template(plan: &Plan, revision: &Revision) -> PodTemplateSpec {
     };
     key::ask_for_key(plan, &mut template);
     template
+}
+
+fn claimed(name: &str, claim: &str) -> Volume {
+    Volume {
+        name: name.to_owned(),
+        persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+            claim_name: claim.to_owned(),
+            read_only: Some(true),
+        }),
+        ..Volume::default()
+    }
+}
+
+fn mounted(name: &str, path: &str) -> VolumeMount {
+    VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only: Some(true),
+        ..VolumeMount::default()
+    }
 }
 
 fn container(plan: &Plan) -> Container {
@@ -250,12 +271,8 @@ fn container(plan: &Plan) -> Container {
         // The end of the log of a worker that ended without last words.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         volume_mounts: Some(vec![
-            VolumeMount {
-                name: MODEL_VOLUME.to_owned(),
-                mount_path: worker::MODEL_DIR.to_owned(),
-                read_only: Some(true),
-                ..VolumeMount::default()
-            },
+            mounted(MODEL_VOLUME, worker::MODEL_DIR),
+            mounted(ADAPTERS_VOLUME, worker::ADAPTERS_DIR),
             VolumeMount {
                 name: TMP_VOLUME.to_owned(),
                 mount_path: "/tmp".to_owned(),
@@ -268,6 +285,7 @@ fn container(plan: &Plan) -> Container {
 
 fn environment(plan: &Plan) -> Vec<EnvVar> {
     let engine = &plan.spec.engine;
+    let adapters = &plan.spec.adapters;
     let device = match engine.device {
         Device::Cpu => "cpu",
         // To libtorch a GPU of AMD is a cuda device as well.
@@ -280,6 +298,11 @@ fn environment(plan: &Plan) -> Vec<EnvVar> {
         (worker::env::PORT, worker::PORT.to_string()),
         (worker::env::DEVICE, device.to_owned()),
         (worker::env::DTYPE, engine.dtype.as_str().to_owned()),
+        (worker::env::ADAPTERS, worker::ADAPTERS_DIR.to_owned()),
+        (
+            worker::env::REPOSITORY_ADAPTERS,
+            adapters.from_repository.to_string(),
+        ),
     ];
     if !engine.quantization.is_none() {
         let value = engine.quantization.as_str().to_owned();
@@ -289,12 +312,17 @@ fn environment(plan: &Plan) -> Vec<EnvVar> {
         (worker::env::MAX_MODEL_LEN, engine.max_model_len),
         (worker::env::MAX_BATCH, engine.max_batch),
         (worker::env::THREADS, engine.threads),
+        (worker::env::MAX_ADAPTER_RANK, adapters.max_rank),
+        (worker::env::MAX_ADAPTERS, adapters.max_resident),
     ];
     pairs.extend(
         optional
             .into_iter()
             .filter_map(|(name, v)| Some((name, v?.to_string()))),
     );
+    if let Some(bytes) = adapters.memory_bytes() {
+        pairs.push((worker::env::ADAPTER_MEMORY_BYTES, bytes.to_string()));
+    }
     pairs
         .into_iter()
         .map(|(name, value)| EnvVar {

@@ -7,8 +7,8 @@ use k8s_openapi::api::{
 };
 
 use super::{
-    Notes, Plan, Workers, bound_volume, deployment, disruption_budget, new_volume, service,
-    worker_key,
+    Notes, Plan, Workers, adapters_volume, bound_volume, deployment, disruption_budget, new_volume,
+    service, worker_key,
 };
 use crate::volume::BoundVolume;
 
@@ -22,6 +22,8 @@ pub struct Desired {
     pub budget: PodDisruptionBudget,
     /// What they ask for.
     pub worker_key: Option<Secret>,
+    /// What shows them the Model's adapters.
+    pub adapters: BoundVolume,
     /// What they mount, if it can be made (again).
     pub volume: Option<BoundVolume>,
     /// What makes them, if there is something to run.
@@ -43,8 +45,14 @@ pub fn desired(plan: &Plan, target: Option<&Workers>, notes: &Notes) -> Desired 
         service: service(plan, good),
         budget: disruption_budget(plan),
         worker_key: worker_key(plan),
+        adapters: adapters_volume(plan),
         volume,
         deployment: target.map(|target| deployment(plan, target, notes)),
-        kept_claims: kept.map(|w| w.revision.claim.clone()).collect(),
+        kept_claims: kept
+            .flat_map(|w| [Some(w.revision.claim.as_str()), w.adapters_claim()])
+            .flatten()
+            .chain([plan.adapters_claim.as_str()])
+            .map(str::to_owned)
+            .collect(),
     }
 }

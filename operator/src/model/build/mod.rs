@@ -20,7 +20,8 @@ pub use desired::{Desired, desired};
 pub use key::worker_key;
 pub use service::{service, url};
 pub use volume::{
-    bound_volume, claim_name, content, new_volume, persistent_volume, persistent_volume_claim,
+    adapters_volume, bound_volume, claim_name, content, new_volume, persistent_volume,
+    persistent_volume_claim,
 };
 pub use workers::{Workers, workers};
 
@@ -45,6 +46,8 @@ pub const UPGRADE: &str = "hyprstream.io/upgrade";
 pub const WORKER: &str = "hyprstream-worker";
 /// Name of the volume in a pod that mounts the claim.
 const MODEL_VOLUME: &str = "model";
+/// Name of the volume in a pod that mounts the claim of the Model's adapters.
+const ADAPTERS_VOLUME: &str = "adapters";
 
 /// Labels that select the workers of a Model.
 pub fn selector(model: &str) -> BTreeMap<String, String> {

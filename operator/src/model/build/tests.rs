@@ -11,6 +11,7 @@ use crate::{
     model::validate::validate,
     policy::{MasterKey, Policy},
     source::Mirrored,
+    volume::BoundVolume,
 };
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -67,6 +68,36 @@ fn a_volume_and_its_claim_name_each_other() {
     let new = volume_of(&plan);
     insta::assert_yaml_snapshot!("volume", persistent_volume(&plan, &new));
     insta::assert_yaml_snapshot!("claim", persistent_volume_claim(&plan, &new));
+}
+
+#[test]
+fn the_adapters_of_a_model_have_one_volume_whatever_it_serves() {
+    let plan = simple();
+    let BoundVolume { volume, claim } = adapters_volume(&plan);
+    insta::assert_yaml_snapshot!("adapters_volume", volume);
+    insta::assert_yaml_snapshot!("adapters_claim", claim);
+    assert!(crate::volume::shows_adapters(&volume) && crate::volume::shows_adapters(&claim));
+    let mut other = plan.clone();
+    other.source.url = "https://example.org/m".into();
+    other.spec.adapters.max_rank = Some(8);
+    assert_eq!(adapters_volume(&other).volume, volume);
+    let made = desired(&plan, None, &Notes::default());
+    assert_eq!(made.adapters.volume, volume, "before there is a commit");
+    assert!(made.kept_claims.contains("smollm2-adapters"));
+}
+
+#[test]
+fn workers_follow_the_adapters_on_another_claim_too() {
+    let plan = simple();
+    let made = workers_of(&plan);
+    assert_eq!(made.adapters_claim(), Some("smollm2-adapters"));
+    let moved = made.clone().on_adapters_claim("smollm2-adapters-1");
+    assert_ne!(moved.digest(), made.digest());
+    assert_eq!(moved.revision, made.revision);
+    // What is rendered for that claim is the same.
+    let mut other = plan.clone();
+    other.adapters_claim = "smollm2-adapters-1".into();
+    assert_eq!(workers_of(&other), moved);
 }
 
 #[test]
@@ -138,6 +169,7 @@ fn every_field_of_the_spec_arrives_in_the_pod() {
         "rollout": {"maxSurge": "50%", "maxUnavailable": 1, "progressDeadlineSeconds": 60},
         "engine": {"device": "cuda", "dtype": "bfloat16", "maxModelLen": 8192, "maxBatch": 64,
             "threads": 4},
+        "adapters": {"fromRepository": false, "maxRank": 64, "maxResident": 8, "memory": "2Gi"},
         "resources": {"limits": {"nvidia.com/gpu": "1"}, "requests": {"memory": "1Gi"}},
         "nodeSelector": {"gpu": "h200"},
         "tolerations": [
@@ -233,6 +265,7 @@ fn only_what_makes_a_pod_changes_its_revision() {
     for other in [
         of(&|p| p.image = "worker:2".into()),
         of(&|p| p.spec.engine.max_batch = Some(2)),
+        of(&|p| p.spec.adapters.max_resident = Some(2)),
         of(&|p| p.spec.tolerations.push(Toleration::default())),
     ] {
         assert!(other.0 != same.0 && other.1 != same.1);
@@ -303,5 +336,12 @@ fn what_a_model_asks_for_is_its_commit_and_spec_and_not_the_release() {
     assert_eq!(of(&|p| p.spec.replicas = 7), same);
     assert_ne!(of(&|p| p.spec.engine.max_batch = Some(2)), same);
     assert_ne!(of(&|p| p.source.include = vec!["*.json".into()]), same);
+    assert_ne!(of(&|p| p.spec.adapters.from_repository = false), same);
     assert_ne!(asked(&plan, "other"), same);
+}
+
+/// So that the workers that mount adapters come as a change of the release's, not of each Model's.
+#[test]
+fn a_model_that_says_nothing_of_adapters_asks_for_what_an_earlier_release_noted() {
+    assert_eq!(asked_spec(&simple()), "6c809804cb5b7f0d");
 }

@@ -38,3 +38,13 @@ pub fn persistent_volume(plan: &Plan, new: &NewVolume) -> PersistentVolume {
 pub fn persistent_volume_claim(plan: &Plan, new: &NewVolume) -> PersistentVolumeClaim {
     volume::persistent_volume_claim(&plan.owner(), labels(plan), new)
 }
+
+/// The volume of the Model's adapters and its claim.
+pub fn adapters_volume(plan: &Plan) -> BoundVolume {
+    volume::adapters_volume(
+        &plan.owner(),
+        labels(plan),
+        &plan.model,
+        &plan.adapters_claim,
+    )
+}

@@ -1,7 +1,9 @@
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde::{Deserialize, Serialize};
 
-use super::{Content, MODEL_VOLUME, Plan, REVISION, Revision, deployment::template};
+use super::{
+    ADAPTERS_VOLUME, Content, MODEL_VOLUME, Plan, REVISION, Revision, deployment::template,
+};
 use crate::cache::digest;
 
 /// What workers are made of: a commit, the claim that holds it, and everything else that a pod
@@ -42,22 +44,45 @@ impl Workers {
             .map_or("", String::as_str)
     }
 
+    /// The claim of the Model's adapters that their pods mount; `None` of what a release made that
+    /// knew none.
+    pub fn adapters_claim(&self) -> Option<&str> {
+        let volumes = self.template.spec.iter().flat_map(|s| &s.volumes);
+        let mut sources = volumes
+            .flatten()
+            .filter(|v| v.name == ADAPTERS_VOLUME)
+            .filter_map(|v| v.persistent_volume_claim.as_ref());
+        sources.next().map(|source| source.claim_name.as_str())
+    }
+
     /// The same workers on another claim of the same content.
     #[must_use]
     pub fn on_claim(mut self, claim: String) -> Self {
+        self.mount(MODEL_VOLUME, &claim);
+        self.revision.claim = claim;
+        self
+    }
+
+    /// The same workers on another claim of the Model's adapters.
+    #[must_use]
+    pub fn on_adapters_claim(mut self, claim: &str) -> Self {
+        self.mount(ADAPTERS_VOLUME, claim);
+        self
+    }
+
+    /// Has the volume of that name in their pods be another claim.
+    fn mount(&mut self, name: &str, claim: &str) {
         let volumes = self.template.spec.iter_mut().flat_map(|s| &mut s.volumes);
-        for volume in volumes.flatten().filter(|v| v.name == MODEL_VOLUME) {
+        for volume in volumes.flatten().filter(|v| v.name == name) {
             if let Some(source) = &mut volume.persistent_volume_claim {
-                source.claim_name.clone_from(&claim);
+                claim.clone_into(&mut source.claim_name);
             }
         }
-        self.revision.claim = claim;
         let meta = self.template.metadata.get_or_insert_default();
         meta.labels.get_or_insert_default().remove(REVISION);
         let digest = digest(&self.template);
         let meta = self.template.metadata.get_or_insert_default();
         let labels = meta.labels.get_or_insert_default();
         labels.insert(REVISION.to_owned(), digest);
-        self
     }
 }

@@ -13,7 +13,10 @@ use k8s_openapi::api::{
 };
 use kube::{ResourceExt, api::ObjectMeta};
 
-use super::build::{ASKED, CLAIM, CONTENT, GOOD, REVISION, UPGRADE, Workers};
+use super::{
+    build::{ASKED, CLAIM, CONTENT, GOOD, REVISION, UPGRADE, Workers},
+    validate::Plan,
+};
 use crate::{
     cache::Caches,
     owner::is_owned_by,
@@ -165,6 +168,15 @@ impl Existing {
                 names().find(|claim| !is_taken(claim) && self.volume_is_free(namespace, claim))
             })
             .unwrap_or_else(|| name.to_owned())
+    }
+
+    /// The plan, with the claim that its adapters can be mounted from.
+    pub fn place(&self, plan: Plan) -> Plan {
+        let adapters_claim = self.claim_for(&plan.namespace, &plan.adapters_claim);
+        Plan {
+            adapters_claim,
+            ..plan
+        }
     }
 
     /// Whether that claim is bound.

@@ -4,13 +4,15 @@ use hyprstream_api::{
     FailedCommit, Model,
     condition::{SOURCE_RESOLVED, reason},
 };
-use hyprstream_contract::registry::Reference;
 
 use super::{Observed, is_complete, serving};
 use crate::{
     apply::Help,
     kind::Kind,
-    reporting::conditions::{State, no, unknown, yes},
+    reporting::{
+        conditions::{State, no, sentence, unknown, yes},
+        source::source_state,
+    },
 };
 
 pub(super) fn source(observed: &Observed<'_>) -> State {
@@ -23,44 +25,11 @@ pub(super) fn source(observed: &Observed<'_>) -> State {
     if let Err(invalid) = observed.plan {
         return unknown(invalid.reason(), "the spec is not valid");
     }
-    if let Some(problem) = &findings.problem {
-        return no(&problem.reason, &problem.message);
-    }
-    let what = match observed.plan.map(|p| &p.source.reference) {
-        Ok(Reference::Branch(name)) => format!("branch {name} is at commit"),
-        Ok(Reference::Tag(name)) => format!("tag {name} is commit"),
-        Ok(Reference::Head) => "the default branch is at commit".to_owned(),
-        Ok(Reference::Commit(_)) | Err(_) => "commit".to_owned(),
-    };
-    match (&findings.latest, &findings.mirrored) {
-        (Some(latest), Some(_)) => yes(
-            reason::SUCCEEDED,
-            format!("{what} {latest}, and the registry has all of it"),
-        ),
-        (Some(latest), None) => no(
-            reason::FETCHING,
-            format!("{what} {latest}, which the registry is fetching; see status.download"),
-        ),
-        (None, _) => match before.condition(SOURCE_RESOLVED) {
-            // After a start of the operator nothing is known for a moment.
-            Some(known)
-                if (known.observed_generation == model.metadata.generation
-                    || model.spec.suspend)
-                    && known.reason != reason::PENDING =>
-            {
-                State {
-                    status: match known.status.as_str() {
-                        "True" => "True",
-                        "False" => "False",
-                        _ => "Unknown",
-                    },
-                    reason: known.reason.clone(),
-                    message: known.message.clone(),
-                }
-            }
-            _ => unknown(reason::PENDING, "the source is being looked up"),
-        },
-    }
+    let reference = observed.plan.ok().map(|plan| &plan.source.reference);
+    let known = before.condition(SOURCE_RESOLVED).filter(|known| {
+        known.observed_generation == model.metadata.generation || model.spec.suspend
+    });
+    source_state(reference, findings, known, "all", "; see status.download")
 }
 
 pub(super) fn volume(observed: &Observed<'_>) -> State {
@@ -263,14 +232,5 @@ pub(super) fn progressing(observed: &Observed<'_>, stalled: &State, is_complete:
             reason::ROLLING_OUT,
             format!("workers of commit {} are starting", target.commit),
         ),
-    }
-}
-
-fn sentence(message: &str) -> String {
-    let trimmed = message.trim_end();
-    if trimmed.ends_with(['.', '!', '?']) {
-        trimmed.to_owned()
-    } else {
-        format!("{trimmed}.")
     }
 }

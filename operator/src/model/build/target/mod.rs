@@ -186,8 +186,14 @@ impl Scene<'_> {
         })
     }
 
-    /// The same workers, on another claim if theirs cannot be used any more.
+    /// The same workers, on other claims if theirs cannot be used any more.
     fn mountable(&self, plan: &Plan, workers: Workers) -> Workers {
+        let is_lost = |claim: &str| claim != plan.adapters_claim && !self.existing.is_usable(claim);
+        let workers = if workers.adapters_claim().is_some_and(is_lost) {
+            workers.on_adapters_claim(&plan.adapters_claim)
+        } else {
+            workers
+        };
         let Some(content) = &workers.content else {
             return workers;
         };
@@ -252,6 +258,9 @@ impl Scene<'_> {
             // Neither takes room from others, or must wait for them.
             && plan.spec.replicas > 0
             && self.existing.is_usable(&current.revision.claim)
+            && current
+                .adapters_claim()
+                .is_none_or(|claim| self.existing.is_usable(claim))
     }
 
     /// The workers, those of `target` more closely.

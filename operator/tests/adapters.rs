@@ -1,0 +1,453 @@
+//! Adapters against an API server, a registry and workers in memory.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "in tests a surprise is a failure"
+)]
+
+mod world;
+
+use std::time::Duration;
+
+use hyprstream_api::condition::{ACCEPTED, LOADED, OF_ADAPTERS, READY, SOURCE_RESOLVED, STALLED};
+use serde_json::{Value, json};
+use world::{
+    A, ADAPTERS, B, C, MODELS, URL, World,
+    kubelet::{CLAIMS, PODS, VOLUMES},
+    spec,
+    workers::Verdict,
+};
+
+/// Where the Adapter of most tests lies, in a repository of its own.
+const OTHER: &str = "hyprstream://ns/lora";
+
+/// A Model `m` that serves [`A`].
+async fn served() -> World {
+    let world = World::new().await;
+    world.registry.push("ns", "m", A);
+    world.apply_model("m", &spec());
+    world.settled("m", A).await;
+    world
+}
+
+/// An Adapter of `m` out of [`OTHER`].
+fn other(path: &str) -> Value {
+    json!({"modelRef": {"name": "m"}, "source": {"url": OTHER, "path": path}})
+}
+
+#[tokio::test]
+async fn an_adapter_of_the_models_repository_is_listed_loaded_and_ready() {
+    let world = served().await;
+    world.apply_adapter("sql", "adapters/01_sql.safetensors");
+    world.loaded("sql", A).await;
+    let list = world.registry.list("ns/m").unwrap();
+    let entry = &list.adapters[0];
+    assert_eq!(entry.name, "sql");
+    assert_eq!(entry.weights, "adapters/01_sql.safetensors");
+    assert_eq!(entry.config, "adapters/01_sql.config.json");
+    assert_eq!(entry.source, format!("{URL} adapters/01_sql.safetensors"));
+    let status = world.adapter("sql");
+    assert_eq!(status.served_name.as_deref(), Some("sql"));
+    assert_eq!(status.observed_generation, Some(1));
+    assert_eq!(status.digest, Some(format!("digest of {}", entry.folder())));
+    assert_eq!(status.sha256, Some(format!("hash of {}", entry.folder())));
+    assert_eq!((status.rank, status.size), (Some(8), Some(7)));
+    let replicas = status.replicas.unwrap();
+    assert_eq!(
+        (replicas.desired, replicas.loaded, replicas.failed),
+        (1, 1, 0)
+    );
+    for kind in [READY, SOURCE_RESOLVED, ACCEPTED, LOADED] {
+        assert!(status.is_true(kind), "{kind}");
+    }
+    assert!(!status.is_true(STALLED));
+    let kinds: Vec<&str> = status.conditions.iter().map(|c| c.type_.as_str()).collect();
+    assert_eq!(kinds, OF_ADAPTERS);
+    assert_eq!(world.workers.refused(), 0);
+    let events = world.cluster.list("events.k8s.io/v1/events");
+    let of_it: Vec<&Value> = events
+        .iter()
+        .filter(|e| e["regarding"]["kind"] == "Adapter")
+        .map(|e| &e["reason"])
+        .collect();
+    assert_eq!(of_it, ["Loaded"]);
+}
+
+#[tokio::test]
+async fn workers_mount_the_models_adapters_before_there_is_one() {
+    let world = served().await;
+    let claim = world.cluster.get(CLAIMS, "ns", "m-adapters").unwrap();
+    let volume = world
+        .cluster
+        .get(VOLUMES, "", "hyprstream-ns-m-adapters")
+        .unwrap();
+    assert_eq!(claim["spec"]["volumeName"], volume["metadata"]["name"]);
+    let csi = &volume["spec"]["csi"];
+    assert_eq!(
+        csi["volumeAttributes"],
+        json!({"hyprstream.io/adapters": "ns/m"})
+    );
+    let pod = &world.cluster.list(PODS)[0]["spec"];
+    let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+    assert!(
+        mounts
+            .iter()
+            .any(|m| m["mountPath"] == "/adapters" && m["readOnly"] == true)
+    );
+    // Somebody deletes it: another takes its place, and workers follow.
+    world.delete_claim("m-adapters");
+    world
+        .wait("another claim", || {
+            let claims = world.cluster.list(CLAIMS);
+            claims
+                .iter()
+                .any(|c| c["metadata"]["name"] == "m-adapters-1")
+                && !claims.iter().any(|c| c["metadata"]["name"] == "m-adapters")
+        })
+        .await;
+    world.settled("m", A).await;
+    world.apply_adapter("sql", ".");
+    world.loaded("sql", A).await;
+}
+
+#[tokio::test]
+async fn of_two_with_one_name_the_older_has_it_until_it_goes() {
+    let world = served().await;
+    world.registry.push("ns", "lora", B);
+    world.apply_adapter("sql", "x.safetensors");
+    world.loaded("sql", A).await;
+    let mut named = other("x.safetensors");
+    named["servedName"] = json!("sql");
+    world.apply_adapter_of("newer", &named);
+    world.because("newer", ACCEPTED, "NameTaken").await;
+    world.because("newer", STALLED, "NameTaken").await;
+    assert_eq!(
+        world.registry.list("ns/m").unwrap().adapters[0]
+            .commit
+            .as_str(),
+        A
+    );
+    assert!(world.adapter("sql").is_true(READY));
+    world.apply_adapter_of(
+        "m2",
+        &json!({"modelRef": {"name": "m"}, "servedName": "m",
+        "source": {"path": "."}}),
+    );
+    world.because("m2", ACCEPTED, "NameTaken").await;
+    world.cluster.delete(ADAPTERS, "ns", "sql");
+    world.loaded("newer", B).await;
+    assert_eq!(world.registry.names("ns/m"), ["sql"]);
+}
+
+#[tokio::test]
+async fn what_workers_refuse_is_not_accepted_and_the_next_commit_is_tried() {
+    let world = served().await;
+    world.registry.push("ns", "lora", B);
+    world.workers.judge(B, Verdict::Fails("ShapeMismatch"));
+    world.apply_adapter_of("sql", &other("."));
+    world.because("sql", ACCEPTED, "ShapeMismatch").await;
+    world.because("sql", STALLED, "ShapeMismatch").await;
+    let status = world.adapter("sql");
+    assert!(!status.is_true(READY) && status.commit.is_none());
+    assert_eq!(status.replicas.unwrap().failed, 1);
+    let message = &status.condition(ACCEPTED).unwrap().message;
+    assert!(message.contains("it does not fit"), "{message}");
+    world.registry.push("ns", "lora", C);
+    world.loaded("sql", C).await;
+    assert!(world.adapter("sql").is_true(ACCEPTED));
+    // Trouble of a node is none of the adapter's.
+    world.workers.judge(A, Verdict::Fails("DiskFull"));
+    world.apply_adapter("docs", ".");
+    world.because("docs", LOADED, "DiskFull").await;
+    assert!(world.adapter("docs").is_true(ACCEPTED));
+    world.workers.judge(A, Verdict::Loads);
+    world.loaded("docs", A).await;
+}
+
+#[tokio::test]
+async fn a_push_swaps_and_it_stays_ready_all_the_while() {
+    let world = served().await;
+    world.registry.push("ns", "lora", A);
+    world.apply_adapter_of("sql", &other("."));
+    world.loaded("sql", A).await;
+    let digest = world.adapter("sql").digest;
+    world.workers.judge(B, Verdict::Loading);
+    world.registry.push("ns", "lora", B);
+    world.because("sql", READY, "Swapping").await;
+    let status = world.adapter("sql");
+    assert!(status.is_true(READY) && !status.is_true(LOADED));
+    assert_eq!(
+        (status.commit.as_deref(), &status.digest),
+        (Some(A), &digest)
+    );
+    world.workers.judge(B, Verdict::Loads);
+    world.loaded("sql", B).await;
+    assert_ne!(world.adapter("sql").digest, digest);
+}
+
+#[tokio::test]
+async fn it_waits_for_its_model_and_outlives_it() {
+    let world = World::new().await;
+    world.registry.push("ns", "m", A);
+    world.apply_adapter("sql", ".");
+    world.because("sql", ACCEPTED, "ModelNotFound").await;
+    assert!(!world.adapter("sql").is_true(STALLED));
+    world.apply_model("m", &spec());
+    world.loaded("sql", A).await;
+    world.cluster.delete(MODELS, "ns", "m");
+    world.because("sql", READY, "ModelNotFound").await;
+    world
+        .wait("list, claims and volumes are gone", || {
+            world.registry.list("ns/m").is_none()
+                && world.cluster.list(CLAIMS).is_empty()
+                && world.cluster.list(VOLUMES).is_empty()
+        })
+        .await;
+    assert_eq!(world.adapter("sql").replicas, None);
+    world.apply_model("m", &spec());
+    world.loaded("sql", A).await;
+}
+
+#[tokio::test]
+async fn a_deleted_one_is_off_the_list_also_if_nobody_looked() {
+    let mut world = served().await;
+    world.apply_adapter("a", "a.safetensors");
+    world.apply_adapter("b", "b.safetensors");
+    world.loaded("a", A).await;
+    world.loaded("b", A).await;
+    world.cluster.delete(ADAPTERS, "ns", "a");
+    world
+        .wait("one is left", || world.registry.names("ns/m") == ["b"])
+        .await;
+    world.kill_operator();
+    world.cluster.delete(ADAPTERS, "ns", "b");
+    world.start();
+    world
+        .wait("no list is left", || world.registry.list("ns/m").is_none())
+        .await;
+    // The Model goes with its last Adapter while nobody looks.
+    world.apply_adapter("c", ".");
+    world.loaded("c", A).await;
+    world.kill_operator();
+    world.cluster.delete(ADAPTERS, "ns", "c");
+    world.cluster.delete(MODELS, "ns", "m");
+    world
+        .wait("the claims are gone", || {
+            world.cluster.list(CLAIMS).is_empty()
+        })
+        .await;
+    world.start();
+    world
+        .wait("neither list nor volume is left", || {
+            world.registry.list("ns/m").is_none() && world.cluster.list(VOLUMES).is_empty()
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_start_of_the_operator_takes_nothing_off_a_list_and_says_nothing_anew() {
+    let mut world = served().await;
+    world.registry.push("ns", "lora", B);
+    for name in ["a", "b", "c"] {
+        world.apply_adapter_of(name, &other(&format!("{name}.safetensors")));
+    }
+    for name in ["a", "b", "c"] {
+        world.loaded(name, B).await;
+    }
+    world.quiet().await;
+    let (writes, lists) = (world.quiet().await, world.registry.written("ns/m").len());
+    // Nothing can be resolved for now.
+    world.registry.set_head(
+        OTHER,
+        Err(world::registry::refusal(
+            "HostUnreachable",
+            "no route",
+            true,
+        )),
+    );
+    world.kill_operator();
+    world.start();
+    world.because("a", SOURCE_RESOLVED, "HostUnreachable").await;
+    world.quiet().await;
+    let written = world.registry.written("ns/m");
+    assert!(
+        written[lists..].iter().all(|count| *count == 3),
+        "{written:?}"
+    );
+    assert!(world.adapter("a").is_true(READY) && world.adapter("a").is_true(LOADED));
+    world.registry.push("ns", "lora", B);
+    world.because("a", SOURCE_RESOLVED, "Succeeded").await;
+    world.kill_operator();
+    let before = world.quiet().await;
+    world.start();
+    world.quiet().await;
+    let all = world.cluster.writes();
+    let statuses = all[before..].iter().filter(|w| w.contains("/adapters/"));
+    assert_eq!(statuses.count(), 0, "{:?}", &all[before..]);
+    assert!(before > writes);
+}
+
+#[tokio::test]
+async fn an_operator_that_is_killed_again_and_again_converges() {
+    let mut world = World::new().await;
+    world.registry.push("ns", "m", A);
+    world.registry.push("ns", "lora", A);
+    world.apply_model("m", &spec());
+    for (step, pause) in [1, 7, 15, 30, 50, 80, 120, 200].into_iter().enumerate() {
+        world.apply_adapter_of(&format!("a{step}"), &other(&format!("{step}.safetensors")));
+        if step % 3 == 2 {
+            world
+                .cluster
+                .delete(ADAPTERS, "ns", &format!("a{}", step - 1));
+        }
+        if step == 5 {
+            world.registry.push("ns", "lora", B);
+        }
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        world.kill_operator();
+        world.start();
+    }
+    for name in ["a0", "a2", "a3", "a5", "a6", "a7"] {
+        world.loaded(name, B).await;
+    }
+    world
+        .wait("the list has those that are there", || {
+            world.registry.names("ns/m") == ["a0", "a2", "a3", "a5", "a6", "a7"]
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_hundred_at_once_lose_nobody_and_cost_nothing_once_they_are_there() {
+    let mut many = spec();
+    many["replicas"] = json!(3);
+    let world = World::new().await;
+    world.registry.push("ns", "m", A);
+    world.apply_model("m", &many);
+    world.settled("m", A).await;
+    for i in 0..100 {
+        world.apply_adapter(&format!("a{i:03}"), &format!("{i}.safetensors"));
+    }
+    for i in 0..100 {
+        world.loaded(&format!("a{i:03}"), A).await;
+    }
+    let written = world.registry.written("ns/m");
+    assert!(written.is_sorted(), "an older list followed: {written:?}");
+    assert_eq!(written.last(), Some(&100));
+    let (writes, lists) = (world.quiet().await, written.len());
+    let asked = world.workers.asked();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(world.cluster.writes().len(), writes);
+    assert_eq!(world.registry.written("ns/m").len(), lists);
+    let asked = world.workers.asked() - asked;
+    // Three workers, each twice a second.
+    assert!((3..=30).contains(&asked), "{asked}");
+}
+
+#[tokio::test]
+async fn a_worker_that_does_not_answer_is_told_of_and_hides_no_other() {
+    let mut two = spec();
+    two["replicas"] = json!(2);
+    let world = World::new().await;
+    world.registry.push("ns", "m", A);
+    world.apply_model("m", &two);
+    world.settled("m", A).await;
+    let pods = world.cluster.list(PODS);
+    let silent = pods[0]["metadata"]["name"].as_str().unwrap().to_owned();
+    world.workers.silence(&silent, true);
+    world.apply_adapter("sql", ".");
+    world.because("sql", LOADED, "WorkerUnreachable").await;
+    let status = world.adapter("sql");
+    let replicas = status.replicas.unwrap();
+    assert_eq!((replicas.desired, replicas.loaded), (2, 1));
+    assert!(status.condition(LOADED).unwrap().message.contains(&silent));
+    assert!(!status.is_true(READY));
+    world.workers.silence(&silent, false);
+    world.loaded("sql", A).await;
+    // A new worker counts too.
+    world.edit("m", |m| m["spec"]["replicas"] = json!(3));
+    world
+        .wait("three have it", || {
+            world.adapter("sql").replicas.is_some_and(|r| r.loaded == 3)
+        })
+        .await;
+    world.edit("m", |m| m["spec"]["replicas"] = json!(0));
+    world.because("sql", READY, "Idle").await;
+    assert!(world.adapter("sql").is_true(READY));
+}
+
+#[tokio::test]
+async fn trouble_with_source_and_registry_has_its_reason_and_heals() {
+    let world = served().await;
+    let mut foreign = other(".");
+    foreign["source"]["url"] = json!("hyprstream://elsewhere/lora");
+    world.apply_adapter_of("foreign", &foreign);
+    world.because("foreign", ACCEPTED, "AccessDenied").await;
+    world.because("foreign", STALLED, "AccessDenied").await;
+    world.apply_adapter_of("sql", &other("."));
+    world
+        .because("sql", SOURCE_RESOLVED, "RepositoryNotFound")
+        .await;
+    world.because("sql", READY, "RepositoryNotFound").await;
+    world.registry.push("ns", "lora", A);
+    world.loaded("sql", A).await;
+    world.registry.set_down(true);
+    world
+        .cluster
+        .change(ADAPTERS, "ns", "sql", |a| a["spec"]["scale"] = json!("0.5"));
+    world.because("sql", ACCEPTED, "RegistryUnreachable").await;
+    assert!(
+        world.adapter("sql").is_true(READY),
+        "workers have it as it was"
+    );
+    world.registry.set_down(false);
+    world
+        .wait("the scale arrives", || {
+            let list = world.registry.list("ns/m").unwrap();
+            list.adapters[0].scale.to_bits() == 0.5_f32.to_bits()
+        })
+        .await;
+    world.loaded("sql", A).await;
+    // Another file, another name, another Model.
+    world.cluster.change(ADAPTERS, "ns", "sql", |a| {
+        a["spec"]["servedName"] = json!("q");
+        a["spec"]["source"]["path"] = json!("q");
+    });
+    world
+        .wait("it moves", || {
+            let list = world.registry.list("ns/m").unwrap_or_default();
+            list.adapters.len() == 1
+                && list.adapters[0].name == "q"
+                && list.adapters[0].weights == "q/adapter_model.safetensors"
+        })
+        .await;
+    world.apply_model("n", &spec());
+    world.cluster.change(ADAPTERS, "ns", "sql", |a| {
+        a["spec"]["modelRef"]["name"] = json!("n")
+    });
+    world
+        .wait("it is the other Model's", || {
+            world.registry.list("ns/m").is_none() && world.registry.names("ns/n") == ["q"]
+        })
+        .await;
+    world.loaded("sql", A).await;
+}
+
+#[tokio::test]
+async fn one_that_cannot_be_read_stays_listed_and_hides_no_other() {
+    let mut world = served().await;
+    world.apply_adapter("a", "a.safetensors");
+    world.apply_adapter("b", "b.safetensors");
+    world.loaded("a", A).await;
+    world.loaded("b", A).await;
+    world.cluster.change(ADAPTERS, "ns", "a", |a| {
+        a["spec"]["baseCommitPolicy"] = json!("Later")
+    });
+    world.because("a", STALLED, "Malformed").await;
+    world.kill_operator();
+    world.start();
+    world.apply_adapter("c", "c.safetensors");
+    world.loaded("c", A).await;
+    assert_eq!(world.registry.names("ns/m"), ["a", "b", "c"]);
+}
