@@ -1,11 +1,11 @@
 //! What the gateway adds: latency of an unloaded gateway, and of one with many streams at once.
 //!
 //! ```text
-//! cargo run --release -p hyprstream-gateway --example load -- --streams 2000
+//! cargo run --release -p hyprstream-gateway --example load -- --streams 2000 --adapters 1000
 //! ```
 //!
-//! Worker, gateway and client are three threads of this process, joined by loopback; the gateway's
-//! is its only one. Every event carries the time at which the worker made it, so that its way to
+//! Worker, gateway and client are threads of this process, joined by loopback; the gateway's is its
+//! only one. A second gateway knows many adapters. Every event carries the time at which the worker made it, so that its way to
 //! the client can be measured.
 
 use std::{
@@ -30,7 +30,7 @@ use hyprstream_gateway::{
     Config, Gateway, Metrics,
     endpoint::Endpoint,
     rlimit,
-    table::{Hope, ModelFacts, ModelKey, Reference, Table},
+    table::{AdapterFacts, Hope, ModelFacts, ModelKey, Reference, Table},
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -54,7 +54,13 @@ struct Args {
     /// Requests one after the other, for the latency without load.
     #[arg(long, default_value_t = 5000)]
     requests: usize,
+    /// Adapters of the Model that the second gateway knows.
+    #[arg(long, default_value_t = 1000)]
+    adapters: usize,
 }
+
+/// How often the ways of a request take turns, so that what else the machine does hits all alike.
+const TURNS: usize = 20;
 
 fn main() -> Result<()> {
     let args = Args::parse();
@@ -63,19 +69,29 @@ fn main() -> Result<()> {
     let worker = serve("worker", move |listener| async move {
         axum::serve(listener, worker(args)).await
     })?;
-    let gateway = serve("gateway", move |listener| async move {
-        let (_tables, receiver) = watch::channel(Arc::new(table(worker)));
-        let metrics = Metrics::new(&prometheus::Registry::new()).map_err(std::io::Error::other)?;
-        let gateway = Gateway::new(Config::default(), receiver, metrics);
-        gateway
-            .run(listener, std::future::pending())
-            .await
-            .map(drop)
-    })?;
+    let gateway = gateway("gateway", table(worker))?;
+    let adapters = (0..args.adapters).map(|index| Arc::new(adapter(index)));
+    let with_adapters = self::gateway("with-adapters", table(worker).with_adapters(adapters))?;
+    let name = adapter(args.adapters / 2).served;
     Builder::new_current_thread().enable_all().build()?.block_on(async {
         println!("{} requests one after the other, microseconds:", args.requests);
-        print_times("direct", one_by_one(worker, args.requests).await?);
-        print_times("gateway", one_by_one(gateway, args.requests).await?);
+        let stacked = format!("m+{name}");
+        let ways = [
+            ("direct", worker, "m"),
+            ("gateway", gateway, "m"),
+            ("gateway that knows adapters", with_adapters, "m"),
+            ("the same, MODEL+ADAPTER", with_adapters, &*stacked),
+            ("the same, ADAPTER", with_adapters, &*name),
+        ];
+        let mut times = ways.map(|_| Vec::new());
+        for _ in 0..TURNS {
+            for ((_, address, model), times) in ways.iter().zip(&mut times) {
+                times.extend(one_by_one(*address, model, args.requests / TURNS).await?);
+            }
+        }
+        for ((what, ..), times) in ways.iter().zip(times) {
+            print_times(what, times);
+        }
         println!(
             "{} streams at once, {} events each, one every {} ms; way of an event, microseconds:",
             args.streams, args.events, args.interval
@@ -89,6 +105,18 @@ fn main() -> Result<()> {
         println!("the gateway's one thread was busy for {share:.0} % of the time");
         println!("resident memory of this process: {}", resident()?);
         Ok(())
+    })
+}
+
+fn gateway(name: &str, table: Table) -> Result<SocketAddr> {
+    serve(name, move |listener| async move {
+        let (_tables, receiver) = watch::channel(Arc::new(table));
+        let metrics = Metrics::new(&prometheus::Registry::new()).map_err(std::io::Error::other)?;
+        let gateway = Gateway::new(Config::default(), receiver, metrics);
+        gateway
+            .run(listener, std::future::pending())
+            .await
+            .map(drop)
     })
 }
 
@@ -154,6 +182,22 @@ fn table(worker: SocketAddr) -> Table {
     Table::new([facts], endpoints, true)
 }
 
+fn adapter(index: usize) -> AdapterFacts {
+    let name: Arc<str> = format!("adapter-{index}").into();
+    AdapterFacts {
+        model: ModelKey::new("default", "m"),
+        name: Arc::clone(&name),
+        served: name,
+        commit: None,
+        digest: None,
+        loaded: 1,
+        hope: Hope::Good,
+        reason: String::new(),
+        message: String::new(),
+        created: 0,
+    }
+}
+
 async fn connect(address: SocketAddr) -> Result<SendRequest<Full<Bytes>>> {
     let socket = TcpStream::connect(address).await?;
     socket.set_nodelay(true)?;
@@ -162,22 +206,25 @@ async fn connect(address: SocketAddr) -> Result<SendRequest<Full<Bytes>>> {
     Ok(sender)
 }
 
-fn request(path: &str) -> Result<Request<Full<Bytes>>> {
-    const BODY: &str =
-        r#"{"model":"m","stream":true,"messages":[{"role":"user","content":"Hello there"}]}"#;
+fn request(path: &str, model: &str) -> Result<Request<Full<Bytes>>> {
+    let body = format!(
+        r#"{{"model":"{model}","stream":true,"messages":[{{"role":"user","content":"Hello there"}}]}}"#
+    );
     let request = Request::post(path)
         .header("host", "m")
         .header("content-type", "application/json");
-    Ok(request.body(Full::from(BODY))?)
+    Ok(request.body(Full::from(body))?)
 }
 
 /// Times from a request to the end of its answer.
-async fn one_by_one(address: SocketAddr, count: usize) -> Result<Vec<f64>> {
+async fn one_by_one(address: SocketAddr, model: &str, count: usize) -> Result<Vec<f64>> {
     let mut sender = connect(address).await?;
     let mut times = Vec::with_capacity(count);
     for _ in 0..count + 100 {
         let began = Instant::now();
-        let response = sender.send_request(request("/v1/completions")?).await?;
+        let response = sender
+            .send_request(request("/v1/completions", model)?)
+            .await?;
         ensure!(response.status() == 200, "status {}", response.status());
         response.into_body().collect().await?;
         times.push(began.elapsed().as_secs_f64() * 1e6);
@@ -217,7 +264,7 @@ async fn at_once(address: SocketAddr, args: Args) -> Result<Vec<f64>> {
 async fn one_stream(address: SocketAddr, args: Args) -> Result<Vec<f64>> {
     let mut sender = connect(address).await?;
     let response = sender
-        .send_request(request("/v1/chat/completions")?)
+        .send_request(request("/v1/chat/completions", "m")?)
         .await?;
     ensure!(response.status() == 200, "status {}", response.status());
     let mut body = response.into_body().into_data_stream();
@@ -254,7 +301,7 @@ fn print_times(what: &str, mut times: Vec<f64>) {
     };
     if let (Some(p50), Some(p90), Some(p99)) = (at(0.5), at(0.9), at(0.99)) {
         println!(
-            "  {what:8} p50 {p50:8.0}  p90 {p90:8.0}  p99 {p99:8.0}  ({} values)",
+            "  {what:28} p50 {p50:8.0}  p90 {p90:8.0}  p99 {p99:8.0}  ({} values)",
             times.len()
         );
     }

@@ -88,6 +88,23 @@ pub enum GatewayError {
         /// How long the request waited.
         waited: Duration,
     },
+    /// No worker had an adapter in time.
+    #[error(
+        "the adapter {adapter:?} of the model {model:?} was on no worker within {} s: {reason}: {message}",
+        .waited.as_secs()
+    )]
+    AdapterTimeout {
+        /// The Model.
+        model: String,
+        /// The served name.
+        adapter: String,
+        /// CamelCase reason.
+        reason: String,
+        /// A sentence.
+        message: String,
+        /// How long the request waited.
+        waited: Duration,
+    },
     /// The list of Models is not there yet.
     #[error("the gateway is starting and does not know the models yet")]
     Starting,
@@ -124,7 +141,9 @@ impl GatewayError {
         match self {
             Self::InvalidRequest { .. }
             | Self::BodyBroken(_)
-            | Self::Resolve(ResolveError::Ambiguous { .. }) => StatusCode::BAD_REQUEST,
+            | Self::Resolve(
+                ResolveError::Ambiguous { .. } | ResolveError::AmbiguousAdapter { .. },
+            ) => StatusCode::BAD_REQUEST,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
@@ -134,6 +153,7 @@ impl GatewayError {
             Self::Overloaded(_)
             | Self::Unavailable { .. }
             | Self::HoldTimeout { .. }
+            | Self::AdapterTimeout { .. }
             | Self::Starting
             | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             Self::WorkerLost { .. } | Self::WorkerRefuses { .. } => StatusCode::BAD_GATEWAY,
@@ -147,7 +167,9 @@ impl GatewayError {
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::BodyTooLarge { .. } => "request_too_large",
             Self::BodyTimeout(_) | Self::BodyBroken(_) => "body_not_received",
-            Self::Resolve(ResolveError::Ambiguous { .. }) => "model_ambiguous",
+            Self::Resolve(
+                ResolveError::Ambiguous { .. } | ResolveError::AmbiguousAdapter { .. },
+            ) => "model_ambiguous",
             Self::Resolve(_) => "model_not_found",
             Self::NoRoute { .. } => "unknown_url",
             Self::WrongMethod { .. } => "method_not_allowed",
@@ -155,6 +177,7 @@ impl GatewayError {
             Self::TooManyHeld | Self::Contended(_) => "rate_limit_exceeded",
             Self::Unavailable { .. } => "model_unavailable",
             Self::HoldTimeout { .. } => "model_not_ready",
+            Self::AdapterTimeout { .. } => "adapter_not_ready",
             Self::Starting => "starting",
             Self::ShuttingDown => "shutting_down",
             Self::WorkerLost { .. } => "worker_lost",
@@ -175,7 +198,10 @@ impl GatewayError {
     fn param(&self) -> Option<&'static str> {
         match self {
             Self::InvalidRequest { param, .. } => *param,
-            Self::Resolve(_) | Self::Unavailable { .. } | Self::HoldTimeout { .. } => Some("model"),
+            Self::Resolve(_)
+            | Self::Unavailable { .. }
+            | Self::HoldTimeout { .. }
+            | Self::AdapterTimeout { .. } => Some("model"),
             _ => None,
         }
     }
@@ -185,7 +211,7 @@ impl GatewayError {
             Self::Overloaded(_) | Self::Contended(_) | Self::Starting | Self::ShuttingDown => {
                 Some(1)
             }
-            Self::TooManyHeld | Self::HoldTimeout { .. } => Some(10),
+            Self::TooManyHeld | Self::HoldTimeout { .. } | Self::AdapterTimeout { .. } => Some(10),
             Self::Unavailable { .. } => Some(60),
             _ => None,
         }

@@ -8,7 +8,8 @@ use prometheus::{
 use crate::table::{ModelKey, Table};
 
 /// Metrics of the gateway. The label `model` is `NAMESPACE/NAME`, or empty for requests that
-/// reached no Model, so that clients cannot make labels.
+/// reached no Model, so that clients cannot make labels. A request with adapters counts for its
+/// Model.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     pub(crate) requests: IntCounterVec,
@@ -21,6 +22,7 @@ pub struct Metrics {
     pub(crate) first_byte: HistogramVec,
     pub(crate) hold: Histogram,
     pub(crate) models: IntGauge,
+    pub(crate) adapters: IntGauge,
     pub(crate) endpoints: IntGauge,
     pub(crate) unread: IntGaugeVec,
 }
@@ -119,6 +121,10 @@ impl Metrics {
                 registry,
                 IntGauge::with_opts(opts("models", "Models in the table"))?,
             )?,
+            adapters: add(
+                registry,
+                IntGauge::with_opts(opts("adapters", "Adapters of Models in the table"))?,
+            )?,
             endpoints: add(
                 registry,
                 IntGauge::with_opts(opts("endpoints", "Ready workers in the table"))?,
@@ -139,6 +145,7 @@ impl Metrics {
     /// Follows a new table: its sizes, and no series of Models that are gone.
     pub fn follow(&self, old: &Table, new: &Table) {
         self.models.set(new.models().len() as i64);
+        self.adapters.set(new.adapter_count() as i64);
         self.endpoints
             .set(new.models().map(|entry| entry.endpoints.len() as i64).sum());
         for entry in old.models() {

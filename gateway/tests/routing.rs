@@ -141,7 +141,9 @@ async fn a_reference_that_leads_nowhere_is_answered_without_the_models_of_others
         ("n:main", 404, "model_not_found", "tag v1"),
         ("a/m:dev", 404, "model_not_found", "branch main"),
         ("a/m:main:fffffff", 404, "model_not_found", COMMIT),
-        ("M", 400, "invalid_value", "reference"),
+        ("M", 404, "model_not_found", "does not exist"),
+        ("a/M", 404, "model_not_found", "a/M"),
+        ("A/m", 400, "invalid_value", "reference"),
         (&"x".repeat(600), 400, "invalid_value", "512"),
     ] {
         let body = serde_json::json!({"model": model}).to_string();

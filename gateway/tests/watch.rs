@@ -4,7 +4,13 @@
 
 mod common;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
@@ -15,6 +21,7 @@ use axum::{
 };
 use common::eventually;
 use futures::{StreamExt, stream};
+use http::StatusCode;
 use hyprstream_gateway::{
     Metrics,
     table::{ModelKey, Table},
@@ -24,6 +31,7 @@ use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
     sync::{broadcast, watch as channel},
+    task::JoinHandle,
 };
 
 /// What one kind of objects is at first, and its events from then on.
@@ -76,6 +84,158 @@ fn slice(name: &str, ports: &Value) -> Value {
     })
 }
 
+fn adapter(name: &str, model: &Value) -> Value {
+    json!({
+        "apiVersion": "hyprstream.io/v1alpha1", "kind": "Adapter",
+        "metadata": {"name": name, "namespace": "a", "resourceVersion": "1"},
+        "spec": {"modelRef": {"name": model}, "source": {"path": "adapters/01_sql.safetensors"}},
+    })
+}
+
+/// A table that follows an API server.
+struct Followed {
+    tables: channel::Receiver<Arc<Table>>,
+    registry: prometheus::Registry,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Followed {
+    async fn start(app: Router) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        let client = kube::Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap();
+        let registry = prometheus::Registry::new();
+        let metrics = Metrics::new(&registry).unwrap();
+        let (sender, tables) = channel::channel(Arc::new(Table::default()));
+        let watching = tokio::spawn(async move { watch::run(client, &[], sender, metrics).await });
+        Self {
+            tables,
+            registry,
+            tasks: [watching, server],
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.tables.borrow().is_complete()
+    }
+
+    /// How many workers a Model has.
+    fn workers(&self, name: &str) -> Option<usize> {
+        let table = self.tables.borrow();
+        let entry = table.get(&ModelKey::new("a", name));
+        entry.map(|entry| entry.endpoints.len())
+    }
+
+    /// Served names of the adapters of a Model.
+    fn adapters(&self, name: &str) -> Vec<String> {
+        let table = self.tables.borrow();
+        let key = ModelKey::new("a", name);
+        table
+            .adapters(&key)
+            .map(|facts| facts.served.to_string())
+            .collect()
+    }
+
+    /// How many objects could not be read whole.
+    fn unread(&self) -> u32 {
+        let families = self.registry.gather();
+        let family = families
+            .iter()
+            .find(|f| f.name().ends_with("_unread_objects"));
+        family.map_or(0, |family| {
+            let gauges = family.get_metric().iter();
+            gauges
+                .map(|metric| metric.get_gauge().get_value() as u32)
+                .sum()
+        })
+    }
+
+    async fn stop(self) {
+        tokio::time::timeout(Duration::from_secs(5), async {
+            for task in self.tasks {
+                task.abort();
+                let _ = task.await;
+            }
+        })
+        .await
+        .unwrap();
+    }
+}
+
+fn routes(kinds: &[(&str, &Arc<Kind>)]) -> Router {
+    kinds.iter().fold(Router::new(), |app, (path, kind)| {
+        app.route(path, get(answer).with_state(Arc::clone(kind)))
+    })
+}
+
+const MODELS: &str = "/apis/hyprstream.io/v1alpha1/models";
+const ADAPTERS: &str = "/apis/hyprstream.io/v1alpha1/adapters";
+const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
+
+#[tokio::test]
+async fn an_adapter_that_cannot_be_read_hides_no_other() {
+    let models = kind("Model", &[model("m", 1)]);
+    let slices = kind("EndpointSlice", &[]);
+    let mut named = adapter("tone", &json!("m"));
+    named["spec"]["servedName"] = json!({"new": "form"});
+    let adapters = kind(
+        "Adapter",
+        &[
+            adapter("bad", &json!(["m"])),
+            named,
+            adapter("sql", &json!("m")),
+        ],
+    );
+    let kinds = [(MODELS, &models), (ADAPTERS, &adapters), (SLICES, &slices)];
+    let followed = Followed::start(routes(&kinds)).await;
+    eventually("the lists are complete", || followed.is_complete()).await;
+    assert_eq!(followed.adapters("m"), ["sql"]);
+    assert_eq!(followed.unread(), 2);
+    eventually("they are watched", || adapters.events.receiver_count() == 1).await;
+    let event = json!({"type": "MODIFIED", "object": adapter("bad", &json!("m"))});
+    adapters.events.send(event).unwrap();
+    eventually("it can be read now", || {
+        followed.adapters("m") == ["bad", "sql"]
+    })
+    .await;
+    assert_eq!(followed.unread(), 1);
+    followed.stop().await;
+}
+
+#[tokio::test]
+async fn a_cluster_without_adapters_is_served_and_they_are_found_when_they_come() {
+    let models = kind("Model", &[model("m", 1)]);
+    let slices = kind("EndpointSlice", &[]);
+    let adapters = kind("Adapter", &[adapter("sql", &json!("m"))]);
+    let installed = Arc::new(AtomicBool::new(false));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let app = routes(&[(MODELS, &models), (SLICES, &slices)]);
+    let (is_there, count) = (Arc::clone(&installed), Arc::clone(&asked));
+    let app = app.route(
+        ADAPTERS,
+        get(move |query: Query<Asked>| async move {
+            count.fetch_add(1, Ordering::SeqCst);
+            if is_there.load(Ordering::SeqCst) {
+                answer(State(adapters), query).await
+            } else {
+                // As the API server says it of a kind that it does not know.
+                (StatusCode::NOT_FOUND, "404 page not found\n").into_response()
+            }
+        }),
+    );
+    let followed = Followed::start(app).await;
+    eventually("it is complete without them", || followed.is_complete()).await;
+    assert_eq!(followed.workers("m"), Some(0));
+    eventually("they are asked for again", || {
+        asked.load(Ordering::SeqCst) > 1
+    })
+    .await;
+    installed.store(true, Ordering::SeqCst);
+    eventually("they are found", || followed.adapters("m") == ["sql"]).await;
+    followed.stop().await;
+}
+
 #[tokio::test]
 async fn an_object_that_cannot_be_read_costs_no_other_of_its_kind() {
     let good = json!([{"name": "http", "port": 8000}]);
@@ -85,43 +245,13 @@ async fn an_object_that_cannot_be_read_costs_no_other_of_its_kind() {
         "EndpointSlice",
         &[slice("fine", &bad), slice("huge", &good)],
     );
-    let app = Router::new()
-        .route(
-            "/apis/hyprstream.io/v1alpha1/models",
-            get(answer).with_state(Arc::clone(&models)),
-        )
-        .route(
-            "/apis/discovery.k8s.io/v1/endpointslices",
-            get(answer).with_state(Arc::clone(&slices)),
-        );
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let server = tokio::spawn(async move { axum::serve(listener, app).await });
-    let client = kube::Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap();
-
-    let registry = prometheus::Registry::new();
-    let metrics = Metrics::new(&registry).unwrap();
-    let (sender, tables) = channel::channel(Arc::new(Table::default()));
-    let watching = tokio::spawn(async move { watch::run(client, &[], sender, metrics).await });
-    let workers = |name: &str| {
-        let table = tables.borrow();
-        table
-            .get(&ModelKey::new("a", name))
-            .map(|entry| entry.endpoints.len())
-    };
-    let unread = || {
-        let families = registry.gather();
-        let family = families
-            .iter()
-            .find(|f| f.name().ends_with("_unread_objects"));
-        family.map_or(0.0, |family| {
-            let gauges = family.get_metric().iter();
-            gauges.map(|metric| metric.get_gauge().get_value()).sum()
-        })
-    };
-    eventually("the lists are complete", || tables.borrow().is_complete()).await;
+    let adapters = kind("Adapter", &[]);
+    let kinds = [(MODELS, &models), (ADAPTERS, &adapters), (SLICES, &slices)];
+    let followed = Followed::start(routes(&kinds)).await;
+    let workers = |name: &str| followed.workers(name);
+    eventually("the lists are complete", || followed.is_complete()).await;
     assert_eq!((workers("fine"), workers("huge")), (Some(0), Some(1)));
-    assert!((unread() - 1.0).abs() < 0.1, "one slice is reported");
+    assert_eq!(followed.unread(), 1, "one slice is reported");
 
     eventually("both are watched", || {
         models.events.receiver_count() == 1 && slices.events.receiver_count() == 1
@@ -136,12 +266,6 @@ async fn an_object_that_cannot_be_read_costs_no_other_of_its_kind() {
     let event = json!({"type": "MODIFIED", "object": slice("fine", &good)});
     slices.events.send(event).unwrap();
     eventually("it can be read now", || workers("fine") == Some(1)).await;
-    assert!(unread().abs() < 0.1);
-    tokio::time::timeout(Duration::from_secs(5), async {
-        watching.abort();
-        server.abort();
-        let _ = (watching.await, server.await);
-    })
-    .await
-    .unwrap();
+    assert_eq!(followed.unread(), 0);
+    followed.stop().await;
 }

@@ -1,6 +1,7 @@
 //! One worker: its load, its fitness and the connections to it.
 
 mod connect;
+mod lacking;
 mod pool;
 
 use std::{
@@ -16,6 +17,9 @@ use hyprstream_contract::CommitId;
 use parking_lot::Mutex;
 
 pub use connect::{Connection, SendError};
+
+use self::lacking::Lacking;
+use crate::table::AdapterFacts;
 
 /// A worker that drains is gone from the endpoints soon; until then it is asked this seldom.
 const DRAINING_PAUSE: Duration = Duration::from_secs(5);
@@ -38,6 +42,7 @@ pub struct Endpoint {
     in_flight: AtomicUsize,
     fitness: Mutex<Fitness>,
     commit: Mutex<Option<CommitId>>,
+    lacking: Lacking,
     idle: pool::Pool,
 }
 
@@ -91,6 +96,7 @@ impl Endpoint {
             in_flight: AtomicUsize::new(0),
             fitness: Mutex::default(),
             commit: Mutex::default(),
+            lacking: Lacking::default(),
             idle: pool::Pool::default(),
         }
     }
@@ -144,9 +150,12 @@ impl Endpoint {
         self.fitness.lock().unfit_until
     }
 
-    /// A request is about to be sent to it. One that failed before is tried with a single request,
+    /// A request with these adapters is about to be sent to it. One that failed before is tried with a single request,
     /// since it may take long to fail, and with no load it would draw all requests meanwhile.
-    pub fn tried(&self, now: Instant) {
+    pub fn tried(&self, adapters: &[&Arc<AdapterFacts>], now: Instant) {
+        if !adapters.is_empty() {
+            self.lacking.tried(adapters, now);
+        }
         let mut fitness = self.fitness.lock();
         if fitness.failures > 0 {
             fitness.unfit_until = Some(now + LONGEST_PAUSE);
@@ -217,6 +226,32 @@ impl Endpoint {
         fitness.failures = fitness.failures.saturating_add(1);
         fitness.drains = true;
         fitness.unfit_until = Some(now + DRAINING_PAUSE);
+    }
+
+    /// It said that it lacks an adapter, in answer to a request that was sent then. That is no
+    /// failure: it may have it any moment.
+    pub fn lacks(&self, facts: &Arc<AdapterFacts>, sent: Instant, now: Instant) {
+        self.lacking.add(facts, sent, now);
+    }
+
+    /// It answered a request with these adapters.
+    pub fn has(&self, adapters: &[&Arc<AdapterFacts>]) {
+        if !adapters.is_empty() {
+            self.lacking.remove(adapters);
+        }
+    }
+
+    /// The first of these adapters that it said it lacks.
+    pub fn lacking<'a>(&self, adapters: &[&'a Arc<AdapterFacts>]) -> Option<&'a Arc<AdapterFacts>> {
+        self.lacking.first(adapters)
+    }
+
+    /// Until when it should not be asked for these adapters, if it said that it lacks one.
+    pub fn lacking_until(&self, adapters: &[&Arc<AdapterFacts>]) -> Option<Instant> {
+        if adapters.is_empty() {
+            return None;
+        }
+        self.lacking.until(adapters)
     }
 
     /// Closes the connections that have been idle too long.
@@ -294,13 +329,13 @@ mod tests {
             assert_eq!(endpoint.standing(now), Standing::Avoided);
             now += avoidance(bad);
             assert_eq!(endpoint.standing(now), Standing::Fit, "one may try");
-            endpoint.tried(now);
+            endpoint.tried(&[], now);
             assert_eq!(endpoint.standing(now), Standing::Avoided, "and only one");
         }
         assert_eq!(avoidance(20), LONGEST_AVOIDANCE);
         endpoint.succeeded();
         assert_eq!(endpoint.standing(now), Standing::Fit);
-        endpoint.tried(now);
+        endpoint.tried(&[], now);
         assert_eq!(endpoint.standing(now), Standing::Fit);
     }
 
@@ -322,12 +357,12 @@ mod tests {
     fn one_that_failed_is_tried_with_one_request_and_one_that_did_not_with_any() {
         let endpoint = Endpoint::new(([127, 0, 0, 1], 1).into());
         let now = Instant::now();
-        endpoint.tried(now);
+        endpoint.tried(&[], now);
         assert!(endpoint.is_fit(now));
         endpoint.failed(now, now);
         let later = now + FIRST_PAUSE;
         assert!(endpoint.is_fit(later));
-        endpoint.tried(later);
+        endpoint.tried(&[], later);
         assert!(!endpoint.is_fit(later));
     }
 }

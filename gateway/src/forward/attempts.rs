@@ -9,7 +9,7 @@ use super::answer::Flight;
 use crate::{
     GatewayError,
     endpoint::{Endpoint, Lease, SendError},
-    table::ModelEntry,
+    table::{AdapterFacts, ModelEntry},
 };
 
 /// How often a request is sent again because kept connections turn out to be closed, or because
@@ -26,6 +26,8 @@ pub(super) struct Attempts {
     pub(super) excluded: Vec<Arc<Endpoint>>,
     /// What the client is told if no other worker takes the request.
     pub(super) last: Option<Last>,
+    /// Adapters that workers said they lack.
+    pub(super) missing: Vec<String>,
     stale: u32,
     turned_down: u32,
 }
@@ -75,15 +77,28 @@ impl Verdict {
 impl Attempts {
     /// Whether nothing was tried yet.
     pub(super) fn is_first(&self) -> bool {
-        self.stale == 0 && self.turned_down == 0
+        self.stale == 0 && self.turned_down == 0 && self.missing.is_empty()
     }
 
     /// The next worker, if there is one and the request was not turned down too often.
-    pub(super) fn next(&self, entry: &ModelEntry) -> Option<Lease> {
+    pub(super) fn next(
+        &self,
+        entry: &ModelEntry,
+        adapters: &[&Arc<AdapterFacts>],
+    ) -> Option<Lease> {
         if self.turned_down >= MAX_TURNED_DOWN {
             return None;
         }
-        entry.pick(&self.excluded, Instant::now())
+        entry.pick(&self.excluded, adapters, Instant::now())
+    }
+
+    /// A worker lacks these adapters, which others may have.
+    pub(super) fn lack(&mut self, adapters: &[&Arc<AdapterFacts>]) {
+        for facts in adapters {
+            if !self.missing.iter().any(|name| **name == *facts.served) {
+                self.missing.push(facts.served.to_string());
+            }
+        }
     }
 
     /// A worker turned the request down.

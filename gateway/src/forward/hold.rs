@@ -12,7 +12,7 @@ use crate::{
     GatewayError,
     budget::Share,
     endpoint::Endpoint,
-    table::{Availability, ModelEntry, Refusal, Table},
+    table::{AdapterFacts, Availability, Hope, ModelEntry, Refusal, Table},
 };
 
 /// Longest time between looks at workers that failed.
@@ -28,6 +28,16 @@ struct Waiting<'a> {
     state: &'a State,
     since: Instant,
     _place: Share,
+}
+
+/// What a request waits for.
+pub(super) struct Needs<'t> {
+    /// A worker of this Model.
+    pub(super) entry: &'t ModelEntry,
+    /// None of these.
+    pub(super) excluded: &'t [Arc<Endpoint>],
+    /// With these adapters.
+    pub(super) adapters: &'t [&'t Arc<AdapterFacts>],
 }
 
 impl<'a> Hold<'a> {
@@ -61,33 +71,39 @@ impl<'a> Hold<'a> {
     pub(super) async fn wait(
         &mut self,
         tables: &mut watch::Receiver<Arc<Table>>,
-        entry: &ModelEntry,
-        excluded: &[Arc<Endpoint>],
+        needs: Needs<'_>,
         id: impl FnOnce() -> String,
     ) -> Result<(), GatewayError> {
-        let config = &self.state.config;
+        let Needs {
+            entry,
+            excluded,
+            adapters,
+        } = needs;
+        let long = self.state.config.hold_timeout;
+        let short = long.min(self.state.config.doubtful_hold_timeout);
         let unavailable = |id: String, why: Refusal| GatewayError::Unavailable {
             model: id,
             reason: why.reason,
             message: why.message,
         };
-        let (limit, doubt) = match entry.availability() {
-            Availability::Expected => (config.hold_timeout, None),
-            Availability::Doubtful(why) => (
-                config.hold_timeout.min(config.doubtful_hold_timeout),
-                Some(why),
-            ),
-            Availability::Refused(why) => return Err(unavailable(id(), why)),
+        let lacking = entry.lacking(excluded, adapters, Instant::now());
+        let (limit, doubt) = match (lacking, entry.availability()) {
+            (Some(adapter), _) if adapter.hope == Hope::Good => (long, None),
+            (Some(_doubtful), _) => (short, None),
+            (None, Availability::Expected) => (long, None),
+            (None, Availability::Doubtful(why)) => (short, Some(why)),
+            (None, Availability::Refused(why)) => return Err(unavailable(id(), why)),
         };
         let waiting = match &mut self.waiting {
             Some(waiting) => waiting,
             none => none.insert(Waiting::new(self.state, entry)?),
         };
         let deadline = waiting.since + limit;
-        // A worker that failed is fit again at once when somebody else's request reaches it.
+        // A worker that failed is fit again at once when somebody else's request reaches it, and
+        // so is one that has got an adapter.
         let look_again = || Instant::now() + LOOK_AGAIN;
         let retry = entry
-            .next_fit(excluded)
+            .next_fit(excluded, adapters)
             .map_or(deadline, |fit| fit.min(look_again()));
         tokio::select! {
             biased;
@@ -98,6 +114,15 @@ impl<'a> Hold<'a> {
         }
         if Instant::now() < deadline {
             return Ok(());
+        }
+        if let Some(adapter) = lacking {
+            return Err(GatewayError::AdapterTimeout {
+                model: id(),
+                adapter: adapter.served.to_string(),
+                reason: adapter.reason.clone(),
+                message: adapter.message.clone(),
+                waited: limit,
+            });
         }
         if let Some(why) = doubt {
             return Err(unavailable(id(), why));

@@ -15,11 +15,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
 use http_body_util::Full;
 use hyprstream_contract::{
-    CommitId, ModelRef,
-    header::{COMMIT, DRAINING, REQUEST_ID},
+    CommitId,
+    header::{COMMIT, DRAINING, MISSING_ADAPTERS, REQUEST_ID},
 };
 use tokio::time::timeout;
 use tracing::{debug, warn};
@@ -29,12 +29,13 @@ pub(crate) use state::{State, Visitor};
 use self::{
     answer::Flight,
     attempts::{Attempts, Last, Verdict},
-    hold::Hold,
+    hold::{Hold, Needs},
+    request::Wish,
     state::{Claims, Outcome},
 };
 use crate::{
     GatewayError, headers,
-    table::{ModelEntry, Table},
+    table::{AdapterFacts, ModelKey, Route, Table},
 };
 
 /// Answers a request that names a Model in its body, by one of the Model's workers.
@@ -63,7 +64,7 @@ async fn admit(
     request::check_head(&parts.headers, state.config.max_body_bytes)?;
     let body = request::read(body, state, &mut claims).await?;
     let read_at = Instant::now();
-    let reference = request::model(&body)?;
+    let wish = request::wish(&body)?;
 
     let peer = parts.extensions.get::<Visitor>().map(|visitor| visitor.0);
     // Host and key are set per attempt; everything else is the same for every worker.
@@ -73,7 +74,8 @@ async fn admit(
         state,
         parts,
         body,
-        reference,
+        rewritten: None,
+        wish,
         request_id: request_id.clone(),
         read_at,
     };
@@ -87,7 +89,9 @@ struct Call<'a> {
     state: &'a Arc<State>,
     parts: Parts,
     body: Bytes,
-    reference: ModelRef,
+    /// The `model` that the body got in place of the client's.
+    rewritten: Option<String>,
+    wish: Wish,
     request_id: HeaderValue,
     read_at: Instant,
 }
@@ -96,7 +100,7 @@ impl Call<'_> {
     /// Sends the request to one worker after the other until one has begun it, and waits for
     /// workers while there are none.
     async fn run(
-        self,
+        mut self,
         outcome: &mut Outcome<'_>,
         claims: &mut Claims,
     ) -> Result<Flight, GatewayError> {
@@ -105,19 +109,25 @@ impl Call<'_> {
         let mut attempts = Attempts::default();
         loop {
             let table = Arc::clone(&tables.borrow_and_update());
-            let entry = self.resolve(&table)?;
+            let route = self.route(&table)?;
+            let entry = route.entry;
             let key = &entry.facts.key;
             if outcome.model.is_empty() {
                 outcome.model = key.to_string();
                 claims.assign(key)?;
             }
-            let Some(lease) = attempts.next(entry) else {
+            let adapters = self.adapters(&table, &route, &attempts.missing);
+            let Some(lease) = attempts.next(entry, &adapters) else {
                 if let Some(last) = attempts.last.take() {
                     return last.into_result(table.id(key));
                 }
                 let id = || table.id(key);
-                hold.wait(&mut tables, entry, &attempts.excluded, id)
-                    .await?;
+                let needs = Needs {
+                    entry,
+                    excluded: &attempts.excluded,
+                    adapters: &adapters,
+                };
+                hold.wait(&mut tables, needs, id).await?;
                 continue;
             };
             if hold.was_needed() {
@@ -128,16 +138,18 @@ impl Call<'_> {
                     .added
                     .observe(self.read_at.elapsed().as_secs_f64());
             }
+            self.name_the_model(&route);
             let id = self.request_id.clone();
             let flight = Flight::new(self.state, &outcome.model, key, lease, id);
-            if let Some(flight) = self.attempt(flight, &mut attempts, &table).await? {
+            let sent = self.attempt(flight, &mut attempts, &table, &adapters);
+            if let Some(flight) = sent.await? {
                 return Ok(flight);
             }
         }
     }
 
-    fn resolve<'t>(&self, table: &'t Table) -> Result<&'t Arc<ModelEntry>, GatewayError> {
-        table.resolve(&self.reference).map_err(|error| {
+    fn route<'t>(&self, table: &'t Table) -> Result<Route<'t>, GatewayError> {
+        table.route(&self.wish.asked).map_err(|error| {
             if table.is_complete() {
                 error.into()
             } else {
@@ -146,12 +158,49 @@ impl Call<'_> {
         })
     }
 
+    /// Of the adapters that the request names, and of those that workers said they lack, those
+    /// that workers may be expected to have: it goes to a worker that did not say it lacks one,
+    /// and waits for one. Of others the gateway knows nothing, and the first worker's word counts.
+    fn adapters<'t>(
+        &self,
+        table: &'t Table,
+        route: &Route<'t>,
+        missing: &[String],
+    ) -> Vec<&'t Arc<AdapterFacts>> {
+        let key = &route.entry.facts.key;
+        let named = self.wish.asked.adapters();
+        let named = named.chain(self.wish.adapters.iter().map(String::as_str));
+        let named = named.chain(missing.iter().map(String::as_str));
+        let found = named.filter_map(|name| expected(table, key, name));
+        let routed = route.adapter.filter(|facts| !facts.is_refused());
+        let mut adapters: Vec<&Arc<AdapterFacts>> = Vec::new();
+        for facts in routed.into_iter().chain(found) {
+            if !adapters.iter().any(|other| Arc::ptr_eq(other, facts)) {
+                adapters.push(facts);
+            }
+        }
+        adapters
+    }
+
+    /// Workers take a served name alone for an adapter, and a namespace for that of a Model. Where
+    /// both are given the body is changed, which no other request's is.
+    fn name_the_model(&mut self, route: &Route<'_>) {
+        if let (Some(adapter), Some(_)) = (route.adapter, self.wish.asked.namespace()) {
+            let model = format!("{}+{}", adapter.model, adapter.served);
+            if self.rewritten.as_ref() != Some(&model) {
+                self.body = request::with_model(&self.body, &model);
+                self.rewritten = Some(model);
+            }
+        }
+    }
+
     /// One attempt on one worker; `None` if it did not take the request and another may.
     async fn attempt(
         &self,
         mut flight: Flight,
         attempts: &mut Attempts,
         table: &Table,
+        adapters: &[&Arc<AdapterFacts>],
     ) -> Result<Option<Flight>, GatewayError> {
         let config = &self.state.config;
         let endpoint = Arc::clone(flight.lease().endpoint());
@@ -200,7 +249,7 @@ impl Call<'_> {
             .and_then(|value| value.to_str().ok());
         if let Some(commit) = commit.and_then(|text| text.parse::<CommitId>().ok()) {
             endpoint.learn_commit(&commit);
-            let asked = self.reference.commit.as_deref();
+            let asked = self.wish.asked.commit();
             if asked.is_some_and(|asked| !commit.as_str().starts_with(asked)) {
                 // During a rollout workers of two commits are ready; an answer of the wrong one
                 // must not be passed off as the other's.
@@ -215,6 +264,19 @@ impl Call<'_> {
             self.count_retry("key");
             attempts.turned_down(endpoint, Last::KeyRefused);
             return Ok(None);
+        }
+        if status == StatusCode::NOT_FOUND {
+            let missing = missing(response.headers(), table, flight.model());
+            if !missing.is_empty() {
+                for facts in &missing {
+                    endpoint.lacks(facts, sent_at, Instant::now());
+                }
+                self.count_retry("adapter");
+                attempts.lack(&missing);
+                return Ok(None);
+            }
+        } else if status.is_success() {
+            endpoint.has(adapters);
         }
         flight.answered(response, connection, sent_at.elapsed());
         if verdict == Verdict::Busy {
@@ -243,4 +305,27 @@ impl Call<'_> {
         }
         request
     }
+}
+
+/// The adapter that a Model has by this served name, unless it was refused.
+fn expected<'t>(table: &'t Table, model: &ModelKey, served: &str) -> Option<&'t Arc<AdapterFacts>> {
+    let facts = table.adapter(model, served)?;
+    (!facts.is_refused()).then_some(facts)
+}
+
+/// The adapters that a worker's answer says it lacks, if the gateway knows that it should have each
+/// of them. Otherwise none: waiting would be in vain.
+fn missing<'t>(
+    headers: &HeaderMap,
+    table: &'t Table,
+    model: &ModelKey,
+) -> Vec<&'t Arc<AdapterFacts>> {
+    let names = headers.get(MISSING_ADAPTERS).map(HeaderValue::to_str);
+    let Some(Ok(names)) = names else {
+        return Vec::new();
+    };
+    let known = names
+        .split(',')
+        .map(|name| expected(table, model, name.trim()));
+    known.collect::<Option<_>>().unwrap_or_default()
 }

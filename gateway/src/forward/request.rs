@@ -1,4 +1,4 @@
-//! The request's body, and the one thing in it that the gateway looks at.
+//! The request's body, and what the gateway looks at in it: the model and the names of adapters.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -6,12 +6,12 @@ use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
-use hyprstream_contract::ModelRef;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{State, state::Claims};
-use crate::GatewayError;
+use crate::{GatewayError, table::Asked};
 
 /// How long and how much of a body that is too large is still read, so that the client gets to
 /// read the answer instead of a reset connection.
@@ -104,31 +104,75 @@ async fn discard(mut body: Body) {
     let _ = timeout(LINGER, all).await;
 }
 
-#[derive(Deserialize)]
-struct OnlyModel<'a> {
-    #[serde(borrow)]
-    model: Cow<'a, str>,
+/// Longest list of adapters that is looked at, in bytes. A worker takes eight of them.
+const MAX_ADAPTERS_TEXT: usize = 8 << 10;
+
+/// What a body asks for.
+#[derive(Debug)]
+pub(super) struct Wish {
+    /// Its `model`.
+    pub(super) asked: Asked,
+    /// The names in its `adapters`. If that is not as it should be there are none: the worker will
+    /// say so.
+    pub(super) adapters: Vec<String>,
 }
 
-/// The reference in a body's `model`.
-pub(super) fn model(body: &[u8]) -> Result<ModelRef, GatewayError> {
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow)]
+    model: Cow<'a, str>,
+    #[serde(borrow, default)]
+    adapters: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Adapter {
+    name: String,
+}
+
+/// What a body asks for.
+pub(super) fn wish(body: &[u8]) -> Result<Wish, GatewayError> {
     let invalid = |message: String, param| GatewayError::InvalidRequest { message, param };
     // Serde would take an array of one string for the struct as well.
     if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
         return Err(invalid("the body must be a JSON object".to_owned(), None));
     }
-    let OnlyModel { model } = serde_json::from_slice(body).map_err(|error| {
-        let param = error.is_data().then_some("model");
-        let what = if error.is_data() {
-            "the field model"
-        } else {
-            "the JSON of the body"
+    let Head { model, adapters } = serde_json::from_slice(body).map_err(|error| {
+        let text = error.to_string();
+        let (param, what) = match error.is_data() {
+            false => (None, "the JSON of the body"),
+            // Anything is taken for it, but not twice.
+            true if text.contains("field `adapters`") => (Some("adapters"), "the field adapters"),
+            true => (Some("model"), "the field model"),
         };
-        invalid(format!("{what} is invalid: {error}"), param)
+        invalid(format!("{what} is invalid: {text}"), param)
     })?;
-    model
+    let asked = model
         .parse()
-        .map_err(|error| invalid(format!("{error}"), Some("model")))
+        .map_err(|error| invalid(format!("{error}"), Some("model")))?;
+    let adapters = adapters
+        .map(RawValue::get)
+        .filter(|text| text.len() <= MAX_ADAPTERS_TEXT)
+        .and_then(|text| serde_json::from_str::<Vec<Adapter>>(text).ok())
+        .unwrap_or_default();
+    let adapters = adapters.into_iter().map(|adapter| adapter.name).collect();
+    Ok(Wish { asked, adapters })
+}
+
+/// The same body with another `model`. It must be one that [`wish`] has read.
+pub(super) fn with_model(body: &Bytes, model: &str) -> Bytes {
+    #[derive(Deserialize)]
+    struct OnlyModel<'a> {
+        #[serde(borrow)]
+        model: &'a RawValue,
+    }
+    let Ok(OnlyModel { model: raw }) = serde_json::from_slice(body) else {
+        return body.clone();
+    };
+    let begin = raw.get().as_ptr().addr() - body.as_ptr().addr();
+    let end = begin + raw.get().len();
+    let quoted = serde_json::to_vec(model).expect("a string is JSON");
+    [&body[..begin], &quoted, &body[end..]].concat().into()
 }
 
 #[cfg(test)]
@@ -144,7 +188,8 @@ mod tests {
             r#" {"messages":[{"model":"x"}],"n":1,"model":"\u006d"} "#,
             "\n{\"model\":\"m\",\"extra\":null}",
         ] {
-            assert_eq!(model(body.as_bytes()).unwrap().name, "m", "{body}");
+            let asked = wish(body.as_bytes()).unwrap().asked;
+            assert_eq!(asked, "m".parse().unwrap(), "{body}");
         }
     }
 
@@ -163,9 +208,12 @@ mod tests {
             (r#"{"model":["m"]}"#, true),
             (r#"{"model":"m","model":"n"}"#, true),
             (r#"{"model":""}"#, true),
-            (r#"{"model":"UPPER"}"#, true),
+            (r#"{"model":"UPPER case"}"#, true),
+            (r#"{"model":"a/b/c"}"#, true),
+            (r#"{"model":"UPPER@0.5"}"#, true),
+            (r#"{"model":"m","adapters":[],"adapters":[]}"#, true),
         ] {
-            let GatewayError::InvalidRequest { param, .. } = model(body.as_bytes()).unwrap_err()
+            let GatewayError::InvalidRequest { param, .. } = wish(body.as_bytes()).unwrap_err()
             else {
                 panic!("{body}")
             };
@@ -173,10 +221,57 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_adapters_are_those_that_are_named_where_they_are_named_well() {
+        for (adapters, names) in [
+            (
+                r#"[{"name":"a","scale":0.5},{"scale":[{}],"name":"\u0062"}]"#,
+                &["a", "b"][..],
+            ),
+            ("null", &[]),
+            ("[]", &[]),
+            (r#""a""#, &[]),
+            (r#"[{"name":1}]"#, &[]),
+            (r#"["a"]"#, &[]),
+        ] {
+            let body = format!(r#"{{"adapters":{adapters},"model":"m"}}"#);
+            assert_eq!(wish(body.as_bytes()).unwrap().adapters, names, "{body}");
+        }
+        let many = vec![r#"{"name":"a"}"#; 10_000].join(",");
+        let body = format!(r#"{{"model":"m","adapters":[{many}]}}"#);
+        assert!(wish(body.as_bytes()).unwrap().adapters.is_empty());
+    }
+
+    #[test]
+    fn the_model_is_replaced_and_nothing_else() {
+        for (body, expected) in [
+            (r#"{"model":"a/sql"}"#, r#"{"model":"a/m+sql"}"#),
+            (
+                r#" {"x":{"model":"a\/sql"}, "model" : "a\/sql" ,"messages":["a/sql"]} "#,
+                r#" {"x":{"model":"a\/sql"}, "model" : "a/m+sql" ,"messages":["a/sql"]} "#,
+            ),
+        ] {
+            assert_eq!(with_model(&body.into(), "a/m+sql"), expected);
+        }
+    }
+
     proptest! {
         #[test]
+        fn a_served_name_is_asked_for_by_itself(
+            namespace in proptest::option::of("[a-z][a-z0-9]{0,8}"), name in "[A-Za-z0-9._-]{1,63}",
+        ) {
+            let text = namespace.as_ref().map_or(name.clone(), |ns| format!("{ns}/{name}"));
+            match text.parse().unwrap() {
+                Asked::Reference(reference) => prop_assert_eq!(reference.to_string(), text),
+                Asked::Served { namespace: found_namespace, name: found } => {
+                    prop_assert_eq!((found_namespace, found), (namespace, name));
+                }
+            }
+        }
+
+        #[test]
         fn no_body_panics(body in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = model(&body);
+            let _ = wish(&body);
         }
     }
 }

@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use http::StatusCode;
+use http::{StatusCode, header};
 use serde_json::json;
 
 use crate::{
@@ -53,7 +53,8 @@ async fn list(Shared(state): Shared<Arc<State>>) -> Result<Response, GatewayErro
     if !table.is_complete() {
         return Err(GatewayError::Starting);
     }
-    Ok(Json(models::list(&table)).into_response())
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    Ok((json, models::list(&table)).into_response())
 }
 
 async fn show(

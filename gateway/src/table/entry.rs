@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Instant};
 
 use hyprstream_contract::CommitId;
 
-use super::ModelKey;
+use super::{AdapterFacts, ModelKey};
 use crate::endpoint::{Endpoint, Lease, Standing};
 
 /// What a Model's source follows.
@@ -95,16 +95,24 @@ pub struct Refusal {
 }
 
 impl ModelEntry {
-    /// A lease on the least loaded worker that is fit and not in `excluded`; on one that is to be
-    /// avoided only if there is no other. Among equal ones each is as likely, because several
+    /// A lease on the least loaded worker that is fit, not in `excluded`, and did not just say that
+    /// it lacks one of `adapters`; on one that is to be avoided only if there is no other. Among equal ones each is as likely, because several
     /// gateways must not all choose the same.
-    pub fn pick(&self, excluded: &[Arc<Endpoint>], now: Instant) -> Option<Lease> {
+    pub fn pick(
+        &self,
+        excluded: &[Arc<Endpoint>],
+        adapters: &[&Arc<AdapterFacts>],
+        now: Instant,
+    ) -> Option<Lease> {
         let mut best: Option<(&Arc<Endpoint>, (Standing, usize))> = None;
         let mut ties = 0_usize;
         for endpoint in &self.endpoints {
             let standing = endpoint.standing(now);
             if standing == Standing::Unfit
-                || excluded.iter().any(|other| Arc::ptr_eq(other, endpoint))
+                || is_in(excluded, endpoint)
+                || endpoint
+                    .lacking_until(adapters)
+                    .is_some_and(|until| until > now)
             {
                 continue;
             }
@@ -125,17 +133,36 @@ impl ModelEntry {
             }
         }
         let (endpoint, _) = best?;
-        endpoint.tried(now);
+        endpoint.tried(adapters, now);
         Some(Lease::new(Arc::clone(endpoint)))
     }
 
-    /// The first moment at which an endpoint that is unfit now is worth another try.
-    pub fn next_fit(&self, excluded: &[Arc<Endpoint>]) -> Option<Instant> {
+    /// The first moment at which an endpoint that is unfit now, or lacks one of `adapters`, is
+    /// worth another try.
+    pub fn next_fit(
+        &self,
+        excluded: &[Arc<Endpoint>],
+        adapters: &[&Arc<AdapterFacts>],
+    ) -> Option<Instant> {
         self.endpoints
             .iter()
-            .filter(|endpoint| !excluded.iter().any(|other| Arc::ptr_eq(other, endpoint)))
-            .filter_map(|endpoint| endpoint.unfit_until())
+            .filter(|endpoint| !is_in(excluded, endpoint))
+            .filter_map(|endpoint| endpoint.unfit_until().max(endpoint.lacking_until(adapters)))
             .min()
+    }
+
+    /// The adapter for which a request has to wait, because a worker that could have taken it
+    /// otherwise said that it lacks it. Only asked while there is no worker to be picked.
+    pub fn lacking<'a>(
+        &self,
+        excluded: &[Arc<Endpoint>],
+        adapters: &[&'a Arc<AdapterFacts>],
+        now: Instant,
+    ) -> Option<&'a Arc<AdapterFacts>> {
+        self.endpoints
+            .iter()
+            .filter(|endpoint| !is_in(excluded, endpoint) && endpoint.is_fit(now))
+            .find_map(|endpoint| endpoint.lacking(adapters))
     }
 
     /// Whether waiting for a worker makes sense. Only asked while there is none.
@@ -170,4 +197,8 @@ impl ModelEntry {
             .iter()
             .any(|e| e.commit().is_some_and(|c| c.as_str().starts_with(prefix)))
     }
+}
+
+fn is_in(endpoints: &[Arc<Endpoint>], one: &Arc<Endpoint>) -> bool {
+    endpoints.iter().any(|other| Arc::ptr_eq(other, one))
 }

@@ -1,5 +1,7 @@
-//! The routing table: which Models there are and which workers serve them.
+//! The routing table: which Models there are, which workers serve them, and which adapters they are
+//! said to have.
 
+mod adapters;
 mod entry;
 mod resolve;
 #[cfg(test)]
@@ -8,11 +10,15 @@ mod tests;
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
+use bytes::Bytes;
+
+use self::adapters::{Adapters, Named};
+pub use adapters::AdapterFacts;
 pub use entry::{Availability, Hope, ModelEntry, ModelFacts, Reference, Refusal};
-pub use resolve::ResolveError;
+pub use resolve::{Asked, ResolveError, Route};
 
 use crate::endpoint::Endpoint;
 
@@ -48,7 +54,10 @@ pub struct Table {
     models: BTreeMap<ModelKey, Arc<ModelEntry>>,
     // Invariant: holds every entry of `models` exactly once, ordered by namespace.
     by_name: HashMap<Arc<str>, Vec<Arc<ModelEntry>>>,
+    adapters: Adapters,
     complete: bool,
+    /// The list of models as clients get it, made when one first asks.
+    listed: OnceLock<Bytes>,
 }
 
 impl Table {
@@ -77,7 +86,21 @@ impl Table {
         Self {
             models,
             by_name,
+            adapters: Adapters::default(),
             complete,
+            listed: OnceLock::new(),
+        }
+    }
+
+    /// The same table with these adapters. Those of Models that do not exist are left out, and of
+    /// two of one Model with one served name the younger.
+    #[must_use]
+    pub fn with_adapters(self, adapters: impl IntoIterator<Item = Arc<AdapterFacts>>) -> Self {
+        let adapters = Adapters::new(adapters, |model| self.models.contains_key(model));
+        Self {
+            adapters,
+            listed: OnceLock::new(),
+            ..self
         }
     }
 
@@ -103,5 +126,39 @@ impl Table {
             Some(entries) if entries.len() > 1 => key.to_string(),
             _ => key.name.to_string(),
         }
+    }
+
+    /// How many adapters there are.
+    pub fn adapter_count(&self) -> usize {
+        self.adapters.len()
+    }
+
+    /// The adapters of a Model, ordered by served name.
+    pub fn adapters(&self, model: &ModelKey) -> impl Iterator<Item = &Arc<AdapterFacts>> {
+        self.adapters.of(model)
+    }
+
+    /// The adapter that a Model has by this served name.
+    pub fn adapter(&self, model: &ModelKey, served: &str) -> Option<&Arc<AdapterFacts>> {
+        self.adapters.get(model, served)
+    }
+
+    /// The shortest id by which clients can name this adapter: its served name, or `MODEL+NAME`
+    /// where a Model or another Model's adapter has that name too.
+    pub fn adapter_id(&self, facts: &AdapterFacts) -> String {
+        let is_alone = match self.adapters.named(None, &facts.served) {
+            Named::One(named) => named.model == facts.model,
+            Named::None | Named::Several(_) => false,
+        };
+        if is_alone && !self.by_name.contains_key(&facts.served) {
+            facts.served.to_string()
+        } else {
+            format!("{}+{}", self.id(&facts.model), facts.served)
+        }
+    }
+
+    /// The list of models as clients get it: what `make` makes of it the first time.
+    pub(crate) fn listed(&self, make: impl FnOnce() -> Bytes) -> Bytes {
+        self.listed.get_or_init(make).clone()
     }
 }

@@ -1,10 +1,36 @@
-//! From a reference to the Model it names.
+//! From what a request names as its model to the Model whose workers answer it.
 
-use std::sync::Arc;
+use std::{fmt::Write as _, str::FromStr, sync::Arc};
 
-use hyprstream_contract::ModelRef;
+use hyprstream_contract::{ModelRef, model_ref::InvalidModelRef};
 
-use super::{ModelEntry, ModelKey, Reference, Table};
+use super::{AdapterFacts, ModelEntry, ModelKey, Named, Reference, Table};
+
+/// Most names that a message lists.
+const MAX_NAMES: usize = 8;
+
+/// What a request may name as its model.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Asked {
+    /// A reference. One that is only a name may be that of an adapter too.
+    Reference(ModelRef),
+    /// The served name of an adapter, maybe in a namespace, that could be no Model's.
+    Served {
+        /// The namespace, if one is named.
+        namespace: Option<String>,
+        /// The served name.
+        name: String,
+    },
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Route<'t> {
+    /// The Model.
+    pub entry: &'t Arc<ModelEntry>,
+    /// The adapter by whose served name alone the Model was found.
+    pub adapter: Option<&'t Arc<AdapterFacts>>,
+}
 
 /// A reference that leads to no Model. Its message names no Model that was not asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,6 +44,23 @@ pub enum ResolveError {
     /// Several namespaces have it.
     #[error("several namespaces have a model {asked:?}: name it as NAMESPACE/{asked}")]
     Ambiguous {
+        /// What was asked for.
+        asked: String,
+    },
+    /// Several Models have an adapter of that name.
+    #[error("{}", ambiguous_adapter(name, models))]
+    AmbiguousAdapter {
+        /// Its served name.
+        name: String,
+        /// The Models as clients name them, if the client named their namespace.
+        models: Vec<String>,
+    },
+    /// It is no entry of the list of models, though requests may name it.
+    #[error(
+        "{asked:?} is not in the list of models: adapters that were refused or lie in a \
+                  model's own repository, scales and several adapters at once are not listed"
+    )]
+    Unlisted {
         /// What was asked for.
         asked: String,
     },
@@ -43,7 +86,123 @@ pub enum ResolveError {
     },
 }
 
+fn ambiguous_adapter(name: &str, models: &[String]) -> String {
+    let mut text = format!("several models have an adapter {name:?}: name it as ");
+    if models.is_empty() {
+        text += &format!("MODEL+{name} or NAMESPACE/MODEL+{name}");
+    }
+    for (index, model) in models.iter().take(MAX_NAMES).enumerate() {
+        let or = if index == 0 { "" } else { " or " };
+        write!(text, "{or}{model}+{name}").expect("a string takes everything");
+    }
+    if models.len() > MAX_NAMES {
+        text += ", and others";
+    }
+    text
+}
+
+impl FromStr for Asked {
+    type Err = InvalidModelRef;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let why = match text.parse() {
+            Ok(reference) => return Ok(Self::Reference(reference)),
+            Err(why) => why,
+        };
+        let (namespace, name) = match text.split_once('/') {
+            Some((namespace, name)) => (Some(namespace), name),
+            None => (None, text),
+        };
+        // What may follow a Model's name may be a served name, and what may stand before one a
+        // namespace.
+        let path = namespace.map_or("m".to_owned(), |namespace| format!("{namespace}/m"));
+        match format!("{path}+{name}").parse::<ModelRef>() {
+            Ok(as_adapter)
+                if as_adapter.adapters.len() == 1 && as_adapter.adapters[0].name == name =>
+            {
+                Ok(Self::Served {
+                    namespace: namespace.map(str::to_owned),
+                    name: name.to_owned(),
+                })
+            }
+            _ => Err(why),
+        }
+    }
+}
+
+impl Asked {
+    /// The adapters that it names with certainty: those that follow the Model's name.
+    pub fn adapters(&self) -> impl Iterator<Item = &str> {
+        let adapters = match self {
+            Self::Reference(reference) => &reference.adapters[..],
+            Self::Served { .. } => &[],
+        };
+        adapters.iter().map(|adapter| adapter.name.as_str())
+    }
+
+    /// The commit that it pins.
+    pub fn commit(&self) -> Option<&str> {
+        match self {
+            Self::Reference(reference) => reference.commit.as_deref(),
+            Self::Served { .. } => None,
+        }
+    }
+
+    /// The namespace that it names.
+    pub fn namespace(&self) -> Option<&str> {
+        match self {
+            Self::Reference(ModelRef { namespace, .. }) | Self::Served { namespace, .. } => {
+                namespace.as_deref()
+            }
+        }
+    }
+}
+
 impl Table {
+    /// Where a request goes that names this: to the Model of that name or, if there is none, to
+    /// that of the adapter.
+    ///
+    /// # Errors
+    /// It leads nowhere, or to several Models.
+    pub fn route(&self, asked: &Asked) -> Result<Route<'_>, ResolveError> {
+        let (namespace, name, unknown) = match asked {
+            Asked::Reference(reference) => match self.resolve(reference) {
+                Ok(entry) => {
+                    return Ok(Route {
+                        entry,
+                        adapter: None,
+                    });
+                }
+                Err(error @ ResolveError::Unknown { .. }) if is_only_a_name(reference) => {
+                    (reference.namespace.as_deref(), &reference.name, Some(error))
+                }
+                Err(error) => return Err(error),
+            },
+            Asked::Served { namespace, name } => (namespace.as_deref(), name, None),
+        };
+        let unknown = || {
+            unknown.unwrap_or_else(|| ResolveError::Unknown {
+                asked: namespace.map_or(name.clone(), |namespace| format!("{namespace}/{name}")),
+            })
+        };
+        match self.adapters.named(namespace, name) {
+            Named::None => Err(unknown()),
+            Named::One(adapter) => Ok(Route {
+                entry: self.models.get(&adapter.model).ok_or_else(unknown)?,
+                adapter: Some(adapter),
+            }),
+            Named::Several(adapters) => Err(ResolveError::AmbiguousAdapter {
+                name: name.clone(),
+                models: if namespace.is_some() {
+                    let models = adapters.iter().map(|adapter| adapter.model.to_string());
+                    models.take(MAX_NAMES + 1).collect()
+                } else {
+                    Vec::new()
+                },
+            }),
+        }
+    }
+
     /// The Model that a reference names. Branch and commit must be those that it serves; a commit
     /// is let through while the Model has none yet, since it may be the one to come. Adapters are
     /// the worker's matter.
@@ -93,4 +252,9 @@ impl Table {
             }),
         }
     }
+}
+
+/// Whether a reference says nothing but a name and maybe a namespace.
+fn is_only_a_name(reference: &ModelRef) -> bool {
+    reference.branch.is_none() && reference.commit.is_none() && reference.adapters.is_empty()
 }

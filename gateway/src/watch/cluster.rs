@@ -12,13 +12,16 @@ use kube::runtime::watcher::Event;
 use super::facts::SliceFacts;
 use crate::{
     endpoint::Endpoint,
-    table::{ModelFacts, ModelKey, Table},
+    table::{AdapterFacts, ModelFacts, ModelKey, Table},
 };
 
 /// One event of one of the watches. The number is that of the watched namespace.
 #[derive(Debug)]
 pub(super) enum Change {
     Models(usize, Event<ModelFacts>),
+    Adapters(usize, Event<Arc<AdapterFacts>>),
+    /// The API server does not know Adapters, or does not show them to us.
+    NoAdapters(usize),
     Slices(usize, Event<SliceFacts>),
 }
 
@@ -26,6 +29,9 @@ pub(super) enum Change {
 #[derive(Debug)]
 pub(super) struct Cluster {
     models: Vec<Mirror<ModelKey, ModelFacts>>,
+    adapters: Vec<Mirror<(Arc<str>, Arc<str>), Arc<AdapterFacts>>>,
+    /// The Adapters have not been listed yet and are not waited for any more.
+    skip_adapters: bool,
     slices: Vec<Mirror<(Arc<str>, String), SliceFacts>>,
     /// The endpoints of the last table, so that a new one keeps their load and connections.
     endpoints: HashMap<Worker, Arc<Endpoint>>,
@@ -44,6 +50,8 @@ impl Cluster {
     pub(super) fn new(sources: usize) -> Self {
         Self {
             models: (0..sources).map(|_| Mirror::default()).collect(),
+            adapters: (0..sources).map(|_| Mirror::default()).collect(),
+            skip_adapters: false,
             slices: (0..sources).map(|_| Mirror::default()).collect(),
             endpoints: HashMap::new(),
         }
@@ -55,10 +63,36 @@ impl Cluster {
             Change::Models(source, event) => {
                 self.models[source].apply(event, |facts| facts.key.clone())
             }
+            Change::Adapters(source, event) => self.adapters[source].apply(event, |facts| {
+                (Arc::clone(&facts.model.namespace), Arc::clone(&facts.name))
+            }),
+            Change::NoAdapters(source) => {
+                let adapters = &mut self.adapters[source];
+                !std::mem::replace(&mut adapters.complete, true)
+            }
             Change::Slices(source, event) => self.slices[source].apply(event, |facts| {
                 (Arc::clone(&facts.model.namespace), facts.name.clone())
             }),
         }
+    }
+
+    /// Whether nothing but the Adapters has not been listed yet.
+    pub(super) fn waits_for_adapters_only(&self) -> bool {
+        self.knows_the_models() && !self.knows_the_adapters()
+    }
+
+    /// Waits for the Adapters no longer: what there is of them comes when it comes.
+    pub(super) fn skip_adapters(&mut self) {
+        self.skip_adapters = true;
+    }
+
+    fn knows_the_models(&self) -> bool {
+        self.models.iter().all(|mirror| mirror.complete)
+            && self.slices.iter().all(|mirror| mirror.complete)
+    }
+
+    fn knows_the_adapters(&self) -> bool {
+        self.skip_adapters || self.adapters.iter().all(|mirror| mirror.complete)
     }
 
     /// The table of this state.
@@ -98,9 +132,12 @@ impl Cluster {
             .models
             .iter()
             .flat_map(|mirror| mirror.live.values().cloned());
-        let complete = self.models.iter().all(|mirror| mirror.complete)
-            && self.slices.iter().all(|mirror| mirror.complete);
-        Table::new(models, by_model, complete)
+        let adapters = self
+            .adapters
+            .iter()
+            .flat_map(|mirror| mirror.live.values().cloned());
+        let complete = self.knows_the_models() && self.knows_the_adapters();
+        Table::new(models, by_model, complete).with_adapters(adapters)
     }
 }
 
@@ -188,6 +225,8 @@ mod tests {
             Change::Models(0, Event::Init),
             Change::Models(0, Event::InitApply(facts("m"))),
             Change::Models(0, Event::InitDone),
+            Change::Adapters(0, Event::Init),
+            Change::Adapters(0, Event::InitDone),
             Change::Slices(0, Event::Init),
             Change::Slices(0, Event::InitApply(slice("s", &[("u", "10.0.0.1:8000")]))),
         ] {
@@ -259,5 +298,79 @@ mod tests {
         assert!(cluster.apply(Change::Models(0, Event::Delete(facts("n")))));
         assert!(!cluster.apply(Change::Models(0, Event::Delete(facts("n")))));
         assert!(cluster.apply(Change::Slices(0, Event::Delete(slice("s", &[])))));
+    }
+
+    fn adapter(name: &str, loaded: u32) -> Arc<AdapterFacts> {
+        Arc::new(AdapterFacts {
+            model: ModelKey::new("a", "m"),
+            name: name.into(),
+            served: "sql".into(),
+            commit: None,
+            digest: None,
+            loaded,
+            hope: Hope::Good,
+            reason: String::new(),
+            message: String::new(),
+            created: 0,
+        })
+    }
+
+    #[test]
+    fn adapters_come_change_and_go_with_their_resources() {
+        let mut cluster = started();
+        let loaded = |cluster: &mut Cluster| {
+            let table = cluster.table();
+            let found = table.adapter(&ModelKey::new("a", "m"), "sql").cloned();
+            found.map(|facts| (facts.name.to_string(), facts.loaded))
+        };
+        let apply = |cluster: &mut Cluster, event| cluster.apply(Change::Adapters(0, event));
+        assert!(apply(&mut cluster, Event::Apply(adapter("y", 0))));
+        assert!(!apply(&mut cluster, Event::Apply(adapter("y", 0))));
+        assert!(apply(&mut cluster, Event::Apply(adapter("y", 1))));
+        assert_eq!(loaded(&mut cluster), Some(("y".to_owned(), 1)));
+        assert!(apply(&mut cluster, Event::Apply(adapter("x", 0))));
+        assert_eq!(loaded(&mut cluster), Some(("x".to_owned(), 0)));
+        assert!(apply(&mut cluster, Event::Delete(adapter("x", 0))));
+        assert_eq!(loaded(&mut cluster), Some(("y".to_owned(), 1)));
+        for event in [Event::Init, Event::InitDone] {
+            apply(&mut cluster, event);
+        }
+        assert_eq!(loaded(&mut cluster), None);
+    }
+
+    #[test]
+    fn a_cluster_that_shows_no_adapters_is_known_without_them() {
+        let mut cluster = Cluster::new(1);
+        assert!(!cluster.waits_for_adapters_only());
+        for change in [
+            Change::Models(0, Event::Init),
+            Change::Models(0, Event::InitApply(facts("m"))),
+            Change::Models(0, Event::InitDone),
+            Change::Slices(0, Event::InitDone),
+        ] {
+            cluster.apply(change);
+        }
+        assert!(cluster.waits_for_adapters_only());
+        assert!(!cluster.table().is_complete());
+        assert!(cluster.apply(Change::NoAdapters(0)));
+        assert!(!cluster.apply(Change::NoAdapters(0)));
+        assert!(!cluster.waits_for_adapters_only());
+        assert!(cluster.table().is_complete());
+        for event in [Event::InitApply(adapter("x", 0)), Event::InitDone] {
+            cluster.apply(Change::Adapters(0, event));
+        }
+        assert_eq!(cluster.table().adapter_count(), 1);
+        assert!(!cluster.apply(Change::NoAdapters(0)), "they are kept");
+        assert_eq!(cluster.table().adapter_count(), 1);
+    }
+
+    #[test]
+    fn adapters_that_do_not_come_are_not_waited_for() {
+        let mut cluster = Cluster::new(1);
+        cluster.apply(Change::Models(0, Event::InitDone));
+        cluster.apply(Change::Slices(0, Event::InitDone));
+        assert!(cluster.waits_for_adapters_only());
+        cluster.skip_adapters();
+        assert!(!cluster.waits_for_adapters_only() && cluster.table().is_complete());
     }
 }

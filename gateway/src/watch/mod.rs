@@ -1,4 +1,4 @@
-//! The table's source: the Models and EndpointSlices of a cluster.
+//! The table's source: the Models, Adapters and EndpointSlices of a cluster.
 
 mod cluster;
 mod facts;
@@ -10,7 +10,7 @@ use futures::{
     Stream, StreamExt,
     stream::{BoxStream, SelectAll},
 };
-use hyprstream_api::Model;
+use hyprstream_api::{Adapter, Model};
 use hyprstream_contract::label;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{
@@ -22,7 +22,10 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
 use tracing::{info, warn};
 
 use self::{
@@ -30,7 +33,10 @@ use self::{
     facts::Facts,
     unread::Unread,
 };
-use crate::{Metrics, table::Table};
+use crate::{
+    Metrics,
+    table::{AdapterFacts, Table},
+};
 
 /// Most events that go into one new table.
 const MAX_BATCH: usize = 1024;
@@ -38,6 +44,10 @@ const MAX_BATCH: usize = 1024;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Longest pause. Short, because no new worker is seen until it is over.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long the table is not complete for want of the Adapters, once all else is known.
+const WAIT_FOR_ADAPTERS: Duration = Duration::from_secs(10);
+/// How often a cluster that shows no Adapters is asked for them.
+const LOOK_FOR_ADAPTERS: Duration = Duration::from_secs(2);
 
 /// Keeps `tables` at the state of the cluster, until nobody receives them any more. Without
 /// `namespaces` all are watched. Failures of the API server are logged and tried again; the last
@@ -54,19 +64,28 @@ pub async fn run(
     } else {
         namespaces.len()
     });
-    while let Some(batch) = changes.next().await {
-        let mut changed = false;
-        for change in batch {
-            match change {
-                Ok(change) => changed |= cluster.apply(change),
-                Err(error) => {
-                    warn!(
-                        error = &error as &dyn std::error::Error,
-                        "the API server failed"
-                    );
-                }
+    let mut skip_adapters_at = None;
+    loop {
+        let late = async {
+            match skip_adapters_at {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
             }
-        }
+        };
+        let changed = tokio::select! {
+            batch = changes.next() => match batch {
+                Some(batch) => take_in(&mut cluster, batch),
+                None => return,
+            },
+            () = late => {
+                warn!("the Adapters cannot be listed and are not waited for any longer");
+                cluster.skip_adapters();
+                true
+            }
+        };
+        skip_adapters_at = cluster
+            .waits_for_adapters_only()
+            .then(|| skip_adapters_at.unwrap_or_else(|| Instant::now() + WAIT_FOR_ADAPTERS));
         if !changed {
             continue;
         }
@@ -76,6 +95,7 @@ pub async fn run(
         if table.is_complete() && !old.is_complete() {
             info!(
                 models = table.models().len(),
+                adapters = table.adapter_count(),
                 "the models and their workers are known"
             );
         }
@@ -83,6 +103,23 @@ pub async fn run(
             return;
         }
     }
+}
+
+/// Takes events in. Returns whether the table is another one now.
+fn take_in(cluster: &mut Cluster, batch: Vec<Result<Change, watcher::Error>>) -> bool {
+    let mut changed = false;
+    for change in batch {
+        match change {
+            Ok(change) => changed |= cluster.apply(change),
+            Err(error) => {
+                warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the API server failed"
+                );
+            }
+        }
+    }
+    changed
 }
 
 type Changes = BoxStream<'static, Result<Change, watcher::Error>>;
@@ -94,6 +131,7 @@ fn watch_all(client: &Client, namespaces: &[String], metrics: &Metrics) -> Selec
         namespaces.iter().map(Some).collect()
     };
     let models = ApiResource::erase::<Model>(&());
+    let adapters = ApiResource::erase::<Adapter>(&());
     let slices = ApiResource::erase::<EndpointSlice>(&());
     let labelled = watcher::Config::default().labels(label::MODEL);
     let mut all = SelectAll::new();
@@ -112,6 +150,10 @@ fn watch_all(client: &Client, namespaces: &[String], metrics: &Metrics) -> Selec
                 .map(move |e| e.map(|e| Change::Models(source, e)))
                 .boxed(),
         );
+        let unread = Unread::new(&adapters.kind, metrics);
+        let config = watcher::Config::default();
+        let of_adapters = events(api(&adapters), config, facts::adapter, unread);
+        all.push(optional(of_adapters, source).boxed());
         let unread = Unread::new(&slices.kind, metrics);
         let of_slices = events(api(&slices), labelled.clone(), facts::slice, unread);
         all.push(
@@ -157,6 +199,56 @@ fn events<T: Send + 'static>(
                 Err(error) => Some(Err(error)),
             })
         })
+}
+
+/// The changes of Adapters, of which a cluster may know nothing: their kind came later than that of
+/// Models, and so did our right to see them. That is said once, and looked at again now and then.
+fn optional(
+    events: impl Stream<Item = Result<Event<Arc<AdapterFacts>>, watcher::Error>> + Send,
+    source: usize,
+) -> impl Stream<Item = Result<Change, watcher::Error>> + Send {
+    let mut absent = false;
+    events.filter_map(move |event| {
+        let mut pause = Duration::ZERO;
+        let change = match event {
+            Err(error) if is_absent(&error) && std::mem::replace(&mut absent, true) => {
+                pause = LOOK_FOR_ADAPTERS;
+                None
+            }
+            Err(error) if is_absent(&error) => {
+                warn!(
+                    error = &error as &dyn std::error::Error,
+                    "this cluster shows no Adapters; models are served without them until it does"
+                );
+                Some(Ok(Change::NoAdapters(source)))
+            }
+            Err(error) => Some(Err(error)),
+            Ok(event) => {
+                if matches!(event, Event::InitDone) && std::mem::take(&mut absent) {
+                    info!("this cluster shows Adapters now");
+                }
+                Some(Ok(Change::Adapters(source, event)))
+            }
+        };
+        async move {
+            if !pause.is_zero() {
+                sleep(pause).await;
+            }
+            change
+        }
+    })
+}
+
+/// Whether the API server has no such kind, or refuses to list it.
+fn is_absent(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => {
+            // Not by its reason: where there is no such path, the answer is no status object.
+            matches!(status.code, 404 | 403)
+        }
+        _ => false,
+    }
 }
 
 /// Pauses between attempts to reach the API server.

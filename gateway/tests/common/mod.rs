@@ -19,10 +19,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures::{FutureExt, future::BoxFuture};
+use http::StatusCode;
 use hyprstream_gateway::{
     Config, Gateway, Metrics,
     endpoint::Endpoint,
-    table::{Hope, ModelFacts, ModelKey, Reference, Table},
+    table::{AdapterFacts, Hope, ModelFacts, ModelKey, Reference, Table},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -58,6 +59,22 @@ pub fn table(models: Vec<(ModelFacts, Vec<&Arc<Endpoint>>)>) -> Table {
         })
         .collect();
     Table::new(models.into_iter().map(|(facts, _)| facts), endpoints, true)
+}
+
+/// An Adapter of a Model, by its own name.
+pub fn adapter(namespace: &str, model: &str, served: &str) -> AdapterFacts {
+    AdapterFacts {
+        model: ModelKey::new(namespace, model),
+        name: served.into(),
+        served: served.into(),
+        commit: Some(COMMIT.parse().unwrap()),
+        digest: None,
+        loaded: 0,
+        hope: Hope::Good,
+        reason: "Fetching".to_owned(),
+        message: "the registry fetches it".to_owned(),
+        created: 1,
+    }
 }
 
 /// A gateway on loopback.
@@ -251,6 +268,33 @@ impl Worker {
         Self::start(
             move |_| async move { ([("x-hyprstream-commit", COMMIT)], text).into_response() },
         )
+        .await
+    }
+
+    /// Answers with its name and the body's `model` if it has the adapter, else as workers do that
+    /// lack it.
+    pub async fn with_adapter(
+        name: &'static str,
+        adapter: &'static str,
+        has: watch::Receiver<bool>,
+    ) -> Self {
+        Self::start(move |request| {
+            let has = *has.borrow();
+            async move {
+                let body = axum::body::to_bytes(request.into_body(), 1 << 20).await;
+                let body: serde_json::Value = serde_json::from_slice(&body.unwrap()).unwrap();
+                if has {
+                    let text = format!("{name} {}", body["model"].as_str().unwrap());
+                    return ([("x-hyprstream-commit", COMMIT)], text).into_response();
+                }
+                let headers = [
+                    ("x-hyprstream-commit", COMMIT),
+                    ("x-hyprstream-missing-adapters", adapter),
+                ];
+                let missing = format!("{name} lacks {adapter}");
+                (StatusCode::NOT_FOUND, headers, missing).into_response()
+            }
+        })
         .await
     }
 

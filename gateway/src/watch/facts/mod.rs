@@ -1,18 +1,21 @@
-//! What of a Model and of an EndpointSlice matters for routing.
+//! What of a Model, of an Adapter and of an EndpointSlice matters for routing.
 //!
 //! Only these fields are read, each by itself: one whose value has another form than we know is
 //! reported and counts as absent, so that a Model of a later version of the CRD, or one with a
 //! number that is too large, is served all the same.
+
+mod adapter;
 
 use std::net::{IpAddr, SocketAddr};
 
 use hyprstream_api::condition::{self, reason};
 use hyprstream_contract::{label, worker};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort};
-use kube::api::DynamicObject;
+use kube::api::{DynamicObject, ObjectMeta};
 use serde::Deserialize;
 use serde_json::Value;
 
+pub(super) use self::adapter::adapter;
 use crate::table::{Hope, ModelFacts, ModelKey, Reference};
 
 /// What is known of an object, and the fields of it that could not be read.
@@ -53,10 +56,7 @@ pub(super) fn model(object: &DynamicObject) -> Option<Facts<ModelFacts>> {
         hope: conditions.hope(),
         reason,
         message,
-        created: metadata
-            .creation_timestamp
-            .as_ref()
-            .map_or(0, |time| time.0.as_second()),
+        created: created(metadata),
     };
     Some(Facts {
         known,
@@ -101,6 +101,12 @@ pub(super) fn slice(object: &DynamicObject) -> Option<Facts<SliceFacts>> {
     })
 }
 
+/// In seconds since 1970.
+fn created(metadata: &ObjectMeta) -> i64 {
+    let time = metadata.creation_timestamp.as_ref();
+    time.map_or(0, |time| time.0.as_second())
+}
+
 fn is_ready(endpoint: &Endpoint) -> bool {
     endpoint.conditions.as_ref().is_none_or(|conditions| {
         conditions.ready.unwrap_or(true) && !conditions.terminating.unwrap_or(false)
@@ -129,6 +135,13 @@ impl<'a> Fields<'a> {
             self.unread.push(path.to_owned());
         }
         read
+    }
+
+    /// Whether there is a value at a path.
+    fn has(&self, path: &str) -> bool {
+        self.data
+            .pointer(path)
+            .is_some_and(|value| !value.is_null())
     }
 
     fn text(&mut self, path: &str) -> Option<&'a str> {
@@ -173,7 +186,7 @@ fn reference(fields: &mut Fields<'_>) -> Reference {
     }
 }
 
-/// The conditions of a Model.
+/// The conditions of an object.
 struct Conditions<'a>(Vec<Condition<'a>>);
 
 #[derive(Deserialize)]
@@ -224,8 +237,18 @@ impl<'a> Conditions<'a> {
         }
     }
 
-    /// The reason and message of the condition that tells most.
+    /// The reason and message of the condition that tells most of why a Model is not ready.
     fn why_not_ready(&self) -> (String, String) {
+        self.told().unwrap_or_else(|| {
+            (
+                reason::NO_WORKERS.to_owned(),
+                "none of its workers is ready".to_owned(),
+            )
+        })
+    }
+
+    /// The reason and message of the condition that tells most of why an object is not ready.
+    fn told(&self) -> Option<(String, String)> {
         let stalled = self
             .get(condition::STALLED)
             .filter(|condition| condition.status == "True");
@@ -233,13 +256,7 @@ impl<'a> Conditions<'a> {
             self.get(condition::READY)
                 .filter(|condition| condition.status != "True")
         });
-        match told {
-            Some(condition) => (condition.reason.to_owned(), condition.message.to_owned()),
-            None => (
-                reason::NO_WORKERS.to_owned(),
-                "none of its workers is ready".to_owned(),
-            ),
-        }
+        told.map(|condition| (condition.reason.to_owned(), condition.message.to_owned()))
     }
 }
 
