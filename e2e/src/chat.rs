@@ -30,6 +30,8 @@ pub struct Answer {
     pub text: String,
     /// Header `x-hyprstream-commit`.
     pub commit: String,
+    /// Header `x-hyprstream-adapters`; empty without adapters.
+    pub adapters: String,
     /// `finish_reason`.
     pub finish: String,
     /// Tokens of the answer according to `usage`.
@@ -69,12 +71,13 @@ impl Chat {
             .send_json(&body)
             .context("send the request")?;
         let status = response.status();
-        let commit = response
-            .headers()
-            .get("x-hyprstream-commit")
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
-            .to_owned();
+        let header = |name| {
+            let value = response.headers().get(name);
+            let text = value.and_then(|value| value.to_str().ok());
+            text.unwrap_or_default().to_owned()
+        };
+        let commit = header("x-hyprstream-commit");
+        let adapters = header("x-hyprstream-adapters");
         let mut body = response.into_body();
         if status != 200 {
             bail!("{status}: {}", body.read_to_string().unwrap_or_default());
@@ -82,6 +85,7 @@ impl Chat {
         let mut answer = Answer {
             text: String::new(),
             commit,
+            adapters,
             finish: String::new(),
             completion_tokens: 0,
         };

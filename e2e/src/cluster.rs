@@ -1,4 +1,4 @@
-//! The cluster, namespaces of a test's own, Models in them.
+//! The cluster.
 
 use std::{
     env,
@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{Output, run};
+use crate::{Namespace, Output, run};
 
 /// Seconds for which a container has run whose readiness a new kubelet takes over: ten, and some.
 const SETTLED: i64 = 15;
@@ -136,10 +136,7 @@ impl Cluster {
             &name,
             "pod-security.kubernetes.io/enforce=restricted",
         ])?;
-        Ok(Namespace {
-            cluster: self.clone(),
-            name,
-        })
+        Ok(Namespace::new(self.clone(), name))
     }
 
     /// Value of a metric of a program of the release: the sum over the samples whose line starts
@@ -245,172 +242,6 @@ impl Cluster {
             .flatten()
             .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
             .filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned))
-            .collect())
-    }
-}
-
-/// A namespace of one test.
-#[derive(Debug)]
-pub struct Namespace {
-    cluster: Cluster,
-    /// Its name.
-    pub name: String,
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            for arguments in [
-                &["get", "models,deployments,pods,pvc,events", "-o", "wide"][..],
-                &["get", "models", "-o", "yaml"],
-            ] {
-                let all = [&["-n", self.name.as_str()], arguments].concat();
-                if let Ok(output) = self.cluster.try_kubectl(&all) {
-                    eprintln!("{}\n{}", output.stdout, output.stderr);
-                }
-            }
-        }
-        let _ = self
-            .cluster
-            .try_kubectl(&["delete", "namespace", &self.name, "--wait=false"]);
-    }
-}
-
-impl Namespace {
-    /// A Model of this namespace that is applied from `spec` (YAML, indented by two).
-    pub fn apply_model(&self, name: &str, spec: &str) -> Result<Model> {
-        self.cluster.apply(&self.manifest(name, spec))?;
-        Ok(self.model(name))
-    }
-
-    /// The manifest of a Model of this namespace.
-    pub fn manifest(&self, name: &str, spec: &str) -> String {
-        format!(
-            "apiVersion: hyprstream.io/v1alpha1\nkind: Model\nmetadata:\n  name: {name}\n  \
-             namespace: {}\nspec:\n{spec}",
-            self.name
-        )
-    }
-
-    /// The Model of that name, whether or not it exists.
-    pub fn model(&self, name: &str) -> Model {
-        Model {
-            cluster: self.cluster.clone(),
-            namespace: self.name.clone(),
-            name: name.to_owned(),
-        }
-    }
-}
-
-/// A Model on the cluster.
-#[derive(Clone, Debug)]
-pub struct Model {
-    cluster: Cluster,
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-}
-
-impl Model {
-    /// The id that the gateway always accepts.
-    pub fn id(&self) -> String {
-        format!("{}/{}", self.namespace, self.name)
-    }
-
-    /// The object.
-    pub fn get(&self) -> Result<Value> {
-        self.cluster
-            .get(&["-n", &self.namespace, "model", &self.name])
-    }
-
-    /// Commit in its status; empty when there is none.
-    pub fn commit(&self) -> Result<String> {
-        Ok(self.get()?["status"]["commit"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned())
-    }
-
-    /// One of its conditions: status, reason and message.
-    pub fn condition(&self, kind: &str) -> Result<Option<(String, String, String)>> {
-        let object = self.get()?;
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        Ok(object["status"]["conditions"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|condition| condition["type"] == kind)
-            .map(|c| (text(&c["status"]), text(&c["reason"]), text(&c["message"]))))
-    }
-
-    /// Waits until a condition has a status, and a reason if one is given; its message.
-    pub fn wait_condition(
-        &self,
-        kind: &str,
-        status: &str,
-        reason: Option<&str>,
-        limit: Duration,
-    ) -> Result<String> {
-        let mut last = None;
-        let found = wait_until(limit, || {
-            last = self.condition(kind)?;
-            Ok(match &last {
-                Some((s, r, m)) if s == status && reason.is_none_or(|want| want == r) => {
-                    Some(m.clone())
-                }
-                _ => None,
-            })
-        });
-        found.with_context(|| {
-            format!(
-                "{} wants {kind}={status} {reason:?}; it is {last:?}",
-                self.id()
-            )
-        })
-    }
-
-    /// Waits until it is ready on a commit.
-    pub fn wait_ready_on(&self, commit: &str, limit: Duration) -> Result<()> {
-        let mut last = String::new();
-        wait_until(limit, || {
-            last = self.commit()?;
-            let ready = self
-                .condition("Ready")?
-                .is_some_and(|(status, ..)| status == "True");
-            Ok((last == commit && ready).then_some(()))
-        })
-        .with_context(|| format!("{} must serve {commit}; it serves {last:?}", self.id()))
-    }
-
-    /// Merges a patch into the object.
-    pub fn patch(&self, patch: &str) -> Result<()> {
-        self.cluster
-            .kubectl(&[
-                "-n",
-                &self.namespace,
-                "patch",
-                "model",
-                &self.name,
-                "--type=merge",
-                "-p",
-                patch,
-            ])
-            .map(drop)
-    }
-
-    /// Names of its pods that are not being deleted.
-    pub fn pods(&self) -> Result<Vec<Value>> {
-        let selector = format!("hyprstream.io/model={}", self.name);
-        let list = self
-            .cluster
-            .get(&["-n", &self.namespace, "pods", "-l", &selector])?;
-        Ok(list["items"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
-            .cloned()
             .collect())
     }
 }

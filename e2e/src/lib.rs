@@ -6,13 +6,20 @@
 mod chat;
 mod cluster;
 mod load;
+mod namespace;
+mod object;
 mod repo;
 mod shell;
+mod tensors;
 mod tiny;
+mod tiny_adapter;
 
 pub use chat::{Answer, Chat};
-pub use cluster::{Cluster, Model, Namespace, wait_until};
+pub use cluster::{Cluster, wait_until};
 pub use load::{Load, LoadReport};
+pub use namespace::Namespace;
+pub use object::{Model, Object};
 pub use repo::Repository;
 pub use shell::{Output, run};
 pub use tiny::TinyModel;
+pub use tiny_adapter::TinyAdapter;

@@ -3,7 +3,10 @@
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 
-use crate::Repository;
+use crate::{
+    Repository,
+    tensors::{self, Random},
+};
 
 /// Two layers, random weights, one token per byte: loads at once and answers with noise that
 /// depends on the seed alone.
@@ -15,11 +18,11 @@ pub struct TinyModel {
     pub architecture: &'static str,
 }
 
-const HIDDEN: usize = 64;
-const INNER: usize = 128;
+pub(crate) const HIDDEN: usize = 64;
+pub(crate) const INNER: usize = 128;
 const HEADS: usize = 4;
 const KV_HEADS: usize = 2;
-const LAYERS: usize = 2;
+pub(crate) const LAYERS: usize = 2;
 /// 256 bytes and `<|end|>`.
 const VOCABULARY: usize = 257;
 
@@ -103,33 +106,14 @@ impl TinyModel {
                 shapes.push((format!("model.layers.{layer}.{name}.weight"), shape));
             }
         }
-        let mut state = self.seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-        let mut random = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
-        };
-        let mut header = Map::new();
-        let mut data = Vec::new();
-        for (name, shape) in shapes {
-            let start = data.len();
-            for _ in 0..shape.iter().product::<usize>() {
-                let value = if shape.len() == 1 { 1.0 } else { random() };
-                data.extend_from_slice(&f32::to_le_bytes(value));
+        let mut random = Random::new(self.seed);
+        tensors::file(shapes, |name| {
+            if name.ends_with("norm.weight") {
+                1.0
+            } else {
+                random.next()
             }
-            let offsets = json!([start, data.len()]);
-            header.insert(
-                name,
-                json!({"dtype": "F32", "shape": shape, "data_offsets": offsets}),
-            );
-        }
-        let mut header = serde_json::to_vec(&header)?;
-        header.resize(header.len().next_multiple_of(8), b' ');
-        let mut file = (header.len() as u64).to_le_bytes().to_vec();
-        file.extend(header);
-        file.extend(data);
-        Ok(file)
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! The sample model: pushed to the registry, applied, asked.
+//! The sample model and its adapter: pushed to the registry, applied, asked.
 
 use std::{
     fs,
@@ -21,6 +21,11 @@ use crate::{
 pub(crate) const NAME: &str = "smollm2";
 /// What is asked.
 pub(crate) const QUESTION: &str = "What is the capital of France? Tell me one thing about it.";
+/// Name of the Adapter and of its repository.
+pub(crate) const ADAPTER: &str = "sql";
+/// What is asked with the adapter.
+pub(crate) const ADAPTER_QUESTION: &str =
+    "Find the salary of all employees whose department is sales.";
 
 /// Makes a git repository with LFS out of a folder of weights, once, and returns it.
 pub(crate) fn repository(cache: &Cache, weights: &Path, log: &Path) -> Result<PathBuf> {
@@ -47,10 +52,41 @@ pub(crate) fn repository(cache: &Cache, weights: &Path, log: &Path) -> Result<Pa
     })
 }
 
-/// Pushes the repository to the registry at `http://address/git/default/smollm2.git`, unless its
+/// Makes a git repository of the sample adapter's two files. The same files make the same commit,
+/// so that pushing it again changes nothing.
+pub(crate) fn adapter_repository(
+    cache: &Cache,
+    checkout: &Checkout,
+    log: &Path,
+) -> Result<PathBuf> {
+    cache.replace("repositories/sample-adapter", |dir| {
+        for file in ["adapter_model.safetensors", "adapter_config.json"] {
+            let from = checkout.join("deploy/samples").join(ADAPTER).join(file);
+            fs::copy(&from, dir.join(file))
+                .with_context(|| format!("cannot copy {}", from.display()))?;
+        }
+        let git = |args: &[&str]| {
+            let mut git = git(dir);
+            git.env("GIT_AUTHOR_DATE", "2026-01-01T00:00:00Z")
+                .env("GIT_COMMITTER_DATE", "2026-01-01T00:00:00Z");
+            proc::logged(git.args(args), log)
+        };
+        git(&["init", "--quiet", "--initial-branch=main"])?;
+        git(&["add", "--all"])?;
+        git(&["commit", "--quiet", "--message", "Answers with SQL"])
+    })
+}
+
+/// Pushes the repository to the registry at `http://address/git/default/NAME.git`, unless its
 /// branch is there already with later commits, and returns the commit that is served then.
-pub(crate) fn push(repository: &Path, address: &str, token: &str, log: &Path) -> Result<String> {
-    let url = format!("http://{address}/git/default/{NAME}.git");
+pub(crate) fn push(
+    repository: &Path,
+    name: &str,
+    address: &str,
+    token: &str,
+    log: &Path,
+) -> Result<String> {
+    let url = format!("http://{address}/git/default/{name}.git");
     // In a header, so that neither a command line nor the repository's configuration has it.
     let header = format!(
         "Authorization: Basic {}",
@@ -89,60 +125,99 @@ pub(crate) fn push(repository: &Path, address: &str, token: &str, log: &Path) ->
         }
         std::thread::sleep(Duration::from_secs(3));
     }
-    .context("cannot push the model to the registry")?;
+    .with_context(|| format!("cannot push {name} to the registry"))?;
     Ok(head)
 }
 
-/// Applies the sample and waits until it is ready.
-pub(crate) fn apply(checkout: &Checkout, target: &Target, step: &Step) -> Result<Duration> {
-    let started = Instant::now();
-    let manifest = checkout.join("deploy/samples/smollm2.yaml");
-    proc::output(target.kubectl().arg("apply").arg("-f").arg(&manifest))?;
-    let limit = Duration::from_mins(3);
-    loop {
-        let (ready, told) = condition(target).unwrap_or_default();
-        if ready {
-            return Ok(started.elapsed());
-        }
-        step.amount(&told);
-        if started.elapsed() > limit {
-            let all = proc::output(target.kubectl().args(["describe", "model", NAME]))
-                .unwrap_or_default();
-            let tail: Vec<&str> = all.lines().rev().take(30).collect();
-            let tail: Vec<&str> = tail.into_iter().rev().collect();
-            bail!(
-                "the model is not ready after {} s: {told}\n{}\n    look at: kubectl describe \
-                 model {NAME}; kubectl get pods",
-                limit.as_secs(),
-                tail.join("\n")
-            );
-        }
-        std::thread::sleep(Duration::from_millis(200));
-    }
+/// What the samples apply.
+#[derive(Clone, Copy)]
+pub(crate) enum Sample {
+    /// The Model [`NAME`].
+    Model,
+    /// The Adapter [`ADAPTER`].
+    Adapter,
 }
 
-/// Whether the Model is ready on what its manifest asks for, and what it says.
-fn condition(target: &Target) -> Result<(bool, String)> {
-    let text = proc::output(target.kubectl().args(["get", "model", NAME, "-o", "json"]))?;
-    let model: serde_json::Value = serde_json::from_str(&text)?;
-    let generation = &model["metadata"]["generation"];
-    let ready = model["status"]["conditions"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .find(|c| c["type"] == "Ready");
-    let Some(ready) = ready else {
-        return Ok((false, "waits for the operator".to_owned()));
-    };
-    let told = format!(
-        "{} {}",
-        ready["reason"].as_str().unwrap_or_default(),
-        ready["message"].as_str().unwrap_or_default()
-    );
-    Ok((
-        ready["status"] == "True" && &ready["observedGeneration"] == generation,
-        told,
-    ))
+impl Sample {
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Adapter => "adapter",
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Model => NAME,
+            Self::Adapter => ADAPTER,
+        }
+    }
+
+    fn manifest(self) -> &'static str {
+        match self {
+            Self::Model => "deploy/samples/smollm2.yaml",
+            Self::Adapter => "deploy/samples/adapter.yaml",
+        }
+    }
+
+    /// Applies it and waits until it is ready.
+    pub(crate) fn apply(
+        self,
+        checkout: &Checkout,
+        target: &Target,
+        step: &Step,
+    ) -> Result<Duration> {
+        let (kind, name) = (self.kind(), self.name());
+        let started = Instant::now();
+        let manifest = checkout.join(self.manifest());
+        proc::output(target.kubectl().arg("apply").arg("-f").arg(&manifest))?;
+        let limit = Duration::from_mins(3);
+        loop {
+            let (ready, told) = self.condition(target).unwrap_or_default();
+            if ready {
+                return Ok(started.elapsed());
+            }
+            step.amount(&told);
+            if started.elapsed() > limit {
+                let all = proc::output(target.kubectl().args(["describe", kind, name]))
+                    .unwrap_or_default();
+                let tail: Vec<&str> = all.lines().rev().take(30).collect();
+                let tail: Vec<&str> = tail.into_iter().rev().collect();
+                bail!(
+                    "the {kind} is not ready after {} s: {told}\n{}\n    look at: kubectl \
+                     describe {kind} {name}; kubectl get pods",
+                    limit.as_secs(),
+                    tail.join("\n")
+                );
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Whether it is ready on what its manifest asks for, and what it says.
+    fn condition(self, target: &Target) -> Result<(bool, String)> {
+        let get = ["get", self.kind(), self.name(), "-o", "json"];
+        let text = proc::output(target.kubectl().args(get))?;
+        let object: serde_json::Value = serde_json::from_str(&text)?;
+        let generation = &object["metadata"]["generation"];
+        let ready = object["status"]["conditions"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|c| c["type"] == "Ready");
+        let Some(ready) = ready else {
+            return Ok((false, "waits for the operator".to_owned()));
+        };
+        let told = format!(
+            "{} {}",
+            ready["reason"].as_str().unwrap_or_default(),
+            ready["message"].as_str().unwrap_or_default()
+        );
+        Ok((
+            ready["status"] == "True" && &ready["observedGeneration"] == generation,
+            told,
+        ))
+    }
 }
 
 fn git(dir: &Path) -> Command {

@@ -15,7 +15,8 @@ use crate::{
     forward::Forward,
     images::{self, ProjectImages},
     paths::{Cache, Checkout},
-    programs, sample,
+    programs,
+    sample::{self, Sample},
     target::Target,
     ui::{Step, Steps, say},
     versions::{CLUSTER, HELM, KUBERNETES},
@@ -78,7 +79,7 @@ impl Up<'_> {
         let mut steps = Steps::new(match (self.args.bare, self.args.no_sample) {
             (true, _) => 4,
             (_, true) => 7,
-            _ => 11,
+            _ => 14,
         });
         self.prepare(&mut steps)?;
         let images = if self.args.bare {
@@ -214,41 +215,64 @@ impl Up<'_> {
         step.done("");
         let step = steps.begin("git push to the registry");
         let token = chart::registry_token(target)?;
-        let commit = sample::push(&repository, registry, &token, &log)?;
+        let commit = sample::push(&repository, sample::NAME, registry, &token, &log)?;
         step.done(&format!(
             "http://{registry}/git/default/{}.git {}",
             sample::NAME,
             &commit[..12]
         ));
         let step = steps.begin("the model is ready");
-        let took = sample::apply(self.checkout, target, &step)?;
+        let took = Sample::Model.apply(self.checkout, target, &step)?;
         step.done(&format!("{:.1} s after kubectl apply", took.as_secs_f64()));
-        let step = steps.begin(&format!("asks: {}", sample::QUESTION));
-        step.note("");
-        let answer = Self::ask(ingress_port)?;
-        say("");
+        let answer = Self::asked(ingress_port, sample::NAME, sample::QUESTION, steps)?;
         if answer.commit != commit {
             bail!(
                 "the answer came from commit {} and not from {commit}",
                 answer.commit
             );
         }
+        let step = steps.begin("git push of an adapter");
+        let repository = sample::adapter_repository(self.cache, self.checkout, &log)?;
+        let commit = sample::push(&repository, sample::ADAPTER, registry, &token, &log)?;
+        step.done(&format!(
+            "http://{registry}/git/default/{}.git {}",
+            sample::ADAPTER,
+            &commit[..12]
+        ));
+        let step = steps.begin("the adapter is on every worker");
+        let took = Sample::Adapter.apply(self.checkout, target, &step)?;
+        step.done(&format!("{:.1} s after kubectl apply", took.as_secs_f64()));
+        let question = sample::ADAPTER_QUESTION;
+        Self::asked(ingress_port, sample::ADAPTER, question, steps).map(drop)
+    }
+
+    /// Asks a model, and shows and tells what it answers.
+    fn asked(
+        ingress_port: u16,
+        model: &str,
+        question: &str,
+        steps: &mut Steps,
+    ) -> Result<ask::Answer> {
+        let step = steps.begin(&format!("asks {model}: {question}"));
+        step.note("");
+        let answer = Self::ask(ingress_port, model, question)?;
+        say("");
         step.done(&format!(
             "{} pieces, the first after {:.2} s, all after {:.1} s, from commit {}",
             answer.pieces,
             answer.first.as_secs_f64(),
             answer.total.as_secs_f64(),
-            &answer.commit[..12]
+            answer.commit.get(..12).unwrap_or("unknown")
         ));
-        Ok(())
+        Ok(answer)
     }
 
     /// Asks, again while the ingress does not know its way yet.
-    fn ask(ingress_port: u16) -> Result<ask::Answer> {
+    fn ask(ingress_port: u16, model: &str, question: &str) -> Result<ask::Answer> {
         let started = Instant::now();
         loop {
             let mut shown = false;
-            let answer = ask::ask(ingress_port, sample::NAME, sample::QUESTION, &mut |piece| {
+            let answer = ask::ask(ingress_port, model, question, &mut |piece| {
                 shown = true;
                 print!("{piece}");
                 let _ = std::io::stdout().flush();
@@ -325,7 +349,7 @@ impl Up<'_> {
                  to with --image-registry, for example registry.example.org/me"
             );
         };
-        let mut steps = Steps::new(if self.args.no_sample { 5 } else { 9 });
+        let mut steps = Steps::new(if self.args.no_sample { 5 } else { 12 });
         let step = steps.begin("what the machine must have");
         deps::ensure(self.cache, true, &step)?;
         step.done("");

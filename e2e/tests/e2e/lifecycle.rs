@@ -24,7 +24,7 @@ fn traces(cluster: &Cluster, namespace: &str) -> Result<Vec<String>> {
     Ok(found)
 }
 
-fn wait_no_traces(cluster: &Cluster, namespace: &str) -> Result<()> {
+pub(crate) fn wait_no_traces(cluster: &Cluster, namespace: &str) -> Result<()> {
     let mut last = Vec::new();
     wait_until(PATIENCE, || {
         last = traces(cluster, namespace)?;

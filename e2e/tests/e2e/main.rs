@@ -2,6 +2,7 @@
 //! one test at a time.
 #![allow(clippy::expect_used)]
 
+mod adapters;
 mod bad_commits;
 mod bad_sources;
 mod bystanders;
