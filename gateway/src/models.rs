@@ -85,7 +85,10 @@ fn adapter(table: &Table, facts: &AdapterFacts) -> Model {
         root: None,
         parent: Some(table.id(&facts.model)),
         max_model_len: None,
-        hyprstream: provenance(facts.commit.as_ref(), None),
+        hyprstream: provenance(facts.commit.as_ref(), None).map(|commit| Provenance {
+            digest: facts.digest.clone(),
+            ..commit
+        }),
     }
 }
 
