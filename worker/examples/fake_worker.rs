@@ -1,7 +1,8 @@
 //! The worker's HTTP side on a model that computes nothing: for suites about requests, not answers.
 //!
 //! It answers as `serve` does, within milliseconds, needs neither weights nor libtorch, and
-//! ends on SIGTERM. Its flags are those of `serve`; `--model` is not read.
+//! ends on SIGTERM. Its flags are those of `serve`; `--model` is not read. Any file is an adapter,
+//! whose answers are others.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -12,7 +13,9 @@ use hyprstream_engine::{
     fake::{self, FakeBackend, FakeOptions},
 };
 use hyprstream_worker::{
-    Args, Command, ServeArgs, backend,
+    Args, Command, ServeArgs,
+    adapters::{self, Adapters, fake::FakePacker},
+    backend,
     server::{App, Identity, ServerOptions, run},
 };
 use serde_json::json;
@@ -49,7 +52,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         namespace: args.namespace.clone(),
         provenance: None,
     };
-    let app = Arc::new(App::new(identity, args.api.options()?)?);
+    let app = Arc::new(App::new(identity.clone(), args.api.options()?)?);
     let model = Box::new(FakeBackend::new(
         BLOCKS,
         MAX_POSITIONS,
@@ -59,7 +62,14 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
             ..FakeOptions::default()
         },
     ));
-    let loaded = backend::start(model, files()?, &args.model, args.max_queue, app.observer())?;
+    let mut loaded = backend::start(model, files()?, &args.model, args.max_queue, app.observer())?;
+    let spec = loaded.engine.spec();
+    let options = adapters::Options {
+        repository: None,
+        ..args.adapters.options(&args.model.model, &identity, spec)
+    };
+    let packer = Arc::new(FakePacker::default());
+    loaded.adapters = Adapters::new(loaded.engine.clone(), packer, options);
     app.set_ready(loaded);
     let listener = TcpListener::bind(SocketAddr::new(args.host, args.port)).await?;
     tracing::info!(address = %listener.local_addr()?, "ready");

@@ -82,8 +82,8 @@ fn read(file: File) -> io::Result<AdapterFolder> {
     }
     let mut names: Vec<&str> = list.adapters.iter().map(|a| a.name.as_str()).collect();
     names.sort_unstable();
-    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-        let why = format!("it has two adapters of the name {:?}", twice[0]);
+    if let Some([name, ..]) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        let why = format!("it has two adapters of the name {name:?}");
         return Err(io::Error::other(why));
     }
     Ok(list)

@@ -7,31 +7,41 @@ use hyprstream_models::adapter::AdapterFiles;
 
 use super::{entry::Wish, packer::PackError};
 
-/// The adapters in the folder `adapters` of the model in `dir`, by name. What is none has its error
-/// beside what would have been asked for.
+/// An adapter of a repository, or what looks like one.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) name: String,
+    /// Files that are not there are named as they would be.
+    pub(super) wish: Wish,
+    /// Why there is none.
+    pub(super) error: Option<PackError>,
+}
+
+/// The adapters in the folder `adapters` of the model in `dir`.
 ///
 /// # Errors
 /// The folder cannot be read.
-pub(super) fn list(
-    dir: &Path,
-) -> Result<Vec<(String, Result<Wish, (Wish, PackError)>)>, PackError> {
+pub(super) fn list(dir: &Path) -> Result<Vec<Listed>, PackError> {
     let listed = AdapterFiles::list(dir)?;
-    let wishes = listed.into_iter().map(|adapter| {
-        let wish = match adapter.files {
-            Ok(files) => Ok(wish(dir, files)),
+    let listed = listed.into_iter().map(|adapter| {
+        let (files, error) = match adapter.files {
+            Ok(files) => (files, None),
             Err(error) => {
-                // The file that is not there is named in the error.
                 let path = dir.join("adapters").join(&adapter.name);
                 let files = AdapterFiles {
                     tensors: path.clone(),
                     config: path,
                 };
-                Err((wish(dir, files), error.into()))
+                (files, Some(error.into()))
             }
         };
-        (adapter.name, wish)
+        Listed {
+            name: adapter.name,
+            wish: wish(dir, files),
+            error,
+        }
     });
-    Ok(wishes.collect())
+    Ok(listed.collect())
 }
 
 fn wish(dir: &Path, files: AdapterFiles) -> Wish {

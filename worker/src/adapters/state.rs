@@ -11,8 +11,9 @@ use tokio::time::Instant;
 
 use super::{
     Timing,
-    entry::{Entry, Job, Record, Residence, Wish, failed},
+    entry::{Entry, Job, Record, Residence, failed},
     packer::{PackError, Stamps},
+    repository::Listed,
     room::{Amount, Ledger, Room},
 };
 
@@ -66,20 +67,13 @@ impl State {
     }
 
     /// Adds what the model's own folder has.
-    pub(super) fn add(&mut self, listed: Vec<(String, Result<Wish, (Wish, PackError)>)>) {
-        for (name, wish) in listed {
-            let entry = match wish {
-                Ok(wish) => {
-                    let mut entry = Entry::new(wish);
-                    entry.load();
-                    entry
-                }
-                Err((wish, error)) => {
-                    let mut entry = Entry::new(wish);
-                    entry.rest(failed(&error));
-                    entry
-                }
-            };
+    pub(super) fn add(&mut self, listed: Vec<Listed>) {
+        for Listed { name, wish, error } in listed {
+            let mut entry = Entry::new(wish);
+            match error {
+                None => entry.load(),
+                Some(error) => entry.rest(failed(&error)),
+            }
             self.entries.insert((name, Origin::Repository), entry);
         }
         self.saw(Origin::Repository);

@@ -1,6 +1,9 @@
 //! The store with folders and files as they are, and an engine that computes nothing.
 
+#![allow(clippy::float_cmp, reason = "scales are copied, not computed")]
+
 mod follow;
+mod real;
 mod repository;
 mod request;
 mod residency;

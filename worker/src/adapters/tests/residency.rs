@@ -4,14 +4,23 @@ use super::*;
 
 /// One that has `a`, `b`, `c`, ... of ten bytes each, loaded in this order.
 async fn rig(memory_bytes: u64, resident: usize, names: &[&str]) -> Rig {
-    let rig = Rig::new(
+    let rig = empty(memory_bytes, resident, Duration::from_secs(10));
+    load(&rig, names).await;
+    rig
+}
+
+fn empty(memory_bytes: u64, resident: usize, patience: Duration) -> Rig {
+    Rig::new(
         |_| {},
         |root, options| {
             options.follow = Some(root.join("followed"));
             options.limits = limits(memory_bytes, resident);
-            options.timing.patience = Duration::from_millis(200);
+            options.timing.patience = patience;
         },
-    );
+    )
+}
+
+async fn load(rig: &Rig, names: &[&str]) {
     for name in names {
         rig.files(name, &content(name));
     }
@@ -20,7 +29,6 @@ async fn rig(memory_bytes: u64, resident: usize, names: &[&str]) -> Rig {
         rig.becomes(name, "Loaded", Some(&content(name))).await;
     }
     rig.ready().await;
-    rig
 }
 
 fn content(name: &str) -> String {
@@ -59,7 +67,8 @@ async fn the_number_of_residents_is_bounded_too() {
 
 #[tokio::test]
 async fn what_a_request_has_is_never_evicted_and_who_waits_is_told_in_the_end() {
-    let rig = rig(10, 9, &["a", "b"]).await;
+    let rig = empty(10, 9, Duration::from_millis(100));
+    load(&rig, &["a", "b"]).await;
     let a = rig.take("a").await.unwrap();
     let lost = rig.take("b").await.unwrap_err();
     assert!(
@@ -68,7 +77,12 @@ async fn what_a_request_has_is_never_evicted_and_who_waits_is_told_in_the_end() 
     );
     assert_eq!(resident(&rig), ["a"]);
     assert!(rig.answers(&a, &content("a")).await);
-    // It comes as soon as the other one is given back.
+}
+
+#[tokio::test]
+async fn who_waits_for_room_gets_it_when_a_request_ends() {
+    let rig = rig(10, 9, &["a", "b"]).await;
+    let a = rig.take("a").await.unwrap();
     let (b, ()) = tokio::join!(rig.take("b"), async {
         until("b is waited for", || {
             rig.adapters.facts().waiting.get("b").copied()
@@ -142,7 +156,8 @@ async fn stacks_that_need_each_others_room_do_not_lock_each_other_out() {
             tokio::join!(async { rig.take_all(&["a", "b"]).await.map(drop) }, async {
                 rig.take_all(&["d", "c"]).await.map(drop)
             },);
-        (one.unwrap(), other.unwrap());
+        one.unwrap();
+        other.unwrap();
     }
 }
 
