@@ -2,8 +2,12 @@
 #![no_main]
 
 use hyprstream_openai::{
-    ApiError, DetokenizeRequest, TokenizeRequest, chat::ChatRequest, completion::CompletionRequest,
-    embeddings::EmbeddingRequest, responses::ResponseRequest,
+    ApiError, DetokenizeRequest, TokenizeRequest,
+    adapters::{LoadAdapterRequest, UnloadAdapterRequest},
+    chat::ChatRequest,
+    completion::CompletionRequest,
+    embeddings::EmbeddingRequest,
+    responses::ResponseRequest,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -22,4 +26,6 @@ fuzz_target!(|body: &[u8]| {
     told(ResponseRequest::from_json(body));
     told(TokenizeRequest::from_json(body));
     told(DetokenizeRequest::from_json(body));
+    told(LoadAdapterRequest::from_json(body));
+    told(UnloadAdapterRequest::from_json(body));
 });

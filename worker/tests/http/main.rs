@@ -12,7 +12,6 @@ mod keys;
 mod lessons;
 mod limits;
 mod load;
-mod lora;
 mod openapi;
 mod parrot;
 mod prompts;

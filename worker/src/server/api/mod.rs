@@ -113,15 +113,20 @@ async fn models(State(app): Shared) -> Json<ModelList> {
 
 async fn model(State(app): Shared, Path(id): Path<String>) -> Result<Json<Model>, Failure> {
     let model = entry(&app);
-    let mut adapters = lora::models(&app, &model).into_iter();
-    if let Some(adapter) = adapters.find(|adapter| adapter.id == id) {
+    let adapters = lora::models(&app, &model);
+    let find = |name: &str| adapters.iter().find(|adapter| adapter.id == name).cloned();
+    if let Some(adapter) = find(&id) {
         return Ok(Json(adapter));
     }
-    if app.identity.adapters_of(&id)?.is_empty() {
-        return Ok(Json(model));
-    }
-    let why = "a stack of adapters is not listed: ask for each by its own name";
-    Err(ApiError::model_not_found(why).into())
+    let found = match &app.identity.adapters_of(&id)?[..] {
+        [] => Some(model),
+        [one] if one.scale.is_none() => find(&one.name),
+        // A scale and a stack are ways to ask.
+        _ => None,
+    };
+    let why =
+        || ApiError::model_not_found("the list of models has no such adapter, or it is a stack");
+    Ok(Json(found.ok_or_else(why)?))
 }
 
 fn entry(app: &App) -> Model {

@@ -4,10 +4,8 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::{
-    adapters::{LOAD, UNLOAD, Worker},
-    server::{Server, Setup},
-};
+use super::{LOAD, UNLOAD, Worker};
+use crate::server::{Server, Setup};
 
 async fn empty() -> Worker {
     Worker::empty(Setup::default()).await
