@@ -10,11 +10,13 @@ mod world;
 
 use std::time::Duration;
 
-use hyprstream_api::condition::{ACCEPTED, LOADED, OF_ADAPTERS, READY, SOURCE_RESOLVED, STALLED};
+use hyprstream_api::condition::{
+    ACCEPTED, LOADED, OF_ADAPTERS, PROGRESSING, READY, SOURCE_RESOLVED, STALLED,
+};
 use serde_json::{Value, json};
 use world::{
     A, ADAPTERS, B, C, MODELS, URL, World,
-    kubelet::{CLAIMS, PODS, VOLUMES},
+    kubelet::{CLAIMS, DEPLOYMENTS, PODS, VOLUMES},
     spec,
     workers::Verdict,
 };
@@ -34,6 +36,46 @@ async fn served() -> World {
 /// An Adapter of `m` out of [`OTHER`].
 fn other(path: &str) -> Value {
     json!({"modelRef": {"name": "m"}, "source": {"url": OTHER, "path": path}})
+}
+
+/// The volumes that show adapters.
+fn shown(world: &World) -> Vec<Value> {
+    let mut volumes = world.cluster.list(VOLUMES);
+    volumes.retain(|v| v["metadata"]["labels"]["hyprstream.io/shows"] == "adapters");
+    volumes
+}
+
+/// Reasons of the events on Adapters.
+fn told(world: &World) -> Vec<String> {
+    let events = world.cluster.list("events.k8s.io/v1/events");
+    let of_adapters = events
+        .iter()
+        .filter(|e| e["regarding"]["kind"] == "Adapter");
+    let reasons = of_adapters.filter_map(|e| e["reason"].as_str());
+    reasons.map(str::to_owned).collect()
+}
+
+/// A namespace and a Model together have the name of another pair.
+#[tokio::test]
+async fn models_of_two_namespaces_have_volumes_of_their_own_whatever_they_are_called() {
+    let world = World::new().await;
+    for (namespace, name) in [("a", "b-m"), ("a-b", "m")] {
+        let mut spec = spec();
+        spec["source"]["url"] = json!(format!("hyprstream://{namespace}/m"));
+        world.registry.push(namespace, "m", A);
+        world.cluster.put(
+            MODELS,
+            json!({"apiVersion": "hyprstream.io/v1alpha1", "kind": "Model", "spec": spec,
+                "metadata": {"name": name, "namespace": namespace}}),
+        );
+    }
+    world
+        .wait("both are ready", || {
+            let models = world.cluster.list(MODELS);
+            models.iter().all(|m| m["status"]["readyReplicas"] == 1)
+        })
+        .await;
+    assert_eq!(shown(&world).len(), 2);
 }
 
 #[tokio::test]
@@ -65,23 +107,17 @@ async fn an_adapter_of_the_models_repository_is_listed_loaded_and_ready() {
     let kinds: Vec<&str> = status.conditions.iter().map(|c| c.type_.as_str()).collect();
     assert_eq!(kinds, OF_ADAPTERS);
     assert_eq!(world.workers.refused(), 0);
-    let events = world.cluster.list("events.k8s.io/v1/events");
-    let of_it: Vec<&Value> = events
-        .iter()
-        .filter(|e| e["regarding"]["kind"] == "Adapter")
-        .map(|e| &e["reason"])
-        .collect();
-    assert_eq!(of_it, ["Loaded"]);
+    // Events come after the status.
+    world.wait("it is told", || !told(&world).is_empty()).await;
+    world.quiet().await;
+    assert_eq!(told(&world), ["Loaded"]);
 }
 
 #[tokio::test]
 async fn workers_mount_the_models_adapters_before_there_is_one() {
     let world = served().await;
     let claim = world.cluster.get(CLAIMS, "ns", "m-adapters").unwrap();
-    let volume = world
-        .cluster
-        .get(VOLUMES, "", "hyprstream-ns-m-adapters")
-        .unwrap();
+    let volume = shown(&world).remove(0);
     assert_eq!(claim["spec"]["volumeName"], volume["metadata"]["name"]);
     let csi = &volume["spec"]["csi"];
     assert_eq!(
@@ -109,6 +145,50 @@ async fn workers_mount_the_models_adapters_before_there_is_one() {
     world.settled("m", A).await;
     world.apply_adapter("sql", ".");
     world.loaded("sql", A).await;
+}
+
+#[tokio::test]
+async fn workers_of_a_release_without_adapters_get_the_volume_when_it_is_their_turn() {
+    let mut world = served().await;
+    world.kill_operator();
+    world.cluster.change(DEPLOYMENTS, "ns", "m", |deployment| {
+        deployment["metadata"]["labels"]["hyprstream.io/revision"] = json!("before");
+        let annotations = deployment["metadata"]["annotations"].as_object_mut();
+        annotations.unwrap().remove("hyprstream.io/last-good");
+        let template = &mut deployment["spec"]["template"];
+        template["metadata"]["labels"]["hyprstream.io/revision"] = json!("before");
+        for list in ["/spec/volumes", "/spec/containers/0/volumeMounts"] {
+            let list = template.pointer_mut(list).unwrap().as_array_mut().unwrap();
+            list.retain(|v| v["name"] != "adapters");
+        }
+    });
+    world.cluster.change("v1/services", "ns", "m", |service| {
+        service["metadata"]["annotations"] = json!({});
+    });
+    let revisions = || {
+        let pods = world.cluster.list(PODS);
+        let revision = |pod: &Value| pod["metadata"]["labels"]["hyprstream.io/revision"].clone();
+        pods.iter().map(revision).collect::<Vec<_>>()
+    };
+    world
+        .wait("workers of before", || revisions() == ["before"])
+        .await;
+    world.cluster.delete(CLAIMS, "ns", "m-adapters");
+    for volume in shown(&world) {
+        let name = volume["metadata"]["name"].as_str().unwrap();
+        world.cluster.delete(VOLUMES, "", name);
+    }
+    world.start();
+    world.reason("m", PROGRESSING, "WaitingForTurn").await;
+    assert!(world.cluster.get(CLAIMS, "ns", "m-adapters").is_some());
+    world
+        .wait("workers with the volume", || {
+            let pods = world.cluster.list(PODS);
+            let mounts = &pods[0]["spec"]["volumes"][1]["persistentVolumeClaim"]["claimName"];
+            pods.len() == 1 && mounts == "m-adapters"
+        })
+        .await;
+    world.settled("m", A).await;
 }
 
 #[tokio::test]
@@ -277,7 +357,10 @@ async fn a_start_of_the_operator_takes_nothing_off_a_list_and_says_nothing_anew(
     );
     assert!(world.adapter("a").is_true(READY) && world.adapter("a").is_true(LOADED));
     world.registry.push("ns", "lora", B);
-    world.because("a", SOURCE_RESOLVED, "Succeeded").await;
+    for name in ["a", "b", "c"] {
+        world.because(name, SOURCE_RESOLVED, "Succeeded").await;
+    }
+    world.quiet().await;
     world.kill_operator();
     let before = world.quiet().await;
     world.start();
@@ -335,10 +418,14 @@ async fn a_hundred_at_once_lose_nobody_and_cost_nothing_once_they_are_there() {
     let written = world.registry.written("ns/m");
     assert!(written.is_sorted(), "an older list followed: {written:?}");
     assert_eq!(written.last(), Some(&100));
+    world
+        .wait("all is told", || told(&world).len() == 100)
+        .await;
     let (writes, lists) = (world.quiet().await, written.len());
     let asked = world.workers.asked();
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(world.cluster.writes().len(), writes);
+    let all = world.cluster.writes();
+    assert_eq!(all.len(), writes, "{:?}", &all[writes..]);
     assert_eq!(world.registry.written("ns/m").len(), lists);
     let asked = world.workers.asked() - asked;
     // Three workers, each twice a second.
@@ -424,7 +511,7 @@ async fn trouble_with_source_and_registry_has_its_reason_and_heals() {
         .await;
     world.apply_model("n", &spec());
     world.cluster.change(ADAPTERS, "ns", "sql", |a| {
-        a["spec"]["modelRef"]["name"] = json!("n")
+        a["spec"]["modelRef"]["name"] = json!("n");
     });
     world
         .wait("it is the other Model's", || {
@@ -442,7 +529,7 @@ async fn one_that_cannot_be_read_stays_listed_and_hides_no_other() {
     world.loaded("a", A).await;
     world.loaded("b", A).await;
     world.cluster.change(ADAPTERS, "ns", "a", |a| {
-        a["spec"]["baseCommitPolicy"] = json!("Later")
+        a["spec"]["baseCommitPolicy"] = json!("Later");
     });
     world.because("a", STALLED, "Malformed").await;
     world.kill_operator();

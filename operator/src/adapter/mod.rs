@@ -106,17 +106,13 @@ impl Context {
             .annotations()
             .get(label::RECONCILE_AT)
             .map(String::as_str);
-        let findings = match &plan {
-            Ok(plan) => view.sources.observe(
-                &uid,
-                &Subject::of::<Adapter>(&adapter.metadata),
-                &plan.source,
-                reconcile_at,
-            ),
-            Err(_) => {
-                view.sources.forget(&uid);
-                Findings::default()
-            }
+        let findings = if let Ok(plan) = &plan {
+            let subject = Subject::of::<Adapter>(&adapter.metadata);
+            let sources = &view.sources;
+            sources.observe(&uid, &subject, &plan.source, reconcile_at)
+        } else {
+            view.sources.forget(&uid);
+            Findings::default()
         };
         let wanted = plan.as_ref().ok().and_then(|plan| {
             let mirrored = findings.mirrored.as_ref()?;

@@ -4,7 +4,7 @@ use hyprstream_contract::{adapters::ModelName, volume::VolumeContent};
 use kube::{Resource, ResourceExt};
 
 use super::{BoundVolume, shape::Shape, volume_name};
-use crate::owner::Owner;
+use crate::{cache::digest, owner::Owner};
 
 /// Label on the volume and the claim of a Model's adapters.
 const SHOWS: &str = "hyprstream.io/shows";
@@ -14,6 +14,13 @@ const ADAPTERS: &str = "adapters";
 /// the name goes on with a dash and a number.
 pub fn adapters_claim_name(model: &str) -> String {
     format!("{model}-{ADAPTERS}")
+}
+
+/// Name of the PersistentVolume of such a claim. With the Model's UID in it: the names of a namespace
+/// and a Model alone could be those of two others with another dash between them.
+pub fn adapters_volume_name(namespace: &str, claim: &str, uid: &str) -> String {
+    let hash = digest(&uid);
+    format!("{}-{}", volume_name(namespace, claim), &hash[..8])
 }
 
 /// The volume of a Model's adapters and its claim, which has that name.
@@ -26,7 +33,7 @@ pub fn adapters_volume(
     labels.insert(SHOWS.to_owned(), ADAPTERS.to_owned());
     let own = claim.strip_prefix(owner.name).unwrap_or(claim);
     let handle = format!("{}{own}", owner.uid);
-    let volume = volume_name(owner.namespace, claim);
+    let volume = adapters_volume_name(owner.namespace, claim, owner.uid);
     let shape = || Shape {
         claim,
         volume: &volume,

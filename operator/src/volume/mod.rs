@@ -13,7 +13,7 @@ use kube::{Api, Client, ResourceExt};
 
 use self::shape::Shape;
 pub use self::{
-    adapters::{adapters_claim_name, adapters_volume, shows_adapters},
+    adapters::{adapters_claim_name, adapters_volume, adapters_volume_name, shows_adapters},
     content::{Content, Revision},
 };
 use crate::{

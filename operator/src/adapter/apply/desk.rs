@@ -251,7 +251,12 @@ pub(super) async fn work(
                 true
             }
             Err(error) => {
-                tracing::warn!(error = chain(&error), "the list of adapters is not kept");
+                let error = chain(&error);
+                if pause == PAUSES.0 {
+                    tracing::warn!(error, "the list of adapters is not kept, trying again");
+                } else {
+                    tracing::debug!(error, "the list of adapters is not kept yet");
+                }
                 retry = Some(Instant::now() + pause);
                 pause = (pause * 2).min(PAUSES.1);
                 false

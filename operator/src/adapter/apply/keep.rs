@@ -105,6 +105,8 @@ impl Shared {
             return Ok(kept(candidates, Kept::Same));
         }
         let list = wanted.list();
+        // Never closed.
+        let _call = self.calls.acquire().await.ok();
         // Should it fail, nobody knows what is there.
         writing.at = None;
         if list.adapters.is_empty() {

@@ -26,6 +26,7 @@ use std::{
 use hyprstream_api::{Adapter, Checked, Model};
 use hyprstream_contract::adapters::{AdapterEntry, ModelName};
 use kube::{Resource, runtime::watcher};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -36,6 +37,9 @@ use super::{
     workers::{Asker, Word},
 };
 use crate::{kind::Trigger, registry::Registry};
+
+/// Lists that are read and written at once.
+const CALLS: usize = 16;
 
 /// What is known of one Adapter beside its spec and its source.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -86,6 +90,8 @@ struct Shared {
     registry: Registry,
     asker: Arc<Asker>,
     trigger: Trigger,
+    /// Places for calls to the registry: after a start every Model's list is written.
+    calls: Semaphore,
     /// Ends them.
     end: CancellationToken,
 }
@@ -112,6 +118,7 @@ impl Rosters {
                 registry,
                 asker,
                 trigger,
+                calls: Semaphore::new(CALLS),
                 end: CancellationToken::new(),
             }),
             open: Mutex::default(),

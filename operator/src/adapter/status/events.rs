@@ -26,11 +26,14 @@ pub fn events(before: &AdapterStatus, after: &AdapterStatus) -> Vec<Event> {
             .is_none_or(|known| (&known.status, &known.reason) != (&now.status, &now.reason))
             .then_some(now)
     };
-    let loaded = after
-        .condition(LOADED)
-        .filter(|c| c.reason == reason::ALL_LOADED);
-    if let Some(loaded) = loaded
-        && (is_new(LOADED).is_some() || before.commit != after.commit)
+    // Not each time that a worker is started or replaced.
+    let is_other = (&before.commit, &before.digest) != (&after.commit, &after.digest);
+    let was_refused = before
+        .condition(ACCEPTED)
+        .is_some_and(|c| c.status == "False");
+    let loaded = after.condition(LOADED);
+    if let Some(loaded) = loaded.filter(|c| c.reason == reason::ALL_LOADED)
+        && (is_other || was_refused)
     {
         events.push(Event::normal("Loaded", "Load", &loaded.message));
     }

@@ -154,7 +154,7 @@ pub(super) fn ready(
     if observed.plan.is_err() || accepted.reason == reason::NAME_TAKEN {
         return no(&accepted.reason, &accepted.message);
     }
-    if tally.is_some_and(|tally| tally.is_complete()) || loaded.reason == reason::IDLE {
+    if tally.is_some_and(Tally::is_complete) || loaded.reason == reason::IDLE {
         return yes(&loaded.reason, &loaded.message);
     }
     // As after a start of the operator.

@@ -91,3 +91,54 @@ pub fn words(answer: WorkerAdapters) -> Words {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_workers_have_from_elsewhere_or_do_with_their_memory_is_no_news() {
+        let answer = |resident: bool, bytes: u64| {
+            let serving = json!({"digest": "d", "rank": 1, "sha256": "s", "size": 2,
+                "bytes": bytes, "resident": resident});
+            let one = |name: &str, origin: &str| {
+                json!({"name": name, "origin": origin, "scale": 1.0, "source": "x",
+                    "folder": "f", "state": "loaded", "serving": serving})
+            };
+            let data = [
+                one("a", "followed"),
+                one("b", "repository"),
+                one("c", "request"),
+            ];
+            let answer = serde_json::from_value(json!({"object": "list", "data": data}));
+            words(answer.unwrap())
+        };
+        let known = answer(true, 5);
+        assert_eq!(known.keys().collect::<Vec<_>>(), ["a"]);
+        assert_eq!(answer(false, 0), known);
+    }
+
+    #[test]
+    fn only_what_is_about_the_files_is_a_refusal() {
+        for refusal in [
+            "ShapeMismatch",
+            "BaseCommitMismatch",
+            "NotFound",
+            "Refused",
+            "DamagedFile",
+        ] {
+            assert!(Word::is_refusal(refusal), "{refusal}");
+        }
+        for passing in [
+            "RegistryUnreachable",
+            "DiskFull",
+            "Damaged",
+            "Cancelled",
+            "NodeFailed",
+        ] {
+            assert!(!Word::is_refusal(passing), "{passing}");
+        }
+    }
+}

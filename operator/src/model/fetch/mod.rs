@@ -20,11 +20,13 @@ use super::{
 use crate::{
     cache::Caches,
     owner::is_owned_by,
-    volume::{Revision, volume_name},
+    volume::{Revision, adapters_volume_name, volume_name},
 };
 
 /// The objects of a Model.
 pub struct Existing {
+    /// UID of the Model.
+    pub uid: String,
     /// Its Deployment, if it is ours.
     pub deployment: Option<Arc<Deployment>>,
     /// Its Service, if it is ours.
@@ -48,6 +50,7 @@ impl Existing {
         claims.retain(|c| is_own(&c.metadata));
         claims.sort_by_key(|c| std::cmp::Reverse(c.metadata.creation_timestamp.clone()));
         Self {
+            uid: uid.unwrap_or_default().to_owned(),
             deployment: caches
                 .deployments
                 .get(Some(&namespace), &name)
@@ -142,10 +145,13 @@ impl Existing {
 
     /// Whether a volume of that claim is usable, or can be made.
     fn volume_is_free(&self, namespace: &str, claim: &str) -> bool {
-        let name = volume_name(namespace, claim);
+        let names = [
+            volume_name(namespace, claim),
+            adapters_volume_name(namespace, claim, &self.uid),
+        ];
         self.volumes
             .iter()
-            .find(|v| v.name_any() == name)
+            .find(|v| names.contains(&v.name_any()))
             .is_none_or(|v| {
                 let phase = v.status.as_ref().and_then(|s| s.phase.as_deref());
                 v.metadata.deletion_timestamp.is_none()
