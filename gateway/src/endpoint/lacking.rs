@@ -21,7 +21,7 @@ const TRIAL: Duration = Duration::from_millis(200);
 /// How many adapters are remembered before those that are long past are forgotten.
 const MANY: usize = 128;
 /// When one is.
-const LONG_PAST: Duration = Duration::from_secs(60);
+const LONG_PAST: Duration = Duration::from_mins(1);
 
 /// What a worker said that it lacks. It counts until a pause is over or the adapter's resource
 /// says something else, since then the worker may have it.

@@ -1,6 +1,6 @@
 //! From what a request names as its model to the Model whose workers answer it.
 
-use std::{fmt::Write as _, str::FromStr, sync::Arc};
+use std::{str::FromStr, sync::Arc};
 
 use hyprstream_contract::{ModelRef, model_ref::InvalidModelRef};
 
@@ -87,18 +87,21 @@ pub enum ResolveError {
 }
 
 fn ambiguous_adapter(name: &str, models: &[String]) -> String {
-    let mut text = format!("several models have an adapter {name:?}: name it as ");
-    if models.is_empty() {
-        text += &format!("MODEL+{name} or NAMESPACE/MODEL+{name}");
+    let mut ways: Vec<String> = models
+        .iter()
+        .take(MAX_NAMES)
+        .map(|model| format!("{model}+{name}"))
+        .collect();
+    if ways.is_empty() {
+        ways = vec![format!("MODEL+{name}"), format!("NAMESPACE/MODEL+{name}")];
     }
-    for (index, model) in models.iter().take(MAX_NAMES).enumerate() {
-        let or = if index == 0 { "" } else { " or " };
-        write!(text, "{or}{model}+{name}").expect("a string takes everything");
-    }
-    if models.len() > MAX_NAMES {
-        text += ", and others";
-    }
-    text
+    let others = if models.len() > MAX_NAMES {
+        ", and others"
+    } else {
+        ""
+    };
+    let ways = ways.join(" or ");
+    format!("several models have an adapter {name:?}: name it as {ways}{others}")
 }
 
 impl FromStr for Asked {

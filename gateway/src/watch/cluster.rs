@@ -25,11 +25,14 @@ pub(super) enum Change {
     Slices(usize, Event<SliceFacts>),
 }
 
+/// Namespace and name of an Adapter.
+type AdapterKey = (Arc<str>, Arc<str>);
+
 /// What is known of the cluster.
 #[derive(Debug)]
 pub(super) struct Cluster {
     models: Vec<Mirror<ModelKey, ModelFacts>>,
-    adapters: Vec<Mirror<(Arc<str>, Arc<str>), Arc<AdapterFacts>>>,
+    adapters: Vec<Mirror<AdapterKey, Arc<AdapterFacts>>>,
     /// The Adapters have not been listed yet and are not waited for any more.
     skip_adapters: bool,
     slices: Vec<Mirror<(Arc<str>, String), SliceFacts>>,

@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(facts.commit.as_ref().unwrap().as_str(), commit);
         assert_eq!((facts.hope, facts.reason.as_str()), (Hope::Good, "Why"));
         let stalled = condition("Stalled", "True");
-        assert_eq!(of(&[stalled.clone()]).hope, Hope::Faint);
+        assert_eq!(of(std::slice::from_ref(&stalled)).hope, Hope::Faint);
         assert_eq!(
             of(&[condition("Accepted", "False"), stalled]).hope,
             Hope::None
