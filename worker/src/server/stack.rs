@@ -6,7 +6,10 @@ use axum::{
     http::{HeaderName, HeaderValue},
     response::Response,
 };
-use hyprstream_contract::{header, model_ref::MAX_STACK};
+use hyprstream_contract::{
+    header,
+    model_ref::{MAX_STACK, check_adapter_name},
+};
 use hyprstream_engine::Adapter;
 use hyprstream_openai::{
     ApiError, ErrorKind,
@@ -148,8 +151,14 @@ fn read(
         let name = model.to_owned();
         vec![Wanted { name, scale: None }]
     } else {
-        let adapters = identity.adapters_of(model)?.into_iter();
-        let wanted = adapters.map(|adapter| Wanted {
+        let adapters = identity.adapters_of(model).map_err(|mut error| {
+            // It may be an adapter that another worker has.
+            if error.kind == ErrorKind::NotFound && check_adapter_name(model).is_ok() {
+                error.missing_adapters = vec![model.to_owned()];
+            }
+            error
+        })?;
+        let wanted = adapters.into_iter().map(|adapter| Wanted {
             name: adapter.name,
             scale: adapter.scale,
         });
@@ -232,8 +241,15 @@ mod tests {
         );
         // The model's own name is the model's.
         check("m", &[], &[]);
-        for other in ["unknown", "Unknown_1", "ns/sql", "sql@2", "sql+Tone_1.b"] {
-            refused(other, &[], 404, "model");
+        for (other, may_be_one) in [
+            ("unknown", true),
+            ("Unknown_1", true),
+            ("ns/sql", false),
+            ("sql@2", false),
+            ("sql+Tone_1.b", false),
+        ] {
+            let missing = refused(other, &[], 404, "model").missing_adapters;
+            assert_eq!(missing == [other], may_be_one, "{other}: {missing:?}");
         }
     }
 
