@@ -160,10 +160,14 @@ pub(crate) struct Tile {
     pub(crate) m: usize,
     /// Number of panels, at most [`Shape::panels`].
     pub(crate) n: usize,
-    /// `[m, n * 16]`.
+    /// The outputs of the first row and panel.
     pub(crate) out: *mut f32,
-    /// From one row of `out` to the next, in values.
+    /// From the outputs of one row to those of the next, in values.
     pub(crate) out_stride: usize,
+    /// From the outputs of one panel to those of the next, in values.
+    pub(crate) out_panel: usize,
+    /// There are outputs already, which the sums begin with. Not for quantised weights.
+    pub(crate) begun: bool,
 }
 
 /// Largest tile of a kernel for some number of rows.

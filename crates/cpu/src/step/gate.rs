@@ -1,6 +1,6 @@
 //! The phase of the gate.
 
-use super::{low_rank::Place, state::Step};
+use super::{low_rank::Place, space::Space, state::Step};
 use crate::{
     format::RowKind,
     kernels::{GateArgs, LANES},
@@ -11,7 +11,13 @@ use crate::{
 
 impl Step<'_> {
     /// `inner = act(gate(rows)) * up(rows)`.
-    pub(super) fn gated(&self, team: &Team<'_>, index: usize, layer: &Layer, rows: &Rows) {
+    pub(super) fn gated(
+        &self,
+        team: &Team<'_>,
+        (index, layer): (usize, &Layer),
+        rows: &Rows,
+        space: &mut Space,
+    ) {
         let (at, width) = (&self.at, self.model.config.intermediate_size);
         let linear = &layer.gate_up;
         let place = Place::all(index, Part::Gated);
@@ -44,6 +50,6 @@ impl Step<'_> {
             unsafe { (self.ops.gate)(&args) };
         };
         // SAFETY: see `Step`.
-        unsafe { self.product(team, (linear, place), rows, 2, destination, sink) };
+        unsafe { self.product(team, (linear, place), rows, (2, destination), space, sink) };
     }
 }

@@ -94,7 +94,16 @@ impl Step<'_> {
             let place = Place::all(config.num_layers(), Part::Hidden);
             head.narrow(team, place.layer, place.part, inputs);
             // SAFETY: see `Step`.
-            unsafe { head.product(team, (weights, place), inputs, 1, destination, sink) };
+            unsafe {
+                head.product(
+                    team,
+                    (weights, place),
+                    inputs,
+                    (1, destination),
+                    space,
+                    sink,
+                )
+            };
         }
         team.barrier();
     }

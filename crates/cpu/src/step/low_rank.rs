@@ -2,17 +2,17 @@
 //!
 //! A phase before the matrices of an input multiplies it by the first factors of all adapters of
 //! the batch. The second factors are multiplied while the matrices are: what they give is added to
-//! each tile before anything is done with it.
+//! each block of outputs before anything is done with it.
 
 use super::state::Step;
 use crate::{
-    adapter::Wide,
+    adapter::{Factors, Wide},
     format::RowKind,
     kernels::{LANES, MAX_TILE},
     model::Part,
-    plan::Piece,
+    plan::{Piece, Run},
     pool::Team,
-    product::{AHEAD_ONE, Aligned, Outputs, Rows, multiply_of, tiles},
+    product::{AHEAD_ONE, Aligned, BLOCK_COLUMNS, Out, Outputs, Rows, multiply_of, tiles},
 };
 
 /// Matrices that are multiplied by.
@@ -40,20 +40,21 @@ impl Step<'_> {
     /// Multiplies `rows`, an input of a layer, by the first factors of the adapters that change
     /// what becomes of it, and meets the barrier. Where there are none, nothing happens.
     pub(super) fn narrow(&self, team: &Team<'_>, layer: usize, part: Part, rows: &Rows) {
-        let factors = |run: usize| {
-            let adapter = self.adapters[self.runs.list[run].adapter];
-            adapter.factors(layer, part)
+        let changes = Changes {
+            step: self,
+            place: Place::all(layer, part),
         };
-        if !(0..self.runs.list.len()).any(|run| factors(run).is_some()) {
+        if changes.is_empty() {
             return;
         }
         let mut buffer = Aligned([0.0; MAX_TILE]);
         team.each(self.runs.pieces.len(), |piece| {
             let Piece { run, from, end } = self.runs.pieces[piece];
-            let Some(factors) = factors(run) else {
+            let run = &self.runs.list[run];
+            let Some(factors) = changes.factors(run) else {
                 return;
             };
-            let (run, weights) = (&self.runs.list[run], &factors.narrow);
+            let weights = &factors.narrow;
             let multiply = multiply_of(self.ops, weights.format);
             let most = multiply.shape(end - from).rows;
             let width = (MAX_TILE / LANES / most).min(weights.panels);
@@ -62,10 +63,15 @@ impl Step<'_> {
                 for panel in (0..weights.panels).step_by(width) {
                     let n = width.min(weights.panels - panel);
                     let (range, panels) = ((row, rest), (panel, n));
-                    let buffer = &mut buffer.0;
+                    let out = Out {
+                        at: buffer.0.as_mut_ptr(),
+                        row: n * LANES,
+                        panel: LANES,
+                        begun: false,
+                    };
                     // SAFETY: see `Step`; so many rows and panels are a tile.
-                    unsafe { tiles(multiply, weights, rows, range, panels, AHEAD_ONE, buffer) };
-                    let outputs = buffer.chunks_exact_mut(n * LANES);
+                    unsafe { tiles(multiply, weights, rows, range, panels, AHEAD_ONE, out) };
+                    let outputs = buffer.0.chunks_exact_mut(n * LANES);
                     for (token, values) in (row..rest).zip(outputs) {
                         let to = run.row + token - run.from;
                         let scale = self.runs.scales[to];
@@ -81,79 +87,127 @@ impl Step<'_> {
         });
         team.barrier();
     }
+}
 
-    /// Adds to a tile of the outputs of `place` what adapters give there.
-    pub(super) fn widen(&self, place: Place, tile: &mut Outputs<'_>, buffer: &mut Aligned) {
-        let end = tile.row + tile.values.len() / tile.columns;
-        for run in &self.runs.list {
-            let (from, to) = (run.from.max(tile.row), (run.from + run.count).min(end));
-            if from >= to {
-                continue;
-            }
-            let adapter = self.adapters[run.adapter];
-            let Some(factors) = adapter.factors(place.layer, place.part) else {
-                continue;
-            };
-            for wide in &factors.wide {
-                let row = run.row + from - run.from;
-                self.add(place, wide, (from, to), row, tile, buffer);
+/// What adapters change in the outputs of some matrices.
+pub(super) struct Changes<'a> {
+    pub(super) step: &'a Step<'a>,
+    pub(super) place: Place,
+}
+
+/// The panels of a map that lie in a block of outputs.
+struct Span {
+    /// The first of them, and how many.
+    panels: (usize, usize),
+    /// Where they begin in a row of the block.
+    column: usize,
+}
+
+impl Changes<'_> {
+    /// Whether nothing is changed there.
+    pub(super) fn is_empty(&self) -> bool {
+        let mut runs = self.step.runs.list.iter();
+        !runs.any(|run| self.factors(run).is_some())
+    }
+
+    /// The factors of the adapter of `run`, if it changes these outputs.
+    fn factors(&self, run: &Run) -> Option<&Factors> {
+        let Place { layer, part, .. } = self.place;
+        self.step.adapters[run.adapter].factors(layer, part)
+    }
+
+    /// The runs that have tokens among `rows`.
+    fn runs(&self, (from, end): (usize, usize)) -> impl Iterator<Item = &Run> {
+        let runs = self.step.runs.list.iter();
+        runs.filter(move |run| run.from < end && run.from + run.count > from)
+    }
+
+    /// Changes a block of outputs.
+    pub(super) fn change(&self, outputs: &mut Outputs<'_>) {
+        let end = outputs.row + outputs.values.len() / outputs.columns;
+        self.rescale(outputs);
+        for run in self.runs((outputs.row, end)) {
+            for wide in self.factors(run).map_or(&[][..], |factors| &factors.wide) {
+                self.add(run, wide, outputs);
             }
         }
     }
 
-    /// Adds what `wide` gives for tokens `from..to`, whose rows between the factors begin at `row`.
-    fn add(
-        &self,
-        place: Place,
-        wide: &Wide,
-        (from, to): (usize, usize),
-        row: usize,
-        tile: &mut Outputs<'_>,
-        buffer: &mut Aligned,
-    ) {
-        let weights = &wide.weights;
-        let begin = (place.column + tile.column) / LANES;
-        let behind = begin + tile.columns / LANES;
-        // Its panels that lie in the tile.
-        let until = |panel: usize| panel.saturating_sub(wide.first).div_ceil(wide.stride);
-        let (panel, n) = (until(begin), until(behind).min(weights.panels));
-        let Some(n) = n.checked_sub(panel).filter(|n| *n > 0) else {
+    /// Multiplies what the matrices have given by the gains of DoRA.
+    fn rescale(&self, outputs: &mut Outputs<'_>) {
+        let columns = outputs.columns;
+        let wide = |run| self.factors(run).map_or(&[][..], |factors| &factors.wide);
+        let end = outputs.row + outputs.values.len() / columns;
+        let mut all = self.runs((outputs.row, end)).flat_map(wide);
+        if all.all(|wide| wide.gains.is_none()) {
+            return;
+        }
+        for (row, values) in (outputs.row..).zip(outputs.values.chunks_exact_mut(columns)) {
+            let mut factors = [1.0; BLOCK_COLUMNS];
+            for run in self.runs((row, row + 1)) {
+                let scale = self.step.runs.scales[run.row + row - run.from];
+                for wide in wide(run) {
+                    let span = self.span(wide, (outputs.column / LANES, columns / LANES));
+                    let (Some(gains), Some(span)) = (&wide.gains, span) else {
+                        continue;
+                    };
+                    let (panel, n) = span.panels;
+                    let gains = gains[panel * LANES..][..n * LANES].chunks_exact(LANES);
+                    let factors = factors[span.column..].chunks_mut(wide.stride * LANES);
+                    for (factors, gains) in factors.zip(gains) {
+                        for (factor, gain) in factors.iter_mut().zip(gains) {
+                            *factor += scale * gain;
+                        }
+                    }
+                }
+            }
+            for (value, factor) in values.iter_mut().zip(factors) {
+                *value *= factor;
+            }
+        }
+    }
+
+    /// What of `wide` lies in so many panels of the outputs, from this one on.
+    fn span(&self, wide: &Wide, (first, n): (usize, usize)) -> Option<Span> {
+        let begin = self.place.column / LANES + first;
+        let until = |panel: usize| {
+            let panel = panel.saturating_sub(wide.first);
+            let panel = match wide.stride {
+                1 => panel,
+                stride => panel.div_ceil(stride),
+            };
+            panel.min(wide.weights.panels)
+        };
+        let (from, end) = (until(begin), until(begin + n));
+        (from < end).then(|| Span {
+            panels: (from, end - from),
+            column: (wide.first + from * wide.stride - begin) * LANES,
+        })
+    }
+
+    /// Adds what `wide` gives for the tokens of `run`.
+    fn add(&self, run: &Run, wide: &Wide, outputs: &mut Outputs<'_>) {
+        let (step, weights, columns) = (self.step, &wide.weights, outputs.columns);
+        let Some(span) = self.span(wide, (outputs.column / LANES, columns / LANES)) else {
             return;
         };
-        let multiply = multiply_of(self.ops, weights.format);
+        let multiply = multiply_of(step.ops, weights.format);
         let value_bytes = if multiply.rows == RowKind::Bf16 { 2 } else { 4 };
-        let rows = self.at.low_rows.after(wide.from * value_bytes);
-        let most = multiply.shape(to - from).rows;
-        for first in (from..to).step_by(most) {
-            let count = most.min(to - first);
-            let at = row + first - from;
-            // SAFETY: see `Step`; so many rows and panels are no more than the tile has.
-            unsafe {
-                let (range, panels) = ((at, at + count), (panel, n));
-                tiles(
-                    multiply,
-                    weights,
-                    &rows,
-                    range,
-                    panels,
-                    AHEAD_ONE,
-                    &mut buffer.0,
-                );
-            }
-            for (r, values) in buffer.0.chunks_exact(n * LANES).take(count).enumerate() {
-                let to = &mut tile.values[(first + r - tile.row) * tile.columns..][..tile.columns];
-                let column = (wide.first + panel * wide.stride - begin) * LANES;
-                if wide.stride == 1 {
-                    // SAFETY: see `Step`.
-                    unsafe { (self.ops.add)(&mut to[column..][..n * LANES], values) };
-                    continue;
-                }
-                let each = to[column..].chunks_mut(wide.stride * LANES);
-                for (to, values) in each.zip(values.chunks_exact(LANES)) {
-                    // SAFETY: see `Step`.
-                    unsafe { (self.ops.add)(&mut to[..LANES], values) };
-                }
-            }
+        let rows = step.at.low_rows.after(wide.from * value_bytes);
+        let end = outputs.row + outputs.values.len() / columns;
+        let (from, end) = (run.from.max(outputs.row), (run.from + run.count).min(end));
+        let most = multiply.shape(end - from).rows;
+        for first in (from..end).step_by(most) {
+            let at = run.row + first - run.from;
+            let range = (at, at + most.min(end - first));
+            let out = Out {
+                at: outputs.values[(first - outputs.row) * columns + span.column..].as_mut_ptr(),
+                row: columns,
+                panel: wide.stride * LANES,
+                begun: true,
+            };
+            // SAFETY: see `Step`; the outputs have these rows and panels.
+            unsafe { tiles(multiply, weights, &rows, range, span.panels, 0, out) };
         }
     }
 }

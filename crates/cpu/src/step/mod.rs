@@ -61,14 +61,20 @@ impl Step<'_> {
         self.narrow(team, index, Part::Hidden, &rows);
         let columns = self.model.columns;
         let place = Place::all(index, Part::Hidden);
-        self.store(team, (&layer.qkv, place), &rows, (at.qkv, columns.all));
+        self.store(
+            team,
+            (&layer.qkv, place),
+            &rows,
+            (at.qkv, columns.all),
+            space,
+        );
         if let Some(linear) = &layer.key_value {
             team.barrier();
             let place = Place {
                 column: columns.key,
                 ..place
             };
-            self.store(team, (linear, place), &rows, (at.qkv, columns.all));
+            self.store(team, (linear, place), &rows, (at.qkv, columns.all), space);
         }
         team.barrier();
         self.turn(team, index, layer, space);
@@ -90,7 +96,7 @@ impl Step<'_> {
         let rows = self.norm(team, &layer.mlp_norm, space);
         self.measure(team, &rows, layer.gate_up.inputs, Part::Gated);
         self.narrow(team, index, Part::Gated, &rows);
-        self.gated(team, index, layer, &rows);
+        self.gated(team, (index, layer), &rows, space);
         team.barrier();
         let width = config.intermediate_size;
         let rows = self.quantized(team, at.inner, width, &at.inner_rows);
