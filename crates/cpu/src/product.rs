@@ -116,6 +116,18 @@ pub(crate) struct Outputs<'a> {
     pub(crate) values: &'a mut [f32],
 }
 
+impl Outputs<'_> {
+    /// The first row, and the one behind the last.
+    pub(crate) fn rows(&self) -> (usize, usize) {
+        (self.row, self.row + self.values.len() / self.columns)
+    }
+
+    /// The first panel, and how many.
+    pub(crate) fn panels(&self) -> (usize, usize) {
+        (self.column / LANES, self.columns / LANES)
+    }
+}
+
 /// Where the outputs will go: it is brought near while they are computed. Rows that another
 /// processor wrote last come from its cache, which takes longer than adding to them.
 #[derive(Clone, Copy)]
@@ -202,8 +214,9 @@ pub(crate) unsafe fn product(
     });
 }
 
-/// As [`product`], block by block. A block is put together in `space`, which has room for
-/// [`BLOCK_VALUES`].
+/// As [`product`], block by block. `begin` gets the rows of each, from the first on up to without the
+/// second, and the panels, the first and how many. Then it is put together in `space`, which has
+/// room for [`BLOCK_VALUES`].
 ///
 /// # Safety
 /// As there.
@@ -212,10 +225,12 @@ pub(crate) unsafe fn product_by_blocks(
     ops: &Ops,
     product: &Product<'_>,
     space: &mut [f32],
+    begin: impl Fn((usize, usize), (usize, usize)),
     mut sink: impl FnMut(Outputs<'_>),
 ) {
     each_block(team, ops, product, |block| {
         let ((first_row, end_row), (first, end)) = (block.rows, block.panels);
+        begin((first_row, end_row), (first, end - first));
         let columns = (end - first) * LANES;
         let values = &mut space[..(end_row - first_row) * columns];
         block.each_tile(|(row, end), (panel, n)| {

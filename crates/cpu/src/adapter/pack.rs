@@ -196,8 +196,7 @@ fn scaled(change: &LowRank, factor: f32, gains: Option<&[f32]>) -> Vec<f32> {
 
 /// What gains add to a product, as a share of it, up to a multiple of `columns`.
 fn added(gains: Vec<f32>, columns: usize) -> Vec<f32> {
-    let mut added = gains;
-    added.iter_mut().for_each(|gain| *gain -= 1.0);
+    let mut added: Vec<_> = gains.into_iter().map(|gain| gain - 1.0).collect();
     added.resize(added.len().next_multiple_of(columns), 0.0);
     added
 }

@@ -57,6 +57,19 @@ pub(crate) fn fetch_to_write(at: *const u8) {
     let _ = at;
 }
 
+/// Asks for the cache line at `at`, to be read soon. Any address will do.
+#[inline(always)]
+pub(crate) fn fetch_to_read(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: it changes no memory and never faults.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// A set of kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kernels {

@@ -4,7 +4,7 @@ use super::{low_rank::Place, space::Space, state::Step};
 use crate::{
     format::RowKind,
     kernels::{GateArgs, LANES},
-    model::{Layer, Part},
+    model::Linear,
     pool::Team,
     product::{Destination, Outputs, Rows},
 };
@@ -14,13 +14,11 @@ impl Step<'_> {
     pub(super) fn gated(
         &self,
         team: &Team<'_>,
-        (index, layer): (usize, &Layer),
+        (linear, place): (&Linear, Place),
         rows: &Rows,
         space: &mut Space,
     ) {
         let (at, width) = (&self.at, self.model.config.intermediate_size);
-        let linear = &layer.gate_up;
-        let place = Place::all(index, Part::Gated);
         let (half, gelu) = (at.inner_rows.kind == RowKind::Bf16, self.model.gelu());
         let (out, out_bytes) = match at.inner_rows.kind {
             RowKind::Q8 => (at.inner.at(0).cast::<u8>(), 4 * width),

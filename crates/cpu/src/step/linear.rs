@@ -73,12 +73,13 @@ impl Step<'_> {
             // SAFETY: the caller's promise.
             return unsafe { product(team, self.ops, &all, sink) };
         }
+        let begin = |rows, panels| changes.fetch(rows, panels);
         let sink = |mut outputs: Outputs<'_>| {
             changes.change(&mut outputs);
             sink(outputs);
         };
         // SAFETY: the caller's promise.
-        unsafe { product_by_blocks(team, self.ops, &all, space.outputs, sink) };
+        unsafe { product_by_blocks(team, self.ops, &all, space.outputs, begin, sink) };
     }
 
     /// `x += linear(rows)`, or `x += norm(linear(rows))`, and meets the barrier.

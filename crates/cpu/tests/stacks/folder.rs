@@ -126,7 +126,7 @@ impl Folder {
     }
 
     /// The same changes with DoRA.
-    pub(crate) fn with_magnitudes(&self, mut parts: Parts, seed: u64) -> Parts {
+    pub(crate) fn with_magnitudes(mut parts: Parts, seed: u64) -> Parts {
         let mut random = fastrand::Rng::with_seed(seed);
         for part in parts.values_mut() {
             let (outputs, _) = part.size();

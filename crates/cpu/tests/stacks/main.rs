@@ -175,7 +175,7 @@ fn with_dora_rows_of_the_changed_weights_have_other_lengths() {
         let folder = Folder::of(name).untied();
         let mut sites = folder.sites(&Linear::ALL);
         sites.extend([Site::Embedding, Site::Head]);
-        let parts = folder.with_magnitudes(folder.parts(sites, 5, 3), 4);
+        let parts = Folder::with_magnitudes(folder.parts(sites, 5, 3), 4);
         let adapter = folder.with_parts(parts);
         for (kernels, scale) in sets().flat_map(|set| [(set, 1.0), (set, 0.4)]) {
             let mut theirs = in_f32(&folder.changed(&adapter, scale), kernels);
@@ -255,7 +255,7 @@ fn an_answer_has_the_same_bits_alone_and_among_31_others() {
     let all = folder.parts(folder.sites(&Linear::ALL), 5, 11);
     let others = [
         folder.adapter(&Linear::ALL, 16, 10),
-        folder.with_parts(folder.with_magnitudes(all, 14)),
+        folder.with_parts(Folder::with_magnitudes(all, 14)),
         folder.adapter(attention, 40, 12),
         folder.adapter_of(ends, 8, 13),
     ];
@@ -416,7 +416,7 @@ fn what_does_not_fit_is_refused_with_what_is_wrong() {
     let mut holed = folder.clone();
     let inputs = parts[&key].a.columns();
     holed.weight(key)[5 * inputs..6 * inputs].fill(0.0);
-    let mut lengths = folder.with_magnitudes(parts.clone(), 1);
+    let mut lengths = Folder::with_magnitudes(parts.clone(), 1);
     let part = lengths.get_mut(&key).unwrap();
     for at in 20..24 {
         part.b = with_number(&part.b, at, 0.0);
