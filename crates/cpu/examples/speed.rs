@@ -1,11 +1,14 @@
 //! Times the backend alone:
 //! `speed DIR [none|int8|int4] [threads] [kernels] [part of a name] [adapters] [rank]`. With adapters
-//! on all linear layers, the sequences of a step have them by turns.
+//! on all linear layers, the sequences of a step have them by turns, and each step is followed by
+//! the same without them: the last columns are the medians of the ratio of both, by the clock and in
+//! processor time, of which what else runs on the machine takes less.
+#![allow(unsafe_code)]
 #![allow(clippy::unwrap_used)]
 
 use std::{collections::BTreeMap, path::PathBuf, time::Instant};
 
-use hyprstream_cpu::{LoadOptions, Quantization, SAMPLE_TEXT, load};
+use hyprstream_cpu::{CpuBackend, LoadOptions, Quantization, SAMPLE_TEXT, load};
 use hyprstream_engine::{AdapterId, Backend, LogitsWanted, SequenceStep, StepBatch, Tokenizer};
 use hyprstream_models::{
     DecoderConfig,
@@ -84,21 +87,30 @@ fn main() {
             if !what.contains(&only) {
                 return;
             }
-            let mut times = Vec::new();
+            let (mut with, mut without) = (Times::default(), Times::default());
             for step in 0..steps {
-                let batch = batch(step);
-                let begin = Instant::now();
-                backend.step(&batch).unwrap();
-                times.push(begin.elapsed().as_secs_f64());
+                let mut batch = batch(step);
+                with.add(&mut backend, &batch);
+                if batch.sequences.iter().any(|row| !row.adapters.is_empty()) {
+                    batch
+                        .sequences
+                        .iter_mut()
+                        .for_each(|row| row.adapters.clear());
+                    without.add(&mut backend, &batch);
+                }
             }
-            times.sort_by(f64::total_cmp);
-            let median = times[times.len() / 2];
-            println!(
-                "{what:24} {:9.1} tok/s  median {:7.2} ms  best {:7.2} ms",
-                tokens as f64 / median,
-                median * 1e3,
-                times[0] * 1e3
+            let [clock, processor] = with.medians();
+            print!(
+                "{what:24} {:9.1} tok/s  median {:7.2} ms  processor {:7.2} ms",
+                tokens as f64 / clock,
+                clock * 1e3,
+                processor * 1e3
             );
+            if !without.0.is_empty() {
+                let [clock, processor] = without.over(&with);
+                print!("  of the base {clock:.3} and {processor:.3}");
+            }
+            println!();
         };
     let prompt = sequence(0, 0, 512, 512);
     time(
@@ -109,7 +121,7 @@ fn main() {
             sequences: vec![prompt.clone()],
         }),
     );
-    for (size, steps) in [(1, 60), (8, 30), (32, 20)] {
+    for (size, steps) in [(1, 120), (8, 60), (32, 30)] {
         let rows: Vec<_> = (0..size).map(|i| sequence(i * 20, 128, 1, 300)).collect();
         let name = format!("decode {size}, context 128");
         time(
@@ -141,6 +153,46 @@ fn main() {
             }),
         );
     }
+}
+
+/// Seconds of steps: by the clock, and of the processors.
+#[derive(Default)]
+struct Times(Vec<[f64; 2]>);
+
+impl Times {
+    fn add(&mut self, backend: &mut CpuBackend, batch: &StepBatch) {
+        let (begin, processor) = (Instant::now(), processor_seconds());
+        backend.step(batch).unwrap();
+        let clock = begin.elapsed().as_secs_f64();
+        self.0.push([clock, processor_seconds() - processor]);
+    }
+
+    fn medians(&self) -> [f64; 2] {
+        [0, 1].map(|kind| median(self.0.iter().map(|times| times[kind])))
+    }
+
+    /// Medians of what each of these is of the one beside it.
+    fn over(&self, others: &Self) -> [f64; 2] {
+        let pairs = || self.0.iter().zip(&others.0);
+        [0, 1].map(|kind| median(pairs().map(|(ours, theirs)| ours[kind] / theirs[kind])))
+    }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<_> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Processor time of all threads of this process.
+fn processor_seconds() -> f64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: there is room for the time.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
 /// An adapter of all linear layers.

@@ -3,12 +3,13 @@
 use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
 };
 
 use hyprstream_engine::{
     AdapterId, Backend, BackendError, ModelSpec, PackedAdapter, StepBatch, StepLogits,
 };
-use hyprstream_models::LoadError;
+use hyprstream_models::{LoadError, Weights};
 
 use crate::{
     adapter::{AdapterPacker, Packed, Shape},
@@ -23,6 +24,8 @@ use crate::{
 /// A loaded model with its cache; see [`crate::load`].
 pub struct CpuBackend {
     model: Model,
+    /// As the files have it.
+    stored: Arc<Weights>,
     heads: Vec<Heads>,
     cache: Cache,
     spec: ModelSpec,
@@ -37,6 +40,7 @@ pub struct CpuBackend {
 impl CpuBackend {
     pub(crate) fn new(
         model: Model,
+        stored: Arc<Weights>,
         cache: Cache,
         spec: ModelSpec,
         kernels: Kernels,
@@ -52,6 +56,7 @@ impl CpuBackend {
             heads: Heads::of(&model.config),
             shape: Shape::of(&model, kernels),
             model,
+            stored,
             cache,
             spec,
             ops,
@@ -63,7 +68,7 @@ impl CpuBackend {
 
     /// What packs adapters for this model, on any thread.
     pub fn adapter_packer(&self) -> AdapterPacker {
-        AdapterPacker::new(self.shape.clone(), self.ops)
+        AdapterPacker::new(self.shape.clone(), self.ops, Arc::clone(&self.stored))
     }
 }
 

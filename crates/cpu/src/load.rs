@@ -101,9 +101,9 @@ impl fmt::Display for Quantization {
 
 /// Loads the model in `dir`: `config.json` and its safetensors.
 ///
-/// The matrices are packed into memory of their own and the pages of the files given back; only
-/// the embedding stays mapped, so its file must not change while the backend lives. The
-/// tokenizer is not looked at.
+/// The matrices are packed into memory of their own and the pages of the files given back. The files
+/// stay mapped and must not change while the backend lives: a step reads the embedding, and packing
+/// an adapter with DoRA the weights that it changes. The tokenizer is not looked at.
 ///
 /// # Errors
 /// [`LoadError`]; [`LoadError::reason`] is for a condition, its text for the user of the Model.
@@ -126,7 +126,7 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<CpuBackend, LoadError> 
     })?;
     check_weights_fit(&stored, precision)?;
     let ops = Ops::of(kernels);
-    let model = pack(config, stored, precision, &options.sample, &ops, &mut pool)?;
+    let model = pack(config, &stored, precision, &options.sample, &ops, &mut pool)?;
 
     let config = &model.config;
     let shape = CacheShape::of(config, precision.half_cache);
@@ -175,7 +175,7 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<CpuBackend, LoadError> 
         seconds = begin.elapsed().as_secs_f64(),
         "model loaded"
     );
-    CpuBackend::new(model, cache, spec, kernels, pool)
+    CpuBackend::new(model, stored.into(), cache, spec, kernels, pool)
 }
 
 fn choose_kernels(asked: Option<Kernels>) -> Result<Kernels, LoadError> {

@@ -116,6 +116,18 @@ pub(crate) struct Outputs<'a> {
     pub(crate) values: &'a mut [f32],
 }
 
+impl Outputs<'_> {
+    /// The first row, and the one behind the last.
+    pub(crate) fn rows(&self) -> (usize, usize) {
+        (self.row, self.row + self.values.len() / self.columns)
+    }
+
+    /// The first panel, and how many.
+    pub(crate) fn panels(&self) -> (usize, usize) {
+        (self.column / LANES, self.columns / LANES)
+    }
+}
+
 /// Where the outputs will go: it is brought near while they are computed. Rows that another
 /// processor wrote last come from its cache, which takes longer than adding to them.
 #[derive(Clone, Copy)]
@@ -155,8 +167,22 @@ pub(crate) struct Product<'a> {
     pub(crate) destination: Destination,
 }
 
-/// Multiplies rows by weights and hands the outputs to `sink`. This is one phase of the team: no
-/// barrier is in it.
+/// A piece of work: some rows by some panels, tile after tile.
+struct Block<'a> {
+    product: &'a Product<'a>,
+    multiply: &'a Multiply,
+    rows: (usize, usize),
+    /// From the first on, up to but without the second.
+    panels: (usize, usize),
+    row_tiles: usize,
+    /// Panels of a tile.
+    width: usize,
+    /// See [`Tile::ahead`].
+    ahead: usize,
+}
+
+/// Multiplies rows by weights and hands the outputs to `sink`, tile by tile. This is one phase of
+/// the team: no barrier is in it.
 ///
 /// # Safety
 /// The rows have been written, for as many inputs as the weights have, and nobody writes them
@@ -167,12 +193,79 @@ pub(crate) unsafe fn product(
     product: &Product<'_>,
     mut sink: impl FnMut(Outputs<'_>),
 ) {
+    let mut buffer = Aligned([0.0; MAX_TILE]);
+    each_block(team, ops, product, |block| {
+        block.each_tile(|(row, end), (panel, n)| {
+            let out = Out {
+                at: buffer.0.as_mut_ptr(),
+                row: n * LANES,
+                panel: LANES,
+                begun: false,
+            };
+            // SAFETY: the caller's promise; the tile has room in the buffer.
+            unsafe { block.multiply((row, end), (panel, n), out) };
+            sink(Outputs {
+                row,
+                column: panel * LANES,
+                columns: n * LANES,
+                values: &mut buffer.0[..(end - row) * n * LANES],
+            });
+        });
+    });
+}
+
+/// As [`product`], block by block. `begin` gets the rows of each, from the first on up to without the
+/// second, and the panels, the first and how many. Then it is put together in `space`, which has
+/// room for [`BLOCK_VALUES`].
+///
+/// # Safety
+/// As there.
+pub(crate) unsafe fn product_by_blocks(
+    team: &Team<'_>,
+    ops: &Ops,
+    product: &Product<'_>,
+    space: &mut [f32],
+    begin: impl Fn((usize, usize), (usize, usize)),
+    mut sink: impl FnMut(Outputs<'_>),
+) {
+    each_block(team, ops, product, |block| {
+        let ((first_row, end_row), (first, end)) = (block.rows, block.panels);
+        begin((first_row, end_row), (first, end - first));
+        let columns = (end - first) * LANES;
+        let values = &mut space[..(end_row - first_row) * columns];
+        block.each_tile(|(row, end), (panel, n)| {
+            let at = (row - first_row) * columns + (panel - first) * LANES;
+            let out = Out {
+                at: values[at..].as_mut_ptr(),
+                row: columns,
+                panel: LANES,
+                begun: false,
+            };
+            // SAFETY: the caller's promise; the tile lies within the values.
+            unsafe { block.multiply((row, end), (panel, n), out) };
+        });
+        sink(Outputs {
+            row: first_row,
+            column: first * LANES,
+            columns,
+            values,
+        });
+    });
+}
+
+/// Most outputs of a block.
+pub(crate) const BLOCK_VALUES: usize = BLOCK_ROWS * BLOCK_COLUMNS;
+/// Most columns of a block.
+pub(crate) const BLOCK_COLUMNS: usize = BLOCK_PANELS * LANES;
+
+/// Shares the blocks of a product among the threads.
+fn each_block(team: &Team<'_>, ops: &Ops, product: &Product<'_>, mut work: impl FnMut(&Block<'_>)) {
     let Product {
         weights,
         rows,
         m,
         granule,
-        destination,
+        ..
     } = *product;
     let multiply = multiply_of(ops, weights.format);
     debug_assert_eq!(multiply.rows, rows.kind);
@@ -180,72 +273,97 @@ pub(crate) unsafe fn product(
     let row_blocks = m.div_ceil(BLOCK_ROWS - BLOCK_ROWS % multiply.largest().rows);
     let block_panels = block_panels(weights.panels, granule, row_blocks, team.size());
     let panel_blocks = weights.panels.div_ceil(block_panels);
-    let mut buffer = Aligned([0.0; MAX_TILE]);
     team.each(row_blocks * panel_blocks, |piece| {
         let (row_block, panel_block) = (piece / panel_blocks, piece % panel_blocks);
         let first_row = row_block * m / row_blocks;
         let end_row = (row_block + 1) * m / row_blocks;
         let first_panel = panel_block * block_panels;
-        let end_panel = (first_panel + block_panels).min(weights.panels);
         let most = multiply.shape(end_row - first_row).rows;
         let row_tiles = (end_row - first_row).div_ceil(most);
         let width = multiply
             .shape((end_row - first_row).div_ceil(row_tiles))
             .panels;
         let width = width.next_multiple_of(granule);
-        // What comes from memory is asked for while the step before is multiplied: with one tile a
-        // little further on, else the next panels, while these stay in the cache.
-        let ahead = match end_row - first_row {
-            1 => AHEAD_ONE,
-            _ if row_tiles == 1 => AHEAD,
-            _ => width * weights.steps * STEP_BYTES,
-        };
+        work(&Block {
+            product,
+            multiply,
+            rows: (first_row, end_row),
+            panels: (
+                first_panel,
+                (first_panel + block_panels).min(weights.panels),
+            ),
+            row_tiles,
+            width,
+            // What comes from memory is asked for while the step before is multiplied: with one
+            // tile a little further on, else the next panels, while these stay in the cache.
+            ahead: match end_row - first_row {
+                1 => AHEAD_ONE,
+                _ if row_tiles == 1 => AHEAD,
+                _ => width * weights.steps * STEP_BYTES,
+            },
+        });
+    });
+}
+
+impl Block<'_> {
+    /// Gives `work` the rows `from..end` and the panels, first and how many, of each tile.
+    fn each_tile(&self, mut work: impl FnMut((usize, usize), (usize, usize))) {
+        let ((first_row, end_row), (first_panel, end_panel)) = (self.rows, self.panels);
         let mut panel = first_panel;
         while panel < end_panel {
-            let n = width.min(end_panel - panel);
-            for tile in 0..row_tiles {
+            let n = self.width.min(end_panel - panel);
+            for tile in 0..self.row_tiles {
                 // As even as can be.
-                let row = first_row + tile * (end_row - first_row) / row_tiles;
-                let end = first_row + (tile + 1) * (end_row - first_row) / row_tiles;
-                destination.fetch((row, end), (panel, n));
-                // The first tile has the next panels fetched.
-                let ahead = if tile == 0 { ahead } else { 0 };
-                // SAFETY: the caller's promise.
-                unsafe {
-                    let range = (row, end);
-                    tiles(
-                        multiply,
-                        weights,
-                        rows,
-                        range,
-                        (panel, n),
-                        ahead,
-                        &mut buffer.0,
-                    );
-                }
-                sink(Outputs {
-                    row,
-                    column: panel * LANES,
-                    columns: n * LANES,
-                    values: &mut buffer.0[..(end - row) * n * LANES],
-                });
+                let row = first_row + tile * (end_row - first_row) / self.row_tiles;
+                let end = first_row + (tile + 1) * (end_row - first_row) / self.row_tiles;
+                work((row, end), (panel, n));
             }
             panel += n;
         }
-    });
+    }
+
+    /// Multiplies one tile.
+    ///
+    /// # Safety
+    /// As for [`product`]; `out` has room for the tile.
+    unsafe fn multiply(&self, (row, end): (usize, usize), panels: (usize, usize), out: Out) {
+        let Product {
+            weights,
+            rows,
+            destination,
+            ..
+        } = *self.product;
+        destination.fetch((row, end), panels);
+        // The first tile has the next panels fetched.
+        let ahead = if row == self.rows.0 { self.ahead } else { 0 };
+        // SAFETY: the caller's promise.
+        unsafe { tiles(self.multiply, weights, rows, (row, end), panels, ahead, out) };
+    }
 }
 
 /// The outputs of a tile.
 #[repr(align(64))]
 pub(crate) struct Aligned(pub(crate) [f32; MAX_TILE]);
 
-/// Rows `from..end` times `n` panels into `buffer`, `[rows, n * 16]`, in as many tiles as the
-/// kernel needs.
+/// Where outputs go.
+#[derive(Clone, Copy)]
+pub(crate) struct Out {
+    /// Those of the first row and panel.
+    pub(crate) at: *mut f32,
+    /// From one row to the next, in values.
+    pub(crate) row: usize,
+    /// From one panel to the next, in values.
+    pub(crate) panel: usize,
+    /// There are outputs already, to be added to. Not for quantised weights.
+    pub(crate) begun: bool,
+}
+
+/// Rows `from..end` times `n` panels, in as many tiles as the kernel needs.
 ///
 /// # Safety
 /// The rows have been written, for as many inputs as the weights have; there are no more of them
-/// than the kernel's largest tile has, and no more of all outputs than the buffer. The processor
-/// has the instructions of `multiply`.
+/// than the kernel's largest tile has, and `out` has room for them. The processor has the
+/// instructions of `multiply`.
 pub(crate) unsafe fn tiles(
     multiply: &Multiply,
     weights: &Weights,
@@ -253,7 +371,7 @@ pub(crate) unsafe fn tiles(
     (from, end): (usize, usize),
     (panel, n): (usize, usize),
     ahead: usize,
-    buffer: &mut [f32; MAX_TILE],
+    out: Out,
 ) {
     let shape = multiply.shape(end - from);
     let panel_scales = if weights.format.is_quantized() {
@@ -280,10 +398,12 @@ pub(crate) unsafe fn tiles(
             ahead,
             m: end - from,
             n: now,
-            out: buffer[done * LANES..].as_mut_ptr(),
-            out_stride: n * LANES,
+            out: out.at.wrapping_add(done * out.panel),
+            out_stride: out.row,
+            out_panel: out.panel,
+            begun: out.begun,
         };
-        // SAFETY: the caller's promise; the tile lies within the weights and the buffer.
+        // SAFETY: the caller's promise; the tile lies within the weights and the outputs.
         unsafe { (multiply.tile)(&tile) };
         done += now;
     }

@@ -1,11 +1,11 @@
 //! Packing an adapter, on any thread.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use hyprstream_engine::PackedAdapter;
 use hyprstream_models::{
-    StoredType,
-    adapter::{Adapter, LowRank, Matrix as Factor, Site},
+    StoredType, Weights as Stored,
+    adapter::{Adapter, LowRank, Matrix as Factor, NoLength, Site},
 };
 
 use super::packed::{Factors, Map, Packed, Shape, TokenFactors, Wide};
@@ -23,6 +23,8 @@ use crate::{
 pub struct AdapterPacker {
     shape: Shape,
     ops: Ops,
+    /// The model that adapters change.
+    stored: Arc<Stored>,
 }
 
 /// An adapter was not packed.
@@ -49,34 +51,37 @@ pub enum AdapterError {
     /// A factor holds a NaN or an infinity, or a number that is one in the type of the model.
     #[error("the change of {0} is not finite in the type of the model")]
     NotFinite(Site),
-    /// It was trained with DoRA.
-    #[error("{0} has a magnitude (use_dora), which this backend does not compute yet")]
-    Magnitude(Site),
+    /// It gives a length to what has none.
+    #[error(transparent)]
+    NoLength(NoLength),
     /// There is no memory.
     #[error("there is no memory for the adapter")]
     Memory(#[source] io::Error),
 }
 
 impl AdapterPacker {
-    pub(crate) fn new(shape: Shape, ops: Ops) -> Self {
-        Self { shape, ops }
+    pub(crate) fn new(shape: Shape, ops: Ops, stored: Arc<Stored>) -> Self {
+        Self { shape, ops, stored }
     }
 
     /// Bytes that [`Self::pack`] makes of `adapter` at most, found without packing it.
     pub fn bytes_of(&self, adapter: &Adapter) -> u64 {
         let each = adapter.parts().map(|(site, part)| {
             let ((outputs, inputs), rank) = (part.size(), part.rank());
-            if site == Site::Embedding {
+            let factors = if site == Site::Embedding {
                 4 * rank * (outputs + inputs)
             } else {
                 Weights::bytes_for(self.shape.narrow, rank, inputs)
                     + Weights::bytes_for(self.shape.wide, outputs, rank)
-            }
+            };
+            let gains = part.magnitude.as_ref();
+            factors + gains.map_or(0, |_| 4 * outputs.next_multiple_of(LANES))
         });
         each.sum::<usize>() as u64
     }
 
-    /// Packs `adapter` for [`hyprstream_engine::Backend::attach`] of the backend that this is of.
+    /// Packs `adapter` for [`hyprstream_engine::Backend::attach`] of the backend that this is of. With
+    /// DoRA this reads the weights that it changes from the model's files.
     ///
     /// # Errors
     /// [`AdapterError`]: it does not fit the model, is not finite, or there is no memory.
@@ -87,8 +92,7 @@ impl AdapterPacker {
             // A map of its own, which goes when it does.
             arena: Arena::with_room(room).map_err(AdapterError::Memory)?,
             pool: Pool::new(1).map_err(AdapterError::Memory)?,
-            ops: &self.ops,
-            shape: &self.shape,
+            packer: self,
         };
         let mut layers = Vec::with_capacity(self.shape.layers + 1);
         for index in 0..self.shape.layers {
@@ -108,7 +112,8 @@ impl AdapterPacker {
         let head = packing.factors(Part::Hidden, change.into_iter().collect())?;
         layers.push([head, None, None, None]);
         let embedding = adapter.get(Site::Embedding);
-        let embedding = embedding.map(token_factors).transpose()?;
+        let embedding = embedding.map(|change| self.token_factors(change));
+        let embedding = embedding.transpose()?;
 
         let all = || layers.iter().flatten().flatten();
         let widths = all().map(|factors| factors.narrow.panels * LANES);
@@ -143,29 +148,57 @@ impl AdapterPacker {
                     expected,
                 });
             }
-            if part.magnitude.is_some() {
-                return Err(AdapterError::Magnitude(site));
-            }
         }
         Ok(())
     }
+
+    /// What multiplies each output beside the first factor: 1 without DoRA.
+    fn gains(&self, site: Site, read: &LowRank) -> Result<Option<Vec<f32>>, AdapterError> {
+        let gains = read.gains(site, &self.stored);
+        if read.magnitude.is_some() && site != Site::Embedding {
+            site.weight(&self.stored).release();
+        }
+        gains.map_err(AdapterError::NoLength)
+    }
+
+    /// The factors of the embedding.
+    fn token_factors(&self, change: &LowRank) -> Result<TokenFactors, AdapterError> {
+        let gains = self.gains(Site::Embedding, change)?;
+        let wide = scaled(change, change.scaling, gains.as_deref());
+        let factors = TokenFactors {
+            rank: change.rank(),
+            narrow: change.a.transposed().values().to_vec(),
+            wide: Factor::new(change.b.rows(), wide)
+                .transposed()
+                .values()
+                .to_vec(),
+            gains: gains.map(|gains| added(gains, 1)),
+        };
+        let numbers = factors.narrow.iter().chain(&factors.wide);
+        let mut numbers = numbers.chain(factors.gains.iter().flatten());
+        if numbers.all(|number| number.is_finite()) {
+            Ok(factors)
+        } else {
+            Err(AdapterError::NotFinite(Site::Embedding))
+        }
+    }
 }
 
-/// The factors of the embedding.
-fn token_factors(change: &LowRank) -> Result<TokenFactors, AdapterError> {
-    let wide = change.b.transposed();
-    let wide = wide.values().iter().map(|b| b * change.scaling);
-    let factors = TokenFactors {
-        rank: change.rank(),
-        narrow: change.a.transposed().values().to_vec(),
-        wide: wide.collect(),
-    };
-    let mut numbers = factors.narrow.iter().chain(&factors.wide);
-    if numbers.all(|number| number.is_finite()) {
-        Ok(factors)
-    } else {
-        Err(AdapterError::NotFinite(Site::Embedding))
-    }
+/// The second factor times `factor`, and each of its rows times its gain.
+fn scaled(change: &LowRank, factor: f32, gains: Option<&[f32]>) -> Vec<f32> {
+    let rows = change.b.values().chunks_exact(change.rank()).enumerate();
+    let rows = rows.flat_map(|(output, row)| {
+        let factor = factor * gains.map_or(1.0, |gains| gains[output]);
+        row.iter().map(move |b| b * factor)
+    });
+    rows.collect()
+}
+
+/// What gains add to a product, as a share of it, up to a multiple of `columns`.
+fn added(gains: Vec<f32>, columns: usize) -> Vec<f32> {
+    let mut added: Vec<_> = gains.into_iter().map(|gain| gain - 1.0).collect();
+    added.resize(added.len().next_multiple_of(columns), 0.0);
+    added
 }
 
 /// A change of a map that is being packed.
@@ -177,6 +210,8 @@ struct Change<'a> {
     a: Vec<u8>,
     /// The second one with all that multiplies it, `[outputs, rank]`.
     b: Vec<u8>,
+    /// See [`Wide::gains`].
+    gains: Option<Vec<f32>>,
     /// Where the outputs of the first factor begin.
     from: usize,
 }
@@ -185,8 +220,7 @@ struct Change<'a> {
 struct Packing<'a> {
     arena: Arena,
     pool: Pool,
-    ops: &'a Ops,
-    shape: &'a Shape,
+    packer: &'a AdapterPacker,
 }
 
 impl Packing<'_> {
@@ -196,7 +230,8 @@ impl Packing<'_> {
         part: Part,
         reads: Vec<(Site, Map, &LowRank)>,
     ) -> Result<Option<Factors>, AdapterError> {
-        let inputs = self.shape.inputs[part as usize];
+        let shape = &self.packer.shape;
+        let inputs = shape.inputs[part as usize];
         let (mut changes, mut width) = (Vec::<Change<'_>>::new(), 0);
         for (site, map, read) in reads {
             let shared = changes.iter().find(|other| other.read.a.is(&read.a));
@@ -217,12 +252,13 @@ impl Packing<'_> {
             .iter()
             .flat_map(|change| panels_of(&matrix(&change.a, inputs)))
             .collect();
-        let narrow = self.weights(&panels, self.shape.narrow, first.site)?;
+        let narrow = self.weights(&panels, shape.narrow, first.site)?;
         let mut wide = Vec::with_capacity(changes.len());
-        for change in &changes {
+        for change in changes {
             let panels: Vec<_> = panels_of(&matrix(&change.b, change.read.rank())).collect();
             wide.push(Wide {
-                weights: self.weights(&panels, self.shape.wide, change.site)?,
+                weights: self.weights(&panels, shape.wide, change.site)?,
+                gains: change.gains,
                 from: change.from,
                 first: change.map.first,
                 stride: change.map.stride,
@@ -239,29 +275,29 @@ impl Packing<'_> {
         read: &'a LowRank,
         from: usize,
     ) -> Result<Change<'a>, AdapterError> {
-        let (a, b) = (read.a.values(), read.b.values());
+        let gains = self.packer.gains(site, read)?;
+        let a = read.a.values();
         // The scales of 8 bits are f16, which small numbers are no match for.
-        let shift = if self.shape.narrow == Format::Int8 {
+        let shift = if self.packer.shape.narrow == Format::Int8 {
             power_of_two(a.iter().fold(0.0, |most, number| number.abs().max(most)))
         } else {
             1.0
         };
-        let mut finite = read.scaling.is_finite();
-        let mut numbers = |of: &[f32], factor: f32| -> Vec<u8> {
-            let scaled = of.iter().map(|number| number * factor);
-            let each = scaled.inspect(|number| finite &= number.is_finite());
-            each.flat_map(f32::to_le_bytes).collect()
-        };
-        let (a, b) = (numbers(a, 1.0 / shift), numbers(b, read.scaling * shift));
-        if !finite {
+        let a: Vec<_> = a.iter().map(|number| number / shift).collect();
+        let b = scaled(read, read.scaling * shift, gains.as_deref());
+        let gains = gains.map(|gains| added(gains, LANES));
+        let mut numbers = a.iter().chain(&b).chain(gains.iter().flatten());
+        if !read.scaling.is_finite() || !numbers.all(|number| number.is_finite()) {
             return Err(AdapterError::NotFinite(site));
         }
+        let bytes = |numbers: Vec<f32>| numbers.into_iter().flat_map(f32::to_le_bytes).collect();
         Ok(Change {
             site,
             map,
             read,
-            a,
-            b,
+            a: bytes(a),
+            b: bytes(b),
+            gains,
             from,
         })
     }
@@ -273,7 +309,7 @@ impl Packing<'_> {
         site: Site,
     ) -> Result<Weights, AdapterError> {
         let (arena, pool) = (&mut self.arena, &mut self.pool);
-        let packed = Weights::pack(panels, format, None, arena, self.ops, pool);
+        let packed = Weights::pack(panels, format, None, arena, &self.packer.ops, pool);
         packed.map_err(|error| match error {
             PackError::Memory(source) => AdapterError::Memory(source),
             PackError::NotFinite | PackError::TooLarge => AdapterError::NotFinite(site),
@@ -283,14 +319,18 @@ impl Packing<'_> {
 
 impl Factors {
     fn bytes(&self) -> usize {
-        let wide = self.wide.iter().map(|wide| wide.weights.bytes());
+        let wide = self.wide.iter().map(|wide| {
+            let gains = wide.gains.as_ref();
+            wide.weights.bytes() + gains.map_or(0, |gains| 4 * gains.len())
+        });
         self.narrow.bytes() + wide.sum::<usize>()
     }
 }
 
 impl TokenFactors {
     fn bytes(&self) -> usize {
-        4 * (self.narrow.len() + self.wide.len())
+        let gains = self.gains.as_ref().map_or(0, Vec::len);
+        4 * (self.narrow.len() + self.wide.len() + gains)
     }
 }
 

@@ -140,6 +140,9 @@ pub(crate) struct Factors {
 #[derive(Debug)]
 pub(crate) struct Wide {
     pub(crate) weights: Weights,
+    /// With DoRA: what is added to the product of the matrix, as a share of it, for each column of
+    /// all panels.
+    pub(crate) gains: Option<Vec<f32>>,
     /// Where its inputs begin among the outputs of [`Factors::narrow`].
     pub(crate) from: usize,
     /// Its first panel in the output of the part, and the distance to the next.
@@ -155,11 +158,18 @@ pub(crate) struct TokenFactors {
     pub(super) narrow: Vec<f32>,
     /// `[rank, hidden]`.
     pub(super) wide: Vec<f32>,
+    /// As [`Wide::gains`], `[hidden]`.
+    pub(super) gains: Option<Vec<f32>>,
 }
 
 impl TokenFactors {
-    /// Adds `scale` times the change of `token` to its embedding `x`.
-    pub(crate) fn add(&self, token: usize, scale: f32, x: &mut [f32]) {
+    /// Adds `scale` times the change of `token` to `x`; its embedding is `base`.
+    pub(crate) fn add(&self, token: usize, scale: f32, base: &[f32], x: &mut [f32]) {
+        if let Some(gains) = &self.gains {
+            for ((x, base), gain) in x.iter_mut().zip(base).zip(gains) {
+                *x += scale * gain * base;
+            }
+        }
         let narrow = &self.narrow[token * self.rank..][..self.rank];
         for (factor, row) in narrow.iter().zip(self.wide.chunks_exact(x.len())) {
             let factor = scale * factor;

@@ -302,7 +302,6 @@ unsafe fn scores_by_dot<D: Dot, const LARGE: bool>(
                             queries,
                             query_bytes,
                             steps,
-                            0,
                             out,
                             SCORE_STRIDE,
                         )

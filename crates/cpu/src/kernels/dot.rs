@@ -18,6 +18,8 @@ pub(crate) trait Dot {
 
     /// Sums of nothing.
     unsafe fn zero() -> Self::Sums;
+    /// Reads 16 values.
+    unsafe fn load(from: *const f32) -> Self::Sums;
     /// Writes 16 values.
     unsafe fn store(sums: Self::Sums, to: *mut f32);
     /// Adds `steps` steps of `N` panels times `M` rows, and asks for what lies `ahead` bytes further
@@ -47,30 +49,29 @@ pub(crate) unsafe fn multiply<D: Dot, const M: usize, const N: usize>(
     rows: *const u8,
     row_bytes: usize,
     steps: usize,
-    ahead: usize,
     out: *mut f32,
     stride: usize,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut sums = [[D::zero(); N]; M];
-        D::accumulate::<M, N>(&mut sums, panels, rows, row_bytes, steps, ahead);
-        store::<D, M, N>(&sums, out, stride);
+        D::accumulate::<M, N>(&mut sums, panels, rows, row_bytes, steps, 0);
+        store::<D, M, N>(&sums, out, (stride, LANES));
     }
 }
 
-/// Writes the sums of `M` rows and `N` panels.
+/// Writes the sums of `M` rows and `N` panels, so many values apart.
 #[inline(always)]
 unsafe fn store<D: Dot, const M: usize, const N: usize>(
     sums: &[[D::Sums; N]; M],
     out: *mut f32,
-    stride: usize,
+    (row, panel): (usize, usize),
 ) {
     // By index: an iterator would take the sums out of their registers first.
     for i in 0..M {
         for j in 0..N {
             // SAFETY: the caller's promise.
-            unsafe { D::store(sums[i][j], out.add(i * stride + j * LANES)) };
+            unsafe { D::store(sums[i][j], out.add(i * row + j * panel)) };
         }
     }
 }
@@ -105,7 +106,7 @@ pub(crate) unsafe fn multiply_segments<D: Dot, const M: usize, const N: usize>(
             let rows = rows.add(index * steps * row_step::<D>());
             D::accumulate::<M, N>(&mut sums, panels, rows, row_bytes, count, 0);
         }
-        store::<D, M, N>(&sums, out, stride);
+        store::<D, M, N>(&sums, out, (stride, LANES));
     }
 }
 
@@ -124,9 +125,20 @@ pub(crate) unsafe fn panels<const N: usize>(tile: &Tile) -> [*const u8; N] {
 pub(crate) unsafe fn multiply_tile<D: Dot, const M: usize, const N: usize>(tile: &Tile) {
     debug_assert!(tile.m == M && tile.n == N);
     let (rows, row_bytes, steps) = (tile.rows, tile.row_bytes, tile.steps);
-    let (ahead, out, stride) = (tile.ahead, tile.out, tile.out_stride);
+    let (out, apart) = (tile.out, (tile.out_stride, tile.out_panel));
     // SAFETY: the caller's promise.
-    unsafe { multiply::<D, M, N>(panels(tile), rows, row_bytes, steps, ahead, out, stride) }
+    unsafe {
+        let mut sums = [[D::zero(); N]; M];
+        if tile.begun {
+            for i in 0..M {
+                for j in 0..N {
+                    sums[i][j] = D::load(out.add(i * apart.0 + j * apart.1));
+                }
+            }
+        }
+        D::accumulate::<M, N>(&mut sums, panels(tile), rows, row_bytes, steps, tile.ahead);
+        store::<D, M, N>(&sums, out, apart);
+    }
 }
 
 /// A [`Tile`] of at most two rows and one panel.
@@ -157,6 +169,12 @@ macro_rules! plain {
             #[inline(always)]
             unsafe fn zero() -> Self::Sums {
                 [0.0; LANES]
+            }
+
+            #[inline(always)]
+            unsafe fn load(from: *const f32) -> Self::Sums {
+                // SAFETY: the caller's promise.
+                unsafe { from.cast::<Self::Sums>().read_unaligned() }
             }
 
             #[inline(always)]

@@ -57,6 +57,19 @@ pub(crate) fn fetch_to_write(at: *const u8) {
     let _ = at;
 }
 
+/// Asks for the cache line at `at`, to be read soon. Any address will do.
+#[inline(always)]
+pub(crate) fn fetch_to_read(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: it changes no memory and never faults.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// A set of kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kernels {
@@ -160,10 +173,14 @@ pub(crate) struct Tile {
     pub(crate) m: usize,
     /// Number of panels, at most [`Shape::panels`].
     pub(crate) n: usize,
-    /// `[m, n * 16]`.
+    /// The outputs of the first row and panel.
     pub(crate) out: *mut f32,
-    /// From one row of `out` to the next, in values.
+    /// From the outputs of one row to those of the next, in values.
     pub(crate) out_stride: usize,
+    /// From the outputs of one panel to those of the next, in values.
+    pub(crate) out_panel: usize,
+    /// There are outputs already, which the sums begin with. Not for quantised weights.
+    pub(crate) begun: bool,
 }
 
 /// Largest tile of a kernel for some number of rows.

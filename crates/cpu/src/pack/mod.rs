@@ -26,7 +26,7 @@ use crate::{
 /// one layer more is in memory meanwhile. Without a sample all inputs count alike.
 pub(crate) fn pack(
     config: DecoderConfig,
-    stored: StoredWeights,
+    stored: &StoredWeights,
     precision: Precision,
     sample: &[u32],
     ops: &Ops,
@@ -57,7 +57,7 @@ pub(crate) fn pack(
     let mut model = Model {
         weight_bytes: 0,
         columns,
-        embedding: stored.embedding,
+        embedding: stored.embedding.clone(),
         embedding_scale: if precision.layers == Format::F32 {
             scale
         } else {

@@ -10,7 +10,7 @@ use crate::{
     kernels::{CHUNK, MAX_ROWS},
 };
 
-pub(crate) use runs::{Piece, Runs};
+pub(crate) use runs::{Piece, Run, Runs};
 
 /// Everything about a step that does not depend on the layer.
 #[derive(Debug, Default)]

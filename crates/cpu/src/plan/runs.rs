@@ -39,6 +39,18 @@ pub(crate) struct Piece {
 }
 
 impl Runs {
+    /// Whether every thread multiplies by the first factors alone, for itself: there is but one
+    /// piece of such work.
+    pub(crate) fn each_alone(&self) -> bool {
+        self.pieces.len() == 1
+    }
+
+    /// Rows between the factors that so many threads need.
+    pub(crate) fn rows(&self, threads: usize) -> usize {
+        let copies = if self.each_alone() { threads } else { 1 };
+        self.scales.len() * copies
+    }
+
     /// The adapters of row `row` and what each is multiplied by, in the order of its stack.
     pub(crate) fn of(&self, row: usize) -> impl Iterator<Item = (usize, f32)> {
         let runs = self.list.iter();

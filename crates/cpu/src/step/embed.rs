@@ -13,9 +13,14 @@ impl Step<'_> {
             // SAFETY: see `Step`.
             let x = unsafe { Self::row(self.at.x, t, config.hidden_size) };
             embedding.read(token.id as usize, x);
-            for (adapter, scale) in self.runs.of(t) {
-                if let Some(factors) = &self.adapters[adapter].embedding {
-                    factors.add(token.id as usize, scale, x);
+            let mut changes = self.runs.of(t).filter_map(|(adapter, scale)| {
+                let factors = self.adapters[adapter].embedding.as_ref()?;
+                Some((factors, scale))
+            });
+            if let Some(first) = changes.next() {
+                let base = x.to_vec();
+                for (factors, scale) in std::iter::once(first).chain(changes) {
+                    factors.add(token.id as usize, scale, &base, x);
                 }
             }
             let scale = self.model.embedding_scale;

@@ -1,20 +1,24 @@
 //! The phase of the gate.
 
-use super::{low_rank::Place, state::Step};
+use super::{low_rank::Place, space::Space, state::Step};
 use crate::{
     format::RowKind,
     kernels::{GateArgs, LANES},
-    model::{Layer, Part},
+    model::Linear,
     pool::Team,
     product::{Destination, Outputs, Rows},
 };
 
 impl Step<'_> {
     /// `inner = act(gate(rows)) * up(rows)`.
-    pub(super) fn gated(&self, team: &Team<'_>, index: usize, layer: &Layer, rows: &Rows) {
+    pub(super) fn gated(
+        &self,
+        team: &Team<'_>,
+        (linear, place): (&Linear, Place),
+        rows: &Rows,
+        space: &mut Space,
+    ) {
         let (at, width) = (&self.at, self.model.config.intermediate_size);
-        let linear = &layer.gate_up;
-        let place = Place::all(index, Part::Gated);
         let (half, gelu) = (at.inner_rows.kind == RowKind::Bf16, self.model.gelu());
         let (out, out_bytes) = match at.inner_rows.kind {
             RowKind::Q8 => (at.inner.at(0).cast::<u8>(), 4 * width),
@@ -44,6 +48,6 @@ impl Step<'_> {
             unsafe { (self.ops.gate)(&args) };
         };
         // SAFETY: see `Step`.
-        unsafe { self.product(team, (linear, place), rows, 2, destination, sink) };
+        unsafe { self.product(team, (linear, place), rows, (2, destination), space, sink) };
     }
 }

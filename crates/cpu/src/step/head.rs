@@ -1,6 +1,6 @@
 //! What is asked for: which tokens go on to the end, and the phases of the end.
 
-use super::{low_rank::Place, space::Space, state::Step};
+use super::{space::Space, state::Step};
 use crate::{
     format::RowKind,
     kernels::LANES,
@@ -91,10 +91,18 @@ impl Step<'_> {
                 ..*self
             };
             let (weights, inputs) = (&self.model.head, &self.at.head_rows);
-            let place = Place::all(config.num_layers(), Part::Hidden);
-            head.narrow(team, place.layer, place.part, inputs);
+            let place = head.narrow(team, (config.num_layers(), Part::Hidden), inputs);
             // SAFETY: see `Step`.
-            unsafe { head.product(team, (weights, place), inputs, 1, destination, sink) };
+            unsafe {
+                head.product(
+                    team,
+                    (weights, place),
+                    inputs,
+                    (1, destination),
+                    space,
+                    sink,
+                );
+            }
         }
         team.barrier();
     }

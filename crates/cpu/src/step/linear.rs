@@ -1,12 +1,16 @@
 //! Phases that multiply by the matrices.
 
-use super::{low_rank::Place, space::Space, state::Step};
+use super::{
+    low_rank::{Changes, Place},
+    space::Space,
+    state::Step,
+};
 use crate::{
     buffer::Shared,
-    kernels::{AddArgs, LANES, MAX_TILE},
+    kernels::{AddArgs, LANES},
     model::Linear,
     pool::Team,
-    product::{Aligned, Destination, Outputs, Product, Rows, product},
+    product::{Destination, Outputs, Product, Rows, product, product_by_blocks},
 };
 
 impl Step<'_> {
@@ -17,6 +21,7 @@ impl Step<'_> {
         (linear, place): (&Linear, Place),
         rows: &Rows,
         (to, width): (Shared<f32>, usize),
+        space: &mut Space,
     ) {
         let column = place.column;
         let destination = Destination {
@@ -40,7 +45,7 @@ impl Step<'_> {
             }
         };
         // SAFETY: see `Step`.
-        unsafe { self.product(team, (linear, place), rows, 1, destination, sink) };
+        unsafe { self.product(team, (linear, place), rows, (1, destination), space, sink) };
     }
 
     /// All rows by `linear`, with what adapters add there.
@@ -52,8 +57,8 @@ impl Step<'_> {
         team: &Team<'_>,
         (linear, place): (&Linear, Place),
         rows: &Rows,
-        granule: usize,
-        destination: Destination,
+        (granule, destination): (usize, Destination),
+        space: &mut Space,
         mut sink: impl FnMut(Outputs<'_>),
     ) {
         let all = Product {
@@ -63,17 +68,18 @@ impl Step<'_> {
             granule,
             destination,
         };
-        if self.runs.list.is_empty() {
+        let changes = Changes { step: self, place };
+        if changes.is_empty() {
             // SAFETY: the caller's promise.
             return unsafe { product(team, self.ops, &all, sink) };
         }
-        let mut buffer = Aligned([0.0; MAX_TILE]);
-        let sink = |mut tile: Outputs<'_>| {
-            self.widen(place, &mut tile, &mut buffer);
-            sink(tile);
+        let begin = |rows, panels| changes.fetch(rows, panels);
+        let sink = |mut outputs: Outputs<'_>| {
+            changes.change(&mut outputs);
+            sink(outputs);
         };
         // SAFETY: the caller's promise.
-        unsafe { product(team, self.ops, &all, sink) };
+        unsafe { product_by_blocks(team, self.ops, &all, space.outputs, begin, sink) };
     }
 
     /// `x += linear(rows)`, or `x += norm(linear(rows))`, and meets the barrier.
@@ -107,11 +113,11 @@ impl Step<'_> {
                 unsafe { (self.ops.add_rows)(&args) };
             };
             // SAFETY: see `Step`.
-            unsafe { self.product(team, (linear, place), rows, 1, destination, sink) };
+            unsafe { self.product(team, (linear, place), rows, (1, destination), space, sink) };
             team.barrier();
             return;
         };
-        self.store(team, (linear, place), rows, (self.at.y, width));
+        self.store(team, (linear, place), rows, (self.at.y, width), space);
         team.barrier();
         self.each_token(team, |t| {
             // SAFETY: see `Step`.

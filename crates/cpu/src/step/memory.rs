@@ -15,6 +15,7 @@ use crate::{
 
 /// Memory of the activations, which grows with the largest step.
 pub(crate) struct Memory {
+    threads: usize,
     x: Buffer<f32>,
     y: Buffer<f32>,
     qkv: Buffer<f32>,
@@ -79,6 +80,7 @@ impl Memory {
         let low = multiply_of(ops, formats(format).1).rows;
         let empty = || Buffer::new(0);
         Ok(Self {
+            threads,
             x: empty()?,
             y: empty()?,
             qkv: empty()?,
@@ -133,6 +135,9 @@ impl Memory {
         let attended = before(&self.attended_rows, config.num_heads * config.head_dim);
         let width = adapters.iter().map(|adapter| adapter.width).max();
         self.low_rows.resize(width.unwrap_or(0));
+        let runs = [&plan.runs, &plan.kept_runs, &plan.head_runs];
+        let low_rows = runs.map(|runs| runs.rows(self.threads)).into_iter();
+        let low_rows = low_rows.max().unwrap_or(0);
         Ok(Activations {
             x: share(&mut self.x, tokens * config.hidden_size)?,
             y: share(&mut self.y, tokens * config.hidden_size)?,
@@ -151,7 +156,7 @@ impl Memory {
             attended_rows: self.attended_rows.rows(tokens)?,
             inner_rows: self.inner_rows.rows(tokens)?,
             head_rows: self.head_rows.rows(plan.logits.len())?,
-            low_rows: self.low_rows.rows(plan.runs.scales.len())?,
+            low_rows: self.low_rows.rows(low_rows)?,
             logits: share(&mut self.logits, plan.logits.len() * config.vocab_size)?,
             hidden: share(&mut self.hidden, plan.hidden.len() * config.hidden_size)?,
         })

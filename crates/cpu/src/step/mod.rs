@@ -58,17 +58,22 @@ impl Step<'_> {
         let at = &self.at;
         let rows = self.norm(team, &layer.attention_norm, space);
         self.measure(team, &rows, layer.qkv.inputs, Part::Hidden);
-        self.narrow(team, index, Part::Hidden, &rows);
+        let place = self.narrow(team, (index, Part::Hidden), &rows);
         let columns = self.model.columns;
-        let place = Place::all(index, Part::Hidden);
-        self.store(team, (&layer.qkv, place), &rows, (at.qkv, columns.all));
+        self.store(
+            team,
+            (&layer.qkv, place),
+            &rows,
+            (at.qkv, columns.all),
+            space,
+        );
         if let Some(linear) = &layer.key_value {
             team.barrier();
             let place = Place {
                 column: columns.key,
                 ..place
             };
-            self.store(team, (linear, place), &rows, (at.qkv, columns.all));
+            self.store(team, (linear, place), &rows, (at.qkv, columns.all), space);
         }
         team.barrier();
         self.turn(team, index, layer, space);
@@ -82,22 +87,20 @@ impl Step<'_> {
         let (config, at) = (&self.model.config, &self.at);
         let rows = self.quantized(team, at.attended, layer.output.inputs, &at.attended_rows);
         self.measure(team, &rows, layer.output.inputs, Part::Attended);
-        self.narrow(team, index, Part::Attended, &rows);
+        let place = self.narrow(team, (index, Part::Attended), &rows);
         let norm = layer.attention_post_norm.as_deref();
-        let place = Place::all(index, Part::Attended);
         self.part_out(team, (&layer.output, place), &rows, norm, space);
 
         let rows = self.norm(team, &layer.mlp_norm, space);
         self.measure(team, &rows, layer.gate_up.inputs, Part::Gated);
-        self.narrow(team, index, Part::Gated, &rows);
-        self.gated(team, index, layer, &rows);
+        let place = self.narrow(team, (index, Part::Gated), &rows);
+        self.gated(team, (&layer.gate_up, place), &rows, space);
         team.barrier();
         let width = config.intermediate_size;
         let rows = self.quantized(team, at.inner, width, &at.inner_rows);
         self.measure(team, &rows, width, Part::Inner);
-        self.narrow(team, index, Part::Inner, &rows);
+        let place = self.narrow(team, (index, Part::Inner), &rows);
         let norm = layer.mlp_post_norm.as_deref();
-        let place = Place::all(index, Part::Inner);
         self.part_out(team, (&layer.down, place), &rows, norm, space);
     }
 }

@@ -125,6 +125,17 @@ impl Folder {
         each.collect()
     }
 
+    /// The same changes with DoRA.
+    pub(crate) fn with_magnitudes(mut parts: Parts, seed: u64) -> Parts {
+        let mut random = fastrand::Rng::with_seed(seed);
+        for part in parts.values_mut() {
+            let (outputs, _) = part.size();
+            let lengths = (0..outputs).map(|_| 1.0 + random.f32());
+            part.magnitude = Some(lengths.collect());
+        }
+        parts
+    }
+
     /// An adapter of these parts.
     pub(crate) fn with_parts(&self, parts: Parts) -> Adapter {
         Adapter::new(&self.decoder(), parts, BaseName::default())
@@ -136,22 +147,21 @@ impl Folder {
         for (site, part) in adapter.parts() {
             let (outputs, inputs) = part.size();
             let weight = changed.weight(site);
-            let sums = sums(part, scale);
-            for (at, sum) in sums.into_iter().enumerate() {
-                let (output, input) = (at / inputs, at % inputs);
-                // The table of embeddings is the other way round.
-                let at = match site {
-                    Site::Embedding => input * outputs + output,
-                    _ => at,
-                };
-                weight[at] += sum;
+            // The table of embeddings is the other way round.
+            let place = |at: usize| match site {
+                Site::Embedding => at % inputs * outputs + at / inputs,
+                Site::Layer(..) | Site::Head => at,
+            };
+            let base: Vec<_> = (0..weight.len()).map(|at| weight[place(at)]).collect();
+            for (at, added) in part.delta(&base).into_iter().enumerate() {
+                weight[place(at)] += scale * added;
             }
         }
         changed
     }
 
     /// The weights at a place.
-    fn weight(&mut self, site: Site) -> &mut [f32] {
+    pub(crate) fn weight(&mut self, site: Site) -> &mut [f32] {
         let name = format!("{site}.weight");
         &mut self.tensors.get_mut(&name).unwrap().1
     }
@@ -177,18 +187,3 @@ impl Folder {
 
 /// The changes of an adapter.
 pub(crate) type Parts = BTreeMap<Site, LowRank>;
-
-/// `scale` times what a change adds, `[outputs, inputs]`.
-fn sums(change: &LowRank, scale: f32) -> Vec<f32> {
-    let (outputs, inputs) = change.size();
-    let factor = f64::from(change.scaling) * f64::from(scale);
-    let mut sums = Vec::new();
-    for o in 0..outputs {
-        for i in 0..inputs {
-            let b = change.b.row(o).iter().enumerate();
-            let each = b.map(|(r, b)| f64::from(change.a.row(r)[i]) * f64::from(*b));
-            sums.push((factor * each.sum::<f64>()) as f32);
-        }
-    }
-    sums
-}

@@ -169,6 +169,26 @@ fn embedding_and_head_are_changed_too() {
 }
 
 #[test]
+fn with_dora_rows_of_the_changed_weights_have_other_lengths() {
+    let tokens = tokens(40, 1);
+    for name in MODELS {
+        let folder = Folder::of(name).untied();
+        let mut sites = folder.sites(&Linear::ALL);
+        sites.extend([Site::Embedding, Site::Head]);
+        let parts = Folder::with_magnitudes(folder.parts(sites, 5, 3), 4);
+        let adapter = folder.with_parts(parts);
+        for (kernels, scale) in sets().flat_map(|set| [(set, 1.0), (set, 0.4)]) {
+            let mut theirs = in_f32(&folder.changed(&adapter, scale), kernels);
+            let mut ours = in_f32(&folder, kernels);
+            let id = attach(&mut ours, 1, &adapter);
+            let with = logits(&mut ours, &tokens, &[(id, scale)], 40);
+            let theirs = logits(&mut theirs, &tokens, &[], 40);
+            agree(&with, &theirs, &format!("{name} {kernels} {scale}"));
+        }
+    }
+}
+
+#[test]
 fn an_adapter_may_leave_layers_alone() {
     let (folder, tokens) = (Folder::of("gemma3"), tokens(20, 2));
     let sites = [
@@ -232,9 +252,10 @@ fn an_answer_has_the_same_bits_alone_and_among_31_others() {
     let (attention, rest) = Linear::ALL.split_at(4);
     let mut ends = folder.sites(&[rest[0], rest[2]]);
     ends.extend([Site::Embedding, Site::Head]);
+    let all = folder.parts(folder.sites(&Linear::ALL), 5, 11);
     let others = [
         folder.adapter(&Linear::ALL, 16, 10),
-        folder.adapter(&Linear::ALL, 5, 11),
+        folder.with_parts(Folder::with_magnitudes(all, 14)),
         folder.adapter(attention, 40, 12),
         folder.adapter_of(ends, 8, 13),
     ];
@@ -390,6 +411,21 @@ fn what_does_not_fit_is_refused_with_what_is_wrong() {
     });
     let is_it = matches!(large, AdapterError::NotFinite(site) if site == gate);
     assert!(is_it, "{large}");
+
+    // A row of 0 that is to have a length.
+    let mut holed = folder.clone();
+    let inputs = parts[&key].a.columns();
+    holed.weight(key)[5 * inputs..6 * inputs].fill(0.0);
+    let mut lengths = Folder::with_magnitudes(parts.clone(), 1);
+    let part = lengths.get_mut(&key).unwrap();
+    for at in 20..24 {
+        part.b = with_number(&part.b, at, 0.0);
+    }
+    let error = in_f32(&holed, Kernels::best()).adapter_packer();
+    let error = error.pack(&folder.with_parts(lengths)).unwrap_err();
+    let text = "row 5 of model.layers.1.self_attn.k_proj is 0 with the adapter, but has a magnitude \
+                (use_dora)";
+    assert_eq!(error.to_string(), text);
 
     // Made for a model of other sizes, and with more layers.
     let other = Folder::of("gemma3").widened();

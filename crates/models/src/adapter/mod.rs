@@ -53,6 +53,7 @@ mod delta;
 mod digest;
 mod error;
 mod files;
+mod gains;
 mod key;
 mod low_rank;
 mod read;
@@ -68,6 +69,7 @@ pub use config::BaseName;
 pub use digest::AdapterDigest;
 pub use error::AdapterError;
 pub use files::{AdapterFiles, ListedAdapter};
+pub use gains::NoLength;
 pub use low_rank::{LowRank, Matrix};
 pub use site::{Linear, Site};
 

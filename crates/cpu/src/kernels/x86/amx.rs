@@ -239,6 +239,8 @@ struct Sums {
     out: *mut f32,
     /// From one row to the next, in values.
     stride: usize,
+    /// From one panel to the next, in values.
+    panel: usize,
     /// Whether there are some already, to be added to.
     begun: bool,
 }
@@ -259,7 +261,7 @@ unsafe fn pass<const TWO: bool, const N: usize>(
     sums: Sums,
 ) {
     let out = |half: usize, j: usize| {
-        let at = half * TILE_ROWS * sums.stride + j * LANES;
+        let at = half * TILE_ROWS * sums.stride + j * sums.panel;
         sums.out.wrapping_add(at).cast::<u8>()
     };
     let stride = 4 * sums.stride;
@@ -387,7 +389,8 @@ unsafe fn multiply_bf16(tile: &Tile) {
     let sums = Sums {
         out: tile.out,
         stride: tile.out_stride,
-        begun: false,
+        panel: tile.out_panel,
+        begun: tile.begun,
     };
     macro_rules! go {
         ($TWO:literal, $N:literal) => {{
@@ -473,7 +476,7 @@ unsafe fn multiply_quantized<B: Bits>(tile: &Tile) {
                 add_group::<B, TILE_ROWS, 1>(&part, g, &rows, &dots, &mut sums);
             }
             for i in 0..tile.m {
-                let out = tile.out.add(i * tile.out_stride + j * LANES);
+                let out = tile.out.add(i * tile.out_stride + j * tile.out_panel);
                 _mm512_storeu_ps(out, sums[i][0]);
             }
         }
@@ -495,6 +498,7 @@ impl Products for Tiles {
             let sums = Sums {
                 out: out.wrapping_add(done * LANES),
                 stride: SCORE_STRIDE,
+                panel: LANES,
                 begun: false,
             };
             macro_rules! go {
@@ -543,6 +547,7 @@ impl Products for Tiles {
                 let sums = Sums {
                     out: out.wrapping_add(panel * LANES),
                     stride: panels * LANES,
+                    panel: LANES,
                     begun: from > 0,
                 };
                 macro_rules! go {

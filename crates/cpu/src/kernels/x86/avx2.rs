@@ -32,6 +32,12 @@ macro_rules! dot {
             }
 
             #[inline(always)]
+            unsafe fn load(from: *const f32) -> Self::Sums {
+                // SAFETY: see above.
+                unsafe { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))] }
+            }
+
+            #[inline(always)]
             unsafe fn store(sums: Self::Sums, to: *mut f32) {
                 // SAFETY: see above.
                 unsafe {
@@ -177,7 +183,7 @@ unsafe fn add_group<B: Bits, const M: usize>(
 /// `M` rows times one panel. Several panels at a time are several streams, and slower.
 #[inline(always)]
 unsafe fn quantized<B: Bits, const M: usize>(tile: &Tile) {
-    debug_assert!(tile.m == M && tile.n == 1);
+    debug_assert!(tile.m == M && tile.n == 1 && !tile.begun);
     let per_group = if B::FOUR { GROUP / 8 } else { GROUP / 4 };
     let groups = tile.steps / per_group;
     // SAFETY: the caller's promise.

@@ -39,6 +39,12 @@ macro_rules! dot {
             }
 
             #[inline(always)]
+            unsafe fn load(from: *const f32) -> Self::Sums {
+                // SAFETY: see above.
+                unsafe { _mm512_loadu_ps(from) }
+            }
+
+            #[inline(always)]
             unsafe fn store(sums: Self::Sums, to: *mut f32) {
                 // SAFETY: see above.
                 unsafe { _mm512_storeu_ps(to, sums) }
@@ -161,6 +167,7 @@ pub(super) unsafe fn add_group<B: Bits, const M: usize, const N: usize>(
 /// `M` rows times `N` panels.
 #[inline(always)]
 unsafe fn quantized<B: Bits, const M: usize, const N: usize>(tile: &Tile) {
+    debug_assert!(!tile.begun);
     let per_group = if B::FOUR { GROUP / 8 } else { GROUP / 4 };
     let groups = tile.steps / per_group;
     // SAFETY: the caller's promise.
@@ -209,7 +216,10 @@ unsafe fn quantized<B: Bits, const M: usize, const N: usize>(tile: &Tile) {
         }
         for i in 0..M {
             for j in 0..N {
-                _mm512_storeu_ps(tile.out.add(i * tile.out_stride + j * LANES), sums[i][j]);
+                _mm512_storeu_ps(
+                    tile.out.add(i * tile.out_stride + j * tile.out_panel),
+                    sums[i][j],
+                );
             }
         }
     }
