@@ -146,7 +146,7 @@ impl Packer for CpuPacker {
             let (reason, is_final) = match &error {
                 Error::Absent(_) | Error::Shape { .. } => ("ShapeMismatch", true),
                 Error::NotFinite(_) => ("NotFinite", true),
-                Error::Magnitude(_) => ("Unsupported", true),
+                Error::NoLength(_) => ("NoLength", true),
                 Error::Memory(_) => ("OutOfMemory", false),
             };
             PackError::new(reason, chain(&error), is_final)
