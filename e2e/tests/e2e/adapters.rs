@@ -273,6 +273,16 @@ fn s11_a_push_swaps_an_adapter_under_load_and_each_answer_is_of_one_digest() -> 
     Ok(())
 }
 
+/// The same bytes with one text in place of another that is as long.
+fn replaced(mut bytes: Vec<u8>, old: &str, new: &str) -> Vec<u8> {
+    let windows = bytes.windows(old.len()).enumerate();
+    let places = windows.filter(|(_, window)| *window == old.as_bytes());
+    for at in places.map(|(at, _)| at).collect::<Vec<_>>() {
+        bytes[at..at + new.len()].copy_from_slice(new.as_bytes());
+    }
+    bytes
+}
+
 #[test]
 fn s11_what_cannot_be_served_says_why_and_disturbs_nothing() -> Result<()> {
     let tuned = Tuned::serve("refused", "")?;
@@ -290,7 +300,10 @@ fn s11_what_cannot_be_served_says_why_and_disturbs_nothing() -> Result<()> {
             &config,
         )
     };
-    with("target", "target_modules", json!(["no_such_layer"]))?;
+    with("untargeted", "target_modules", json!(["o_proj"]))?;
+    with("target", "target_modules", json!(["x_proj", "down_proj"]))?;
+    let tensors = replaced(good.tensors()?, "self_attn.o_proj", "self_attn.x_proj");
+    repository.write("target/adapter_model.safetensors", &tensors)?;
     with("option", "layer_replication", json!([[0, 2]]))?;
     with(
         "commit",
@@ -309,12 +322,19 @@ fn s11_what_cannot_be_served_says_why_and_disturbs_nothing() -> Result<()> {
     wait_loaded(&own, &commit, 1)?;
     let before = tuned.ask("+good").ask()?;
 
-    // A pointer whose object never came, in a repository of its own, since a push is refused
-    // otherwise.
     let other = tuned.cluster().namespace("foreign")?;
     let foreign = Repository::new(tuned.cluster(), &other.name, "adapters")?;
     good.write(&foreign, "good")?;
     foreign.publish("of somebody else")?;
+    // A pointer whose object never came.
+    let pointer = Repository::new(tuned.cluster(), &tuned.namespace().name, "pointer")?;
+    TinyAdapter::new(fresh_seed()).write(&pointer, "sql")?;
+    pointer.commit("without its object")?;
+    let pushed = pointer
+        .command(&["push", "--no-verify", "--quiet", "origin", "HEAD:main"])
+        .env("GIT_LFS_SKIP_PUSH", "1")
+        .status()?;
+    assert!(pushed.success());
 
     let require = |path: &str| format!("{}  baseCommitPolicy: Require\n", tuned.spec(path));
     let cases = [
@@ -324,13 +344,20 @@ fn s11_what_cannot_be_served_says_why_and_disturbs_nothing() -> Result<()> {
             "ShapeMismatch",
             "o_proj",
         ),
-        ("missing", tuned.spec("nowhere"), "MissingFile", "nowhere"),
+        ("missing", tuned.spec("nowhere"), "NotFound", "nowhere"),
         ("large", tuned.spec("large"), "RankTooLarge", "600"),
+        ("target", tuned.spec("target"), "UnknownTarget", "x_proj"),
         (
-            "target",
-            tuned.spec("target"),
-            "UnknownTarget",
-            "no_such_layer",
+            "untargeted",
+            tuned.spec("untargeted"),
+            "Untargeted",
+            "down_proj",
+        ),
+        (
+            "pointer",
+            spec(&pointer.url, "tiny", "sql"),
+            "MissingLFSObject",
+            "adapter_model",
         ),
         (
             "option",
@@ -379,7 +406,9 @@ fn s11_what_cannot_be_served_says_why_and_disturbs_nothing() -> Result<()> {
             .ask()
             .unwrap_err()
             .to_string();
-        assert!(error.starts_with("404"), "{name}: {error}");
+        // Its files may come, for which a request waits a while.
+        let status = if name == "pointer" { "503" } else { "404" };
+        assert!(error.starts_with(status), "{name}: {error}");
     }
     // A second one of the same name.
     let twin = format!("{}  servedName: good\n", tuned.spec("good"));

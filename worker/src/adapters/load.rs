@@ -71,8 +71,13 @@ async fn load(store: &Store, task: Task) {
                 record.scale = entry.wish.scale;
                 entry.serve(record, warning);
             }
-            Err(error) => {
+            Err(mut error) => {
                 tracing::warn!(adapter = name, reason = error.reason, %error, "adapter refused");
+                // Whoever is told of it knows no folders of a node.
+                if let (Some(_), Some(folder)) = (&entry.wish.folder, task.files.tensors.parent()) {
+                    let folder = format!("{}/", folder.display());
+                    error.message = error.message.replace(&folder, "");
+                }
                 entry.fail(&error, before, &store.options.timing);
             }
         }

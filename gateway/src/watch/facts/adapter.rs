@@ -9,9 +9,6 @@ use kube::api::DynamicObject;
 use super::{Conditions, Facts, Fields, count, created};
 use crate::table::{AdapterFacts, Hope, ModelKey};
 
-/// Type of the condition that says whether an adapter can be served at all.
-const ACCEPTED: &str = "Accepted";
-
 /// The facts of an Adapter; `None` for an object without a name, which the API server never sends.
 /// One whose Model or served name cannot be read is an adapter of no Model.
 pub(crate) fn adapter(object: &DynamicObject) -> Option<Facts<Arc<AdapterFacts>>> {
@@ -57,14 +54,23 @@ pub(crate) fn adapter(object: &DynamicObject) -> Option<Facts<Arc<AdapterFacts>>
 
 /// Whether workers that lack it can be expected to have it.
 fn hope(conditions: &Conditions<'_>) -> Hope {
-    let accepted = conditions.get(ACCEPTED);
+    let accepted = conditions.get(condition::ACCEPTED);
     if accepted.is_some_and(|accepted| accepted.status == "False") {
         Hope::None
-    } else if conditions.is_true(condition::STALLED) {
+    } else if conditions.is_true(condition::STALLED) || lacks_files(conditions) {
         Hope::Faint
     } else {
         Hope::Good
     }
+}
+
+/// Whether the registry cannot have its files as things are: a push or a credential is missing, or
+/// an upstream does not answer.
+fn lacks_files(conditions: &Conditions<'_>) -> bool {
+    let source = conditions.get(condition::SOURCE_RESOLVED);
+    source.is_some_and(|source| {
+        source.status == "False" && source.reason != condition::reason::FETCHING
+    })
 }
 
 /// Whether a request can name an adapter so.
@@ -121,6 +127,12 @@ mod tests {
         assert_eq!((facts.loaded, facts.digest.as_deref()), (1, Some("d")));
         assert_eq!(facts.commit.as_ref().unwrap().as_str(), commit);
         assert_eq!((facts.hope, facts.reason.as_str()), (Hope::Good, "Why"));
+        // Its reason is not that files are being fetched.
+        let unresolved = condition("SourceResolved", "False");
+        assert_eq!(of(&[unresolved]).hope, Hope::Faint);
+        let mut fetching = condition("SourceResolved", "False");
+        fetching["reason"] = json!("Fetching");
+        assert_eq!(of(&[fetching]).hope, Hope::Good);
         let stalled = condition("Stalled", "True");
         assert_eq!(of(std::slice::from_ref(&stalled)).hope, Hope::Faint);
         assert_eq!(
