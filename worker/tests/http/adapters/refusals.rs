@@ -42,17 +42,20 @@ async fn an_adapter_that_is_not_there_is_a_404_that_lists_those_that_are() {
     ] {
         check(path, &ask, "model", "nope").await;
     }
-    // Nothing of this worker: not another worker's either.
-    let other = worker
-        .server
-        .post(COMPLETIONS, &ask("nope", &json!({})))
-        .await;
-    assert_eq!(other.status(), 404);
-    assert!(
-        !other
-            .headers()
-            .contains_key("x-hyprstream-missing-adapters")
-    );
+    // A bare name may be an adapter that another worker has, and another model's is nobody's.
+    for (name, missing) in [
+        ("nope", Some("nope")),
+        ("ns/nope", None),
+        ("other+nope", None),
+    ] {
+        let answer = worker
+            .server
+            .post(COMPLETIONS, &ask(name, &json!({})))
+            .await;
+        assert_eq!(answer.status(), 404, "{name}");
+        let told = answer.headers().get("x-hyprstream-missing-adapters");
+        assert_eq!(told.map(|told| told.to_str().unwrap()), missing, "{name}");
+    }
 }
 
 #[tokio::test]
