@@ -21,7 +21,7 @@ use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, Preconditions},
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout};
 
 use crate::{
     adapter::apply::Rosters,
@@ -36,6 +36,8 @@ use crate::{
 
 /// How often everything is looked at.
 const INTERVAL: Duration = Duration::from_secs(30);
+/// How long the volume of a Model's adapters waits for their list to go before it.
+const LIST: Duration = Duration::from_secs(2);
 /// How long after the end of its grace period a pod is stuck.
 const STUCK: Duration = Duration::from_mins(1);
 
@@ -121,11 +123,18 @@ impl Sweep {
             return Ok(());
         }
         if shows_adapters(volume) {
-            // The last trace of a Model that went while nobody looked: its list goes first.
+            // The last trace of a Model that went while nobody looked: its list goes first, if the
+            // registry is there. If not, its desk goes on trying, and no deletion waits for that.
             let model = format!("{}/{}", owner.namespace, owner.name).parse()?;
             let covers = |r: &&Arc<Rosters>| r.view().models.covers(&owner.namespace);
             if let Some(rosters) = self.rosters.iter().find(covers) {
-                rosters.settle(&model).await?;
+                match timeout(LIST, rosters.settle(&model)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => {
+                        tracing::warn!(error = chain(&error), %model, "its list goes later");
+                    }
+                    Err(_) => tracing::warn!(%model, "the registry is slow: its list goes later"),
+                }
             }
         }
         tracing::info!(

@@ -326,6 +326,29 @@ async fn a_deleted_one_is_off_the_list_also_if_nobody_looked() {
 }
 
 #[tokio::test]
+async fn a_deleted_model_leaves_no_volume_though_the_registry_is_down_and_no_list_once_it_is_back()
+{
+    let mut world = served().await;
+    world.apply_adapter("a", ".");
+    world.loaded("a", A).await;
+    world.registry.set_down(true);
+    world.kill_operator();
+    world.cluster.delete(ADAPTERS, "ns", "a");
+    world.cluster.delete(MODELS, "ns", "m");
+    world.start();
+    world
+        .wait("no volume is left", || {
+            world.cluster.list(VOLUMES).is_empty()
+        })
+        .await;
+    assert!(world.registry.list("ns/m").is_some());
+    world.registry.set_down(false);
+    world
+        .wait("no list is left", || world.registry.list("ns/m").is_none())
+        .await;
+}
+
+#[tokio::test]
 async fn a_start_of_the_operator_takes_nothing_off_a_list_and_says_nothing_anew() {
     let mut world = served().await;
     world.registry.push("ns", "lora", B);
