@@ -9,7 +9,10 @@ use std::{
 use hyprstream_contract::{WorkerKeys, worker_key::WeakMaster};
 use url::Url;
 
-use crate::{cache::digest, source::SourceKey};
+use crate::{
+    cache::digest,
+    source::{InvalidSource, SourceKey},
+};
 
 /// What the installation forbids and adds.
 pub struct Policy {
@@ -20,13 +23,19 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// The host that credentials of a source would be sent to where anybody can read them, unless
-    /// that is allowed.
-    pub fn insecure_host(&self, source: &SourceKey) -> Option<String> {
-        source.secret.as_ref()?;
-        let host = plain_host(&source.url)?;
-        let is_allowed = self.insecure_hosts.iter().any(|h| names(h, &host));
-        (!is_allowed).then_some(host)
+    /// Nothing, unless credentials of a source would be sent where anybody can read them and that is
+    /// not allowed.
+    ///
+    /// # Errors
+    /// [`InvalidSource::InsecureCredentials`].
+    pub fn check(&self, source: &SourceKey) -> Result<(), InvalidSource> {
+        let Some(host) = source.secret.as_ref().and_then(|_| plain_host(&source.url)) else {
+            return Ok(());
+        };
+        if self.insecure_hosts.iter().any(|h| names(h, &host)) {
+            return Ok(());
+        }
+        Err(InvalidSource::InsecureCredentials(host))
     }
 }
 

@@ -1,16 +1,13 @@
 //! The only place where a spec is refused.
 
 use hyprstream_api::{Adapter, BaseCommitPolicy, Model, Source, condition};
-use hyprstream_contract::{
-    adapters::{self, AdapterList, InvalidList},
-    registry::reason,
-};
+use hyprstream_contract::adapters::{self, AdapterList, InvalidList};
 use kube::ResourceExt;
 
 use super::build::{Files, entry_of};
 use crate::{
     policy::Policy,
-    source::{InvalidSource, SourceKey, own_repository},
+    source::{InvalidSource, SourceKey},
 };
 
 /// How often a ref of an own `url` is looked up where no interval is given.
@@ -45,19 +42,6 @@ pub enum Invalid {
     /// The source cannot be had as it is said.
     #[error(transparent)]
     Source(#[from] InvalidSource),
-    /// A repository of another namespace.
-    #[error(
-        "spec.source.url: the repository belongs to namespace {0}; an Adapter may only name \
-         repositories of its own namespace. Push it to hyprstream://{1}/{2} instead"
-    )]
-    ForeignRepository(String, String, String),
-    /// Credentials would go over the network as they are.
-    #[error(
-        "spec.source.secretRef: its credentials would go to {0} without TLS; use https:// in \
-         spec.source.url, or have that host allowed by the Helm value \
-         operator.allowInsecureCredentials"
-    )]
-    InsecureCredentials(String),
     /// The scale is no number that is served.
     #[error("spec.scale: {0:?} is no decimal number from -10 to 10")]
     Scale(String),
@@ -75,7 +59,7 @@ impl Invalid {
         match self {
             Self::ModelNotFound(_) => condition::reason::MODEL_NOT_FOUND,
             Self::ModelUnreadable(_) => condition::reason::MALFORMED,
-            Self::ForeignRepository(..) => reason::ACCESS_DENIED,
+            Self::Source(error) => error.reason(),
             Self::NameOfModel(_) => condition::reason::NAME_TAKEN,
             _ => condition::reason::INVALID_SPEC,
         }
@@ -114,20 +98,12 @@ pub fn validate(adapter: &Adapter, base: Base<'_>, policy: &Policy) -> Result<Pl
         return Err(Invalid::NameOfModel(served_name));
     }
     let source = source(adapter, base)?;
-    if let Some((other, name)) = own_repository(&source.url)
-        && other != namespace
-    {
-        let (other, name) = (other.to_owned(), name.to_owned());
-        return Err(Invalid::ForeignRepository(other, namespace, name));
-    }
     let files = Files::of(&spec.source.path);
     let source = SourceKey {
         include: files.include(),
-        ..SourceKey::of(&namespace, &source)?
+        ..SourceKey::of(&namespace, "an Adapter", &source)?
     };
-    if let Some(host) = policy.insecure_host(&source) {
-        return Err(Invalid::InsecureCredentials(host));
-    }
+    policy.check(&source)?;
     let plan = Plan {
         scale: scale(&spec.scale).ok_or_else(|| Invalid::Scale(spec.scale.clone()))?,
         base_commit: match spec.base_commit_policy {

@@ -1,10 +1,7 @@
 //! The only place where a spec is refused.
 
 use hyprstream_api::{Device, Model, ModelSpec, condition};
-use hyprstream_contract::{
-    adapters::{InvalidModelName, ModelName},
-    registry::reason,
-};
+use hyprstream_contract::adapters::{InvalidModelName, ModelName};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
@@ -12,7 +9,7 @@ use crate::{
     args::Images,
     owner::Owner,
     policy::{Policy, WorkerKey},
-    source::{InvalidSource, SourceKey, own_repository},
+    source::{InvalidSource, SourceKey},
     volume::adapters_claim_name,
 };
 
@@ -59,19 +56,6 @@ pub enum Invalid {
     /// The source cannot be had as it is said.
     #[error(transparent)]
     Source(#[from] InvalidSource),
-    /// A repository of another namespace.
-    #[error(
-        "spec.source.url: the repository belongs to namespace {0}; a Model may only name \
-         repositories of its own namespace. Push it to hyprstream://{1}/{2} instead"
-    )]
-    ForeignRepository(String, String, String),
-    /// Credentials would go over the network as they are.
-    #[error(
-        "spec.source.secretRef: its credentials would go to {0} without TLS; use https:// in \
-         spec.source.url, or have that host allowed by the Helm value \
-         operator.allowInsecureCredentials"
-    )]
-    InsecureCredentials(String),
     /// There is no image for the device.
     #[error(
         "spec.engine.device: this installation has no worker image for {0}; set it in the Helm \
@@ -90,7 +74,7 @@ impl Invalid {
     /// Reason of the condition.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::ForeignRepository(..) => reason::ACCESS_DENIED,
+            Self::Source(error) => error.reason(),
             _ => condition::reason::INVALID_SPEC,
         }
     }
@@ -107,16 +91,7 @@ pub fn validate(model: &Model, images: &Images) -> Result<Plan, Invalid> {
         .controller_owner_ref(&())
         .ok_or(Invalid::Incomplete("name"))?;
     let uid = model.uid().ok_or(Invalid::Incomplete("uid"))?;
-    if let Some((other, name)) = own_repository(&spec.source.url)
-        && other != namespace
-    {
-        return Err(Invalid::ForeignRepository(
-            other.to_owned(),
-            namespace,
-            name.to_owned(),
-        ));
-    }
-    let source = SourceKey::of(&namespace, &spec.source)?;
+    let source = SourceKey::of(&namespace, "a Model", &spec.source)?;
     let image = match spec.engine.device {
         Device::Cpu => Some(&images.cpu),
         Device::Cuda => images.cuda.as_ref(),
@@ -153,9 +128,7 @@ impl Policy {
     /// # Errors
     /// It would send credentials where anybody can read them.
     pub fn admit(&self, plan: Plan) -> Result<Plan, Invalid> {
-        if let Some(host) = self.insecure_host(&plan.source) {
-            return Err(Invalid::InsecureCredentials(host));
-        }
+        self.check(&plan.source)?;
         let key = self.keys.of(&plan.namespace, &plan.name);
         Ok(Plan {
             worker_key: Some(key),

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use hyprstream_api::{Source, SourceRef};
-use hyprstream_contract::{commit::InvalidCommit, registry::Reference};
+use hyprstream_api::{Source, SourceRef, condition};
+use hyprstream_contract::{
+    commit::InvalidCommit,
+    registry::{Reference, reason},
+};
 
-use super::SourceKey;
+use super::{SourceKey, own_repository};
 
 /// Why a source cannot work. Only an edit helps.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,14 +28,57 @@ pub enum InvalidSource {
          name another repository in spec.source.url"
     )]
     NeedlessSecret,
+    /// A repository of another namespace.
+    #[error(
+        "spec.source.url: the repository belongs to namespace {owner}; {who} may only name \
+         repositories of its own namespace. Push it to hyprstream://{namespace}/{name} instead"
+    )]
+    ForeignRepository {
+        /// Namespace that it belongs to.
+        owner: String,
+        /// Its name there.
+        name: String,
+        /// Namespace of the object.
+        namespace: String,
+        /// The object's kind, with its article.
+        who: &'static str,
+    },
+    /// Credentials would go over the network as they are.
+    #[error(
+        "spec.source.secretRef: its credentials would go to {0} without TLS; use https:// in \
+         spec.source.url, or have that host allowed by the Helm value \
+         operator.allowInsecureCredentials"
+    )]
+    InsecureCredentials(String),
+}
+
+impl InvalidSource {
+    /// Reason of the condition.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::ForeignRepository { .. } => reason::ACCESS_DENIED,
+            _ => condition::reason::INVALID_SPEC,
+        }
+    }
 }
 
 impl SourceKey {
-    /// What an object of that namespace asks for with `spec.source`.
+    /// What an object of that namespace asks for with `spec.source`; `who` is its kind for people,
+    /// as `a Model`.
     ///
     /// # Errors
     /// See [`InvalidSource`].
-    pub fn of(namespace: &str, source: &Source) -> Result<Self, InvalidSource> {
+    pub fn of(namespace: &str, who: &'static str, source: &Source) -> Result<Self, InvalidSource> {
+        if let Some((owner, name)) = own_repository(&source.url)
+            && owner != namespace
+        {
+            return Err(InvalidSource::ForeignRepository {
+                owner: owner.to_owned(),
+                name: name.to_owned(),
+                namespace: namespace.to_owned(),
+                who,
+            });
+        }
         if source.secret_ref.is_some() && source.url.starts_with("hyprstream://") {
             return Err(InvalidSource::NeedlessSecret);
         }

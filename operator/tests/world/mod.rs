@@ -30,6 +30,7 @@ use hyprstream_operator::{
     run::Operator,
     source::Pace,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{Client, Config};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -246,16 +247,7 @@ impl World {
         kind: &'a str,
         reason: &'a str,
     ) -> impl Future<Output = ()> + 'a {
-        let caller = std::panic::Location::caller();
-        async move {
-            let is = || {
-                self.adapter(name)
-                    .condition(kind)
-                    .is_some_and(|c| c.reason == reason)
-            };
-            let what = format!("{kind} of {name} has reason {reason} ({caller})");
-            self.wait(&what, is).await;
-        }
+        self.until(name, kind, reason, |name| self.adapter(name).conditions)
     }
 
     /// Waits until all workers answer with a commit of an Adapter.
@@ -287,15 +279,26 @@ impl World {
         kind: &'a str,
         reason: &'a str,
     ) -> impl Future<Output = ()> + 'a {
+        self.until(name, kind, reason, |name| self.status(name).conditions)
+    }
+
+    /// Waits until one of an object's conditions has a reason.
+    #[track_caller]
+    fn until<'a>(
+        &'a self,
+        name: &'a str,
+        kind: &'a str,
+        reason: &'a str,
+        conditions: impl Fn(&str) -> Vec<Condition> + 'a,
+    ) -> impl Future<Output = ()> + 'a {
         let caller = std::panic::Location::caller();
         async move {
             let is = || {
-                self.status(name)
-                    .condition(kind)
-                    .is_some_and(|c| c.reason == reason)
+                let all = conditions(name);
+                all.iter().any(|c| c.type_ == kind && c.reason == reason)
             };
-            self.wait(&format!("{kind} has reason {reason} ({caller})"), is)
-                .await;
+            let what = format!("{kind} of {name} has reason {reason} ({caller})");
+            self.wait(&what, is).await;
         }
     }
 
