@@ -18,6 +18,18 @@ pub(crate) struct FileLock(File);
 const MAX_PAUSE: Duration = Duration::from_millis(100);
 
 impl FileLock {
+    /// Waits for the lock on the folder at `path`, which others hold for a moment only.
+    pub(crate) fn hold(path: &Path) -> io::Result<Self> {
+        let folder = File::open(path)?;
+        loop {
+            match flock(&folder, FlockOperation::LockExclusive) {
+                Ok(()) => return Ok(Self(folder)),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Waits for the lock on the file at `path`, which is made if need be. `None` if `cancelled`
     /// says so first.
     pub(crate) fn acquire(path: &Path, cancelled: &dyn Fn() -> bool) -> io::Result<Option<Self>> {

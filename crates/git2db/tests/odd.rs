@@ -122,3 +122,34 @@ fn a_repository_with_sha_256_is_refused_in_words() {
         "{error}"
     );
 }
+
+#[test]
+fn many_may_make_a_repository_at_once_and_what_a_kill_left_is_finished() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..40 {
+        let bare = dir.path().join(format!("{round}/git"));
+        let barrier = std::sync::Barrier::new(8);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    barrier.wait();
+                    repo::init_bare(&bare).unwrap();
+                });
+            }
+        });
+        let allowed = git(&bare, &["config", "uploadpack.allowAnySHA1InWant"]);
+        assert_eq!(allowed.trim(), "true");
+    }
+
+    // As killed before the last key was written, with the lock that it held then.
+    let bare = dir.path().join("0/git");
+    git(
+        &bare,
+        &["config", "--unset", "uploadpack.allowAnySHA1InWant"],
+    );
+    std::fs::write(bare.join("config.lock"), "[core]").unwrap();
+    repo::init_bare(&bare).unwrap();
+    let allowed = git(&bare, &["config", "uploadpack.allowAnySHA1InWant"]);
+    assert_eq!(allowed.trim(), "true");
+    git(&bare, &["config", "user.name", "nobody holds the lock"]);
+}

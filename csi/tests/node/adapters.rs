@@ -378,7 +378,7 @@ fn an_adapter_that_does_not_fit_is_told_and_comes_when_there_is_room() {
             let kubelet = Kubelet::connect(&node).await;
             let folder = pod(&kubelet, MODEL, "p").await;
             let (reason, message) = until_failed(&folder, "large").await;
-            assert_eq!(reason, "DiskFull");
+            assert_eq!(reason, "DiskFull", "{message}");
             assert!(message.contains("needs 6.0 MiB"), "{message}");
             until_ready(&folder, "small").await;
             has(&folder, &small, 1);

@@ -60,6 +60,14 @@ pub enum RepoError {
         /// Why.
         source: git2::Error,
     },
+    /// The folder in which a repository is to be made cannot be made or locked.
+    #[error("no repository can be made in {path:?}")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// No space is left.
     #[error("no space is left for repository {path:?}")]
     DiskFull {
@@ -77,7 +85,10 @@ impl RepoError {
             | Self::InvalidReference { .. } => "ReferenceNotFound",
             Self::Content { .. } => "RefusedContent",
             Self::DiskFull { .. } => "DiskFull",
-            Self::NotOurs { .. } | Self::Open { .. } | Self::Access { .. } => "InternalError",
+            Self::NotOurs { .. }
+            | Self::Open { .. }
+            | Self::Access { .. }
+            | Self::Folder { .. } => "InternalError",
         }
     }
 

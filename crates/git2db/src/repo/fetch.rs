@@ -1,6 +1,9 @@
 //! Fetching one commit, as little else as the server allows.
 
-use std::path::Path;
+use std::{
+    io::{self, ErrorKind},
+    path::Path,
+};
 
 use git2::{Direction, ObjectType, Repository};
 
@@ -66,13 +69,10 @@ pub fn fetch_commit_within(
     let repo = super::open(path).map_err(local)?;
     let lock_path = path.join("hyprstream.lock");
     let _lock = FileLock::acquire(&lock_path, &|| observer.is_cancelled())
-        .map_err(|e| RemoteError::Local {
-            detail: format!("cannot lock {}: {e}", lock_path.display()),
-        })?
+        .map_err(|e| on_disk(&e, format!("cannot lock {}: {e}", lock_path.display())))?
         .ok_or(RemoteError::Cancelled)?;
-    super::stale::remove(path).map_err(|e| RemoteError::Local {
-        detail: format!("cannot tidy {}: {e}", path.display()),
-    })?;
+    super::stale::remove(path)
+        .map_err(|e| on_disk(&e, format!("cannot tidy {}: {e}", path.display())))?;
     let is_there = || {
         let shallow = fetch.history == History::Whole && repo.is_shallow();
         super::is_complete(&repo, path, commit)
@@ -231,6 +231,13 @@ fn keep(repo: &Repository, path: &Path, commit: &CommitId) -> Result<(), RemoteE
     )
     .map(|_| ())
     .map_err(|e| local(super::access(path)(e)))
+}
+
+fn on_disk(error: &io::Error, detail: String) -> RemoteError {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => RemoteError::DiskFull { detail },
+        _ => RemoteError::Local { detail },
+    }
 }
 
 fn local(error: RepoError) -> RemoteError {

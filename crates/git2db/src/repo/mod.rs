@@ -4,7 +4,7 @@ mod error;
 mod fetch;
 mod stale;
 
-use std::path::Path;
+use std::{io::ErrorKind, path::Path};
 
 use git2::{
     ErrorCode, ObjectType, Oid, Repository, RepositoryInitOptions, RepositoryOpenFlags, Tree,
@@ -13,46 +13,79 @@ use git2::{
 pub use error::RepoError;
 pub use fetch::{Fetch, History, fetch_commit, fetch_commit_within};
 
-use crate::{CommitId, Reference, libgit};
+use crate::{CommitId, Reference, libgit, lock::FileLock};
 
-/// Makes a bare repository at `path`, or does nothing if there is one.
+/// Makes a bare repository at `path`, or does nothing if there is one. Threads and processes may
+/// ask for the same one at once, and one that was killed while it made it is followed by the next.
 ///
 /// It allows clients to fetch any commit by name (`uploadpack.allowAnySHA1InWant`) and has no
 /// hooks. Its `HEAD` names `refs/heads/main` until [`set_reference`] changes that.
 pub fn init_bare(path: &Path) -> Result<(), RepoError> {
     libgit::init();
-    let failed = |source: git2::Error| {
-        if libgit::is_disk_full(&source) {
-            RepoError::DiskFull {
-                path: path.to_owned(),
-            }
-        } else {
-            RepoError::Open {
-                path: path.to_owned(),
-                source,
-            }
-        }
-    };
-    match open(path) {
-        Ok(_) => return Ok(()),
-        Err(RepoError::Open { source, .. }) if source.code() == ErrorCode::NotFound => {}
-        Err(error) => return Err(error),
+    if is_made(path)? {
+        return Ok(());
     }
+    // Whoever makes a repository here holds the folder above, which needs no file of its own.
+    let above = match path.parent() {
+        Some(above) if above != Path::new("") => above,
+        _ => Path::new("."),
+    };
+    let held = std::fs::create_dir_all(above)
+        .and_then(|()| FileLock::hold(above))
+        .map_err(|source| match source.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => RepoError::DiskFull {
+                path: path.to_owned(),
+            },
+            _ => RepoError::Folder {
+                path: above.to_owned(),
+                source,
+            },
+        })?;
+    if !is_made(path)? {
+        make(path).map_err(|source| {
+            if libgit::is_disk_full(&source) {
+                RepoError::DiskFull {
+                    path: path.to_owned(),
+                }
+            } else {
+                RepoError::Open {
+                    path: path.to_owned(),
+                    source,
+                }
+            }
+        })?;
+    }
+    drop(held);
+    Ok(())
+}
+
+/// What a repository of ours allows, written last when it is made.
+const ANY_COMMIT: &str = "uploadpack.allowAnySHA1InWant";
+
+fn is_made(path: &Path) -> Result<bool, RepoError> {
+    match open(path) {
+        Ok(repo) => {
+            let config = repo.config().map_err(access(path))?;
+            Ok(config.get_bool(ANY_COMMIT).is_ok())
+        }
+        Err(RepoError::Open { source, .. }) if source.code() == ErrorCode::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes what is missing. Nobody else does so meanwhile: a lock that lies there is of a process
+/// that was killed.
+fn make(path: &Path) -> Result<(), git2::Error> {
+    let _ = std::fs::remove_file(path.join("config.lock"));
     let mut options = RepositoryInitOptions::new();
     options
         .bare(true)
         .mkpath(true)
         .external_template(false)
         .initial_head("main");
-    let repo = Repository::init_opts(path, &options).map_err(failed)?;
-    let mut config = repo.config().map_err(failed)?;
-    config
-        .set_bool("uploadpack.allowAnySHA1InWant", true)
-        .map_err(failed)?;
-    config
-        .set_bool("core.fsyncObjectFiles", true)
-        .map_err(failed)?;
-    Ok(())
+    let mut config = Repository::init_opts(path, &options)?.config()?;
+    config.set_bool("core.fsyncObjectFiles", true)?;
+    config.set_bool(ANY_COMMIT, true)
 }
 
 /// Whether the commit lies in the repository with its whole tree. LFS objects are not looked at.
