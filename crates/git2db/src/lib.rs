@@ -98,6 +98,7 @@ pub mod checkout;
 pub mod commit;
 mod credentials;
 mod durable;
+mod handle;
 mod id;
 mod include;
 pub mod lfs;
@@ -113,6 +114,7 @@ pub mod store;
 pub mod tree;
 
 pub use credentials::Credentials;
+pub use handle::{RepositoryHandle, Worktree};
 pub use id::{CommitId, Digest, InvalidId, Reference};
 pub use include::{Include, InvalidGlob};
 pub use libgit::{Timeouts, guarded, set_timeouts};

@@ -60,6 +60,14 @@ pub enum RepoError {
         /// Why.
         source: git2::Error,
     },
+    /// A worktree is of another repository than the one that was asked.
+    #[error("{path:?} is no worktree of repository {repository:?}")]
+    OtherRepository {
+        /// The worktree.
+        path: PathBuf,
+        /// The repository.
+        repository: PathBuf,
+    },
     /// The folder in which a repository is to be made cannot be made or locked.
     #[error("no repository can be made in {path:?}")]
     Folder {
@@ -81,6 +89,7 @@ impl RepoError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::CommitMissing { .. }
+            | Self::OtherRepository { .. }
             | Self::NotACommit { .. }
             | Self::InvalidReference { .. } => "ReferenceNotFound",
             Self::Content { .. } => "RefusedContent",
@@ -100,6 +109,7 @@ impl RepoError {
                 | Self::NotACommit { .. }
                 | Self::Content { .. }
                 | Self::NotOurs { .. }
+                | Self::OtherRepository { .. }
         )
     }
 }

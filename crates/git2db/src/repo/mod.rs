@@ -177,9 +177,18 @@ fn make_way(repo: &Repository, name: &str) -> Result<(), git2::Error> {
 
 /// Opens exactly the repository at `path`, not one above it.
 pub(crate) fn open(path: &Path) -> Result<Repository, RepoError> {
+    open_with(path, RepositoryOpenFlags::NO_DOTGIT)
+}
+
+/// Opens the worktree at `path`, not one above it.
+pub(crate) fn open_worktree(path: &Path) -> Result<Repository, RepoError> {
+    open_with(path, RepositoryOpenFlags::empty())
+}
+
+fn open_with(path: &Path, flags: RepositoryOpenFlags) -> Result<Repository, RepoError> {
     libgit::init();
-    let flags = RepositoryOpenFlags::NO_SEARCH | RepositoryOpenFlags::NO_DOTGIT;
     let none: [&Path; 0] = [];
+    let flags = RepositoryOpenFlags::NO_SEARCH | flags;
     Repository::open_ext(path, flags, none).map_err(|source| match source.code() {
         ErrorCode::Owner => RepoError::NotOurs {
             path: path.to_owned(),
