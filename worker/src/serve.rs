@@ -8,6 +8,7 @@ use anyhow::Context;
 use hyprstream_contract::worker::EXIT_MODEL_REFUSED;
 use tokio::{
     net::TcpListener,
+    runtime::Runtime,
     signal::unix::{SignalKind, signal},
     sync::oneshot,
 };
@@ -30,8 +31,11 @@ const TOKENIZE_THREADS: usize = 4;
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// How a server ended.
-enum End {
+#[derive(Debug)]
+pub enum End {
+    /// It was told to stop, and has answered what it had taken.
     Drained,
+    /// The model cannot be loaded.
     Refused(LoadFailure),
     /// The engine ended, for this cause.
     EngineDied(String),
@@ -40,14 +44,18 @@ enum End {
 /// Serves until SIGTERM or SIGINT, and drains then.
 pub fn run(args: ServeArgs) -> ExitCode {
     let termination_log = args.termination_log.clone();
-    let ended = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(HTTP_THREADS)
-        .max_blocking_threads(TOKENIZE_THREADS)
-        .enable_all()
-        .build()
+    let ended = runtime()
         .context("the runtime cannot be started")
         .and_then(|runtime| {
-            let end = runtime.block_on(serve(args));
+            let end = runtime.block_on(async {
+                let address = SocketAddr::new(args.host, args.port);
+                let listener = TcpListener::bind(address)
+                    .await
+                    .with_context(|| format!("cannot listen on {address}"))?;
+                let (name, namespace) = (args.name.clone(), args.namespace.clone());
+                let identity = Identity::read(&args.model.model, name, namespace)?;
+                serve(args, identity, listener, signals()?, || {}).await
+            });
             // What a thread still computes is of no use to anybody.
             runtime.shutdown_background();
             end
@@ -78,22 +86,49 @@ pub fn run(args: ServeArgs) -> ExitCode {
     }
 }
 
-async fn serve(args: ServeArgs) -> anyhow::Result<End> {
-    let identity = Identity::read(&args.model.model, args.name.clone(), args.namespace.clone())?;
-    let options = args.api.options().context("the API keys cannot be read")?;
-    let app = Arc::new(App::new(identity.clone(), options)?);
-    let address = SocketAddr::new(args.host, args.port);
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}"))?;
+/// The threads that a server needs beside those of the model.
+///
+/// # Errors
+/// They cannot be started.
+pub fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(HTTP_THREADS)
+        .max_blocking_threads(TOKENIZE_THREADS)
+        .enable_all()
+        .build()
+}
+
+/// Ends with the first SIGTERM or SIGINT.
+///
+/// # Errors
+/// They cannot be waited for.
+pub fn signals() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
     let mut terminate = signal(SignalKind::terminate()).context("no signal handler")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("no signal handler")?;
-    let stop = async move {
+    Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-    };
+    })
+}
+
+/// Answers on `listener` at once, loads the model, calls `ready`, and drains after `stop`. What
+/// `args` say of name, address and logs is the caller's matter.
+///
+/// # Errors
+/// The API keys cannot be read, or the server fails. A model that cannot be loaded is
+/// [`End::Refused`].
+pub async fn serve(
+    args: ServeArgs,
+    identity: Identity,
+    listener: TcpListener,
+    stop: impl Future<Output = ()> + Send + 'static,
+    ready: impl FnOnce() + Send,
+) -> anyhow::Result<End> {
+    let options = args.api.options().context("the API keys cannot be read")?;
+    let app = Arc::new(App::new(identity.clone(), options)?);
+    let address = listener.local_addr().context("no address")?;
     let options = ServerOptions {
         drain_timeout: args.drain_timeout,
         drain_delay: args.drain_delay,
@@ -116,6 +151,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<End> {
                     model = %spec, max_model_len, blocks = spec.num_blocks,
                     seconds = started.elapsed().as_secs_f64(), "ready"
                 );
+                ready();
                 until_either(server, died, &app).await
             }
             Err(failure) => Ok(End::Refused(failure)),
