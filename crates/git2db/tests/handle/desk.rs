@@ -40,6 +40,13 @@ impl Desk {
         Self { dir, handle, tree }
     }
 
+    /// Stock git with git-lfs, for which a large file and its pointer are the same.
+    pub fn with_lfs() -> Self {
+        let desk = Self::new();
+        desk.git(&["lfs", "install", "--local"]);
+        desk
+    }
+
     pub fn path(&self, path: &str) -> PathBuf {
         self.tree.path().join(path)
     }

@@ -80,7 +80,7 @@ fn git_lfs_takes_our_commits_for_its_own_and_we_take_its() {
 
 #[test]
 fn switching_writes_contents_out_of_the_store() {
-    let desk = Desk::new();
+    let desk = Desk::with_lfs();
     desk.write("plain.txt", "before");
     let first = desk.commit("Before");
     desk.write(".gitattributes", TRACK);
@@ -96,13 +96,12 @@ fn switching_writes_contents_out_of_the_store() {
     let mode = fs::metadata(desk.path("dir/a.bin")).unwrap().permissions().mode();
     assert_eq!(mode & 0o111, 0o111);
     assert_eq!(desk.tree.status(StatusOptions::default()).unwrap(), []);
-    // For git without LFS, a large file is one that looks as when it was written.
-    assert_eq!(desk.git(&["status", "--porcelain=v2"]), "");
+    desk.check_clean();
 }
 
 #[test]
 fn an_object_that_is_missing_leaves_its_pointer_until_it_is_filled_in() {
-    let desk = Desk::new();
+    let desk = Desk::with_lfs();
     let first = desk.head();
     desk.write(".gitattributes", TRACK);
     let content = large(4, 900_000);
@@ -136,7 +135,7 @@ fn an_object_that_is_missing_leaves_its_pointer_until_it_is_filled_in() {
 
 #[test]
 fn an_object_that_went_bad_is_never_put_in_place() {
-    let desk = Desk::new();
+    let desk = Desk::with_lfs();
     let first = desk.head();
     desk.write(".gitattributes", TRACK);
     let content = large(5, 900_000);
@@ -166,7 +165,7 @@ fn an_object_that_went_bad_is_never_put_in_place() {
 
 #[test]
 fn a_large_file_is_changed_when_its_content_is() {
-    let desk = Desk::new();
+    let desk = Desk::with_lfs();
     desk.write(".gitattributes", TRACK);
     let content = large(6, 500_000);
     desk.write("a.bin", &content);

@@ -50,9 +50,9 @@ fn change(files: &mut Files, act: u8, path: &str, line: usize) {
     }
 }
 
-fn sides() -> impl Strategy<Value = (Files, Files, Files)> {
+fn sides() -> impl Strategy<Value = (bool, Files, Files, Files)> {
     let act = || proptest::collection::vec((0..9_u8, 0..5_usize, 0..24_usize), 0..6);
-    (act(), act()).prop_map(|(ours, theirs)| {
+    (any::<bool>(), act(), act()).prop_map(|(moves, ours, theirs)| {
         let paths = ["a", "b", "c", "d", "e"];
         let base: Files = paths
             .iter()
@@ -61,12 +61,13 @@ fn sides() -> impl Strategy<Value = (Files, Files, Files)> {
         let apply = |acts: Vec<(u8, usize, usize)>| {
             let mut files = base.clone();
             for (act, path, line) in acts {
+                let act = if act == 7 && !moves { 4 } else { act };
                 change(&mut files, act, paths[path], line);
             }
             files
         };
         let (ours, theirs) = (apply(ours), apply(theirs));
-        (base, ours, theirs)
+        (moves, base, ours, theirs)
     })
 }
 
@@ -74,20 +75,20 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_merge_is_that_of_git((base, ours, theirs) in sides(), renames in any::<bool>()) {
+    fn a_merge_is_that_of_git((renames, base, ours, theirs) in sides()) {
         let dir = tempfile::tempdir().unwrap();
         let handle = bare(dir.path());
-        let made = |parents, files| Made { parents, time: 1_600_000_000, files };
+        // At times of their own, so that no commit is another one.
+        let made = |parents, time, files| Made { parents, time, files };
         let commits = import(
             handle.path(),
-            &[made(vec![], base), made(vec![0], ours), made(vec![0], theirs)],
+            &[made(vec![], 1, base), made(vec![0], 2, ours), made(vec![0], 3, theirs)],
         );
         handle.create_branch("main", &commits[1], false).unwrap();
-        let config = format!("merge.renames={renames}");
         let (said, fine) = try_git(
             handle.path(),
             &[
-                "-c", &config, "-c", "merge.directoryRenames=false", "merge-tree", "--write-tree",
+                "-c", "merge.directoryRenames=false", "merge-tree", "--write-tree",
                 "--name-only", "--no-messages", commits[1].as_str(), commits[2].as_str(),
             ],
         );
@@ -194,7 +195,7 @@ fn the_files_of_a_worktree_follow_a_merge_or_nothing_changes() {
 
 #[test]
 fn large_files_conflict_as_a_whole() {
-    let desk = Desk::new();
+    let desk = Desk::with_lfs();
     desk.write(".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n");
     // Contents of one size: their pointers differ in one line.
     desk.write("a.bin", "0000");
@@ -229,6 +230,25 @@ fn large_files_conflict_as_a_whole() {
     };
     assert_eq!(desk.read("b.bin"), b"2222");
     assert_eq!(desk.tree.status(Default::default()).unwrap(), []);
+}
+
+#[test]
+fn large_files_that_are_replaced_have_not_moved() {
+    let desk = Desk::with_lfs();
+    desk.write(".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n");
+    desk.write("old.bin", "0000");
+    let base = desk.commit("Base");
+    desk.tree.rename("old.bin", "new.bin").unwrap();
+    desk.write("new.bin", "1111");
+    desk.commit("Replaced");
+    desk.tree.switch(Target::NewBranch("side", Some(&base)), false).unwrap();
+    std::fs::remove_file(desk.path("old.bin")).unwrap();
+    let side = desk.commit("Removed");
+    desk.tree.switch(Target::Branch("main"), false).unwrap();
+    let merged = desk.tree.merge(&side, &merge()).unwrap();
+    assert!(matches!(merged, Merged::Committed(_)), "{merged:?}");
+    assert_eq!(desk.git(&["ls-files"]), ".gitattributes\nnew.bin");
+    desk.check_clean();
 }
 
 #[test]

@@ -110,6 +110,22 @@ fn differences(repo: &Repository, diff: &Diff<'_>) -> Result<Vec<Difference>, gi
             Delta::Added => DifferenceKind::Added,
             Delta::Deleted => DifferenceKind::Removed,
             Delta::Typechange => DifferenceKind::TypeChanged,
+            // Pointers look alike: large files have moved only if they are the same.
+            Delta::Renamed if is_other(before.as_ref(), after.as_ref()) => {
+                found.push(Difference {
+                    path: from,
+                    kind: DifferenceKind::Removed,
+                    before,
+                    after: None,
+                });
+                found.push(Difference {
+                    path,
+                    kind: DifferenceKind::Added,
+                    before: None,
+                    after,
+                });
+                continue;
+            }
             Delta::Renamed => DifferenceKind::Renamed { from },
             _ => DifferenceKind::Modified,
         };
@@ -121,7 +137,37 @@ fn differences(repo: &Repository, diff: &Diff<'_>) -> Result<Vec<Difference>, gi
         });
     }
     found.sort_by(|a, b| a.path.cmp(&b.path));
+    unsplit(&mut found);
     Ok(found)
+}
+
+/// libgit2 takes a file that became a link for one that went and one that came, so that the first
+/// may seem to have moved. As for git, what is still there has not moved.
+fn unsplit(found: &mut Vec<Difference>) {
+    let mut changed = Vec::new();
+    for at in 0..found.len() {
+        let DifferenceKind::Renamed { from } = &found[at].kind else {
+            continue;
+        };
+        let back = found
+            .iter()
+            .position(|other| other.path == *from && other.kind == DifferenceKind::Added);
+        if let Some(back) = back {
+            found[back].kind = DifferenceKind::TypeChanged;
+            found[back].before = found[at].before.clone();
+            changed.push(at);
+        }
+    }
+    for at in changed {
+        found[at].kind = DifferenceKind::Added;
+        found[at].before = None;
+    }
+}
+
+/// Whether one of them is a large file that is not the other.
+fn is_other(before: Option<&FileVersion>, after: Option<&FileVersion>) -> bool {
+    let pointer = |version: Option<&FileVersion>| version.and_then(|v| v.pointer.clone());
+    pointer(before) != pointer(after)
 }
 
 fn version(

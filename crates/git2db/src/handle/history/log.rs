@@ -19,7 +19,9 @@ pub struct LogRange {
     /// What is left out, each with all that came before it: `A..B` of git is `B` without `A`.
     pub without: Vec<CommitId>,
     /// Only commits that changed this file or folder, with git's simplification: of a merge that
-    /// took it from one parent, only that parent is followed.
+    /// took it from one parent, only that parent is followed. With [`without`](Self::without), a
+    /// merge that took it from a parent that is left out may be shown where git, which decides by
+    /// dates as it goes, shows none, or the other way round.
     pub path: Option<String>,
     /// Of merges, only the first parent.
     pub first_parent: bool,
@@ -130,6 +132,7 @@ impl Log {
     /// git's `revision.c` decides.
     fn simplify(&self, commit: &Commit<'_>) -> Result<(Vec<Oid>, bool), git2::Error> {
         let mut follow: Vec<Oid> = commit.parent_ids().collect();
+        let second = follow.get(1).copied();
         if self.first_parent {
             follow.truncate(1);
         }
@@ -137,7 +140,9 @@ impl Log {
             return Ok((follow, true));
         };
         let mine = self.at(commit, path)?;
-        let (mut relevant, mut change, mut other_change) = (false, false, false);
+        let (mut change, mut other_change) = (false, false);
+        // git looks at whether a second parent is relevant also where it does not compare with it.
+        let mut relevant = second.is_some_and(|second| self.is_relevant(second));
         let mut known = 0;
         for &parent in &follow {
             let parent = match self.repo.find_commit(parent) {
@@ -148,8 +153,7 @@ impl Log {
                 Err(error) => return Err(error),
             };
             known += 1;
-            let is_relevant =
-                !self.excluded.contains(&parent.id()) || self.bottom.contains(&parent.id());
+            let is_relevant = self.is_relevant(parent.id());
             relevant |= is_relevant;
             if self.at(&parent, path)? == mine {
                 if is_relevant {
@@ -167,6 +171,10 @@ impl Log {
             _ => other_change,
         };
         Ok((follow, shown))
+    }
+
+    fn is_relevant(&self, id: Oid) -> bool {
+        !self.excluded.contains(&id) || self.bottom.contains(&id)
     }
 
     /// What lies at the path: object and mode.

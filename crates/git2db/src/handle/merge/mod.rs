@@ -28,7 +28,8 @@ pub struct Merge {
     /// What the commit of the merge says.
     pub metadata: Metadata,
     /// Whether files that moved on one side take the changes that the other side made to them.
-    /// Folders that moved are not found, other than by git.
+    /// Folders that moved are not found, other than by git. A merge in which large files are in
+    /// conflict is made without renames.
     pub renames: bool,
     /// The commit that the branch must name, if it was looked at before.
     pub expected: Option<CommitId>,
@@ -83,6 +84,16 @@ pub struct Version {
     pub mode: u32,
     /// The content that the blob points to, for a large file.
     pub pointer: Option<Pointer>,
+}
+
+impl ConflictedFile {
+    /// Whether one side has a large file.
+    pub fn is_large(&self) -> bool {
+        [&self.base, &self.ours, &self.theirs]
+            .into_iter()
+            .flatten()
+            .any(|side| side.pointer.is_some())
+    }
 }
 
 impl Merge {
@@ -198,9 +209,17 @@ fn merge(place: &Place<'_>, from: &CommitId, options: &Merge) -> Result<Merged, 
     }
     let mut how = MergeOptions::new();
     how.find_renames(options.renames);
-    let index = repo
+    let mut index = repo
         .merge_commits(&ours, &theirs, Some(&how))
         .map_err(|e| place.fail(e))?;
+    // All pointers look alike: what libgit2 takes for one large file that moved may be two.
+    let found = conflicts(repo, &index).map_err(|e| place.fail(e))?;
+    if options.renames && found.iter().any(ConflictedFile::is_large) {
+        how.find_renames(false);
+        index = repo
+            .merge_commits(&ours, &theirs, Some(&how))
+            .map_err(|e| place.fail(e))?;
+    }
     conclude(place, index, &ours, Some(&theirs), &options.metadata, "merge")
 }
 

@@ -51,6 +51,7 @@ impl RepositoryHandle {
         check_name(name, &full)?;
         let repo = self.repo().map_err(RefError::Repo)?;
         let commit = self.find(&repo, commit).map_err(RefError::History)?;
+        self.refuse_blocked(&repo, BRANCH, name, &full)?;
         if force {
             self.refuse_checked_out(name)?;
         }
@@ -135,13 +136,18 @@ impl RepositoryHandle {
     /// Gives a branch another name, with its reflog and its upstream; worktrees that work on it go
     /// on doing so. With `force`, one of the new name is replaced.
     pub fn rename_branch(&self, name: &str, to: &str, force: bool) -> Result<(), RefError> {
-        check_name(to, &format!("refs/heads/{to}"))?;
+        let full = format!("refs/heads/{to}");
+        check_name(to, &full)?;
         let repo = self.repo().map_err(RefError::Repo)?;
         let mut branch = repo
             .find_branch(name, BranchType::Local)
             .map_err(|e| self.ref_error(BRANCH, name, e))?;
         if name == to {
             return Ok(());
+        }
+        // `dev` may become `dev/next`, and the other way round.
+        if !is_beside(name, to) {
+            self.refuse_blocked(&repo, BRANCH, to, &full)?;
         }
         if force {
             self.refuse_checked_out(to)?;
@@ -195,6 +201,14 @@ impl RepositoryHandle {
         };
         Ok(Some(Upstream { name, ahead_behind }))
     }
+}
+
+fn is_beside(name: &str, to: &str) -> bool {
+    let below = |one: &str, other: &str| {
+        one.strip_prefix(other)
+            .is_some_and(|rest| rest.starts_with('/'))
+    };
+    below(name, to) || below(to, name)
 }
 
 impl From<HistoryError> for RefError {

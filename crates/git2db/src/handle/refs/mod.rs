@@ -59,6 +59,23 @@ impl RepositoryHandle {
         }
     }
 
+    fn refuse_blocked(
+        &self,
+        repo: &Repository,
+        kind: &'static str,
+        name: &str,
+        full: &str,
+    ) -> Result<(), RefError> {
+        match is_blocked(repo, full) {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(RefError::Exists {
+                kind,
+                name: name.to_owned(),
+            }),
+            Err(error) => Err(self.ref_error(kind, name, error)),
+        }
+    }
+
     fn ref_error(&self, kind: &'static str, name: &str, error: git2::Error) -> RefError {
         let name = name.to_owned();
         match error.code() {
@@ -66,12 +83,6 @@ impl RepositoryHandle {
             ErrorCode::NotFound => RefError::Missing { kind, name },
             ErrorCode::InvalidSpec => RefError::Repo(RepoError::InvalidReference { name }),
             ErrorCode::Modified | ErrorCode::Locked => RefError::Moved { name },
-            // A file where a folder is to be.
-            _ if error.class() == git2::ErrorClass::Reference
-                && error.message().contains("collides") =>
-            {
-                RefError::Exists { kind, name }
-            }
             _ => RefError::Repo(repo::access(self.path())(error)),
         }
     }
@@ -85,6 +96,23 @@ fn check_name(name: &str, full: &str) -> Result<(), RefError> {
         }));
     }
     Ok(())
+}
+
+/// Whether a ref lies where a folder is to be for `full`, or the other way round: `dev` and
+/// `dev/next` exclude each other.
+fn is_blocked(repo: &Repository, full: &str) -> Result<bool, git2::Error> {
+    if repo.references_glob(&format!("{full}/*"))?.next().is_some() {
+        return Ok(true);
+    }
+    // Of `refs/heads/a/b`, that is `refs/heads/a`.
+    for (at, _) in full.match_indices('/').skip(2) {
+        match repo.find_reference(&full[..at]) {
+            Ok(_) => return Ok(true),
+            Err(error) if error.code() == ErrorCode::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
 }
 
 /// The branch that `HEAD` of the bare repository names.

@@ -47,6 +47,7 @@ impl RepositoryHandle {
         };
         let repo = self.repo().map_err(RefError::Repo)?;
         let commit = self.find(&repo, commit).map_err(RefError::History)?;
+        self.refuse_blocked(&repo, TAG, name, &full)?;
         let fail = |e| self.ref_error(TAG, name, e);
         let Some(annotation) = annotation else {
             return repo

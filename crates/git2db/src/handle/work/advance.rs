@@ -7,14 +7,14 @@ use std::{
 };
 
 use git2::{
-    Commit, DiffOptions, ErrorCode, Index, ObjectType, Oid, Repository, Tree, build::CheckoutBuilder,
+    Commit, DiffOptions, ErrorCode, Index, ObjectType, Oid, Repository, Tree,
 };
 
 use super::{
     Change, FileStatus, State, StatusOptions, WorktreeError, io_error, named,
     stage::forget,
 };
-use crate::{Worktree, commit::ATTRIBUTES, filter, store::StoreError};
+use crate::{Worktree, commit::ATTRIBUTES, filter, libgit, store::StoreError};
 
 /// The new version of each path that is written: what it is to be, `None` if it is to go.
 type Plan = BTreeMap<String, Option<(Oid, u32)>>;
@@ -59,13 +59,12 @@ impl Worktree {
                 return Err(WorktreeError::LocalChanges { paths: named(lost) });
             }
         }
-        self.write(repo, &mut index, &tree, &plan)
+        self.write(&mut index, &tree, &plan)
     }
 
     /// Lets the files at `plan` be those of `tree`, and the index too.
     pub(super) fn write(
         &self,
-        repo: &Repository,
         index: &mut Index,
         tree: &Tree<'_>,
         plan: &Plan,
@@ -77,48 +76,35 @@ impl Worktree {
         }
         index.write().map_err(|e| self.fail(e))?;
         // Attributes first: they decide how the other files are written.
-        let is_attributes = |path: &&String| path.rsplit('/').next() == Some(ATTRIBUTES);
-        let new: Vec<&String> = plan
-            .iter()
-            .filter(|(_, version)| version.is_some())
-            .map(|(path, _)| path)
-            .collect();
-        let (attributes, others): (Vec<_>, Vec<_>) = new.into_iter().partition(is_attributes);
-        for paths in [attributes, others] {
-            if !paths.is_empty() {
-                self.check_out(repo, tree, &paths)?;
-            }
-        }
-        Ok(())
+        let is_attributes = |path: &&str| path.rsplit('/').next() == Some(ATTRIBUTES);
+        let new = plan.iter().filter(|(_, version)| version.is_some());
+        let (attributes, others): (Vec<_>, Vec<_>) =
+            new.map(|(path, _)| path.as_str()).partition(is_attributes);
+        self.check_out(index, tree, &attributes)?;
+        self.check_out(index, tree, &others)
     }
 
     fn check_out(
         &self,
-        repo: &Repository,
+        index: &mut Index,
         tree: &Tree<'_>,
-        paths: &[&String],
+        paths: &[&str],
     ) -> Result<(), WorktreeError> {
-        loop {
-            let mut options = CheckoutBuilder::new();
-            options.force().disable_pathspec_match(true);
-            for path in paths {
-                options.path(path.as_str());
-            }
-            match repo.checkout_tree(tree.as_object(), Some(&mut options)) {
-                Ok(()) => return Ok(()),
-                Err(error) => match filter::take_failure() {
-                    // The object is put aside now, so that its pointer stays in the next round.
-                    Some(StoreError::Mismatch { oid, detail }) => {
-                        tracing::warn!(%oid, detail, "a damaged object is not put in place");
-                        for path in paths {
-                            self.remove_file(path)?;
-                        }
+        while let Err(error) = libgit::recreate(self.path(), tree.id(), paths) {
+            match filter::take_failure() {
+                // The object is put aside now, so that its pointer stays in the next round.
+                Some(StoreError::Mismatch { oid, detail }) => {
+                    tracing::warn!(%oid, detail, "a damaged object is not put in place");
+                    for path in paths {
+                        self.remove_file(path)?;
                     }
-                    Some(failure) => return Err(WorktreeError::Store(failure)),
-                    None => return Err(self.fail(error)),
-                },
+                }
+                Some(failure) => return Err(WorktreeError::Store(failure)),
+                None => return Err(self.fail(error)),
             }
         }
+        // It was written through another index.
+        index.read(true).map_err(|e| self.fail(e))
     }
 
     /// Removes a file or link, and folders that are empty then. What lies behind a link to a

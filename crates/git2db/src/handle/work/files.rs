@@ -66,7 +66,7 @@ impl Worktree {
                 return Err(no_path(wanted));
             }
         }
-        self.write(&repo, &mut index, &tree, &plan)
+        self.write(&mut index, &tree, &plan)
     }
 
     /// Removes files, also below folders, from what is staged and, unless `keep` says so, from the

@@ -62,7 +62,7 @@ impl Worktree {
         }
         let (there, gone): (Vec<_>, Vec<_>) = chosen
             .iter()
-            .partition(|path| fs::symlink_metadata(self.place(path)).is_ok());
+            .partition(|path| self.is_there(path));
         for path in gone {
             forget(&mut index, path).map_err(|e| self.fail(e))?;
         }
@@ -71,6 +71,13 @@ impl Worktree {
             index.add_path(Path::new(path)).map_err(|e| self.fail(e))?;
         }
         index.write().map_err(|e| self.fail(e))
+    }
+
+    /// Whether something lies at a path that can be staged. A folder where a file was is none;
+    /// one that git lists as a whole is a repository of its own, which is refused by its name.
+    fn is_there(&self, path: &str) -> bool {
+        path.ends_with('/')
+            || fs::symlink_metadata(self.place(path)).is_ok_and(|found| !found.is_dir())
     }
 
     /// Something must be at a path that is named.

@@ -155,7 +155,17 @@ impl Worktree {
             let path = text(file.path_bytes());
             let state = if status.is_ignored() {
                 State::Ignored
-            } else if status.is_wt_new() && staged.is_none() {
+            } else if status.is_wt_new() {
+                // Taken out of the index, and there all the same: two things, as for git.
+                if let Some(staged) = staged.as_ref().and_then(change) {
+                    found.push(FileStatus {
+                        path: path.clone(),
+                        state: State::Tracked {
+                            staged: Some(staged),
+                            unstaged: None,
+                        },
+                    });
+                }
                 State::Untracked
             } else {
                 State::Tracked {
@@ -166,6 +176,7 @@ impl Worktree {
             found.push(FileStatus { path, state });
         }
         found.sort_by(|a, b| a.path.cmp(&b.path));
+        unsplit(&mut found);
         Ok(found)
     }
 
@@ -185,6 +196,36 @@ impl Worktree {
             }
         }
         Ok(found)
+    }
+}
+
+/// libgit2 takes a file that became a link for one that went and one that came, so that the first
+/// may seem to have moved. As for git, what is still there has not moved.
+fn unsplit(found: &mut [FileStatus]) {
+    let staged = |file: &FileStatus| match &file.state {
+        State::Tracked { staged, .. } => staged.clone(),
+        _ => None,
+    };
+    let renames: Vec<(usize, String)> = found
+        .iter()
+        .enumerate()
+        .filter_map(|(at, file)| match staged(file) {
+            Some(Change::Renamed { from }) => Some((at, from)),
+            _ => None,
+        })
+        .collect();
+    for (at, from) in renames {
+        let back = found
+            .iter()
+            .position(|file| file.path == from && staged(file) == Some(Change::Added));
+        let Some(back) = back else {
+            continue;
+        };
+        for (at, now) in [(back, Change::TypeChanged), (at, Change::Added)] {
+            if let State::Tracked { staged, .. } = &mut found[at].state {
+                *staged = Some(now);
+            }
+        }
     }
 }
 
