@@ -34,6 +34,20 @@ pub enum CommitError {
     /// The author's name or address cannot be written.
     #[error("the author {0:?} is not valid")]
     InvalidAuthor(String),
+    /// The message cannot be written so that git reads it back.
+    #[error("the message cannot be committed: {why}")]
+    InvalidMessage {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The commit could not be signed; none was made.
+    #[error("the commit cannot be signed with {key:?}: {detail}")]
+    Sign {
+        /// The file of the private key.
+        key: std::path::PathBuf,
+        /// What ssh-keygen said.
+        detail: String,
+    },
     /// The branch moved since the change was staged.
     #[error("branch {branch:?} moved: stage the change again on its new commit")]
     BranchMoved {
@@ -69,6 +83,8 @@ impl CommitError {
             Self::Remote(error) => error.reason(),
             Self::InvalidPath { .. } => "RefusedContent",
             Self::BranchMoved { .. } | Self::Rejected { .. } => "Rejected",
+            Self::InvalidMessage { .. } => "InvalidMessage",
+            Self::Sign { .. } => "SigningFailed",
             Self::Read { .. } | Self::InvalidAuthor(_) => "InternalError",
         }
     }
@@ -84,6 +100,8 @@ impl CommitError {
             Self::Read { .. } => true,
             Self::InvalidPath { .. }
             | Self::InvalidAuthor(_)
+            | Self::InvalidMessage { .. }
+            | Self::Sign { .. }
             | Self::BranchMoved { .. }
             | Self::Rejected { .. } => false,
         }

@@ -1,16 +1,21 @@
 //! Making commits and pushing them.
 
 mod error;
+mod metadata;
 mod push;
+mod sign;
 mod stage;
 
 use std::path::{Path, PathBuf};
 
-use git2::{ErrorCode, Oid, Signature};
+use git2::{Commit, ErrorCode, Oid, Repository, Tree};
 
 pub use error::CommitError;
+pub(crate) use metadata::write as write_commit;
+pub use metadata::{Message, Metadata, Timestamp, Trailer};
 pub use push::push;
 pub use stage::stage;
+pub(crate) use stage::{ATTRIBUTES, check_path, is_large};
 
 use crate::{CommitId, RepoError, lfs::Pointer, repo};
 
@@ -63,7 +68,7 @@ pub struct Staged {
 }
 
 /// Commits what is staged to `branch`, which must still name [`Staged::base`] (not exist, if that
-/// is `None`). Nothing is pushed.
+/// is `None`). Nothing is pushed. The message is taken as it is.
 pub fn commit(
     bare: &Path,
     branch: &str,
@@ -71,14 +76,41 @@ pub fn commit(
     author: &Author,
     message: &str,
 ) -> Result<CommitId, CommitError> {
+    let signature = metadata::signature(author, None)?;
+    commit_by(bare, branch, staged, &|repo, tree, parents| {
+        repo.commit(None, &signature, &signature, message, tree, parents)
+            .map_err(|e| CommitError::Repo(repo::access(bare)(e)))
+    })
+}
+
+/// Commits as [`commit()`], with all that a commit can say: a committer, times, trailers, a
+/// signature.
+pub fn commit_with(
+    bare: &Path,
+    branch: &str,
+    staged: &Staged,
+    metadata: &Metadata,
+) -> Result<CommitId, CommitError> {
+    commit_by(bare, branch, staged, &|repo, tree, parents| {
+        write_commit(repo, tree, parents, metadata)
+    })
+}
+
+type Write<'a> =
+    dyn Fn(&Repository, &Tree<'_>, &[&Commit<'_>]) -> Result<Oid, CommitError> + 'a;
+
+fn commit_by(
+    bare: &Path,
+    branch: &str,
+    staged: &Staged,
+    write: &Write<'_>,
+) -> Result<CommitId, CommitError> {
     let name = branch_ref(branch)?;
     let repo = repo::open(bare).map_err(CommitError::Repo)?;
     let access = |e| CommitError::Repo(repo::access(bare)(e));
     let moved = || CommitError::BranchMoved {
         branch: branch.to_owned(),
     };
-    let signature = Signature::now(&author.name, &author.email)
-        .map_err(|_| CommitError::InvalidAuthor(author.name.clone()))?;
     let tree = Oid::from_str(&staged.tree)
         .and_then(|id| repo.find_tree(id))
         .map_err(access)?;
@@ -87,9 +119,7 @@ pub fn commit(
         None => None,
     };
     let parents: Vec<_> = parent.iter().collect();
-    let id = repo
-        .commit(None, &signature, &signature, message, &tree, &parents)
-        .map_err(access)?;
+    let id = write(&repo, &tree, &parents)?;
     // The ref is changed only if it still names what was changed.
     let updated = match &staged.base {
         Some(base) => repo.reference_matching(&name, id, true, base.oid(), "commit"),
@@ -97,13 +127,17 @@ pub fn commit(
     };
     match updated {
         Ok(_) => Ok(CommitId::from_oid(id)),
-        Err(error) => match error.code() {
-            ErrorCode::Modified | ErrorCode::Exists | ErrorCode::NotFound | ErrorCode::Locked => {
-                Err(moved())
-            }
-            _ => Err(access(error)),
-        },
+        Err(error) if is_moved(&error) => Err(moved()),
+        Err(error) => Err(access(error)),
     }
+}
+
+/// Whether a ref was not changed because it named something else than expected.
+pub(crate) fn is_moved(error: &git2::Error) -> bool {
+    matches!(
+        error.code(),
+        ErrorCode::Modified | ErrorCode::Exists | ErrorCode::NotFound | ErrorCode::Locked
+    )
 }
 
 fn branch_ref(branch: &str) -> Result<String, CommitError> {

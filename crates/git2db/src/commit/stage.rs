@@ -19,7 +19,7 @@ use crate::{
 
 /// Safetensors above this go to LFS whatever the attributes say, in bytes.
 const LARGE_WEIGHTS_BYTES: u64 = 10 << 20;
-const ATTRIBUTES: &str = ".gitattributes";
+pub(crate) const ATTRIBUTES: &str = ".gitattributes";
 
 /// Writes `changes` to the files of `base` (of none, if it is `None`) as a tree into the bare
 /// repository. They are applied in order; a later change of a path wins.
@@ -242,12 +242,17 @@ fn is_for_lfs(
     if by_rules {
         return Ok(true);
     }
-    let weights = path.ends_with(".safetensors") && size > LARGE_WEIGHTS_BYTES;
-    let large = weights || size > Limits::default().max_blob_bytes;
+    let large = is_large(path, size);
     if large {
         untracked.push(path.clone());
     }
     Ok(large)
+}
+
+/// Whether a file goes to LFS whatever the attributes say.
+pub(crate) fn is_large(path: &str, size: u64) -> bool {
+    let weights = path.ends_with(".safetensors") && size > LARGE_WEIGHTS_BYTES;
+    weights || size > Limits::default().max_blob_bytes
 }
 
 impl Change {
@@ -282,7 +287,8 @@ impl Content {
     }
 }
 
-fn check_path(path: &str) -> Result<(), CommitError> {
+/// Whether a file may be committed at a path.
+pub(crate) fn check_path(path: &str) -> Result<(), CommitError> {
     if tree::is_reserved(path) {
         return Err(invalid(path, "paths beginning with .hyprstream are ours"));
     }

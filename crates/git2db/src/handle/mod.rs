@@ -4,13 +4,24 @@
 //! Every operation does what the `git` command of that name does, and stock git works on the same
 //! repository and the same folders before, between and after.
 
+mod history;
+mod merge;
+mod refs;
+mod work;
 mod worktree;
 
 use std::path::{Path, PathBuf};
 
+pub use history::{
+    CommitInfo, Difference, DifferenceKind, FileContent, FileReader, FileVersion, HistoryError, Log,
+    LogRange, Signer,
+};
+pub use merge::{ConflictedFile, FastForward, Merge, MergeError, Merged, Version};
+pub use refs::{Annotation, Branch, RefError, Tag, Upstream};
+pub use work::{Change, Conflict, FileStatus, Reset, State, StatusOptions, Target, WorktreeError};
 pub use worktree::Worktree;
 
-use crate::{RepoError, repo, store::ObjectStore};
+use crate::{RepoError, filter, repo, store::ObjectStore};
 
 /// A bare repository and the store of its large files. Cheap to clone; every call opens what it
 /// needs, so that threads may share it.
@@ -26,7 +37,8 @@ impl RepositoryHandle {
     /// # Errors
     /// There is none, it belongs to somebody else, or cannot be read.
     pub fn open(path: &Path, store: ObjectStore) -> Result<Self, RepoError> {
-        repo::open(path)?;
+        let found = repo::open(path)?;
+        filter::serve(found.commondir(), &store);
         Ok(Self {
             path: path.to_owned(),
             store,

@@ -2,6 +2,7 @@
 
 mod classify;
 mod memory;
+mod recreate;
 mod settings;
 mod ssh;
 mod stream;
@@ -20,6 +21,7 @@ use git2::{
 
 pub(crate) use classify::{is_disk_full, is_malformed, is_memory_full, remote_error};
 pub(crate) use memory::{allow as allow_objects, largest as largest_object};
+pub(crate) use recreate::recreate;
 pub(crate) use settings::init;
 pub use settings::{Timeouts, set_timeouts};
 pub use stream::guarded;

@@ -3,6 +3,7 @@
 mod error;
 mod gc;
 mod part;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -21,6 +22,8 @@ use tempfile::NamedTempFile;
 pub use error::StoreError;
 pub use gc::{Collected, Usage};
 pub use part::{Claim, Part};
+pub use stream::Reader;
+pub(crate) use stream::Writer;
 pub use verify::{Quarantined, Verified};
 
 use crate::{Digest, durable, lfs::Pointer};

@@ -1,0 +1,14 @@
+//! The operations of a handle, compared with stock git and git-lfs on the same repositories.
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod desk;
+mod filter;
+mod history;
+mod merge;
+mod refs;
+mod sign;
+mod status;
+mod worktree;
