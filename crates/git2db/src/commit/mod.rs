@@ -10,6 +10,7 @@ use git2::{ErrorCode, Oid, Signature};
 
 pub use error::CommitError;
 pub use push::push;
+pub(crate) use push::{new_objects, upload_new_objects};
 pub use stage::stage;
 
 use crate::{CommitId, RepoError, lfs::Pointer, repo};
