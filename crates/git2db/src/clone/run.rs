@@ -188,8 +188,8 @@ impl Step<'_> {
         if let Some(source) = self.source {
             let want = Want {
                 commits,
-                have: Vec::new(),
                 depth: clone.depth.map(std::num::NonZeroU32::get),
+                ..Want::default()
             };
             return transport::receive(
                 &repo,

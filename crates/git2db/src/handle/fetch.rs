@@ -318,15 +318,17 @@ impl Transfer<'_> {
                 repo::download(repo, self.handle.path(), &download, self.observer)
             }
             Way::Source(source) => {
-                let want = Want {
-                    commits: wanted,
-                    have: match depth {
-                        Depth::Commits(_) => Vec::new(),
-                        Depth::AsIs | Depth::Whole => transport::have(repo),
+                let want = match depth {
+                    Depth::AsIs => transport::want_new(repo, wanted)
+                        .map_err(|e| FetchError::Repo(repo::access(self.handle.path())(e)))?,
+                    Depth::Commits(depth) => Want {
+                        commits: wanted,
+                        depth: Some(depth.get()),
+                        ..Want::default()
                     },
-                    depth: match depth {
-                        Depth::Commits(depth) => Some(depth.get()),
-                        Depth::AsIs | Depth::Whole => None,
+                    Depth::Whole => Want {
+                        commits: wanted,
+                        ..Want::default()
                     },
                 };
                 let limits = &self.options.limits;

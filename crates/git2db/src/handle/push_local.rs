@@ -16,7 +16,7 @@ use crate::{
     libgit::remote_error,
     remote::RemoteRef,
     repo,
-    transport::{self, GitSource as _, LocalSource, Want},
+    transport::{self, GitSource as _, LocalSource},
 };
 
 pub(super) fn push(
@@ -54,11 +54,7 @@ pub(super) fn push(
     let commits: Vec<_> = tips.iter().copied().map(CommitId::from_oid).collect();
     if !commits.is_empty() && !transport::is_whole(&remote, &commits, url) {
         let source = LocalSource::open(&absolute(handle.path())?).map_err(PushError::Remote)?;
-        let want = Want {
-            commits,
-            have: transport::have(&remote),
-            depth: None,
-        };
+        let want = transport::want_new(&remote, commits).map_err(failed)?;
         let limits = Limits::default();
         transport::receive(&remote, &source, &want, url, &limits, observer)
             .map_err(PushError::Remote)?;

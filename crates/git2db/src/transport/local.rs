@@ -165,22 +165,24 @@ struct Selection<'a> {
     seen: HashSet<Oid>,
     had: HashSet<Oid>,
     boundary: Vec<CommitId>,
-    /// Where the source's own history is cut.
+    /// Where the source's own history is cut, or that of the receiver shall stay so.
     shallow: HashSet<Oid>,
 }
 
 impl<'a> Selection<'a> {
     fn new(repo: &'a Repository, want: &Want) -> Result<Self, git2::Error> {
+        let mut shallow: HashSet<Oid> = super::receive::shallow(repo).into_iter().collect();
+        shallow.extend(want.shallow.iter().map(CommitId::oid));
+        // What led to what they have they have, too. With a depth nothing is presumed.
         let mut had = HashSet::new();
-        if want.depth.is_none() {
-            // What led to what they have they have, too. With a depth nothing is presumed.
-            let mut walk = repo.revwalk()?;
-            for commit in &want.have {
-                if repo.find_commit(commit.oid()).is_ok() {
-                    walk.push(commit.oid())?;
-                }
+        let mut pending: Vec<Oid> = want.have.iter().map(CommitId::oid).collect();
+        while let Some(id) = pending.pop() {
+            let Ok(commit) = repo.find_commit(id) else {
+                continue;
+            };
+            if had.insert(id) && !shallow.contains(&id) {
+                pending.extend(commit.parent_ids());
             }
-            had = walk.collect::<Result<_, _>>()?;
         }
         let mut pack = repo.packbuilder()?;
         pack.set_threads(1);
@@ -190,7 +192,7 @@ impl<'a> Selection<'a> {
             seen: HashSet::new(),
             had,
             boundary: Vec::new(),
-            shallow: super::receive::shallow(repo).into_iter().collect(),
+            shallow,
         })
     }
 
@@ -217,7 +219,11 @@ impl<'a> Selection<'a> {
             let commit = self.repo.find_commit(id)?;
             self.insert(id)?;
             let is_last = want.depth.is_some_and(|most| depth >= most);
-            let mut cut = self.shallow.contains(&id);
+            if self.shallow.contains(&id) {
+                self.boundary.push(CommitId::from_oid(id));
+                continue;
+            }
+            let mut cut = false;
             for parent in commit.parent_ids() {
                 if is_last || self.repo.find_commit(parent).is_err() {
                     cut = true;

@@ -12,7 +12,7 @@ use std::io::Write;
 
 pub(crate) use local::store_objects;
 pub use local::{LocalObjects, LocalSource};
-pub(crate) use receive::{have, is_whole, receive};
+pub(crate) use receive::{is_whole, receive, want_new};
 
 use crate::{CommitId, Observer, RemoteError, remote::RemoteRef};
 
@@ -21,8 +21,10 @@ use crate::{CommitId, Observer, RemoteError, remote::RemoteRef};
 pub struct Want {
     /// Commits, or annotated tags, as [`GitSource::refs`] names them.
     pub commits: Vec<CommitId>,
-    /// What is here with all that led to it, so that it need not be sent.
+    /// What is here with all that led to it, down to [`Self::shallow`], so that it need not be sent.
     pub have: Vec<CommitId>,
+    /// Commits whose parents are not here and are not wanted.
+    pub shallow: Vec<CommitId>,
     /// How many commits of each history; `None` for all.
     pub depth: Option<u32>,
 }

@@ -159,7 +159,8 @@ fn verify(
     };
     let error = |e: git2::Error| libgit::remote_error(url, &e);
     let odb = repo.odb().map_err(error)?;
-    let boundary: HashSet<Oid> = boundary.iter().map(CommitId::oid).collect();
+    let cut = boundary.iter().chain(&want.shallow);
+    let boundary: HashSet<Oid> = cut.map(CommitId::oid).collect();
     let have: HashSet<Oid> = want.have.iter().map(CommitId::oid).collect();
     let mut pending: Vec<Oid> = want.commits.iter().map(CommitId::oid).collect();
     let mut seen = HashSet::new();
@@ -214,8 +215,7 @@ fn parents(odb: &git2::Odb<'_>, id: Oid) -> Result<Vec<Oid>, git2::Error> {
 pub(crate) fn is_whole(repo: &Repository, commits: &[CommitId], url: &RemoteUrl) -> bool {
     let want = Want {
         commits: commits.to_vec(),
-        have: Vec::new(),
-        depth: None,
+        ..Want::default()
     };
     let cut: Vec<_> = shallow(repo).into_iter().map(CommitId::from_oid).collect();
     verify(repo, &want, &cut, url, &()).is_ok()
@@ -255,19 +255,20 @@ fn note_shallow(repo: &Repository, boundary: &[CommitId]) -> io::Result<()> {
     durable::sync_dir(folder)
 }
 
-/// What is here with all that led to it: the tips of all refs, unless the history is cut.
-pub(crate) fn have(repo: &Repository) -> Vec<CommitId> {
-    if repo.is_shallow() {
-        return Vec::new();
-    }
-    let Ok(refs) = repo.references() else {
-        return Vec::new();
-    };
-    let mut tips: Vec<_> = refs
+/// Asks for what is new of `commits`: what led to the tips of all refs is here, and a history that
+/// is cut stays so.
+pub(crate) fn want_new(repo: &Repository, commits: Vec<CommitId>) -> Result<Want, git2::Error> {
+    let mut have: Vec<_> = repo
+        .references()?
         .filter_map(|found| found.ok()?.peel_to_commit().ok())
         .map(|commit| CommitId::from_oid(commit.id()))
         .collect();
-    tips.sort();
-    tips.dedup();
-    tips
+    have.sort();
+    have.dedup();
+    Ok(Want {
+        commits,
+        have,
+        shallow: shallow(repo).into_iter().map(CommitId::from_oid).collect(),
+        depth: None,
+    })
 }
