@@ -24,7 +24,8 @@ pub struct InvalidId {
 }
 
 /// What to follow in a repository.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Reference {
     /// The head of the default branch.
     Head,

@@ -4,13 +4,15 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use crate::Digest;
 
-/// A list of globs relative to the repository's root; a file is wanted if any of them matches.
+/// A list of globs relative to the repository's root; a file is wanted if any of them matches, and
+/// none of those that [`Include::excluding`] was given.
 ///
 /// `*` and `?` do not match `/`; `**` does. An empty list wants every file.
 #[derive(Clone, Debug)]
 pub struct Include {
     globs: Vec<String>,
     set: Option<GlobSet>,
+    excluded: Option<Box<Include>>,
 }
 
 /// A glob that cannot be read.
@@ -29,6 +31,7 @@ impl Include {
         Self {
             globs: Vec::new(),
             set: None,
+            excluded: None,
         }
     }
 
@@ -64,7 +67,17 @@ impl Include {
         Ok(Self {
             globs,
             set: Some(set),
+            excluded: None,
         })
+    }
+
+    /// These files without those that match one of `globs`, which take the place of earlier ones.
+    pub fn excluding<S: AsRef<str>>(mut self, globs: &[S]) -> Result<Self, InvalidGlob> {
+        self.excluded = match globs.is_empty() {
+            true => None,
+            false => Some(Box::new(Self::new(globs)?)),
+        };
+        Ok(self)
     }
 
     /// The glob that matches the file at `path` and no other.
@@ -75,11 +88,20 @@ impl Include {
     /// Whether the file at `path`, with `/` between its parts, is wanted.
     pub fn matches(&self, path: &str) -> bool {
         self.set.as_ref().is_none_or(|set| set.is_match(path))
+            && !self
+                .excluded
+                .as_ref()
+                .is_some_and(|excluded| excluded.matches(path))
     }
 
     /// A digest of the list that does not depend on order or repetition.
     pub fn digest(&self) -> Digest {
-        Digest::of(self.globs.join("\0").as_bytes())
+        let mut text = self.globs.join("\0");
+        if let Some(excluded) = &self.excluded {
+            // No glob holds a zero byte, so that no list without exclusions reads like this.
+            text = format!("{text}\0\0{}", excluded.globs.join("\0"));
+        }
+        Digest::of(text.as_bytes())
     }
 }
 
@@ -123,6 +145,20 @@ mod tests {
         let digest = |globs: &[&str]| Include::new(globs).unwrap().digest();
         assert_eq!(digest(&["a", "b"]), digest(&["b", "a", "b"]));
         assert_ne!(digest(&["a"]), digest(&["b"]));
+    }
+
+    #[test]
+    fn what_is_excluded_is_not_wanted_even_if_it_is_included() {
+        let include = Include::new(&["weights/**"]).unwrap();
+        let without = include.clone().excluding(&["**/*.bin"]).unwrap();
+        assert!(without.matches("weights/a.safetensors") && !without.matches("weights/a.bin"));
+        assert!(!Include::all().excluding(&["a"]).unwrap().matches("a"));
+        assert_ne!(include.digest(), without.digest());
+        let none: [&str; 0] = [];
+        assert_eq!(
+            include.digest(),
+            include.clone().excluding(&none).unwrap().digest()
+        );
     }
 
     #[test]

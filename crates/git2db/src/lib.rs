@@ -95,10 +95,14 @@
 //! - Linux only: `flock`, `renameat2`, hard links.
 
 pub mod checkout;
+mod clone;
 pub mod commit;
 mod credentials;
 mod durable;
+<<<<<<< HEAD
 mod filter;
+=======
+>>>>>>> manager
 pub mod handle;
 mod id;
 mod include;
@@ -106,20 +110,27 @@ pub mod lfs;
 mod libgit;
 mod limits;
 mod lock;
+pub mod manager;
 mod observer;
 mod pace;
 pub mod remote;
 mod remote_url;
 pub mod repo;
 pub mod store;
+pub mod transport;
 pub mod tree;
 
+pub use clone::{CloneBuilder, CloneError, Cloned};
+pub use commit::CommitError;
 pub use credentials::Credentials;
-pub use handle::{RepositoryHandle, Worktree};
+pub use handle::{
+    Depth, Expected, FetchError, FetchOptions, PushError, PushRef, RepositoryHandle, Tags, Worktree,
+};
 pub use id::{CommitId, Digest, InvalidId, Reference};
 pub use include::{Include, InvalidGlob};
 pub use libgit::{Timeouts, guarded, set_timeouts};
 pub use limits::Limits;
+pub use manager::{Git2DB, GitManager};
 pub use observer::{Cancel, Observer, Progress, Watch};
 pub use pace::Pace;
 pub use remote::RemoteError;

@@ -103,6 +103,27 @@ impl RemoteUrl {
         }))
     }
 
+    /// A URL as our own files and a repository's configuration hold it: also `file://` and an
+    /// absolute path. Not for what users of a server give.
+    pub(crate) fn parse_stored(text: &str) -> Result<Self, InvalidUrl> {
+        if text.starts_with('/') {
+            return Self::local(Path::new(text));
+        }
+        let path = url::Url::parse(text)
+            .ok()
+            .filter(|url| url.scheme() == "file")
+            .and_then(|url| url.to_file_path().ok());
+        path.map_or_else(|| Self::parse(text), |path| Self::local(&path))
+    }
+
+    /// The path that [`Self::local`] was given.
+    pub(crate) fn to_path(&self) -> Option<std::path::PathBuf> {
+        match self.0.scheme {
+            Scheme::File => url::Url::parse(&self.0.text).ok()?.to_file_path().ok(),
+            _ => None,
+        }
+    }
+
     fn new(parts: Parts) -> Self {
         Self(Arc::new(parts))
     }

@@ -14,6 +14,7 @@ pub use error::CommitError;
 pub(crate) use metadata::write as write_commit;
 pub use metadata::{Message, Metadata, Timestamp, Trailer};
 pub use push::push;
+pub(crate) use push::{new_objects, upload_new_objects};
 pub use stage::stage;
 pub(crate) use stage::{ATTRIBUTES, check_path, is_large};
 

@@ -6,7 +6,7 @@ use git2::{ErrorCode, FileMode, Oid, PushOptions, Repository};
 
 use super::{CommitError, branch_ref};
 use crate::{
-    CommitId, Credentials, Limits, Observer, RemoteUrl,
+    CommitId, Credentials, Limits, Observer, RemoteUrl, RepositoryHandle,
     lfs::{Client, MAX_POINTER_BYTES, Options, Pointer, Transfer},
     libgit::{Session, proxy},
     remote::{self, RemoteRef},
@@ -29,29 +29,66 @@ pub fn push(
     let name = branch_ref(branch)?;
     let repo = repo::open(bare).map_err(CommitError::Repo)?;
     let heads = remote::list(url, credentials, observer).map_err(CommitError::Remote)?;
-    let objects = new_objects(&repo, bare, &name, &heads, store)?;
-    let transfer = if objects.is_empty() {
-        Transfer::default()
-    } else {
-        Client::new(url, credentials, Options::default())
-            .and_then(|client| client.upload(&objects, store, Some(&name), observer))
-            .map_err(CommitError::Lfs)?
-    };
+    let tip = repo
+        .refname_to_id(&name)
+        .map_err(|e| CommitError::Repo(repo::access(bare)(e)))?;
+    let objects = new_objects(&repo, bare, &[tip], &heads, store)?;
+    let transfer = upload(&objects, url, credentials, store, Some(&name), observer)?;
     push_ref(&repo, branch, &name, url, credentials, observer)?;
     Ok(transfer)
 }
 
-/// The LFS objects that commits of the ref bring and that no commit of the remote has.
-fn new_objects(
+/// Uploads the LFS objects that `tips` bring and that no commit of the remote has. The server is
+/// told of the ref `hint`.
+pub(crate) fn upload_new_objects(
+    handle: &RepositoryHandle,
+    tips: &[Oid],
+    heads: &[RemoteRef],
+    url: &RemoteUrl,
+    credentials: &Credentials,
+    hint: Option<&str>,
+    observer: &dyn Observer,
+) -> Result<Transfer, CommitError> {
+    let repo = handle.repo().map_err(CommitError::Repo)?;
+    let objects = new_objects(&repo, handle.path(), tips, heads, handle.store())?;
+    upload(&objects, url, credentials, handle.store(), hint, observer)
+}
+
+fn upload(
+    objects: &[Pointer],
+    url: &RemoteUrl,
+    credentials: &Credentials,
+    store: &ObjectStore,
+    hint: Option<&str>,
+    observer: &dyn Observer,
+) -> Result<Transfer, CommitError> {
+    if objects.is_empty() {
+        return Ok(Transfer::default());
+    }
+    Client::new(url, credentials, Options::default())
+        .and_then(|client| client.upload(objects, store, hint, observer))
+        .map_err(CommitError::Lfs)
+}
+
+/// The LFS objects that commits of `tips` bring and that no commit of the remote has.
+pub(crate) fn new_objects(
     repo: &Repository,
     bare: &Path,
-    name: &str,
+    tips: &[Oid],
     heads: &[RemoteRef],
     store: &ObjectStore,
 ) -> Result<Vec<Pointer>, CommitError> {
     let access = |e| CommitError::Repo(repo::access(bare)(e));
     let mut walk = repo.revwalk().map_err(access)?;
-    walk.push_ref(name).map_err(access)?;
+    for tip in tips {
+        // A tag may name something else than a commit, which brings no LFS objects.
+        if let Ok(commit) = repo
+            .find_object(*tip, None)
+            .and_then(|object| object.peel_to_commit())
+        {
+            walk.push(commit.id()).map_err(access)?;
+        }
+    }
     for head in heads {
         if repo.find_commit(head.commit.oid()).is_ok() {
             walk.hide(head.commit.oid()).map_err(access)?;

@@ -4,14 +4,26 @@
 //! Every operation does what the `git` command of that name does, and stock git works on the same
 //! repository and the same folders before, between and after.
 
+<<<<<<< HEAD
 mod history;
 mod merge;
 mod refs;
 mod work;
+=======
+mod error;
+mod fetch;
+mod push;
+mod push_error;
+mod push_local;
+mod refspec;
+mod remotes;
+mod update;
+>>>>>>> manager
 mod worktree;
 
 use std::path::{Path, PathBuf};
 
+<<<<<<< HEAD
 pub use history::{
     CommitInfo, Difference, DifferenceKind, FileContent, FileReader, FileVersion, HistoryError, Log,
     LogRange, Signer,
@@ -22,6 +34,18 @@ pub use work::{Change, Conflict, FileStatus, Reset, State, StatusOptions, Target
 pub use worktree::Worktree;
 
 use crate::{RepoError, filter, repo, store::ObjectStore};
+=======
+pub use error::FetchError;
+pub use fetch::{Depth, FetchOptions, Fetched, Tags};
+pub use push::{Expected, PushRef, Pushed};
+pub use push_error::PushError;
+pub use refspec::{InvalidRefspec, Refspec};
+pub use remotes::Remote;
+pub use update::Updated;
+pub use worktree::Worktree;
+
+use crate::{RepoError, manager, repo, store::ObjectStore};
+>>>>>>> manager
 
 /// A bare repository and the store of its large files. Cheap to clone; every call opens what it
 /// needs, so that threads may share it.
@@ -64,7 +88,8 @@ impl RepositoryHandle {
         &self.store
     }
 
-    pub(crate) fn repo(&self) -> Result<git2::Repository, RepoError> {
-        repo::open(&self.path)
+    /// Open for one operation, and kept for the next by [`GitManager`](manager::GitManager).
+    pub(crate) fn repo(&self) -> Result<manager::Opened, RepoError> {
+        manager::open(&self.path)
     }
 }

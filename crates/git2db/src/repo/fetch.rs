@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// What `git fetch --unshallow` asks for.
-const UNSHALLOW: i32 = i32::MAX;
+pub(crate) const UNSHALLOW: i32 = i32::MAX;
 
 /// What to fetch from where.
 #[derive(Clone, Copy, Debug)]
@@ -67,12 +67,7 @@ pub fn fetch_commit_within(
 ) -> Result<(), RemoteError> {
     let Fetch { url, commit, .. } = *fetch;
     let repo = super::open(path).map_err(local)?;
-    let lock_path = path.join("hyprstream.lock");
-    let _lock = FileLock::acquire(&lock_path, &|| observer.is_cancelled())
-        .map_err(|e| on_disk(&e, format!("cannot lock {}: {e}", lock_path.display())))?
-        .ok_or(RemoteError::Cancelled)?;
-    super::stale::remove(path)
-        .map_err(|e| on_disk(&e, format!("cannot tidy {}: {e}", path.display())))?;
+    let _lock = lock(path, observer)?;
     let is_there = || {
         let shallow = fetch.history == History::Whole && repo.is_shallow();
         super::is_complete(&repo, path, commit)
@@ -89,7 +84,18 @@ pub fn fetch_commit_within(
             return Err(RemoteError::Cancelled);
         }
         tracing::debug!(refspecs = ?attempt.refspecs, "fetching");
-        match download(&repo, path, fetch, &attempt, limits, observer) {
+        let wanted = Download {
+            url,
+            credentials: fetch.credentials,
+            names: &attempt.refspecs,
+            depth: match attempt.shallow {
+                true => 1,
+                false if repo.is_shallow() => UNSHALLOW,
+                false => 0,
+            },
+            limits,
+        };
+        match download(&repo, path, &wanted, observer) {
             Ok(()) => last = None,
             Err(error) if is_final(&error) => return Err(error),
             Err(error) => {
@@ -112,6 +118,17 @@ pub fn fetch_commit_within(
         url: url.clone(),
         reference: Reference::Commit(commit.clone()),
     }))
+}
+
+/// Waits until nobody else fetches into the repository, and clears away what a killed fetch left.
+pub(crate) fn lock(path: &Path, observer: &dyn Observer) -> Result<FileLock, RemoteError> {
+    let lock_path = path.join("hyprstream.lock");
+    let lock = FileLock::acquire(&lock_path, &|| observer.is_cancelled())
+        .map_err(|e| on_disk(&e, format!("cannot lock {}: {e}", lock_path.display())))?
+        .ok_or(RemoteError::Cancelled)?;
+    super::stale::remove(path)
+        .map_err(|e| on_disk(&e, format!("cannot tidy {}: {e}", path.display())))?;
+    Ok(lock)
 }
 
 /// What the object is if it is here and no commit: a tag may name anything.
@@ -177,34 +194,38 @@ fn plain(name: &str) -> &str {
     name.strip_suffix("^{}").unwrap_or(name)
 }
 
+/// What [`download`] asks a server for.
+pub(crate) struct Download<'a> {
+    pub(crate) url: &'a RemoteUrl,
+    pub(crate) credentials: &'a Credentials,
+    /// Names of refs, or of commits where the server allows it.
+    pub(crate) names: &'a [String],
+    /// As libgit2 counts: 0 for what there is, [`UNSHALLOW`] for all.
+    pub(crate) depth: i32,
+    pub(crate) limits: &'a Limits,
+}
+
 /// Downloads objects; no ref is changed.
-fn download(
+pub(crate) fn download(
     repo: &Repository,
     path: &Path,
-    fetch: &Fetch<'_>,
-    attempt: &Attempt,
-    limits: &Limits,
+    wanted: &Download<'_>,
     observer: &dyn Observer,
 ) -> Result<(), RemoteError> {
-    let Fetch {
+    let Download {
         url, credentials, ..
-    } = *fetch;
-    let session = Session::new(url, credentials, observer, limits, Some(path))?;
+    } = *wanted;
+    let session = Session::new(url, credentials, observer, wanted.limits, Some(path))?;
     let failed = |error: git2::Error| session.error(&error);
     remote::follow_no_redirects(repo).map_err(|e| local(super::access(repo.path())(e)))?;
     let mut remote = repo.remote_anonymous(url.as_str()).map_err(failed)?;
-    let depth = match attempt.shallow {
-        true => 1,
-        false if repo.is_shallow() => UNSHALLOW,
-        false => 0,
-    };
     let mut connection = remote
         .connect_auth(Direction::Fetch, Some(session.callbacks()), Some(proxy()))
         .map_err(failed)?;
-    let mut options = session.fetch_options(depth);
+    let mut options = session.fetch_options(wanted.depth);
     connection
         .remote()
-        .download(&attempt.refspecs, Some(&mut options))
+        .download(wanted.names, Some(&mut options))
         .map_err(failed)
 }
 

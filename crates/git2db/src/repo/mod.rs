@@ -11,6 +11,7 @@ use git2::{
 };
 
 pub use error::RepoError;
+pub(crate) use fetch::{Download, UNSHALLOW, download, lock};
 pub use fetch::{Fetch, History, fetch_commit, fetch_commit_within};
 
 use crate::{CommitId, Reference, libgit, lock::FileLock};
