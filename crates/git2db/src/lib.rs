@@ -99,7 +99,7 @@ pub mod checkout;
 pub mod commit;
 mod credentials;
 mod durable;
-mod handle;
+pub mod handle;
 mod id;
 mod include;
 pub mod lfs;

@@ -5,10 +5,12 @@
 //! repository and the same folders before, between and after.
 
 mod worktree;
+mod worktrees;
 
 use std::path::{Path, PathBuf};
 
 pub use worktree::Worktree;
+pub use worktrees::{Add, Head, Info, Pruned, Start, State, WorktreeError, Worktrees};
 
 use crate::{RepoError, repo, store::ObjectStore};
 

@@ -9,7 +9,7 @@ use std::{
 use super::{
     Driver, Kind, StorageError, View, mount,
     overlay::{check_kept, folders, own_mount, prepare, unmount_error},
-    remove_folder,
+    remove_empty, remove_folder,
 };
 
 /// Mounts by `fuse-overlayfs`, whose process serves the view until it is hidden.
@@ -71,8 +71,8 @@ impl Driver for FuseOverlay {
 
     fn remove(&self, view: &View<'_>) -> Result<(), StorageError> {
         self.hide(view)?;
-        remove_folder(view.target)?;
-        remove_folder(view.private)
+        remove_folder(view.private)?;
+        remove_empty(view.target)
     }
 }
 

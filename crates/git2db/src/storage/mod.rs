@@ -109,10 +109,10 @@ pub trait Driver: fmt::Debug + Send + Sync {
     fn hide(&self, view: &View<'_>) -> Result<(), StorageError>;
 
     /// Removes the view, all that was written to it, and its target. Nothing is done for what is
-    /// not there.
+    /// not there, and what somebody else put at the target stays.
     ///
     /// # Errors
-    /// It is in use, or cannot be removed.
+    /// It is in use, or cannot be removed, or something else is at the target.
     fn remove(&self, view: &View<'_>) -> Result<(), StorageError>;
 }
 
@@ -138,6 +138,17 @@ fn check_free(target: &Path) -> Result<(), StorageError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => Err(occupied()),
         Err(error) => Err(io_error("read", target, error)),
+    }
+}
+
+/// Removes an empty folder; says `Occupied` for one that holds what no driver put there.
+fn remove_empty(target: &Path) -> Result<(), StorageError> {
+    check_free(target)?;
+    match std::fs::remove_dir(target) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(io_error("remove", target, error))
+        }
+        _ => Ok(()),
     }
 }
 

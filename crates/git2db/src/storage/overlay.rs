@@ -8,7 +8,7 @@ use std::{
 use super::{
     Driver, Kind, StorageError, View, check_free, io_error, make_folder,
     mount::{self, How, Mounted, Overlay, Upper, mounted_at},
-    remove_folder,
+    remove_empty, remove_folder,
 };
 
 /// Mounts of the kernel's overlay. Needs CAP_SYS_ADMIN, if only in a user namespace.
@@ -92,8 +92,8 @@ impl Driver for Overlay2 {
 
     fn remove(&self, view: &View<'_>) -> Result<(), StorageError> {
         self.hide(view)?;
-        remove_folder(view.target)?;
-        remove_folder(view.private)
+        remove_folder(view.private)?;
+        remove_empty(view.target)
     }
 }
 

@@ -4,13 +4,16 @@ use std::{
     ffi::OsString,
     fs::{self, File, FileTimes, OpenOptions, Permissions},
     io,
-    os::unix::fs::{PermissionsExt as _, symlink},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
     path::{Path, PathBuf},
 };
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, syncfs, utimensat};
 
-use super::{Driver, Kind, StorageError, View, check_free, io_error, make_folder, remove_folder};
+use super::{
+    Driver, Kind, StorageError, View, check_free, io_error, make_folder, remove_empty,
+    remove_folder,
+};
 
 /// Reflinks where the file system has them, which share bytes until they are written to; else
 /// copies. A view that is only read is made of hard links, on any file system.
@@ -19,6 +22,9 @@ use super::{Driver, Kind, StorageError, View, check_free, io_error, make_folder,
 /// seen.
 #[derive(Clone, Copy, Debug)]
 pub struct Vfs;
+
+/// What is noted of a view in its private folder.
+const MADE: &str = "made";
 
 impl Driver for Vfs {
     fn kind(&self) -> Kind {
@@ -41,7 +47,8 @@ impl Driver for Vfs {
             writable: view.writable,
             reflinks: true,
         };
-        let built = copier.folder(view.base, &aside).and_then(|()| {
+        make_folder(view.private)?;
+        let built = copier.folder(view.base, &aside, Some(view)).and_then(|()| {
             File::open(&aside)
                 .and_then(|folder| Ok(syncfs(folder)?))
                 .map_err(|e| io_error("sync", &aside, e))?;
@@ -74,10 +81,20 @@ impl Driver for Vfs {
     }
 
     fn remove(&self, view: &View<'_>) -> Result<(), StorageError> {
-        for folder in [&aside(view.target), view.target, view.private] {
-            remove_folder(folder)?;
+        remove_folder(&aside(view.target))?;
+        // What somebody else put there is not ours to remove.
+        let removed = if is_made(view)? {
+            remove_folder(view.target)
+        } else {
+            remove_empty(view.target)
+        };
+        if let Err(error) = &removed
+            && !matches!(error, StorageError::Occupied { .. })
+        {
+            return removed;
         }
-        Ok(())
+        remove_folder(view.private)?;
+        removed
     }
 }
 
@@ -89,6 +106,23 @@ fn aside(target: &Path) -> PathBuf {
     target.with_file_name(name)
 }
 
+/// Notes which folder is about to become the view, which is known by its inode after a kill.
+fn note(view: &View<'_>, folder: &Path) -> io::Result<()> {
+    let inode = fs::metadata(folder)?.ino();
+    fs::write(view.private.join(MADE), inode.to_string())
+}
+
+/// Whether the folder at the target is the one that was noted.
+fn is_made(view: &View<'_>) -> Result<bool, StorageError> {
+    let path = view.private.join(MADE);
+    let noted = match fs::read_to_string(&path) {
+        Ok(noted) => noted,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(io_error("read", &path, error)),
+    };
+    Ok(fs::symlink_metadata(view.target).is_ok_and(|found| found.ino().to_string() == noted))
+}
+
 struct Copier {
     writable: bool,
     /// Until the file system says that it has none.
@@ -96,15 +130,24 @@ struct Copier {
 }
 
 impl Copier {
-    fn folder(&mut self, from: &Path, to: &Path) -> Result<(), StorageError> {
+    /// Copies a folder; the one that is to be `root`'s target is noted first.
+    fn folder(
+        &mut self,
+        from: &Path,
+        to: &Path,
+        root: Option<&View<'_>>,
+    ) -> Result<(), StorageError> {
         fs::create_dir(to).map_err(|e| io_error("create folder", to, e))?;
+        if let Some(view) = root {
+            note(view, to).map_err(|e| io_error("note", to, e))?;
+        }
         let failed = |e| io_error("list", from, e);
         for entry in fs::read_dir(from).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let (source, target) = (entry.path(), to.join(entry.file_name()));
             let kind = entry.file_type().map_err(failed)?;
             if kind.is_dir() {
-                self.folder(&source, &target)?;
+                self.folder(&source, &target, None)?;
             } else if kind.is_symlink() {
                 link(&source, &target).map_err(|e| io_error("copy to", &target, e))?;
             } else if !self.writable && fs::hard_link(&source, &target).is_ok() {
@@ -136,7 +179,6 @@ impl Copier {
 }
 
 fn link(from: &Path, to: &Path) -> io::Result<()> {
-    use std::os::unix::fs::MetadataExt as _;
     symlink(fs::read_link(from)?, to)?;
     let found = fs::symlink_metadata(from)?;
     let times = Timestamps {
