@@ -8,6 +8,7 @@
 //! | [`lfs`] | pointers, the batch API, verified downloads that continue, uploads |
 //! | [`store`] | contents by their SHA-256, each once per disk |
 //! | [`checkout`] | a commit's files as hard links into the store, whole or not there |
+//! | [`storage`] | writable folders over a checkout: overlay mounts, reflinks, copies |
 //! | [`mod@commit`] | staging, committing, pushing |
 //!
 //! It is synchronous: calls block, so an async program makes them on threads of their own
@@ -100,9 +101,12 @@ pub mod commit;
 mod credentials;
 mod durable;
 <<<<<<< HEAD
+<<<<<<< HEAD
 mod filter;
 =======
 >>>>>>> manager
+=======
+>>>>>>> drivers
 pub mod handle;
 mod id;
 mod include;
@@ -116,6 +120,7 @@ mod pace;
 pub mod remote;
 mod remote_url;
 pub mod repo;
+pub mod storage;
 pub mod store;
 pub mod transport;
 pub mod tree;

@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use hyprstream_git2db::storage::mount;
 use parking_lot::Mutex;
 
 use super::{Mounted, Mounts, Overlay, SOURCE};
@@ -75,7 +76,7 @@ impl Mounts for FakeMounts {
                 .into_iter()
                 .flat_map(|upper| [upper.upper, upper.work]),
         );
-        let mounted = Mounted {
+        let mounted = Mounted::from(mount::Mounted {
             id: 0,
             path: target.canonicalize()?,
             device: format!("0:{}", state.devices),
@@ -85,8 +86,7 @@ impl Mounts for FakeMounts {
             read_only: overlay.upper.is_none(),
             deleted: false,
             folders,
-            shown: None,
-        };
+        });
         state.mounts.push(mounted);
         Ok(())
     }
@@ -100,19 +100,22 @@ impl Mounts for FakeMounts {
             .rfind(|mounted| mounted.path == from)
             .cloned();
         let folder = || Mounted {
-            id: 0,
-            path: to.clone(),
-            device: "8:1".into(),
-            root: from.clone(),
-            kind: "ext4".into(),
-            source: "/dev/sda".into(),
-            read_only: false,
-            deleted: false,
-            folders: vec![],
+            mount: mount::Mounted {
+                id: 0,
+                path: to.clone(),
+                device: "8:1".into(),
+                root: from.clone(),
+                kind: "ext4".into(),
+                source: "/dev/sda".into(),
+                read_only: false,
+                deleted: false,
+                folders: vec![],
+            },
             shown: Some(from.clone()),
         };
-        let found = found.unwrap_or_else(folder);
-        state.mounts.push(Mounted { path: to, ..found });
+        let mut found = found.unwrap_or_else(folder);
+        found.mount.path = to;
+        state.mounts.push(found);
         Ok(())
     }
 
@@ -123,7 +126,7 @@ impl Mounts for FakeMounts {
             .mounts
             .iter_mut()
             .rfind(|mounted| mounted.path == target);
-        found.ok_or(io::ErrorKind::InvalidInput)?.read_only = read_only;
+        found.ok_or(io::ErrorKind::InvalidInput)?.mount.read_only = read_only;
         Ok(())
     }
 

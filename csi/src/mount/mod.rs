@@ -5,37 +5,15 @@ pub(crate) mod fake;
 mod kernel;
 mod table;
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::{io, path::Path};
 
+pub use hyprstream_git2db::storage::mount::{Overlay, Upper};
 pub use kernel::Kernel;
 pub(crate) use kernel::sync_folder;
 pub use table::{Mounted, StatePlace, parse_mountinfo};
 
 /// Source of every overlay that this program mounts, as mountinfo shows it.
 pub const SOURCE: &str = "hyprstream";
-
-/// One overlay mount.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Overlay {
-    /// Immutable folders, the topmost first; at least two without an upper.
-    pub lowers: Vec<PathBuf>,
-    /// Folders that take the writes; without them the mount is read-only.
-    pub upper: Option<Upper>,
-    /// SELinux label of everything in it.
-    pub context: Option<String>,
-}
-
-/// The writable part of an [`Overlay`]. Both folders lie on one filesystem.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upper {
-    /// What was written.
-    pub upper: PathBuf,
-    /// Scratch folder of the kernel.
-    pub work: PathBuf,
-}
 
 /// What the kernel does for us.
 pub trait Mounts: Send + Sync + 'static {

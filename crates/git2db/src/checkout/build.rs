@@ -2,15 +2,16 @@
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
-    io::{self, Write as _},
+    io,
     os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
 };
 
 use super::{
     Checkout, CheckoutError, CheckoutFile, FileMode,
-    keep::{Places, io_error, open},
+    keep::{Places, io_error, open, publish},
     key,
+    small::{MANY, SmallFiles, read_blob, small_blob},
 };
 use crate::{
     CommitId, Digest, Include, RepoError, durable,
@@ -58,7 +59,10 @@ pub fn materialise(source: &Source<'_>, root: &Path) -> Result<Checkout, Checkou
         .prefix(&format!("{}.", places.key))
         .tempdir_in(&tmp)
         .map_err(|e| io_error("create folder in", &tmp, e))?;
+    let is_small = |entry: &&Entry| small_blob(entry).is_some();
+    let many = entries.iter().filter(is_small).nth(MANY).is_some();
     let mut builder = Builder::new(source, building.path())?;
+    builder.small = many.then(|| SmallFiles::new(source, &places)).transpose()?;
     // Links last: nothing is written through one.
     let is_link = |entry: &&Entry| matches!(entry.kind, EntryKind::Symlink { .. });
     let mut files = Vec::with_capacity(entries.len());
@@ -70,7 +74,10 @@ pub fn materialise(source: &Source<'_>, root: &Path) -> Result<Checkout, Checkou
         files.push(builder.put(entry)?);
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
-    builder.sync()?;
+    match builder.small.take() {
+        Some(small) => small.finish(building.path())?,
+        None => builder.sync()?,
+    }
     publish(&places, building, &files)?;
     Ok(Checkout {
         path: places.folder,
@@ -84,6 +91,10 @@ struct Builder<'a> {
     repo: git2::Repository,
     target: &'a Path,
     folders: Vec<PathBuf>,
+    /// The folder of the file before, which is there.
+    last: PathBuf,
+    /// Where there are many small files.
+    small: Option<SmallFiles<'a>>,
 }
 
 impl<'a> Builder<'a> {
@@ -95,12 +106,26 @@ impl<'a> Builder<'a> {
             repo,
             target,
             folders: vec![target.to_owned()],
+            last: target.to_owned(),
+            small: None,
         })
     }
 
     fn put(&mut self, entry: &Entry) -> Result<CheckoutFile, CheckoutError> {
         let target = self.target.join(&entry.path);
         self.make_folders(&target)?;
+        if let (Some(small), Some((oid, executable))) = (&mut self.small, small_blob(entry)) {
+            let content = read_blob(self.source, &self.repo, oid)?;
+            let bytes = content
+                .as_ref()
+                .map_or(b"".as_slice(), |blob| blob.content());
+            return Ok(CheckoutFile {
+                path: entry.path.clone(),
+                size_bytes: bytes.len() as u64,
+                sha256: small.put(&target, bytes, executable)?,
+                mode: file_mode(executable),
+            });
+        }
         let (oid, size, mode) = match &entry.kind {
             EntryKind::Symlink { target: text } => {
                 symlink(text, &target).map_err(|e| io_error("link", &target, e))?;
@@ -163,18 +188,10 @@ impl<'a> Builder<'a> {
     }
 
     fn store_blob(&self, oid: &str) -> Result<Digest, CheckoutError> {
-        if oid == tree::EMPTY_BLOB {
-            let store = self.source.store;
-            return store.insert_bytes(b"").map_err(CheckoutError::Store);
-        }
-        let access = |e| repo_error(repo::access(self.source.bare)(e));
-        let oid = git2::Oid::from_str(oid).map_err(access)?;
-        // Reading an object verifies its SHA-1.
-        let blob = self.repo.find_blob(oid).map_err(access)?;
-        self.source
-            .store
-            .insert_bytes(blob.content())
-            .map_err(CheckoutError::Store)
+        let blob = read_blob(self.source, &self.repo, oid)?;
+        let content = blob.as_ref().map_or(b"".as_slice(), |blob| blob.content());
+        let store = self.source.store;
+        store.insert_bytes(content).map_err(CheckoutError::Store)
     }
 
     fn link(
@@ -205,6 +222,10 @@ impl<'a> Builder<'a> {
     }
 
     fn make_folders(&mut self, file: &Path) -> Result<(), CheckoutError> {
+        if file.parent() == Some(&self.last) {
+            return Ok(());
+        }
+        self.last = file.parent().unwrap_or(self.target).to_owned();
         let mut missing = Vec::new();
         let mut folder = file.parent();
         while let Some(path) = folder.filter(|path| !path.is_dir()) {
@@ -226,37 +247,6 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// Renames what was built into its place and marks it complete.
-fn publish(
-    places: &Places,
-    building: tempfile::TempDir,
-    files: &[CheckoutFile],
-) -> Result<(), CheckoutError> {
-    // One that was renamed by a process that was killed before it marked it.
-    if let Some(trash) = places.discard()? {
-        durable::remove_dir_all(&trash).map_err(|e| io_error("remove", &trash, e))?;
-    }
-    let checkouts = places.root.join("checkouts");
-    let sync = || durable::sync_dir(&checkouts).map_err(|e| io_error("sync", &checkouts, e));
-    fs::rename(building.path(), &places.folder)
-        .map_err(|e| io_error("rename to", &places.folder, e))?;
-    // It has moved: there is nothing left to remove.
-    let _ = building.keep();
-    sync()?;
-    let tmp = places.root.join("tmp");
-    let write = || -> io::Result<()> {
-        let mut file = tempfile::Builder::new()
-            .prefix(&format!("{}.", places.key))
-            .tempfile_in(&tmp)?;
-        file.write_all(&serde_json::to_vec(files)?)?;
-        file.as_file().sync_all()?;
-        file.persist(&places.marker).map_err(|e| e.error)?;
-        Ok(())
-    };
-    write().map_err(|e| io_error("write", &places.marker, e))?;
-    sync()
-}
-
 fn copy(from: &Path, to: &Path, mode: u32) -> Result<(), CheckoutError> {
     let act = || -> io::Result<()> {
         let mut source = File::open(from)?;
@@ -270,7 +260,7 @@ fn copy(from: &Path, to: &Path, mode: u32) -> Result<(), CheckoutError> {
     act().map_err(|e| io_error("copy to", to, e))
 }
 
-fn needs_copy(error: &io::Error) -> bool {
+pub(super) fn needs_copy(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let codes = [Errno::XDEV, Errno::MLINK, Errno::PERM, Errno::OPNOTSUPP];
     codes
@@ -298,6 +288,6 @@ fn missing(path: &str, oid: &Digest) -> CheckoutError {
     }
 }
 
-fn repo_error(error: RepoError) -> CheckoutError {
+pub(super) fn repo_error(error: RepoError) -> CheckoutError {
     CheckoutError::Tree(TreeError::Repo(error))
 }

@@ -1,7 +1,8 @@
 //! Finding, listing and removing checkouts.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -174,6 +175,37 @@ impl Places {
             Err(error) => Err(io_error("rename", &self.folder, error)),
         }
     }
+}
+
+/// Renames what was built into its place and marks it complete.
+pub(super) fn publish(
+    places: &Places,
+    building: tempfile::TempDir,
+    files: &[CheckoutFile],
+) -> Result<(), CheckoutError> {
+    // One that was renamed by a process that was killed before it marked it.
+    if let Some(trash) = places.discard()? {
+        durable::remove_dir_all(&trash).map_err(|e| io_error("remove", &trash, e))?;
+    }
+    let checkouts = places.root.join("checkouts");
+    let sync = || durable::sync_dir(&checkouts).map_err(|e| io_error("sync", &checkouts, e));
+    fs::rename(building.path(), &places.folder)
+        .map_err(|e| io_error("rename to", &places.folder, e))?;
+    // It has moved: there is nothing left to remove.
+    let _ = building.keep();
+    sync()?;
+    let tmp = places.root.join("tmp");
+    let write = || -> io::Result<()> {
+        let mut file = tempfile::Builder::new()
+            .prefix(&format!("{}.", places.key))
+            .tempfile_in(&tmp)?;
+        file.write_all(&serde_json::to_vec(files)?)?;
+        file.as_file().sync_all()?;
+        file.persist(&places.marker).map_err(|e| e.error)?;
+        Ok(())
+    };
+    write().map_err(|e| io_error("write", &places.marker, e))?;
+    sync()
 }
 
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, CheckoutError> {

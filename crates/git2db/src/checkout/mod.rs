@@ -3,6 +3,7 @@
 mod build;
 mod error;
 mod keep;
+mod small;
 
 use std::path::PathBuf;
 

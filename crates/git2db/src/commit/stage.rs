@@ -13,7 +13,7 @@ use crate::{
     CommitId,
     lfs::{Attributes, MAX_POINTER_BYTES, Pointer, track_line},
     repo,
-    store::ObjectStore,
+    store::{ObjectStore, StoreError},
     tree::{self, Limits},
 };
 
@@ -122,12 +122,12 @@ impl Stager<'_> {
     fn put_lfs(&mut self, path: &str, content: &Content) -> Result<Oid, CommitError> {
         let pointer = match content {
             Content::Bytes(bytes) => self.store.insert(&mut bytes.as_slice()),
-            Content::File(file) => {
-                let mut file = File::open(file).map_err(|e| read_error(path, e))?;
-                self.store.insert(&mut file)
-            }
+            Content::File(file) => self.store.insert_file(file),
         }
-        .map_err(CommitError::Store)?;
+        .map_err(|error| match error {
+            StoreError::Input { source, .. } => read_error(path, source),
+            other => CommitError::Store(other),
+        })?;
         let blob = self.blob(pointer.to_string().as_bytes())?;
         self.objects.push(pointer);
         Ok(blob)

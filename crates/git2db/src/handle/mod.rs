@@ -20,6 +20,7 @@ mod remotes;
 mod update;
 >>>>>>> manager
 mod worktree;
+mod worktrees;
 
 use std::path::{Path, PathBuf};
 
@@ -32,6 +33,7 @@ pub use merge::{ConflictedFile, FastForward, Merge, MergeError, Merged, Version}
 pub use refs::{Annotation, Branch, RefError, Tag, Upstream};
 pub use work::{Change, Conflict, FileStatus, Reset, State, StatusOptions, Target, WorktreeError};
 pub use worktree::Worktree;
+pub use worktrees::{Add, Head, Info, Pruned, Start, State, WorktreeError, Worktrees};
 
 use crate::{RepoError, filter, repo, store::ObjectStore};
 =======

@@ -1,5 +1,6 @@
 //! Contents by their SHA-256, each once.
 
+mod batch;
 mod error;
 mod gc;
 mod part;
@@ -19,6 +20,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
+pub(crate) use batch::set_old;
 pub use error::StoreError;
 pub use gc::{Collected, Usage};
 pub use part::{Claim, Part};
@@ -30,7 +32,8 @@ use crate::{Digest, durable, lfs::Pointer};
 
 /// A folder of contents by their SHA-256.
 ///
-/// `objects/ab/cd/<sha256>` holds what is complete and verified, mode 0444; `parts/<sha256>` what
+/// `objects/ab/cd/<sha256>` holds what is complete and verified, mode 0444, or
+/// `objects/ab/-/<sha256>` if it came with many others; `parts/<sha256>` what
 /// is being downloaded; `tmp/` what is being written; `quarantine/` what went bad. Any number of threads and processes may use
 /// a store at once. After a kill at any point, and after a power failure, an object is whole or
 /// not there. What a disk then does to it is found by [`ObjectStore::verify`]; one of another size
@@ -80,11 +83,15 @@ impl ObjectStore {
     /// Where the object lies, whether or not it is there. Open it to read; never write to it.
     pub fn path(&self, oid: &Digest) -> PathBuf {
         let hex = oid.as_str();
-        self.root
-            .join("objects")
-            .join(&hex[..2])
-            .join(&hex[2..4])
-            .join(hex)
+        let outer = self.root.join("objects").join(&hex[..2]);
+        let path = outer.join(&hex[2..4]).join(hex);
+        if !path.exists() {
+            let batched = self.batched_path(oid);
+            if batched.exists() {
+                return batched;
+            }
+        }
+        path
     }
 
     /// Reads `reader` to its end into the store and checks digest and size before the object is
@@ -237,6 +244,7 @@ impl ObjectStore {
         let path = file.path().to_owned();
         file.as_file()
             .set_permissions(Permissions::from_mode(mode))
+            .and_then(|()| set_old(file.as_file()))
             .and_then(|()| file.as_file().sync_all())
             .map_err(|e| self.write_error(&path, 0, e))?;
         let new = self.move_in(&path, target)?;

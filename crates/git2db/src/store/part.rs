@@ -9,7 +9,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use super::{CHUNK_BYTES, ObjectStore, StoreError, check, io_error, mismatch};
+use super::{CHUNK_BYTES, ObjectStore, StoreError, check, io_error, mismatch, set_old};
 use crate::{Digest, Observer, lfs::Pointer, lock::FileLock};
 
 /// The answer to [`ObjectStore::claim`].
@@ -138,6 +138,7 @@ impl Part {
         }
         let file = self.lock.file();
         file.set_permissions(Permissions::from_mode(0o444))
+            .and_then(|()| set_old(file))
             .and_then(|()| file.sync_all())
             .map_err(|e| self.store.write_error(&self.path, 0, e))?;
         self.store

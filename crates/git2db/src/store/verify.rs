@@ -161,7 +161,7 @@ impl ObjectStore {
     }
 
     /// Whether the object's file holds exactly `bytes`; `None` if there is none.
-    pub(super) fn holds(&self, oid: &Digest, bytes: &[u8]) -> Result<Option<bool>, StoreError> {
+    pub(crate) fn holds(&self, oid: &Digest, bytes: &[u8]) -> Result<Option<bool>, StoreError> {
         let path = self.path(oid);
         match self.size(oid)? {
             None => return Ok(None),

@@ -1,0 +1,96 @@
+//! Many worktrees of one commit.
+
+use std::{fs, time::Instant};
+
+use hyprstream_git2db::{
+    RepositoryHandle,
+    handle::{Add, Start},
+    storage::{Kind, probe},
+    store::ObjectStore,
+};
+
+use crate::{Plan, Row, disk_bytes, seconds, support::git::git};
+
+const COUNT: usize = 100;
+
+pub(crate) fn measure(plan: &Plan) -> Vec<Row> {
+    let folder = plan.folder.join("worktrees");
+    fs::create_dir(&folder).unwrap();
+    if let Err(why) = probe(&folder).unwrap().driver(Kind::Overlay2) {
+        println!("| {COUNT} worktrees | not measured: {why} | | |");
+        return Vec::new();
+    }
+    let store = ObjectStore::open(&folder.join("store")).unwrap();
+    let repository = RepositoryHandle::init(&folder.join("bare.git"), store).unwrap();
+    let work = folder.join("work");
+    git(&folder, &["init", "-q", "-b", "main", "work"]);
+    for n in 0..20 {
+        fs::write(work.join(format!("f{n}")), vec![n; 100_000]).unwrap();
+    }
+    git(&work, &["add", "-A"]);
+    git(&work, &["commit", "-q", "-m", "x"]);
+    git(&work, &["push", "-q", "../bare.git", "main"]);
+    let commit: hyprstream_git2db::CommitId = git(&work, &["rev-parse", "HEAD"]).parse().unwrap();
+
+    let worktrees = repository.worktrees();
+    let add = |name: &str| {
+        let path = folder.join(name);
+        let add = Add {
+            driver: Some(Kind::Overlay2),
+            ..Add::new(&path, Start::Detached(commit.clone()))
+        };
+        worktrees.add(&add).unwrap();
+    };
+    add("first");
+    let before = disk_bytes(&folder);
+    let began = Instant::now();
+    for n in 0..COUNT {
+        add(&format!("w{n}"));
+    }
+    let ours_seconds = began.elapsed().as_secs_f64() / COUNT as f64;
+    let ours = disk_bytes(&folder) - before;
+    let status = Instant::now();
+    for n in 0..COUNT {
+        assert_eq!(
+            git(&folder.join(format!("w{n}")), &["status", "--porcelain"]),
+            ""
+        );
+    }
+    let ours_status = status.elapsed().as_secs_f64() / COUNT as f64;
+
+    let before = disk_bytes(&folder);
+    let began = Instant::now();
+    for n in 0..COUNT {
+        let name = format!("../git{n}");
+        git(
+            repository.path(),
+            &["worktree", "add", "-q", "--detach", &name, "main"],
+        );
+    }
+    let git_seconds = began.elapsed().as_secs_f64() / COUNT as f64;
+    let theirs = disk_bytes(&folder) - before;
+    let status = Instant::now();
+    for n in 0..COUNT {
+        git(&folder.join(format!("git{n}")), &["status", "--porcelain"]);
+    }
+    let git_status = status.elapsed().as_secs_f64() / COUNT as f64;
+
+    for info in worktrees.list().unwrap() {
+        worktrees.remove(&info.name, true).unwrap();
+    }
+    let milliseconds = |what: &str, ours: f64, git: f64| {
+        let mut row = seconds(what, vec![ours], vec![git]);
+        row.ours = format!("{:.1} ms", ours * 1000.0);
+        row.git = format!("{:.1} ms", git * 1000.0);
+        row
+    };
+    vec![
+        milliseconds(
+            "one of 100 worktrees by overlay2, 20 files of 100 kB",
+            ours_seconds,
+            git_seconds,
+        ),
+        milliseconds("`git status` in one", ours_status, git_status),
+        crate::mebibytes("disk of all 100, in blocks", ours, theirs),
+    ]
+}

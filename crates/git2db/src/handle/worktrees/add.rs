@@ -1,0 +1,401 @@
+//! Making a worktree.
+
+use std::{
+    collections::HashMap,
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use git2::ErrorCode;
+
+use super::{Head, MOUNTED, Worktree, WorktreeError, Worktrees, index, io_error, record::Record};
+use crate::{
+    CommitId, Include, Limits, RepoError,
+    checkout::{self, Checkout, Source},
+    lock::FileLock,
+    repo,
+    storage::{self, Kind},
+};
+
+/// A worktree to be made.
+#[derive(Clone, Debug)]
+pub struct Add<'a> {
+    /// Where: missing, or an empty folder.
+    pub path: &'a Path,
+    /// What it has checked out.
+    pub start: Start,
+    /// The driver; `None` takes the best that works there.
+    pub driver: Option<Kind>,
+    /// The files that are wanted. The others are marked `skip-worktree`, so that git does not miss
+    /// them.
+    pub include: Include,
+    /// What is accepted of the commit.
+    pub limits: Limits,
+}
+
+/// What a new worktree has checked out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// A branch that is made.
+    NewBranch {
+        /// Its name, without `refs/heads/`.
+        name: String,
+        /// The commit that it names first.
+        commit: CommitId,
+    },
+    /// A branch that exists and that no worktree has.
+    Branch(String),
+    /// A commit and no branch.
+    Detached(CommitId),
+}
+
+impl<'a> Add<'a> {
+    /// All files, by the best driver, within the usual limits.
+    pub fn new(path: &'a Path, start: Start) -> Self {
+        Self {
+            path,
+            start,
+            driver: None,
+            include: Include::all(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// How often a checkout is made anew that somebody prunes at the wrong time.
+const ATTEMPTS: usize = 5;
+
+impl Worktrees<'_> {
+    /// Makes a worktree, named after the last part of its path.
+    ///
+    /// The LFS objects of the wanted files must be in the store. After an error nothing is left;
+    /// after a kill, [`Self::prune`] removes what is. Sets `core.trustctime` to false in the
+    /// repository, since files that are shared get other change times when others share them.
+    ///
+    /// # Errors
+    /// The branch is checked out elsewhere, the path is taken, or the files cannot be made.
+    pub fn add(&self, add: &Add<'_>) -> Result<Worktree, WorktreeError> {
+        let repo = self.repository.repo().map_err(WorktreeError::Repo)?;
+        self.check_branch(&repo, &add.start)?;
+        let (held, checkout, commit) = self.hold_checkout(&repo, add)?;
+        let path = free_path(add.path)?;
+        self.check_start(&repo, &add.start, &path)?;
+        trust_no_ctime(&repo).map_err(|e| self.access(e))?;
+        let kind = match add.driver {
+            Some(kind) => kind,
+            None => best(&path)?,
+        };
+        let name = self.free_name(&path)?;
+        let record = Record {
+            driver: kind,
+            checkout: checkout.key.clone(),
+            path,
+            complete: false,
+        };
+        let made = self
+            .make(&name, &record, add, &commit)
+            .and_then(|()| self.write_index(&repo, &name, &record, &checkout, add, &commit))
+            .and_then(|()| self.finish(&repo, &name, record.clone(), &add.start));
+        if let Err(error) = made {
+            // The first error says what went wrong; `prune` tries again. What is at the path and
+            // not ours stays.
+            if self.discard(&name, &record).is_err() {
+                tracing::warn!(name, "a half worktree is left to be pruned");
+            }
+            return Err(error);
+        }
+        drop(held);
+        self.open(&name)
+    }
+
+    /// Makes the checkout of the commit and holds the lock, under which it stays.
+    fn hold_checkout(
+        &self,
+        repo: &git2::Repository,
+        add: &Add<'_>,
+    ) -> Result<(FileLock, Checkout, CommitId), WorktreeError> {
+        let home = self.home();
+        let mut commit = self.commit(repo, &add.start)?;
+        for _ in 0..ATTEMPTS {
+            let source = Source {
+                bare: self.repository.path(),
+                commit: &commit,
+                include: &add.include,
+                limits: add.limits,
+                store: self.repository.store(),
+            };
+            let checkout =
+                checkout::materialise(&source, &home).map_err(WorktreeError::Checkout)?;
+            let held = self.hold()?;
+            // The branch may have moved meanwhile.
+            let now = self.commit(repo, &add.start)?;
+            let stays = checkout::open(&home, &checkout.key).map_err(WorktreeError::Checkout)?;
+            if now == commit && stays.is_some() {
+                return Ok((held, checkout, commit));
+            }
+            commit = now;
+        }
+        Err(WorktreeError::Contended { commit })
+    }
+
+    fn commit(&self, repo: &git2::Repository, start: &Start) -> Result<CommitId, WorktreeError> {
+        let found = match start {
+            Start::NewBranch { commit, .. } | Start::Detached(commit) => {
+                repo.find_commit(commit.oid()).map_err(|error| {
+                    if error.code() == ErrorCode::NotFound {
+                        WorktreeError::Repo(RepoError::CommitMissing {
+                            path: self.repository.path().to_owned(),
+                            commit: commit.clone(),
+                        })
+                    } else {
+                        self.access(error)
+                    }
+                })
+            }
+            Start::Branch(branch) => repo
+                .find_reference(&full(branch))
+                .and_then(|found| found.peel_to_commit())
+                .map_err(|error| match error.code() {
+                    ErrorCode::NotFound | ErrorCode::InvalidSpec => WorktreeError::NoBranch {
+                        branch: branch.clone(),
+                    },
+                    _ => self.access(error),
+                }),
+        }?;
+        Ok(CommitId::from_oid(found.id()))
+    }
+
+    fn check_branch(&self, repo: &git2::Repository, start: &Start) -> Result<(), WorktreeError> {
+        let Start::NewBranch { name, .. } = start else {
+            return Ok(());
+        };
+        if !git2::Branch::name_is_valid(name).unwrap_or(false) {
+            return Err(WorktreeError::Repo(RepoError::InvalidReference {
+                name: name.clone(),
+            }));
+        }
+        match repo.find_reference(&full(name)) {
+            Ok(_) => Err(WorktreeError::BranchExists {
+                branch: name.clone(),
+            }),
+            Err(error) if error.code() == ErrorCode::NotFound => Ok(()),
+            Err(error) => Err(self.access(error)),
+        }
+    }
+
+    /// What may have changed until the lock was held, and what other worktrees have.
+    fn check_start(
+        &self,
+        repo: &git2::Repository,
+        start: &Start,
+        path: &Path,
+    ) -> Result<(), WorktreeError> {
+        self.check_branch(repo, start)?;
+        for other in self.list()? {
+            if other.path == path {
+                let path = path.to_owned();
+                let why = "a worktree that is not there now is recorded at that path";
+                return Err(WorktreeError::BadPath { path, why });
+            }
+            match (start, other.head) {
+                (
+                    Start::Branch(branch) | Start::NewBranch { name: branch, .. },
+                    Some(Head::Branch(theirs)),
+                ) if *branch == theirs => {
+                    return Err(WorktreeError::BranchInUse {
+                        branch: theirs,
+                        path: other.path,
+                    });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The last part of the path, with a number if another worktree has that name.
+    fn free_name(&self, path: &Path) -> Result<String, WorktreeError> {
+        let last = path.file_name().unwrap_or_default().to_string_lossy();
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        let name: String = last
+            .chars()
+            .map(|c| if plain(c) { c } else { '-' })
+            .collect();
+        let candidates = (1..).map(|n| {
+            if n == 1 {
+                name.clone()
+            } else {
+                format!("{name}{n}")
+            }
+        });
+        for candidate in candidates {
+            if !self.admin(&candidate).exists() && !self.private(&candidate).exists() {
+                return Ok(candidate);
+            }
+        }
+        unreachable_name(path)
+    }
+
+    /// What stock git keeps of a worktree, and the files.
+    fn make(
+        &self,
+        name: &str,
+        record: &Record,
+        add: &Add<'_>,
+        commit: &CommitId,
+    ) -> Result<(), WorktreeError> {
+        let admin = self.admin(name);
+        fs::create_dir(&admin).map_err(|e| io_error("create folder", &admin, e))?;
+        record.write(&admin)?;
+        let head = match &add.start {
+            Start::NewBranch { name, .. } | Start::Branch(name) => format!("ref: {}\n", full(name)),
+            Start::Detached(_) => format!("{commit}\n"),
+        };
+        let dot_git = record.path.join(".git");
+        let put = |name: &str, text: &[u8]| {
+            let path = admin.join(name);
+            fs::write(&path, text).map_err(|e| io_error("write", &path, e))
+        };
+        put("HEAD", head.as_bytes())?;
+        put("commondir", b"../..\n")?;
+        put("gitdir", &line(&dot_git))?;
+        if storage::driver(record.driver).is_mount() {
+            put("locked", MOUNTED.as_bytes())?;
+        }
+        self.with_view(name, record, |driver, view| driver.create(view))?;
+        let admin = admin
+            .canonicalize()
+            .map_err(|e| io_error("find", &admin, e))?;
+        let text = [b"gitdir: ".as_slice(), &line(&admin)].concat();
+        fs::write(&dot_git, text).map_err(|e| io_error("write", &dot_git, e))
+    }
+
+    fn write_index(
+        &self,
+        repo: &git2::Repository,
+        name: &str,
+        record: &Record,
+        checkout: &Checkout,
+        add: &Add<'_>,
+        commit: &CommitId,
+    ) -> Result<(), WorktreeError> {
+        let admin = self.admin(name);
+        let tree = repo
+            .find_commit(commit.oid())
+            .and_then(|commit| commit.tree())
+            .map_err(|e| self.access(e))?;
+        let (home, private) = (self.home(), self.private(name));
+        if record.driver != Kind::Overlay2 || !same_disk(&checkout.path, &private)? {
+            return index::write(&admin.join("index"), &tree, &record.path, &add.include);
+        }
+        // The kernel shows the checkout's own inodes then, the same in every worktree.
+        let shared = index::shared(&home, &checkout.key, &checkout.path)?;
+        if !index::link(&shared, &admin)? {
+            let folder = home.join("indexes");
+            fs::create_dir_all(&folder).map_err(|e| io_error("create folder", &folder, e))?;
+            index::write(&shared, &tree, &record.path, &add.include)?;
+            index::link(&shared, &admin)?;
+        }
+        Ok(())
+    }
+
+    fn finish(
+        &self,
+        repo: &git2::Repository,
+        name: &str,
+        record: Record,
+        start: &Start,
+    ) -> Result<(), WorktreeError> {
+        if let Start::NewBranch { name, commit } = start {
+            repo.reference(&full(name), commit.oid(), false, "branch: a new worktree")
+                .map_err(|e| self.access(e))?;
+        }
+        let complete = true;
+        Record { complete, ..record }.write(&self.admin(name))
+    }
+
+    pub(super) fn access(&self, error: git2::Error) -> WorktreeError {
+        WorktreeError::Repo(repo::access(self.repository.path())(error))
+    }
+}
+
+fn full(branch: &str) -> String {
+    format!("refs/heads/{branch}")
+}
+
+fn line(path: &Path) -> Vec<u8> {
+    use std::os::unix::ffi::OsStrExt as _;
+    [path.as_os_str().as_bytes(), b"\n"].concat()
+}
+
+fn unreachable_name(path: &Path) -> Result<String, WorktreeError> {
+    Err(WorktreeError::BadPath {
+        path: path.to_owned(),
+        why: "no name is left for it",
+    })
+}
+
+/// The path without links in it, as mountinfo shows it. What is above it is made.
+fn free_path(path: &Path) -> Result<PathBuf, WorktreeError> {
+    let bad = |why| WorktreeError::BadPath {
+        path: path.to_owned(),
+        why,
+    };
+    let name = path.file_name().ok_or_else(|| bad("it has no last part"))?;
+    if path.to_str().is_none_or(|text| text.contains('\n')) {
+        return Err(bad(
+            "it is not UTF-8, or not in one line, as git's files want it",
+        ));
+    }
+    if path.is_symlink() {
+        return Err(bad("it is a symbolic link"));
+    }
+    let absolute = std::path::absolute(path).map_err(|e| io_error("find", path, e))?;
+    let above = absolute.parent().ok_or_else(|| bad("it is the root"))?;
+    fs::create_dir_all(above).map_err(|e| io_error("create folder", above, e))?;
+    let above = above
+        .canonicalize()
+        .map_err(|e| io_error("find", above, e))?;
+    Ok(above.join(name))
+}
+
+fn same_disk(one: &Path, other: &Path) -> Result<bool, WorktreeError> {
+    let device = |path: &Path| {
+        let found = fs::metadata(path).map_err(|e| io_error("read", path, e))?;
+        Ok::<_, WorktreeError>(found.dev())
+    };
+    Ok(device(one)? == device(other)?)
+}
+
+/// The best driver for a worktree at `path`; each file system is tried once in a process.
+fn best(path: &Path) -> Result<Kind, WorktreeError> {
+    static FOUND: Mutex<Option<HashMap<u64, Kind>>> = Mutex::new(None);
+    let above = path.parent().unwrap_or(path);
+    let device = fs::metadata(above)
+        .map_err(|e| io_error("read", above, e))?
+        .dev();
+    let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    let found = found.get_or_insert_default();
+    if let Some(kind) = found.get(&device) {
+        return Ok(*kind);
+    }
+    let kind = storage::probe(above)
+        .map_err(WorktreeError::Storage)?
+        .best()
+        .kind();
+    found.insert(device, kind);
+    Ok(kind)
+}
+
+/// Hard links and overlays let others change the change times of a file.
+fn trust_no_ctime(repo: &git2::Repository) -> Result<(), git2::Error> {
+    let mut config = repo.config()?;
+    if let Ok(false) = config.snapshot()?.get_bool("core.trustctime") {
+        return Ok(());
+    }
+    config
+        .open_level(git2::ConfigLevel::Local)?
+        .set_bool("core.trustctime", false)
+}
