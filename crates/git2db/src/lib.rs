@@ -100,13 +100,7 @@ mod clone;
 pub mod commit;
 mod credentials;
 mod durable;
-<<<<<<< HEAD
-<<<<<<< HEAD
 mod filter;
-=======
->>>>>>> manager
-=======
->>>>>>> drivers
 pub mod handle;
 mod id;
 mod include;

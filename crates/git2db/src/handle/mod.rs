@@ -4,12 +4,10 @@
 //! Every operation does what the `git` command of that name does, and stock git works on the same
 //! repository and the same folders before, between and after.
 
-<<<<<<< HEAD
 mod history;
 mod merge;
 mod refs;
 mod work;
-=======
 mod error;
 mod fetch;
 mod push;
@@ -18,13 +16,11 @@ mod push_local;
 mod refspec;
 mod remotes;
 mod update;
->>>>>>> manager
 mod worktree;
-mod worktrees;
+pub mod worktrees;
 
 use std::path::{Path, PathBuf};
 
-<<<<<<< HEAD
 pub use history::{
     CommitInfo, Difference, DifferenceKind, FileContent, FileReader, FileVersion, HistoryError, Log,
     LogRange, Signer,
@@ -32,11 +28,6 @@ pub use history::{
 pub use merge::{ConflictedFile, FastForward, Merge, MergeError, Merged, Version};
 pub use refs::{Annotation, Branch, RefError, Tag, Upstream};
 pub use work::{Change, Conflict, FileStatus, Reset, State, StatusOptions, Target, WorktreeError};
-pub use worktree::Worktree;
-pub use worktrees::{Add, Head, Info, Pruned, Start, State, WorktreeError, Worktrees};
-
-use crate::{RepoError, filter, repo, store::ObjectStore};
-=======
 pub use error::FetchError;
 pub use fetch::{Depth, FetchOptions, Fetched, Tags};
 pub use push::{Expected, PushRef, Pushed};
@@ -46,8 +37,7 @@ pub use remotes::Remote;
 pub use update::Updated;
 pub use worktree::Worktree;
 
-use crate::{RepoError, manager, repo, store::ObjectStore};
->>>>>>> manager
+use crate::{RepoError, filter, manager, repo, store::ObjectStore};
 
 /// A bare repository and the store of its large files. Cheap to clone; every call opens what it
 /// needs, so that threads may share it.

@@ -10,7 +10,7 @@ use std::{
 
 use git2::ErrorCode;
 
-use super::{Head, MOUNTED, Worktree, WorktreeError, Worktrees, index, io_error, record::Record};
+use super::{Head, MOUNTED, Worktree, WorktreesError, Worktrees, index, io_error, record::Record};
 use crate::{
     CommitId, Include, Limits, RepoError,
     checkout::{self, Checkout, Source},
@@ -76,8 +76,8 @@ impl Worktrees<'_> {
     ///
     /// # Errors
     /// The branch is checked out elsewhere, the path is taken, or the files cannot be made.
-    pub fn add(&self, add: &Add<'_>) -> Result<Worktree, WorktreeError> {
-        let repo = self.repository.repo().map_err(WorktreeError::Repo)?;
+    pub fn add(&self, add: &Add<'_>) -> Result<Worktree, WorktreesError> {
+        let repo = self.repository.repo().map_err(WorktreesError::Repo)?;
         self.check_branch(&repo, &add.start)?;
         let (held, checkout, commit) = self.hold_checkout(&repo, add)?;
         let path = free_path(add.path)?;
@@ -115,7 +115,7 @@ impl Worktrees<'_> {
         &self,
         repo: &git2::Repository,
         add: &Add<'_>,
-    ) -> Result<(FileLock, Checkout, CommitId), WorktreeError> {
+    ) -> Result<(FileLock, Checkout, CommitId), WorktreesError> {
         let home = self.home();
         let mut commit = self.commit(repo, &add.start)?;
         for _ in 0..ATTEMPTS {
@@ -127,25 +127,25 @@ impl Worktrees<'_> {
                 store: self.repository.store(),
             };
             let checkout =
-                checkout::materialise(&source, &home).map_err(WorktreeError::Checkout)?;
+                checkout::materialise(&source, &home).map_err(WorktreesError::Checkout)?;
             let held = self.hold()?;
             // The branch may have moved meanwhile.
             let now = self.commit(repo, &add.start)?;
-            let stays = checkout::open(&home, &checkout.key).map_err(WorktreeError::Checkout)?;
+            let stays = checkout::open(&home, &checkout.key).map_err(WorktreesError::Checkout)?;
             if now == commit && stays.is_some() {
                 return Ok((held, checkout, commit));
             }
             commit = now;
         }
-        Err(WorktreeError::Contended { commit })
+        Err(WorktreesError::Contended { commit })
     }
 
-    fn commit(&self, repo: &git2::Repository, start: &Start) -> Result<CommitId, WorktreeError> {
+    fn commit(&self, repo: &git2::Repository, start: &Start) -> Result<CommitId, WorktreesError> {
         let found = match start {
             Start::NewBranch { commit, .. } | Start::Detached(commit) => {
                 repo.find_commit(commit.oid()).map_err(|error| {
                     if error.code() == ErrorCode::NotFound {
-                        WorktreeError::Repo(RepoError::CommitMissing {
+                        WorktreesError::Repo(RepoError::CommitMissing {
                             path: self.repository.path().to_owned(),
                             commit: commit.clone(),
                         })
@@ -158,7 +158,7 @@ impl Worktrees<'_> {
                 .find_reference(&full(branch))
                 .and_then(|found| found.peel_to_commit())
                 .map_err(|error| match error.code() {
-                    ErrorCode::NotFound | ErrorCode::InvalidSpec => WorktreeError::NoBranch {
+                    ErrorCode::NotFound | ErrorCode::InvalidSpec => WorktreesError::NoBranch {
                         branch: branch.clone(),
                     },
                     _ => self.access(error),
@@ -167,17 +167,17 @@ impl Worktrees<'_> {
         Ok(CommitId::from_oid(found.id()))
     }
 
-    fn check_branch(&self, repo: &git2::Repository, start: &Start) -> Result<(), WorktreeError> {
+    fn check_branch(&self, repo: &git2::Repository, start: &Start) -> Result<(), WorktreesError> {
         let Start::NewBranch { name, .. } = start else {
             return Ok(());
         };
         if !git2::Branch::name_is_valid(name).unwrap_or(false) {
-            return Err(WorktreeError::Repo(RepoError::InvalidReference {
+            return Err(WorktreesError::Repo(RepoError::InvalidReference {
                 name: name.clone(),
             }));
         }
         match repo.find_reference(&full(name)) {
-            Ok(_) => Err(WorktreeError::BranchExists {
+            Ok(_) => Err(WorktreesError::BranchExists {
                 branch: name.clone(),
             }),
             Err(error) if error.code() == ErrorCode::NotFound => Ok(()),
@@ -191,20 +191,20 @@ impl Worktrees<'_> {
         repo: &git2::Repository,
         start: &Start,
         path: &Path,
-    ) -> Result<(), WorktreeError> {
+    ) -> Result<(), WorktreesError> {
         self.check_branch(repo, start)?;
         for other in self.list()? {
             if other.path == path {
                 let path = path.to_owned();
                 let why = "a worktree that is not there now is recorded at that path";
-                return Err(WorktreeError::BadPath { path, why });
+                return Err(WorktreesError::BadPath { path, why });
             }
             match (start, other.head) {
                 (
                     Start::Branch(branch) | Start::NewBranch { name: branch, .. },
                     Some(Head::Branch(theirs)),
                 ) if *branch == theirs => {
-                    return Err(WorktreeError::BranchInUse {
+                    return Err(WorktreesError::BranchInUse {
                         branch: theirs,
                         path: other.path,
                     });
@@ -216,7 +216,7 @@ impl Worktrees<'_> {
     }
 
     /// The last part of the path, with a number if another worktree has that name.
-    fn free_name(&self, path: &Path) -> Result<String, WorktreeError> {
+    fn free_name(&self, path: &Path) -> Result<String, WorktreesError> {
         let last = path.file_name().unwrap_or_default().to_string_lossy();
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
         let name: String = last
@@ -245,7 +245,7 @@ impl Worktrees<'_> {
         record: &Record,
         add: &Add<'_>,
         commit: &CommitId,
-    ) -> Result<(), WorktreeError> {
+    ) -> Result<(), WorktreesError> {
         let admin = self.admin(name);
         fs::create_dir(&admin).map_err(|e| io_error("create folder", &admin, e))?;
         record.write(&admin)?;
@@ -280,7 +280,7 @@ impl Worktrees<'_> {
         checkout: &Checkout,
         add: &Add<'_>,
         commit: &CommitId,
-    ) -> Result<(), WorktreeError> {
+    ) -> Result<(), WorktreesError> {
         let admin = self.admin(name);
         let tree = repo
             .find_commit(commit.oid())
@@ -307,7 +307,7 @@ impl Worktrees<'_> {
         name: &str,
         record: Record,
         start: &Start,
-    ) -> Result<(), WorktreeError> {
+    ) -> Result<(), WorktreesError> {
         if let Start::NewBranch { name, commit } = start {
             repo.reference(&full(name), commit.oid(), false, "branch: a new worktree")
                 .map_err(|e| self.access(e))?;
@@ -316,8 +316,8 @@ impl Worktrees<'_> {
         Record { complete, ..record }.write(&self.admin(name))
     }
 
-    pub(super) fn access(&self, error: git2::Error) -> WorktreeError {
-        WorktreeError::Repo(repo::access(self.repository.path())(error))
+    pub(super) fn access(&self, error: git2::Error) -> WorktreesError {
+        WorktreesError::Repo(repo::access(self.repository.path())(error))
     }
 }
 
@@ -330,16 +330,16 @@ fn line(path: &Path) -> Vec<u8> {
     [path.as_os_str().as_bytes(), b"\n"].concat()
 }
 
-fn unreachable_name(path: &Path) -> Result<String, WorktreeError> {
-    Err(WorktreeError::BadPath {
+fn unreachable_name(path: &Path) -> Result<String, WorktreesError> {
+    Err(WorktreesError::BadPath {
         path: path.to_owned(),
         why: "no name is left for it",
     })
 }
 
 /// The path without links in it, as mountinfo shows it. What is above it is made.
-fn free_path(path: &Path) -> Result<PathBuf, WorktreeError> {
-    let bad = |why| WorktreeError::BadPath {
+fn free_path(path: &Path) -> Result<PathBuf, WorktreesError> {
+    let bad = |why| WorktreesError::BadPath {
         path: path.to_owned(),
         why,
     };
@@ -361,16 +361,16 @@ fn free_path(path: &Path) -> Result<PathBuf, WorktreeError> {
     Ok(above.join(name))
 }
 
-fn same_disk(one: &Path, other: &Path) -> Result<bool, WorktreeError> {
+fn same_disk(one: &Path, other: &Path) -> Result<bool, WorktreesError> {
     let device = |path: &Path| {
         let found = fs::metadata(path).map_err(|e| io_error("read", path, e))?;
-        Ok::<_, WorktreeError>(found.dev())
+        Ok::<_, WorktreesError>(found.dev())
     };
     Ok(device(one)? == device(other)?)
 }
 
 /// The best driver for a worktree at `path`; each file system is tried once in a process.
-fn best(path: &Path) -> Result<Kind, WorktreeError> {
+fn best(path: &Path) -> Result<Kind, WorktreesError> {
     static FOUND: Mutex<Option<HashMap<u64, Kind>>> = Mutex::new(None);
     let above = path.parent().unwrap_or(path);
     let device = fs::metadata(above)
@@ -382,7 +382,7 @@ fn best(path: &Path) -> Result<Kind, WorktreeError> {
         return Ok(*kind);
     }
     let kind = storage::probe(above)
-        .map_err(WorktreeError::Storage)?
+        .map_err(WorktreesError::Storage)?
         .best()
         .kind();
     found.insert(device, kind);

@@ -10,7 +10,7 @@ use crate::{CommitId, RepoError, checkout::CheckoutError, durable, storage::Stor
 /// A worktree could not be made, found, shown or removed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum WorktreeError {
+pub enum WorktreesError {
     /// The repository cannot be used.
     #[error(transparent)]
     Repo(RepoError),
@@ -121,7 +121,7 @@ pub enum WorktreeError {
     },
 }
 
-impl WorktreeError {
+impl WorktreesError {
     /// The reason for conditions and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -158,11 +158,11 @@ impl WorktreeError {
     }
 }
 
-pub(super) fn io_error(act: &'static str, path: &Path, source: io::Error) -> WorktreeError {
+pub(super) fn io_error(act: &'static str, path: &Path, source: io::Error) -> WorktreesError {
     let path = path.to_owned();
     if durable::is_full(&source) {
-        WorktreeError::DiskFull { path }
+        WorktreesError::DiskFull { path }
     } else {
-        WorktreeError::Io { act, path, source }
+        WorktreesError::Io { act, path, source }
     }
 }

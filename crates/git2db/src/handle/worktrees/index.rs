@@ -8,7 +8,7 @@ use std::{
 
 use git2::{Index, IndexEntry, IndexTime, Tree};
 
-use super::{WorktreeError, io_error};
+use super::{WorktreesError, io_error};
 use crate::Include;
 
 /// Of an entry: its file is left out on purpose (`skip-worktree`).
@@ -23,8 +23,8 @@ pub(super) fn write(
     tree: &Tree<'_>,
     target: &Path,
     include: &Include,
-) -> Result<(), WorktreeError> {
-    let failed = |source| WorktreeError::Index {
+) -> Result<(), WorktreesError> {
+    let failed = |source| WorktreesError::Index {
         path: path.to_owned(),
         source,
     };
@@ -65,7 +65,7 @@ fn size(bytes: u64) -> u32 {
 
 /// Where the index that all mounts of a checkout begin with lies. git replaces an index by a
 /// rename and never writes into it, so that it can be shared by hard links.
-pub(super) fn shared(home: &Path, key: &str, checkout: &Path) -> Result<PathBuf, WorktreeError> {
+pub(super) fn shared(home: &Path, key: &str, checkout: &Path) -> Result<PathBuf, WorktreesError> {
     let found = fs::metadata(checkout).map_err(|e| io_error("read", checkout, e))?;
     // A checkout that was made again has other inodes.
     let made = format!(
@@ -78,7 +78,7 @@ pub(super) fn shared(home: &Path, key: &str, checkout: &Path) -> Result<PathBuf,
 }
 
 /// Links the index into `admin`; whether it is there and has links left.
-pub(super) fn link(shared: &Path, admin: &Path) -> Result<bool, WorktreeError> {
+pub(super) fn link(shared: &Path, admin: &Path) -> Result<bool, WorktreesError> {
     let target = admin.join("index");
     match fs::hard_link(shared, &target) {
         Ok(()) => Ok(true),

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{MOUNTED, WorktreeError, Worktrees, io_error, names};
+use super::{MOUNTED, WorktreesError, Worktrees, io_error, names};
 use crate::{CommitId, storage::Kind};
 
 /// A worktree, of ours or of stock git's.
@@ -50,7 +50,7 @@ impl Worktrees<'_> {
     ///
     /// # Errors
     /// The folder cannot be read.
-    pub fn list(&self) -> Result<Vec<Info>, WorktreeError> {
+    pub fn list(&self) -> Result<Vec<Info>, WorktreesError> {
         let mut found = Vec::new();
         for name in names(&self.folder())? {
             match self.info(&name) {
@@ -71,8 +71,8 @@ impl Worktrees<'_> {
     ///
     /// # Errors
     /// There is none, or it cannot be read.
-    pub fn info(&self, name: &str) -> Result<Info, WorktreeError> {
-        let not_found = || WorktreeError::NotFound {
+    pub fn info(&self, name: &str) -> Result<Info, WorktreesError> {
+        let not_found = || WorktreesError::NotFound {
             name: name.to_owned(),
         };
         let is_name = !name.is_empty() && name != "." && name != ".." && !name.contains('/');
@@ -120,7 +120,7 @@ fn head(text: &str) -> Option<Head> {
 }
 
 /// The trimmed text of a file; `None` if it is not there.
-fn text(path: &Path) -> Result<Option<String>, WorktreeError> {
+fn text(path: &Path) -> Result<Option<String>, WorktreesError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text.trim().to_owned())),
         Err(error)

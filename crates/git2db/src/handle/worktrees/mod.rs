@@ -26,7 +26,7 @@ use std::{
 };
 
 pub use add::{Add, Start};
-pub use error::WorktreeError;
+pub use error::WorktreesError;
 use error::io_error;
 pub use list::{Head, Info, State};
 use record::Record;
@@ -56,13 +56,13 @@ impl Worktrees<'_> {
     ///
     /// # Errors
     /// There is none, or its files are not there: see [`Self::mount`].
-    pub fn open(&self, name: &str) -> Result<Worktree, WorktreeError> {
+    pub fn open(&self, name: &str) -> Result<Worktree, WorktreesError> {
         let info = self.info(name)?;
         match info.state {
             State::Present => {
-                Worktree::open(self.repository, &info.path).map_err(WorktreeError::Repo)
+                Worktree::open(self.repository, &info.path).map_err(WorktreesError::Repo)
             }
-            State::Hidden | State::Missing => Err(WorktreeError::NotThere {
+            State::Hidden | State::Missing => Err(WorktreesError::NotThere {
                 name: name.to_owned(),
                 path: info.path,
             }),
@@ -73,11 +73,11 @@ impl Worktrees<'_> {
     ///
     /// # Errors
     /// There is none of that name, or it is locked.
-    pub fn lock(&self, name: &str, reason: &str) -> Result<(), WorktreeError> {
+    pub fn lock(&self, name: &str, reason: &str) -> Result<(), WorktreesError> {
         let _held = self.hold()?;
         if let Some(reason) = self.info(name)?.locked {
             let name = name.to_owned();
-            return Err(WorktreeError::Locked { name, reason });
+            return Err(WorktreesError::Locked { name, reason });
         }
         self.write_lock(name, reason)
     }
@@ -86,7 +86,7 @@ impl Worktrees<'_> {
     ///
     /// # Errors
     /// There is none of that name.
-    pub fn unlock(&self, name: &str) -> Result<(), WorktreeError> {
+    pub fn unlock(&self, name: &str) -> Result<(), WorktreesError> {
         let _held = self.hold()?;
         let info = self.info(name)?;
         if info
@@ -109,7 +109,7 @@ impl Worktrees<'_> {
     ///
     /// # Errors
     /// There is none of that name, or it cannot be mounted.
-    pub fn mount(&self, name: &str) -> Result<Worktree, WorktreeError> {
+    pub fn mount(&self, name: &str) -> Result<Worktree, WorktreesError> {
         let _held = self.hold()?;
         self.info(name)?;
         if let Some(record) = self.record(name)? {
@@ -124,7 +124,7 @@ impl Worktrees<'_> {
     /// They cannot be listed.
     pub fn mount_all(
         &self,
-    ) -> Result<Vec<(String, Result<Worktree, WorktreeError>)>, WorktreeError> {
+    ) -> Result<Vec<(String, Result<Worktree, WorktreesError>)>, WorktreesError> {
         let all = self.list()?.into_iter();
         Ok(all
             .filter(|info| info.state == State::Hidden)
@@ -135,12 +135,12 @@ impl Worktrees<'_> {
             .collect())
     }
 
-    fn write_lock(&self, name: &str, reason: &str) -> Result<(), WorktreeError> {
+    fn write_lock(&self, name: &str, reason: &str) -> Result<(), WorktreesError> {
         record::replace(&self.admin(name).join("locked"), reason.as_bytes(), false)
     }
 
     /// Waits until nobody else changes worktrees.
-    fn hold(&self) -> Result<FileLock, WorktreeError> {
+    fn hold(&self) -> Result<FileLock, WorktreesError> {
         let folder = self.folder();
         durable::create_dir_all(&folder)
             .and_then(|()| FileLock::hold(&folder))
@@ -153,7 +153,7 @@ impl Worktrees<'_> {
         name: &str,
         record: &Record,
         act: impl FnOnce(&dyn storage::Driver, &storage::View<'_>) -> Result<T, storage::StorageError>,
-    ) -> Result<T, WorktreeError> {
+    ) -> Result<T, WorktreesError> {
         let base = self.home().join("checkouts").join(&record.checkout);
         let view = storage::View {
             base: &base,
@@ -161,10 +161,10 @@ impl Worktrees<'_> {
             target: &record.path,
             writable: true,
         };
-        act(&*storage::driver(record.driver), &view).map_err(WorktreeError::Storage)
+        act(&*storage::driver(record.driver), &view).map_err(WorktreesError::Storage)
     }
 
-    fn record(&self, name: &str) -> Result<Option<Record>, WorktreeError> {
+    fn record(&self, name: &str) -> Result<Option<Record>, WorktreesError> {
         Record::read(&self.admin(name))
     }
 
@@ -188,7 +188,7 @@ impl Worktrees<'_> {
     }
 }
 
-fn names(folder: &Path) -> Result<Vec<String>, WorktreeError> {
+fn names(folder: &Path) -> Result<Vec<String>, WorktreesError> {
     let failed = |e| io_error("list", folder, e);
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,

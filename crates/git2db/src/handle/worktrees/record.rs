@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{WorktreeError, io_error};
+use super::{WorktreesError, io_error};
 use crate::storage::Kind;
 
 /// `hyprstream.json` in the folder that git keeps of a worktree.
@@ -27,13 +27,13 @@ pub(super) struct Record {
 
 impl Record {
     /// The record in `admin`; `None` for a worktree of stock git.
-    pub(super) fn read(admin: &Path) -> Result<Option<Self>, WorktreeError> {
+    pub(super) fn read(admin: &Path) -> Result<Option<Self>, WorktreesError> {
         let path = Self::path(admin);
         match fs::read(&path) {
             Ok(text) => {
                 serde_json::from_slice(&text)
                     .map(Some)
-                    .map_err(|e| WorktreeError::Record {
+                    .map_err(|e| WorktreesError::Record {
                         path,
                         detail: e.to_string(),
                     })
@@ -44,7 +44,7 @@ impl Record {
     }
 
     /// Writes it; durable when it says that the worktree is complete.
-    pub(super) fn write(&self, admin: &Path) -> Result<(), WorktreeError> {
+    pub(super) fn write(&self, admin: &Path) -> Result<(), WorktreesError> {
         let text = serde_json::to_vec(self).expect("a record is JSON");
         replace(&Self::path(admin), &text, self.complete)
     }
@@ -55,7 +55,7 @@ impl Record {
 }
 
 /// Writes a file whole or not at all.
-pub(super) fn replace(path: &Path, content: &[u8], durable: bool) -> Result<(), WorktreeError> {
+pub(super) fn replace(path: &Path, content: &[u8], durable: bool) -> Result<(), WorktreesError> {
     let folder = path.parent().unwrap_or(path);
     let act = || -> io::Result<()> {
         let mut file = tempfile::Builder::new()

@@ -5,7 +5,7 @@ use std::{collections::HashSet, fs};
 use git2::StatusOptions;
 
 use super::{
-    State, WorktreeError, Worktrees, index::SKIP_WORKTREE, io_error, names, record::Record,
+    State, WorktreesError, Worktrees, index::SKIP_WORKTREE, io_error, names, record::Record,
 };
 use crate::{
     checkout, durable,
@@ -29,12 +29,12 @@ impl Worktrees<'_> {
     ///
     /// # Errors
     /// See above; or a process works in it.
-    pub fn remove(&self, name: &str, force: bool) -> Result<(), WorktreeError> {
+    pub fn remove(&self, name: &str, force: bool) -> Result<(), WorktreesError> {
         let _held = self.hold()?;
         let info = self.info(name)?;
         if let Some(reason) = info.locked {
             let name = name.to_owned();
-            return Err(WorktreeError::Locked { name, reason });
+            return Err(WorktreesError::Locked { name, reason });
         }
         let record = self.record(name)?;
         if !force && info.state != State::Missing {
@@ -59,7 +59,7 @@ impl Worktrees<'_> {
     ///
     /// # Errors
     /// Something cannot be read or removed.
-    pub fn prune(&self) -> Result<Pruned, WorktreeError> {
+    pub fn prune(&self) -> Result<Pruned, WorktreesError> {
         let _held = self.hold()?;
         let mut pruned = Pruned::default();
         for info in self.list()? {
@@ -81,7 +81,7 @@ impl Worktrees<'_> {
 
     /// Removes the files of a worktree of ours, and then what is known of it. What is half done is
     /// found by `prune`.
-    pub(super) fn discard(&self, name: &str, record: &Record) -> Result<(), WorktreeError> {
+    pub(super) fn discard(&self, name: &str, record: &Record) -> Result<(), WorktreesError> {
         if self.admin(name).is_dir() {
             let complete = false;
             let record = Record {
@@ -93,7 +93,7 @@ impl Worktrees<'_> {
             record.write(&self.admin(name))?;
         }
         match self.with_view(name, record, |driver, view| driver.remove(view)) {
-            Err(WorktreeError::Storage(StorageError::Occupied { target })) => {
+            Err(WorktreesError::Storage(StorageError::Occupied { target })) => {
                 tracing::warn!(
                     name,
                     ?target,
@@ -105,14 +105,14 @@ impl Worktrees<'_> {
         self.forget(name)
     }
 
-    fn forget(&self, name: &str) -> Result<(), WorktreeError> {
+    fn forget(&self, name: &str) -> Result<(), WorktreesError> {
         let admin = self.admin(name);
         durable::remove_dir_all(&admin).map_err(|e| io_error("remove", &admin, e))
     }
 
-    fn check_committed(&self, name: &str) -> Result<(), WorktreeError> {
+    fn check_committed(&self, name: &str) -> Result<(), WorktreesError> {
         let worktree = self.open(name)?;
-        let repo = worktree.repo().map_err(WorktreeError::Repo)?;
+        let repo = worktree.repo().map_err(WorktreesError::Repo)?;
         let mut options = StatusOptions::new();
         options.include_untracked(true).include_ignored(false);
         let index = repo.index().map_err(|e| self.access(e))?;
@@ -131,7 +131,7 @@ impl Worktrees<'_> {
         });
         match changed {
             None => Ok(()),
-            Some(entry) => Err(WorktreeError::Uncommitted {
+            Some(entry) => Err(WorktreesError::Uncommitted {
                 name: name.to_owned(),
                 example: String::from_utf8_lossy(entry.path_bytes()).into_owned(),
             }),
@@ -139,7 +139,7 @@ impl Worktrees<'_> {
     }
 
     /// What was written to worktrees that git does not know any more.
-    fn remove_orphans(&self) -> Result<(), WorktreeError> {
+    fn remove_orphans(&self) -> Result<(), WorktreesError> {
         let mounts = mount::list().map_err(|e| io_error("list mounts for", &self.home(), e))?;
         let unknown = mounts.iter().any(|m| m.kind == "fuse.fuse-overlayfs");
         for name in names(&self.home().join("views"))? {
@@ -161,16 +161,16 @@ impl Worktrees<'_> {
         Ok(())
     }
 
-    fn remove_checkouts(&self) -> Result<Vec<String>, WorktreeError> {
+    fn remove_checkouts(&self) -> Result<Vec<String>, WorktreesError> {
         let home = self.home();
         let mut used = HashSet::new();
         for name in names(&self.folder())? {
             used.extend(self.record(&name)?.map(|record| record.checkout));
         }
-        let keys = checkout::list(&home).map_err(WorktreeError::Checkout)?;
+        let keys = checkout::list(&home).map_err(WorktreesError::Checkout)?;
         let unused: Vec<String> = keys.into_iter().filter(|key| !used.contains(key)).collect();
         for key in &unused {
-            checkout::remove(&home, key).map_err(WorktreeError::Checkout)?;
+            checkout::remove(&home, key).map_err(WorktreesError::Checkout)?;
         }
         let indexes = home.join("indexes");
         for name in names(&indexes)? {
