@@ -133,6 +133,18 @@ fn commit_by(
     }
 }
 
+/// The git tree of a commit, as [`Staged::tree`] names one: equal trees have equal files.
+///
+/// # Errors
+/// The repository or the commit cannot be read.
+pub fn tree_of(bare: &Path, commit: &CommitId) -> Result<String, CommitError> {
+    let repo = repo::open(bare).map_err(CommitError::Repo)?;
+    let found = repo
+        .find_commit(commit.oid())
+        .map_err(|e| CommitError::Repo(repo::access(bare)(e)))?;
+    Ok(found.tree_id().to_string())
+}
+
 /// Whether a ref was not changed because it named something else than expected.
 pub(crate) fn is_moved(error: &git2::Error) -> bool {
     matches!(

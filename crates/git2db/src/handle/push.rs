@@ -143,7 +143,7 @@ impl RepositoryHandle {
         observer: &dyn Observer,
     ) -> Result<Pushed, PushError> {
         let repo = self.repo().map_err(PushError::Repo)?;
-        let refs = self.resolve(&repo, refs)?;
+        let refs = self.resolve_refs(&repo, refs)?;
         if let Some(path) = url.to_path() {
             return push_local::push(self, &repo, &path, url, &refs, observer);
         }
@@ -170,7 +170,7 @@ impl RepositoryHandle {
         })
     }
 
-    fn resolve(&self, repo: &Repository, refs: &[PushRef]) -> Result<Vec<Resolved>, PushError> {
+    fn resolve_refs(&self, repo: &Repository, refs: &[PushRef]) -> Result<Vec<Resolved>, PushError> {
         let mut resolved: Vec<Resolved> = Vec::new();
         for wanted in refs {
             let name = wanted.target.clone();

@@ -50,7 +50,7 @@ pub struct Log {
 impl RepositoryHandle {
     /// The log of a range, read commit by commit.
     pub fn log(&self, range: &LogRange) -> Result<Log, HistoryError> {
-        let repo = self.repo().map_err(HistoryError::Repo)?;
+        let repo = repo::open(self.path()).map_err(HistoryError::Repo)?;
         let mut excluded = HashSet::new();
         let mut pending = Vec::new();
         for commit in &range.without {

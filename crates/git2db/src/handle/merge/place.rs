@@ -7,6 +7,7 @@ use crate::{
     CommitId, RepositoryHandle, Worktree,
     commit::is_moved,
     handle::{RefError, WorktreeError},
+    repo,
 };
 
 pub(super) struct Place<'a> {
@@ -35,7 +36,7 @@ impl<'a> Place<'a> {
         }
         Ok(Self {
             repository,
-            repo: repository.repo().map_err(MergeError::Repo)?,
+            repo: repo::open(repository.path()).map_err(MergeError::Repo)?,
             kind: Kind::Branch(branch),
         })
     }
