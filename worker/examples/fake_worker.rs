@@ -66,7 +66,9 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let spec = loaded.engine.spec();
     let options = adapters::Options {
         repository: None,
-        ..args.adapters.options(&args.model.model, &identity, spec)
+        ..args
+            .adapters
+            .options(&args.model.model, &identity, spec, None)
     };
     let packer = Arc::new(FakePacker::default());
     loaded.adapters = Adapters::new(loaded.engine.clone(), packer, options);

@@ -7,7 +7,7 @@ use hyprstream_models::{DType, Device, LoadError};
 
 use crate::{
     Kernels, ModelArgs, Quantization,
-    adapters::{CpuPacker, Packer},
+    adapters::{BackendPacker, ModelPacker, Packer},
     backend::LoadFailure,
 };
 
@@ -90,7 +90,16 @@ fn open_cpu(args: &ModelArgs, dtype: DType, sample: Vec<u32>) -> Result<Opened, 
         sample,
     };
     let backend = cpu::load(&args.model, &options).map_err(|error| failure(&error))?;
-    let packer = CpuPacker::open(&args.model, backend.adapter_packer());
+    let packer = backend.adapter_packer();
+    opened(args, backend, packer)
+}
+
+fn opened(
+    args: &ModelArgs,
+    backend: impl Backend + 'static,
+    packer: impl BackendPacker + 'static,
+) -> Result<Opened, LoadFailure> {
+    let packer = ModelPacker::open(&args.model, packer);
     Ok(Opened {
         backend: Box::new(backend),
         packer: Arc::new(packer.map_err(|error| failure(&error))?),
@@ -113,8 +122,7 @@ fn failure(error: &LoadError) -> LoadFailure {
 mod gpu {
     use hyprstream_torch::LoadOptions;
 
-    use super::{Arc, DType, Device, LoadFailure, ModelArgs, Opened, failure};
-    use crate::adapters::NoPacker;
+    use super::{DType, Device, LoadFailure, ModelArgs, Opened, failure, opened};
 
     pub(super) fn is_here() -> bool {
         hyprstream_torch::has_gpu()
@@ -134,10 +142,9 @@ mod gpu {
             threads: args.threads,
         };
         let backend = hyprstream_torch::load(&args.model, &options);
-        Ok(Opened {
-            backend: Box::new(backend.map_err(|error| failure(&error))?),
-            packer: Arc::new(NoPacker("libtorch")),
-        })
+        let backend = backend.map_err(|error| failure(&error))?;
+        let packer = backend.adapter_packer();
+        opened(args, backend, packer)
     }
 }
 

@@ -141,7 +141,12 @@ pub async fn serve(
         ended = &mut server => ended.map(|()| End::Drained).context("the server failed"),
         loaded = load(&args, &app) => match loaded {
             Ok((mut loaded, packer)) => {
-                let adapters = args.adapters.options(&args.model.model, &identity, loaded.engine.spec());
+                let adapters = args.adapters.options(
+                    &args.model.model,
+                    &identity,
+                    loaded.engine.spec(),
+                    packer.gpu_free_bytes(),
+                );
                 loaded.adapters = Adapters::new(loaded.engine.clone(), packer, adapters);
                 let spec = loaded.engine.spec().clone();
                 let max_model_len = loaded.engine.max_model_len();

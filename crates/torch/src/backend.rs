@@ -2,11 +2,19 @@
 
 use std::{any::Any, panic, sync::Arc, thread};
 
-use hyprstream_engine::{Backend, BackendError, ModelSpec, StepBatch, StepLogits};
-use hyprstream_models::MappedFile;
-use tch::{Device, Kind, TchError, Tensor};
+use hyprstream_engine::{
+    AdapterId, Backend, BackendError, ModelSpec, PackedAdapter, StepBatch, StepLogits,
+};
+use hyprstream_models::Weights;
+use tch::{Kind, TchError, Tensor};
 
-use crate::{cache::KvCache, decoder::Decoder, error::step_error, plan::Plan};
+use crate::{
+    adapter::{AdapterPacker, Attached, Packed, Shape},
+    cache::KvCache,
+    decoder::Decoder,
+    error::step_error,
+    plan::Plan,
+};
 
 /// A loaded model with its cache; see [`crate::load`].
 #[derive(Debug)]
@@ -14,10 +22,12 @@ pub struct TorchBackend {
     // Invariant: fields are dropped in this order, so that no tensor outlives its mapped file.
     pub(crate) model: Decoder,
     pub(crate) cache: KvCache,
-    #[expect(dead_code, reason = "the weights lie in them")]
-    pub(crate) files: Vec<Arc<MappedFile>>,
+    pub(crate) adapters: Attached,
+    /// As the files have it.
+    pub(crate) stored: Arc<Weights>,
     pub(crate) spec: ModelSpec,
-    pub(crate) device: Device,
+    /// What adapters must be packed for.
+    pub(crate) shape: Shape,
     pub(crate) num_threads: usize,
     /// The thread for which libtorch's number of threads has been set.
     pub(crate) prepared: Option<thread::ThreadId>,
@@ -33,9 +43,9 @@ impl Backend for TorchBackend {
     }
 
     fn step(&mut self, batch: &StepBatch) -> Result<StepLogits<'_>, BackendError> {
-        let plan = Plan::new(batch, &self.spec, self.model.windows(), self.device)?;
+        let plan = Plan::new(batch, &self.spec, self.model.windows(), self.shape.device)?;
         // A few functions of tch panic where libtorch throws; that is this step's failure too.
-        panic::catch_unwind(panic::AssertUnwindSafe(|| self.run(&plan)))
+        panic::catch_unwind(panic::AssertUnwindSafe(|| self.run(batch, &plan)))
             .unwrap_or_else(|panic| Err(BackendError::Step(message(&*panic))))?;
         StepLogits::with_hidden(
             &mut self.logits,
@@ -44,19 +54,39 @@ impl Backend for TorchBackend {
             self.spec.hidden_size,
         )
     }
+
+    fn attach(&mut self, id: AdapterId, adapter: PackedAdapter) -> Result<(), BackendError> {
+        let packed: Packed = adapter.take()?;
+        if packed.shape != self.shape {
+            let why = "the adapter was packed for another model";
+            return Err(BackendError::Step(why.into()));
+        }
+        self.adapters.insert(id, packed);
+        Ok(())
+    }
+
+    fn detach(&mut self, id: AdapterId) {
+        self.adapters.remove(id);
+    }
 }
 
 impl TorchBackend {
-    fn run(&mut self, plan: &Plan) -> Result<(), BackendError> {
-        self.prepare_thread();
-        let _no_grad = tch::no_grad_guard();
-        self.compute(plan).map_err(|error| step_error(&error))
+    /// What packs adapters for this model, on any thread.
+    pub fn adapter_packer(&self) -> AdapterPacker {
+        AdapterPacker::new(self.shape.clone(), Arc::clone(&self.stored))
     }
 
-    fn compute(&mut self, plan: &Plan) -> Result<(), TchError> {
-        let outputs = self.model.forward(plan, &mut self.cache)?;
-        copy(outputs.logits, &mut self.logits)?;
-        copy(outputs.hidden, &mut self.hidden)
+    fn run(&mut self, batch: &StepBatch, plan: &Plan) -> Result<(), BackendError> {
+        self.prepare_thread();
+        let _no_grad = tch::no_grad_guard();
+        let changes = self.adapters.changes(batch)?;
+        let outputs = self
+            .model
+            .forward(plan, &mut self.cache, changes.as_ref())
+            .map_err(|error| step_error(&error))?;
+        copy(outputs.logits, &mut self.logits)
+            .and_then(|()| copy(outputs.hidden, &mut self.hidden))
+            .map_err(|error| step_error(&error))
     }
 
     /// OpenMP keeps the number of threads per calling thread.

@@ -59,7 +59,7 @@ fn sticks(text: &str) -> bool {
     .any(|words| text.contains(words))
 }
 
-fn is_out_of_memory(error: &TchError) -> bool {
+pub(crate) fn is_out_of_memory(error: &TchError) -> bool {
     says_out_of_memory(&error.to_string())
 }
 

@@ -3,15 +3,18 @@
 //! [`load`] maps a Hugging Face folder and returns a [`TorchBackend`], which the engine drives
 //! through [`hyprstream_engine::Backend`]. A step is one mixed batch: the tokens of all sequences
 //! go through the linear layers together, attention runs sequence by sequence over blocks of the
-//! cache.
+//! cache. Adapters that [`AdapterPacker`] made ready are mixed in a batch, each sequence having a
+//! stack of its own.
 //!
 //! Building needs `LIBTORCH` (`cargo xtask libtorch` prints it). The libraries for CUDA and ROCm
 //! are looked for when the program runs; see [`Device`].
 //!
 //! # Limitations
 //! Weights are used as they lie on disk where device and type allow, and are not packed for the
-//! CPU.
+//! CPU. A prompt without adapters is multiplied by the first factors of those that others in its
+//! step have.
 
+mod adapter;
 mod attention;
 mod backend;
 mod cache;
@@ -24,6 +27,7 @@ mod load;
 mod plan;
 mod rope;
 
+pub use adapter::{AdapterError, AdapterPacker};
 pub use backend::TorchBackend;
 pub use device::has_gpu;
 pub use hyprstream_models::{DType, InvalidDType, LoadError};

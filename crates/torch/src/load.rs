@@ -1,6 +1,6 @@
 //! Loading a Hugging Face folder.
 
-use std::{path::Path, time::Instant};
+use std::{path::Path, sync::Arc, time::Instant};
 
 use hyprstream_engine::ModelSpec;
 use hyprstream_models::{
@@ -10,6 +10,7 @@ use tch::Kind;
 
 use crate::{
     Device, TorchBackend,
+    adapter::{Attached, Shape},
     cache::{BLOCK_SIZE, CacheShape, KvCache},
     decoder::{Decoder, kind_of},
     device,
@@ -136,9 +137,14 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<TorchBackend, LoadError
     Ok(TorchBackend {
         model,
         cache,
-        files: weights.files,
+        adapters: Attached::new(device),
+        stored: Arc::new(weights),
         spec,
-        device,
+        shape: Shape {
+            config,
+            kind,
+            device,
+        },
         num_threads,
         prepared: None,
         logits: Vec::new(),
@@ -166,7 +172,7 @@ const CPU_SHARE: f64 = 0.5;
 const GPU_SHARE: f64 = 0.85;
 
 /// Bytes that are free on `device`, if that is known.
-fn free_bytes(device: tch::Device) -> Option<u64> {
+pub(crate) fn free_bytes(device: tch::Device) -> Option<u64> {
     match device {
         tch::Device::Cpu => available_bytes(),
         _ => gpu_memory::available_bytes(device),

@@ -107,10 +107,6 @@ impl Plan {
         }
         for sequence in &batch.sequences {
             sequence.check(spec)?;
-            if !sequence.adapters.is_empty() {
-                let why = "this backend computes no adapters";
-                return Err(BackendError::Step(why.into()));
-            }
         }
         Self::lay_out(batch, windows, device).map_err(|error| step_error(&error))
     }

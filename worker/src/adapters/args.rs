@@ -42,13 +42,23 @@ pub struct AdapterArgs {
 
 impl AdapterArgs {
     /// What the store of adapters of this model is told. Called when the model is loaded: what is
-    /// free then is shared out.
-    pub fn options(&self, model_dir: &Path, identity: &Identity, spec: &ModelSpec) -> Options {
+    /// free then is shared out, on the GPU if adapters lie there ([`Packer::gpu_free_bytes`]).
+    ///
+    /// [`Packer::gpu_free_bytes`]: super::Packer::gpu_free_bytes
+    pub fn options(
+        &self,
+        model_dir: &Path,
+        identity: &Identity,
+        spec: &ModelSpec,
+        gpu_free_bytes: Option<u64>,
+    ) -> Options {
         let by_default = || {
-            // The cache's pages are taken as they are written.
-            let free = available_bytes().unwrap_or(0);
-            let share = free.saturating_sub(spec.kv_cache_bytes) / MEMORY_SHARE;
-            share.max(LEAST_MEMORY)
+            let free = gpu_free_bytes.unwrap_or_else(|| {
+                // The cache's pages are taken as they are written.
+                let free = available_bytes().unwrap_or(0);
+                free.saturating_sub(spec.kv_cache_bytes)
+            });
+            (free / MEMORY_SHARE).max(LEAST_MEMORY)
         };
         Options {
             model: identity.name.clone(),

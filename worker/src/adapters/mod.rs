@@ -9,6 +9,7 @@ pub mod fake;
 mod follow;
 mod list;
 mod load;
+mod model_packer;
 mod options;
 mod packer;
 mod repository;
@@ -28,8 +29,9 @@ use hyprstream_models::adapter::AdapterDigest;
 use prometheus::Histogram;
 
 pub use args::AdapterArgs;
+pub use model_packer::{BackendPacker, ModelPacker};
 pub use options::{Limits, Options, Timing};
-pub use packer::{CpuPacker, NoPacker, PackError, PackLimits, Packed, Packer};
+pub use packer::{PackError, PackLimits, Packed, Packer};
 use store::Store;
 
 /// All adapters of a worker. Cheap to clone. The default is that of a worker which has none and

@@ -9,9 +9,8 @@ use std::{
 };
 
 use hyprstream_engine::PackedAdapter;
-use hyprstream_models::{
-    Checkpoint, DecoderConfig, LoadError, Weights,
-    adapter::{Adapter, AdapterDigest, AdapterError, AdapterFiles, AdapterLimits},
+use hyprstream_models::adapter::{
+    Adapter, AdapterDigest, AdapterError, AdapterFiles, AdapterLimits,
 };
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
@@ -30,6 +29,11 @@ pub trait Packer: Send + Sync {
     /// # Errors
     /// [`PackError`]: the backend does not compute it, or there is no memory.
     fn pack(&self, adapter: &Adapter) -> Result<PackedAdapter, PackError>;
+
+    /// Bytes that are free where adapters lie, where that is not the memory of the machine.
+    fn gpu_free_bytes(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// What an adapter may take at most.
@@ -92,85 +96,10 @@ impl From<AdapterError> for PackError {
 }
 
 /// The error and its cause, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
-    }
-}
-
-/// Packs for the CPU's own backend.
-pub struct CpuPacker {
-    config: DecoderConfig,
-    /// Mapped: nothing of them is read but what an adapter holds a copy of.
-    base: Weights,
-    packer: hyprstream_cpu::AdapterPacker,
-}
-
-impl CpuPacker {
-    /// For the model in `dir`, which the backend of `packer` runs.
-    ///
-    /// # Errors
-    /// [`LoadError`], as for the model itself.
-    pub fn open(dir: &Path, packer: hyprstream_cpu::AdapterPacker) -> Result<Self, LoadError> {
-        let (config, _) = DecoderConfig::read(dir)?;
-        let base = Weights::take(&config, Checkpoint::open(dir)?)?;
-        Ok(Self {
-            config,
-            base,
-            packer,
-        })
-    }
-}
-
-impl Packer for CpuPacker {
-    fn read(&self, files: &AdapterFiles, limits: PackLimits) -> Result<Packed, PackError> {
-        let adapter = Adapter::read(files, &self.config, &self.base, limits.files)?;
-        // Before the memory is taken.
-        let bytes = self.packer.bytes_of(&adapter);
-        if bytes > limits.bytes {
-            return Err(PackError::too_large(bytes, limits.bytes));
-        }
-        Ok(Packed {
-            content: self.pack(&adapter)?,
-            digest: adapter.digest(),
-            rank: adapter.rank(),
-            revision: adapter.base().revision.clone(),
-        })
-    }
-
-    fn pack(&self, adapter: &Adapter) -> Result<PackedAdapter, PackError> {
-        use hyprstream_cpu::AdapterError as Error;
-
-        self.packer.pack(adapter).map_err(|error| {
-            let (reason, is_final) = match &error {
-                Error::Absent(_) | Error::Shape { .. } => ("ShapeMismatch", true),
-                Error::NotFinite(_) => ("NotFinite", true),
-                Error::NoLength(_) => ("NoLength", true),
-                Error::Memory(_) => ("OutOfMemory", false),
-            };
-            PackError::new(reason, chain(&error), is_final)
-        })
-    }
-}
-
-/// Of a backend that has no adapters: refuses all of them. The backend's name.
-pub struct NoPacker(pub &'static str);
-
-impl NoPacker {
-    fn refusal(&self) -> PackError {
-        let message = format!("{} runs the model here, and has no adapters yet", self.0);
-        PackError::new("Unsupported", message, true)
-    }
-}
-
-impl Packer for NoPacker {
-    fn read(&self, _: &AdapterFiles, _: PackLimits) -> Result<Packed, PackError> {
-        Err(self.refusal())
-    }
-
-    fn pack(&self, _: &Adapter) -> Result<PackedAdapter, PackError> {
-        Err(self.refusal())
     }
 }
 

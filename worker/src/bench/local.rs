@@ -228,7 +228,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::adapters::NoPacker;
+    use crate::adapters::fake::FakePacker;
 
     fn rig() -> Rig {
         let clock = Arc::new(Clock::default());
@@ -249,7 +249,7 @@ mod tests {
         .unwrap();
         Rig {
             engine,
-            packer: Arc::new(NoPacker("nothing")),
+            packer: Arc::new(FakePacker::default()),
             load_seconds: 0.0,
             clock,
         }

@@ -2,16 +2,17 @@
 
 mod load;
 
-use hyprstream_models::Activation;
+use hyprstream_models::{Activation, adapter::Linear as Map};
 use tch::{Kind, TchError, Tensor};
 
 pub(crate) use load::kind_of;
 
 use crate::{
+    adapter::{Changes, Part},
     attention::Attend,
     cache::KvCache,
     layers::{Linear, RmsNorm, activate, soften},
-    plan::Plan,
+    plan::{Plan, Rows},
     rope::{Rope, Turns},
 };
 
@@ -80,6 +81,8 @@ struct Step<'a> {
     /// For each rotary embedding.
     turns: Vec<Turns>,
     cache: &'a mut KvCache,
+    /// What adapters change.
+    changes: Option<&'a Changes<'a>>,
 }
 
 impl Decoder {
@@ -88,9 +91,17 @@ impl Decoder {
         &self.windows
     }
 
-    /// What `plan` asks for. Keys and values go to `cache`.
-    pub(crate) fn forward(&self, plan: &Plan, cache: &mut KvCache) -> Result<Outputs, TchError> {
+    /// What `plan` asks for, with what adapters change. Keys and values go to `cache`.
+    pub(crate) fn forward(
+        &self,
+        plan: &Plan,
+        cache: &mut KvCache,
+        changes: Option<&Changes<'_>>,
+    ) -> Result<Outputs, TchError> {
         let mut x = self.embedding.f_index_select(0, &plan.tokens)?;
+        if let Some(changes) = changes {
+            x = changes.embed(&plan.tokens, x)?;
+        }
         #[expect(
             clippy::float_cmp,
             reason = "exactly 1 is what families without it have"
@@ -106,6 +117,7 @@ impl Decoder {
                 .map(|rope| rope.at(&plan.positions))
                 .collect::<Result<_, _>>()?,
             cache,
+            changes,
         };
         for layer in &self.layers {
             x = layer.forward(x, &mut step)?;
@@ -115,15 +127,25 @@ impl Decoder {
             logits: plan
                 .logits
                 .of(&x)?
-                .map(|x| self.logits(&normed(x)?))
+                .map(|x| self.logits(&normed(x)?, &plan.logits, changes))
                 .transpose()?,
             hidden: plan.hidden.of(&x)?.map(normed).transpose()?,
         })
     }
 
-    /// Logits of hidden states, in f32.
-    fn logits(&self, hidden: &Tensor) -> Result<Tensor, TchError> {
-        let logits = self.head.forward(hidden, None)?.f_to_kind(Kind::Float)?;
+    /// Logits of hidden states, those of the tokens `rows`, in f32.
+    fn logits(
+        &self,
+        hidden: &Tensor,
+        rows: &Rows,
+        changes: Option<&Changes<'_>>,
+    ) -> Result<Tensor, TchError> {
+        let change = match changes {
+            None => None,
+            Some(changes) => changes.of_head(rows, hidden)?,
+        };
+        let logits = self.head.forward(hidden, change.as_ref())?;
+        let logits = logits.f_to_kind(Kind::Float)?;
         match self.logit_softcap {
             None => Ok(logits),
             Some(cap) => soften(logits, cap),
@@ -137,7 +159,8 @@ impl Layer {
             .attention
             .forward(&self.attention_norm.forward(&x)?, step)?;
         let _ = x.f_add_(&normed(attended, self.attention_post_norm.as_ref())?)?;
-        let fed = self.mlp.forward(&self.mlp_norm.forward(&x)?)?;
+        let layer = self.attention.attend.layer;
+        let fed = self.mlp.forward(&self.mlp_norm.forward(&x)?, layer, step)?;
         let _ = x.f_add_(&normed(fed, self.mlp_post_norm.as_ref())?)?;
         Ok(x)
     }
@@ -150,31 +173,68 @@ fn normed(x: Tensor, norm: Option<&RmsNorm>) -> Result<Tensor, TchError> {
     }
 }
 
+impl Step<'_> {
+    /// The products of `x`, an input of the layer `layer`, with some of the matrices that read it,
+    /// and what adapters change in them.
+    fn products<const N: usize>(
+        &self,
+        layer: usize,
+        part: Part,
+        x: &Tensor,
+        maps: [(Map, &Linear); N],
+    ) -> Result<[Tensor; N], TchError> {
+        let narrowed = match self.changes {
+            None => None,
+            Some(changes) => changes.narrow(layer, part, x)?,
+        };
+        let mut products = [const { None }; N];
+        for (product, (map, linear)) in products.iter_mut().zip(maps) {
+            let change = match &narrowed {
+                None => None,
+                Some(narrowed) => narrowed.linear(map)?,
+            };
+            *product = Some(linear.forward(x, change.as_ref())?);
+        }
+        Ok(products.map(|product| product.expect("each was computed")))
+    }
+}
+
 impl Attention {
     fn forward(&self, x: &Tensor, step: &mut Step) -> Result<Tensor, TchError> {
+        let layer = self.attend.layer;
         let heads = |y: Tensor, norm: Option<&RmsNorm>| {
             normed(
                 y.f_view([-1, y.size()[1] / self.head_dim, self.head_dim])?,
                 norm,
             )
         };
-        let query = heads(self.query.forward(x, None)?, self.query_norm.as_ref())?;
-        let key = heads(self.key.forward(x, None)?, self.key_norm.as_ref())?;
-        let value = heads(self.value.forward(x, None)?, None)?;
+        let maps = [
+            (Map::Query, &self.query),
+            (Map::Key, &self.key),
+            (Map::Value, &self.value),
+        ];
+        let [query, key, value] = step.products(layer, Part::Hidden, x, maps)?;
+        let query = heads(query, self.query_norm.as_ref())?;
+        let key = heads(key, self.key_norm.as_ref())?;
+        let value = heads(value, None)?;
         let turned = step.turns[self.rope].apply(&Tensor::f_cat(&[query, key], 1)?)?;
         let query = turned.f_narrow(1, 0, self.num_heads)?;
         let key = turned.f_narrow(1, self.num_heads, self.num_kv_heads)?;
-        step.cache
-            .write(self.attend.layer, &step.plan.slots, &key, &value)?;
+        step.cache.write(layer, &step.plan.slots, &key, &value)?;
         let attended = self.attend.forward(&query, step.cache, step.plan)?;
-        self.output.forward(&attended, None)
+        let maps = [(Map::Output, &self.output)];
+        let [output] = step.products(layer, Part::Attended, &attended, maps)?;
+        Ok(output)
     }
 }
 
 impl Mlp {
-    fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        let gate = activate(self.activation, self.gate.forward(x, None)?)?;
-        let gated = gate.f_mul(&self.up.forward(x, None)?)?;
-        self.down.forward(&gated, None)
+    fn forward(&self, x: &Tensor, layer: usize, step: &Step) -> Result<Tensor, TchError> {
+        let maps = [(Map::Gate, &self.gate), (Map::Up, &self.up)];
+        let [gate, up] = step.products(layer, Part::Gated, x, maps)?;
+        let gated = activate(self.activation, gate)?.f_mul(&up)?;
+        let maps = [(Map::Down, &self.down)];
+        let [down] = step.products(layer, Part::Inner, &gated, maps)?;
+        Ok(down)
     }
 }

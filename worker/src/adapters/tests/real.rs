@@ -1,10 +1,13 @@
 //! A tiny model's real weights, and adapters that PEFT made for it.
 
-use hyprstream_cpu::LoadOptions;
+use hyprstream_engine::Backend;
 use hyprstream_goldens::{Adapters as Made, Tiny};
 use hyprstream_models::DType;
 
-use super::{super::CpuPacker, *};
+use super::{
+    super::{ModelPacker, Packer},
+    *,
+};
 
 /// The model that has adapters of all kinds.
 const MODEL: &str = "qwen2";
@@ -15,18 +18,43 @@ struct Real {
     root: tempfile::TempDir,
 }
 
-fn real(made: &Made, prepare: impl FnOnce(&Path)) -> Real {
+/// The model on every backend of this build.
+fn backends() -> Vec<(Box<dyn Backend>, Arc<dyn Packer>)> {
     let tiny = Tiny::read(MODEL);
-    let options = LoadOptions {
+    let options = hyprstream_cpu::LoadOptions {
         dtype: DType::Float32,
         threads: Some(1),
         kv_cache_bytes: Some(1 << 20),
-        ..LoadOptions::default()
+        ..hyprstream_cpu::LoadOptions::default()
     };
     let backend = hyprstream_cpu::load(tiny.dir(), &options).unwrap();
-    let packer = CpuPacker::open(tiny.dir(), backend.adapter_packer()).unwrap();
+    let packer = ModelPacker::open(tiny.dir(), backend.adapter_packer()).unwrap();
+    #[allow(unused_mut, reason = "some builds have more of them")]
+    let mut all: Vec<(Box<dyn Backend>, Arc<dyn Packer>)> =
+        vec![(Box::new(backend), Arc::new(packer))];
+    #[cfg(feature = "torch")]
+    {
+        let options = hyprstream_torch::LoadOptions {
+            device: hyprstream_models::Device::Cpu,
+            dtype: DType::Float32,
+            threads: Some(1),
+            kv_cache_bytes: Some(1 << 20),
+            ..hyprstream_torch::LoadOptions::default()
+        };
+        let backend = hyprstream_torch::load(tiny.dir(), &options).unwrap();
+        let packer = ModelPacker::open(tiny.dir(), backend.adapter_packer()).unwrap();
+        all.push((Box::new(backend), Arc::new(packer)));
+    }
+    all
+}
+
+fn real(
+    (backend, packer): (Box<dyn Backend>, Arc<dyn Packer>),
+    made: &Made,
+    prepare: impl FnOnce(&Path),
+) -> Real {
     let engine = Engine::start(
-        Box::new(backend),
+        backend,
         Arc::new(fake::tokenizer()),
         EngineConfig::default(),
         Arc::new(NoObserver),
@@ -42,7 +70,7 @@ fn real(made: &Made, prepare: impl FnOnce(&Path)) -> Real {
         ..Options::default()
     };
     Real {
-        rig: Adapters::new(engine.clone(), Arc::new(packer), options),
+        rig: Adapters::new(engine.clone(), packer, options),
         engine,
         root,
     }
@@ -50,8 +78,14 @@ fn real(made: &Made, prepare: impl FnOnce(&Path)) -> Real {
 
 #[tokio::test]
 async fn what_peft_made_is_served_and_answers_as_there() {
+    for backend in backends() {
+        answers_as_peft(backend).await;
+    }
+}
+
+async fn answers_as_peft(backend: (Box<dyn Backend>, Arc<dyn Packer>)) {
     let made = Made::read(MODEL);
-    let real = real(&made, |_| {});
+    let real = real(backend, &made, |_| {});
     let load = super::request::load("good", "good");
     real.rig.load(load).await.unwrap();
     let told = real.rig.list().data.remove(0);
@@ -92,6 +126,12 @@ async fn what_peft_made_is_served_and_answers_as_there() {
 
 #[tokio::test]
 async fn what_the_model_cannot_compute_with_is_refused_by_name() {
+    for backend in backends() {
+        refuses_by_name(backend).await;
+    }
+}
+
+async fn refuses_by_name(backend: (Box<dyn Backend>, Arc<dyn Packer>)) {
     let made = Made::read(MODEL);
     let cut = |root: &Path, name: &str, change: &dyn Fn(&mut Vec<u8>)| {
         let files = made.extract("all-linear", &root.join(name));
@@ -99,7 +139,7 @@ async fn what_the_model_cannot_compute_with_is_refused_by_name() {
         change(&mut bytes);
         fs::write(files.tensors, bytes).unwrap();
     };
-    let real = real(&made, |root| {
+    let real = real(backend, &made, |root| {
         cut(root, "cut", &|bytes| bytes.truncate(bytes.len() - 7));
         cut(root, "empty", &Vec::clear);
         // The last numbers become NaN, in f32 as in halves.
