@@ -25,7 +25,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::CommitId;
+use crate::{CommitId, model_ref::MAX_SCALE};
 
 /// Path of the lists; `/NAMESPACE/MODEL` follows.
 pub const ADAPTERS_PATH: &str = "/api/v1/adapters";
@@ -300,7 +300,7 @@ impl AdapterEntry {
         if let Err(why) = crate::model_ref::check_adapter_name(&self.name) {
             return wrong("name", &self.name, why);
         }
-        if !(-10.0..=10.0).contains(&self.scale) {
+        if !(-MAX_SCALE..=MAX_SCALE).contains(&self.scale) {
             let value = self.scale.to_string();
             return wrong("scale", &value, "it is a number from -10 to 10");
         }
