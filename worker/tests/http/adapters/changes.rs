@@ -94,6 +94,33 @@ async fn what_is_unloaded_answers_those_that_run_to_their_end() {
     .await;
     let long = ask("sql", &json!({"max_tokens": 60, "stream": true}));
     let running = worker.server.post(COMPLETIONS, &long).await;
+#[tokio::test]
+async fn a_stack_for_which_there_is_never_room_is_a_400_that_says_what_to_do() {
+    let limits = Limits {
+        resident: 1,
+        ..Limits::default()
+    };
+    let worker = Worker::limited(Setup::default(), limits).await;
+    for name in ["sql", "tone"] {
+        worker.load(name, name).await;
+    }
+    let field = json!({"adapters": [{"name": "sql"}, {"name": "tone"}]});
+    for (body, param) in [
+        (ask("fake+sql+tone", &json!({})), "model"),
+        (ask("fake", &field), "adapters"),
+    ] {
+        let response = worker.server.post(COMPLETIONS, &body).await;
+        assert_eq!(response.status(), 400);
+        assert!(!response.headers().contains_key("retry-after"));
+        let error = response.json::<Value>().await.unwrap()["error"].take();
+        assert_eq!(error["code"], "adapters_too_large");
+        assert_eq!(error["param"], param);
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("name fewer"), "{message}");
+    }
+    worker.completion(&ask("tone", &json!({}))).await;
+}
+
     let response = worker
         .server
         .post(UNLOAD, &json!({"lora_name": "sql"}))
