@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use hyprstream_engine::fake::FakeOptions;
 use serde_json::{Value, json};
 
-use super::{COMPLETIONS, UNLOAD, Worker, ask, digest};
-use crate::server::{COMMIT, Setup};
+use super::{COMPLETIONS, UNLOAD, Worker, ask, digest, slow};
+use crate::server::COMMIT;
 
 #[tokio::test]
 async fn adapters_are_listed_as_children_of_their_model() {
@@ -65,16 +64,7 @@ async fn adapters_are_listed_as_children_of_their_model() {
 
 #[tokio::test]
 async fn metrics_tell_of_adapters_that_are_idle_and_of_those_in_use() {
-    let step_time = Duration::from_millis(5);
-    let fake = FakeOptions {
-        step_time,
-        ..FakeOptions::default()
-    };
-    let worker = Worker::with(Setup {
-        fake,
-        ..Setup::default()
-    })
-    .await;
+    let worker = Worker::with(slow(Duration::from_millis(5))).await;
     let lines = async || {
         let text = worker.server.get("/metrics").await.text().await.unwrap();
         let lines = text.lines().filter(|line| !line.starts_with('#'));
