@@ -561,3 +561,40 @@ async fn one_that_cannot_be_read_stays_listed_and_hides_no_other() {
     world.loaded("c", A).await;
     assert_eq!(world.registry.names("ns/m"), ["a", "b", "c"]);
 }
+
+#[tokio::test]
+async fn adapters_of_one_source_have_it_resolved_together_and_hear_at_once_when_asked() {
+    let world = served().await;
+    let url = "https://example.org/lora";
+    world.registry.set_head(url, Ok(A));
+    let before = world.registry.resolves();
+    let apply = |name: &str| {
+        let spec = json!({"modelRef": {"name": "m"}, "source": {"url": url, "path": name}});
+        world.apply_adapter_of(name, &spec);
+    };
+    let names: Vec<String> = (0..40).map(|n| format!("a{n}")).collect();
+    world.registry.hold(true);
+    names.iter().for_each(|name| apply(name));
+    world
+        .wait("all are looked at", || {
+            let mut all = names.iter();
+            all.all(|name| !world.adapter(name).conditions.is_empty())
+        })
+        .await;
+    world.registry.hold(false);
+    for name in &names {
+        world.loaded(name, A).await;
+    }
+    // The first, and one for all who came while it was under way.
+    let asked = world.registry.resolves() - before;
+    assert!(asked <= 4, "40 Adapters asked {asked} times");
+    // The answers of just now are those of before it moved.
+    world.registry.set_head(url, Ok(B));
+    world.cluster.change(ADAPTERS, "ns", "a0", |adapter| {
+        adapter["metadata"]["annotations"] = json!({"hyprstream.io/reconcile-at": "now"});
+    });
+    world.loaded("a0", B).await;
+    apply("new");
+    world.loaded("new", B).await;
+    assert_eq!(world.adapter("a1").commit.as_deref(), Some(A));
+}

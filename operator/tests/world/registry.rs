@@ -21,7 +21,7 @@ use hyprstream_contract::{
         MirrorStatus, PushEvent, RESOLVE_PATH, ResolveRequest, ResolveResponse,
     },
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// What URLs begin with of which nothing is ever heard.
 pub const SILENT: &str = "https://silent.example.org/";
@@ -30,6 +30,8 @@ pub const SILENT: &str = "https://silent.example.org/";
 pub struct FakeRegistry {
     state: Arc<Mutex<Inner>>,
     pushed: Arc<Notify>,
+    /// Whether questions for commits wait.
+    is_held: Arc<watch::Sender<bool>>,
 }
 
 #[derive(Default)]
@@ -124,6 +126,11 @@ impl FakeRegistry {
     pub fn resolves(&self) -> usize {
         self.state.lock().unwrap().resolves
     }
+    /// Lets questions for commits wait, or no longer.
+    pub fn hold(&self, is_held: bool) {
+        self.is_held.send_replace(is_held);
+    }
+
 
     /// A push to `hyprstream://namespace/name`.
     pub fn push(&self, namespace: &str, name: &str, commit: &str) {
@@ -163,6 +170,8 @@ async fn resolve(
     }
     let url = &request.upstream.url;
     if let Some(token) = inner.tokens.get(url)
+    let mut held = registry.is_held.subscribe();
+    held.wait_for(|is_held| !is_held).await.unwrap();
         && request.upstream.credentials != Some(Credentials::Token(token.clone()))
     {
         let error = refusal(
