@@ -23,7 +23,7 @@ use tonic::async_trait;
 use super::{Adapters, Following, Lists, Said, Timing, folder::Folder};
 use crate::{
     error::Error,
-    fetch::{Checkout, Checkouts, FetchError, Missing, Plan, Progress, Source},
+    fetch::{Checkout, Checkouts, FetchError, Progress, fake::WithoutObjects},
     layout::{CheckoutKey, Layout},
     metrics::Metrics,
 };
@@ -84,7 +84,7 @@ struct Files {
     built: Mutex<Vec<Vec<String>>>,
 }
 
-impl Source for Files {
+impl WithoutObjects for Files {
     fn open(&self, key: &CheckoutKey) -> Result<Option<Checkout>, FetchError> {
         let path = self.layout.checkout(key);
         let Ok(entries) = std::fs::read_dir(&path) else {
@@ -103,20 +103,7 @@ impl Source for Files {
         Ok(Some(Checkout { path, files }))
     }
 
-    fn plan(
-        &self,
-        _: &CheckoutKey,
-        _: &VolumeAttributes,
-        _: &Progress,
-    ) -> Result<Plan, FetchError> {
-        Ok(Plan::default())
-    }
-
-    fn missing(&self, _: &Plan) -> Result<Missing, FetchError> {
-        Ok(Missing::default())
-    }
-
-    fn bring(&self, volume: &VolumeAttributes, _: &Plan, _: &Progress) -> Result<(), FetchError> {
+    fn bring(&self, volume: &VolumeAttributes, _: &Progress) -> Result<(), FetchError> {
         let bad = self.bad.lock();
         let first = volume.include.iter().find_map(|path| bad.get(path));
         first.map_or(Ok(()), |error| Err(error.clone()))
