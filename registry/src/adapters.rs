@@ -148,21 +148,21 @@ impl Lists {
     }
 
     /// The lists that differ from what is known.
-    fn differing(&self, known: &[(ModelName, String)]) -> Changes {
+    fn differing(&self, known: &BTreeMap<ModelName, String>) -> Changes {
         let mut changes = Changes::default();
         for (owner, old) in known {
             if let Kept::List { revision, list } = self.get(owner)
                 && revision != *old
             {
                 let list = AdapterList::clone(&list);
-                changes.lists.insert(owner.to_string(), list);
+                changes.lists.insert(owner.clone(), list);
             }
         }
         changes
     }
 
     /// The same; waits up to `patience` for one.
-    async fn changed(&self, known: &[(ModelName, String)], patience: Duration) -> Changes {
+    async fn changed(&self, known: &BTreeMap<ModelName, String>, patience: Duration) -> Changes {
         let until = Instant::now() + patience;
         let mut changes = self.changes.subscribe();
         loop {
@@ -210,15 +210,12 @@ impl FromRequestParts<Arc<State>> for Owner {
         let names = AxumPath::<(String, String)>::from_request_parts(parts, state).await;
         let AxumPath((namespace, model)) =
             names.map_err(|_| Refusal::bad_request("the path cannot be read"))?;
-        model_name(&format!("{namespace}/{model}")).map(Self)
+        let text = format!("{namespace}/{model}");
+        text.parse().map(Self).map_err(|error| {
+            let text: String = text.chars().take(140).collect();
+            Refusal::bad_request(format!("{text:?} is no Model: {error}"))
+        })
     }
-}
-
-fn model_name(text: &str) -> Result<ModelName, Refusal> {
-    text.parse().map_err(|error| {
-        let text: String = text.chars().take(140).collect();
-        Refusal::bad_request(format!("{text:?} is no Model: {error}"))
-    })
 }
 
 /// `PUT /api/v1/adapters/NAMESPACE/MODEL`
@@ -275,12 +272,8 @@ pub(crate) async fn changes(
         let message = format!("at most {MAX_KNOWN} Models can be asked for in one call");
         return Err(Refusal::bad_request(message));
     }
-    let known = request.known.into_iter();
-    let known: Vec<(ModelName, String)> = known
-        .map(|(owner, revision)| Ok((model_name(&owner)?, revision)))
-        .collect::<Result<_, Refusal>>()?;
     tokio::select! {
-        changes = state.adapters.changed(&known, PATIENCE) => Ok(Json(changes)),
+        changes = state.adapters.changed(&request.known, PATIENCE) => Ok(Json(changes)),
         () = state.shutdown.cancelled() => Ok(Json(Changes::default())),
     }
 }

@@ -30,7 +30,7 @@ use crate::{
 
 /// A registry of lists; `None` while it is down.
 #[derive(Clone)]
-pub(crate) struct FakeLists(Arc<watch::Sender<Option<BTreeMap<String, AdapterList>>>>);
+pub(crate) struct FakeLists(Arc<watch::Sender<Option<BTreeMap<ModelName, AdapterList>>>>);
 
 impl Default for FakeLists {
     fn default() -> Self {
@@ -44,7 +44,8 @@ impl FakeLists {
             adapters: adapters.to_vec(),
         };
         self.0.send_modify(|lists| {
-            lists.get_or_insert_default().insert(model.to_owned(), list);
+            let lists = lists.get_or_insert_default();
+            lists.insert(model.parse().unwrap(), list);
         });
     }
 
