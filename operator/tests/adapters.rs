@@ -349,6 +349,47 @@ async fn a_deleted_model_leaves_no_volume_though_the_registry_is_down_and_no_lis
 }
 
 #[tokio::test]
+async fn a_list_goes_though_nothing_of_its_model_is_left_in_the_cluster() {
+    let mut world = served().await;
+    world.apply_adapter("a", ".");
+    world.loaded("a", A).await;
+    let list = world.registry.list("ns/m").unwrap();
+    world.kill_operator();
+    // As `cleanup` does, or an operator that was ended while the registry was down.
+    world.cluster.delete(ADAPTERS, "ns", "a");
+    world.cluster.delete(MODELS, "ns", "m");
+    for volume in world.cluster.list(VOLUMES) {
+        let name = volume["metadata"]["name"].as_str().unwrap();
+        world.cluster.delete(VOLUMES, "", name);
+    }
+    // Of a Model whose Adapter waits, too.
+    world.apply_adapter_of(
+        "waits",
+        &json!({"modelRef": {"name": "gone"}, "source": {"path": "."}}),
+    );
+    world.registry.restore_list("ns/gone", list.clone());
+    world.start();
+    world
+        .wait("no list is left", || {
+            world.registry.list("ns/m").is_none() && world.registry.list("ns/gone").is_none()
+        })
+        .await;
+    // Those of Models that are there stay.
+    world.apply_model("m", &spec());
+    world.apply_adapter("a", ".");
+    world.loaded("a", A).await;
+    world.kill_operator();
+    world.registry.restore_list("ns/gone", list);
+    world.start();
+    world
+        .wait("the other list goes", || {
+            world.registry.list("ns/gone").is_none()
+        })
+        .await;
+    assert_eq!(world.registry.names("ns/m"), ["a"]);
+}
+
+#[tokio::test]
 async fn a_start_of_the_operator_takes_nothing_off_a_list_and_says_nothing_anew() {
     let mut world = served().await;
     world.registry.push("ns", "lora", B);

@@ -4,7 +4,7 @@
 //! is a file, `adapters/<namespace>/<model>.json`, replaced whole. All of them are read at start.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
@@ -18,7 +18,9 @@ use axum::{
     extract::{FromRequestParts, Path as AxumPath, State as AxumState},
     http::{StatusCode, request::Parts},
 };
-use hyprstream_contract::adapters::{AdapterList, Changes, ChangesRequest, ModelName, Stored};
+use hyprstream_contract::adapters::{
+    AdapterList, Changes, ChangesRequest, ListedModels, ModelName, Stored,
+};
 use parking_lot::{Mutex, RwLock};
 use tokio::{sync::watch, time::Instant};
 
@@ -175,6 +177,11 @@ impl Lists {
         }
     }
 
+    /// All Models of which there is a list, also one that cannot be read.
+    fn models(&self) -> BTreeSet<ModelName> {
+        self.kept.read().keys().cloned().collect()
+    }
+
     /// Whether workers have an adapter of that repository, so that it has to stay.
     pub(crate) fn names(&self, repository: &Repository) -> bool {
         let name = repository.to_string();
@@ -216,6 +223,15 @@ impl FromRequestParts<Arc<State>> for Owner {
             Refusal::bad_request(format!("{text:?} is no Model: {error}"))
         })
     }
+}
+
+/// `GET /api/v1/adapters`
+pub(crate) async fn models(
+    AxumState(state): AxumState<Arc<State>>,
+    _: Admin,
+) -> Json<ListedModels> {
+    let models = state.adapters.models();
+    Json(ListedModels { models })
 }
 
 /// `PUT /api/v1/adapters/NAMESPACE/MODEL`

@@ -6,6 +6,7 @@
 //! | `PUT /api/v1/adapters/NAMESPACE/MODEL` | admin | [`AdapterList`] | 200 [`Stored`], idempotent |
 //! | `DELETE /api/v1/adapters/NAMESPACE/MODEL` | admin | | 204, also if there was none |
 //! | `GET /api/v1/adapters/NAMESPACE/MODEL` | admin, node | | 200 [`AdapterList`]; an empty one if there is none |
+//! | `GET /api/v1/adapters` | admin | | 200 [`ListedModels`] |
 //! | `POST /api/v1/adapters/changes` | admin, node | [`ChangesRequest`] | 200 [`Changes`], waits up to 30 s for one |
 //!
 //! A node shows a list to the workers of its Model as a folder:
@@ -27,7 +28,7 @@ use sha2::{Digest as _, Sha256};
 pub use crate::model_name::{InvalidModelName, ModelName};
 use crate::{CommitId, model_ref::MAX_SCALE};
 
-/// Path of the lists; `/NAMESPACE/MODEL` follows.
+/// Path of [`ListedModels`], and of the lists: `/NAMESPACE/MODEL` follows.
 pub const ADAPTERS_PATH: &str = "/api/v1/adapters";
 /// Path of [`ChangesRequest`].
 pub const CHANGES_PATH: &str = "/api/v1/adapters/changes";
@@ -94,6 +95,14 @@ pub enum BaseCommitPolicy {
 pub struct Stored {
     /// [`AdapterList::revision`] of what is there now.
     pub revision: String,
+}
+
+/// All Models of which a list is kept, also one that cannot be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListedModels {
+    /// In order.
+    pub models: BTreeSet<ModelName>,
 }
 
 /// Asks for the lists that differ from those that the asker has.
@@ -358,6 +367,9 @@ mod tests {
         let changes = Changes {
             lists: BTreeMap::from([(model(), AdapterList::default())]),
         };
+        let listed = ListedModels {
+            models: BTreeSet::from([model()]),
+        };
         for (value, expected) in [
             (
                 serde_json::to_value(&request),
@@ -366,6 +378,10 @@ mod tests {
             (
                 serde_json::to_value(&changes),
                 serde_json::json!({"lists": {"a/m.v2": {"adapters": []}}}),
+            ),
+            (
+                serde_json::to_value(&listed),
+                serde_json::json!({"models": ["a/m.v2"]}),
             ),
         ] {
             assert_eq!(value.unwrap(), expected);
@@ -377,6 +393,8 @@ mod tests {
         );
         let text = serde_json::to_string(&changes).unwrap();
         assert_eq!(serde_json::from_str::<Changes>(&text).unwrap(), changes);
+        let text = serde_json::to_string(&listed).unwrap();
+        assert_eq!(serde_json::from_str::<ListedModels>(&text).unwrap(), listed);
     }
 
     proptest! {

@@ -15,7 +15,7 @@ use axum::{
 };
 use hyprstream_contract::{
     CommitId,
-    adapters::{ADAPTERS_PATH, AdapterList, Stored},
+    adapters::{ADAPTERS_PATH, AdapterList, ListedModels, Stored},
     registry::{
         ApiError, Credentials, EVENTS_PATH, EventPage, MIRRORS_PATH, MirrorRequest, MirrorState,
         MirrorStatus, PushEvent, RESOLVE_PATH, ResolveRequest, ResolveResponse,
@@ -63,6 +63,7 @@ impl FakeRegistry {
             .route(RESOLVE_PATH, post(resolve))
             .route(MIRRORS_PATH, post(mirror))
             .route(EVENTS_PATH, get(events))
+            .route(ADAPTERS_PATH, get(list_lists))
             .route(
                 &format!("{ADAPTERS_PATH}/{{namespace}}/{{model}}"),
                 get(get_list).put(put_list).delete(delete_list),
@@ -101,6 +102,12 @@ impl FakeRegistry {
         self.state.lock().unwrap().lists.get(model).cloned()
     }
 
+    /// Keeps a list that no operator put there, as one that was restored.
+    pub fn restore_list(&self, model: &str, list: AdapterList) {
+        let mut inner = self.state.lock().unwrap();
+        inner.lists.insert(model.to_owned(), list);
+    }
+
     /// Served names on the list of `NAMESPACE/MODEL`.
     pub fn names(&self, model: &str) -> Vec<String> {
         let list = self.list(model).unwrap_or_default();
@@ -119,6 +126,11 @@ impl FakeRegistry {
         self.state.lock().unwrap().is_down = is_down;
     }
 
+    /// Lets questions for commits wait, or no longer.
+    pub fn hold(&self, is_held: bool) {
+        self.is_held.send_replace(is_held);
+    }
+
     pub fn asked(&self) -> usize {
         self.state.lock().unwrap().asked
     }
@@ -126,11 +138,6 @@ impl FakeRegistry {
     pub fn resolves(&self) -> usize {
         self.state.lock().unwrap().resolves
     }
-    /// Lets questions for commits wait, or no longer.
-    pub fn hold(&self, is_held: bool) {
-        self.is_held.send_replace(is_held);
-    }
-
 
     /// A push to `hyprstream://namespace/name`.
     pub fn push(&self, namespace: &str, name: &str, commit: &str) {
@@ -163,6 +170,8 @@ async fn resolve(
     if request.upstream.url.starts_with(SILENT) {
         std::future::pending::<()>().await;
     }
+    let mut held = registry.is_held.subscribe();
+    held.wait_for(|is_held| !is_held).await.unwrap();
     let mut inner = registry.state.lock().unwrap();
     inner.resolves += 1;
     if inner.is_down {
@@ -170,8 +179,6 @@ async fn resolve(
     }
     let url = &request.upstream.url;
     if let Some(token) = inner.tokens.get(url)
-    let mut held = registry.is_held.subscribe();
-    held.wait_for(|is_held| !is_held).await.unwrap();
         && request.upstream.credentials != Some(Credentials::Token(token.clone()))
     {
         let error = refusal(
@@ -216,6 +223,16 @@ async fn mirror(
         error,
     })
     .into_response()
+}
+
+async fn list_lists(State(registry): State<FakeRegistry>) -> Response {
+    let inner = registry.state.lock().unwrap();
+    if inner.is_down {
+        return StatusCode::BAD_GATEWAY.into_response();
+    }
+    let models = inner.lists.keys().map(|model| model.parse().unwrap());
+    let models = models.collect();
+    Json(ListedModels { models }).into_response()
 }
 
 async fn get_list(

@@ -7,7 +7,7 @@ use std::{
 
 use hyprstream_contract::adapters::{
     ADAPTERS_PATH, AdapterEntry, AdapterList, BaseCommitPolicy, CHANGES_PATH, Changes,
-    ChangesRequest, ModelName, Stored,
+    ChangesRequest, ListedModels, ModelName, Stored,
 };
 use serde_json::json;
 
@@ -34,6 +34,15 @@ fn list(names: &[&str]) -> AdapterList {
 
 fn name(model: &str) -> ModelName {
     model.parse().unwrap()
+}
+
+/// The Models that have lists.
+#[track_caller]
+fn listed(server: &Server) -> Vec<String> {
+    let answer = call("GET", &server.url(ADAPTERS_PATH), ADMIN, &[], None);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let listed: ListedModels = serde_json::from_slice(&answer.body).unwrap();
+    listed.models.iter().map(ToString::to_string).collect()
 }
 
 fn url(server: &Server, model: &str) -> String {
@@ -125,6 +134,25 @@ fn a_damaged_list_is_never_an_empty_one() {
     assert_eq!(found.into_keys().collect::<Vec<_>>(), [name("a/n")]);
     put(&server, "a/m", &list(&["sql"]));
     assert_eq!(get(&server, "a/m"), list(&["sql"]));
+}
+
+#[test]
+fn all_models_with_lists_are_named_to_the_operator_alone() {
+    let server = Server::start();
+    assert!(listed(&server).is_empty());
+    for model in ["b/m.v2", "a/m", "a/n"] {
+        put(&server, model, &list(&["sql"]));
+    }
+    call("DELETE", &url(&server, "a/n"), ADMIN, &[], None);
+    // One that cannot be read can still be removed by whoever knows of it.
+    std::fs::write(server.root().join("adapters/a/m.json"), "{\"adap").unwrap();
+    let server = server.restart();
+    assert_eq!(listed(&server), ["a/m", "b/m.v2"]);
+    let member = token("a", true);
+    for (who, status) in [("", 401), (&*member, 403), (NODE, 403)] {
+        let answer = call("GET", &server.url(ADAPTERS_PATH), who, &[], None);
+        assert_eq!(answer.status, status, "{who}");
+    }
 }
 
 #[test]
