@@ -615,7 +615,9 @@ async fn adapters_of_one_source_have_it_resolved_together_and_hear_at_once_when_
     };
     let names: Vec<String> = (0..40).map(|n| format!("a{n}")).collect();
     world.registry.hold(true);
-    names.iter().for_each(|name| apply(name));
+    for name in &names {
+        apply(name);
+    }
     world
         .wait("all are looked at", || {
             let mut all = names.iter();
