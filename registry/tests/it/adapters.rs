@@ -195,10 +195,7 @@ fn only_the_operator_writes_lists_and_only_sound_ones() {
     let unknown = br#"{"known": {"A/m": ""}}"#;
     let answer = call("POST", &server.url(CHANGES_PATH), NODE, &[], Some(unknown));
     let text = String::from_utf8_lossy(&answer.body);
-    assert!(
-        answer.status == 400 && text.contains("is no Model"),
-        "{text}"
-    );
+    assert!(answer.status == 400 && text.contains("line 1"), "{text}");
     for model in ["a/..%2Fm", "A/m", "a/M", "a/.m", "a/-"] {
         let answer = call("PUT", &url(&server, model), ADMIN, &[], Some(&body));
         assert_eq!(answer.status, 400, "{model}");
