@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use hyprstream_contract::{
-    adapters::{ADAPTERS_PATH, AdapterList, ModelName, Stored},
+    adapters::{ADAPTERS_PATH, AdapterList, ListedModels, ModelName, Stored},
     registry::{
         ApiError, EVENTS_PATH, EventPage, MIRRORS_PATH, MirrorRequest, MirrorStatus, RESOLVE_PATH,
         ResolveRequest, ResolveResponse,
@@ -116,6 +116,16 @@ impl Registry {
         url.query_pairs_mut()
             .append_pair("after", &after.to_string());
         self.send(self.http.get(url.clone()), url, EVENTS_TIMEOUT)
+            .await
+    }
+
+    /// All Models of which it keeps a list of adapters.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub async fn listed_models(&self) -> Result<ListedModels, RegistryError> {
+        let url = self.endpoint(ADAPTERS_PATH);
+        self.send(self.http.get(url.clone()), url, LIST_TIMEOUT)
             .await
     }
 

@@ -304,6 +304,7 @@ impl Operator {
             volumes,
             wake,
             rosters,
+            registry: self.registry.clone(),
             sources,
             applier,
             metrics: self.metrics.clone(),

@@ -2,7 +2,9 @@
 //!
 //! A PersistentVolume cannot be owned by what lives in a namespace, and a finalizer on owners would
 //! make an uninstall hang. So volumes whose owner or claim is gone are looked for, at the start, when
-//! a volume changes, and now and then. With the volume of a Model's adapters goes its list.
+//! a volume changes, and now and then. With the volume of a Model's adapters goes its list; a list
+//! that outlived the volume, since the registry was down or the volume was removed by hand, is found
+//! by asking the registry which Models it keeps lists of.
 //!
 //! Pods that the kubelet cannot end, because the node plugin was removed before them and nothing
 //! can unmount their volume, are deleted by force once their time is long over.
@@ -21,7 +23,10 @@ use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, Preconditions},
 };
-use tokio::{sync::Notify, time::timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
 
 use crate::{
     adapter::apply::Rosters,
@@ -30,14 +35,18 @@ use crate::{
     chain,
     controller::Objects,
     metrics::Metrics,
+    registry::Registry,
     source::Sources,
     volume::shows_adapters,
 };
 
 /// How often everything is looked at.
 const INTERVAL: Duration = Duration::from_secs(30);
-/// How long the volume of a Model's adapters waits for their list to go before it.
+/// How long the sweep waits for the registry: the volume of a Model's adapters for their list to go
+/// before it.
 const LIST: Duration = Duration::from_secs(2);
+/// How often the registry is asked for the lists that it keeps.
+const LISTS: Duration = Duration::from_mins(5);
 /// How long after the end of its grace period a pod is stuck.
 const STUCK: Duration = Duration::from_mins(1);
 
@@ -55,6 +64,8 @@ pub struct Sweep {
     pub wake: Arc<Notify>,
     /// Keep the lists of adapters, of every scope.
     pub rosters: Vec<Arc<Rosters>>,
+    /// Says which lists there are.
+    pub registry: Registry,
     /// Forgets objects.
     pub sources: Arc<Sources>,
     /// Forgets objects and deletes.
@@ -72,8 +83,13 @@ impl Sweep {
         for scope in &self.scopes {
             scope.ready().await;
         }
+        let mut lists_due = Instant::now();
         loop {
             self.forget();
+            if Instant::now() >= lists_due {
+                let pause = if self.lists().await { LISTS } else { INTERVAL };
+                lists_due = Instant::now() + pause;
+            }
             for volume in self.volumes.all() {
                 if let Err(error) = self.volume(&volume).await {
                     tracing::warn!(error = chain(&*error), "cannot sweep a volume");
@@ -103,6 +119,37 @@ impl Sweep {
         }
     }
 
+    /// Has the lists go whose Model is gone. Returns whether the registry said which there are.
+    async fn lists(&self) -> bool {
+        let listed = match timeout(LIST, self.registry.listed_models()).await {
+            Ok(Ok(listed)) => listed,
+            Ok(Err(error)) => {
+                tracing::debug!(
+                    error = chain(&error),
+                    "the lists of adapters are swept later"
+                );
+                return false;
+            }
+            Err(_) => return false,
+        };
+        for model in listed.models {
+            let Some(rosters) = self.rosters_of(model.namespace()) else {
+                continue;
+            };
+            // Those of Models that are there are looked after.
+            if !rosters.view().model(&model).is_there() {
+                tracing::info!(%model, "remove a list of adapters whose Model is gone");
+                rosters.doubt(&model);
+            }
+        }
+        true
+    }
+
+    fn rosters_of(&self, namespace: &str) -> Option<&Arc<Rosters>> {
+        let covers = |r: &&Arc<Rosters>| r.view().models.covers(namespace);
+        self.rosters.iter().find(covers)
+    }
+
     async fn volume(
         &self,
         volume: &PersistentVolume,
@@ -126,8 +173,7 @@ impl Sweep {
             // The last trace of a Model that went while nobody looked: its list goes first, if the
             // registry is there. If not, its desk goes on trying, and no deletion waits for that.
             let model = format!("{}/{}", owner.namespace, owner.name).parse()?;
-            let covers = |r: &&Arc<Rosters>| r.view().models.covers(&owner.namespace);
-            if let Some(rosters) = self.rosters.iter().find(covers) {
+            if let Some(rosters) = self.rosters_of(&owner.namespace) {
                 match timeout(LIST, rosters.settle(&model)).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => {

@@ -349,6 +349,47 @@ async fn a_deleted_model_leaves_no_volume_though_the_registry_is_down_and_no_lis
 }
 
 #[tokio::test]
+async fn a_list_goes_though_nothing_of_its_model_is_left_in_the_cluster() {
+    let mut world = served().await;
+    world.apply_adapter("a", ".");
+    world.loaded("a", A).await;
+    let list = world.registry.list("ns/m").unwrap();
+    world.kill_operator();
+    // As `cleanup` does, or an operator that was ended while the registry was down.
+    world.cluster.delete(ADAPTERS, "ns", "a");
+    world.cluster.delete(MODELS, "ns", "m");
+    for volume in world.cluster.list(VOLUMES) {
+        let name = volume["metadata"]["name"].as_str().unwrap();
+        world.cluster.delete(VOLUMES, "", name);
+    }
+    // Of a Model whose Adapter waits, too.
+    world.apply_adapter_of(
+        "waits",
+        &json!({"modelRef": {"name": "gone"}, "source": {"path": "."}}),
+    );
+    world.registry.restore_list("ns/gone", list.clone());
+    world.start();
+    world
+        .wait("no list is left", || {
+            world.registry.list("ns/m").is_none() && world.registry.list("ns/gone").is_none()
+        })
+        .await;
+    // Those of Models that are there stay.
+    world.apply_model("m", &spec());
+    world.apply_adapter("a", ".");
+    world.loaded("a", A).await;
+    world.kill_operator();
+    world.registry.restore_list("ns/gone", list);
+    world.start();
+    world
+        .wait("the other list goes", || {
+            world.registry.list("ns/gone").is_none()
+        })
+        .await;
+    assert_eq!(world.registry.names("ns/m"), ["a"]);
+}
+
+#[tokio::test]
 async fn a_start_of_the_operator_takes_nothing_off_a_list_and_says_nothing_anew() {
     let mut world = served().await;
     world.registry.push("ns", "lora", B);
@@ -560,4 +601,43 @@ async fn one_that_cannot_be_read_stays_listed_and_hides_no_other() {
     world.apply_adapter("c", "c.safetensors");
     world.loaded("c", A).await;
     assert_eq!(world.registry.names("ns/m"), ["a", "b", "c"]);
+}
+
+#[tokio::test]
+async fn adapters_of_one_source_have_it_resolved_together_and_hear_at_once_when_asked() {
+    let world = served().await;
+    let url = "https://example.org/lora";
+    world.registry.set_head(url, Ok(A));
+    let before = world.registry.resolves();
+    let apply = |name: &str| {
+        let spec = json!({"modelRef": {"name": "m"}, "source": {"url": url, "path": name}});
+        world.apply_adapter_of(name, &spec);
+    };
+    let names: Vec<String> = (0..40).map(|n| format!("a{n}")).collect();
+    world.registry.hold(true);
+    for name in &names {
+        apply(name);
+    }
+    world
+        .wait("all are looked at", || {
+            let mut all = names.iter();
+            all.all(|name| !world.adapter(name).conditions.is_empty())
+        })
+        .await;
+    world.registry.hold(false);
+    for name in &names {
+        world.loaded(name, A).await;
+    }
+    // The first, and one for all who came while it was under way.
+    let asked = world.registry.resolves() - before;
+    assert!(asked <= 4, "40 Adapters asked {asked} times");
+    // The answers of just now are those of before it moved.
+    world.registry.set_head(url, Ok(B));
+    world.cluster.change(ADAPTERS, "ns", "a0", |adapter| {
+        adapter["metadata"]["annotations"] = json!({"hyprstream.io/reconcile-at": "now"});
+    });
+    world.loaded("a0", B).await;
+    apply("new");
+    world.loaded("new", B).await;
+    assert_eq!(world.adapter("a1").commit.as_deref(), Some(A));
 }

@@ -4,7 +4,7 @@
 //! is a file, `adapters/<namespace>/<model>.json`, replaced whole. All of them are read at start.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
@@ -18,7 +18,9 @@ use axum::{
     extract::{FromRequestParts, Path as AxumPath, State as AxumState},
     http::{StatusCode, request::Parts},
 };
-use hyprstream_contract::adapters::{AdapterList, Changes, ChangesRequest, ModelName, Stored};
+use hyprstream_contract::adapters::{
+    AdapterList, Changes, ChangesRequest, ListedModels, ModelName, Stored,
+};
 use parking_lot::{Mutex, RwLock};
 use tokio::{sync::watch, time::Instant};
 
@@ -148,21 +150,21 @@ impl Lists {
     }
 
     /// The lists that differ from what is known.
-    fn differing(&self, known: &[(ModelName, String)]) -> Changes {
+    fn differing(&self, known: &BTreeMap<ModelName, String>) -> Changes {
         let mut changes = Changes::default();
         for (owner, old) in known {
             if let Kept::List { revision, list } = self.get(owner)
                 && revision != *old
             {
                 let list = AdapterList::clone(&list);
-                changes.lists.insert(owner.to_string(), list);
+                changes.lists.insert(owner.clone(), list);
             }
         }
         changes
     }
 
     /// The same; waits up to `patience` for one.
-    async fn changed(&self, known: &[(ModelName, String)], patience: Duration) -> Changes {
+    async fn changed(&self, known: &BTreeMap<ModelName, String>, patience: Duration) -> Changes {
         let until = Instant::now() + patience;
         let mut changes = self.changes.subscribe();
         loop {
@@ -173,6 +175,11 @@ impl Lists {
                 return found;
             }
         }
+    }
+
+    /// All Models of which there is a list, also one that cannot be read.
+    fn models(&self) -> BTreeSet<ModelName> {
+        self.kept.read().keys().cloned().collect()
     }
 
     /// Whether workers have an adapter of that repository, so that it has to stay.
@@ -210,15 +217,21 @@ impl FromRequestParts<Arc<State>> for Owner {
         let names = AxumPath::<(String, String)>::from_request_parts(parts, state).await;
         let AxumPath((namespace, model)) =
             names.map_err(|_| Refusal::bad_request("the path cannot be read"))?;
-        model_name(&format!("{namespace}/{model}")).map(Self)
+        let text = format!("{namespace}/{model}");
+        text.parse().map(Self).map_err(|error| {
+            let text: String = text.chars().take(140).collect();
+            Refusal::bad_request(format!("{text:?} is no Model: {error}"))
+        })
     }
 }
 
-fn model_name(text: &str) -> Result<ModelName, Refusal> {
-    text.parse().map_err(|error| {
-        let text: String = text.chars().take(140).collect();
-        Refusal::bad_request(format!("{text:?} is no Model: {error}"))
-    })
+/// `GET /api/v1/adapters`
+pub(crate) async fn models(
+    AxumState(state): AxumState<Arc<State>>,
+    _: Admin,
+) -> Json<ListedModels> {
+    let models = state.adapters.models();
+    Json(ListedModels { models })
 }
 
 /// `PUT /api/v1/adapters/NAMESPACE/MODEL`
@@ -275,12 +288,8 @@ pub(crate) async fn changes(
         let message = format!("at most {MAX_KNOWN} Models can be asked for in one call");
         return Err(Refusal::bad_request(message));
     }
-    let known = request.known.into_iter();
-    let known: Vec<(ModelName, String)> = known
-        .map(|(owner, revision)| Ok((model_name(&owner)?, revision)))
-        .collect::<Result<_, Refusal>>()?;
     tokio::select! {
-        changes = state.adapters.changed(&known, PATIENCE) => Ok(Json(changes)),
+        changes = state.adapters.changed(&request.known, PATIENCE) => Ok(Json(changes)),
         () = state.shutdown.cancelled() => Ok(Json(Changes::default())),
     }
 }

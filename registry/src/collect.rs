@@ -45,20 +45,19 @@ pub(crate) fn clear(layout: &Layout) {
     }
 }
 
-/// Removes the mirrors that nobody used for `keep` and no worker has adapters of, then the objects that no repository has and
-/// that are older than `keep`. Pushed repositories and their objects always stay.
+/// Removes the mirrors that nobody used for `keep` and no worker has adapters of, then the objects
+/// that no repository has and that are older than `keep`. Pushed repositories and their objects
+/// always stay.
 pub(crate) fn collect(state: &State, keep: Duration) {
     let layout = &state.layout;
     for repository in repositories(layout) {
-        if !matches!(repository, Repository::Mirror(_))
-            || state.mirrors.is_busy(&repository)
-            || state.adapters.names(&repository)
-        {
+        if !matches!(repository, Repository::Mirror(_)) || state.mirrors.is_busy(&repository) {
             continue;
         }
         let path = layout.repository(&repository);
         let used = age(&path.join("hyprstream/used")).or_else(|| age(&path.join("HEAD")));
-        if used.is_none_or(|used| used < keep) {
+        // Last, since it reads every list: few mirrors are old enough for it to matter.
+        if used.is_none_or(|used| used < keep) || state.adapters.names(&repository) {
             continue;
         }
         match remove(state, &repository) {

@@ -53,6 +53,7 @@ pub(crate) fn router(state: Arc<State>) -> Router {
         .route("/resolve", post(api::resolve))
         .route("/mirrors", post(api::mirror))
         .route("/events", get(api::events))
+        .route("/adapters", get(adapters::models))
         .route("/adapters/changes", post(adapters::changes))
         .route(
             "/adapters/{namespace}/{model}",

@@ -8,6 +8,7 @@ pub mod adapters;
 mod args;
 pub mod backend;
 pub mod bench;
+mod clock;
 pub mod environment;
 mod last_words;
 mod open;

@@ -6,6 +6,7 @@
 //! | `PUT /api/v1/adapters/NAMESPACE/MODEL` | admin | [`AdapterList`] | 200 [`Stored`], idempotent |
 //! | `DELETE /api/v1/adapters/NAMESPACE/MODEL` | admin | | 204, also if there was none |
 //! | `GET /api/v1/adapters/NAMESPACE/MODEL` | admin, node | | 200 [`AdapterList`]; an empty one if there is none |
+//! | `GET /api/v1/adapters` | admin | | 200 [`ListedModels`] |
 //! | `POST /api/v1/adapters/changes` | admin, node | [`ChangesRequest`] | 200 [`Changes`], waits up to 30 s for one |
 //!
 //! A node shows a list to the workers of its Model as a folder:
@@ -18,16 +19,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::{self, Write as _},
-    str::FromStr,
+    fmt::Write as _,
 };
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::CommitId;
+pub use crate::model_name::{InvalidModelName, ModelName};
+use crate::{CommitId, model_ref::MAX_SCALE};
 
-/// Path of the lists; `/NAMESPACE/MODEL` follows.
+/// Path of [`ListedModels`], and of the lists: `/NAMESPACE/MODEL` follows.
 pub const ADAPTERS_PATH: &str = "/api/v1/adapters";
 /// Path of [`ChangesRequest`].
 pub const CHANGES_PATH: &str = "/api/v1/adapters/changes";
@@ -42,18 +43,6 @@ pub const FOLDER_FILE: &str = "adapters.json";
 pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 /// Name of the configuration of an adapter in its own folder.
 pub const CONFIG_FILE: &str = "adapter_config.json";
-
-/// A Model by its namespace and name, written `NAMESPACE/MODEL`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ModelName {
-    namespace: String,
-    model: String,
-}
-
-/// A text that is no [`ModelName`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("it must be NAMESPACE/MODEL, names of lower-case letters, digits and '-'")]
-pub struct InvalidModelName;
 
 /// All adapters of one Model that were accepted, in no particular order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -108,20 +97,28 @@ pub struct Stored {
     pub revision: String,
 }
 
+/// All Models of which a list is kept, also one that cannot be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListedModels {
+    /// In order.
+    pub models: BTreeSet<ModelName>,
+}
+
 /// Asks for the lists that differ from those that the asker has.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ChangesRequest {
-    /// `NAMESPACE/MODEL` with the revision that the asker has; empty for none.
-    pub known: BTreeMap<String, String>,
+    /// The Models, with the revision that the asker has; empty for none.
+    pub known: BTreeMap<ModelName, String>,
 }
 
 /// The lists that differ; none if nothing changed while the call waited.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Changes {
-    /// By `NAMESPACE/MODEL`.
-    pub lists: BTreeMap<String, AdapterList>,
+    /// By Model.
+    pub lists: BTreeMap<ModelName, AdapterList>,
 }
 
 /// `adapters.json`: what a node shows to the workers of a Model. The node plugin writes it, workers
@@ -229,47 +226,6 @@ impl AdapterList {
     }
 }
 
-impl fmt::Display for ModelName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.model)
-    }
-}
-
-impl FromStr for ModelName {
-    type Err = InvalidModelName;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (namespace, model) = text.split_once('/').ok_or(InvalidModelName)?;
-        let is_name = |name: &str, dots: bool| {
-            (1..=63).contains(&name.len())
-                && name.bytes().all(|b| {
-                    b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || (dots && b == b'.')
-                })
-                && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-                && name.ends_with(|c: char| c.is_ascii_alphanumeric())
-        };
-        if !is_name(namespace, false) || !is_name(model, true) {
-            return Err(InvalidModelName);
-        }
-        Ok(Self {
-            namespace: namespace.to_owned(),
-            model: model.to_owned(),
-        })
-    }
-}
-
-impl ModelName {
-    /// The namespace.
-    pub fn namespace(&self) -> &str {
-        &self.namespace
-    }
-
-    /// The Model in it.
-    pub fn model(&self) -> &str {
-        &self.model
-    }
-}
-
 impl AdapterEntry {
     /// Name of the folder of the adapter's files: a digest of repository, commit and paths.
     pub fn folder(&self) -> String {
@@ -300,7 +256,7 @@ impl AdapterEntry {
         if let Err(why) = crate::model_ref::check_adapter_name(&self.name) {
             return wrong("name", &self.name, why);
         }
-        if !(-10.0..=10.0).contains(&self.scale) {
+        if !(-MAX_SCALE..=MAX_SCALE).contains(&self.scale) {
             let value = self.scale.to_string();
             return wrong("scale", &value, "it is a number from -10 to 10");
         }
@@ -400,6 +356,45 @@ mod tests {
         for (index, revision) in revisions.iter().enumerate() {
             assert!(!revisions[index + 1..].contains(revision));
         }
+    }
+
+    #[test]
+    fn what_is_asked_and_answered_reads_as_documented() {
+        let model = || "a/m.v2".parse().unwrap();
+        let request = ChangesRequest {
+            known: BTreeMap::from([(model(), "r".to_owned())]),
+        };
+        let changes = Changes {
+            lists: BTreeMap::from([(model(), AdapterList::default())]),
+        };
+        let listed = ListedModels {
+            models: BTreeSet::from([model()]),
+        };
+        for (value, expected) in [
+            (
+                serde_json::to_value(&request),
+                serde_json::json!({"known": {"a/m.v2": "r"}}),
+            ),
+            (
+                serde_json::to_value(&changes),
+                serde_json::json!({"lists": {"a/m.v2": {"adapters": []}}}),
+            ),
+            (
+                serde_json::to_value(&listed),
+                serde_json::json!({"models": ["a/m.v2"]}),
+            ),
+        ] {
+            assert_eq!(value.unwrap(), expected);
+        }
+        let text = serde_json::to_string(&request).unwrap();
+        assert_eq!(
+            serde_json::from_str::<ChangesRequest>(&text).unwrap(),
+            request
+        );
+        let text = serde_json::to_string(&changes).unwrap();
+        assert_eq!(serde_json::from_str::<Changes>(&text).unwrap(), changes);
+        let text = serde_json::to_string(&listed).unwrap();
+        assert_eq!(serde_json::from_str::<ListedModels>(&text).unwrap(), listed);
     }
 
     proptest! {

@@ -10,6 +10,7 @@ pub mod commit;
 pub mod header;
 pub mod label;
 pub mod manifest;
+pub mod model_name;
 pub mod model_ref;
 pub mod registry;
 pub mod volume;

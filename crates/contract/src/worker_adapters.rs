@@ -95,6 +95,10 @@ pub struct Serving {
     pub sha256: String,
     /// Bytes of that file.
     pub size: u64,
+    /// When it was loaded, in seconds since 1970. It stays when the adapter makes way in memory and
+    /// comes back. 0 from a worker that does not tell.
+    #[serde(default)]
+    pub loaded_at: u64,
     /// Bytes that it takes in memory when it is ready to compute with.
     pub bytes: u64,
     /// Whether it is; if not, its next request brings it back from its files.
@@ -126,6 +130,7 @@ mod tests {
             rank: 16,
             sha256: "s".into(),
             size: 3,
+            loaded_at: 5,
             bytes: 4,
             resident: true,
         };
@@ -149,8 +154,8 @@ mod tests {
                 "name": "sql", "origin": "followed", "scale": 0.5, "folder": "f",
                 "source": "hyprstream://default/m adapters/01_sql.safetensors",
                 "commit": "0123456789abcdef0123456789abcdef01234567", "state": "loaded",
-                "serving": {"digest": "d", "rank": 16, "sha256": "s", "size": 3, "bytes": 4,
-                    "resident": true},
+                "serving": {"digest": "d", "rank": 16, "sha256": "s", "size": 3, "loadedAt": 5,
+                    "bytes": 4, "resident": true},
             })
         );
         assert_eq!(value["data"][2]["reason"], "ShapeMismatch");

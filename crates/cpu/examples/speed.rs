@@ -6,14 +6,11 @@
 #![allow(unsafe_code)]
 #![allow(clippy::unwrap_used)]
 
-use std::{collections::BTreeMap, path::PathBuf, time::Instant};
+use std::{path::PathBuf, time::Instant};
 
 use hyprstream_cpu::{CpuBackend, LoadOptions, Quantization, SAMPLE_TEXT, load};
 use hyprstream_engine::{AdapterId, Backend, LogitsWanted, SequenceStep, StepBatch, Tokenizer};
-use hyprstream_models::{
-    DecoderConfig,
-    adapter::{Adapter, BaseName, Linear, LowRank, Matrix, Site},
-};
+use hyprstream_models::{DecoderConfig, adapter::Adapter};
 
 fn main() {
     let mut args = std::env::args().skip(1);
@@ -54,7 +51,8 @@ fn main() {
     let (config, _) = DecoderConfig::read(&dir).unwrap();
     let adapters: Vec<_> = (0..adapters).map(AdapterId::new).collect();
     for &id in &adapters {
-        let weights = adapter(&config, rank);
+        let mut random = fastrand::Rng::with_seed(1);
+        let weights = Adapter::on_all_linear(&config, rank, || (random.f32() - 0.5) * 0.02);
         let begin = Instant::now();
         let packed = backend.adapter_packer().pack(&weights).unwrap();
         let bytes = packed.bytes();
@@ -193,27 +191,4 @@ fn processor_seconds() -> f64 {
     // SAFETY: there is room for the time.
     unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
-}
-
-/// An adapter of all linear layers.
-fn adapter(config: &DecoderConfig, rank: usize) -> Adapter {
-    let mut random = fastrand::Rng::with_seed(1);
-    let mut matrix = |rows: usize, columns: usize| {
-        let numbers = (0..rows * columns).map(|_| (random.f32() - 0.5) * 0.02);
-        Matrix::new(rows, numbers.collect())
-    };
-    let mut parts = BTreeMap::new();
-    for index in 0..config.num_layers() {
-        for linear in Linear::ALL {
-            let (outputs, inputs) = linear.size(config);
-            let part = LowRank {
-                a: matrix(rank, inputs),
-                b: matrix(outputs, rank),
-                scaling: 2.0,
-                magnitude: None,
-            };
-            parts.insert(Site::Layer(index, linear), part);
-        }
-    }
-    Adapter::new(config, parts, BaseName::default())
 }

@@ -57,7 +57,7 @@ impl Adapters {
             }
             let known = followed
                 .iter()
-                .map(|(model, followed)| (model.to_string(), followed.known()));
+                .map(|(model, followed)| (model.clone(), followed.known()));
             let request = ChangesRequest {
                 known: known.collect(),
             };
@@ -103,7 +103,7 @@ impl Adapters {
 fn take(followed: &BTreeMap<ModelName, Arc<Followed>>, mut said: Said) -> bool {
     let mut something = false;
     for (model, followed) in followed {
-        match said.remove(&model.to_string()) {
+        match said.remove(model) {
             Some(Ok(list)) => {
                 followed.adopt(list);
                 something = true;
@@ -144,16 +144,16 @@ mod tests {
         // Somebody else's list is none of ours.
         assert!(!take(
             &all,
-            Said::from([("a/n".into(), Ok(AdapterList::default()))])
+            Said::from([("a/n".parse().unwrap(), Ok(AdapterList::default()))])
         ));
         assert!(take(
             &all,
-            Said::from([("a/m".into(), Ok(AdapterList::default()))])
+            Said::from([(model.clone(), Ok(AdapterList::default()))])
         ));
         assert_eq!(followed.known(), AdapterList::default().revision());
         assert!(!take(&all, Said::new()));
         assert!(followed.progress.borrow().unsaid.is_none());
-        assert!(!take(&all, Said::from([("a/m".into(), Err("bad".into()))])));
+        assert!(!take(&all, Said::from([(model, Err("bad".into()))])));
         assert_eq!(followed.known(), AdapterList::default().revision());
     }
 }

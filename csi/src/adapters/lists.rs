@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use hyprstream_contract::{
-    adapters::{AdapterList, CHANGES_PATH, ChangesRequest},
+    adapters::{AdapterList, CHANGES_PATH, ChangesRequest, ModelName},
     registry::ApiError,
 };
 use serde::Deserialize;
@@ -18,8 +18,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest answer that is read.
 const MAX_BYTES: usize = 64 << 20;
 
-/// The lists that differ from what was known, by `NAMESPACE/MODEL`; of one that cannot be used, why.
-pub type Said = BTreeMap<String, Result<AdapterList, String>>;
+/// The lists that differ from what was known, by Model; of one that cannot be used, why.
+pub type Said = BTreeMap<ModelName, Result<AdapterList, String>>;
 
 /// Where lists come from. [`RegistryLists`] is the real one.
 #[async_trait]
@@ -38,7 +38,8 @@ pub struct RegistryLists {
     token_file: Option<PathBuf>,
 }
 
-/// As `hyprstream_contract::adapters::Changes`, so that one list that cannot be read hides no other.
+/// As `hyprstream_contract::adapters::Changes`, so that one list or name that cannot be read hides no
+/// other.
 #[derive(Deserialize)]
 struct Answer {
     lists: BTreeMap<String, serde_json::Value>,
@@ -98,11 +99,19 @@ impl Lists for RegistryLists {
 fn said(body: &[u8]) -> Result<Said, String> {
     let answer: Answer =
         serde_json::from_slice(body).map_err(|e| format!("its answer cannot be read: {e}"))?;
-    Ok(answer
-        .lists
-        .into_iter()
-        .map(|(model, list)| (model, read(list)))
-        .collect())
+    let mut said = Said::new();
+    for (model, list) in answer.lists {
+        match model.parse() {
+            Ok(model) => {
+                said.insert(model, read(list));
+            }
+            // Nobody asked for it.
+            Err(error) => {
+                tracing::warn!(model, %error, "the registry speaks of a Model that cannot be one");
+            }
+        }
+    }
+    Ok(said)
 }
 
 fn read(list: serde_json::Value) -> Result<AdapterList, String> {
@@ -133,11 +142,14 @@ mod tests {
             "a/good": {"adapters": [entry]},
             "a/newer": {"adapters": [newer]},
             "a/escaping": {"adapters": [escaping]},
+            "A/none": {"adapters": []},
         }});
-        let said = said(body.to_string().as_bytes()).unwrap();
-        assert_eq!(said["a/good"].as_ref().unwrap().adapters.len(), 1);
-        assert!(said["a/newer"].as_ref().unwrap_err().contains("rank"));
-        assert!(said["a/escaping"].as_ref().unwrap_err().contains("../w"));
+        let said = super::said(body.to_string().as_bytes()).unwrap();
+        assert_eq!(said.len(), 3);
+        let said = |model: &str| &said[&model.parse::<ModelName>().unwrap()];
+        assert_eq!(said("a/good").as_ref().unwrap().adapters.len(), 1);
+        assert!(said("a/newer").as_ref().unwrap_err().contains("rank"));
+        assert!(said("a/escaping").as_ref().unwrap_err().contains("../w"));
         assert!(super::said(b"<html>").is_err());
     }
 }

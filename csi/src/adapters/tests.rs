@@ -23,14 +23,14 @@ use tonic::async_trait;
 use super::{Adapters, Following, Lists, Said, Timing, folder::Folder};
 use crate::{
     error::Error,
-    fetch::{Checkout, Checkouts, FetchError, Missing, Plan, Progress, Source},
+    fetch::{Checkout, Checkouts, FetchError, Progress, fake::WithoutObjects},
     layout::{CheckoutKey, Layout},
     metrics::Metrics,
 };
 
 /// A registry of lists; `None` while it is down.
 #[derive(Clone)]
-pub(crate) struct FakeLists(Arc<watch::Sender<Option<BTreeMap<String, AdapterList>>>>);
+pub(crate) struct FakeLists(Arc<watch::Sender<Option<BTreeMap<ModelName, AdapterList>>>>);
 
 impl Default for FakeLists {
     fn default() -> Self {
@@ -44,7 +44,8 @@ impl FakeLists {
             adapters: adapters.to_vec(),
         };
         self.0.send_modify(|lists| {
-            lists.get_or_insert_default().insert(model.to_owned(), list);
+            let lists = lists.get_or_insert_default();
+            lists.insert(model.parse().unwrap(), list);
         });
     }
 
@@ -84,7 +85,7 @@ struct Files {
     built: Mutex<Vec<Vec<String>>>,
 }
 
-impl Source for Files {
+impl WithoutObjects for Files {
     fn open(&self, key: &CheckoutKey) -> Result<Option<Checkout>, FetchError> {
         let path = self.layout.checkout(key);
         let Ok(entries) = std::fs::read_dir(&path) else {
@@ -103,20 +104,7 @@ impl Source for Files {
         Ok(Some(Checkout { path, files }))
     }
 
-    fn plan(
-        &self,
-        _: &CheckoutKey,
-        _: &VolumeAttributes,
-        _: &Progress,
-    ) -> Result<Plan, FetchError> {
-        Ok(Plan::default())
-    }
-
-    fn missing(&self, _: &Plan) -> Result<Missing, FetchError> {
-        Ok(Missing::default())
-    }
-
-    fn bring(&self, volume: &VolumeAttributes, _: &Plan, _: &Progress) -> Result<(), FetchError> {
+    fn bring(&self, volume: &VolumeAttributes, _: &Progress) -> Result<(), FetchError> {
         let bad = self.bad.lock();
         let first = volume.include.iter().find_map(|path| bad.get(path));
         first.map_or(Ok(()), |error| Err(error.clone()))

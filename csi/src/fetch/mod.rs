@@ -1,6 +1,8 @@
 //! Bringing the files of a commit to this node, once.
 
 mod error;
+#[cfg(test)]
+pub(crate) mod fake;
 mod flight;
 mod registry;
 mod wanted;

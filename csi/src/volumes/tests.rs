@@ -21,7 +21,7 @@ use crate::{
         tests::{FakeLists, adapters},
     },
     error::Error,
-    fetch::{Checkout, Checkouts, FetchError, Missing, Plan, Progress, Source},
+    fetch::{Checkout, Checkouts, FetchError, fake::WithoutObjects},
     journal::Journal,
     layout::{CheckoutKey, Layout},
     metrics::Metrics,
@@ -31,7 +31,7 @@ use crate::{
 /// Checkouts of one file that says which commit it is of.
 struct OneFile(Layout);
 
-impl Source for OneFile {
+impl WithoutObjects for OneFile {
     fn open(&self, key: &CheckoutKey) -> Result<Option<Checkout>, FetchError> {
         let path = self.0.checkout(key);
         Ok(path.exists().then(|| Checkout {
@@ -42,23 +42,6 @@ impl Source for OneFile {
                 sha256: "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a".into(),
             }],
         }))
-    }
-
-    fn plan(
-        &self,
-        _: &CheckoutKey,
-        _: &VolumeAttributes,
-        _: &Progress,
-    ) -> Result<Plan, FetchError> {
-        Ok(Plan::default())
-    }
-
-    fn missing(&self, _: &Plan) -> Result<Missing, FetchError> {
-        Ok(Missing::default())
-    }
-
-    fn bring(&self, _: &VolumeAttributes, _: &Plan, _: &Progress) -> Result<(), FetchError> {
-        Ok(())
     }
 
     fn build(&self, key: &CheckoutKey, _: &VolumeAttributes) -> Result<Checkout, FetchError> {

@@ -265,7 +265,7 @@ fn changes(
             let list = lists
                 .lock()
                 .unwrap()
-                .get(model)
+                .get(&model.to_string())
                 .cloned()
                 .unwrap_or_default();
             if list.revision() != *known {

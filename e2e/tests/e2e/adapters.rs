@@ -21,14 +21,14 @@ use serde_json::{Value, json};
 use crate::{PATIENCE, Tiny, fresh_seed};
 
 /// A tiny model, and a repository `adapters` beside it.
-struct Tuned {
-    tiny: Tiny,
-    adapters: Repository,
+pub(crate) struct Tuned {
+    pub(crate) tiny: Tiny,
+    pub(crate) adapters: Repository,
 }
 
 impl Tuned {
     /// `spec` is added to the Model's spec, indented by two.
-    fn serve(hint: &str, spec: &str) -> Result<Self> {
+    pub(crate) fn serve(hint: &str, spec: &str) -> Result<Self> {
         let tiny = Tiny::serve_with(hint, spec)?;
         let adapters = Repository::new(&tiny.cluster, &tiny.namespace.name, "adapters")?;
         Ok(Self { tiny, adapters })
@@ -47,12 +47,12 @@ impl Tuned {
         spec(&self.adapters.url, "tiny", path)
     }
 
-    fn apply(&self, name: &str, path: &str) -> Result<Object> {
+    pub(crate) fn apply(&self, name: &str, path: &str) -> Result<Object> {
         self.namespace().apply_adapter(name, &self.spec(path))
     }
 
     /// A question to the model with adapters, as `+sql@0.5`.
-    fn ask(&self, adapters: &str) -> Chat {
+    pub(crate) fn ask(&self, adapters: &str) -> Chat {
         let model = format!("{}{adapters}", self.tiny.model.id());
         Chat::new(&self.cluster().ingress, &model, "hello", 16)
     }
@@ -66,7 +66,7 @@ fn spec(url: &str, model: &str, path: &str) -> String {
 }
 
 /// Waits until an adapter is ready on a commit, on as many workers as there should be.
-fn wait_loaded(adapter: &Object, commit: &str, workers: u64) -> Result<()> {
+pub(crate) fn wait_loaded(adapter: &Object, commit: &str, workers: u64) -> Result<()> {
     let mut last = Value::Null;
     wait_until(PATIENCE, || {
         last = adapter.get()?["status"].take();

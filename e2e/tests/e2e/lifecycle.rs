@@ -1,9 +1,13 @@
 //! Deletion, upgrade, uninstall.
 
 use anyhow::Result;
-use hyprstream_e2e::{Chat, Cluster, wait_until};
+use hyprstream_e2e::{Chat, Cluster, TinyAdapter, wait_until};
 
-use crate::{PATIENCE, Tiny};
+use crate::{
+    PATIENCE, Tiny,
+    adapters::{Tuned, wait_loaded},
+    fresh_seed,
+};
 
 /// Everything of a namespace and of the cluster that belongs to its Models.
 fn traces(cluster: &Cluster, namespace: &str) -> Result<Vec<String>> {
@@ -113,10 +117,26 @@ fn s08_an_upgrade_with_changed_values_loses_nothing() -> Result<()> {
 
 #[test]
 fn s08_uninstall_leaves_nothing_running_and_install_brings_everything_back() -> Result<()> {
-    let tiny = Tiny::serve("uninstall")?;
+    let tuned = Tuned::serve("uninstall", "")?;
+    let tiny = &tuned.tiny;
+    for name in ["kept", "gone"] {
+        TinyAdapter::new(fresh_seed()).write(&tuned.adapters, name)?;
+    }
+    let adapters = tuned.adapters.publish("two")?;
+    let kept = tuned.apply("kept", "kept")?;
+    let gone = tuned.apply("gone", "gone")?;
+    for adapter in [&kept, &gone] {
+        wait_loaded(adapter, &adapters, 1)?;
+    }
+    let (plain, with_adapter) = (tuned.ask("").ask()?, tuned.ask("+kept").ask()?);
+    assert_ne!(plain.text, with_adapter.text);
+
     tiny.cluster.xtask(&["chaos", "helm", "uninstall"])?;
+    // With the volume and the claim that show adapters.
     let cleared = wait_no_traces(&tiny.cluster, &tiny.namespace.name);
-    let kept = tiny.model.get();
+    let objects = tiny.model.get().and_then(|_| kept.get());
+    // Nobody is there to take it off the Model's list.
+    let deleted = gone.delete();
     let pods = wait_until(PATIENCE, || {
         let pods =
             tiny.cluster
@@ -127,10 +147,23 @@ fn s08_uninstall_leaves_nothing_running_and_install_brings_everything_back() -> 
     tiny.cluster.wait_registry(PATIENCE)?;
     cleared?;
     pods?;
-    kept?;
+    objects?;
+    deleted?;
+
     tiny.model.wait_ready_on(&tiny.commit, PATIENCE)?;
-    let question = Chat::new(&tiny.cluster.ingress, &tiny.model.id(), "hello", 4);
-    let answer = wait_until(PATIENCE, || question.ask().map(Some))?;
+    let answer = wait_until(PATIENCE, || tuned.ask("").ask().map(Some))?;
     assert_eq!(answer.commit, tiny.commit, "the pushed repository was kept");
-    Ok(())
+    assert_eq!(answer.text, plain.text);
+    // The status may be the one of before; an answer is not.
+    let answer = wait_until(PATIENCE, || tuned.ask("+kept").ask().map(Some))?;
+    assert_eq!(answer.text, with_adapter.text);
+    wait_loaded(&kept, &adapters, 1)?;
+    wait_until(PATIENCE, || {
+        let error = tuned
+            .ask("+gone")
+            .ask()
+            .err()
+            .map(|error| error.to_string());
+        Ok(error.filter(|error| error.starts_with("404")).map(drop))
+    })
 }

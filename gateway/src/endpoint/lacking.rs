@@ -131,20 +131,11 @@ impl Lacking {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::{Hope, ModelKey};
 
     fn adapter(served: &str, loaded: u32) -> Arc<AdapterFacts> {
         Arc::new(AdapterFacts {
-            model: ModelKey::new("a", "m"),
-            name: served.into(),
-            served: served.into(),
-            commit: None,
-            digest: None,
             loaded,
-            hope: Hope::Good,
-            reason: String::new(),
-            message: String::new(),
-            created: 0,
+            ..AdapterFacts::example(served)
         })
     }
 

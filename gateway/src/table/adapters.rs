@@ -40,6 +40,23 @@ impl AdapterFacts {
     pub fn is_refused(&self) -> bool {
         self.hope == Hope::None
     }
+
+    /// For tests: a sound one of `a/m` by its own name, which no worker has yet.
+    #[cfg(test)]
+    pub(crate) fn example(name: &str) -> Self {
+        Self {
+            model: ModelKey::new("a", "m"),
+            name: name.into(),
+            served: name.into(),
+            commit: None,
+            digest: None,
+            loaded: 0,
+            hope: Hope::Good,
+            reason: String::new(),
+            message: String::new(),
+            created: 0,
+        }
+    }
 }
 
 /// The adapters of all Models of a table.

@@ -41,15 +41,9 @@ fn endpoints(count: usize) -> Vec<Arc<Endpoint>> {
 fn adapter(namespace: &str, model: &str, name: &str, served: &str, created: i64) -> AdapterFacts {
     AdapterFacts {
         model: ModelKey::new(namespace, model),
-        name: name.into(),
         served: served.into(),
-        commit: None,
-        digest: None,
-        loaded: 0,
-        hope: Hope::Good,
-        reason: String::new(),
-        message: String::new(),
         created,
+        ..AdapterFacts::example(name)
     }
 }
 

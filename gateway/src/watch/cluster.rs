@@ -305,16 +305,9 @@ mod tests {
 
     fn adapter(name: &str, loaded: u32) -> Arc<AdapterFacts> {
         Arc::new(AdapterFacts {
-            model: ModelKey::new("a", "m"),
-            name: name.into(),
             served: "sql".into(),
-            commit: None,
-            digest: None,
             loaded,
-            hope: Hope::Good,
-            reason: String::new(),
-            message: String::new(),
-            created: 0,
+            ..AdapterFacts::example(name)
         })
     }
 

@@ -1,7 +1,10 @@
 //! The only place where a spec is refused.
 
 use hyprstream_api::{Adapter, BaseCommitPolicy, Model, Source, condition};
-use hyprstream_contract::adapters::{self, AdapterList, InvalidList};
+use hyprstream_contract::{
+    adapters::{self, AdapterList, InvalidList},
+    model_ref::MAX_SCALE,
+};
 use kube::ResourceExt;
 
 use super::build::{Files, entry_of};
@@ -43,7 +46,7 @@ pub enum Invalid {
     #[error(transparent)]
     Source(#[from] InvalidSource),
     /// The scale is no number that is served.
-    #[error("spec.scale: {0:?} is no decimal number from -10 to 10")]
+    #[error("spec.scale: {0:?} is no decimal number from -{MAX_SCALE} to {MAX_SCALE}")]
     Scale(String),
     /// Clients call the Model itself by that name.
     #[error("{0} is the name of the Model itself: set spec.servedName, or rename the Adapter")]
@@ -148,7 +151,7 @@ fn source(adapter: &Adapter, base: Base<'_>) -> Result<Source, Invalid> {
 
 fn scale(text: &str) -> Option<f32> {
     let scale: f32 = text.parse().ok()?;
-    (-10.0..=10.0).contains(&scale).then_some(scale)
+    (-MAX_SCALE..=MAX_SCALE).contains(&scale).then_some(scale)
 }
 
 #[cfg(test)]
@@ -218,6 +221,17 @@ mod tests {
         assert_eq!(plan.source.reference, Reference::Head);
         assert_eq!(plan.source.interval.as_secs(), 600);
         assert_eq!((plan.scale, plan.served_name.as_str()), (0.5, "Q"));
+    }
+
+    #[test]
+    fn scales_reach_as_far_as_requests_may_name_them() {
+        for bound in [MAX_SCALE, -MAX_SCALE] {
+            assert_eq!(scale(&bound.to_string()), Some(bound));
+            let beyond = (bound * 1.001).to_string();
+            assert_eq!(scale(&beyond), None, "{beyond}");
+        }
+        let error = Invalid::Scale("11".into()).to_string();
+        assert!(error.contains("from -10 to 10"), "{error}");
     }
 
     #[test]

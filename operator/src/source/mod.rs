@@ -12,11 +12,14 @@
 //! - An error is tried again with growing pauses, never given up.
 //! - A slow upstream takes one of [`SLOTS`], not a reconciliation, and those of one namespace at
 //!   most half of them.
+//! - Objects of one source share its answers, but a new object, a push and another `token` are
+//!   answered with what was asked after them.
 //!
 //! # Caveats
 //! Findings live in memory. After a restart every reference is resolved once more, and until then
 //! a reconciliation keeps to what the cluster holds.
 
+mod resolve;
 mod secret;
 mod spec;
 mod task;
@@ -34,6 +37,7 @@ use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
+use self::resolve::Resolver;
 pub use self::spec::InvalidSource;
 use crate::{
     chain,
@@ -150,7 +154,8 @@ struct Shared {
     pace: Pace,
     registry: Registry,
     client: Client,
-    slots: Slots,
+    slots: Arc<Slots>,
+    resolver: Resolver,
 }
 
 struct Entry {
@@ -164,11 +169,13 @@ struct Entry {
 impl Sources {
     /// No tasks yet. Reconciliations are triggered through `trigger`.
     pub fn new(registry: Registry, client: Client, trigger: Trigger, pace: Pace) -> Self {
+        let slots = Arc::new(Slots::new(SLOTS));
         let shared = Arc::new(Shared {
             pace,
+            resolver: Resolver::new(registry.clone(), slots.clone()),
             registry,
             client,
-            slots: Slots::new(SLOTS),
+            slots,
         });
         Self {
             shared,

@@ -20,6 +20,7 @@ use tokio::{
 
 use super::{
     Findings, Mirrored, Problem, Progress, Shared, SourceKey, own_repository,
+    resolve::leeway,
     secret::{self, SecretError},
 };
 use crate::{
@@ -54,28 +55,55 @@ struct Failure {
     fleeting: bool,
 }
 
+/// How a pause ended.
+enum Waited {
+    /// Somebody wants to know what is true now.
+    Woken,
+    /// It was so long.
+    Out(Duration),
+}
+
+impl Waited {
+    /// From when on a question must have gone out for its answer to count, for whoever was last told
+    /// something at `answered`.
+    fn since(self, answered: Instant) -> Instant {
+        let now = Instant::now();
+        match self {
+            Self::Woken => now,
+            Self::Out(pause) => now
+                .checked_sub(leeway(pause))
+                .map_or(answered, |since| since.max(answered)),
+        }
+    }
+}
+
 impl Task {
     pub(super) async fn run(self) {
         let pace = self.shared.pace;
         let mut pause = pace.first_pause;
         let mut silent_since: Option<Instant> = None;
+        // What was asked before this is no news.
+        let mut since = Instant::now();
         loop {
-            match self.attempt().await {
-                Ok(Outcome::Superseded) => {}
+            let attempted = self.attempt(since).await;
+            let answered = Instant::now();
+            since = match attempted {
+                Ok(Outcome::Superseded) => answered,
                 Ok(Outcome::Mirrored) => {
                     pause = pace.first_pause;
                     silent_since = None;
                     // A commit cannot move, but what the registry holds of it can be lost.
-                    self.wait(self.key.interval).await;
+                    self.wait(self.key.interval).await.since(answered)
                 }
                 Err(failure) if failure.fleeting => {
-                    let since = *silent_since.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= pace.silence {
+                    let begun = *silent_since.get_or_insert_with(Instant::now);
+                    if begun.elapsed() >= pace.silence {
                         self.update(|f| f.problem = Some(failure.problem)).await;
-                        self.wait(pause).await;
+                        let waited = self.wait(pause).await;
                         pause = (pause * 2).min(Duration::from_secs(30));
+                        waited.since(answered)
                     } else {
-                        self.wait(pace.poll).await;
+                        self.wait(pace.poll).await.since(answered)
                     }
                 }
                 Err(failure) => {
@@ -86,15 +114,18 @@ impl Task {
                         "source cannot be had"
                     );
                     self.update(|f| f.problem = Some(failure.problem)).await;
-                    self.wait_after_failure(pause, failure.secret.as_deref())
+                    let waited = self
+                        .wait_after_failure(pause, failure.secret.as_deref())
                         .await;
                     pause = (pause * 2).min(pace.last_pause);
+                    waited.since(answered)
                 }
-            }
+            };
         }
     }
 
-    async fn attempt(&self) -> Result<Outcome, Failure> {
+    /// Resolves by an answer to a question that went out at `since` or later, and mirrors.
+    async fn attempt(&self, since: Instant) -> Result<Outcome, Failure> {
         let mut version = None;
         let credentials = match &self.key.secret {
             None => None,
@@ -106,7 +137,7 @@ impl Task {
                 Some(found.credentials)
             }
         };
-        self.attempt_with(credentials)
+        self.attempt_with(credentials, since)
             .await
             .map_err(|(problem, fleeting)| Failure {
                 problem,
@@ -118,13 +149,14 @@ impl Task {
     async fn attempt_with(
         &self,
         credentials: Option<Credentials>,
+        since: Instant,
     ) -> Result<Outcome, (Problem, bool)> {
         let upstream = Upstream {
             url: self.key.url.clone(),
             namespace: self.key.namespace.clone(),
             credentials,
         };
-        let commit = self.resolve(&upstream).await?;
+        let commit = self.resolve(&upstream, since).await?;
         self.update(|f| {
             if f.latest.as_ref() != Some(&commit) {
                 f.mirrored = None;
@@ -143,19 +175,20 @@ impl Task {
         self.shared.slots.acquire(&owners, false).await
     }
 
-    async fn resolve(&self, upstream: &Upstream) -> Result<CommitId, (Problem, bool)> {
+    async fn resolve(
+        &self,
+        upstream: &Upstream,
+        since: Instant,
+    ) -> Result<CommitId, (Problem, bool)> {
         if let Reference::Commit(commit) = &self.key.reference {
             return Ok(commit.clone());
         }
-        let _slot = self.slot().await;
         let request = ResolveRequest {
             upstream: upstream.clone(),
             reference: self.key.reference.clone(),
         };
-        match self.shared.registry.resolve(&request).await {
-            Ok(answer) => Ok(answer.commit),
-            Err(error) => Err(Self::problem(&error)),
-        }
+        let answer = self.shared.resolver.resolve(&request, since).await;
+        answer.map_err(|error| Self::problem(&error))
     }
 
     /// Returns once the commit lies on the registry, or another is wanted.
@@ -211,7 +244,8 @@ impl Task {
                     tokio::select! {
                         () = sleep(self.shared.pace.poll) => {}
                         () = self.wake.notified() => {
-                            if self.resolve(&request.upstream).await? != commit {
+                            let now = Instant::now();
+                            if self.resolve(&request.upstream, now).await? != commit {
                                 return Ok(Outcome::Superseded);
                             }
                         }
@@ -265,15 +299,15 @@ impl Task {
         }
     }
 
-    async fn wait(&self, pause: Duration) {
+    async fn wait(&self, pause: Duration) -> Waited {
         tokio::select! {
-            () = sleep(pause) => {}
-            () = self.wake.notified() => {}
+            () = sleep(pause) => Waited::Out(pause),
+            () = self.wake.notified() => Waited::Woken,
         }
     }
 
     /// Waits, but no longer than until the Secret changes.
-    async fn wait_after_failure(&self, pause: Duration, version: Option<&str>) {
+    async fn wait_after_failure(&self, pause: Duration, version: Option<&str>) -> Waited {
         // A push is the usual cure for what an own repository lacks, and it wakes.
         let pause = if own_repository(&self.key.url).is_some() {
             pause.min(Duration::from_mins(1))
@@ -290,8 +324,11 @@ impl Task {
                 () = sleep(left.min(self.shared.pace.secret)) => false,
                 () = self.wake.notified() => true,
             };
-            if notified || Instant::now() >= deadline {
-                return;
+            if notified {
+                return Waited::Woken;
+            }
+            if Instant::now() >= deadline {
+                return Waited::Out(pause);
             }
             let now = secret::read(&self.shared.client, &self.key.namespace, name).await;
             let now = match now {
@@ -303,7 +340,7 @@ impl Task {
                 Err(_) => continue,
             };
             if now.as_deref() != version {
-                return;
+                return Waited::Woken;
             }
         }
     }

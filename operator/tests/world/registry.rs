@@ -15,13 +15,13 @@ use axum::{
 };
 use hyprstream_contract::{
     CommitId,
-    adapters::{ADAPTERS_PATH, AdapterList, Stored},
+    adapters::{ADAPTERS_PATH, AdapterList, ListedModels, Stored},
     registry::{
         ApiError, Credentials, EVENTS_PATH, EventPage, MIRRORS_PATH, MirrorRequest, MirrorState,
         MirrorStatus, PushEvent, RESOLVE_PATH, ResolveRequest, ResolveResponse,
     },
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// What URLs begin with of which nothing is ever heard.
 pub const SILENT: &str = "https://silent.example.org/";
@@ -30,6 +30,8 @@ pub const SILENT: &str = "https://silent.example.org/";
 pub struct FakeRegistry {
     state: Arc<Mutex<Inner>>,
     pushed: Arc<Notify>,
+    /// Whether questions for commits wait.
+    is_held: Arc<watch::Sender<bool>>,
 }
 
 #[derive(Default)]
@@ -61,6 +63,7 @@ impl FakeRegistry {
             .route(RESOLVE_PATH, post(resolve))
             .route(MIRRORS_PATH, post(mirror))
             .route(EVENTS_PATH, get(events))
+            .route(ADAPTERS_PATH, get(list_lists))
             .route(
                 &format!("{ADAPTERS_PATH}/{{namespace}}/{{model}}"),
                 get(get_list).put(put_list).delete(delete_list),
@@ -99,6 +102,12 @@ impl FakeRegistry {
         self.state.lock().unwrap().lists.get(model).cloned()
     }
 
+    /// Keeps a list that no operator put there, as one that was restored.
+    pub fn restore_list(&self, model: &str, list: AdapterList) {
+        let mut inner = self.state.lock().unwrap();
+        inner.lists.insert(model.to_owned(), list);
+    }
+
     /// Served names on the list of `NAMESPACE/MODEL`.
     pub fn names(&self, model: &str) -> Vec<String> {
         let list = self.list(model).unwrap_or_default();
@@ -115,6 +124,11 @@ impl FakeRegistry {
 
     pub fn set_down(&self, is_down: bool) {
         self.state.lock().unwrap().is_down = is_down;
+    }
+
+    /// Lets questions for commits wait, or no longer.
+    pub fn hold(&self, is_held: bool) {
+        self.is_held.send_replace(is_held);
     }
 
     pub fn asked(&self) -> usize {
@@ -156,6 +170,8 @@ async fn resolve(
     if request.upstream.url.starts_with(SILENT) {
         std::future::pending::<()>().await;
     }
+    let mut held = registry.is_held.subscribe();
+    held.wait_for(|is_held| !is_held).await.unwrap();
     let mut inner = registry.state.lock().unwrap();
     inner.resolves += 1;
     if inner.is_down {
@@ -207,6 +223,16 @@ async fn mirror(
         error,
     })
     .into_response()
+}
+
+async fn list_lists(State(registry): State<FakeRegistry>) -> Response {
+    let inner = registry.state.lock().unwrap();
+    if inner.is_down {
+        return StatusCode::BAD_GATEWAY.into_response();
+    }
+    let models = inner.lists.keys().map(|model| model.parse().unwrap());
+    let models = models.collect();
+    Json(ListedModels { models }).into_response()
 }
 
 async fn get_list(

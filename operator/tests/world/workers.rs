@@ -178,6 +178,7 @@ async fn answer(State(worker): State<Worker>, headers: HeaderMap) -> Response {
                 rank: 8,
                 sha256: format!("hash of {folder}"),
                 size: 7,
+                loaded_at: 8,
                 // Changes all the time, and is of no interest.
                 bytes: state.asked as u64,
                 resident: state.asked.is_multiple_of(2),

@@ -7,7 +7,7 @@ use std::{
 
 use hyprstream_contract::adapters::{
     ADAPTERS_PATH, AdapterEntry, AdapterList, BaseCommitPolicy, CHANGES_PATH, Changes,
-    ChangesRequest, Stored,
+    ChangesRequest, ListedModels, ModelName, Stored,
 };
 use serde_json::json;
 
@@ -32,6 +32,19 @@ fn list(names: &[&str]) -> AdapterList {
     }
 }
 
+fn name(model: &str) -> ModelName {
+    model.parse().unwrap()
+}
+
+/// The Models that have lists.
+#[track_caller]
+fn listed(server: &Server) -> Vec<String> {
+    let answer = call("GET", &server.url(ADAPTERS_PATH), ADMIN, &[], None);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let listed: ListedModels = serde_json::from_slice(&answer.body).unwrap();
+    listed.models.iter().map(ToString::to_string).collect()
+}
+
 fn url(server: &Server, model: &str) -> String {
     server.url(&format!("{ADAPTERS_PATH}/{model}"))
 }
@@ -54,12 +67,10 @@ fn get(server: &Server, model: &str) -> AdapterList {
 
 /// What differs from these revisions.
 #[track_caller]
-fn changes(server: &Server, known: &[(&str, &str)]) -> BTreeMap<String, AdapterList> {
+fn changes(server: &Server, known: &[(&str, &str)]) -> BTreeMap<ModelName, AdapterList> {
     let known = known.iter();
     let request = ChangesRequest {
-        known: known
-            .map(|(m, r)| ((*m).to_owned(), (*r).to_owned()))
-            .collect(),
+        known: known.map(|(m, r)| (name(m), (*r).to_owned())).collect(),
     };
     let body = serde_json::to_vec(&request).unwrap();
     let answer = call("POST", &server.url(CHANGES_PATH), NODE, &[], Some(&body));
@@ -73,7 +84,7 @@ fn a_node_hears_of_a_change_when_it_happens_and_of_its_models_only() {
     let server = Server::start();
     // A Model without a list has no adapters, and that is an answer.
     let none = changes(&server, &[("a/m", "")]);
-    assert_eq!(none["a/m"], AdapterList::default());
+    assert_eq!(none[&name("a/m")], AdapterList::default());
     let empty = AdapterList::default().revision();
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| {
@@ -87,7 +98,7 @@ fn a_node_hears_of_a_change_when_it_happens_and_of_its_models_only() {
         let before = Instant::now();
         put(&server, "b/n", &list(&["sql"]));
         let (found, start) = waiting.join().unwrap();
-        assert_eq!(found, BTreeMap::from([("b/n".to_owned(), list(&["sql"]))]));
+        assert_eq!(found, BTreeMap::from([(name("b/n"), list(&["sql"]))]));
         assert!(start < before && before.elapsed() < Duration::from_secs(5));
     });
 }
@@ -120,9 +131,28 @@ fn a_damaged_list_is_never_an_empty_one() {
     // Others are served meanwhile, and nothing is said of this one.
     put(&server, "a/n", &list(&["x"]));
     let found = changes(&server, &[("a/m", "old"), ("a/n", "old")]);
-    assert_eq!(found.keys().collect::<Vec<_>>(), ["a/n"]);
+    assert_eq!(found.into_keys().collect::<Vec<_>>(), [name("a/n")]);
     put(&server, "a/m", &list(&["sql"]));
     assert_eq!(get(&server, "a/m"), list(&["sql"]));
+}
+
+#[test]
+fn all_models_with_lists_are_named_to_the_operator_alone() {
+    let server = Server::start();
+    assert!(listed(&server).is_empty());
+    for model in ["b/m.v2", "a/m", "a/n"] {
+        put(&server, model, &list(&["sql"]));
+    }
+    call("DELETE", &url(&server, "a/n"), ADMIN, &[], None);
+    // One that cannot be read can still be removed by whoever knows of it.
+    std::fs::write(server.root().join("adapters/a/m.json"), "{\"adap").unwrap();
+    let server = server.restart();
+    assert_eq!(listed(&server), ["a/m", "b/m.v2"]);
+    let member = token("a", true);
+    for (who, status) in [("", 401), (&*member, 403), (NODE, 403)] {
+        let answer = call("GET", &server.url(ADAPTERS_PATH), who, &[], None);
+        assert_eq!(answer.status, status, "{who}");
+    }
 }
 
 #[test]
@@ -162,6 +192,10 @@ fn only_the_operator_writes_lists_and_only_sound_ones() {
         let text = String::from_utf8_lossy(&answer.body);
         assert!(answer.status == 400 && text.contains(part), "{text}");
     }
+    let unknown = br#"{"known": {"A/m": ""}}"#;
+    let answer = call("POST", &server.url(CHANGES_PATH), NODE, &[], Some(unknown));
+    let text = String::from_utf8_lossy(&answer.body);
+    assert!(answer.status == 400 && text.contains("line 1"), "{text}");
     for model in ["a/..%2Fm", "A/m", "a/M", "a/.m", "a/-"] {
         let answer = call("PUT", &url(&server, model), ADMIN, &[], Some(&body));
         assert_eq!(answer.status, 400, "{model}");

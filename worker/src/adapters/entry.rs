@@ -73,6 +73,8 @@ pub(super) struct Record {
     pub(super) rank: usize,
     pub(super) sha256: String,
     pub(super) size: u64,
+    /// In seconds since 1970.
+    pub(super) loaded_at: u64,
     pub(super) bytes: u64,
     pub(super) revision: Option<String>,
     pub(super) scale: f32,
@@ -202,6 +204,7 @@ impl Record {
             rank: u32::try_from(self.rank).unwrap_or(u32::MAX),
             sha256: self.sha256.clone(),
             size: self.size,
+            loaded_at: self.loaded_at,
             bytes: self.bytes,
             resident: self.resident().is_some(),
         }

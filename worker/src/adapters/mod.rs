@@ -92,8 +92,25 @@ pub enum TakeError {
         /// All that there are.
         known: Vec<String>,
     },
-    /// It was known, and its files are gone or no longer what they were, or there is no memory. A
-    /// 503.
+    /// They take more together than there is for all adapters, so that no wait helps. A 400.
+    #[error(
+        "the {adapters} adapters of the request take {bytes} bytes of memory together, and the \
+         worker keeps room for {max_adapters} adapters and {max_bytes} bytes: name fewer or smaller \
+         ones, or have whoever runs the model give it more (spec.adapters.memory and \
+         spec.adapters.maxResident, or --adapter-memory-bytes and --max-adapters)"
+    )]
+    TooLarge {
+        /// How many it names, each once.
+        adapters: usize,
+        /// Memory that they take.
+        bytes: u64,
+        /// Most that are ready at once.
+        max_adapters: usize,
+        /// Memory that all may take.
+        max_bytes: u64,
+    },
+    /// It was known, and its files are gone or no longer what they were, or others use the memory.
+    /// A 503.
     #[error("the adapter {name:?} cannot be brought back: {why}")]
     Lost {
         /// Its served name.

@@ -23,6 +23,7 @@ use super::{
     room::{Amount, Ledger, Room, Tally, lock},
     state::State,
 };
+use crate::clock::now;
 
 /// How many adapters are read at once: one for what folders list, and one for whoever waits.
 const READERS: usize = 2;
@@ -150,6 +151,7 @@ impl Store {
             rank: unpacked.packed.rank,
             sha256: unpacked.sha256.clone(),
             size: unpacked.size,
+            loaded_at: now(),
             bytes,
             revision: unpacked.packed.revision.clone(),
             scale: from.scale,

@@ -128,13 +128,11 @@ fn begin(store: &Arc<Store>, wanted: &[Wanted]) -> Result<Option<Vec<Begun>>, Ta
     if !absent.is_empty() {
         let (needed, whole) = (Amount::of(stack), store.ledger.whole());
         if !needed.fits(whole) {
-            return Err(TakeError::Lost {
-                name: absent[0].0.0.clone(),
-                why: format!(
-                    "the {} adapters of the request take {} bytes of memory together, but there \
-                     is room for {} adapters and {} bytes",
-                    needed.adapters, needed.bytes, whole.adapters, whole.bytes
-                ),
+            return Err(TakeError::TooLarge {
+                adapters: needed.adapters,
+                bytes: needed.bytes,
+                max_adapters: whole.adapters,
+                max_bytes: whole.bytes,
             });
         }
         let bytes: Vec<u64> = absent.iter().map(|(_, bytes)| *bytes).collect();

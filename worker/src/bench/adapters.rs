@@ -1,14 +1,9 @@
 //! Measures what adapters cost: the same work with and without them, in turn on one engine.
 
-use std::collections::BTreeMap;
-
 use anyhow::Context;
 use futures::executor::block_on;
 use hyprstream_engine::Adapter;
-use hyprstream_models::{
-    DecoderConfig,
-    adapter::{self, BaseName, Linear, LowRank, Matrix, Site},
-};
+use hyprstream_models::{DecoderConfig, adapter};
 
 use super::{
     BenchArgs,
@@ -30,7 +25,8 @@ pub(super) fn measure(count: usize, args: &BenchArgs) -> anyhow::Result<AdapterR
     let mut adapters = Vec::with_capacity(count);
     let mut bytes = 0;
     for _ in 0..count {
-        let adapter = on_all_linear(&config, args.rank, &mut random);
+        let number = || (random.f32() - 0.5) * 0.02;
+        let adapter = adapter::Adapter::on_all_linear(&config, args.rank, number);
         let packed = rig.packer.pack(&adapter)?;
         bytes += packed.bytes();
         let attached = rig.engine.attach(*adapter.digest().as_bytes(), packed);
@@ -66,33 +62,6 @@ pub(super) fn measure(count: usize, args: &BenchArgs) -> anyhow::Result<AdapterR
         gen_tokens: args.gen_tokens,
         results,
     })
-}
-
-/// An adapter of random numbers on all linear maps of all layers.
-fn on_all_linear(
-    config: &DecoderConfig,
-    rank: usize,
-    random: &mut fastrand::Rng,
-) -> adapter::Adapter {
-    let mut matrix = |rows: usize, columns: usize| {
-        let values = (0..rows * columns).map(|_| (random.f32() - 0.5) * 0.02);
-        Matrix::new(rows, values.collect())
-    };
-    let mut parts = BTreeMap::new();
-    for layer in 0..config.num_layers() {
-        for linear in Linear::ALL {
-            let site = Site::Layer(layer, linear);
-            let (outputs, inputs) = site.size(config);
-            let part = LowRank {
-                a: matrix(rank, inputs),
-                b: matrix(outputs, rank),
-                scaling: 1.0,
-                magnitude: None,
-            };
-            parts.insert(site, part);
-        }
-    }
-    adapter::Adapter::new(config, parts, BaseName::default())
 }
 
 fn round(

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, OnceLock},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use hyprstream_engine::Observer;
@@ -16,7 +16,7 @@ use super::{
     metrics::Metrics,
     options::ApiOptions,
 };
-use crate::{adapters::Adapters, backend::Loaded};
+use crate::{adapters::Adapters, backend::Loaded, clock::now};
 
 /// A worker: who it is, the model once it is loaded, and whether it still takes work.
 pub struct App {
@@ -116,11 +116,4 @@ impl App {
             }
         }
     }
-}
-
-/// Seconds since 1970.
-pub(super) fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }

@@ -13,8 +13,9 @@ use prometheus::{
     Opts, Registry,
 };
 
-use super::{adapter_metrics::AdapterGauges, app::now, identity::Identity};
+use super::{adapter_metrics::AdapterGauges, identity::Identity};
 use crate::adapters::{Adapters, Facts};
+use crate::clock::now;
 
 /// The worker's metrics; fed by the engine's thread.
 pub(super) struct Metrics {

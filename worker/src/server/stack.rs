@@ -76,7 +76,8 @@ impl Asked {
     /// All of them, ready to compute with.
     ///
     /// # Errors
-    /// A 404 that names those that are not served, a 503 when one cannot be brought back.
+    /// A 404 that names those that are not served, a 400 when there is never room for all of them
+    /// at once, a 503 when one cannot be brought back.
     pub(super) async fn take(&self, app: &App) -> Result<Stack, ApiError> {
         let adapters: &Adapters = app.adapters()?;
         let taken = adapters.take(&self.wanted).await;
@@ -96,6 +97,11 @@ impl Asked {
                     missing_adapters: names,
                     ..ApiError::model_not_found(message)
                 }
+            }
+            TakeError::TooLarge { .. } => {
+                let in_model = self.in_model == self.wanted.len();
+                let param = if in_model { "model" } else { "adapters" };
+                ApiError::invalid(param, message).with_code("adapters_too_large")
             }
             TakeError::Lost { name, why } => {
                 // The cause may hold paths.

@@ -141,6 +141,36 @@ impl Adapter {
         }
     }
 
+    /// An adapter of this rank on all linear maps of all layers, of numbers that `next` gives, for
+    /// measurements: what it costs follows from the sizes, and numbers of nowhere are neither found
+    /// equal nor sparse. Each part has matrices of its own and the scaling 1.
+    ///
+    /// # Panics
+    /// When the rank is 0.
+    pub fn on_all_linear(
+        config: &DecoderConfig,
+        rank: usize,
+        mut next: impl FnMut() -> f32,
+    ) -> Self {
+        let mut matrix = |rows: usize, columns: usize| {
+            Matrix::new(rows, (0..rows * columns).map(|_| next()).collect())
+        };
+        let mut parts = BTreeMap::new();
+        for layer in 0..config.num_layers() {
+            for linear in Linear::ALL {
+                let (outputs, inputs) = linear.size(config);
+                let part = LowRank {
+                    a: matrix(rank, inputs),
+                    b: matrix(outputs, rank),
+                    scaling: 1.0,
+                    magnitude: None,
+                };
+                parts.insert(Site::Layer(layer, linear), part);
+            }
+        }
+        Self::new(config, parts, BaseName::default())
+    }
+
     /// What it adds at this place.
     pub fn get(&self, site: Site) -> Option<&LowRank> {
         self.parts.get(&site)

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicUsize;
 
 use hyprstream_contract::volume::VolumeMode;
 
-use super::{super::Missing, *};
+use super::{super::fake::WithoutObjects, *};
 
 /// Fetches when told to, and counts.
 struct Fake {
@@ -12,25 +12,12 @@ struct Fake {
     go: std::sync::Mutex<std::sync::mpsc::Receiver<Result<(), FetchError>>>,
 }
 
-impl Source for Fake {
+impl WithoutObjects for Fake {
     fn open(&self, _: &CheckoutKey) -> Result<Option<Checkout>, FetchError> {
         Ok(None)
     }
 
-    fn plan(
-        &self,
-        _: &CheckoutKey,
-        _: &VolumeAttributes,
-        _: &Progress,
-    ) -> Result<Plan, FetchError> {
-        Ok(Plan::default())
-    }
-
-    fn missing(&self, _: &Plan) -> Result<Missing, FetchError> {
-        Ok(Missing::default())
-    }
-
-    fn bring(&self, _: &VolumeAttributes, _: &Plan, progress: &Progress) -> Result<(), FetchError> {
+    fn bring(&self, _: &VolumeAttributes, progress: &Progress) -> Result<(), FetchError> {
         self.fetches.fetch_add(1, Ordering::SeqCst);
         progress.bytes_total.store(2 << 20, Ordering::Relaxed);
         progress.bytes_done.store(1 << 20, Ordering::Relaxed);

@@ -71,6 +71,13 @@ impl Desk {
         self.wake.notify_one();
     }
 
+    /// The registry may have another list than was written. Whoever writes just now is believed.
+    pub(super) fn doubt(&self) {
+        if let Ok(mut writing) = self.writing.try_lock() {
+            writing.doubt();
+        }
+    }
+
     /// How often it was woken.
     pub(super) fn woken(&self) -> u64 {
         self.woken.load(Ordering::Relaxed)

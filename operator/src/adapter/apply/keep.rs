@@ -60,6 +60,13 @@ pub(super) struct Writing {
     at: Option<Instant>,
 }
 
+impl Writing {
+    /// The list is written the next time, though it be the one of before.
+    pub(super) fn doubt(&mut self) {
+        self.at = None;
+    }
+}
+
 /// What became of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kept {

@@ -137,7 +137,19 @@ impl Rosters {
         self.desk(&mut open, model).wake();
     }
 
-    /// The same, if the Model has Adapters, or a list of which nobody knows.
+    /// The same, and the list is written whatever is known of it.
+    pub fn doubt(self: &Arc<Self>, model: &ModelName) {
+        let desk = {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            open.bare.remove(model);
+            self.desk(&mut open, model)
+        };
+        desk.doubt();
+        desk.wake();
+    }
+
+    /// Has the Model's list and workers looked at, if the Model has Adapters, or a list of which
+    /// nobody knows.
     pub fn touch(self: &Arc<Self>, model: &ModelName) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if !open.bare.contains(model) {
@@ -145,7 +157,7 @@ impl Rosters {
         }
     }
 
-    /// The same, if the Model is looked after already: its workers may be others.
+    /// Has them looked at if the Model is looked after already: its workers may be others.
     pub fn nudge(&self, namespace: &str, model: &str) {
         self.wake_which(|name, _| name.namespace() == namespace && name.model() == model);
     }

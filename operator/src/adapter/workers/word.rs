@@ -6,7 +6,7 @@ use super::WorkerPod;
 
 /// Reasons of a worker or its node that say nothing of the adapter's files: they pass, and are tried
 /// again by whoever gives them.
-const HINDRANCES: [&str; 8] = [
+const HINDRANCES: [&str; 12] = [
     "RegistryUnreachable",
     "DiskFull",
     "Damaged",
@@ -15,6 +15,14 @@ const HINDRANCES: [&str; 8] = [
     "InternalError",
     "OutOfMemory",
     "Busy",
+    // The worker ends, and another takes its place.
+    "EngineDied",
+    // A folder has one content for good. Where it is another, or none, the node's disk is to blame
+    // and the node fetches it anew.
+    "FilesChanged",
+    "MissingFile",
+    // The list changed while it was read.
+    "Superseded",
 ];
 
 /// What a worker says of an adapter that it was told of.
@@ -128,6 +136,9 @@ mod tests {
             "NotFound",
             "Refused",
             "DamagedFile",
+            "TooLarge",
+            "NameTaken",
+            "Unsupported",
         ] {
             assert!(Word::is_refusal(refusal), "{refusal}");
         }
@@ -137,6 +148,10 @@ mod tests {
             "Damaged",
             "Cancelled",
             "NodeFailed",
+            "EngineDied",
+            "FilesChanged",
+            "MissingFile",
+            "Superseded",
         ] {
             assert!(!Word::is_refusal(passing), "{passing}");
         }

@@ -68,13 +68,7 @@ impl Rig {
             attached: Arc::clone(&attached),
             ..FakeOptions::default()
         };
-        let engine = Engine::start(
-            Box::new(FakeBackend::new(256, 1024, fake)),
-            Arc::new(fake::tokenizer()),
-            EngineConfig::default(),
-            Arc::new(NoObserver),
-        )
-        .unwrap();
+        let engine = engine(fake);
         let mut all = Options {
             commit: Some(COMMIT.to_owned()),
             timing: Timing {
@@ -206,6 +200,17 @@ impl Rig {
         })
         .await;
     }
+}
+
+/// An engine that computes nothing, as `fake` says.
+pub(super) fn engine(fake: FakeOptions) -> EngineHandle {
+    Engine::start(
+        Box::new(FakeBackend::new(256, 1024, fake)),
+        Arc::new(fake::tokenizer()),
+        EngineConfig::default(),
+        Arc::new(NoObserver),
+    )
+    .unwrap()
 }
 
 /// Writes an adapter into a folder.

@@ -132,11 +132,14 @@ async fn a_stack_comes_as_a_whole_or_says_why_not() {
     let stack = rig.take_all(&["a", "c", "a"]).await.unwrap();
     let names: Vec<&str> = stack.iter().map(|taken| taken.name.as_str()).collect();
     assert_eq!(names, ["a", "c", "a"]);
-    let lost = rig.take_all(&["a", "b", "c"]).await.unwrap_err();
-    assert!(
-        matches!(&lost, TakeError::Lost { why, .. } if why.contains("20 bytes")),
-        "{lost}"
-    );
+    let never = rig.take_all(&["a", "b", "c"]).await.unwrap_err();
+    let expected = TakeError::TooLarge {
+        adapters: 3,
+        bytes: 30,
+        max_adapters: 9,
+        max_bytes: 20,
+    };
+    assert_eq!(never, expected);
     let missing = rig.take_all(&["a", "x", "y"]).await.unwrap_err();
     let TakeError::Missing { names, known } = missing else {
         panic!("x and y are missing")

@@ -92,17 +92,10 @@ async fn two_thousand_adapters_are_listed_loaded_and_forgotten() {
 
 #[tokio::test]
 async fn an_engine_that_has_stopped_takes_none_and_nothing_hangs() {
-    let fake = FakeOptions {
+    let engine = engine(FakeOptions {
         fatal_token: Some(77),
         ..FakeOptions::default()
-    };
-    let engine = Engine::start(
-        Box::new(FakeBackend::new(256, 1024, fake)),
-        Arc::new(fake::tokenizer()),
-        EngineConfig::default(),
-        Arc::new(NoObserver),
-    )
-    .unwrap();
+    });
     let request = Request {
         prompt: vec![77],
         ..Request::default()

@@ -67,6 +67,7 @@ pub(super) fn models(app: &App, model: &Model) -> Vec<Model> {
             id: adapter.name,
             root: Some(adapter.source),
             parent: Some(model.id.clone()),
+            created: serving.loaded_at,
             hyprstream: Some(provenance),
             ..model.clone()
         })

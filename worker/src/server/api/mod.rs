@@ -231,7 +231,7 @@ impl Answer {
     fn new(app: &App, prefix: &str, model: &str, options: StreamOptions) -> Self {
         Self {
             id: new_id(prefix),
-            created: super::app::now(),
+            created: crate::clock::now(),
             model: model.to_owned(),
             // What answers: the model's commit, or without one the program.
             fingerprint: Some(app.identity.commit().unwrap_or(PROGRAM).to_owned()),

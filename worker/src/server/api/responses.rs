@@ -26,8 +26,9 @@ use super::{
 };
 use crate::{
     backend::Loaded,
+    clock::now,
     server::{
-        app::{App, now},
+        app::App,
         constraint,
         generate::{self, Choices, UsageCount},
         reading::{Part, ReadPlan, Reader},

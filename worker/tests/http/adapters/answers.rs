@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hyprstream_engine::fake::FakeOptions;
 use serde_json::{Value, json};
 
 use super::{
-    COMPLETIONS, EMBEDDINGS, Worker, ask, bodies, expected, header, streamed_words, told, words,
+    COMPLETIONS, EMBEDDINGS, Worker, ask, bodies, expected, header, slow, streamed_words, told,
+    words,
 };
-use crate::server::{Setup, parse};
+use crate::server::parse;
 
 #[tokio::test]
 async fn each_way_to_name_adapters_answers_with_them_and_says_which() {
@@ -95,17 +95,9 @@ async fn every_endpoint_honours_adapters_also_in_a_stream() {
 
 #[tokio::test]
 async fn kinds_of_answers_mix_in_one_batch() {
-    let step_time = Duration::from_millis(3);
-    let fake = FakeOptions {
-        step_time,
-        ..FakeOptions::default()
-    };
-    let steps = Arc::clone(&fake.steps);
-    let worker = Worker::with(Setup {
-        fake,
-        ..Setup::default()
-    })
-    .await;
+    let setup = slow(Duration::from_millis(3));
+    let steps = Arc::clone(&setup.fake.steps);
+    let worker = Worker::with(setup).await;
     let kinds: [(&str, &[(&str, f32)]); 6] = [
         ("fake", &[]),
         ("sql", &[("sql", 1.0)]),

@@ -2,28 +2,19 @@
 
 use std::{fs, sync::Arc, time::Duration};
 
-use hyprstream_engine::fake::FakeOptions;
 use hyprstream_worker::adapters::Limits;
 use serde_json::{Value, json};
 
 use super::{
-    COMPLETIONS, UNLOAD, Worker, ask, digest, expected, header, streamed_words, told, words,
+    COMPLETIONS, UNLOAD, Worker, ask, digest, expected, header, slow, streamed_words, told, words,
 };
 use crate::server::Setup;
 
 #[tokio::test]
 async fn what_is_replaced_under_load_fails_no_request_and_mixes_no_answer() {
-    let step_time = Duration::from_millis(1);
-    let fake = FakeOptions {
-        step_time,
-        ..FakeOptions::default()
-    };
-    let attached = Arc::clone(&fake.attached);
-    let worker = Worker::empty(Setup {
-        fake,
-        ..Setup::default()
-    })
-    .await;
+    let setup = slow(Duration::from_millis(1));
+    let attached = Arc::clone(&setup.fake.attached);
+    let worker = Worker::empty(setup).await;
     let contents = ["first", "second", "third"];
     worker.load("sql", "first").await;
     let answers: Vec<String> = contents
@@ -82,16 +73,7 @@ async fn what_is_replaced_under_load_fails_no_request_and_mixes_no_answer() {
 
 #[tokio::test]
 async fn what_is_unloaded_answers_those_that_run_to_their_end() {
-    let step_time = Duration::from_millis(5);
-    let fake = FakeOptions {
-        step_time,
-        ..FakeOptions::default()
-    };
-    let worker = Worker::with(Setup {
-        fake,
-        ..Setup::default()
-    })
-    .await;
+    let worker = Worker::with(slow(Duration::from_millis(5))).await;
     let long = ask("sql", &json!({"max_tokens": 60, "stream": true}));
     let running = worker.server.post(COMPLETIONS, &long).await;
     let response = worker
@@ -110,6 +92,33 @@ async fn what_is_unloaded_answers_those_that_run_to_their_end() {
     assert_eq!(told(&running), header(&[("sql", 1.0)]));
     let text = streamed_words(COMPLETIONS, &running.text().await.unwrap());
     assert_eq!(text, Value::from(expected(&[("sql", 1.0)], 60)).to_string());
+}
+
+#[tokio::test]
+async fn a_stack_for_which_there_is_never_room_is_a_400_that_says_what_to_do() {
+    let limits = Limits {
+        resident: 1,
+        ..Limits::default()
+    };
+    let worker = Worker::limited(Setup::default(), limits).await;
+    for name in ["sql", "tone"] {
+        worker.load(name, name).await;
+    }
+    let field = json!({"adapters": [{"name": "sql"}, {"name": "tone"}]});
+    for (body, param) in [
+        (ask("fake+sql+tone", &json!({})), "model"),
+        (ask("fake", &field), "adapters"),
+    ] {
+        let response = worker.server.post(COMPLETIONS, &body).await;
+        assert_eq!(response.status(), 400);
+        assert!(!response.headers().contains_key("retry-after"));
+        let error = response.json::<Value>().await.unwrap()["error"].take();
+        assert_eq!(error["code"], "adapters_too_large");
+        assert_eq!(error["param"], param);
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("name fewer"), "{message}");
+    }
+    worker.completion(&ask("tone", &json!({}))).await;
 }
 
 #[tokio::test]

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use hyprstream_engine::fake::FakeOptions;
 use serde_json::{Value, json};
 
-use super::{COMPLETIONS, UNLOAD, Worker, ask, digest};
-use crate::server::{COMMIT, Setup};
+use super::{COMPLETIONS, UNLOAD, Worker, ask, digest, slow};
+use crate::server::COMMIT;
 
 #[tokio::test]
 async fn adapters_are_listed_as_children_of_their_model() {
@@ -22,9 +21,15 @@ async fn adapters_are_listed_as_children_of_their_model() {
     assert_eq!(model["parent"], Value::Null);
     assert_eq!(sql["parent"], "fake");
     assert!(sql["root"].as_str().unwrap().contains("sql"), "{sql}");
-    for same in ["object", "created", "owned_by", "max_model_len"] {
+    for same in ["object", "owned_by", "max_model_len"] {
         assert_eq!(sql[same], model[same]);
     }
+    // When it was loaded, not when its worker began.
+    let all = worker.server.get("/v1/lora_adapters").await;
+    let all: Value = all.json().await.unwrap();
+    let loaded_at = &all["data"][1]["serving"]["loadedAt"];
+    assert!(loaded_at.as_u64() >= model["created"].as_u64(), "{all}");
+    assert_eq!(sql["created"], *loaded_at);
     assert_eq!(sql["hyprstream"]["digest"], digest("sql"));
     assert_eq!(sql["hyprstream"]["rank"], 8);
     assert_eq!(sql["hyprstream"].get("commit"), None, "{sql}");
@@ -65,16 +70,7 @@ async fn adapters_are_listed_as_children_of_their_model() {
 
 #[tokio::test]
 async fn metrics_tell_of_adapters_that_are_idle_and_of_those_in_use() {
-    let step_time = Duration::from_millis(5);
-    let fake = FakeOptions {
-        step_time,
-        ..FakeOptions::default()
-    };
-    let worker = Worker::with(Setup {
-        fake,
-        ..Setup::default()
-    })
-    .await;
+    let worker = Worker::with(slow(Duration::from_millis(5))).await;
     let lines = async || {
         let text = worker.server.get("/metrics").await.text().await.unwrap();
         let lines = text.lines().filter(|line| !line.starts_with('#'));

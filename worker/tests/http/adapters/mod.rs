@@ -6,9 +6,9 @@ mod listed;
 mod load_routes;
 mod refusals;
 
-use std::{fmt::Write, fs, sync::Arc};
+use std::{fmt::Write, fs, sync::Arc, time::Duration};
 
-use hyprstream_engine::fake::{self, FakeAdapter};
+use hyprstream_engine::fake::{self, FakeAdapter, FakeOptions};
 use hyprstream_worker::adapters::{
     Limits, Options,
     fake::{FakePacker, adapter_of},
@@ -91,6 +91,17 @@ impl Worker {
             json["choices"][0]["text"].as_str().unwrap().to_owned(),
             told,
         )
+    }
+}
+
+/// A model that takes so long for each step, so that requests can be met while they run.
+fn slow(step_time: Duration) -> Setup {
+    Setup {
+        fake: FakeOptions {
+            step_time,
+            ..FakeOptions::default()
+        },
+        ..Setup::default()
     }
 }
 

@@ -258,3 +258,22 @@ pub(super) fn as_mlx(peft: &Files) -> Files {
         tensors: tensors.collect(),
     }
 }
+
+#[test]
+fn a_made_up_adapter_has_all_linear_maps_in_their_sizes() {
+    let config = &PHI3.config;
+    let mut number = 0.0;
+    let adapter = Adapter::on_all_linear(config, 3, || {
+        number += 1.0;
+        number
+    });
+    let sites: Vec<Site> = adapter.parts().map(|(site, _)| site).collect();
+    assert_eq!(sites.len(), config.num_layers() * Linear::ALL.len());
+    for (site, part) in adapter.parts() {
+        assert_eq!((part.rank(), part.size()), (3, site.size(config)), "{site}");
+    }
+    // Each number stands in one place.
+    assert_eq!(adapter.bytes(), number as u64 * 4);
+    let other = Adapter::on_all_linear(config, 3, || 0.5);
+    assert_ne!(adapter.digest(), other.digest());
+}
