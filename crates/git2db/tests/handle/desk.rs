@@ -14,6 +14,7 @@ use hyprstream_git2db::{
     commit::{Author, Metadata, Timestamp},
     store::ObjectStore,
 };
+use proptest::prelude::ProptestConfig;
 
 use crate::support::git::{command, git};
 
@@ -187,4 +188,19 @@ pub fn lines(name: &str) -> String {
     (0..24).fold(String::new(), |text, line| {
         text + &format!("{name} has its own line {line} {}\n", line * 7919 % 101)
     })
+}
+
+/// So many cases, or as many as `PROPTEST_CASES` says.
+pub fn cases(cases: u32) -> ProptestConfig {
+    let default = ProptestConfig::default();
+    ProptestConfig {
+        cases: match std::env::var_os("PROPTEST_CASES") {
+            Some(_) => default.cases,
+            None => cases,
+        },
+        failure_persistence: None,
+        // Every step of shrinking starts git many times.
+        max_shrink_iters: 100,
+        ..default
+    }
 }

@@ -179,7 +179,10 @@ impl Log {
 
     /// What lies at the path: object and mode.
     fn at(&self, commit: &Commit<'_>, path: &str) -> Result<Option<(Oid, i32)>, git2::Error> {
-        match commit.tree()?.get_path(Path::new(path.trim_end_matches('/'))) {
+        match commit
+            .tree()?
+            .get_path(Path::new(path.trim_end_matches('/')))
+        {
             Ok(entry) => Ok(Some((entry.id(), entry.filemode_raw()))),
             Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
             Err(error) => Err(error),

@@ -43,9 +43,7 @@ impl Worktree {
     pub fn amend(&self, metadata: Option<&Metadata>) -> Result<CommitId, WorktreeError> {
         let (repo, mut index) = self.opened()?;
         let tree = self.staged_tree(&repo, &mut index)?;
-        let last = self
-            .head_commit(&repo)?
-            .ok_or(WorktreeError::NoCommits)?;
+        let last = self.head_commit(&repo)?.ok_or(WorktreeError::NoCommits)?;
         let parents: Vec<Commit<'_>> = last.parents().collect();
         if parents.len() != last.parent_count() {
             let error = git2::Error::from_str("a parent of the last commit is missing");

@@ -5,7 +5,9 @@ use std::{fs, path::Path};
 use git2::IndexEntry;
 
 use super::{
-    State, StatusOptions, WorktreeError, advance::find, io_error, is_within, named, normal,
+    State, StatusOptions, WorktreeError,
+    advance::find,
+    io_error, is_within, named, normal,
     stage::{forget, no_path, refused},
 };
 use crate::{CommitId, Worktree, commit::check_path};
@@ -18,7 +20,11 @@ impl Worktree {
     /// Nothing is known of a path; a file is in conflict and no commit is given.
     pub fn restore(&self, paths: &[&str], from: Option<&CommitId>) -> Result<(), WorktreeError> {
         let (repo, mut index) = self.opened()?;
-        let open: Vec<String> = self.conflicts(&index)?.into_iter().map(|f| f.path).collect();
+        let open: Vec<String> = self
+            .conflicts(&index)?
+            .into_iter()
+            .map(|f| f.path)
+            .collect();
         let tree = if let Some(commit) = from {
             let commit = (self.repository())
                 .find(&repo, commit)
@@ -96,7 +102,10 @@ impl Worktree {
         let is_lost = |state: &State| match state {
             State::Tracked { staged, unstaged } if keep => staged.is_some() && unstaged.is_some(),
             State::Tracked { staged, unstaged } => {
-                staged.is_some() || unstaged.as_ref().is_some_and(|c| *c != super::Change::Deleted)
+                staged.is_some()
+                    || unstaged
+                        .as_ref()
+                        .is_some_and(|c| *c != super::Change::Deleted)
             }
             _ => false,
         };

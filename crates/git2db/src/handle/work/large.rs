@@ -83,7 +83,11 @@ impl Worktree {
     }
 
     /// Shows libgit2 another size than `paths` have. The index must not be written afterwards.
-    pub(super) fn disguise(&self, index: &mut Index, paths: &[String]) -> Result<(), WorktreeError> {
+    pub(super) fn disguise(
+        &self,
+        index: &mut Index,
+        paths: &[String],
+    ) -> Result<(), WorktreeError> {
         for path in paths {
             let Some(mut entry) = index.get_path(Path::new(path), 0) else {
                 continue;
@@ -104,9 +108,8 @@ impl Worktree {
         noted: Option<&Pointer>,
     ) -> Result<Option<Oid>, WorktreeError> {
         let read = |e| io_error("read", place, e);
-        let hash = |bytes: &[u8]| {
-            Oid::hash_object(ObjectType::Blob, bytes).map_err(|e| self.fail(e))
-        };
+        let hash =
+            |bytes: &[u8]| Oid::hash_object(ObjectType::Blob, bytes).map_err(|e| self.fail(e));
         let mut file = File::open(place).map_err(read)?;
         if found.len() < MAX_POINTER_BYTES as u64 {
             let mut content = Vec::new();
@@ -149,7 +152,10 @@ pub(super) fn is_lfs(repo: &Repository, path: &str) -> Result<bool, git2::Error>
 }
 
 /// The pointer that a blob holds.
-pub(in crate::handle) fn pointer_of(repo: &Repository, blob: Oid) -> Result<Option<Pointer>, git2::Error> {
+pub(in crate::handle) fn pointer_of(
+    repo: &Repository,
+    blob: Oid,
+) -> Result<Option<Pointer>, git2::Error> {
     let (len, kind) = repo.odb()?.read_header(blob)?;
     if len >= MAX_POINTER_BYTES || kind != ObjectType::Blob {
         return Ok(None);

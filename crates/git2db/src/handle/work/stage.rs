@@ -4,9 +4,7 @@ use std::{collections::BTreeSet, fs, io::Write as _, path::Path};
 
 use git2::{Delta, DiffOptions, ErrorCode, Index, IndexEntry, IndexTime, Repository, Tree};
 
-use super::{
-    State, StatusOptions, WorktreeError, io_error, is_within, large, named, normal,
-};
+use super::{State, StatusOptions, WorktreeError, io_error, is_within, large, named, normal};
 use crate::{
     Worktree,
     commit::{ATTRIBUTES, CommitError, check_path, is_large},
@@ -60,9 +58,7 @@ impl Worktree {
         if self.track_large(&repo, &chosen)? {
             chosen.insert(ATTRIBUTES.to_owned());
         }
-        let (there, gone): (Vec<_>, Vec<_>) = chosen
-            .iter()
-            .partition(|path| self.is_there(path));
+        let (there, gone): (Vec<_>, Vec<_>) = chosen.iter().partition(|path| self.is_there(path));
         for path in gone {
             forget(&mut index, path).map_err(|e| self.fail(e))?;
         }
@@ -124,7 +120,8 @@ impl Worktree {
             if !is_large(path, size) || large::is_lfs(repo, path).map_err(|e| self.fail(e))? {
                 continue;
             }
-            let line = track_line(path).ok_or_else(|| refused(path, "it is too long for a line of .gitattributes"))?;
+            let line = track_line(path)
+                .ok_or_else(|| refused(path, "it is too long for a line of .gitattributes"))?;
             lines.push_str(&line);
             lines.push('\n');
         }
