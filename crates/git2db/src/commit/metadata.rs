@@ -147,7 +147,7 @@ impl Message {
             if value.is_empty() || value.contains(['\n', '\r', '\0']) {
                 return Err(refuse("a trailer's value is not one line"));
             }
-            text.push_str(&format!("{key}: {value}\n"));
+            text.extend([key, ": ", value, "\n"]);
         }
         Ok(text)
     }

@@ -144,7 +144,7 @@ fn differences(repo: &Repository, diff: &Diff<'_>) -> Result<Vec<Difference>, gi
 
 /// libgit2 takes a file that became a link for one that went and one that came, so that the first
 /// may seem to have moved. As for git, what is still there has not moved.
-fn unsplit(found: &mut Vec<Difference>) {
+fn unsplit(found: &mut [Difference]) {
     let mut changed = Vec::new();
     for at in 0..found.len() {
         let DifferenceKind::Renamed { from } = &found[at].kind else {
@@ -155,13 +155,12 @@ fn unsplit(found: &mut Vec<Difference>) {
             .position(|other| other.path == *from && other.kind == DifferenceKind::Added);
         if let Some(back) = back {
             found[back].kind = DifferenceKind::TypeChanged;
-            found[back].before = found[at].before.clone();
+            found[back].before = found[at].before.take();
             changed.push(at);
         }
     }
     for at in changed {
         found[at].kind = DifferenceKind::Added;
-        found[at].before = None;
     }
 }
 

@@ -7,7 +7,7 @@ use git2::IndexEntry;
 use super::{
     State, StatusOptions, WorktreeError,
     advance::find,
-    io_error, is_within, named, normal,
+    io_error, is_within, large, named, normal,
     stage::{forget, no_path, refused},
 };
 use crate::{CommitId, Worktree, commit::check_path};
@@ -38,7 +38,7 @@ impl Worktree {
             }
             // A tree of what is staged, which is known to be without the conflicts elsewhere.
             let mut staged = git2::Index::new().map_err(|e| self.fail(e))?;
-            for entry in index.iter().filter(|entry| entry.flags >> 12 & 3 == 0) {
+            for entry in index.iter().filter(large::is_merged) {
                 staged.add(&entry).map_err(|e| self.fail(e))?;
             }
             let tree = staged.write_tree_to(&repo).map_err(|e| self.fail(e))?;
@@ -147,7 +147,7 @@ impl Worktree {
         if moved.is_empty() || fs::symlink_metadata(self.place(from)).is_err() {
             return Err(no_path(from));
         }
-        if let Some(open) = moved.iter().find(|entry| entry.flags >> 12 & 3 != 0) {
+        if let Some(open) = moved.iter().find(|entry| !large::is_merged(entry)) {
             return Err(super::stage::conflicted(vec![lossy(&open.path)]));
         }
         let known = index.iter().any(|entry| is_within(&lossy(&entry.path), to));

@@ -23,6 +23,8 @@ use crate::{
 };
 
 const CHUNK_BYTES: usize = 1 << 18;
+/// Where an entry's flags say which version of a conflict it is.
+const STAGES: u16 = 0x3000;
 
 impl Worktree {
     /// Large files whose content is another than in the index. Afterwards libgit2 can write the
@@ -165,7 +167,12 @@ pub(in crate::handle) fn pointer_of(
 
 /// An ordinary file that is not in conflict.
 pub(super) fn is_file(entry: &IndexEntry) -> bool {
-    entry.flags >> 12 & 3 == 0 && entry.mode & 0o170_000 == 0o100_000
+    is_merged(entry) && entry.mode & 0o170_000 == 0o100_000
+}
+
+/// Whether the entry is no version of a conflict.
+pub(super) fn is_merged(entry: &IndexEntry) -> bool {
+    entry.flags & STAGES == 0
 }
 
 /// Whether the file looks as it did when it was noted, by what libgit2 compares.
