@@ -12,6 +12,7 @@ use std::{
 use hyprstream_git2db::{
     CommitId, RepositoryHandle, Worktree,
     commit::{Author, Metadata, Timestamp},
+    handle::StatusOptions,
     store::ObjectStore,
 };
 use proptest::prelude::ProptestConfig;
@@ -81,7 +82,7 @@ impl Desk {
     #[track_caller]
     pub fn check_clean(&self) {
         assert_eq!(self.git(&["status", "--porcelain=v2"]), "");
-        assert_eq!(self.tree.status(Default::default()).unwrap(), []);
+        assert_eq!(self.tree.status(StatusOptions::default()).unwrap(), []);
         self.check_objects();
     }
 

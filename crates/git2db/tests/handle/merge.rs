@@ -315,7 +315,12 @@ fn large_files_conflict_as_a_whole() {
         panic!("both have the same");
     };
     assert_eq!(desk.read("b.bin"), b"2222");
-    assert_eq!(desk.tree.status(Default::default()).unwrap(), []);
+    assert_eq!(
+        desk.tree
+            .status(hyprstream_git2db::handle::StatusOptions::default())
+            .unwrap(),
+        []
+    );
 }
 
 #[test]

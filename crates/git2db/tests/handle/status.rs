@@ -246,7 +246,9 @@ fn listing(folder: &Path) -> Vec<String> {
             } else if name != ".git" {
                 let mode = metadata.permissions().mode() & 0o100;
                 let mut content = fs::read(&path).unwrap();
-                if name.ends_with(".bin") && !content.starts_with(b"version https://git-lfs") {
+                if path.extension().is_some_and(|end| end == "bin")
+                    && !content.starts_with(b"version https://git-lfs")
+                {
                     let (oid, size) = (Digest::of(&content), content.len() as u64);
                     content = Pointer { oid, size }.to_string().into_bytes();
                 }

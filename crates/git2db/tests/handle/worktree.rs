@@ -9,6 +9,9 @@ use crate::{
     support::git::git,
 };
 
+/// Brings something of nobody else's in the way.
+type Spoil = fn(&Desk);
+
 #[track_caller]
 fn check(result: Result<(), WorktreeError>, reason: &str) {
     let error = result.unwrap_err();
@@ -146,7 +149,6 @@ fn switching_keeps_changes_that_are_not_in_the_way_and_refuses_to_lose_others() 
     desk.tree.switch(Target::Branch("main"), false).unwrap();
     assert_eq!(desk.read("only"), b"changed\n");
 
-    type Spoil = fn(&Desk);
     let ways: [(&str, Spoil); 6] = [
         ("both", |desk| desk.write("both", "mine\n")),
         ("both", |desk| {
