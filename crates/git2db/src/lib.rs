@@ -10,6 +10,7 @@
 //! | [`checkout`] | a commit's files as hard links into the store, whole or not there |
 //! | [`storage`] | writable folders over a checkout: overlay mounts, reflinks, copies |
 //! | [`mod@commit`] | staging, committing, pushing |
+//! | [`handle`] | a repository as its users work with it: branches, tags, worktrees, merging, history |
 //!
 //! It is synchronous: calls block, so an async program makes them on threads of their own
 //! (`spawn_blocking`) and ends them through an [`Observer`]. It knows nothing of Kubernetes, reads
@@ -84,7 +85,15 @@
 //!   is fetched with [`repo::History::Whole`].
 //! - LFS over HTTP with the `basic` transfer only: no `git-lfs-authenticate` over ssh, no
 //!   extensions, no locks. XET is to be another [`lfs::ObjectSource`].
-//! - Files are what the blobs say: no line endings are converted and no filter but LFS is run.
+//! - Files of a checkout are what the blobs say: no line endings are converted and no filter but
+//!   LFS is run. In a worktree, libgit2's own filters (line endings, `ident`) run too, but none
+//!   that is another program.
+//! - Of merges: no rename of a whole folder is found, octopus merges are not made, texts are
+//!   compared by Myers' algorithm where git takes histograms, and nothing is left half merged for
+//!   somebody to go on with. Renames that are close to half the same may be told otherwise than by
+//!   git.
+//! - `git add -N`, sparse checkouts, submodules and names that are not UTF-8 are not supported in
+//!   worktrees.
 //! - ssh host keys are read from a home of libgit2 that exists once per process, so connections
 //!   over ssh are begun one after the other (they then run side by side).
 //! - An LFS server may send downloads to any HTTP host that this machine reaches, unless a

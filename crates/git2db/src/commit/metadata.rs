@@ -126,26 +126,28 @@ impl Message {
             return Err(refuse("its subject has more than one line"));
         }
         let whole = format!("{}\n{}", self.subject, with_gap(&self.body));
-        let mut text = git2::message_prettify(whole, None)
-            .map_err(|_| refuse("it holds a zero byte"))?;
+        let mut text =
+            git2::message_prettify(whole, None).map_err(|_| refuse("it holds a zero byte"))?;
         if self.trailers.is_empty() {
             return Ok(text);
         }
-        let ends_with_trailers = git2::message_trailers_strs(&text)
-            .is_ok_and(|found| found.iter().next().is_some());
+        let ends_with_trailers =
+            git2::message_trailers_strs(&text).is_ok_and(|found| found.iter().next().is_some());
         if !ends_with_trailers {
             text.push('\n');
         }
         for Trailer { key, value } in &self.trailers {
             let known = |c: char| c.is_ascii_alphanumeric() || c == '-';
             if key.is_empty() || !key.chars().all(known) {
-                return Err(refuse("a trailer's key is more than letters, digits and '-'"));
+                return Err(refuse(
+                    "a trailer's key is more than letters, digits and '-'",
+                ));
             }
             let value = value.trim();
             if value.is_empty() || value.contains(['\n', '\r', '\0']) {
                 return Err(refuse("a trailer's value is not one line"));
             }
-            text.push_str(&format!("{key}: {value}\n"));
+            text.extend([key, ": ", value, "\n"]);
         }
         Ok(text)
     }
@@ -222,7 +224,10 @@ mod tests {
         let signed = [("Signed-off-by", "A <a@example.org>")];
         assert_eq!(text("Do", &[]), "Do\n");
         assert_eq!(text("Do\n\n\n\nwell  \n", &[]), "Do\n\nwell\n");
-        assert_eq!(text("Do", &signed), "Do\n\nSigned-off-by: A <a@example.org>\n");
+        assert_eq!(
+            text("Do", &signed),
+            "Do\n\nSigned-off-by: A <a@example.org>\n"
+        );
         assert_eq!(
             text("Do\n\nbody\n\nCloses: 3\n", &signed),
             "Do\n\nbody\n\nCloses: 3\nSigned-off-by: A <a@example.org>\n"

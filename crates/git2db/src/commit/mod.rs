@@ -97,8 +97,7 @@ pub fn commit_with(
     })
 }
 
-type Write<'a> =
-    dyn Fn(&Repository, &Tree<'_>, &[&Commit<'_>]) -> Result<Oid, CommitError> + 'a;
+type Write<'a> = dyn Fn(&Repository, &Tree<'_>, &[&Commit<'_>]) -> Result<Oid, CommitError> + 'a;
 
 fn commit_by(
     bare: &Path,

@@ -29,8 +29,9 @@ pub(super) struct Filter {
     pub(super) attributes: *const c_char,
     pub(super) initialize: Option<extern "C" fn(*mut Filter) -> c_int>,
     pub(super) shutdown: Option<extern "C" fn(*mut Filter)>,
-    pub(super) check:
-        Option<extern "C" fn(*mut Filter, *mut *mut c_void, *const Source, *mut *const c_char) -> c_int>,
+    pub(super) check: Option<
+        extern "C" fn(*mut Filter, *mut *mut c_void, *const Source, *mut *const c_char) -> c_int,
+    >,
     pub(super) apply: *const c_void,
     pub(super) stream: Option<
         extern "C" fn(

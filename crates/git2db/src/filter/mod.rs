@@ -62,9 +62,7 @@ pub(crate) fn serve(common: &Path, store: &ObjectStore) {
     register();
     let key = canonical(common);
     let mut stores = STORES.write().unwrap_or_else(PoisonError::into_inner);
-    stores
-        .get_or_insert_default()
-        .insert(key, store.clone());
+    stores.get_or_insert_default().insert(key, store.clone());
 }
 
 /// The failure of the store that made the last call of libgit2 on this thread fail, if one did.
@@ -86,7 +84,9 @@ fn fail(error: FilterError) -> c_int {
     if let FilterError::Store(error) = error {
         let text = CString::new(error.to_string()).unwrap_or_default();
         // SAFETY: libgit2 copies the C string.
-        unsafe { libgit2_sys::git_error_set_str(libgit2_sys::GIT_ERROR_FILTER as c_int, text.as_ptr()) };
+        unsafe {
+            libgit2_sys::git_error_set_str(libgit2_sys::GIT_ERROR_FILTER as c_int, text.as_ptr())
+        };
         FAILED.set(Some(error));
     }
     -1

@@ -127,7 +127,9 @@ impl Stream {
         // SAFETY: `next` is a stream of libgit2 that lives until after this one was closed.
         let function = unsafe { (*self.next).write };
         match function {
-            Some(function) if function(self.next, bytes.as_ptr().cast(), bytes.len()) >= 0 => Ok(()),
+            Some(function) if function(self.next, bytes.as_ptr().cast(), bytes.len()) >= 0 => {
+                Ok(())
+            }
             _ => Err(FilterError::Next),
         }
     }

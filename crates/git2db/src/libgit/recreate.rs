@@ -31,7 +31,8 @@ pub(crate) fn recreate(worktree: &Path, tree: Oid, paths: &[&str]) -> Result<(),
         // For libgit2, no paths are all of them.
         return Ok(());
     }
-    let mut pointers: Vec<*mut c_char> = paths.iter().map(|path| path.as_ptr().cast_mut()).collect();
+    let mut pointers: Vec<*mut c_char> =
+        paths.iter().map(|path| path.as_ptr().cast_mut()).collect();
     let mut repo = Repository(ptr::null_mut());
     let flags = raw::GIT_REPOSITORY_OPEN_NO_SEARCH as c_uint;
     // SAFETY: libgit2 is initialised (the caller has a tree); the string lives during the call.

@@ -12,8 +12,10 @@ use std::{
 use hyprstream_git2db::{
     CommitId, RepositoryHandle, Worktree,
     commit::{Author, Metadata, Timestamp},
+    handle::StatusOptions,
     store::ObjectStore,
 };
+use proptest::prelude::ProptestConfig;
 
 use crate::support::git::{command, git};
 
@@ -80,7 +82,7 @@ impl Desk {
     #[track_caller]
     pub fn check_clean(&self) {
         assert_eq!(self.git(&["status", "--porcelain=v2"]), "");
-        assert_eq!(self.tree.status(Default::default()).unwrap(), []);
+        assert_eq!(self.tree.status(StatusOptions::default()).unwrap(), []);
         self.check_objects();
     }
 
@@ -187,4 +189,19 @@ pub fn lines(name: &str) -> String {
     (0..24).fold(String::new(), |text, line| {
         text + &format!("{name} has its own line {line} {}\n", line * 7919 % 101)
     })
+}
+
+/// So many cases, or as many as `PROPTEST_CASES` says.
+pub fn cases(cases: u32) -> ProptestConfig {
+    let default = ProptestConfig::default();
+    ProptestConfig {
+        cases: match std::env::var_os("PROPTEST_CASES") {
+            Some(_) => default.cases,
+            None => cases,
+        },
+        failure_persistence: None,
+        // Every step of shrinking starts git many times.
+        max_shrink_iters: 100,
+        ..default
+    }
 }

@@ -73,7 +73,10 @@ fn git_lfs_takes_our_commits_for_its_own_and_we_take_its() {
     desk.handle.store().insert(&mut theirs.as_slice()).unwrap();
     let mut found = Vec::new();
     let mut reader = desk.handle.load_file(&commit, "theirs.bin").unwrap();
-    assert_eq!((reader.size(), reader.pointer()), (400_000, Some(&pointer(&theirs))));
+    assert_eq!(
+        (reader.size(), reader.pointer()),
+        (400_000, Some(&pointer(&theirs)))
+    );
     reader.read_to_end(&mut found).unwrap();
     assert_eq!(found, theirs);
 }
@@ -93,7 +96,10 @@ fn switching_writes_contents_out_of_the_store() {
     desk.check_clean();
     desk.tree.switch(Target::Branch("main"), false).unwrap();
     assert_eq!(desk.read("dir/a.bin"), content);
-    let mode = fs::metadata(desk.path("dir/a.bin")).unwrap().permissions().mode();
+    let mode = fs::metadata(desk.path("dir/a.bin"))
+        .unwrap()
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o111, 0o111);
     assert_eq!(desk.tree.status(StatusOptions::default()).unwrap(), []);
     desk.check_clean();
@@ -124,9 +130,16 @@ fn an_object_that_is_missing_leaves_its_pointer_until_it_is_filled_in() {
 
     fs::rename(&aside, &path).unwrap();
     let mut loaded = Vec::new();
-    desk.tree.load_file("a.bin").unwrap().read_to_end(&mut loaded).unwrap();
+    desk.tree
+        .load_file("a.bin")
+        .unwrap()
+        .read_to_end(&mut loaded)
+        .unwrap();
     assert_eq!(loaded, content, "read through the pointer");
-    assert_eq!(desk.tree.unfilled().unwrap(), [("a.bin".to_owned(), missing)]);
+    assert_eq!(
+        desk.tree.unfilled().unwrap(),
+        [("a.bin".to_owned(), missing)]
+    );
     assert_eq!(desk.tree.fill().unwrap(), ["a.bin"]);
     assert_eq!(desk.read("a.bin"), content);
     assert!(desk.tree.missing_objects().unwrap().is_empty());
@@ -177,13 +190,25 @@ fn a_large_file_is_changed_when_its_content_is() {
     // Another content of the same size, in the same moment or not.
     let mut other = content.clone();
     other[0] ^= 1;
-    let before = fs::metadata(desk.path("a.bin")).unwrap().modified().unwrap();
+    let before = fs::metadata(desk.path("a.bin"))
+        .unwrap()
+        .modified()
+        .unwrap();
     desk.write("a.bin", &other);
-    let file = fs::File::options().write(true).open(desk.path("a.bin")).unwrap();
+    let file = fs::File::options()
+        .write(true)
+        .open(desk.path("a.bin"))
+        .unwrap();
     file.set_modified(before).unwrap();
     let status = desk.tree.status(StatusOptions::default()).unwrap();
     assert_eq!(status.len(), 1);
-    assert!(matches!(status[0].state, State::Tracked { unstaged: Some(_), staged: None }));
+    assert!(matches!(
+        status[0].state,
+        State::Tracked {
+            unstaged: Some(_),
+            staged: None
+        }
+    ));
     let error = desk.tree.switch(Target::Commit(&desk.head()), false);
     error.unwrap();
     let commit = desk.commit("Other");
@@ -202,7 +227,10 @@ fn files_beyond_the_memory_of_libgit2_are_staged_compared_and_written() {
     desk.write("model.safetensors", &content);
     let commit = desk.commit("Weights");
     assert_eq!(
-        git(desk.handle.path(), &["show", &format!("{commit}:.gitattributes")]),
+        git(
+            desk.handle.path(),
+            &["show", &format!("{commit}:.gitattributes")]
+        ),
         "/model.safetensors filter=lfs diff=lfs merge=lfs -text"
     );
     desk.write("model.safetensors", &content);
@@ -212,15 +240,24 @@ fn files_beyond_the_memory_of_libgit2_are_staged_compared_and_written() {
     desk.write("model.safetensors", &other);
     assert_eq!(desk.tree.status(StatusOptions::default()).unwrap().len(), 1);
     let error = desk.tree.switch(Target::Commit(&first), false).unwrap_err();
-    assert!(matches!(error, WorktreeError::LocalChanges { .. }), "{error}");
-    assert!(desk.read("model.safetensors") == other, "what nobody committed stays");
+    assert!(
+        matches!(error, WorktreeError::LocalChanges { .. }),
+        "{error}"
+    );
+    assert!(
+        desk.read("model.safetensors") == other,
+        "what nobody committed stays"
+    );
     desk.tree.restore(&["model.safetensors"], None).unwrap();
     assert!(desk.read("model.safetensors") == content);
     desk.tree.switch(Target::Commit(&first), false).unwrap();
     // An untracked one in the way is not lost.
     desk.write("model.safetensors", &other);
     let error = desk.tree.switch(Target::Branch("main"), false).unwrap_err();
-    assert!(matches!(error, WorktreeError::LocalChanges { .. }), "{error}");
+    assert!(
+        matches!(error, WorktreeError::LocalChanges { .. }),
+        "{error}"
+    );
     desk.tree.switch(Target::Branch("main"), true).unwrap();
     assert!(desk.read("model.safetensors") == content);
     assert_eq!(desk.tree.status(StatusOptions::default()).unwrap(), []);

@@ -1,5 +1,11 @@
 //! The operations of a handle, compared with stock git and git-lfs on the same repositories.
-#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cloned_ref_to_slice_refs
+)]
 
 #[path = "../support/mod.rs"]
 mod support;

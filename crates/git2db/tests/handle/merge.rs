@@ -9,7 +9,7 @@ use hyprstream_git2db::{
 use proptest::prelude::*;
 
 use crate::{
-    desk::{Desk, Files, Made, bare, import, lines, metadata, try_git},
+    desk::{Desk, Files, Made, bare, cases, import, lines, metadata, try_git},
     support::git::git,
 };
 
@@ -32,7 +32,10 @@ fn change(files: &mut Files, act: u8, path: &str, line: usize) {
             files.remove(path);
         }
         5 => {
-            files.insert(format!("new-{path}"), (false, lines(&format!("{path}{line}"))));
+            files.insert(
+                format!("new-{path}"),
+                (false, lines(&format!("{path}{line}"))),
+            );
         }
         6 => {
             if let Some((executable, _)) = files.get_mut(path) {
@@ -72,7 +75,7 @@ fn sides() -> impl Strategy<Value = (bool, Files, Files, Files)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(24))]
 
     #[test]
     fn a_merge_is_that_of_git((renames, base, ours, theirs) in sides()) {
@@ -122,7 +125,9 @@ proptest! {
 fn forked(desk: &Desk) -> (CommitId, CommitId, CommitId) {
     desk.write("a", lines("a"));
     let base = desk.commit("Base");
-    desk.tree.switch(Target::NewBranch("side", None), false).unwrap();
+    desk.tree
+        .switch(Target::NewBranch("side", None), false)
+        .unwrap();
     desk.write("side", "side\n");
     let side = desk.commit("Side");
     desk.tree.switch(Target::Branch("main"), false).unwrap();
@@ -136,11 +141,23 @@ fn fast_forwards_are_taken_demanded_and_avoided() {
     let desk = Desk::new();
     let (base, main, side) = forked(&desk);
     desk.handle.create_branch("behind", &base, false).unwrap();
-    let only = Merge { fast_forward: FastForward::Only, ..merge() };
-    let never = Merge { fast_forward: FastForward::Never, ..merge() };
-    assert_eq!(desk.handle.merge("side", &base, &merge()).unwrap(), Merged::UpToDate);
+    let only = Merge {
+        fast_forward: FastForward::Only,
+        ..merge()
+    };
+    let never = Merge {
+        fast_forward: FastForward::Never,
+        ..merge()
+    };
+    assert_eq!(
+        desk.handle.merge("side", &base, &merge()).unwrap(),
+        Merged::UpToDate
+    );
     let error = desk.handle.merge("side", &main, &only).unwrap_err();
-    assert!(matches!(error, MergeError::NotFastForward { .. }), "{error}");
+    assert!(
+        matches!(error, MergeError::NotFastForward { .. }),
+        "{error}"
+    );
     let Merged::Committed(commit) = desk.handle.merge("behind", &side, &never).unwrap() else {
         panic!("it is committed");
     };
@@ -151,9 +168,15 @@ fn fast_forwards_are_taken_demanded_and_avoided() {
     assert_eq!(merged, Merged::FastForward(side.clone()));
     assert_eq!(desk.handle.branch_tip("behind").unwrap(), side);
     // What somebody expects elsewhere, or works on, stays.
-    let expecting = Merge { expected: Some(base), ..merge() };
+    let expecting = Merge {
+        expected: Some(base),
+        ..merge()
+    };
     let error = desk.handle.merge("side", &main, &expecting).unwrap_err();
-    assert!(matches!(error, MergeError::Moved { .. }) && error.is_retriable(), "{error}");
+    assert!(
+        matches!(error, MergeError::Moved { .. }) && error.is_retriable(),
+        "{error}"
+    );
     let error = desk.handle.merge("main", &side, &merge()).unwrap_err();
     assert!(matches!(error, MergeError::CheckedOut { .. }), "{error}");
     let error = desk.handle.merge("none", &side, &merge()).unwrap_err();
@@ -162,12 +185,53 @@ fn fast_forwards_are_taken_demanded_and_avoided() {
 }
 
 #[test]
+fn merges_at_the_same_time_lose_nothing() {
+    let desk = Desk::new();
+    let base = desk.head();
+    desk.handle.create_branch("target", &base, false).unwrap();
+    let sides: Vec<CommitId> = (0..6)
+        .map(|side| {
+            desk.tree.switch(Target::Commit(&base), false).unwrap();
+            desk.write(&format!("file-{side}"), "x");
+            desk.commit("Side")
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for side in &sides {
+            let handle = desk.handle.clone();
+            scope.spawn(move || {
+                loop {
+                    match handle.merge("target", side, &merge()) {
+                        Ok(Merged::Committed(_) | Merged::FastForward(_)) => return,
+                        Err(MergeError::Moved { .. }) => {}
+                        other => panic!("{other:?}"),
+                    }
+                }
+            });
+        }
+    });
+    let files = git(desk.handle.path(), &["ls-tree", "--name-only", "target"]);
+    assert_eq!(files.lines().count(), sides.len());
+    for side in &sides {
+        let args = ["merge-base", "--is-ancestor", side.as_str(), "target"];
+        git(desk.handle.path(), &args);
+    }
+    desk.check_objects();
+}
+
+#[test]
 fn histories_without_a_common_commit_are_not_merged() {
     let desk = Desk::new();
     let tree = desk.git(&["rev-parse", "HEAD^{tree}"]);
-    let other: CommitId = desk.git(&["commit-tree", &tree, "-m", "other"]).parse().unwrap();
+    let other: CommitId = desk
+        .git(&["commit-tree", &tree, "-m", "other"])
+        .parse()
+        .unwrap();
     desk.handle.create_branch("other", &other, false).unwrap();
-    let error = desk.handle.merge("other", &desk.head(), &merge()).unwrap_err();
+    let error = desk
+        .handle
+        .merge("other", &desk.head(), &merge())
+        .unwrap_err();
     assert_eq!(error.reason(), "UnrelatedHistories");
 }
 
@@ -184,6 +248,20 @@ fn the_files_of_a_worktree_follow_a_merge_or_nothing_changes() {
     assert_eq!(desk.head(), main);
     std::fs::remove_file(desk.path("side")).unwrap();
     desk.write("untracked", "stays");
+    // Somebody else changes the branch in this moment.
+    let lock = desk.handle.path().join("refs/heads/main.lock");
+    std::fs::write(&lock, "").unwrap();
+    let error = desk.tree.merge(&side, &merge()).unwrap_err();
+    assert!(matches!(error, MergeError::Moved { .. }), "{error}");
+    assert_eq!(desk.git(&["status", "--porcelain"]), "?? untracked");
+    std::fs::remove_file(&lock).unwrap();
+    // Stock git is not done.
+    desk.git(&["merge", "-q", "--no-commit", "side"]);
+    let error = desk.tree.merge(&side, &merge()).unwrap_err();
+    assert_eq!(error.reason(), "Conflict");
+    let error = desk.tree.switch(Target::Branch("side"), false).unwrap_err();
+    assert!(matches!(error, WorktreeError::Unfinished { .. }), "{error}");
+    desk.git(&["merge", "--abort"]);
     let Merged::Committed(commit) = desk.tree.merge(&side, &merge()).unwrap() else {
         panic!("it is committed");
     };
@@ -196,14 +274,19 @@ fn the_files_of_a_worktree_follow_a_merge_or_nothing_changes() {
 #[test]
 fn large_files_conflict_as_a_whole() {
     let desk = Desk::with_lfs();
-    desk.write(".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n");
+    desk.write(
+        ".gitattributes",
+        "*.bin filter=lfs diff=lfs merge=lfs -text\n",
+    );
     // Contents of one size: their pointers differ in one line.
     desk.write("a.bin", "0000");
     desk.write("b.bin", "0000");
     let base = desk.commit("Base");
     desk.write("a.bin", "1111");
     let main = desk.commit("Main");
-    desk.tree.switch(Target::NewBranch("side", Some(&base)), false).unwrap();
+    desk.tree
+        .switch(Target::NewBranch("side", Some(&base)), false)
+        .unwrap();
     desk.write("a.bin", "2222");
     desk.write("b.bin", "2222");
     let side = desk.commit("Side");
@@ -216,7 +299,10 @@ fn large_files_conflict_as_a_whole() {
         side.as_ref().unwrap().pointer.clone().unwrap().oid
     };
     let of = |content: &[u8]| hyprstream_git2db::Digest::of(content);
-    assert_eq!((files[0].path.as_str(), files[0].kind), ("a.bin", Conflict::BothModified));
+    assert_eq!(
+        (files[0].path.as_str(), files[0].kind),
+        ("a.bin", Conflict::BothModified)
+    );
     assert_eq!(digest(&files[0].base), of(b"0000"));
     assert_eq!(digest(&files[0].ours), of(b"1111"));
     assert_eq!(digest(&files[0].theirs), of(b"2222"));
@@ -229,19 +315,29 @@ fn large_files_conflict_as_a_whole() {
         panic!("both have the same");
     };
     assert_eq!(desk.read("b.bin"), b"2222");
-    assert_eq!(desk.tree.status(Default::default()).unwrap(), []);
+    assert_eq!(
+        desk.tree
+            .status(hyprstream_git2db::handle::StatusOptions::default())
+            .unwrap(),
+        []
+    );
 }
 
 #[test]
 fn large_files_that_are_replaced_have_not_moved() {
     let desk = Desk::with_lfs();
-    desk.write(".gitattributes", "*.bin filter=lfs diff=lfs merge=lfs -text\n");
+    desk.write(
+        ".gitattributes",
+        "*.bin filter=lfs diff=lfs merge=lfs -text\n",
+    );
     desk.write("old.bin", "0000");
     let base = desk.commit("Base");
     desk.tree.rename("old.bin", "new.bin").unwrap();
     desk.write("new.bin", "1111");
     desk.commit("Replaced");
-    desk.tree.switch(Target::NewBranch("side", Some(&base)), false).unwrap();
+    desk.tree
+        .switch(Target::NewBranch("side", Some(&base)), false)
+        .unwrap();
     std::fs::remove_file(desk.path("old.bin")).unwrap();
     let side = desk.commit("Removed");
     desk.tree.switch(Target::Branch("main"), false).unwrap();
@@ -261,7 +357,12 @@ fn reverts_and_cherry_picks_are_those_of_git() {
     desk.write("a", "all new\n");
     let changed = desk.commit("Change");
     // git's own results, on branches of its own.
-    let tree_of = |name: &str| git(desk.handle.path(), &["rev-parse", &format!("{name}^{{tree}}")]);
+    let tree_of = |name: &str| {
+        git(
+            desk.handle.path(),
+            &["rev-parse", &format!("{name}^{{tree}}")],
+        )
+    };
     let theirs = |name: &str, args: &[&str]| {
         desk.git(&["switch", "-q", "-c", name, "main"]);
         desk.git(args);
@@ -275,9 +376,15 @@ fn reverts_and_cherry_picks_are_those_of_git() {
     }
     let said = metadata("Back");
     let revert = |name, commit, parent| desk.handle.revert(name, commit, parent, &said);
-    assert!(matches!(revert("r1", &changed, None).unwrap(), Merged::Committed(_)));
+    assert!(matches!(
+        revert("r1", &changed, None).unwrap(),
+        Merged::Committed(_)
+    ));
     assert_eq!(tree_of("r1"), one);
-    assert!(matches!(revert("r2", &merged, Some(1)).unwrap(), Merged::Committed(_)));
+    assert!(matches!(
+        revert("r2", &merged, Some(1)).unwrap(),
+        Merged::Committed(_)
+    ));
     assert_eq!(tree_of("r2"), two);
     let error = revert("r2", &merged, None).unwrap_err();
     assert!(matches!(error, MergeError::WhichParent { .. }), "{error}");
@@ -287,14 +394,23 @@ fn reverts_and_cherry_picks_are_those_of_git() {
     assert_eq!(revert("r1", &changed, None).unwrap(), Merged::UpToDate);
 
     desk.handle.create_branch("onto", &base, false).unwrap();
-    let picked = desk.handle.cherry_pick("onto", &main, None, &metadata("Picked")).unwrap();
+    let picked = desk
+        .handle
+        .cherry_pick("onto", &main, None, &metadata("Picked"))
+        .unwrap();
     let Merged::Committed(picked) = picked else {
         panic!("it is committed");
     };
     let info = desk.handle.commit_info(&picked).unwrap();
     let original = desk.handle.commit_info(&main).unwrap();
     assert_eq!((info.author, info.parents), (original.author, vec![base]));
-    assert_eq!(git(desk.handle.path(), &["diff", "--name-only", "onto~1", "onto"]), "main");
+    assert_eq!(
+        git(
+            desk.handle.path(),
+            &["diff", "--name-only", "onto~1", "onto"]
+        ),
+        "main"
+    );
     // A conflict moves nothing.
     desk.write("a", "other\n");
     let last = desk.commit("Other");

@@ -51,7 +51,9 @@ fn branches_are_made_listed_renamed_and_deleted_as_by_git() {
     desk.write("a", "1");
     let second = desk.commit("Second");
     desk.handle.create_branch("old", &first, false).unwrap();
-    desk.handle.create_branch("dev/next", &second, false).unwrap();
+    desk.handle
+        .create_branch("dev/next", &second, false)
+        .unwrap();
     desk.handle.set_upstream("old", Some("main")).unwrap();
     desk.handle.set_upstream("main", Some("dev/next")).unwrap();
     desk.write("a", "2");
@@ -81,12 +83,18 @@ fn branches_are_made_listed_renamed_and_deleted_as_by_git() {
 fn a_branch_that_would_be_lost_or_is_in_use_stays() {
     let desk = Desk::new();
     let first = desk.head();
-    desk.tree.switch(Target::NewBranch("topic", None), false).unwrap();
+    desk.tree
+        .switch(Target::NewBranch("topic", None), false)
+        .unwrap();
     desk.write("a", "1");
     desk.commit("Only here");
     let used = |error: RefError| assert!(matches!(error, RefError::CheckedOut { .. }), "{error}");
     used(desk.handle.delete_branch("topic", true).unwrap_err());
-    used(desk.handle.create_branch("topic", &first, true).unwrap_err());
+    used(
+        desk.handle
+            .create_branch("topic", &first, true)
+            .unwrap_err(),
+    );
     desk.tree.switch(Target::Commit(&first), false).unwrap();
     let error = desk.handle.delete_branch("main", true).unwrap_err();
     assert!(matches!(error, RefError::DefaultBranch { .. }), "{error}");
@@ -106,8 +114,14 @@ fn names_that_git_refuses_are_refused() {
     for wrong in ["", "-x", "a..b", "a b", "a.lock", "HEAD", "/a", "a/", "a~1"] {
         let error = desk.handle.create_branch(wrong, &first, false).unwrap_err();
         assert_eq!(error.reason(), "ReferenceNotFound", "{wrong:?}: {error}");
-        assert!(desk.handle.create_tag(wrong, &first, None).is_err(), "{wrong:?}");
-        assert!(desk.handle.rename_branch("dev", wrong, false).is_err(), "{wrong:?}");
+        assert!(
+            desk.handle.create_tag(wrong, &first, None).is_err(),
+            "{wrong:?}"
+        );
+        assert!(
+            desk.handle.rename_branch("dev", wrong, false).is_err(),
+            "{wrong:?}"
+        );
     }
     for taken in ["dev", "dev/next"] {
         let error = desk.handle.create_branch(taken, &first, false).unwrap_err();
@@ -140,16 +154,31 @@ fn tags_are_made_listed_and_deleted_as_by_git() {
             };
             let subject = message.lines().next().unwrap_or_default().to_owned();
             let tagger = tag.annotation.and_then(|a| a.tagger).map(|t| t.name);
-            format!("{} {kind} {} {subject}", tag.name, tagger.unwrap_or_default())
+            format!(
+                "{} {kind} {} {subject}",
+                tag.name,
+                tagger.unwrap_or_default()
+            )
         })
         .collect();
     assert_eq!(
         ours,
-        ["light commit  ", "theirs tag A By git", "tree tree  ", "v1 tag A Version 1"]
+        [
+            "light commit  ",
+            "theirs tag A By git",
+            "tree tree  ",
+            "v1 tag A Version 1"
+        ]
     );
-    assert_eq!(git(desk.handle.path(), &["rev-parse", "v1^{commit}"]), commit.as_str());
     assert_eq!(
-        git(desk.handle.path(), &["for-each-ref", "--format=%(contents)", "refs/tags/v1"]),
+        git(desk.handle.path(), &["rev-parse", "v1^{commit}"]),
+        commit.as_str()
+    );
+    assert_eq!(
+        git(
+            desk.handle.path(),
+            &["for-each-ref", "--format=%(contents)", "refs/tags/v1"]
+        ),
         "Version 1\n\nwith a body\n\nReviewed-by: B <b@c>"
     );
     let error = desk.handle.create_tag("v1", &commit, None).unwrap_err();

@@ -30,7 +30,10 @@ fn a_commit_is_bit_for_bit_the_one_that_git_makes() {
     });
     desk.tree.add_all().unwrap();
     let ours = desk.tree.commit(&said).unwrap();
-    let tree = git(desk.handle.path(), &["rev-parse", &format!("{ours}^{{tree}}")]);
+    let tree = git(
+        desk.handle.path(),
+        &["rev-parse", &format!("{ours}^{{tree}}")],
+    );
     let message = "Train longer\n\nIt pays.\n\nReviewed-by: B <b@example.org>\n";
     let output = command(desk.handle.path())
         .args(["commit-tree", &tree, "-p", parent.as_str(), "-m", message])
@@ -40,7 +43,10 @@ fn a_commit_is_bit_for_bit_the_one_that_git_makes() {
         .env("GIT_COMMITTER_DATE", "1700000500 -0800")
         .output()
         .unwrap();
-    assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), ours.as_str());
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap().trim(),
+        ours.as_str()
+    );
     let trailers = desk.git(&["log", "-1", "--format=%(trailers)"]);
     assert_eq!(trailers, "Reviewed-by: B <b@example.org>");
     desk.check_clean();
@@ -71,9 +77,16 @@ fn signed_commits_are_accepted_by_git_and_others_are_not() {
     let signed = metadata("Signed").with_trailer("A", "b").signed_with(&key);
     let commit = desk.tree.commit(&signed).unwrap();
     let said = verify(commit.as_str());
-    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    assert!(
+        said.status.success(),
+        "{}",
+        String::from_utf8_lossy(&said.stderr)
+    );
     let amended = desk.tree.amend(None).unwrap();
-    assert!(!verify(amended.as_str()).status.success(), "the signature was of another commit");
+    assert!(
+        !verify(amended.as_str()).status.success(),
+        "the signature was of another commit"
+    );
     let amended = desk.tree.amend(Some(&signed)).unwrap();
     assert!(verify(amended.as_str()).status.success());
 
@@ -105,6 +118,9 @@ fn signed_commits_are_accepted_by_git_and_others_are_not() {
         .status()
         .unwrap();
     assert!(made.success());
-    let error = desk.tree.commit(&metadata("No").signed_with(&locked)).unwrap_err();
+    let error = desk
+        .tree
+        .commit(&metadata("No").signed_with(&locked))
+        .unwrap_err();
     assert_eq!(error.reason(), "SigningFailed");
 }

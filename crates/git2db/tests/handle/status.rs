@@ -1,11 +1,22 @@
 //! Our status is that of `git status`, whatever was done to the files.
 
-use std::{fs, os::unix::fs::{PermissionsExt as _, symlink}};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::Path,
+};
 
-use hyprstream_git2db::handle::{Change, Conflict, State, StatusOptions};
+use hyprstream_git2db::{
+    Digest,
+    handle::{Change, Conflict, State, StatusOptions, Target},
+    lfs::Pointer,
+};
 use proptest::prelude::*;
 
-use crate::desk::{Desk, lines, try_git};
+use crate::{
+    desk::{Desk, cases, lines, try_git},
+    support::git::command,
+};
 
 /// A status in words of git's: its two letters, where it moved from, the path.
 fn ours(desk: &Desk, ignored: bool) -> Vec<String> {
@@ -89,7 +100,16 @@ fn compare(desk: &Desk) {
     }
 }
 
-const PATHS: [&str; 8] = ["a", "b", "dir/c", "dir/d", "dir/sub/e", "x.log", "w.bin", "dir/v.bin"];
+const PATHS: [&str; 8] = [
+    "a",
+    "b",
+    "dir/c",
+    "dir/d",
+    "dir/sub/e",
+    "x.log",
+    "w.bin",
+    "dir/v.bin",
+];
 
 /// Does something to the file `path`, with stock git or without.
 fn act(desk: &Desk, kind: u8, path: &str, text: u8) {
@@ -133,7 +153,7 @@ fn act(desk: &Desk, kind: u8, path: &str, text: u8) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(16))]
 
     #[test]
     fn a_status_is_that_of_git(
@@ -166,6 +186,81 @@ proptest! {
         compare(&desk);
         desk.check_objects();
     }
+}
+
+proptest! {
+    #![proptest_config(cases(12))]
+
+    #[test]
+    fn switching_back_and_forth_leaves_what_was_committed(
+        first in proptest::collection::vec((0..13_u8, 0..PATHS.len(), 0..3_u8), 1..24),
+        second in proptest::collection::vec((0..13_u8, 0..PATHS.len(), 0..3_u8), 1..24),
+    ) {
+        let desk = Desk::with_lfs();
+        desk.write(".gitattributes", "*.bin filter=lfs -text\n");
+        let mut commits = Vec::new();
+        for steps in [first, second] {
+            for (kind, path, text) in steps {
+                act(&desk, kind, PATHS[path], text);
+            }
+            // Ours, so that the store has what is large.
+            desk.tree.unstage(None).unwrap();
+            desk.write("always", commits.len().to_string());
+            commits.push(desk.commit("State"));
+        }
+        for (round, commit) in commits.iter().cycle().take(4).enumerate() {
+            desk.tree.switch(Target::Commit(commit), round % 2 == 1).unwrap();
+            prop_assert_eq!(desk.git(&["status", "--porcelain"]), "");
+            prop_assert_eq!(desk.head(), commit.clone());
+            // Not by what the index notes of the files, but by what is in them.
+            let clone = desk.dir.path().join(format!("clone-{round}"));
+            let added = command(desk.handle.path())
+                .args(["worktree", "add", "-q", "--detach", clone.to_str().unwrap()])
+                .arg(commit.as_str())
+                .env("GIT_LFS_SKIP_SMUDGE", "1")
+                .status()
+                .unwrap();
+            prop_assert!(added.success());
+            desk.git(&["update-index", "--really-refresh"]);
+            prop_assert_eq!(listing(desk.tree.path()), listing(&clone));
+        }
+    }
+}
+
+/// Files below a folder with their modes and contents; of large files, their pointers.
+fn listing(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut pending = vec![folder.to_owned()];
+    while let Some(next) = pending.pop() {
+        for entry in fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.strip_prefix(folder).unwrap().display().to_string();
+            let metadata = fs::symlink_metadata(&path).unwrap();
+            if metadata.is_dir() {
+                pending.push(path);
+            } else if metadata.is_symlink() {
+                found.push(format!(
+                    "{name} -> {}",
+                    fs::read_link(&path).unwrap().display()
+                ));
+            } else if name != ".git" {
+                let mode = metadata.permissions().mode() & 0o100;
+                let mut content = fs::read(&path).unwrap();
+                if path.extension().is_some_and(|end| end == "bin")
+                    && !content.starts_with(b"version https://git-lfs")
+                {
+                    let (oid, size) = (Digest::of(&content), content.len() as u64);
+                    content = Pointer { oid, size }.to_string().into_bytes();
+                }
+                found.push(format!(
+                    "{name} {mode} {}",
+                    String::from_utf8(content).unwrap()
+                ));
+            }
+        }
+    }
+    found.sort();
+    found
 }
 
 #[test]

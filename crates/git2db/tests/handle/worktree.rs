@@ -9,6 +9,9 @@ use crate::{
     support::git::git,
 };
 
+/// Brings something of nobody else's in the way.
+type Spoil = fn(&Desk);
+
 #[track_caller]
 fn check(result: Result<(), WorktreeError>, reason: &str) {
     let error = result.unwrap_err();
@@ -34,13 +37,19 @@ fn what_is_added_is_what_git_would_add() {
     assert_eq!(desk.git(&["ls-files"]), "dir/sub/c\nlink");
     desk.commit("All");
     desk.check_clean();
-    assert_eq!(desk.git(&["ls-files"]), "*\n.gitignore\na\ndir/b\ndir/sub/c\nlink");
+    assert_eq!(
+        desk.git(&["ls-files"]),
+        "*\n.gitignore\na\ndir/b\ndir/sub/c\nlink"
+    );
     fs::remove_file(desk.path("dir/b")).unwrap();
     fs::remove_file(desk.path("link")).unwrap();
     fs::create_dir(desk.path("link")).unwrap();
     desk.write("link/in", "a folder now");
     desk.tree.add(&["dir", "link"]).unwrap();
-    assert_eq!(desk.git(&["ls-files"]), "*\n.gitignore\na\ndir/sub/c\nlink/in");
+    assert_eq!(
+        desk.git(&["ls-files"]),
+        "*\n.gitignore\na\ndir/sub/c\nlink/in"
+    );
     desk.tree.unstage(None).unwrap();
     assert_eq!(desk.git(&["diff", "--cached", "--name-only"]), "");
     desk.write(".hyprstream/manifest.json", "{}");
@@ -59,7 +68,9 @@ fn nothing_and_conflicts_are_not_committed() {
     desk.tree.add(&["a"]).unwrap();
     check(commit(" "), "InvalidMessage");
     let ours = desk.commit("Ours");
-    desk.tree.switch(Target::NewBranch("side", Some(&base)), false).unwrap();
+    desk.tree
+        .switch(Target::NewBranch("side", Some(&base)), false)
+        .unwrap();
     desk.write("a", "3\n");
     let theirs = desk.commit("Theirs");
     desk.tree.switch(Target::Branch("main"), false).unwrap();
@@ -103,7 +114,10 @@ fn amending_replaces_the_last_commit() {
     assert_eq!((was.message, was.author), (is.message, is.author));
     let said = desk.tree.amend(Some(&metadata("Right"))).unwrap();
     let info = desk.handle.commit_info(&said).unwrap();
-    assert_eq!((info.parents, info.message.as_str()), (vec![first], "Right\n"));
+    assert_eq!(
+        (info.parents, info.message.as_str()),
+        (vec![first], "Right\n")
+    );
     assert_eq!(desk.git(&["show", "HEAD:a"]), "2");
     desk.check_clean();
 }
@@ -115,7 +129,9 @@ fn switching_keeps_changes_that_are_not_in_the_way_and_refuses_to_lose_others() 
     desk.write("only", "1\n");
     desk.write("folder/f", "1\n");
     let first = desk.commit("First");
-    desk.tree.switch(Target::NewBranch("side", None), false).unwrap();
+    desk.tree
+        .switch(Target::NewBranch("side", None), false)
+        .unwrap();
     desk.write("both", "2\n");
     desk.write("new", "2\n");
     fs::remove_dir_all(desk.path("folder")).unwrap();
@@ -133,7 +149,6 @@ fn switching_keeps_changes_that_are_not_in_the_way_and_refuses_to_lose_others() 
     desk.tree.switch(Target::Branch("main"), false).unwrap();
     assert_eq!(desk.read("only"), b"changed\n");
 
-    type Spoil = fn(&Desk);
     let ways: [(&str, Spoil); 6] = [
         ("both", |desk| desk.write("both", "mine\n")),
         ("both", |desk| {
@@ -152,7 +167,10 @@ fn switching_keeps_changes_that_are_not_in_the_way_and_refuses_to_lose_others() 
         let WorktreeError::LocalChanges { paths } = &error else {
             panic!("{path}: {error}");
         };
-        assert!(paths.iter().all(|found| found.starts_with(path)), "{path}: {paths:?}");
+        assert!(
+            paths.iter().all(|found| found.starts_with(path)),
+            "{path}: {paths:?}"
+        );
         assert_eq!(desk.git(&["status", "--porcelain=v2", "-uall"]), before);
         // git refuses as well.
         let (_, switched) = crate::desk::try_git(desk.tree.path(), &["switch", "-q", "side"]);
@@ -182,11 +200,28 @@ fn a_branch_of_another_worktree_and_a_new_name_that_is_taken_are_refused() {
     let other = desk.dir.path().join("other");
     git(
         desk.handle.path(),
-        &["worktree", "add", "-q", "-b", "side", other.to_str().unwrap(), "main"],
+        &[
+            "worktree",
+            "add",
+            "-q",
+            "-b",
+            "side",
+            other.to_str().unwrap(),
+            "main",
+        ],
     );
-    check(desk.tree.switch(Target::Branch("side"), false), "BranchInUse");
-    check(desk.tree.switch(Target::NewBranch("side", None), false), "ReferenceExists");
-    check(desk.tree.switch(Target::Branch("none"), false), "ReferenceNotFound");
+    check(
+        desk.tree.switch(Target::Branch("side"), false),
+        "BranchInUse",
+    );
+    check(
+        desk.tree.switch(Target::NewBranch("side", None), false),
+        "ReferenceExists",
+    );
+    check(
+        desk.tree.switch(Target::Branch("none"), false),
+        "ReferenceNotFound",
+    );
     assert_eq!(desk.tree.branch().unwrap().as_deref(), Some("main"));
     desk.check_clean();
 }
@@ -271,7 +306,10 @@ fn files_are_restored_removed_and_moved() {
             .join("\n")
     );
     assert!(!desk.path("dir").exists());
-    check(desk.tree.rename("far", "far/in").map(drop), "RefusedContent");
+    check(
+        desk.tree.rename("far", "far/in").map(drop),
+        "RefusedContent",
+    );
     check(desk.tree.rename("far/a", "far/away/b"), "FileExists");
     check(desk.tree.rename("none", "x"), "FileNotFound");
     check(desk.tree.rename("far/a", ".git/x"), "RefusedContent");

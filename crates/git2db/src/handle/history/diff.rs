@@ -75,7 +75,9 @@ impl RepositoryHandle {
         };
         let (old, new) = (tree(from)?, tree(to)?);
         let mut options = DiffOptions::new();
-        options.include_typechange(true).disable_pathspec_match(true);
+        options
+            .include_typechange(true)
+            .disable_pathspec_match(true);
         if let Some(path) = path {
             options.pathspec(path);
         }
@@ -100,9 +102,8 @@ fn differences(repo: &Repository, diff: &Diff<'_>) -> Result<Vec<Difference>, gi
     let mut found = Vec::new();
     for delta in diff.deltas() {
         let (old, new) = (delta.old_file(), delta.new_file());
-        let text = |bytes: Option<&[u8]>| {
-            String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
-        };
+        let text =
+            |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
         let (from, path) = (text(old.path_bytes()), text(new.path_bytes()));
         let before = version(repo, old.id(), old.mode())?;
         let after = version(repo, new.id(), new.mode())?;
@@ -143,7 +144,7 @@ fn differences(repo: &Repository, diff: &Diff<'_>) -> Result<Vec<Difference>, gi
 
 /// libgit2 takes a file that became a link for one that went and one that came, so that the first
 /// may seem to have moved. As for git, what is still there has not moved.
-fn unsplit(found: &mut Vec<Difference>) {
+fn unsplit(found: &mut [Difference]) {
     let mut changed = Vec::new();
     for at in 0..found.len() {
         let DifferenceKind::Renamed { from } = &found[at].kind else {
@@ -154,13 +155,12 @@ fn unsplit(found: &mut Vec<Difference>) {
             .position(|other| other.path == *from && other.kind == DifferenceKind::Added);
         if let Some(back) = back {
             found[back].kind = DifferenceKind::TypeChanged;
-            found[back].before = found[at].before.clone();
+            found[back].before = found[at].before.take();
             changed.push(at);
         }
     }
     for at in changed {
         found[at].kind = DifferenceKind::Added;
-        found[at].before = None;
     }
 }
 
@@ -197,7 +197,9 @@ pub(super) fn size(
     is_link: bool,
 ) -> Result<(u64, Option<Pointer>), git2::Error> {
     let (len, kind) = repo.odb()?.read_header(blob)?;
-    if len < MAX_POINTER_BYTES && kind == ObjectType::Blob && !is_link
+    if len < MAX_POINTER_BYTES
+        && kind == ObjectType::Blob
+        && !is_link
         && let Ok(pointer) = Pointer::parse(repo.find_blob(blob)?.content())
     {
         return Ok((pointer.size, Some(pointer)));

@@ -153,7 +153,10 @@ impl Worktree {
             place: place.clone(),
         };
         let relative = Path::new(path);
-        if relative.components().any(|part| !matches!(part, Component::Normal(_))) {
+        if relative
+            .components()
+            .any(|part| !matches!(part, Component::Normal(_)))
+        {
             return Err(missing());
         }
         let mut at = self.path().to_owned();

@@ -139,7 +139,7 @@ impl Log {
         let Some(path) = &self.path else {
             return Ok((follow, true));
         };
-        let mine = self.at(commit, path)?;
+        let mine = Self::at(commit, path)?;
         let (mut change, mut other_change) = (false, false);
         // git looks at whether a second parent is relevant also where it does not compare with it.
         let mut relevant = second.is_some_and(|second| self.is_relevant(second));
@@ -155,7 +155,7 @@ impl Log {
             known += 1;
             let is_relevant = self.is_relevant(parent.id());
             relevant |= is_relevant;
-            if self.at(&parent, path)? == mine {
+            if Self::at(&parent, path)? == mine {
                 if is_relevant {
                     return Ok((vec![parent.id()], false));
                 }
@@ -178,8 +178,11 @@ impl Log {
     }
 
     /// What lies at the path: object and mode.
-    fn at(&self, commit: &Commit<'_>, path: &str) -> Result<Option<(Oid, i32)>, git2::Error> {
-        match commit.tree()?.get_path(Path::new(path.trim_end_matches('/'))) {
+    fn at(commit: &Commit<'_>, path: &str) -> Result<Option<(Oid, i32)>, git2::Error> {
+        match commit
+            .tree()?
+            .get_path(Path::new(path.trim_end_matches('/')))
+        {
             Ok(entry) => Ok(Some((entry.id(), entry.filemode_raw()))),
             Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
             Err(error) => Err(error),

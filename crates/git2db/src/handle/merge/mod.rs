@@ -4,9 +4,11 @@
 //! no branch, index or file has changed. A pointer of a large file is merged as a whole: the line
 //! with its digest differs wherever its content does.
 
+mod answer;
 mod error;
 mod place;
 
+pub use answer::{ConflictedFile, FastForward, Merge, Merged, Version};
 pub use error::MergeError;
 
 use git2::{Commit, ErrorCode, Index, IndexConflict, IndexEntry, MergeOptions, Repository};
@@ -16,97 +18,8 @@ use super::{Conflict, RepositoryHandle, Worktree, work::pointer_of};
 use crate::{
     CommitId,
     commit::{Metadata, write_commit},
-    lfs::Pointer,
     repo,
 };
-
-/// How branches are merged.
-#[derive(Clone, Debug)]
-pub struct Merge {
-    /// Whether a branch may go forward without a commit of the merge.
-    pub fast_forward: FastForward,
-    /// What the commit of the merge says.
-    pub metadata: Metadata,
-    /// Whether files that moved on one side take the changes that the other side made to them.
-    /// Folders that moved are not found, other than by git. A merge in which large files are in
-    /// conflict is made without renames.
-    pub renames: bool,
-    /// The commit that the branch must name, if it was looked at before.
-    pub expected: Option<CommitId>,
-}
-
-/// Whether a branch may go forward without a commit of the merge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FastForward {
-    /// If it has no commits of its own.
-    Allow,
-    /// It must: else nothing is merged.
-    Only,
-    /// Never: there is a commit of the merge in any case.
-    Never,
-}
-
-/// What came of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use = "after conflicts nothing was merged"]
-pub enum Merged {
-    /// The branch has all of it already.
-    UpToDate,
-    /// The branch names that commit now.
-    FastForward(CommitId),
-    /// The branch names a new commit now.
-    Committed(CommitId),
-    /// Nothing has changed, because these files cannot be merged.
-    Conflicts(Vec<ConflictedFile>),
-}
-
-/// A file that both sides changed, each in another way.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConflictedFile {
-    /// Its path.
-    pub path: String,
-    /// Which sides have it.
-    pub kind: Conflict,
-    /// What both began with.
-    pub base: Option<Version>,
-    /// What the branch has.
-    pub ours: Option<Version>,
-    /// What was to be merged.
-    pub theirs: Option<Version>,
-}
-
-/// One side's version of a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Version {
-    /// The git blob, 40 hexadecimal digits.
-    pub blob: String,
-    /// The mode that git notes, such as `0o100644`.
-    pub mode: u32,
-    /// The content that the blob points to, for a large file.
-    pub pointer: Option<Pointer>,
-}
-
-impl ConflictedFile {
-    /// Whether one side has a large file.
-    pub fn is_large(&self) -> bool {
-        [&self.base, &self.ours, &self.theirs]
-            .into_iter()
-            .flatten()
-            .any(|side| side.pointer.is_some())
-    }
-}
-
-impl Merge {
-    /// As `git merge` does without options.
-    pub fn new(metadata: Metadata) -> Self {
-        Self {
-            fast_forward: FastForward::Allow,
-            metadata,
-            renames: true,
-            expected: None,
-        }
-    }
-}
 
 impl RepositoryHandle {
     /// Merges the commit `from` into a branch, without a worktree.
@@ -135,7 +48,13 @@ impl RepositoryHandle {
         mainline: Option<u32>,
         metadata: &Metadata,
     ) -> Result<Merged, MergeError> {
-        repeat(&Place::branch(self, onto)?, commit, mainline, metadata, false)
+        repeat(
+            &Place::branch(self, onto)?,
+            commit,
+            mainline,
+            metadata,
+            false,
+        )
     }
 
     /// Takes the change of a commit back by a new one on a branch. Of a merge, the change from its
@@ -183,7 +102,11 @@ fn merge(place: &Place<'_>, from: &CommitId, options: &Merge) -> Result<Merged, 
     let repo = place.repo();
     let ours = place.tip()?;
     let into = CommitId::from_oid(ours.id());
-    if options.expected.as_ref().is_some_and(|expected| *expected != into) {
+    if options
+        .expected
+        .as_ref()
+        .is_some_and(|expected| *expected != into)
+    {
         return Err(place.moved());
     }
     let theirs = place.find(from)?;
@@ -220,7 +143,14 @@ fn merge(place: &Place<'_>, from: &CommitId, options: &Merge) -> Result<Merged, 
             .merge_commits(&ours, &theirs, Some(&how))
             .map_err(|e| place.fail(e))?;
     }
-    conclude(place, index, &ours, Some(&theirs), &options.metadata, "merge")
+    conclude(
+        place,
+        index,
+        &ours,
+        Some(&theirs),
+        &options.metadata,
+        "merge",
+    )
 }
 
 fn repeat(

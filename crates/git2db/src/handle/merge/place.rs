@@ -42,9 +42,16 @@ impl<'a> Place<'a> {
     }
 
     pub(super) fn worktree(worktree: &'a Worktree) -> Result<Self, MergeError> {
+        let repository = worktree.repository();
+        let repo = worktree.repo().map_err(MergeError::Repo)?;
+        let index = repo.index().map_err(|e| access(repository.path(), e))?;
+        worktree
+            .refuse_unfinished(&repo, &index)
+            .map_err(MergeError::Worktree)?;
+        drop(index);
         Ok(Self {
-            repository: worktree.repository(),
-            repo: worktree.repo().map_err(MergeError::Repo)?,
+            repository,
+            repo,
             kind: Kind::Worktree(worktree),
         })
     }
@@ -57,7 +64,10 @@ impl<'a> Place<'a> {
     pub(super) fn tip(&self) -> Result<Commit<'_>, MergeError> {
         match self.kind {
             Kind::Branch(branch) => {
-                let tip = self.repository.branch_tip(branch).map_err(MergeError::Ref)?;
+                let tip = self
+                    .repository
+                    .branch_tip(branch)
+                    .map_err(MergeError::Ref)?;
                 self.find(&tip)
             }
             Kind::Worktree(worktree) => worktree
@@ -93,14 +103,20 @@ impl<'a> Place<'a> {
                 }
             }
             Kind::Worktree(worktree) => {
-                // The index is checked to be without conflicts by what `advance` refuses.
                 worktree
                     .advance(&self.repo, to, false)
                     .map_err(MergeError::Worktree)?;
-                match worktree.move_head(&self.repo, Some(from.id()), to.id(), why) {
-                    Err(WorktreeError::Moved { branch }) => Err(MergeError::Moved { branch }),
-                    other => other.map_err(MergeError::Worktree),
-                }
+                let Err(error) = worktree.move_head(&self.repo, Some(from.id()), to.id(), why)
+                else {
+                    return Ok(());
+                };
+                worktree
+                    .go_back(&self.repo, to, from)
+                    .map_err(MergeError::Worktree)?;
+                Err(match error {
+                    WorktreeError::Moved { branch } => MergeError::Moved { branch },
+                    other => MergeError::Worktree(other),
+                })
             }
         }
     }

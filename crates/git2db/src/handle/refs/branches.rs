@@ -118,9 +118,7 @@ impl RepositoryHandle {
                 Err(error) => return Err(fail(error)),
             };
             let merged = match base {
-                Some(base) => {
-                    base == tip || repo.graph_descendant_of(base, tip).map_err(fail)?
-                }
+                Some(base) => base == tip || repo.graph_descendant_of(base, tip).map_err(fail)?,
                 None => false,
             };
             if !merged {

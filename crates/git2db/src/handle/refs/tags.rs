@@ -56,7 +56,9 @@ impl RepositoryHandle {
                 .map_err(fail);
         };
         if annotation.signing_key.is_some() || annotation.committer.is_some() {
-            return Err(invalid("tags have one author and are not signed".to_owned()));
+            return Err(invalid(
+                "tags have one author and are not signed".to_owned(),
+            ));
         }
         let tagger: Signature<'_> = annotation
             .author_signature()

@@ -6,13 +6,10 @@ use std::{
     path::Path,
 };
 
-use git2::{
-    Commit, DiffOptions, ErrorCode, Index, ObjectType, Oid, Repository, Tree,
-};
+use git2::{Commit, DiffOptions, ErrorCode, Index, ObjectType, Oid, Repository, Tree};
 
 use super::{
-    Change, FileStatus, State, StatusOptions, WorktreeError, io_error, named,
-    stage::forget,
+    Change, FileStatus, State, StatusOptions, WorktreeError, io_error, named, stage::forget,
 };
 use crate::{Worktree, commit::ATTRIBUTES, filter, libgit, store::StoreError};
 
@@ -59,6 +56,21 @@ impl Worktree {
                 return Err(WorktreeError::LocalChanges { paths: named(lost) });
             }
         }
+        self.write(&mut index, &tree, &plan)
+    }
+
+    /// Lets files and index be those of `to` again, after [`advance`](Self::advance) to `from`.
+    pub(in crate::handle) fn go_back(
+        &self,
+        repo: &Repository,
+        from: &Commit<'_>,
+        to: &Commit<'_>,
+    ) -> Result<(), WorktreeError> {
+        let tree = to.tree().map_err(|e| self.fail(e))?;
+        let old = from.tree().map_err(|e| self.fail(e))?;
+        let plan = changes(repo, Some(&old), &tree).map_err(|e| self.fail(e))?;
+        let mut index = repo.index().map_err(|e| self.fail(e))?;
+        self.refresh(repo, &mut index)?;
         self.write(&mut index, &tree, &plan)
     }
 
@@ -112,7 +124,11 @@ impl Worktree {
     pub(super) fn remove_file(&self, path: &str) -> Result<(), WorktreeError> {
         let place = self.place(path);
         let mut above = self.path().to_owned();
-        for part in Path::new(path).parent().into_iter().flat_map(Path::components) {
+        for part in Path::new(path)
+            .parent()
+            .into_iter()
+            .flat_map(Path::components)
+        {
             above.push(part);
             match fs::symlink_metadata(&above) {
                 Ok(found) if found.is_dir() => {}
@@ -138,11 +154,7 @@ impl Worktree {
 }
 
 /// What is written to come from one tree to another.
-fn changes(
-    repo: &Repository,
-    from: Option<&Tree<'_>>,
-    to: &Tree<'_>,
-) -> Result<Plan, git2::Error> {
+fn changes(repo: &Repository, from: Option<&Tree<'_>>, to: &Tree<'_>) -> Result<Plan, git2::Error> {
     let mut options = DiffOptions::new();
     options.include_typechange(true);
     let mut plan = Plan::new();

@@ -43,31 +43,20 @@ impl Worktree {
     pub fn amend(&self, metadata: Option<&Metadata>) -> Result<CommitId, WorktreeError> {
         let (repo, mut index) = self.opened()?;
         let tree = self.staged_tree(&repo, &mut index)?;
-        let last = self
-            .head_commit(&repo)?
-            .ok_or(WorktreeError::NoCommits)?;
+        let last = self.head_commit(&repo)?.ok_or(WorktreeError::NoCommits)?;
         let parents: Vec<Commit<'_>> = last.parents().collect();
         if parents.len() != last.parent_count() {
             let error = git2::Error::from_str("a parent of the last commit is missing");
             return Err(self.fail(error));
         }
         let parents: Vec<&Commit<'_>> = parents.iter().collect();
-        let id = match metadata {
-            Some(metadata) => {
-                write_commit(&repo, &tree, &parents, metadata).map_err(WorktreeError::Commit)?
-            }
-            None => {
-                let message = String::from_utf8_lossy(last.message_raw_bytes()).into_owned();
-                repo.commit(
-                    None,
-                    &last.author(),
-                    &last.committer(),
-                    &message,
-                    &tree,
-                    &parents,
-                )
+        let id = if let Some(metadata) = metadata {
+            write_commit(&repo, &tree, &parents, metadata).map_err(WorktreeError::Commit)?
+        } else {
+            let message = String::from_utf8_lossy(last.message_raw_bytes()).into_owned();
+            let (author, committer) = (last.author(), last.committer());
+            repo.commit(None, &author, &committer, &message, &tree, &parents)
                 .map_err(|e| self.fail(e))?
-            }
         };
         self.move_head(&repo, Some(last.id()), id, "commit (amend)")?;
         Ok(CommitId::from_oid(id))

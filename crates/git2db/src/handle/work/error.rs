@@ -58,6 +58,12 @@ pub enum WorktreeError {
         /// The files, at most some of them.
         paths: Vec<String>,
     },
+    /// Stock git is in the middle of a merge, a rebase or the like.
+    #[error("git has not finished what it does in {worktree:?}: finish it there, or give it up")]
+    Unfinished {
+        /// The folder.
+        worktree: PathBuf,
+    },
     /// What is staged is what is committed.
     #[error("nothing is staged that is not committed")]
     NothingToCommit,
@@ -101,7 +107,7 @@ impl WorktreeError {
             Self::Ignored { .. } => "RefusedContent",
             Self::Exists { .. } => "FileExists",
             Self::LocalChanges { .. } => "LocalChanges",
-            Self::Conflicted { .. } => "Conflict",
+            Self::Conflicted { .. } | Self::Unfinished { .. } => "Conflict",
             Self::NothingToCommit => "NothingToCommit",
             Self::NoCommits => "ReferenceNotFound",
             Self::Moved { .. } => "Rejected",

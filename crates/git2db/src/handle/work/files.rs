@@ -5,7 +5,9 @@ use std::{fs, path::Path};
 use git2::IndexEntry;
 
 use super::{
-    State, StatusOptions, WorktreeError, advance::find, io_error, is_within, named, normal,
+    State, StatusOptions, WorktreeError,
+    advance::find,
+    io_error, is_within, large, named, normal,
     stage::{forget, no_path, refused},
 };
 use crate::{CommitId, Worktree, commit::check_path};
@@ -18,7 +20,11 @@ impl Worktree {
     /// Nothing is known of a path; a file is in conflict and no commit is given.
     pub fn restore(&self, paths: &[&str], from: Option<&CommitId>) -> Result<(), WorktreeError> {
         let (repo, mut index) = self.opened()?;
-        let open: Vec<String> = self.conflicts(&index)?.into_iter().map(|f| f.path).collect();
+        let open: Vec<String> = self
+            .conflicts(&index)?
+            .into_iter()
+            .map(|f| f.path)
+            .collect();
         let tree = if let Some(commit) = from {
             let commit = (self.repository())
                 .find(&repo, commit)
@@ -32,7 +38,7 @@ impl Worktree {
             }
             // A tree of what is staged, which is known to be without the conflicts elsewhere.
             let mut staged = git2::Index::new().map_err(|e| self.fail(e))?;
-            for entry in index.iter().filter(|entry| entry.flags >> 12 & 3 == 0) {
+            for entry in index.iter().filter(large::is_merged) {
                 staged.add(&entry).map_err(|e| self.fail(e))?;
             }
             let tree = staged.write_tree_to(&repo).map_err(|e| self.fail(e))?;
@@ -96,7 +102,10 @@ impl Worktree {
         let is_lost = |state: &State| match state {
             State::Tracked { staged, unstaged } if keep => staged.is_some() && unstaged.is_some(),
             State::Tracked { staged, unstaged } => {
-                staged.is_some() || unstaged.as_ref().is_some_and(|c| *c != super::Change::Deleted)
+                staged.is_some()
+                    || unstaged
+                        .as_ref()
+                        .is_some_and(|c| *c != super::Change::Deleted)
             }
             _ => false,
         };
@@ -138,7 +147,7 @@ impl Worktree {
         if moved.is_empty() || fs::symlink_metadata(self.place(from)).is_err() {
             return Err(no_path(from));
         }
-        if let Some(open) = moved.iter().find(|entry| entry.flags >> 12 & 3 != 0) {
+        if let Some(open) = moved.iter().find(|entry| !large::is_merged(entry)) {
             return Err(super::stage::conflicted(vec![lossy(&open.path)]));
         }
         let known = index.iter().any(|entry| is_within(&lossy(&entry.path), to));

@@ -23,6 +23,8 @@ use crate::{
 };
 
 const CHUNK_BYTES: usize = 1 << 18;
+/// Where an entry's flags say which version of a conflict it is.
+const STAGES: u16 = 0x3000;
 
 impl Worktree {
     /// Large files whose content is another than in the index. Afterwards libgit2 can write the
@@ -83,7 +85,11 @@ impl Worktree {
     }
 
     /// Shows libgit2 another size than `paths` have. The index must not be written afterwards.
-    pub(super) fn disguise(&self, index: &mut Index, paths: &[String]) -> Result<(), WorktreeError> {
+    pub(super) fn disguise(
+        &self,
+        index: &mut Index,
+        paths: &[String],
+    ) -> Result<(), WorktreeError> {
         for path in paths {
             let Some(mut entry) = index.get_path(Path::new(path), 0) else {
                 continue;
@@ -104,9 +110,8 @@ impl Worktree {
         noted: Option<&Pointer>,
     ) -> Result<Option<Oid>, WorktreeError> {
         let read = |e| io_error("read", place, e);
-        let hash = |bytes: &[u8]| {
-            Oid::hash_object(ObjectType::Blob, bytes).map_err(|e| self.fail(e))
-        };
+        let hash =
+            |bytes: &[u8]| Oid::hash_object(ObjectType::Blob, bytes).map_err(|e| self.fail(e));
         let mut file = File::open(place).map_err(read)?;
         if found.len() < MAX_POINTER_BYTES as u64 {
             let mut content = Vec::new();
@@ -149,7 +154,10 @@ pub(super) fn is_lfs(repo: &Repository, path: &str) -> Result<bool, git2::Error>
 }
 
 /// The pointer that a blob holds.
-pub(in crate::handle) fn pointer_of(repo: &Repository, blob: Oid) -> Result<Option<Pointer>, git2::Error> {
+pub(in crate::handle) fn pointer_of(
+    repo: &Repository,
+    blob: Oid,
+) -> Result<Option<Pointer>, git2::Error> {
     let (len, kind) = repo.odb()?.read_header(blob)?;
     if len >= MAX_POINTER_BYTES || kind != ObjectType::Blob {
         return Ok(None);
@@ -159,7 +167,12 @@ pub(in crate::handle) fn pointer_of(repo: &Repository, blob: Oid) -> Result<Opti
 
 /// An ordinary file that is not in conflict.
 pub(super) fn is_file(entry: &IndexEntry) -> bool {
-    entry.flags >> 12 & 3 == 0 && entry.mode & 0o170_000 == 0o100_000
+    is_merged(entry) && entry.mode & 0o170_000 == 0o100_000
+}
+
+/// Whether the entry is no version of a conflict.
+pub(super) fn is_merged(entry: &IndexEntry) -> bool {
+    entry.flags & STAGES == 0
 }
 
 /// Whether the file looks as it did when it was noted, by what libgit2 compares.

@@ -12,7 +12,7 @@ mod switch;
 
 use std::path::{Component, Path, PathBuf};
 
-use git2::{ErrorClass, ErrorCode, Index, Repository};
+use git2::{ErrorClass, ErrorCode, Index, Repository, RepositoryState};
 
 pub use error::WorktreeError;
 pub(in crate::handle) use large::pointer_of;
@@ -31,6 +31,25 @@ impl Worktree {
         let repo = self.repo().map_err(WorktreeError::Repo)?;
         let index = repo.index().map_err(|e| self.fail(e))?;
         Ok((repo, index))
+    }
+
+    /// Refuses while files are in conflict, or stock git is in the middle of something.
+    pub(super) fn refuse_unfinished(
+        &self,
+        repo: &Repository,
+        index: &Index,
+    ) -> Result<(), WorktreeError> {
+        let open = self.conflicts(index)?;
+        if !open.is_empty() {
+            let paths = open.into_iter().map(|file| file.path).collect();
+            return Err(stage::conflicted(paths));
+        }
+        if repo.state() != RepositoryState::Clean {
+            return Err(WorktreeError::Unfinished {
+                worktree: self.path().to_owned(),
+            });
+        }
+        Ok(())
     }
 
     /// What an error of libgit2 means here. Called at once, on the thread that got it: why a

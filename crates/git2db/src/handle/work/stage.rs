@@ -4,9 +4,7 @@ use std::{collections::BTreeSet, fs, io::Write as _, path::Path};
 
 use git2::{Delta, DiffOptions, ErrorCode, Index, IndexEntry, IndexTime, Repository, Tree};
 
-use super::{
-    State, StatusOptions, WorktreeError, io_error, is_within, large, named, normal,
-};
+use super::{State, StatusOptions, WorktreeError, io_error, is_within, large, named, normal};
 use crate::{
     Worktree,
     commit::{ATTRIBUTES, CommitError, check_path, is_large},
@@ -60,9 +58,7 @@ impl Worktree {
         if self.track_large(&repo, &chosen)? {
             chosen.insert(ATTRIBUTES.to_owned());
         }
-        let (there, gone): (Vec<_>, Vec<_>) = chosen
-            .iter()
-            .partition(|path| self.is_there(path));
+        let (there, gone): (Vec<_>, Vec<_>) = chosen.iter().partition(|path| self.is_there(path));
         for path in gone {
             forget(&mut index, path).map_err(|e| self.fail(e))?;
         }
@@ -124,7 +120,8 @@ impl Worktree {
             if !is_large(path, size) || large::is_lfs(repo, path).map_err(|e| self.fail(e))? {
                 continue;
             }
-            let line = track_line(path).ok_or_else(|| refused(path, "it is too long for a line of .gitattributes"))?;
+            let line = track_line(path)
+                .ok_or_else(|| refused(path, "it is too long for a line of .gitattributes"))?;
             lines.push_str(&line);
             lines.push('\n');
         }
@@ -159,63 +156,62 @@ impl Worktree {
         let tree = self.head_tree(&repo)?;
         for path in paths.unwrap_or(&[""]) {
             let path = normal(path).ok_or_else(|| no_path(path))?;
-            let known = self.take_back(&repo, &mut index, tree.as_ref(), path);
+            let known = take_back(&repo, &mut index, tree.as_ref(), path);
             if !known.map_err(|e| self.fail(e))? {
                 return Err(no_path(path));
             }
         }
         index.write().map_err(|e| self.fail(e))
     }
+}
 
-    /// Puts entries of `tree` at and below `path` into the index; whether there is anything.
-    fn take_back(
-        &self,
-        repo: &Repository,
-        index: &mut Index,
-        tree: Option<&Tree<'_>>,
-        path: &str,
-    ) -> Result<bool, git2::Error> {
-        let mut options = DiffOptions::new();
-        options
-            .include_typechange(true)
-            .include_unmodified(true)
-            .disable_pathspec_match(true);
-        if !path.is_empty() {
-            options.pathspec(path);
-        }
-        let mut changes = Vec::new();
-        let mut is_known = path.is_empty();
-        let diff = repo.diff_tree_to_index(tree, Some(index), Some(&mut options))?;
-        for delta in diff.deltas() {
-            is_known = true;
-            if delta.status() == Delta::Unmodified {
-                continue;
-            }
-            let old = delta.old_file();
-            let bytes = old.path_bytes().or(delta.new_file().path_bytes());
-            let bytes = bytes.unwrap_or_default().to_vec();
-            let was = (!old.id().is_zero()).then(|| (old.id(), u32::from(old.mode())));
-            changes.push((bytes, was));
-        }
-        for (bytes, was) in changes {
-            let path = String::from_utf8_lossy(&bytes).into_owned();
-            // Of a conflict, all three versions go.
-            let committed = match (was, tree) {
-                (Some(was), _) => Some(was),
-                (None, Some(tree)) => match tree.get_path(Path::new(&path)) {
-                    Ok(entry) => Some((entry.id(), entry.filemode() as u32)),
-                    Err(error) if error.code() == ErrorCode::NotFound => None,
-                    Err(error) => return Err(error),
-                },
-                (None, None) => None,
-            };
-            forget(index, &path)?;
-            if let Some((id, mode)) = committed {
-                index.add(&entry(bytes, id, mode))?;
-            }
-        }
-        Ok(is_known)
+/// Puts entries of `tree` at and below `path` into the index; whether there is anything.
+fn take_back(
+    repo: &Repository,
+    index: &mut Index,
+    tree: Option<&Tree<'_>>,
+    path: &str,
+) -> Result<bool, git2::Error> {
+    let mut options = DiffOptions::new();
+    options
+        .include_typechange(true)
+        .include_unmodified(true)
+        .disable_pathspec_match(true);
+    if !path.is_empty() {
+        options.pathspec(path);
     }
+    let mut changes = Vec::new();
+    let mut is_known = path.is_empty();
+    let diff = repo.diff_tree_to_index(tree, Some(index), Some(&mut options))?;
+    for delta in diff.deltas() {
+        is_known = true;
+        if delta.status() == Delta::Unmodified {
+            continue;
+        }
+        let old = delta.old_file();
+        let bytes = old.path_bytes().or(delta.new_file().path_bytes());
+        let bytes = bytes.unwrap_or_default().to_vec();
+        let was = (!old.id().is_zero()).then(|| (old.id(), u32::from(old.mode())));
+        changes.push((bytes, was));
+    }
+    for (bytes, was) in changes {
+        let path = String::from_utf8_lossy(&bytes).into_owned();
+        // Of a conflict, all three versions go.
+        let committed = match (was, tree) {
+            (Some(was), _) => Some(was),
+            (None, Some(tree)) => match tree.get_path(Path::new(&path)) {
+                Ok(entry) => Some((entry.id(), entry.filemode() as u32)),
+                Err(error) if error.code() == ErrorCode::NotFound => None,
+                Err(error) => return Err(error),
+            },
+            (None, None) => None,
+        };
+        forget(index, &path)?;
+        if let Some((id, mode)) = committed {
+            index.add(&entry(bytes, id, mode))?;
+        }
+    }
+    Ok(is_known)
 }
 
 /// An entry whose file has yet to be looked at.

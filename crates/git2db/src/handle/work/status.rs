@@ -134,9 +134,7 @@ impl Worktree {
             .renames_head_to_index(true)
             .exclude_submodules(true)
             .no_refresh(true);
-        let statuses = repo
-            .statuses(Some(&mut wanted))
-            .map_err(|e| self.fail(e))?;
+        let statuses = repo.statuses(Some(&mut wanted)).map_err(|e| self.fail(e))?;
         let mut found = self.conflicts(index)?;
         for entry in statuses.iter() {
             let status = entry.status();

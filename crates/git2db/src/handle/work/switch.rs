@@ -32,13 +32,12 @@ impl Worktree {
     /// the same file.
     ///
     /// # Errors
-    /// Without `force`: a change would be lost, or files are in conflict. Always: another worktree
+    /// Without `force`: a change would be lost, or a merge is under way. Always: another worktree
     /// works on the branch. Then nothing has changed.
     pub fn switch(&self, to: Target<'_>, force: bool) -> Result<(), WorktreeError> {
         let (repo, index) = self.opened()?;
-        let open = self.conflicts(&index)?;
-        if !force && !open.is_empty() {
-            return Err(conflicted(open.into_iter().map(|file| file.path).collect()));
+        if !force {
+            self.refuse_unfinished(&repo, &index)?;
         }
         let bare = self.repository();
         let current = repo
@@ -52,9 +51,9 @@ impl Worktree {
             Target::Commit(commit) | Target::NewBranch(_, Some(commit)) => {
                 bare.find(&repo, commit).map_err(WorktreeError::History)?
             }
-            Target::NewBranch(_, None) => self
-                .head_commit(&repo)?
-                .ok_or(WorktreeError::NoCommits)?,
+            Target::NewBranch(_, None) => {
+                self.head_commit(&repo)?.ok_or(WorktreeError::NoCommits)?
+            }
             Target::Branch(name) => {
                 if current.as_deref() != Some(format!("refs/heads/{name}").as_str()) {
                     bare.refuse_checked_out(name).map_err(WorktreeError::Ref)?;
