@@ -332,12 +332,19 @@ fn a_branch_is_checked_out_once() {
         bench.repository.path(),
         &["worktree", "list", "--porcelain"],
     );
-    for path in [one, two] {
+    for path in [&one, &two] {
         assert!(
             listed.contains(&format!("worktree {}\n", path.display())),
             "{listed}"
         );
     }
+    // A wrong note does not let another's folder go.
+    let gitdir = bench.at("bare.git/worktrees/theirs/gitdir");
+    let right = fs::read(&gitdir).unwrap();
+    fs::write(&gitdir, format!("{}\n", one.join(".git").display())).unwrap();
+    let error = worktrees.remove("theirs", true).unwrap_err();
+    assert_eq!(error.reason(), "BadPath", "{error}");
+    fs::write(&gitdir, right).unwrap();
     for name in ["one", "two", "theirs"] {
         worktrees.open(name).unwrap();
         bench.remove(name);

@@ -169,7 +169,7 @@ impl Node {
             .list()
             .unwrap()
             .into_iter()
-            .map(|mounted| mounted.path)
+            .map(|mounted| mounted.mount.path)
             .collect()
     }
 }

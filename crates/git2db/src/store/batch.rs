@@ -72,6 +72,13 @@ impl ObjectStore {
         }
     }
 
+    /// Where an object lies that came alone.
+    pub(super) fn path_alone(&self, oid: &Digest) -> PathBuf {
+        let hex = oid.as_str();
+        let outer = self.root.join("objects").join(&hex[..2]);
+        outer.join(&hex[2..4]).join(hex)
+    }
+
     /// Where an object lies that came in a batch.
     pub(super) fn batched_path(&self, oid: &Digest) -> PathBuf {
         let hex = oid.as_str();

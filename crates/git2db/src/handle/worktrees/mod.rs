@@ -14,6 +14,7 @@
 //! Whoever changes worktrees holds a lock on `worktrees/`, in any process.
 
 mod add;
+mod check;
 mod error;
 mod index;
 mod list;
