@@ -12,7 +12,7 @@ use std::{
 
 use hyprstream_git2db::{
     CommitId, Digest, Include, Reference, RepositoryHandle,
-    handle::{Add, Head, Start, State, WorktreeError},
+    handle::{Add, Head, Pruned, Start, State, WorktreeError},
     repo,
     storage::{self, Kind, mount},
     store::ObjectStore,
@@ -420,7 +420,7 @@ fn after_a_reboot_the_files_come_back_with_what_was_written() {
             bench.repository.path(),
             &["worktree", "prune", "--expire", "now"],
         );
-        assert_eq!(worktrees.prune().unwrap(), Default::default());
+        assert_eq!(worktrees.prune().unwrap(), Pruned::default());
         let shown = worktrees.mount_all().unwrap();
         assert!(shown.len() == 1 && shown[0].1.is_ok(), "{shown:?}");
         assert_eq!(fs::read(path.join("config.json")).unwrap(), b"written");

@@ -9,6 +9,7 @@ mod process;
 mod small;
 mod worktrees;
 
+#[allow(clippy::wildcard_imports)]
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
@@ -30,6 +31,9 @@ pub(crate) struct Plan {
     pub weight_bytes: usize,
 }
 
+/// One part of the table.
+type Measure = fn(&Plan) -> Vec<Row>;
+
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if words.first().is_some_and(|word| word == "side") {
@@ -47,7 +51,7 @@ fn main() {
         weight_bytes: if quick { 1 << 20 } else { 100 << 20 },
     };
     println!("| What | Ours | git and git-lfs | Ours / theirs |\n|---|---|---|---|");
-    let parts: [(&str, fn(&Plan) -> Vec<Row>); 3] = [
+    let parts: [(&str, Measure); 3] = [
         ("small", small::measure),
         ("worktrees", worktrees::measure),
         ("clone", clone::measure),

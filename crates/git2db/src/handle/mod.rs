@@ -10,7 +10,7 @@ mod worktrees;
 use std::path::{Path, PathBuf};
 
 pub use worktree::Worktree;
-pub use worktrees::{Add, Head, Info, Pruned, Start, State, WorktreeError, Worktrees};
+pub use worktrees::{Add, Head, Info, Mounted, Pruned, Start, State, WorktreeError, Worktrees};
 
 use crate::{RepoError, repo, store::ObjectStore};
 

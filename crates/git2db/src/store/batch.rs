@@ -107,9 +107,10 @@ impl Batch<'_> {
             fs::create_dir_all(&folder).map_err(|e| self.store.write_error(&folder, 0, e))?;
             self.folders.insert(folder);
         }
-        let target = match executable {
-            true => plain.with_extension(EXECUTABLE),
-            false => plain,
+        let target = if executable {
+            plain.with_extension(EXECUTABLE)
+        } else {
+            plain
         };
         match fs::hard_link(path, &target) {
             Ok(()) => Ok(()),

@@ -112,11 +112,11 @@ impl Worktrees<'_> {
         Ok(dot_git.map(|dot_git| {
             let mut path = PathBuf::from(dot_git);
             path.pop();
-            match path.is_relative() {
-                // As git makes it where `worktree.useRelativePaths` is set.
-                true => admin.join(&path).canonicalize().unwrap_or(path),
-                false => path,
+            // As git makes it where `worktree.useRelativePaths` is set.
+            if path.is_relative() {
+                path = admin.join(&path).canonicalize().unwrap_or(path);
             }
+            path
         }))
     }
 
