@@ -102,7 +102,12 @@
 //! - A blocked read ends with its timeout ([`set_timeouts`], [`lfs::Options::stall_timeout`],
 //!   [`Pace`]), not at once when the work is cancelled.
 //! - Over ssh the rate is watched once objects come; before that, each answer has its timeout.
-//! - Linux only: `flock`, `renameat2`, hard links.
+//! - A worktree by a mount is shown by [`handle::worktrees::Worktrees::mount_all`] after a reboot; until then its
+//!   folder is empty. Its files are as read-only as those of the checkout (mode 0444): whoever is not
+//!   root, in no user namespace either, replaces them or changes their mode before writing.
+//! - A worktree with an include list is not git's sparse checkout: switching to a commit brings what
+//!   differs in files that were left out.
+//! - Linux only: `flock`, `renameat2`, hard links, overlays.
 
 pub mod checkout;
 mod clone;

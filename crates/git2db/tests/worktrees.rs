@@ -12,7 +12,7 @@ use std::{
 
 use hyprstream_git2db::{
     CommitId, Digest, Include, Reference, RepositoryHandle,
-    handle::{Add, Head, Start, State, WorktreeError},
+    handle::worktrees::{Add, Head, Pruned, Start, State, WorktreesError},
     repo,
     storage::{self, Kind, mount},
     store::ObjectStore,
@@ -267,7 +267,7 @@ fn a_branch_is_checked_out_once() {
     let error = worktrees
         .add(&Add::new(&bench.at("two"), main()))
         .unwrap_err();
-    assert!(matches!(error, WorktreeError::BranchInUse { path, .. } if path == one));
+    assert!(matches!(error, WorktreesError::BranchInUse { path, .. } if path == one));
     let dev = || Start::NewBranch {
         name: "dev".into(),
         commit: bench.commit.clone(),
@@ -278,7 +278,7 @@ fn a_branch_is_checked_out_once() {
         .add(&Add::new(&bench.at("three"), dev()))
         .unwrap_err();
     assert!(
-        matches!(error, WorktreeError::BranchExists { .. }),
+        matches!(error, WorktreesError::BranchExists { .. }),
         "{error}"
     );
     // Stock git knows of ours, and we of stock git's.
@@ -296,7 +296,7 @@ fn a_branch_is_checked_out_once() {
         .add(&Add::new(&bench.at("three"), theirs))
         .unwrap_err();
     assert!(
-        matches!(error, WorktreeError::BranchInUse { .. }),
+        matches!(error, WorktreesError::BranchInUse { .. }),
         "{error}"
     );
     let invalid = Start::NewBranch {
@@ -332,12 +332,19 @@ fn a_branch_is_checked_out_once() {
         bench.repository.path(),
         &["worktree", "list", "--porcelain"],
     );
-    for path in [one, two] {
+    for path in [&one, &two] {
         assert!(
             listed.contains(&format!("worktree {}\n", path.display())),
             "{listed}"
         );
     }
+    // A wrong note does not let another's folder go.
+    let gitdir = bench.at("bare.git/worktrees/theirs/gitdir");
+    let right = fs::read(&gitdir).unwrap();
+    fs::write(&gitdir, format!("{}\n", one.join(".git").display())).unwrap();
+    let error = worktrees.remove("theirs", true).unwrap_err();
+    assert_eq!(error.reason(), "BadPath", "{error}");
+    fs::write(&gitdir, right).unwrap();
     for name in ["one", "two", "theirs"] {
         worktrees.open(name).unwrap();
         bench.remove(name);
@@ -355,7 +362,7 @@ fn what_is_not_committed_is_kept_unless_forced() {
         fs::write(path.join("untracked"), "").unwrap();
         let error = worktrees.remove("one", false).unwrap_err();
         assert!(
-            matches!(&error, WorktreeError::Uncommitted { example, .. } if example == "untracked"),
+            matches!(&error, WorktreesError::Uncommitted { example, .. } if example == "untracked"),
             "{error}"
         );
         fs::remove_file(path.join("untracked")).unwrap();
@@ -369,12 +376,12 @@ fn what_is_not_committed_is_kept_unless_forced() {
         worktrees.lock("one", "mine").unwrap();
         assert!(matches!(
             worktrees.lock("one", "again"),
-            Err(WorktreeError::Locked { .. })
+            Err(WorktreesError::Locked { .. })
         ));
         assert!(git(&path, &["worktree", "list", "--porcelain"]).contains("locked mine"));
         assert!(matches!(
             worktrees.remove("one", true),
-            Err(WorktreeError::Locked { .. })
+            Err(WorktreesError::Locked { .. })
         ));
         worktrees.unlock("one").unwrap();
         worktrees.unlock("one").unwrap();
@@ -382,11 +389,11 @@ fn what_is_not_committed_is_kept_unless_forced() {
         worktrees.remove("one", false).unwrap();
         assert!(matches!(
             worktrees.remove("one", true),
-            Err(WorktreeError::NotFound { .. })
+            Err(WorktreesError::NotFound { .. })
         ));
         assert!(matches!(
             worktrees.info("../refs"),
-            Err(WorktreeError::NotFound { .. })
+            Err(WorktreesError::NotFound { .. })
         ));
         bench.is_clean();
     }
@@ -406,14 +413,14 @@ fn after_a_reboot_the_files_come_back_with_what_was_written() {
         assert_eq!(worktrees.info("one").unwrap().state, State::Hidden);
         assert!(matches!(
             worktrees.open("one"),
-            Err(WorktreeError::NotThere { .. })
+            Err(WorktreesError::NotThere { .. })
         ));
         // Stock git's housekeeping and ours leave it alone.
         git(
             bench.repository.path(),
             &["worktree", "prune", "--expire", "now"],
         );
-        assert_eq!(worktrees.prune().unwrap(), Default::default());
+        assert_eq!(worktrees.prune().unwrap(), Pruned::default());
         let shown = worktrees.mount_all().unwrap();
         assert!(shown.len() == 1 && shown[0].1.is_ok(), "{shown:?}");
         assert_eq!(fs::read(path.join("config.json")).unwrap(), b"written");
@@ -422,7 +429,7 @@ fn after_a_reboot_the_files_come_back_with_what_was_written() {
         mount::unmount(&path, false).unwrap();
         let error = worktrees.remove("one", false).unwrap_err();
         assert!(
-            matches!(error, WorktreeError::Uncommitted { .. }),
+            matches!(error, WorktreesError::Uncommitted { .. }),
             "{error}"
         );
         let open = fs::File::open(path.join("empty")).unwrap();

@@ -201,7 +201,7 @@ impl Collector {
             .map_err(|e| Error::io("read", Path::new("/proc/self/mountinfo"), e))?;
         Ok(mounts
             .into_iter()
-            .flat_map(|mounted| mounted.folders.into_iter().chain(mounted.shown))
+            .flat_map(|mounted| mounted.mount.folders.into_iter().chain(mounted.shown))
             .collect())
     }
 

@@ -84,7 +84,7 @@ impl Volumes {
         {
             Some(mounted) if !mounted.is_ours() => Err(Error::ForeignMount {
                 path: path.to_owned(),
-                kind: mounted.kind,
+                kind: mounted.mount.kind,
             }),
             other => Ok(other),
         }

@@ -152,7 +152,7 @@ impl Node {
             .list()
             .unwrap()
             .into_iter()
-            .map(|mounted| mounted.path)
+            .map(|mounted| mounted.mount.path)
             .collect()
     }
 }

@@ -29,7 +29,7 @@ use self::{
 };
 use crate::{
     paths::{Cache, Checkout},
-    programs,
+    proc, programs,
     ui::{Step, say},
 };
 
@@ -54,6 +54,9 @@ pub(crate) struct BenchArgs {
     /// Little of everything, to see that it works; the figures mean nothing.
     #[arg(long)]
     quick: bool,
+    /// Measures clones, checkouts and worktrees beside git and git-lfs instead of the worker.
+    #[arg(long, conflicts_with_all = ["peers", "only", "rows", "worker", "rounds", "threads", "jobs"])]
+    storage: bool,
     /// Rounds; medians of their figures are compared.
     #[arg(long, default_value = "5", value_parser = clap::value_parser!(u16).range(1..=100), conflicts_with = "quick")]
     rounds: u16,
@@ -79,8 +82,30 @@ struct Field<'a> {
     vllm: Option<Vllm>,
 }
 
+/// Builds and runs what measures git2db, which prints a table.
+fn storage(checkout: &Checkout, quick: bool) -> Result<()> {
+    let mut cargo = proc::cargo(checkout.root());
+    cargo.args(["run", "--release", "--locked", "--quiet"]);
+    cargo.args([
+        "--package",
+        "hyprstream-git2db",
+        "--example",
+        "storage",
+        "--",
+    ]);
+    if quick {
+        cargo.arg("--quick");
+    }
+    let status = cargo.status().context("cargo could not be started")?;
+    ensure!(status.success(), "the measurement ended with {status}");
+    Ok(())
+}
+
 /// Builds what is missing, measures, prints the table and keeps it below `.local/bench`.
 pub(crate) fn run(checkout: &Checkout, cache: &Cache, args: &BenchArgs) -> Result<()> {
+    if args.storage {
+        return storage(checkout, args.quick);
+    }
     let mut rows = rows::all(args.quick);
     if !args.rows.is_empty() {
         rows.retain(|row| {

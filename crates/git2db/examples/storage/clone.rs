@@ -82,7 +82,7 @@ pub(crate) fn measure(plan: &Plan) -> Vec<Row> {
     let times = |taken: &[Taken]| taken.iter().map(|taken| taken.seconds).collect();
     let most = |taken: &[Taken]| taken.iter().map(|taken| taken.memory_bytes).max().unwrap();
     let written = |taken: &[Taken]| taken.iter().map(|taken| taken.written_bytes).max().unwrap();
-    let total = FILES * plan.weight_bytes >> 20;
+    let total = (FILES * plan.weight_bytes) >> 20;
     let what = format!("clone and checkout of {total} MiB in {FILES} LFS files");
     vec![
         seconds(&what, times(&ours), times(&theirs)),
@@ -161,9 +161,9 @@ pub(crate) fn side(words: &[String]) {
     };
     let folder = Path::new(folder);
     if side == "git" {
-        theirs(folder, url, round)
+        theirs(folder, url, round);
     } else {
-        ours(folder, url, round)
+        ours(folder, url, round);
     }
     println!("{}", written_bytes());
 }

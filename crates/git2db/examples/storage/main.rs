@@ -9,6 +9,7 @@ mod process;
 mod small;
 mod worktrees;
 
+#[allow(clippy::wildcard_imports)]
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
@@ -30,23 +31,35 @@ pub(crate) struct Plan {
     pub weight_bytes: usize,
 }
 
+/// One part of the table.
+type Measure = fn(&Plan) -> Vec<Row>;
+
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if words.first().is_some_and(|word| word == "side") {
         return clone::side(&words[1..]);
     }
     let quick = words.iter().any(|word| word == "--quick");
+    let only = words.iter().find_map(|word| word.strip_prefix("--only="));
     let folder = words.iter().find(|word| !word.starts_with('-'));
     let above = folder.map_or_else(std::env::temp_dir, PathBuf::from);
     let dir = tempfile::tempdir_in(above).unwrap();
     let plan = Plan {
         folder: dir.path().canonicalize().unwrap(),
-        rounds: if quick { 1 } else { 3 },
+        rounds: if quick || only.is_some() { 1 } else { 3 },
         files: if quick { 2_000 } else { 100_000 },
         weight_bytes: if quick { 1 << 20 } else { 100 << 20 },
     };
     println!("| What | Ours | git and git-lfs | Ours / theirs |\n|---|---|---|---|");
-    for measure in [small::measure, worktrees::measure, clone::measure] {
+    let parts: [(&str, Measure); 3] = [
+        ("small", small::measure),
+        ("worktrees", worktrees::measure),
+        ("clone", clone::measure),
+    ];
+    for (name, measure) in parts {
+        if only.is_some_and(|only| only != name) {
+            continue;
+        }
         for row in measure(&plan) {
             let ratio = row
                 .ratio

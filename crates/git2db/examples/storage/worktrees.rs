@@ -1,6 +1,6 @@
 //! Many worktrees of one commit.
 
-use std::{fs, time::Instant};
+use std::{fs, path::Path, time::Instant};
 
 use hyprstream_git2db::{
     RepositoryHandle,
@@ -43,12 +43,14 @@ pub(crate) fn measure(plan: &Plan) -> Vec<Row> {
     };
     add("first");
     let before = disk_bytes(&folder);
+    let before_content = content_bytes(&folder);
     let began = Instant::now();
     for n in 0..COUNT {
         add(&format!("w{n}"));
     }
     let ours_seconds = began.elapsed().as_secs_f64() / COUNT as f64;
     let ours = disk_bytes(&folder) - before;
+    let ours_content = content_bytes(&folder) - before_content;
     let status = Instant::now();
     for n in 0..COUNT {
         assert_eq!(
@@ -59,6 +61,7 @@ pub(crate) fn measure(plan: &Plan) -> Vec<Row> {
     let ours_status = status.elapsed().as_secs_f64() / COUNT as f64;
 
     let before = disk_bytes(&folder);
+    let before_content = content_bytes(&folder);
     let began = Instant::now();
     for n in 0..COUNT {
         let name = format!("../git{n}");
@@ -69,6 +72,7 @@ pub(crate) fn measure(plan: &Plan) -> Vec<Row> {
     }
     let git_seconds = began.elapsed().as_secs_f64() / COUNT as f64;
     let theirs = disk_bytes(&folder) - before;
+    let theirs_content = content_bytes(&folder) - before_content;
     let status = Instant::now();
     for n in 0..COUNT {
         git(&folder.join(format!("git{n}")), &["status", "--porcelain"]);
@@ -92,5 +96,24 @@ pub(crate) fn measure(plan: &Plan) -> Vec<Row> {
         ),
         milliseconds("`git status` in one", ours_status, git_status),
         crate::mebibytes("disk of all 100, in blocks", ours, theirs),
+        crate::mebibytes(
+            "bytes in their files, each inode once",
+            ours_content,
+            theirs_content,
+        ),
     ]
+}
+
+/// Sizes of files below a folder and not below its mounts, each inode once.
+fn content_bytes(folder: &Path) -> u64 {
+    let mut find = std::process::Command::new("find");
+    find.arg(folder)
+        .args(["-xdev", "-type", "f", "-printf", "%i %s\\n"]);
+    let text = String::from_utf8(find.output().unwrap().stdout).unwrap();
+    let sizes = text.lines().filter_map(|line| line.split_once(' '));
+    let sizes: std::collections::HashMap<&str, &str> = sizes.collect();
+    sizes
+        .values()
+        .map(|size| size.parse::<u64>().unwrap())
+        .sum()
 }

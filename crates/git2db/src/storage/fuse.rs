@@ -82,7 +82,7 @@ fn options(view: &View<'_>) -> Result<String, StorageError> {
         Some(text) if !text.contains([':', ',', '\\']) => Ok(text.to_owned()),
         _ => Err(StorageError::Program {
             program: PROGRAM,
-            detail: format!("it cannot be given the path {path:?}"),
+            detail: format!("it cannot be given the path {}", path.display()),
         }),
     };
     let base = text(view.base)?;

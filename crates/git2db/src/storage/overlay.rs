@@ -31,7 +31,7 @@ impl Overlay2 {
         Self { how }
     }
 
-    fn mount(&self, view: &View<'_>) -> io::Result<()> {
+    fn mount(self, view: &View<'_>) -> io::Result<()> {
         let asked = overlay(view);
         let mount = |how| mount::overlay(&asked, view.target, SOURCE, how);
         match mount(self.how) {

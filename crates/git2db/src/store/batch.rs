@@ -72,6 +72,13 @@ impl ObjectStore {
         }
     }
 
+    /// Where an object lies that came alone.
+    pub(super) fn path_alone(&self, oid: &Digest) -> PathBuf {
+        let hex = oid.as_str();
+        let outer = self.root.join("objects").join(&hex[..2]);
+        outer.join(&hex[2..4]).join(hex)
+    }
+
     /// Where an object lies that came in a batch.
     pub(super) fn batched_path(&self, oid: &Digest) -> PathBuf {
         let hex = oid.as_str();
@@ -100,9 +107,10 @@ impl Batch<'_> {
             fs::create_dir_all(&folder).map_err(|e| self.store.write_error(&folder, 0, e))?;
             self.folders.insert(folder);
         }
-        let target = match executable {
-            true => plain.with_extension(EXECUTABLE),
-            false => plain,
+        let target = if executable {
+            plain.with_extension(EXECUTABLE)
+        } else {
+            plain
         };
         match fs::hard_link(path, &target) {
             Ok(()) => Ok(()),

@@ -82,9 +82,7 @@ impl ObjectStore {
 
     /// Where the object lies, whether or not it is there. Open it to read; never write to it.
     pub fn path(&self, oid: &Digest) -> PathBuf {
-        let hex = oid.as_str();
-        let outer = self.root.join("objects").join(&hex[..2]);
-        let path = outer.join(&hex[2..4]).join(hex);
+        let path = self.path_alone(oid);
         if !path.exists() {
             let batched = self.batched_path(oid);
             if batched.exists() {

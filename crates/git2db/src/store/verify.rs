@@ -162,17 +162,33 @@ impl ObjectStore {
 
     /// Whether the object's file holds exactly `bytes`; `None` if there is none.
     pub(crate) fn holds(&self, oid: &Digest, bytes: &[u8]) -> Result<Option<bool>, StoreError> {
-        let path = self.path(oid);
-        match self.size(oid)? {
-            None => return Ok(None),
-            Some(size) if size != bytes.len() as u64 => return Ok(Some(false)),
-            Some(_) => {}
+        // Opened, not asked for first: of a hundred thousand new files each look counts.
+        let [alone, batched] = [self.path_alone(oid), self.batched_path(oid)];
+        let mut opened = File::open(&alone).map(|file| (file, &alone));
+        if opened
+            .as_ref()
+            .is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+        {
+            opened = File::open(&batched).map(|file| (file, &batched));
         }
-        match fs::read(&path) {
-            Ok(found) => Ok(Some(found == bytes)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        let (mut file, path) = match opened {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if is_damage(&error) => return Ok(Some(false)),
+            Err(error) => return Err(io_error("read", &alone, error)),
+        };
+        let size = file
+            .metadata()
+            .map_err(|e| io_error("read", path, e))?
+            .len();
+        if size != bytes.len() as u64 {
+            return Ok(Some(false));
+        }
+        let mut found = Vec::with_capacity(bytes.len());
+        match file.read_to_end(&mut found) {
+            Ok(_) => Ok(Some(found == bytes)),
             Err(error) if is_damage(&error) => Ok(Some(false)),
-            Err(error) => Err(io_error("read", &path, error)),
+            Err(error) => Err(io_error("read", path, error)),
         }
     }
 

@@ -1,18 +1,15 @@
 //! Making a worktree.
 
-use std::{
-    collections::HashMap,
-    fs,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
+
+use super::{
+    MOUNTED, Worktree, WorktreesError, Worktrees,
+    check::{best, free_path, full},
+    index, io_error,
+    record::Record,
 };
-
-use git2::ErrorCode;
-
-use super::{Head, MOUNTED, Worktree, WorktreesError, Worktrees, index, io_error, record::Record};
 use crate::{
-    CommitId, Include, Limits, RepoError,
+    CommitId, Include, Limits,
     checkout::{self, Checkout, Source},
     lock::FileLock,
     repo,
@@ -87,7 +84,7 @@ impl Worktrees<'_> {
             Some(kind) => kind,
             None => best(&path)?,
         };
-        let name = self.free_name(&path)?;
+        let name = self.free_name(&path);
         let record = Record {
             driver: kind,
             checkout: checkout.key.clone(),
@@ -138,104 +135,6 @@ impl Worktrees<'_> {
             commit = now;
         }
         Err(WorktreesError::Contended { commit })
-    }
-
-    fn commit(&self, repo: &git2::Repository, start: &Start) -> Result<CommitId, WorktreesError> {
-        let found = match start {
-            Start::NewBranch { commit, .. } | Start::Detached(commit) => {
-                repo.find_commit(commit.oid()).map_err(|error| {
-                    if error.code() == ErrorCode::NotFound {
-                        WorktreesError::Repo(RepoError::CommitMissing {
-                            path: self.repository.path().to_owned(),
-                            commit: commit.clone(),
-                        })
-                    } else {
-                        self.access(error)
-                    }
-                })
-            }
-            Start::Branch(branch) => repo
-                .find_reference(&full(branch))
-                .and_then(|found| found.peel_to_commit())
-                .map_err(|error| match error.code() {
-                    ErrorCode::NotFound | ErrorCode::InvalidSpec => WorktreesError::NoBranch {
-                        branch: branch.clone(),
-                    },
-                    _ => self.access(error),
-                }),
-        }?;
-        Ok(CommitId::from_oid(found.id()))
-    }
-
-    fn check_branch(&self, repo: &git2::Repository, start: &Start) -> Result<(), WorktreesError> {
-        let Start::NewBranch { name, .. } = start else {
-            return Ok(());
-        };
-        if !git2::Branch::name_is_valid(name).unwrap_or(false) {
-            return Err(WorktreesError::Repo(RepoError::InvalidReference {
-                name: name.clone(),
-            }));
-        }
-        match repo.find_reference(&full(name)) {
-            Ok(_) => Err(WorktreesError::BranchExists {
-                branch: name.clone(),
-            }),
-            Err(error) if error.code() == ErrorCode::NotFound => Ok(()),
-            Err(error) => Err(self.access(error)),
-        }
-    }
-
-    /// What may have changed until the lock was held, and what other worktrees have.
-    fn check_start(
-        &self,
-        repo: &git2::Repository,
-        start: &Start,
-        path: &Path,
-    ) -> Result<(), WorktreesError> {
-        self.check_branch(repo, start)?;
-        for other in self.list()? {
-            if other.path == path {
-                let path = path.to_owned();
-                let why = "a worktree that is not there now is recorded at that path";
-                return Err(WorktreesError::BadPath { path, why });
-            }
-            match (start, other.head) {
-                (
-                    Start::Branch(branch) | Start::NewBranch { name: branch, .. },
-                    Some(Head::Branch(theirs)),
-                ) if *branch == theirs => {
-                    return Err(WorktreesError::BranchInUse {
-                        branch: theirs,
-                        path: other.path,
-                    });
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// The last part of the path, with a number if another worktree has that name.
-    fn free_name(&self, path: &Path) -> Result<String, WorktreesError> {
-        let last = path.file_name().unwrap_or_default().to_string_lossy();
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-        let name: String = last
-            .chars()
-            .map(|c| if plain(c) { c } else { '-' })
-            .collect();
-        let candidates = (1..).map(|n| {
-            if n == 1 {
-                name.clone()
-            } else {
-                format!("{name}{n}")
-            }
-        });
-        for candidate in candidates {
-            if !self.admin(&candidate).exists() && !self.private(&candidate).exists() {
-                return Ok(candidate);
-            }
-        }
-        unreachable_name(path)
     }
 
     /// What stock git keeps of a worktree, and the files.
@@ -321,44 +220,9 @@ impl Worktrees<'_> {
     }
 }
 
-fn full(branch: &str) -> String {
-    format!("refs/heads/{branch}")
-}
-
 fn line(path: &Path) -> Vec<u8> {
     use std::os::unix::ffi::OsStrExt as _;
     [path.as_os_str().as_bytes(), b"\n"].concat()
-}
-
-fn unreachable_name(path: &Path) -> Result<String, WorktreesError> {
-    Err(WorktreesError::BadPath {
-        path: path.to_owned(),
-        why: "no name is left for it",
-    })
-}
-
-/// The path without links in it, as mountinfo shows it. What is above it is made.
-fn free_path(path: &Path) -> Result<PathBuf, WorktreesError> {
-    let bad = |why| WorktreesError::BadPath {
-        path: path.to_owned(),
-        why,
-    };
-    let name = path.file_name().ok_or_else(|| bad("it has no last part"))?;
-    if path.to_str().is_none_or(|text| text.contains('\n')) {
-        return Err(bad(
-            "it is not UTF-8, or not in one line, as git's files want it",
-        ));
-    }
-    if path.is_symlink() {
-        return Err(bad("it is a symbolic link"));
-    }
-    let absolute = std::path::absolute(path).map_err(|e| io_error("find", path, e))?;
-    let above = absolute.parent().ok_or_else(|| bad("it is the root"))?;
-    fs::create_dir_all(above).map_err(|e| io_error("create folder", above, e))?;
-    let above = above
-        .canonicalize()
-        .map_err(|e| io_error("find", above, e))?;
-    Ok(above.join(name))
 }
 
 fn same_disk(one: &Path, other: &Path) -> Result<bool, WorktreesError> {
@@ -367,26 +231,6 @@ fn same_disk(one: &Path, other: &Path) -> Result<bool, WorktreesError> {
         Ok::<_, WorktreesError>(found.dev())
     };
     Ok(device(one)? == device(other)?)
-}
-
-/// The best driver for a worktree at `path`; each file system is tried once in a process.
-fn best(path: &Path) -> Result<Kind, WorktreesError> {
-    static FOUND: Mutex<Option<HashMap<u64, Kind>>> = Mutex::new(None);
-    let above = path.parent().unwrap_or(path);
-    let device = fs::metadata(above)
-        .map_err(|e| io_error("read", above, e))?
-        .dev();
-    let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
-    let found = found.get_or_insert_default();
-    if let Some(kind) = found.get(&device) {
-        return Ok(*kind);
-    }
-    let kind = storage::probe(above)
-        .map_err(WorktreesError::Storage)?
-        .best()
-        .kind();
-    found.insert(device, kind);
-    Ok(kind)
 }
 
 /// Hard links and overlays let others change the change times of a file.

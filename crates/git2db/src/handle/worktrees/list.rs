@@ -78,16 +78,10 @@ impl Worktrees<'_> {
         let is_name = !name.is_empty() && name != "." && name != ".." && !name.contains('/');
         let admin = self.admin(name);
         let record = if is_name { self.record(name)? } else { None };
-        let dot_git = match is_name
-            .then(|| text(&admin.join("gitdir")))
-            .transpose()?
-            .flatten()
-        {
-            Some(dot_git) => Some(admin.join(dot_git)),
-            None => record.as_ref().map(|record| record.path.join(".git")),
-        };
-        let dot_git = dot_git.ok_or_else(not_found)?;
-        let is_there = fs::symlink_metadata(&dot_git).is_ok();
+        let path = if is_name { self.path(name)? } else { None };
+        let path = path.or_else(|| record.as_ref().map(|record| record.path.clone()));
+        let path = path.ok_or_else(not_found)?;
+        let is_there = fs::symlink_metadata(path.join(".git")).is_ok();
         let state = match &record {
             Some(record) if !record.complete => State::Missing,
             Some(record) if !is_there => {
@@ -103,16 +97,37 @@ impl Worktrees<'_> {
         let locked = text(&admin.join("locked"))?.filter(|reason| reason != MOUNTED);
         Ok(Info {
             name: name.to_owned(),
-            path: dot_git.parent().unwrap_or(&dot_git).to_owned(),
-            head: text(&admin.join("HEAD"))?.as_deref().and_then(head),
+            path,
+            head: self.head(name)?,
             locked,
             state,
             driver: record.map(|record| record.driver),
         })
     }
+
+    /// Where a worktree is, as stock git has it; `None` if it has none of that name.
+    pub(super) fn path(&self, name: &str) -> Result<Option<PathBuf>, WorktreesError> {
+        let admin = self.admin(name);
+        let dot_git = text(&admin.join("gitdir"))?;
+        Ok(dot_git.map(|dot_git| {
+            let mut path = PathBuf::from(dot_git);
+            path.pop();
+            // As git makes it where `worktree.useRelativePaths` is set.
+            if path.is_relative() {
+                path = admin.join(&path).canonicalize().unwrap_or(path);
+            }
+            path
+        }))
+    }
+
+    /// What a worktree has checked out; `None` if that cannot be read.
+    pub(super) fn head(&self, name: &str) -> Result<Option<Head>, WorktreesError> {
+        let head = text(&self.admin(name).join("HEAD"))?;
+        Ok(head.as_deref().and_then(parse_head))
+    }
 }
 
-fn head(text: &str) -> Option<Head> {
+fn parse_head(text: &str) -> Option<Head> {
     match text.strip_prefix("ref: refs/heads/") {
         Some(branch) => Some(Head::Branch(branch.to_owned())),
         None => text.parse().ok().map(Head::Detached),

@@ -14,6 +14,7 @@
 //! Whoever changes worktrees holds a lock on `worktrees/`, in any process.
 
 mod add;
+mod check;
 mod error;
 mod index;
 mod list;
@@ -36,13 +37,16 @@ use super::{RepositoryHandle, Worktree};
 use crate::{durable, lock::FileLock, storage};
 
 /// The worktrees of a repository.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Worktrees<'a> {
     repository: &'a RepositoryHandle,
 }
 
 /// Why a worktree that is a mount is locked, for those who run `git worktree list`.
 const MOUNTED: &str = "a mount of hyprstream, which removes it and shows it again";
+
+/// How it went for one of [`Worktrees::mount_all`]: its name, and the worktree.
+pub type Mounted = (String, Result<Worktree, WorktreesError>);
 
 impl RepositoryHandle {
     /// Its worktrees.
@@ -122,9 +126,7 @@ impl Worktrees<'_> {
     ///
     /// # Errors
     /// They cannot be listed.
-    pub fn mount_all(
-        &self,
-    ) -> Result<Vec<(String, Result<Worktree, WorktreesError>)>, WorktreesError> {
+    pub fn mount_all(&self) -> Result<Vec<Mounted>, WorktreesError> {
         let all = self.list()?.into_iter();
         Ok(all
             .filter(|info| info.state == State::Hidden)

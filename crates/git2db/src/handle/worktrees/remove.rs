@@ -1,6 +1,6 @@
 //! Removing worktrees, and what is left of them.
 
-use std::{collections::HashSet, fs};
+use std::{collections::HashSet, fs, path::Path};
 
 use git2::StatusOptions;
 
@@ -47,6 +47,9 @@ impl Worktrees<'_> {
             return self.discard(name, &record);
         }
         // Stock git's.
+        if info.state == State::Present {
+            self.check_its_own(name, &info.path)?;
+        }
         durable::remove_dir_all(&info.path).map_err(|e| io_error("remove", &info.path, e))?;
         self.forget(name)
     }
@@ -108,6 +111,19 @@ impl Worktrees<'_> {
     fn forget(&self, name: &str) -> Result<(), WorktreesError> {
         let admin = self.admin(name);
         durable::remove_dir_all(&admin).map_err(|e| io_error("remove", &admin, e))
+    }
+
+    /// Whether a folder says that it is the worktree: what a wrong `gitdir` names is not removed.
+    fn check_its_own(&self, name: &str, path: &Path) -> Result<(), WorktreesError> {
+        let text = fs::read_to_string(path.join(".git")).unwrap_or_default();
+        let named = text.trim().strip_prefix("gitdir: ");
+        let named = named.and_then(|named| path.join(named).canonicalize().ok());
+        if named.is_some() && named == self.admin(name).canonicalize().ok() {
+            return Ok(());
+        }
+        let path = path.to_owned();
+        let why = "its .git does not name this worktree, so that it may be another's";
+        Err(WorktreesError::BadPath { path, why })
     }
 
     fn check_committed(&self, name: &str) -> Result<(), WorktreesError> {
