@@ -76,9 +76,10 @@ fn serve(
         if let Some(response) = hook(request) {
             return response;
         }
-        match request.path.contains("/info/lfs/") || request.path.starts_with("/obj/") {
-            true => support::lfs::answer(request, &objects),
-            false => support::git::backend(&root, request),
+        if request.path.contains("/info/lfs/") || request.path.starts_with("/obj/") {
+            support::lfs::answer(request, &objects)
+        } else {
+            support::git::backend(&root, request)
         }
     })
 }

@@ -6,9 +6,11 @@
 
 mod error;
 mod fetch;
+mod fetch_options;
 mod push;
 mod push_error;
 mod push_local;
+mod push_ref;
 mod refspec;
 mod remotes;
 mod update;
@@ -17,9 +19,10 @@ mod worktree;
 use std::path::{Path, PathBuf};
 
 pub use error::FetchError;
-pub use fetch::{Depth, FetchOptions, Fetched, Tags};
-pub use push::{Expected, PushRef, Pushed};
+pub use fetch_options::{Depth, FetchOptions, Fetched, Tags};
+pub use push::Pushed;
 pub use push_error::PushError;
+pub use push_ref::{Expected, PushRef};
 pub use refspec::{InvalidRefspec, Refspec};
 pub use remotes::Remote;
 pub use update::Updated;
