@@ -75,9 +75,12 @@ pub async fn run_observed<T: Send + 'static>(
     let _cancel = CancelOnDrop(observing.cancel.clone());
     task::spawn_blocking(move || work(&observing))
         .await
-        .map_err(|error| match error.is_panic() {
-            true => Ended::Panicked,
-            false => Ended::ShutDown,
+        .map_err(|error| {
+            if error.is_panic() {
+                Ended::Panicked
+            } else {
+                Ended::ShutDown
+            }
         })
 }
 

@@ -73,9 +73,10 @@ impl Include {
 
     /// These files without those that match one of `globs`, which take the place of earlier ones.
     pub fn excluding<S: AsRef<str>>(mut self, globs: &[S]) -> Result<Self, InvalidGlob> {
-        self.excluded = match globs.is_empty() {
-            true => None,
-            false => Some(Box::new(Self::new(globs)?)),
+        self.excluded = if globs.is_empty() {
+            None
+        } else {
+            Some(Box::new(Self::new(globs)?))
         };
         Ok(self)
     }

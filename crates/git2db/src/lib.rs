@@ -10,10 +10,12 @@
 //! | [`checkout`] | a commit's files as hard links into the store, whole or not there |
 //! | [`storage`] | writable folders over a checkout: overlay mounts, reflinks, copies |
 //! | [`mod@commit`] | staging, committing, pushing |
-//! | [`handle`] | a repository as its users work with it: branches, tags, worktrees, merging, history |
+//! | [`manager`] | [`Git2DB`]: repositories tracked in one folder, [clones](CloneBuilder), the open ones |
+//! | [`handle`] | [`RepositoryHandle`]: a repository as its users work with it: branches, tags, worktrees, merging, history, remotes, fetches, pushes |
+//! | [`transport`] | git objects from others than git servers: paths, peers |
 //!
 //! It is synchronous: calls block, so an async program makes them on threads of their own
-//! (`spawn_blocking`) and ends them through an [`Observer`]. It knows nothing of Kubernetes, reads
+//! (`hyprstream-git2db-async`) and ends them through an [`Observer`]. It knows nothing of Kubernetes, reads
 //! no environment but that for proxies and certificates, and no git configuration but a
 //! repository's own.
 //!
@@ -81,8 +83,12 @@
 //! # Limitations
 //!
 //! - Git with SHA-1 only; no protocol v2, no partial clone, no submodules.
-//! - libgit2 cannot fetch from a shallow repository. A repository that is served to this library
-//!   is fetched with [`repo::History::Whole`].
+//! - libgit2 cannot fetch from a shallow repository on a server. One that is served to this library
+//!   is fetched with [`repo::History::Whole`]. By path, [`transport::LocalSource`] can.
+//! - libgit2 cannot ask a server for all or none of several pushed refs; see
+//!   [`RepositoryHandle::push`]. Paths are pushed to without hooks.
+//! - An upload of an LFS object that broke off begins anew, object by object.
+//! - Which branch a remote's `HEAD` names is guessed from the commit.
 //! - LFS over HTTP with the `basic` transfer only: no `git-lfs-authenticate` over ssh, no
 //!   extensions, no locks. XET is to be another [`lfs::ObjectSource`].
 //! - Files of a checkout are what the blobs say: no line endings are converted and no filter but

@@ -76,9 +76,10 @@ fn serve(
         if let Some(response) = hook(request) {
             return response;
         }
-        match request.path.contains("/info/lfs/") || request.path.starts_with("/obj/") {
-            true => support::lfs::answer(request, &objects),
-            false => support::git::backend(&root, request),
+        if request.path.contains("/info/lfs/") || request.path.starts_with("/obj/") {
+            support::lfs::answer(request, &objects)
+        } else {
+            support::git::backend(&root, request)
         }
     })
 }
@@ -295,7 +296,7 @@ fn a_killed_clone_is_continued_where_it_was_and_never_listed_before() {
     let part = root
         .join("store/parts")
         .join(hyprstream_git2db::Digest::of(&content(500_000)).as_str());
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + Duration::from_mins(1);
     while fs::metadata(&part).map_or(0, |found| found.len()) < 200_000 {
         assert!(Instant::now() < until, "the child does not download");
         std::thread::sleep(Duration::from_millis(10));

@@ -9,7 +9,7 @@ use std::{
 
 use hyprstream_git2db::{
     Credentials, Include, Limits, Reference, RemoteUrl, RepositoryHandle,
-    handle::{Add, Start},
+    handle::worktrees::{Add, Start},
     lfs, remote, repo,
     storage::probe,
     store::ObjectStore,

@@ -4,7 +4,7 @@ use std::{fs, path::Path, time::Instant};
 
 use hyprstream_git2db::{
     RepositoryHandle,
-    handle::{Add, Start},
+    handle::worktrees::{Add, Start},
     storage::{Kind, probe},
     store::ObjectStore,
 };

@@ -1,86 +1,21 @@
 //! Fetching into a repository.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    num::NonZeroU32,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use git2::Repository;
 
 use super::{
     RepositoryHandle,
     error::FetchError,
-    refspec::Refspec,
-    update::{self, Updated},
+    fetch_options::{Depth, FetchOptions, Fetched, Tags},
+    update,
 };
 use crate::{
-    CommitId, Credentials, Limits, Observer, RemoteError, RemoteUrl,
+    CommitId, Credentials, Observer, RemoteError, RemoteUrl,
     remote::{self, RemoteRef},
     repo::{self, Download, UNSHALLOW},
     transport::{self, GitSource, LocalSource, Want},
 };
-
-/// How [`RepositoryHandle::fetch`] fetches.
-#[derive(Clone, Debug)]
-pub struct FetchOptions {
-    /// What to fetch; if there is none, what the remote's configuration says.
-    pub refspecs: Vec<Refspec>,
-    /// Which tags come along.
-    pub tags: Tags,
-    /// Removes the refs within the refspecs' targets, tags only if a refspec names them, that the
-    /// remote no longer has.
-    pub prune: bool,
-    /// How much of the history.
-    pub depth: Depth,
-    /// What is accepted.
-    pub limits: Limits,
-}
-
-impl Default for FetchOptions {
-    /// As `git fetch` without an option, with [`Limits::default`].
-    fn default() -> Self {
-        Self {
-            refspecs: Vec::new(),
-            tags: Tags::Following,
-            prune: false,
-            depth: Depth::AsIs,
-            limits: Limits::default(),
-        }
-    }
-}
-
-/// Which tags come with a fetch. One that is here already is never changed by it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tags {
-    /// None but those that refspecs name.
-    None,
-    /// Those of commits that are here after the fetch.
-    Following,
-    /// All, with what they need.
-    All,
-}
-
-/// How much of a history a fetch brings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Depth {
-    /// All that is new. A history that is cut stays cut where it is.
-    AsIs,
-    /// So many commits of each tip, as `git fetch --depth`.
-    Commits(NonZeroU32),
-    /// All, also what an earlier fetch left out, as `git fetch --unshallow`.
-    Whole,
-}
-
-/// What a fetch did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[must_use = "it says which refs were not changed"]
-pub struct Fetched {
-    /// Refs that were made, changed or pruned.
-    pub updated: Vec<Updated>,
-    /// Refs that were left as they are, with the reason: no fast-forward and not forced, or checked
-    /// out.
-    pub rejected: Vec<(String, String)>,
-}
 
 /// By which way objects come.
 #[derive(Clone, Copy)]
@@ -244,9 +179,9 @@ fn plan(
     for spec in &options.refspecs {
         let mut found = false;
         for head in heads.iter().filter(|head| !head.name.ends_with("^{}")) {
-            if let Some(target) = spec.map(&head.name) {
+            if spec.matches(&head.name) {
                 found = true;
-                add(head, target, spec.is_forced());
+                add(head, spec.target(&head.name), spec.is_forced());
             }
         }
         if !found && !spec.source().contains('*') {
@@ -308,10 +243,9 @@ impl Transfer<'_> {
                     credentials,
                     names: &names,
                     depth: match depth {
-                        Depth::AsIs => 0,
                         Depth::Commits(depth) => i32::try_from(depth.get()).unwrap_or(UNSHALLOW),
                         Depth::Whole if cut => UNSHALLOW,
-                        Depth::Whole => 0,
+                        Depth::AsIs | Depth::Whole => 0,
                     },
                     limits: &self.options.limits,
                 };

@@ -6,8 +6,9 @@ use git2::{ErrorCode, Oid, Repository};
 
 use super::{
     RepositoryHandle,
-    push::{Pushed, Resolved, check},
+    push::Pushed,
     push_error::PushError,
+    push_ref::{Resolved, check},
     update::is_checked_out,
 };
 use crate::{
@@ -28,9 +29,10 @@ pub(super) fn push(
     observer: &dyn Observer,
 ) -> Result<Pushed, PushError> {
     let target = LocalSource::open(path).map_err(PushError::Remote)?;
-    let remote = match path.join(".git").exists() {
-        true => repo::open_worktree(path),
-        false => repo::open(path),
+    let remote = if path.join(".git").exists() {
+        repo::open_worktree(path)
+    } else {
+        repo::open(path)
     }
     .map_err(PushError::Repo)?;
     let failed = |e: git2::Error| PushError::Remote(remote_error(url, &e));

@@ -71,9 +71,10 @@ impl RepositoryHandle {
             .iter()
             .filter_map(|spec| spec.ok().flatten().map(str::to_owned))
             .collect();
-        match left.is_empty() {
-            true => Ok(()),
-            false => Err(FetchError::Refspecs { left }),
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(FetchError::Refspecs { left })
         }
     }
 

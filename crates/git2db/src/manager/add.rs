@@ -47,9 +47,10 @@ impl Git2DB {
         };
         let path = fs::canonicalize(path).map_err(|e| ManagerError::io("find", path, e))?;
         let dot_git = path.join(".git");
-        let (path, is_bare) = match dot_git.is_dir() {
-            true => (dot_git, false),
-            false => (path, true),
+        let (path, is_bare) = if dot_git.is_dir() {
+            (dot_git, false)
+        } else {
+            (path, true)
         };
         let found = repo::open(&path).map_err(ManagerError::Repo)?;
         if found.path().canonicalize().ok().as_ref() != Some(&path) || found.is_worktree() {

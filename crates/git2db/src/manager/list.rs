@@ -134,9 +134,10 @@ impl List {
 
     /// Says `NameTaken` if it is.
     pub(super) fn vacant(&self, name: &Name) -> Result<(), ManagerError> {
-        match self.repositories.iter().any(|entry| entry.name == *name) {
-            true => Err(ManagerError::NameTaken { name: name.clone() }),
-            false => Ok(()),
+        if self.repositories.iter().any(|entry| entry.name == *name) {
+            Err(ManagerError::NameTaken { name: name.clone() })
+        } else {
+            Ok(())
         }
     }
 }

@@ -8,6 +8,22 @@
 //! ROOT/clones/               clones that are not complete; nothing of it is listed
 //! ROOT/trash/                what is being deleted
 //! ```
+//!
+//! ```
+//! use hyprstream_git2db::{Git2DB, RemoteUrl};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! let db = Git2DB::open(dir.path())?;
+//! db.create("team/empty".parse()?)?;
+//! db.rename(&"team/empty".parse()?, "team/model".parse()?)?;
+//! let repository = db.repository(&"team/model".parse()?)?;
+//! repository.add_remote("origin", &RemoteUrl::parse("https://example.org/model")?)?;
+//! assert_eq!(db.list()?.len(), 1);
+//! db.remove(&"team/model".parse()?)?;
+//! # Ok(())
+//! # }
+//! ```
 
 mod add;
 mod error;

@@ -48,7 +48,10 @@ fn check(text: &str) -> Result<(), &'static str> {
         if part.starts_with(['-', '.']) {
             return Err("its parts begin with a letter, a digit or '_'");
         }
-        if part.ends_with('.') || lower.ends_with(".git") || lower.ends_with(".lock") {
+        if [".", ".git", ".lock"]
+            .iter()
+            .any(|end| lower.ends_with(end))
+        {
             return Err("its parts do not end in '.', '.git' or '.lock'");
         }
         if part.contains("..") {

@@ -6,12 +6,15 @@
 //! whole, and no ref is moved before each wanted commit is found complete.
 
 mod local;
+mod objects;
 mod receive;
+mod select;
 
 use std::io::Write;
 
-pub(crate) use local::store_objects;
-pub use local::{LocalObjects, LocalSource};
+pub use local::LocalSource;
+pub use objects::LocalObjects;
+pub(crate) use objects::store_objects;
 pub(crate) use receive::{is_whole, receive, want_new};
 
 use crate::{CommitId, Observer, RemoteError, remote::RemoteRef};
