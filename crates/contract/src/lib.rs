@@ -12,6 +12,7 @@ pub mod label;
 pub mod manifest;
 pub mod model_ref;
 pub mod registry;
+pub mod repositories;
 pub mod volume;
 pub mod worker;
 pub mod worker_adapters;
