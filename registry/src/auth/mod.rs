@@ -5,12 +5,17 @@
 //! | admin | yes | every NS | every NS | yes |
 //! | node | reads adapter lists | every NS | no | yes |
 //! | signed for NS | no | its NS | its NS, if signed with `write` | no |
+//! | of the API server | by rights | by rights | by rights, ref by ref | no |
+//!
+//! What the first three may is written here as the same verbs that RBAC gives to the last, so that
+//! everything behind asks one question: [`Auth::allows`].
 //!
 //! Nobody writes mirrors but the registry itself. Nothing is served without a token.
 
+mod kubernetes;
 mod token;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use axum::http::{HeaderMap, header::AUTHORIZATION};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -18,9 +23,15 @@ use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+pub(crate) use kubernetes::User;
+pub use kubernetes::{CacheTimes, KubernetesTokens};
 pub use token::{InvalidToken, SigningKey, WeakKey};
 
-use crate::names::{Namespace, Repository};
+use self::kubernetes::{Act, Kubernetes, Unavailable};
+use crate::{
+    names::{Namespace, Repository},
+    refusal::Refusal,
+};
 
 /// Where the secrets lie.
 #[derive(Clone, Debug)]
@@ -37,6 +48,7 @@ pub struct TokenFiles {
 pub(crate) struct Auth {
     files: TokenFiles,
     secrets: RwLock<Secrets>,
+    kubernetes: Option<Kubernetes>,
 }
 
 struct Secrets {
@@ -54,6 +66,51 @@ pub(crate) enum Principal {
     Node,
     /// The holder of a signed token.
     Namespace { namespace: Namespace, write: bool },
+    /// A user or service account of the cluster.
+    Kubernetes(Arc<User>),
+}
+
+/// What one may do with a repository, as RBAC writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verb {
+    /// Read it.
+    Get,
+    /// Make branches and tags that are not protected, and move branches forward.
+    Push,
+    /// Rewrite and delete refs.
+    Force,
+    /// Do all that with protected refs, and change what is protected.
+    Admin,
+    /// Remove it.
+    Delete,
+    /// Make it by a first push or a fork.
+    Create,
+}
+
+impl Verb {
+    /// The verb's name.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Push => "push",
+            Self::Force => "force",
+            Self::Admin => "admin",
+            Self::Delete => "delete",
+            Self::Create => "create",
+        }
+    }
+
+    /// The verbs that include it, itself first.
+    fn including(self) -> &'static [Self] {
+        match self {
+            Self::Push => &[Self::Push, Self::Force, Self::Admin],
+            Self::Force => &[Self::Force, Self::Admin],
+            Self::Get => &[Self::Get],
+            Self::Admin => &[Self::Admin],
+            Self::Delete => &[Self::Delete],
+            Self::Create => &[Self::Create],
+        }
+    }
 }
 
 /// The secrets cannot be read.
@@ -90,9 +147,16 @@ pub enum SecretsError {
 
 impl Auth {
     /// Reads the secrets.
-    pub(crate) fn open(files: TokenFiles) -> Result<Self, SecretsError> {
+    pub(crate) fn open(
+        files: TokenFiles,
+        kubernetes: Option<KubernetesTokens>,
+    ) -> Result<Self, SecretsError> {
         let secrets = RwLock::new(read_secrets(&files)?);
-        Ok(Self { files, secrets })
+        Ok(Self {
+            files,
+            secrets,
+            kubernetes: kubernetes.map(Kubernetes::new),
+        })
     }
 
     /// Reads the secrets anew. After a failure the old ones stay in force.
@@ -102,9 +166,25 @@ impl Auth {
         Ok(())
     }
 
-    /// Who sends these headers; `None` if they hold no valid token.
-    pub(crate) fn principal(&self, headers: &HeaderMap) -> Option<Principal> {
-        let token = bearer_or_password(headers)?;
+    /// Who sends these headers.
+    ///
+    /// # Errors
+    /// 401 if they hold no valid token, 503 if the API server cannot be asked about it now.
+    pub(crate) async fn principal(&self, headers: &HeaderMap) -> Result<Principal, Refusal> {
+        let token = bearer_or_password(headers).ok_or_else(Refusal::unauthorized)?;
+        if let Some(principal) = self.own(&token) {
+            return Ok(principal);
+        }
+        let Some(kubernetes) = &self.kubernetes else {
+            return Err(Refusal::unauthorized());
+        };
+        let user = kubernetes.user(&token).await.map_err(unavailable)?;
+        user.map(Principal::Kubernetes)
+            .ok_or_else(Refusal::unauthorized)
+    }
+
+    /// Whose token it is, if it is one of ours.
+    fn own(&self, token: &str) -> Option<Principal> {
         let secrets = self.secrets.read();
         // Digests have one length, so that the comparison takes the same time for every token.
         let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
@@ -116,7 +196,7 @@ impl Auth {
         if node {
             return Some(Principal::Node);
         }
-        match secrets.key.check(&token) {
+        match secrets.key.check(token) {
             Ok(claims) => {
                 let namespace = claims.ns.parse().ok()?;
                 Some(Principal::Namespace {
@@ -125,9 +205,132 @@ impl Auth {
                 })
             }
             Err(error) => {
-                tracing::debug!(%error, "refused a token");
+                tracing::debug!(%error, "no token of our own");
                 None
             }
+        }
+    }
+
+    /// Whether `who` has `verb`, or one that includes it, on `repository`.
+    ///
+    /// # Errors
+    /// 503 if the API server cannot be asked now.
+    pub(crate) async fn allows(
+        &self,
+        who: &Principal,
+        repository: &Repository,
+        verb: Verb,
+    ) -> Result<bool, Refusal> {
+        match (who, repository) {
+            (Principal::Kubernetes(_), Repository::Mirror(_)) => Ok(false),
+            (Principal::Kubernetes(user), Repository::Pushed { namespace, name }) => {
+                self.reviewed(user, namespace, name.as_str(), verb).await
+            }
+            _ => Ok(who.has(repository, verb)),
+        }
+    }
+
+    /// Whether `who` has `verb` on every repository of a namespace.
+    ///
+    /// # Errors
+    /// 503 if the API server cannot be asked now.
+    pub(crate) async fn allows_in(
+        &self,
+        who: &Principal,
+        namespace: &Namespace,
+        verb: Verb,
+    ) -> Result<bool, Refusal> {
+        match who {
+            Principal::Admin => Ok(true),
+            Principal::Node => Ok(verb == Verb::Get),
+            Principal::Namespace {
+                namespace: own,
+                write,
+            } => Ok(own == namespace && signed_for(*write, verb)),
+            Principal::Kubernetes(user) => self.reviewed(user, namespace, "", verb).await,
+        }
+    }
+
+    async fn reviewed(
+        &self,
+        user: &User,
+        namespace: &Namespace,
+        name: &str,
+        verb: Verb,
+    ) -> Result<bool, Refusal> {
+        for verb in verb.including() {
+            let act = Act {
+                verb: verb.as_str(),
+                subresource: "",
+                namespace: namespace.as_str(),
+                name,
+            };
+            if self.reviewed_act(user, act).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether `who` may push what training makes in `repository`: `push` on the subresource
+    /// `repositories/train`, for the repository's name. Which branch is another question:
+    /// [`Auth::allows_job`].
+    pub(crate) async fn allows_training(
+        &self,
+        who: &Principal,
+        repository: &Repository,
+    ) -> Result<bool, Refusal> {
+        self.train(who, repository, None).await
+    }
+
+    /// Whether `who` may push the branch `train/JOB` and the tags `JOB/*`.
+    ///
+    /// A service account with the right on the repository may, if its own name is the job's: who
+    /// makes the binding names both. So may everybody with the right on the name
+    /// `REPOSITORY/JOB`, which a rule without names includes.
+    pub(crate) async fn allows_job(
+        &self,
+        who: &Principal,
+        repository: &Repository,
+        job: &str,
+    ) -> Result<bool, Refusal> {
+        let Principal::Kubernetes(user) = who else {
+            return Ok(false);
+        };
+        if user.service_account() == Some(job) && self.train(who, repository, None).await? {
+            return Ok(true);
+        }
+        self.train(who, repository, Some(job)).await
+    }
+
+    async fn train(
+        &self,
+        who: &Principal,
+        repository: &Repository,
+        job: Option<&str>,
+    ) -> Result<bool, Refusal> {
+        let (Principal::Kubernetes(user), Repository::Pushed { namespace, name }) =
+            (who, repository)
+        else {
+            return Ok(false);
+        };
+        let name = match job {
+            Some(job) => format!("{}/{job}", name.as_str()),
+            None => name.as_str().to_owned(),
+        };
+        let act = Act {
+            verb: Verb::Push.as_str(),
+            subresource: "train",
+            namespace: namespace.as_str(),
+            name: &name,
+        };
+        self.reviewed_act(user, act).await
+    }
+
+    async fn reviewed_act(&self, user: &User, act: Act<'_>) -> Result<bool, Refusal> {
+        match &self.kubernetes {
+            Some(kubernetes) => kubernetes.allows(user, act).await.map_err(unavailable),
+            None => Ok(false),
         }
     }
 
@@ -138,26 +341,56 @@ impl Auth {
 }
 
 impl Principal {
-    /// Whether `repository` may be read.
-    pub(crate) fn may_read(&self, repository: &Repository) -> bool {
-        match self {
-            Self::Admin | Self::Node => true,
-            Self::Namespace { namespace, .. } => owns(namespace, repository),
+    /// Whether one of our own tokens gives `verb` on `repository`.
+    fn has(&self, repository: &Repository, verb: Verb) -> bool {
+        match (self, repository) {
+            (Self::Admin, Repository::Pushed { .. }) => true,
+            // Nobody writes mirrors. They come back when they are asked for.
+            (Self::Admin, Repository::Mirror(_)) => matches!(verb, Verb::Get | Verb::Delete),
+            (Self::Node, _) => verb == Verb::Get,
+            (
+                Self::Namespace { namespace, write },
+                Repository::Pushed {
+                    namespace: owner, ..
+                },
+            ) => namespace == owner && signed_for(*write, verb),
+            _ => false,
         }
     }
 
-    /// Whether `repository` may be pushed to.
-    pub(crate) fn may_write(&self, repository: &Repository) -> bool {
+    /// Who it is, for the audit log. Says nothing of the token.
+    pub(crate) fn subject(&self) -> String {
         match self {
-            Self::Admin => matches!(repository, Repository::Pushed { .. }),
-            Self::Node => false,
-            Self::Namespace { namespace, write } => *write && owns(namespace, repository),
+            Self::Admin => "admin token".to_owned(),
+            Self::Node => "node token".to_owned(),
+            Self::Namespace { namespace, .. } => format!("token of namespace {namespace}"),
+            Self::Kubernetes(user) => user.username.clone(),
+        }
+    }
+
+    /// The pod for which its token was made.
+    pub(crate) fn pod(&self) -> Option<&str> {
+        match self {
+            Self::Kubernetes(user) => user.pod(),
+            _ => None,
         }
     }
 }
 
-fn owns(owner: &Namespace, repository: &Repository) -> bool {
-    matches!(repository, Repository::Pushed { namespace, .. } if namespace == owner)
+/// What a signed token gives on the repositories of its namespace. What is protected is protected
+/// from it too.
+fn signed_for(write: bool, verb: Verb) -> bool {
+    match verb {
+        Verb::Get => true,
+        Verb::Push | Verb::Force | Verb::Create | Verb::Delete => write,
+        Verb::Admin => false,
+    }
+}
+
+fn unavailable(Unavailable: Unavailable) -> Refusal {
+    Refusal::busy(
+        "the API server, which knows this token and its rights, does not answer; try again",
+    )
 }
 
 fn bearer_or_password(headers: &HeaderMap) -> Option<String> {
@@ -239,7 +472,7 @@ mod tests {
             node: file("node", NODE),
             signing_key: file("key", &"k".repeat(40)),
         };
-        Auth::open(files).unwrap()
+        Auth::open(files, None).unwrap()
     }
 
     fn headers(value: &str) -> HeaderMap {
@@ -253,16 +486,16 @@ mod tests {
         ))
     }
 
-    #[test]
-    fn tokens_are_taken_as_bearer_and_as_password() {
+    #[tokio::test]
+    async fn tokens_are_taken_as_bearer_and_as_password() {
         let dir = tempfile::tempdir().unwrap();
         let auth = auth(dir.path());
         assert_eq!(
-            auth.principal(&headers(&format!("Bearer {ADMIN}"))),
-            Some(Principal::Admin)
+            auth.principal(&headers(&format!("Bearer {ADMIN}"))).await,
+            Ok(Principal::Admin)
         );
-        assert_eq!(auth.principal(&basic(ADMIN)), Some(Principal::Admin));
-        assert_eq!(auth.principal(&basic(NODE)), Some(Principal::Node));
+        assert_eq!(auth.principal(&basic(ADMIN)).await, Ok(Principal::Admin));
+        assert_eq!(auth.principal(&basic(NODE)).await, Ok(Principal::Node));
         for wrong in [
             "",
             "nonsense",
@@ -271,9 +504,11 @@ mod tests {
             "Basic !!!",
             "Digest x",
         ] {
-            assert_eq!(auth.principal(&headers(wrong)), None, "{wrong}");
+            let refused = auth.principal(&headers(wrong)).await;
+            assert_eq!(refused, Err(Refusal::unauthorized()), "{wrong}");
         }
-        assert_eq!(auth.principal(&HeaderMap::new()), None);
+        let none = auth.principal(&HeaderMap::new()).await;
+        assert_eq!(none, Err(Refusal::unauthorized()));
     }
 
     #[test]
@@ -295,40 +530,54 @@ mod tests {
             namespace: "a".parse().unwrap(),
             write: true,
         };
+        use Verb::{Admin, Create, Delete, Force, Get, Push};
+        let all = [Get, Push, Force, Admin, Delete, Create];
+        let own = [Get, Push, Force, Delete, Create];
+        let none: &[Verb] = &[];
         let table = [
-            (&Principal::Admin, [true, true, true], [true, true, false]),
-            (&Principal::Node, [true, true, true], [false, false, false]),
-            (&reader, [true, false, false], [false, false, false]),
-            (&writer, [true, false, false], [true, false, false]),
+            (&Principal::Admin, &all[..], &all[..], &[Get, Delete][..]),
+            (&Principal::Node, &[Get][..], &[Get][..], &[Get][..]),
+            (&reader, &[Get][..], none, none),
+            (&writer, &own[..], none, none),
         ];
-        for (principal, read, write) in table {
-            let all = [&ours, &theirs, &mirror];
-            assert_eq!(all.map(|r| principal.may_read(r)), read, "{principal:?}");
-            assert_eq!(all.map(|r| principal.may_write(r)), write, "{principal:?}");
+        for (principal, in_ours, in_theirs, in_mirror) in table {
+            for (repository, expected) in
+                [(&ours, in_ours), (&theirs, in_theirs), (&mirror, in_mirror)]
+            {
+                let has: Vec<_> = all
+                    .into_iter()
+                    .filter(|verb| principal.has(repository, *verb))
+                    .collect();
+                let expected: Vec<_> = all.into_iter().filter(|v| expected.contains(v)).collect();
+                assert_eq!(has, expected, "{principal:?} {repository}");
+            }
         }
     }
 
-    #[test]
-    fn a_rotated_token_replaces_the_old_one() {
+    #[tokio::test]
+    async fn a_rotated_token_replaces_the_old_one() {
         let dir = tempfile::tempdir().unwrap();
         let auth = auth(dir.path());
         std::fs::write(dir.path().join("admin"), "another-admin-token").unwrap();
         auth.reload().unwrap();
-        assert_eq!(auth.principal(&basic(ADMIN)), None);
         assert_eq!(
-            auth.principal(&basic("another-admin-token")),
-            Some(Principal::Admin)
+            auth.principal(&basic(ADMIN)).await,
+            Err(Refusal::unauthorized())
+        );
+        assert_eq!(
+            auth.principal(&basic("another-admin-token")).await,
+            Ok(Principal::Admin)
         );
         std::fs::write(dir.path().join("admin"), "short").unwrap();
         assert!(auth.reload().is_err());
         assert_eq!(
-            auth.principal(&basic("another-admin-token")),
-            Some(Principal::Admin)
+            auth.principal(&basic("another-admin-token")).await,
+            Ok(Principal::Admin)
         );
     }
 
-    #[test]
-    fn a_signed_token_names_its_namespace() {
+    #[tokio::test]
+    async fn a_signed_token_names_its_namespace() {
         let dir = tempfile::tempdir().unwrap();
         let auth = auth(dir.path());
         let key = read_signing_key(&dir.path().join("key")).unwrap();
@@ -337,6 +586,6 @@ mod tests {
             namespace: "a".parse().unwrap(),
             write: true,
         };
-        assert_eq!(auth.principal(&basic(&token)), Some(expected));
+        assert_eq!(auth.principal(&basic(&token)).await, Ok(expected));
     }
 }
