@@ -1,6 +1,6 @@
 //! Which refs of a push its sender may change.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use hyprstream_contract::repositories::ProtectionRule;
 
@@ -22,6 +22,9 @@ pub(super) struct Verdict {
     pub(super) forward_only: bool,
 }
 
+/// Jobs of which the API server is asked in one push: their names are the sender's own.
+const MOST_JOBS: usize = 16;
+
 enum Judgement {
     Allowed,
     Forward,
@@ -35,9 +38,9 @@ pub(super) async fn judge(
     commands: &Commands,
 ) -> Result<Verdict, Refusal> {
     let rules = rules(state, access).await?;
-    let mut verdict = Verdict::default();
+    let (mut verdict, mut jobs) = (Verdict::default(), HashMap::new());
     for command in &commands.list {
-        match judge_one(state, access, &rules, command).await? {
+        match judge_one(state, access, &rules, &mut jobs, command).await? {
             Judgement::Allowed => {}
             Judgement::Forward => verdict.forward_only = true,
             Judgement::Refused(reason) => verdict.refused.push((command.name.clone(), reason)),
@@ -71,10 +74,13 @@ pub(crate) async fn forbids_forward(
         new: "2".repeat(40),
         name: name.to_owned(),
     };
-    Ok(match judge_one(state, access, &rules, &command).await? {
-        Judgement::Refused(reason) => Some(reason),
-        Judgement::Allowed | Judgement::Forward => None,
-    })
+    let mut jobs = HashMap::new();
+    Ok(
+        match judge_one(state, access, &rules, &mut jobs, &command).await? {
+            Judgement::Refused(reason) => Some(reason),
+            Judgement::Allowed | Judgement::Forward => None,
+        },
+    )
 }
 
 async fn rules(state: &State, access: &Access) -> Result<Rules, Refusal> {
@@ -88,6 +94,7 @@ async fn judge_one(
     state: &State,
     access: &Access,
     rules: &Rules,
+    jobs: &mut HashMap<String, bool>,
     command: &Command,
 ) -> Result<Judgement, Refusal> {
     let name = command.name.as_str();
@@ -137,8 +144,13 @@ async fn judge_one(
             ));
         }
     }
+    // One that is made loses nothing, and git refuses to make what is there.
+    let allowed = match change {
+        Change::Move => Judgement::Forward,
+        Change::Create | Change::Delete => Judgement::Allowed,
+    };
     if access.may(state, push).await? {
-        return Ok(Judgement::Forward);
+        return Ok(allowed);
     }
     if rule.is_none() && !rules.is_default(name) {
         let below = match branch {
@@ -147,9 +159,19 @@ async fn judge_one(
         };
         let job = below.and_then(|below| below.split('/').next());
         if let Some(job) = job.filter(|job| !job.is_empty()) {
-            let (who, repository) = (&access.principal, &access.repository);
-            if state.auth.allows_job(who, repository, job).await? {
-                return Ok(Judgement::Forward);
+            let may = match jobs.get(job) {
+                Some(may) => *may,
+                None if jobs.len() >= MOST_JOBS => {
+                    return refused(format!("one push is for at most {MOST_JOBS} jobs"));
+                }
+                None => {
+                    let (who, repository) = (&access.principal, &access.repository);
+                    state.auth.allows_job(who, repository, job).await?
+                }
+            };
+            jobs.insert(job.to_owned(), may);
+            if may {
+                return Ok(allowed);
             }
         }
     }

@@ -141,6 +141,7 @@ pub(crate) async fn receive_pack(
     let result_type = "application/x-git-receive-pack-result";
     if passed.is_empty() && !commands.list.is_empty() {
         push::pass_over(body, &state.limits.git).await?;
+        state.metrics.pushes.with_label_values(&["failure"]).inc();
         return Ok(answer(result_type, Body::from(report.alone())));
     }
     let written = commands.written(|command| kept(&command.name));

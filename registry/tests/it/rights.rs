@@ -217,7 +217,15 @@ fn people_push_forward_and_rewrite_only_with_the_right_to() {
         .cluster
         .user("bob")
         .may(&[READ, "force repositories team-a m"]);
-    setup.takes(&bob, &["+main", "+main:refs/tags/v1", ":refs/heads/x"]);
+    setup.takes(
+        &bob,
+        &[
+            "+main",
+            "+main:refs/tags/v1",
+            ":refs/heads/x",
+            "main:refs/heads/new",
+        ],
+    );
     assert!(!setup.has("refs/heads/x"));
     let reader = setup.cluster.user("carol").may(&[READ]);
     assert!(!setup.push(&reader, &["main:refs/heads/y"]).0);
