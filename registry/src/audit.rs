@@ -101,7 +101,7 @@ struct Line<'a> {
 
 impl Entry {
     /// An entry for what `who` does to a repository, which is done.
-    pub(crate) fn new(action: &'static str, who: &Principal, repository: impl ToString) -> Self {
+    pub(crate) fn new(action: &'static str, who: &Principal, repository: &impl ToString) -> Self {
         Self {
             action,
             subject: who.subject(),
@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn an_entry_is_one_line_that_says_who_did_what() {
         let dir = tempfile::tempdir().unwrap();
-        let mut entry = Entry::new("push", &Principal::Admin, "git/a/m");
+        let mut entry = Entry::new("push", &Principal::Admin, &"git/a/m");
         entry.reference = Some("refs/heads/a\nb".to_owned());
         entry.bytes = Some(7);
         Audit::open(dir.path()).unwrap().note(&entry);
@@ -279,7 +279,7 @@ mod tests {
         let file = dir.path().join("audit/audit.jsonl");
         let mut half = OpenOptions::new().append(true).open(&file).unwrap();
         half.write_all(b"1").unwrap();
-        let refused = Entry::new("push", &Principal::Node, "git/a/m").refused("no");
+        let refused = Entry::new("push", &Principal::Node, &"git/a/m").refused("no");
         Audit::open(dir.path()).unwrap().note(&refused);
         let lines = lines(dir.path());
         assert_eq!(lines.len(), 3);
@@ -317,13 +317,13 @@ mod tests {
     fn many_refusals_do_not_push_out_what_was_done() {
         let dir = tempfile::tempdir().unwrap();
         let audit = Audit::open(dir.path()).unwrap();
-        let refused = Entry::new("push", &Principal::Node, "git/a/m").refused("no");
+        let refused = Entry::new("push", &Principal::Node, &"git/a/m").refused("no");
         for _ in 0..REFUSALS_A_MINUTE + 5 {
             audit.note(&refused);
         }
         assert_eq!(lines(dir.path()).len() as u32, REFUSALS_A_MINUTE);
-        audit.note(&Entry::new("push", &Principal::Admin, "git/a/m"));
-        audit.note(&Entry::new("push", &Principal::Node, "git/a/m"));
+        audit.note(&Entry::new("push", &Principal::Admin, &"git/a/m"));
+        audit.note(&Entry::new("push", &Principal::Node, &"git/a/m"));
         let lines = lines(dir.path());
         let last = &lines[lines.len() - 2..];
         assert_eq!(

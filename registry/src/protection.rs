@@ -104,7 +104,7 @@ impl Asked {
         };
         if !may {
             let message = format!("this token lacks the right `{}` on {self}", verb.as_str());
-            let entry = Entry::new("protection", who, self).refused(message.clone());
+            let entry = Entry::new("protection", who, &self).refused(message.clone());
             state.audit.note(&entry);
             return Err(Refusal::forbidden(message));
         }

@@ -8,7 +8,7 @@ use hyprstream_e2e::{Cluster, Repository, TinyModel, wait_until};
 use crate::fresh_seed;
 
 /// A right that was taken away has ended within this time.
-const REVOKED_WITHIN: Duration = Duration::from_secs(60);
+const REVOKED_WITHIN: Duration = Duration::from_mins(1);
 
 /// What git says of a push by the holder of a token.
 struct Pusher<'a> {

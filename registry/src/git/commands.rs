@@ -94,7 +94,7 @@ impl Commands {
             if !self.list.is_empty() {
                 return Err("capabilities stand behind the first ref alone");
             }
-            self.capabilities = capabilities.to_owned();
+            capabilities.clone_into(&mut self.capabilities);
         }
         let command = std::str::from_utf8(command).map_err(|_| "the name of a ref is not UTF-8")?;
         let mut words = command.splitn(3, ' ');

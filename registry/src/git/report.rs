@@ -18,7 +18,7 @@ pub(super) struct Report {
     /// A beginning of a packet of the band.
     partial: Vec<u8>,
     /// What came of the report.
-    report: Vec<u8>,
+    lines: Vec<u8>,
     /// What git said of refs: nothing is good.
     results: Vec<(String, Option<String>)>,
 }
@@ -40,7 +40,7 @@ impl Report {
             return chunk.to_owned();
         }
         if !self.in_band {
-            self.report.extend(chunk);
+            self.lines.extend(chunk);
             return Vec::new();
         }
         self.partial.extend(chunk);
@@ -56,7 +56,7 @@ impl Report {
                     let whole: Vec<u8> = self.partial.drain(..length).collect();
                     match whole.get(4..) {
                         // An empty one keeps the connection alive.
-                        Some([1, report @ ..]) if !report.is_empty() => self.report.extend(report),
+                        Some([1, report @ ..]) if !report.is_empty() => self.lines.extend(report),
                         _ => out.extend(whole),
                     }
                 }
@@ -64,7 +64,7 @@ impl Report {
                 Err(_) => {
                     // Not what it should be: the client may make more of it.
                     self.wanted = false;
-                    out.append(&mut self.report);
+                    out.append(&mut self.lines);
                     out.append(&mut self.partial);
                     return out;
                 }
@@ -85,8 +85,8 @@ impl Report {
 
     /// The whole answer to a push of which git sees nothing.
     pub(super) fn alone(mut self) -> Vec<u8> {
-        packet(&mut self.report, b"unpack ok\n");
-        self.report.extend(b"0000");
+        packet(&mut self.lines, b"unpack ok\n");
+        self.lines.extend(b"0000");
         let mut out = self.finish();
         if self.in_band {
             out.extend(b"0000");
@@ -110,7 +110,7 @@ impl Report {
 
     /// The report with what is added; what git did not finish stays so.
     fn whole(&mut self) -> Vec<u8> {
-        let report = std::mem::take(&mut self.report);
+        let report = std::mem::take(&mut self.lines);
         let (mut out, mut rest) = (Vec::new(), report.as_slice());
         loop {
             match packet_length(rest) {

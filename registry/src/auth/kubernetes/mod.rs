@@ -203,9 +203,10 @@ impl Kubernetes {
     }
 
     fn answer<V>(&self, good: bool, at_most: Duration, value: V) -> Answer<V> {
-        let (fresh, usable) = match good {
-            true => (self.times.good, self.times.while_down),
-            false => (self.times.bad, Duration::ZERO),
+        let (fresh, usable) = if good {
+            (self.times.good, self.times.while_down)
+        } else {
+            (self.times.bad, Duration::ZERO)
         };
         Answer {
             value,
