@@ -44,10 +44,34 @@ for crd in "$chart"/files/crds/*.yaml; do
     fi
 done
 
+echo "== rights of the registry and on repositories"
+if grep -n 'verbs: .*\*' "$out/all.yaml"; then
+    echo "a role has a wildcard" >&2
+    exit 1
+fi
+role() {
+    awk -v RS='---\n' -v name="name: hyprstream-$1\n" \
+        '/kind: ClusterRole\n/ && index($0, name)' "$out/all.yaml"
+}
+check() {
+    if [ "$(role "$1" | grep -e resources: -e verbs: | tr -s ' \n' ' ')" != "$2" ]; then
+        echo "hyprstream-$1 has other rights than $2" >&2
+        exit 1
+    fi
+}
+check registry ' resources: [tokenreviews] verbs: [create] resources: [subjectaccessreviews] verbs: [create] '
+check repositories-view ' resources: [repositories] verbs: [get] '
+check repositories-edit ' resources: [repositories] verbs: [push, create] '
+helm template hyprstream "$chart" --set registry.kubernetesTokens.enabled=false > "$out/without.yaml"
+if grep -q -e 'tokenreviews' -e '--kubernetes-tokens' "$out/without.yaml"; then
+    echo "the registry may review tokens although it takes none" >&2
+    exit 1
+fi
+
 echo "== values that must be refused"
 for wrong in gateway.replicas=many gatway.replicas=1 ingress.controller=caddy \
     images.pullPolicy=Sometimes httpRoute.enabled=true csi.stateDir=relative registry.extraArgs[0]=x \
-    registry.allowUpstreams[0]=http://host/ operator.allowInsecureCredentials[0]=http://host; do
+    registry.allowUpstreams[0]=http://host/ registry.kubernetesTokens.audience= networkPolicy.apiServer[0]=host operator.allowInsecureCredentials[0]=http://host; do
     if helm template hyprstream "$chart" --set "$wrong" > "$out/refused" 2>&1; then
         echo "--set $wrong was accepted" >&2
         exit 1

@@ -10,17 +10,18 @@ use axum::{
 use hyprstream_slots::{self as slots, Owners};
 
 use crate::{
-    auth::Principal,
+    audit::Entry,
+    auth::{Principal, Verb},
     names::{InvalidName, Repository},
     refusal::Refusal,
     state::State,
 };
 
 /// The repository of the path and who asks for it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Access {
-    repository: Repository,
-    principal: Principal,
+    pub(crate) repository: Repository,
+    pub(crate) principal: Principal,
 }
 
 impl Access {
@@ -31,18 +32,24 @@ impl Access {
 
     /// Whose share of the places for work the request takes.
     pub(crate) fn share(&self) -> Owners {
-        slots::owner(match &self.principal {
-            Principal::Admin => "admin token",
-            Principal::Node => "node token",
-            Principal::Namespace { namespace, .. } => namespace.as_str(),
+        slots::owner(match (&self.principal, &self.repository) {
+            (Principal::Admin, _) => "admin token",
+            (Principal::Node, _) => "node token",
+            (Principal::Namespace { namespace, .. }, _)
+            | (Principal::Kubernetes(_), Repository::Pushed { namespace, .. }) => {
+                namespace.as_str()
+            }
+            (Principal::Kubernetes(user), Repository::Mirror(_)) => &user.username,
         })
     }
 
     /// The repository, if it may be read and is there.
-    pub(crate) fn readable(&self, state: &State) -> Result<&Repository, Refusal> {
+    pub(crate) async fn readable(&self, state: &State) -> Result<&Repository, Refusal> {
         // Whether it exists is for those to know who may read it.
-        if !self.principal.may_read(&self.repository) {
-            return Err(Refusal::forbidden(
+        if !self.may(state, Verb::Get).await? {
+            return Err(self.refuse(
+                state,
+                "read",
                 "this token does not allow reading this repository",
             ));
         }
@@ -56,24 +63,82 @@ impl Access {
         }
     }
 
-    /// The repository, if it may be pushed to, whether or not it is there.
-    pub(crate) fn writable(&self) -> Result<&Repository, Refusal> {
-        if self.principal.may_write(&self.repository) {
-            return Ok(&self.repository);
+    /// The repository, if something may be pushed to it, whether or not it is there. Which refs is
+    /// judged when they are known.
+    pub(crate) async fn writable(&self, state: &State) -> Result<&Repository, Refusal> {
+        if self.is_mirror() {
+            let message = "mirrors are read-only; push to their upstream";
+            return Err(self.refuse(state, "push", message));
         }
-        Err(Refusal::forbidden(match self.repository {
-            Repository::Mirror(_) => "mirrors are read-only; push to their upstream",
-            Repository::Pushed { .. } => "this token does not allow pushing to this repository",
-        }))
+        let trains = || {
+            state
+                .auth
+                .allows_training(&self.principal, &self.repository)
+        };
+        if !self.may(state, Verb::Push).await? && !trains().await? {
+            let message = "this token does not allow pushing to this repository";
+            return Err(self.refuse(state, "push", message));
+        }
+        if !state.layout.exists(&self.repository) && !self.may(state, Verb::Create).await? {
+            let message = "there is no such repository, and this token does not allow making it: \
+                           ask for the right `create`";
+            return Err(self.refuse(state, "create", message));
+        }
+        Ok(&self.repository)
     }
 
     /// The repository, if it may be removed, whether or not it is there. Mirrors may be by the
     /// control plane: they come back when they are asked for.
-    pub(crate) fn removable(&self) -> Result<&Repository, Refusal> {
-        match (&self.repository, &self.principal) {
-            (Repository::Mirror(_), Principal::Admin) => Ok(&self.repository),
-            _ => self.writable(),
+    pub(crate) async fn removable(&self, state: &State) -> Result<&Repository, Refusal> {
+        if self.may(state, Verb::Delete).await? {
+            return Ok(&self.repository);
         }
+        let message = match self.repository {
+            Repository::Mirror(_) => "mirrors are read-only; push to their upstream",
+            Repository::Pushed { .. } => {
+                "this token does not allow removing this repository: ask for the right `delete`"
+            }
+        };
+        Err(self.refuse(state, "delete", message))
+    }
+
+    /// Whether whoever asks has `verb` on the repository.
+    pub(crate) async fn may(&self, state: &State, verb: Verb) -> Result<bool, Refusal> {
+        let (who, repository) = (&self.principal, &self.repository);
+        state.auth.allows(who, repository, verb).await
+    }
+
+    /// An entry of the audit log for what is done here.
+    pub(crate) fn entry(&self, action: &'static str) -> Entry {
+        Entry::new(action, &self.principal, &self.repository)
+    }
+
+    /// The refusal of a right, which the audit log hears of.
+    pub(crate) fn refuse(
+        &self,
+        state: &State,
+        action: &'static str,
+        message: impl Into<String>,
+    ) -> Refusal {
+        let message = message.into();
+        state
+            .audit
+            .note(&self.entry(action).refused(message.clone()));
+        Refusal::forbidden(message)
+    }
+}
+
+/// Who asks, where the repository stands in the body.
+pub(crate) struct Who(pub(crate) Principal);
+
+impl FromRequestParts<Arc<State>> for Who {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        state: &Arc<State>,
+    ) -> Result<Self, Self::Rejection> {
+        state.auth.principal(&parts.headers).await.map(Self)
     }
 }
 
@@ -84,10 +149,7 @@ impl FromRequestParts<Arc<State>> for Access {
         parts: &mut Parts,
         state: &Arc<State>,
     ) -> Result<Self, Self::Rejection> {
-        let principal = state
-            .auth
-            .principal(&parts.headers)
-            .ok_or_else(Refusal::unauthorized)?;
+        let principal = state.auth.principal(&parts.headers).await?;
         let Path(names) = Path::<HashMap<String, String>>::from_request_parts(parts, state)
             .await
             .map_err(|_| Refusal::bad_request("the path cannot be read"))?;

@@ -35,7 +35,9 @@ impl FromRequestParts<Arc<State>> for Admin {
         parts: &mut Parts,
         state: &Arc<State>,
     ) -> Result<Self, Self::Rejection> {
-        require(state, parts, |who| *who == Principal::Admin).map(|()| Self)
+        require(state, parts, |who| *who == Principal::Admin)
+            .await
+            .map(|()| Self)
     }
 }
 
@@ -50,17 +52,16 @@ impl FromRequestParts<Arc<State>> for Reader {
         state: &Arc<State>,
     ) -> Result<Self, Self::Rejection> {
         let may = |who: &Principal| matches!(who, Principal::Admin | Principal::Node);
-        require(state, parts, may).map(|()| Self)
+        require(state, parts, may).await.map(|()| Self)
     }
 }
 
-fn require(
+async fn require(
     state: &State,
     parts: &Parts,
     may: impl FnOnce(&Principal) -> bool,
 ) -> Result<(), Refusal> {
-    let who = state.auth.principal(&parts.headers);
-    if may(&who.ok_or_else(Refusal::unauthorized)?) {
+    if may(&state.auth.principal(&parts.headers).await?) {
         Ok(())
     } else {
         Err(Refusal::forbidden("this token does not allow the API"))

@@ -16,6 +16,10 @@
 //!                             which adapters the workers of a Model have
 //! empty.git                   advertised for a repository that a push is about to make
 //! quarantine/                 contents that went bad, by the SHA-256 that they had
+//! audit/audit.jsonl           who changed what, and who was not let
+//! protection/<namespace>.json   which refs of its repositories are protected
+//! <repository>.git/hyprstream/protection.json
+//!                             which refs of one repository are
 //! collect-objects             note that contents without a repository are to be removed
 //! tmp/  trash/                being made, being removed
 //! ```
@@ -119,12 +123,21 @@ impl Layout {
 
     /// Makes the repository if it is not there. Several callers at once are fine.
     pub(crate) fn create(&self, repository: &Repository) -> Result<PathBuf, CreateError> {
-        let path = self.repository(repository);
-        if self.exists(repository) {
-            return Ok(path);
+        if !self.exists(repository) {
+            let (_aside, made) = self.aside(repository)?;
+            // If another request was faster, that one's is as good.
+            self.place(&made, repository)?;
         }
+        Ok(self.repository(repository))
+    }
+
+    /// Makes an empty repository that has no place yet, in a folder that goes with the value.
+    pub(crate) fn aside(
+        &self,
+        repository: &Repository,
+    ) -> Result<(tempfile::TempDir, PathBuf), CreateError> {
         let place = |source| CreateError::Place {
-            path: path.clone(),
+            path: self.repository(repository),
             source,
         };
         let aside = tempfile::Builder::new()
@@ -137,15 +150,25 @@ impl Layout {
             quieten(&made).map_err(place)?;
         }
         fs::create_dir_all(made.join("hyprstream/lfs")).map_err(place)?;
+        Ok((aside, made))
+    }
+
+    /// Puts a repository into its place, durably. `false` if there is one.
+    pub(crate) fn place(&self, made: &Path, repository: &Repository) -> Result<bool, CreateError> {
+        let path = self.repository(repository);
+        let place = |source| CreateError::Place {
+            path: path.clone(),
+            source,
+        };
         let parent = path.parent().unwrap_or(&self.root);
         fs::create_dir_all(parent).map_err(place)?;
-        match fs::rename(&made, &path) {
+        match fs::rename(made, &path) {
             Ok(()) => {
                 sync_folders(parent, &self.root).map_err(place)?;
-                Ok(path)
+                Ok(true)
             }
             // Another request was faster; a repository is never empty, so that it was not replaced.
-            Err(_) if self.exists(repository) => Ok(path),
+            Err(_) if self.exists(repository) => Ok(false),
             // What is left of one that was removed while something was written to it.
             Err(error) if path.is_dir() => {
                 tracing::warn!(%repository, %error, "replacing what is left of a repository");
@@ -154,9 +177,9 @@ impl Layout {
                     .tempdir_in(self.trash())
                     .map_err(place)?;
                 fs::rename(&path, trash.path().join("repository.git")).map_err(place)?;
-                fs::rename(&made, &path).map_err(place)?;
+                fs::rename(made, &path).map_err(place)?;
                 sync_folders(parent, &self.root).map_err(place)?;
-                Ok(path)
+                Ok(true)
             }
             Err(source) => Err(place(source)),
         }
@@ -214,19 +237,27 @@ impl Layout {
         link: &Path,
         folder: &Path,
     ) -> io::Result<()> {
-        match fs::hard_link(source, link) {
-            Ok(()) => sync_folders(folder, &self.repository(repository)),
+        match self.second_name(source, link) {
+            Ok(_) => sync_folders(folder, &self.repository(repository)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lets a file be found under a second name too; the folder is not synced. Returns its size in
+    /// bytes.
+    pub(crate) fn second_name(&self, file: &Path, name: &Path) -> io::Result<u64> {
+        match fs::hard_link(file, name) {
             // Some file systems allow no further links to a much used file: then a copy.
             Err(error) if error.kind() == io::ErrorKind::TooManyLinks => {
                 let mut copy = tempfile::NamedTempFile::new_in(self.tmp())?;
-                io::copy(&mut fs::File::open(source)?, copy.as_file_mut())?;
+                io::copy(&mut fs::File::open(file)?, copy.as_file_mut())?;
                 copy.as_file().sync_all()?;
-                copy.persist(link).map_err(|error| error.error)?;
-                sync_folders(folder, &self.repository(repository))
+                copy.persist(name).map_err(|error| error.error)?;
             }
-            Err(error) => Err(error),
+            linked => linked?,
         }
+        fs::metadata(name).map(|metadata| metadata.len())
     }
 }
 

@@ -16,16 +16,20 @@
 mod access;
 mod adapters;
 mod api;
+mod audit;
 mod auth;
 mod collect;
 mod events;
+mod fork;
 mod git;
 mod layout;
 mod lfs;
 mod limits;
+mod merges;
 mod metrics;
 mod mirrors;
 mod names;
+mod protection;
 mod refusal;
 mod registry;
 mod remove;
@@ -34,7 +38,10 @@ mod server;
 mod state;
 mod upstreams;
 
-pub use auth::{InvalidToken, SecretsError, SigningKey, TokenFiles, WeakKey, read_signing_key};
+pub use auth::{
+    CacheTimes, InvalidToken, KubernetesTokens, SecretsError, SigningKey, TokenFiles, WeakKey,
+    read_signing_key,
+};
 pub use layout::LayoutError;
 pub use limits::{FetchLimits, GitLimits, Limits};
 pub use names::{InvalidName, Namespace};

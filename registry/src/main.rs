@@ -4,9 +4,10 @@ use std::{io::Write, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use hyprstream_contract::repositories::rbac::AUDIENCE;
 use hyprstream_registry::{
-    FetchLimits, GitLimits, Limits, Namespace, OpenError, Registry, Settings, TokenFiles,
-    read_signing_key,
+    CacheTimes, FetchLimits, GitLimits, KubernetesTokens, Limits, Namespace, OpenError, Registry,
+    Settings, TokenFiles, read_signing_key,
 };
 use hyprstream_telemetry::{AdminServer, LogFormat, init_logs};
 use tokio::{
@@ -61,6 +62,36 @@ struct ServeArgs {
     /// File with the key of signed tokens; at least 32 bytes.
     #[arg(long, env = "HYPRSTREAM_SIGNING_KEY_FILE")]
     signing_key_file: PathBuf,
+    /// Takes tokens of the cluster's API server as well, and asks it what they may do.
+    #[arg(long, env = "HYPRSTREAM_KUBERNETES_TOKENS")]
+    kubernetes_tokens: bool,
+    /// Audience that these tokens must be for.
+    #[arg(long, env = "HYPRSTREAM_KUBERNETES_AUDIENCE", default_value = AUDIENCE)]
+    kubernetes_audience: String,
+    /// Host of the API server. Pods have it in their environment.
+    #[arg(
+        long,
+        env = "KUBERNETES_SERVICE_HOST",
+        default_value = "kubernetes.default.svc"
+    )]
+    kubernetes_host: String,
+    /// Port of the API server.
+    #[arg(long, env = "KUBERNETES_SERVICE_PORT", default_value_t = 443)]
+    kubernetes_port: u16,
+    /// File with the token by which the registry asks the API server.
+    #[arg(
+        long,
+        env = "HYPRSTREAM_KUBERNETES_TOKEN_FILE",
+        default_value = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+    )]
+    kubernetes_token_file: PathBuf,
+    /// File with the certificates by which the API server is trusted.
+    #[arg(
+        long,
+        env = "HYPRSTREAM_KUBERNETES_CA_FILE",
+        default_value = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"
+    )]
+    kubernetes_ca_file: PathBuf,
     /// Bytes that stay free on the disk: what would leave less is refused.
     #[arg(long, env = "HYPRSTREAM_MIN_FREE_BYTES", default_value_t = Limits::default().min_free_bytes)]
     min_free_bytes: u64,
@@ -178,7 +209,15 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     tokio::spawn(watch_signals(shutdown.clone())?);
     let defaults = Limits::default();
+    let kubernetes = args.kubernetes_tokens.then(|| KubernetesTokens {
+        url: url(&args.kubernetes_host, args.kubernetes_port),
+        token_file: args.kubernetes_token_file,
+        ca_file: Some(args.kubernetes_ca_file),
+        audience: args.kubernetes_audience,
+        cache: CacheTimes::default(),
+    });
     let settings = Settings {
+        kubernetes,
         root: args.root,
         tokens: TokenFiles {
             admin: args.admin_token_file,
@@ -251,6 +290,15 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The API server's URL. An address of IPv6 stands in brackets there.
+fn url(host: &str, port: u16) -> String {
+    if host.contains(':') {
+        format!("https://[{host}]:{port}")
+    } else {
+        format!("https://{host}:{port}")
+    }
+}
+
 /// Opens the registry, and waits while the process that it replaces still uses the root.
 async fn open(
     settings: Settings,
@@ -295,5 +343,11 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_api_server_is_found_by_either_kind_of_address() {
+        assert_eq!(url("10.0.0.1", 443), "https://10.0.0.1:443");
+        assert_eq!(url("fd00::1", 6443), "https://[fd00::1]:6443");
     }
 }

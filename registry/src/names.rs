@@ -121,6 +121,28 @@ impl FromStr for MirrorId {
     }
 }
 
+impl FromStr for Repository {
+    type Err = InvalidName;
+
+    /// Reads `NAMESPACE/NAME`, or what [`fmt::Display`] writes.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(Ok(id)) = text.strip_prefix("mirror/").map(str::parse) {
+            return Ok(Self::Mirror(id));
+        }
+        let both = match text.strip_prefix("git/") {
+            Some(rest) if rest.contains('/') => rest,
+            _ => text,
+        };
+        let (namespace, name) = both
+            .split_once('/')
+            .ok_or_else(|| InvalidName::Repository(shown(text)))?;
+        Ok(Self::Pushed {
+            namespace: namespace.parse()?,
+            name: name.parse()?,
+        })
+    }
+}
+
 impl fmt::Display for Repository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -163,6 +185,26 @@ mod tests {
         }
         for wrong in ["", &"A".repeat(64), &"a".repeat(63), &"g".repeat(64)] {
             assert!(wrong.parse::<MirrorId>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_repository_is_read_as_it_is_written() {
+        let id = "0".repeat(64);
+        for (text, expected) in [
+            ("team-a/m", Some("git/team-a/m".to_owned())),
+            ("git/team-a/m", Some("git/team-a/m".to_owned())),
+            // A namespace may have any of these names.
+            ("git/m", Some("git/git/m".to_owned())),
+            ("mirror/m", Some("git/mirror/m".to_owned())),
+            (&format!("mirror/{id}"), Some(format!("mirror/{id}"))),
+            ("m", None),
+            ("a/b/c", None),
+            ("../m", None),
+            ("", None),
+        ] {
+            let read = text.parse::<Repository>().ok().map(|r| r.to_string());
+            assert_eq!(read, expected, "{text:?}");
         }
     }
 

@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     adapters::Lists,
-    auth::{Auth, SecretsError, TokenFiles},
+    audit::Audit,
+    auth::{Auth, KubernetesTokens, SecretsError, TokenFiles},
     collect,
     events::Events,
     git::{GitRunner, repair},
@@ -36,6 +37,8 @@ pub struct Settings {
     pub root: PathBuf,
     /// Where the secrets lie.
     pub tokens: TokenFiles,
+    /// How tokens of the cluster's API server are checked; `None` if they are not taken.
+    pub kubernetes: Option<KubernetesTokens>,
     /// How much clients may ask for.
     pub limits: Limits,
     /// Upstreams that are fetched from although their addresses are not public.
@@ -96,6 +99,7 @@ impl Registry {
         let Settings {
             root,
             tokens,
+            kubernetes,
             limits,
             allowed_upstreams,
             keep,
@@ -117,7 +121,7 @@ impl Registry {
             .arg("--version")
             .output()
             .map_err(OpenError::Git)?;
-        let auth = Auth::open(tokens).map_err(OpenError::Secrets)?;
+        let auth = Auth::open(tokens, kubernetes).map_err(OpenError::Secrets)?;
         let metrics = Metrics::new().map_err(OpenError::Metrics)?;
         let layout = Layout::open(&root).map_err(OpenError::Layout)?;
         collect::clear(&layout);
@@ -129,7 +133,9 @@ impl Registry {
         }
         let git = GitRunner::new(limits.git, &root, metrics.git_processes.clone());
         let adapters = Lists::open(&root, layout.tmp()).map_err(failed(&root.join("adapters")))?;
+        let audit = Audit::open(&root).map_err(failed(&root.join("audit")))?;
         let state = State {
+            audit,
             adapters,
             mirrors: Mirrors::new(limits.max_fetches),
             layout,

@@ -17,13 +17,14 @@ pub(crate) async fn remove(
     AxumState(state): AxumState<Arc<State>>,
     access: Access,
 ) -> Result<StatusCode, Refusal> {
-    let repository = access.removable()?.clone();
+    let repository = access.removable(&state).await?.clone();
     if state.mirrors.is_busy(&repository) {
         return Err(Refusal::busy(
             "this mirror is being fetched; try again later",
         ));
     }
     let removing = Arc::clone(&state);
+    let entry = access.entry("delete");
     let there = blocking(move || {
         let there = collect::remove(&removing, &repository);
         if matches!(there, Ok(true)) {
@@ -42,5 +43,6 @@ pub(crate) async fn remove(
     if !there {
         return Err(Refusal::not_found("there is no such repository"));
     }
+    state.audit.note(&entry);
     Ok(StatusCode::NO_CONTENT)
 }

@@ -29,7 +29,7 @@ use tower_http::{catch_panic::CatchPanicLayer, decompression::RequestDecompressi
 
 use crate::{
     access::Access,
-    adapters, api, git, lfs,
+    adapters, api, fork, git, lfs, merges, protection,
     refusal::{self, Refusal},
     remove,
     state::State,
@@ -60,6 +60,16 @@ pub(crate) fn router(state: Arc<State>) -> Router {
             get(adapters::get)
                 .put(adapters::put)
                 .delete(adapters::remove),
+        )
+        .route("/forks", post(fork::fork))
+        .route("/merges", post(merges::merge))
+        .route(
+            "/protection/{namespace}",
+            get(protection::get).put(protection::put),
+        )
+        .route(
+            "/protection/{namespace}/{name}",
+            get(protection::get).put(protection::put),
         )
         .fallback(api::unknown)
         .layer(DefaultBodyLimit::max(api::MAX_BODY_BYTES));

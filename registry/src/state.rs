@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     adapters::Lists,
+    audit::Audit,
     auth::Auth,
     events::Events,
     git::GitRunner,
@@ -25,6 +26,8 @@ use crate::{
 pub(crate) struct State {
     pub(crate) layout: Layout,
     pub(crate) auth: Auth,
+    /// Who changed what.
+    pub(crate) audit: Audit,
     pub(crate) git: GitRunner,
     pub(crate) events: Events,
     pub(crate) mirrors: Mirrors,

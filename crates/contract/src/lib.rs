@@ -13,6 +13,7 @@ pub mod manifest;
 pub mod model_name;
 pub mod model_ref;
 pub mod registry;
+pub mod repositories;
 pub mod volume;
 pub mod worker;
 pub mod worker_adapters;

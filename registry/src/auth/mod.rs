@@ -5,12 +5,18 @@
 //! | admin | yes | every NS | every NS | yes |
 //! | node | reads adapter lists | every NS | no | yes |
 //! | signed for NS | no | its NS | its NS, if signed with `write` | no |
+//! | of the API server | by rights | by rights | by rights, ref by ref | no |
+//!
+//! What the first three may is written here as the same verbs that RBAC gives to the last, so that
+//! everything behind asks one question: [`Auth::allows`].
 //!
 //! Nobody writes mirrors but the registry itself. Nothing is served without a token.
 
+mod kubernetes;
 mod token;
+mod verb;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use axum::http::{HeaderMap, header::AUTHORIZATION};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -18,9 +24,16 @@ use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+pub(crate) use kubernetes::User;
+pub use kubernetes::{CacheTimes, KubernetesTokens};
 pub use token::{InvalidToken, SigningKey, WeakKey};
+pub(crate) use verb::Verb;
 
-use crate::names::{Namespace, Repository};
+use self::kubernetes::{Act, Kubernetes, Unavailable};
+use crate::{
+    names::{Namespace, Repository},
+    refusal::Refusal,
+};
 
 /// Where the secrets lie.
 #[derive(Clone, Debug)]
@@ -37,6 +50,7 @@ pub struct TokenFiles {
 pub(crate) struct Auth {
     files: TokenFiles,
     secrets: RwLock<Secrets>,
+    kubernetes: Option<Kubernetes>,
 }
 
 struct Secrets {
@@ -54,6 +68,8 @@ pub(crate) enum Principal {
     Node,
     /// The holder of a signed token.
     Namespace { namespace: Namespace, write: bool },
+    /// A user or service account of the cluster.
+    Kubernetes(Arc<User>),
 }
 
 /// The secrets cannot be read.
@@ -90,9 +106,16 @@ pub enum SecretsError {
 
 impl Auth {
     /// Reads the secrets.
-    pub(crate) fn open(files: TokenFiles) -> Result<Self, SecretsError> {
+    pub(crate) fn open(
+        files: TokenFiles,
+        kubernetes: Option<KubernetesTokens>,
+    ) -> Result<Self, SecretsError> {
         let secrets = RwLock::new(read_secrets(&files)?);
-        Ok(Self { files, secrets })
+        Ok(Self {
+            files,
+            secrets,
+            kubernetes: kubernetes.map(Kubernetes::new),
+        })
     }
 
     /// Reads the secrets anew. After a failure the old ones stay in force.
@@ -102,9 +125,25 @@ impl Auth {
         Ok(())
     }
 
-    /// Who sends these headers; `None` if they hold no valid token.
-    pub(crate) fn principal(&self, headers: &HeaderMap) -> Option<Principal> {
-        let token = bearer_or_password(headers)?;
+    /// Who sends these headers.
+    ///
+    /// # Errors
+    /// 401 if they hold no valid token, 503 if the API server cannot be asked about it now.
+    pub(crate) async fn principal(&self, headers: &HeaderMap) -> Result<Principal, Refusal> {
+        let token = bearer_or_password(headers).ok_or_else(Refusal::unauthorized)?;
+        if let Some(principal) = self.own(&token) {
+            return Ok(principal);
+        }
+        let Some(kubernetes) = &self.kubernetes else {
+            return Err(Refusal::unauthorized());
+        };
+        let user = kubernetes.user(&token).await.map_err(unavailable)?;
+        user.map(Principal::Kubernetes)
+            .ok_or_else(Refusal::unauthorized)
+    }
+
+    /// Whose token it is, if it is one of ours.
+    fn own(&self, token: &str) -> Option<Principal> {
         let secrets = self.secrets.read();
         // Digests have one length, so that the comparison takes the same time for every token.
         let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
@@ -116,7 +155,7 @@ impl Auth {
         if node {
             return Some(Principal::Node);
         }
-        match secrets.key.check(&token) {
+        match secrets.key.check(token) {
             Ok(claims) => {
                 let namespace = claims.ns.parse().ok()?;
                 Some(Principal::Namespace {
@@ -125,9 +164,132 @@ impl Auth {
                 })
             }
             Err(error) => {
-                tracing::debug!(%error, "refused a token");
+                tracing::debug!(%error, "no token of our own");
                 None
             }
+        }
+    }
+
+    /// Whether `who` has `verb`, or one that includes it, on `repository`.
+    ///
+    /// # Errors
+    /// 503 if the API server cannot be asked now.
+    pub(crate) async fn allows(
+        &self,
+        who: &Principal,
+        repository: &Repository,
+        verb: Verb,
+    ) -> Result<bool, Refusal> {
+        match (who, repository) {
+            (Principal::Kubernetes(_), Repository::Mirror(_)) => Ok(false),
+            (Principal::Kubernetes(user), Repository::Pushed { namespace, name }) => {
+                self.reviewed(user, namespace, name.as_str(), verb).await
+            }
+            _ => Ok(who.has(repository, verb)),
+        }
+    }
+
+    /// Whether `who` has `verb` on every repository of a namespace.
+    ///
+    /// # Errors
+    /// 503 if the API server cannot be asked now.
+    pub(crate) async fn allows_in(
+        &self,
+        who: &Principal,
+        namespace: &Namespace,
+        verb: Verb,
+    ) -> Result<bool, Refusal> {
+        match who {
+            Principal::Admin => Ok(true),
+            Principal::Node => Ok(verb == Verb::Get),
+            Principal::Namespace {
+                namespace: own,
+                write,
+            } => Ok(own == namespace && signed_for(*write, verb)),
+            Principal::Kubernetes(user) => self.reviewed(user, namespace, "", verb).await,
+        }
+    }
+
+    async fn reviewed(
+        &self,
+        user: &User,
+        namespace: &Namespace,
+        name: &str,
+        verb: Verb,
+    ) -> Result<bool, Refusal> {
+        for verb in verb.including() {
+            let act = Act {
+                verb: verb.as_str(),
+                subresource: "",
+                namespace: namespace.as_str(),
+                name,
+            };
+            if self.reviewed_act(user, act).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether `who` may push what training makes in `repository`: `push` on the subresource
+    /// `repositories/train`, for the repository's name. Which branch is another question:
+    /// [`Auth::allows_job`].
+    pub(crate) async fn allows_training(
+        &self,
+        who: &Principal,
+        repository: &Repository,
+    ) -> Result<bool, Refusal> {
+        self.train(who, repository, None).await
+    }
+
+    /// Whether `who` may push the branch `train/JOB` and the tags `JOB/*`.
+    ///
+    /// A service account with the right on the repository may, if its own name is the job's: who
+    /// makes the binding names both. So may everybody with the right on the name
+    /// `REPOSITORY/JOB`, which a rule without names includes.
+    pub(crate) async fn allows_job(
+        &self,
+        who: &Principal,
+        repository: &Repository,
+        job: &str,
+    ) -> Result<bool, Refusal> {
+        let Principal::Kubernetes(user) = who else {
+            return Ok(false);
+        };
+        if user.service_account() == Some(job) && self.train(who, repository, None).await? {
+            return Ok(true);
+        }
+        self.train(who, repository, Some(job)).await
+    }
+
+    async fn train(
+        &self,
+        who: &Principal,
+        repository: &Repository,
+        job: Option<&str>,
+    ) -> Result<bool, Refusal> {
+        let (Principal::Kubernetes(user), Repository::Pushed { namespace, name }) =
+            (who, repository)
+        else {
+            return Ok(false);
+        };
+        let name = match job {
+            Some(job) => format!("{}/{job}", name.as_str()),
+            None => name.as_str().to_owned(),
+        };
+        let act = Act {
+            verb: Verb::Push.as_str(),
+            subresource: "train",
+            namespace: namespace.as_str(),
+            name: &name,
+        };
+        self.reviewed_act(user, act).await
+    }
+
+    async fn reviewed_act(&self, user: &User, act: Act<'_>) -> Result<bool, Refusal> {
+        match &self.kubernetes {
+            Some(kubernetes) => kubernetes.allows(user, act).await.map_err(unavailable),
+            None => Ok(false),
         }
     }
 
@@ -138,26 +300,56 @@ impl Auth {
 }
 
 impl Principal {
-    /// Whether `repository` may be read.
-    pub(crate) fn may_read(&self, repository: &Repository) -> bool {
-        match self {
-            Self::Admin | Self::Node => true,
-            Self::Namespace { namespace, .. } => owns(namespace, repository),
+    /// Whether one of our own tokens gives `verb` on `repository`.
+    fn has(&self, repository: &Repository, verb: Verb) -> bool {
+        match (self, repository) {
+            (Self::Admin, Repository::Pushed { .. }) => true,
+            // Nobody writes mirrors. They come back when they are asked for.
+            (Self::Admin, Repository::Mirror(_)) => matches!(verb, Verb::Get | Verb::Delete),
+            (Self::Node, _) => verb == Verb::Get,
+            (
+                Self::Namespace { namespace, write },
+                Repository::Pushed {
+                    namespace: owner, ..
+                },
+            ) => namespace == owner && signed_for(*write, verb),
+            _ => false,
         }
     }
 
-    /// Whether `repository` may be pushed to.
-    pub(crate) fn may_write(&self, repository: &Repository) -> bool {
+    /// Who it is, for the audit log. Says nothing of the token.
+    pub(crate) fn subject(&self) -> String {
         match self {
-            Self::Admin => matches!(repository, Repository::Pushed { .. }),
-            Self::Node => false,
-            Self::Namespace { namespace, write } => *write && owns(namespace, repository),
+            Self::Admin => "admin token".to_owned(),
+            Self::Node => "node token".to_owned(),
+            Self::Namespace { namespace, .. } => format!("token of namespace {namespace}"),
+            Self::Kubernetes(user) => user.username.clone(),
+        }
+    }
+
+    /// The pod for which its token was made.
+    pub(crate) fn pod(&self) -> Option<&str> {
+        match self {
+            Self::Kubernetes(user) => user.pod(),
+            _ => None,
         }
     }
 }
 
-fn owns(owner: &Namespace, repository: &Repository) -> bool {
-    matches!(repository, Repository::Pushed { namespace, .. } if namespace == owner)
+/// What a signed token gives on the repositories of its namespace. What is protected is protected
+/// from it too.
+fn signed_for(write: bool, verb: Verb) -> bool {
+    match verb {
+        Verb::Get => true,
+        Verb::Push | Verb::Force | Verb::Create | Verb::Delete => write,
+        Verb::Admin => false,
+    }
+}
+
+fn unavailable(Unavailable: Unavailable) -> Refusal {
+    Refusal::busy(
+        "the API server, which knows this token and its rights, does not answer; try again",
+    )
 }
 
 fn bearer_or_password(headers: &HeaderMap) -> Option<String> {
@@ -220,123 +412,4 @@ fn read_trimmed(path: &std::path::Path) -> Result<Vec<u8>, SecretsError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    const ADMIN: &str = "admin-token-0123456789";
-    const NODE: &str = "node-token-0123456789";
-
-    fn auth(dir: &std::path::Path) -> Auth {
-        let file = |name: &str, content: &str| {
-            let path = dir.join(name);
-            std::fs::write(&path, content).unwrap();
-            path
-        };
-        let files = TokenFiles {
-            admin: file("admin", &format!("{ADMIN}\n")),
-            node: file("node", NODE),
-            signing_key: file("key", &"k".repeat(40)),
-        };
-        Auth::open(files).unwrap()
-    }
-
-    fn headers(value: &str) -> HeaderMap {
-        HeaderMap::from_iter([(AUTHORIZATION, value.parse().unwrap())])
-    }
-
-    fn basic(password: &str) -> HeaderMap {
-        headers(&format!(
-            "Basic {}",
-            STANDARD.encode(format!("any:{password}"))
-        ))
-    }
-
-    #[test]
-    fn tokens_are_taken_as_bearer_and_as_password() {
-        let dir = tempfile::tempdir().unwrap();
-        let auth = auth(dir.path());
-        assert_eq!(
-            auth.principal(&headers(&format!("Bearer {ADMIN}"))),
-            Some(Principal::Admin)
-        );
-        assert_eq!(auth.principal(&basic(ADMIN)), Some(Principal::Admin));
-        assert_eq!(auth.principal(&basic(NODE)), Some(Principal::Node));
-        for wrong in [
-            "",
-            "nonsense",
-            "Bearer ",
-            "Bearer x",
-            "Basic !!!",
-            "Digest x",
-        ] {
-            assert_eq!(auth.principal(&headers(wrong)), None, "{wrong}");
-        }
-        assert_eq!(auth.principal(&HeaderMap::new()), None);
-    }
-
-    #[test]
-    fn each_principal_reaches_what_is_its_own() {
-        let ours: Repository = Repository::Pushed {
-            namespace: "a".parse().unwrap(),
-            name: "m".parse().unwrap(),
-        };
-        let theirs = Repository::Pushed {
-            namespace: "b".parse().unwrap(),
-            name: "m".parse().unwrap(),
-        };
-        let mirror = Repository::Mirror(crate::names::MirrorId::from_bytes([1; 32]));
-        let reader = Principal::Namespace {
-            namespace: "a".parse().unwrap(),
-            write: false,
-        };
-        let writer = Principal::Namespace {
-            namespace: "a".parse().unwrap(),
-            write: true,
-        };
-        let table = [
-            (&Principal::Admin, [true, true, true], [true, true, false]),
-            (&Principal::Node, [true, true, true], [false, false, false]),
-            (&reader, [true, false, false], [false, false, false]),
-            (&writer, [true, false, false], [true, false, false]),
-        ];
-        for (principal, read, write) in table {
-            let all = [&ours, &theirs, &mirror];
-            assert_eq!(all.map(|r| principal.may_read(r)), read, "{principal:?}");
-            assert_eq!(all.map(|r| principal.may_write(r)), write, "{principal:?}");
-        }
-    }
-
-    #[test]
-    fn a_rotated_token_replaces_the_old_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let auth = auth(dir.path());
-        std::fs::write(dir.path().join("admin"), "another-admin-token").unwrap();
-        auth.reload().unwrap();
-        assert_eq!(auth.principal(&basic(ADMIN)), None);
-        assert_eq!(
-            auth.principal(&basic("another-admin-token")),
-            Some(Principal::Admin)
-        );
-        std::fs::write(dir.path().join("admin"), "short").unwrap();
-        assert!(auth.reload().is_err());
-        assert_eq!(
-            auth.principal(&basic("another-admin-token")),
-            Some(Principal::Admin)
-        );
-    }
-
-    #[test]
-    fn a_signed_token_names_its_namespace() {
-        let dir = tempfile::tempdir().unwrap();
-        let auth = auth(dir.path());
-        let key = read_signing_key(&dir.path().join("key")).unwrap();
-        let token = key.sign(&"a".parse().unwrap(), true, Duration::from_mins(1));
-        let expected = Principal::Namespace {
-            namespace: "a".parse().unwrap(),
-            write: true,
-        };
-        assert_eq!(auth.principal(&basic(&token)), Some(expected));
-    }
-}
+mod tests;

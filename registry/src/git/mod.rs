@@ -1,9 +1,12 @@
 //! The smart HTTP protocol of git, spoken by git's own `upload-pack` and `receive-pack`.
 
+mod commands;
+mod judge;
 mod process;
 mod push;
+mod report;
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use axum::{
     body::Body,
@@ -11,11 +14,14 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use futures::StreamExt;
 use serde::Deserialize;
 
-pub(crate) use process::{GitRequest, GitRunner, Program, Push};
+pub(crate) use judge::forbids_forward;
+pub(crate) use process::{GitRequest, GitRunner, Program};
 pub(crate) use push::repair;
 
+use self::{process::Push, report::Report};
 use crate::{access::Access, refusal::Refusal, state::State};
 
 /// Query of `info/refs`.
@@ -42,9 +48,9 @@ pub(crate) async fn info_refs(
         }
     };
     let path = match program {
-        Program::UploadPack => state.layout.repository(access.readable(&state)?),
+        Program::UploadPack => state.layout.repository(access.readable(&state).await?),
         Program::ReceivePack => {
-            let repository = access.writable()?;
+            let repository = access.writable(&state).await?;
             state.require_space(0)?;
             if state.layout.exists(repository) {
                 state.layout.repository(repository)
@@ -84,7 +90,7 @@ pub(crate) async fn upload_pack(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let repository = access.readable(&state)?;
+    let repository = access.readable(&state).await?;
     state.touch(repository);
     let path = state.layout.repository(repository);
     let program = Program::UploadPack;
@@ -111,13 +117,39 @@ pub(crate) async fn receive_pack(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let repository = access.writable()?.clone();
+    let repository = access.writable(&state).await?.clone();
     let program = Program::ReceivePack;
     require_content_type(program, &headers)?;
     state.require_space(content_length(&headers))?;
+    let (commands, body) = commands::read(body, state.limits.git.idle).await?;
+    let verdict = judge::judge(&state, &access, &commands).await?;
+    push::note_refusals(&state, &access, &commands, &verdict);
+    let refused: HashSet<&str> = verdict.refused.iter().map(|(n, _)| n.as_str()).collect();
+    let kept = |name: &str| !refused.contains(name);
+    let passed: Vec<_> = commands
+        .list
+        .iter()
+        .filter(|command| kept(&command.name))
+        .cloned()
+        .collect();
+    let tells = commands.has("report-status") || commands.has("report-status-v2");
+    if let Some((name, reason)) = verdict.refused.first().filter(|_| !tells) {
+        // The client could not be told which of its refs did not come.
+        return Err(Refusal::forbidden(format!("{name}: {reason}")));
+    }
+    let report = Report::new(&commands, verdict.refused.clone());
+    let result_type = "application/x-git-receive-pack-result";
+    if passed.is_empty() && !commands.list.is_empty() {
+        push::pass_over(body, &state.limits.git).await?;
+        state.metrics.pushes.with_label_values(&["failure"]).inc();
+        return Ok(answer(result_type, Body::from(report.alone())));
+    }
+    let written = commands.written(|command| kept(&command.name));
+    let head = futures::stream::iter([Ok::<_, axum::Error>(written)]);
+    let body = Body::from_stream(head.chain(body.into_data_stream()));
     let path = state.create(&repository).await?;
     let protocol = protocol(&headers);
-    let done = push::finisher(Arc::clone(&state), repository, path.clone()).await?;
+    let done = push::finisher(Arc::clone(&state), access.clone(), passed, path.clone()).await?;
     let request = GitRequest {
         program,
         repository: &path,
@@ -129,12 +161,11 @@ pub(crate) async fn receive_pack(
     let push = Push {
         finisher: done,
         has_space: Box::new(move || space.require_space(0).is_ok()),
+        report,
+        forward_only: verdict.forward_only,
     };
     let exchange = state.git.serve(request, body, Some(push)).await?;
-    Ok(answer(
-        "application/x-git-receive-pack-result",
-        exchange.into_body(Vec::new()),
-    ))
+    Ok(answer(result_type, exchange.into_body(Vec::new())))
 }
 
 /// The length that a request announces; 0 if it does not.

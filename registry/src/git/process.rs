@@ -25,6 +25,7 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
+use super::report::Report;
 use crate::{
     limits::GitLimits,
     refusal::{Refusal, is_disk_full},
@@ -38,15 +39,17 @@ pub(crate) enum Program {
 }
 
 /// What happens after a push, whether or not its client still waits.
-pub(crate) type Finisher = Box<dyn FnOnce(Outcome) -> BoxFuture<'static, ()> + Send>;
+pub(super) type Finisher = Box<dyn FnOnce(Outcome) -> BoxFuture<'static, ()> + Send>;
 
 /// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Outcome {
+#[derive(Debug)]
+pub(super) struct Outcome {
     /// It exited with status 0.
-    pub(crate) success: bool,
+    pub(super) success: bool,
     /// Bytes that it was sent. Git asks whether it may push with 4.
-    pub(crate) bytes_in: u64,
+    pub(super) bytes_in: u64,
+    /// What it reported.
+    pub(super) report: Report,
 }
 
 /// What a client asks of git.
@@ -62,10 +65,14 @@ pub(crate) struct GitRequest<'a> {
 }
 
 /// What a push needs beside git.
-pub(crate) struct Push {
-    pub(crate) finisher: Finisher,
+pub(super) struct Push {
+    pub(super) finisher: Finisher,
     /// Whether the disk has space for more of it.
-    pub(crate) has_space: Box<dyn Fn() -> bool + Send + Sync>,
+    pub(super) has_space: Box<dyn Fn() -> bool + Send + Sync>,
+    /// What is added to git's report.
+    pub(super) report: Report,
+    /// Branches only move forward.
+    pub(super) forward_only: bool,
 }
 
 /// Starts git processes.
@@ -139,13 +146,18 @@ impl GitRunner {
     }
 
     /// One exchange with a repository.
-    pub(crate) async fn serve(
+    pub(super) async fn serve(
         &self,
         request: GitRequest<'_>,
         body: Body,
         push: Option<Push>,
     ) -> Result<Exchange, Refusal> {
-        let arguments = [request.program.command(), "--stateless-rpc"];
+        let mut arguments = Vec::new();
+        if push.as_ref().is_some_and(|push| push.forward_only) {
+            // Only git knows, once it has the objects and before it moves a branch.
+            arguments.extend(["-c", "receive.denyNonFastForwards=true"]);
+        }
+        arguments.extend([request.program.command(), "--stateless-rpc"]);
         self.start(&request, &arguments, body, push).await
     }
 
@@ -227,13 +239,11 @@ impl GitRunner {
             ));
         };
         let (sender, mut rest) = mpsc::channel(8);
-        let (finisher, has_space) = push.map(|push| (push.finisher, push.has_space)).unzip();
         self.running.inc();
         let drive = Drive {
             program,
             child,
             limits: self.limits,
-            has_space,
             sender,
             _place: place,
             running: RunningGuard(self.running.clone()),
@@ -243,7 +253,7 @@ impl GitRunner {
             stdout,
             stderr,
         };
-        self.tasks.spawn(drive.run(pipes, body, finisher));
+        self.tasks.spawn(drive.run(pipes, body, push));
         match rest.recv().await {
             Some(Ok(first)) => Ok(Exchange {
                 first: Some(first),
@@ -364,7 +374,6 @@ struct Drive {
     program: Program,
     child: Child,
     limits: GitLimits,
-    has_space: Option<Box<dyn Fn() -> bool + Send + Sync>>,
     sender: mpsc::Sender<io::Result<Bytes>>,
     _place: Slot,
     running: RunningGuard,
@@ -407,7 +416,11 @@ impl Flow {
 }
 
 impl Drive {
-    async fn run(mut self, pipes: Pipes, body: Body, finisher: Option<Finisher>) {
+    async fn run(mut self, pipes: Pipes, body: Body, push: Option<Push>) {
+        let (finisher, has_space, mut report) = match push {
+            Some(push) => (Some(push.finisher), Some(push.has_space), Some(push.report)),
+            None => (None, None, None),
+        };
         let flow = Flow {
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
@@ -422,8 +435,8 @@ impl Drive {
             let work = async {
                 let complaint = complaint(stderr).map(Ok);
                 tokio::try_join!(
-                    feed(body, stdin, &flow, &self.limits, self.has_space.as_deref()),
-                    drain(stdout, &self.sender, self.program, &flow),
+                    feed(body, stdin, &flow, &self.limits, has_space.as_deref()),
+                    drain(stdout, &self.sender, self.program, &flow, report.as_mut()),
                     complaint,
                 )
             };
@@ -451,6 +464,7 @@ impl Drive {
         let outcome = Outcome {
             success: status.is_some_and(|status| status.success()),
             bytes_in: flow.bytes_in.load(Ordering::Relaxed),
+            report: report.unwrap_or_default(),
         };
         if let Some(finisher) = finisher {
             finisher(outcome).await;
@@ -546,14 +560,21 @@ async fn drain(
     sender: &mpsc::Sender<io::Result<Bytes>>,
     program: Program,
     flow: &Flow,
+    mut report: Option<&mut Report>,
 ) -> io::Result<()> {
     loop {
         let mut buffer = BytesMut::with_capacity(CHUNK_BYTES);
-        if stdout.read_buf(&mut buffer).await? == 0 {
+        let ended = stdout.read_buf(&mut buffer).await? == 0;
+        let length = buffer.len() as u64;
+        let out = match (&mut report, ended) {
+            (Some(report), false) => report.push(&buffer).into(),
+            (Some(report), true) => report.finish().into(),
+            (None, _) => buffer.freeze(),
+        };
+        let gone = !out.is_empty() && sender.send(Ok(out)).await.is_err();
+        if ended {
             return Ok(());
         }
-        let length = buffer.len() as u64;
-        let gone = sender.send(Ok(buffer.freeze())).await.is_err();
         flow.bytes_out.fetch_add(length, Ordering::Relaxed);
         if gone && !must_finish(program, flow) {
             return Err(io::ErrorKind::BrokenPipe.into());

@@ -1,28 +1,35 @@
 //! What follows a push, and what follows a kill in the middle of one.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use futures::FutureExt;
+use axum::{body::Body, http::StatusCode};
+use futures::{FutureExt, StreamExt};
 
 use super::{
     GitRunner,
+    commands::{Command, Commands},
+    judge::Verdict,
     process::{Finisher, Outcome},
 };
-use crate::{names::Repository, refusal::Refusal, state::State};
+use crate::{
+    access::Access, audit, limits::GitLimits, names::Repository, refusal::Refusal, state::State,
+};
 
 /// Waits for other pushes to the repository. What it returns announces this one, keeps the
 /// repository in order, and takes away what a refused push has left.
 pub(super) async fn finisher(
     state: Arc<State>,
-    repository: Repository,
+    access: Access,
+    commands: Vec<Command>,
     path: PathBuf,
 ) -> Result<Finisher, Refusal> {
+    let repository = access.repository.clone();
     let Some(alone) = state.git.alone(&path).await else {
         return Err(Refusal::busy(
             "another push to this repository takes long; try again",
@@ -47,6 +54,7 @@ pub(super) async fn finisher(
             }
             drop_quarantine(&path);
             let after = Contents::of(&state.git, &path).await;
+            note(&state, &access, &commands, after.as_ref(), &outcome);
             let removed = before.and_then(|before| Some(before.drop_refused(&after?)));
             // Some refs may have moved even if the push as a whole failed.
             if let Repository::Pushed { namespace, name } = &repository {
@@ -56,6 +64,76 @@ pub(super) async fn finisher(
         }
         .boxed()
     }))
+}
+
+/// Tells the audit log which refs the sender may not change.
+pub(super) fn note_refusals(
+    state: &State,
+    access: &Access,
+    commands: &Commands,
+    verdict: &Verdict,
+) {
+    let by_name: HashMap<_, _> = commands.list.iter().map(|c| (c.name.as_str(), c)).collect();
+    for (name, reason) in &verdict.refused {
+        let entry = access.entry("push").refused(reason.clone());
+        state.audit.note(&match by_name.get(name.as_str()) {
+            Some(command) => of(entry, command),
+            None => entry,
+        });
+    }
+}
+
+/// Reads the rest of a push that git does not get to see: its sender hears nothing before it has
+/// sent all of it.
+pub(super) async fn pass_over(body: Body, limits: &GitLimits) -> Result<(), Refusal> {
+    let mut stream = body.into_data_stream();
+    let mut came = 0;
+    loop {
+        match tokio::time::timeout(limits.idle, stream.next()).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(Ok(chunk))) => came += chunk.len() as u64,
+            Ok(Some(Err(_))) => return Err(Refusal::bad_request("the push broke off")),
+            Err(_) => return Err(Refusal::busy("the push sent nothing for too long")),
+        }
+        if came > limits.max_push_bytes {
+            let message = format!("a push of more than {came} bytes is not taken");
+            let status = StatusCode::PAYLOAD_TOO_LARGE;
+            return Err(Refusal::new(status, "BadRequest", message, false));
+        }
+    }
+}
+
+/// Tells the audit log what became of each ref that git was asked to change. What the refs name
+/// now counts, whatever git had time to say.
+fn note(
+    state: &State,
+    access: &Access,
+    commands: &[Command],
+    after: Option<&Contents>,
+    outcome: &Outcome,
+) {
+    let refs = after.map(Contents::names).unwrap_or_default();
+    let said: HashMap<_, _> = outcome.report.results().iter().cloned().collect();
+    for command in commands {
+        let mut entry = of(access.entry("push"), command);
+        entry.bytes = Some(outcome.bytes_in);
+        let done = match refs.get(command.name.as_str()) {
+            Some(now) => *now == command.new,
+            None => after.is_some() && command.change() == super::commands::Change::Delete,
+        };
+        if !done {
+            entry.result = audit::Outcome::Failed;
+            entry.reason = said.get(&command.name).cloned().flatten();
+        }
+        state.audit.note(&entry);
+    }
+}
+
+fn of(mut entry: audit::Entry, command: &Command) -> audit::Entry {
+    entry.reference = Some(command.name.clone());
+    entry.old = Some(command.old.clone());
+    entry.new = Some(command.new.clone());
+    entry
 }
 
 /// What a repository holds.
@@ -70,6 +148,18 @@ impl Contents {
         let entries = fs::read_dir(repository.join("objects/pack")).ok()?;
         let packs = entries.flatten().map(|entry| entry.path()).collect();
         Some(Self { refs, packs })
+    }
+
+    /// What each ref names.
+    fn names(&self) -> HashMap<&str, &str> {
+        let text = std::str::from_utf8(&self.refs).unwrap_or_default();
+        text.lines()
+            .filter_map(|line| {
+                let (id, rest) = line.split_once(' ')?;
+                let (_, name) = rest.split_once('\t')?;
+                Some((name, id))
+            })
+            .collect()
     }
 
     /// Removes the packs that have come since, if no ref has changed: git keeps the pack of a push
@@ -114,7 +204,9 @@ async fn choose_head(git: &GitRunner, path: &Path) -> std::io::Result<()> {
         .run(path, &["for-each-ref", "--format=%(refname)", "refs/heads"])
         .await?;
     let branches = String::from_utf8_lossy(&branches);
-    let mut branches = branches.lines();
+    let branches = branches.lines();
+    // What a job makes is nobody's default: its own branch would be safe from itself.
+    let mut branches = branches.filter(|name| !name.starts_with("refs/heads/train/"));
     let Some(first) = branches.next() else {
         return Ok(());
     };

@@ -59,8 +59,8 @@ pub(crate) async fn batch(
         return Err(unprocessable("only basic transfers are offered"));
     }
     let repository = match request.operation {
-        Operation::Download => access.readable(&state)?,
-        Operation::Upload => access.writable()?,
+        Operation::Download => access.readable(&state).await?,
+        Operation::Upload => access.writable(&state).await?,
     }
     .clone();
     if request.operation == Operation::Download {
@@ -92,7 +92,7 @@ pub(crate) async fn verify(
     body: Bytes,
 ) -> Result<Response, Refusal> {
     let object: BatchObject = parse(&body)?;
-    let repository = access.readable(&state)?;
+    let repository = access.readable(&state).await?;
     let oid = parse_oid(&object.oid)?;
     let size = state
         .layout

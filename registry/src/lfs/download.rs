@@ -26,7 +26,7 @@ pub(crate) async fn download(
     Path(names): Path<HashMap<String, String>>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let repository = access.readable(&state)?;
+    let repository = access.readable(&state).await?;
     let text = names.get("oid").map(String::as_str).unwrap_or_default();
     let oid = parse_oid(text)?;
     let failed = |error: io::Error| match error.kind() {

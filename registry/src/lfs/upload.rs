@@ -39,7 +39,7 @@ pub(crate) async fn upload(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let repository = access.writable()?.clone();
+    let repository = access.writable(&state).await?.clone();
     let share = access.share();
     let oid = parse_oid(names.get("oid").map(String::as_str).unwrap_or_default())?;
     let announced = announced_length(&headers)?;

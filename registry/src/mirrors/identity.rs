@@ -60,7 +60,7 @@ mod tests {
             node: file("nod"),
             signing_key: file("key"),
         };
-        Auth::open(files).unwrap()
+        Auth::open(files, None).unwrap()
     }
 
     #[test]

@@ -8,11 +8,15 @@ use std::{
 };
 
 use hyprstream_registry::{
-    AllowedUpstream, Limits, OpenError, Registry, Settings, SigningKey, TokenFiles,
+    AllowedUpstream, KubernetesTokens, Limits, OpenError, Registry, Settings, SigningKey,
+    TokenFiles,
 };
 use tempfile::TempDir;
 
-use crate::listen::{ANY, Listening};
+use crate::{
+    cluster::Cluster,
+    listen::{ANY, Listening},
+};
 
 pub(crate) const ADMIN: &str = "admin-token-of-the-tests";
 pub(crate) const NODE: &str = "node-token-of-the-tests";
@@ -23,6 +27,7 @@ pub(crate) struct Server {
     pub(crate) dir: Arc<TempDir>,
     limits: Limits,
     allowed: Vec<AllowedUpstream>,
+    kubernetes: Option<KubernetesTokens>,
     listening: Listening,
     metrics: prometheus::Registry,
 }
@@ -41,7 +46,24 @@ impl Server {
         };
         change(&mut limits);
         let dir = Arc::new(tempfile::tempdir().unwrap());
-        Self::open(dir, &limits, vec!["127.0.0.0/8".parse().unwrap()], ANY)
+        Self::open(
+            dir,
+            &limits,
+            vec!["127.0.0.0/8".parse().unwrap()],
+            None,
+            ANY,
+        )
+    }
+
+    /// One that takes tokens of the cluster.
+    pub(crate) fn in_cluster(cluster: &Cluster) -> Self {
+        let limits = Limits {
+            min_free_bytes: 0,
+            ..Limits::default()
+        };
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let kubernetes = Some(cluster.settings(dir.path()));
+        Self::open(dir, &limits, Vec::new(), kubernetes, ANY)
     }
 
     /// One that fetches only from what is allowed, which is not this machine.
@@ -52,28 +74,37 @@ impl Server {
         };
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let allowed = allowed.iter().map(|text| text.parse().unwrap()).collect();
-        Self::open(dir, &limits, allowed, ANY)
+        Self::open(dir, &limits, allowed, None, ANY)
     }
 
     /// The same root and port in a new life.
     pub(crate) fn restart(mut self) -> Self {
         self.listening.end();
         let allowed = std::mem::take(&mut self.allowed);
-        Self::open(Arc::clone(&self.dir), &self.limits, allowed, self.address)
+        let kubernetes = self.kubernetes.take();
+        Self::open(
+            Arc::clone(&self.dir),
+            &self.limits,
+            allowed,
+            kubernetes,
+            self.address,
+        )
     }
 
     fn open(
         dir: Arc<TempDir>,
         limits: &Limits,
         allowed: Vec<AllowedUpstream>,
+        kubernetes: Option<KubernetesTokens>,
         address: SocketAddr,
     ) -> Self {
-        let kept = allowed.clone();
+        let (kept, cluster) = (allowed.clone(), kubernetes.clone());
         let tokens = token_files(dir.path());
         let root = dir.path().join("root");
         let settings = Settings {
             root,
             tokens,
+            kubernetes,
             limits: *limits,
             allowed_upstreams: allowed,
             keep: None,
@@ -97,6 +128,7 @@ impl Server {
             dir,
             limits: *limits,
             allowed: kept,
+            kubernetes: cluster,
             listening,
             metrics,
         }

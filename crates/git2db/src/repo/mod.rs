@@ -2,6 +2,7 @@
 
 mod error;
 mod fetch;
+mod merge;
 mod stale;
 
 use std::{io::ErrorKind, path::Path};
@@ -13,6 +14,7 @@ use git2::{
 pub use error::RepoError;
 pub(crate) use fetch::{Download, UNSHALLOW, download, lock};
 pub use fetch::{Fetch, History, fetch_commit, fetch_commit_within};
+pub use merge::{Merge, MergeError, Merged, merge};
 
 use crate::{CommitId, Reference, libgit, lock::FileLock};
 

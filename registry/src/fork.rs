@@ -1,0 +1,234 @@
+//! `POST /api/v1/forks`: a repository that begins with all that another one has.
+//!
+//! Nothing is sent and nothing is copied: packs, loose objects and LFS objects get a second name
+//! (hard links). So neither of the two depends on the other afterwards: what git tidies in one, or
+//! a removal of it, takes a name away and no bytes from the other, and a later push of LFS to the
+//! fork sends only what is new. The fork is made aside, read through by git, made durable and then
+//! put into its place by one rename; what a killed process left is swept at the next start.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use axum::{Json, body::Bytes, extract::State as AxumState, http::StatusCode};
+use hyprstream_contract::repositories::{ALREADY_EXISTS, Fork, ForkRequest};
+use hyprstream_git2db::Digest;
+
+use crate::{
+    access::{Access, Who},
+    api::parse,
+    auth::Verb,
+    layout::{Layout, make_folder},
+    names::Repository,
+    refusal::Refusal,
+    state::{State, blocking},
+};
+
+/// `POST /api/v1/forks`
+pub(crate) async fn fork(
+    AxumState(state): AxumState<Arc<State>>,
+    Who(principal): Who,
+    body: Bytes,
+) -> Result<(StatusCode, Json<Fork>), Refusal> {
+    let request: ForkRequest = parse(&body)?;
+    let access = |text: &str| -> Result<Access, Refusal> {
+        let repository = text
+            .parse()
+            .map_err(|error: crate::names::InvalidName| Refusal::bad_request(error.to_string()))?;
+        Ok(Access {
+            repository,
+            principal: principal.clone(),
+        })
+    };
+    let (source, target) = (access(&request.from)?, access(&request.to)?);
+    if target.is_mirror() {
+        return Err(Refusal::bad_request(
+            "a fork is made as NAMESPACE/NAME; only the registry makes mirrors",
+        ));
+    }
+    let from = source.readable(&state).await?.clone();
+    if !target.may(&state, Verb::Create).await? {
+        let message = format!(
+            "this token does not allow making {}: ask for the right `create`",
+            target.repository
+        );
+        return Err(target.refuse(&state, "fork", message));
+    }
+    if state.layout.exists(&target.repository) {
+        return Err(taken(&target.repository));
+    }
+    state.require_space(0)?;
+    if state.mirrors.is_busy(&from) {
+        return Err(Refusal::busy(
+            "this mirror is being fetched; try again later",
+        ));
+    }
+    let made = make(&state, &from, &target.repository).await?;
+    if let Repository::Pushed { namespace, name } = &target.repository {
+        state.events.push(namespace.as_str(), name.as_str());
+    }
+    let mut entry = target.entry("fork");
+    entry.from = Some(from.to_string());
+    state.audit.note(&entry);
+    tracing::info!(%from, to = %target.repository, objects = made.objects, "fork");
+    Ok((StatusCode::CREATED, Json(made)))
+}
+
+async fn make(state: &Arc<State>, from: &Repository, target: &Repository) -> Result<Fork, Refusal> {
+    let path = state.layout.repository(from);
+    // Neither a push nor git's tidying changes packs and refs meanwhile.
+    let Some(_alone) = state.git.alone(&path).await else {
+        return Err(Refusal::busy(
+            "a push to that repository takes long; try again",
+        ));
+    };
+    let failed = |error: &io::Error| State::io_refusal("making the fork", error);
+    let mut arguments = vec!["for-each-ref", "--format=%(objectname) %(refname)"];
+    arguments.extend(["refs/heads", "refs/tags"]);
+    if matches!(from, Repository::Mirror(_)) {
+        // Often nothing else names the commits that Models were given.
+        arguments.push("refs/hyprstream/commits");
+    }
+    let refs = state.git.run(&path, &arguments).await;
+    let refs = refs.map_err(|error| failed(&error))?;
+    let (making, source, to) = (Arc::clone(state), from.clone(), target.clone());
+    let linked = blocking(move || link(&making.layout, &source, &to, &refs)).await?;
+    let linked = linked.map_err(|error| failed(&error))?;
+    // What is not whole is not put into its place.
+    let whole = ["rev-list", "--objects", "--all", "--quiet"];
+    state.git.run(&linked.path, &whole).await.map_err(|error| {
+        crate::scrub::suspect_repository(state, from);
+        failed(&error)
+    })?;
+    let (placing, to) = (Arc::clone(state), target.clone());
+    let (placed, objects, bytes) = blocking(move || {
+        let placed = sync_all(&linked.path).and_then(|()| {
+            placing
+                .layout
+                .place(&linked.path, &to)
+                .map_err(io::Error::other)
+        });
+        (placed, linked.objects, linked.bytes)
+    })
+    .await?;
+    if !placed.map_err(|error| failed(&error))? {
+        return Err(taken(target));
+    }
+    Ok(Fork {
+        repository: target.to_string(),
+        objects,
+        shared_bytes: bytes,
+    })
+}
+
+fn taken(repository: &Repository) -> Refusal {
+    Refusal::new(
+        StatusCode::CONFLICT,
+        ALREADY_EXISTS,
+        format!("{repository} is there already: choose another name"),
+        false,
+    )
+}
+
+/// A repository that has no place yet.
+struct Linked {
+    path: PathBuf,
+    objects: u64,
+    bytes: u64,
+    /// Removes it, unless it got its place.
+    _aside: tempfile::TempDir,
+}
+
+/// Makes a repository with second names of all that `from` has. Blocks.
+fn link(layout: &Layout, from: &Repository, to: &Repository, refs: &[u8]) -> io::Result<Linked> {
+    let (aside, path) = layout.aside(to).map_err(io::Error::other)?;
+    let source = layout.repository(from);
+    let mut bytes = 0;
+    let names = |folder: &Path| -> io::Result<Vec<String>> {
+        let entries = match fs::read_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().into_string().ok());
+        entries
+            .filter_map(|entry| name(entry).transpose())
+            .collect()
+    };
+    let mut second_name = |below: &str| -> io::Result<()> {
+        bytes += layout.second_name(&source.join(below), &path.join(below))?;
+        Ok(())
+    };
+    // A pack without its index is one that is just coming in.
+    for index in names(&source.join("objects/pack"))? {
+        let Some(pack) = index.strip_suffix(".idx") else {
+            continue;
+        };
+        second_name(&format!("objects/pack/{pack}.pack"))?;
+        second_name(&format!("objects/pack/{pack}.idx"))?;
+    }
+    for folder in names(&source.join("objects"))? {
+        if !is_hex(&folder, 2) {
+            continue;
+        }
+        make_folder(&path.join("objects").join(&folder))?;
+        for object in names(&source.join("objects").join(&folder))? {
+            if is_hex(&object, 38) {
+                second_name(&format!("objects/{folder}/{object}"))?;
+            }
+        }
+    }
+    let mut objects = 0;
+    for first in names(&source.join("hyprstream/lfs"))? {
+        make_folder(&path.join("hyprstream/lfs").join(&first))?;
+        for second in names(&source.join("hyprstream/lfs").join(&first))? {
+            let folder = format!("hyprstream/lfs/{first}/{second}");
+            make_folder(&path.join(&folder))?;
+            for oid in names(&source.join(&folder))? {
+                if oid.parse::<Digest>().is_ok() {
+                    second_name(&format!("{folder}/{oid}"))?;
+                    objects += 1;
+                }
+            }
+        }
+    }
+    fs::write(path.join("packed-refs"), refs)?;
+    fs::copy(source.join("HEAD"), path.join("HEAD"))?;
+    if source.join("shallow").exists() {
+        fs::copy(source.join("shallow"), path.join("shallow"))?;
+    }
+    Ok(Linked {
+        path,
+        objects,
+        bytes,
+        _aside: aside,
+    })
+}
+
+fn is_hex(text: &str, length: usize) -> bool {
+    text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Makes all folders and the small files of a new repository durable. What got a second name is.
+fn sync_all(repository: &Path) -> io::Result<()> {
+    let mut folders = vec![repository.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+        File::open(&folder)?.sync_all()?;
+    }
+    for name in ["HEAD", "config", "packed-refs", "shallow"] {
+        match File::open(repository.join(name)) {
+            Ok(mut file) => file.flush().and_then(|()| file.sync_all())?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! Which refs of a push its sender may change.
+
+use std::collections::{HashMap, HashSet};
+
+use hyprstream_contract::repositories::ProtectionRule;
+
+use super::commands::{Change, Command, Commands};
+use crate::{
+    access::Access,
+    auth::{Principal, Verb},
+    protection::{self, Rules},
+    refusal::Refusal,
+    state::{State, blocking},
+};
+
+/// What becomes of a push.
+#[derive(Debug, Default)]
+pub(super) struct Verdict {
+    /// Refs that git does not get to see, with the reason.
+    pub(super) refused: Vec<(String, String)>,
+    /// A branch may only move forward, which git finds out when the objects are here.
+    pub(super) forward_only: bool,
+}
+
+/// Jobs of which the API server is asked in one push: their names are the sender's own.
+const MOST_JOBS: usize = 16;
+
+enum Judgement {
+    Allowed,
+    Forward,
+    Refused(String),
+}
+
+/// Judges each ref of a push.
+pub(super) async fn judge(
+    state: &State,
+    access: &Access,
+    commands: &Commands,
+) -> Result<Verdict, Refusal> {
+    let rules = rules(state, access).await?;
+    let (mut verdict, mut jobs) = (Verdict::default(), HashMap::new());
+    for command in &commands.list {
+        match judge_one(state, access, &rules, &mut jobs, command).await? {
+            Judgement::Allowed => {}
+            Judgement::Forward => verdict.forward_only = true,
+            Judgement::Refused(reason) => verdict.refused.push((command.name.clone(), reason)),
+        }
+    }
+    if commands.has("atomic") && !verdict.refused.is_empty() {
+        let refused: HashSet<_> = verdict.refused.iter().map(|(name, _)| name).collect();
+        let others: Vec<_> = commands
+            .list
+            .iter()
+            .filter(|command| !refused.contains(&command.name))
+            .map(|command| {
+                let reason = "atomic push: another ref was refused".to_owned();
+                (command.name.clone(), reason)
+            })
+            .collect();
+        verdict.refused.extend(others);
+    }
+    Ok(verdict)
+}
+
+/// Why `name`, the full name of a branch, may not be moved forward; `None` if it may.
+pub(crate) async fn forbids_forward(
+    state: &State,
+    access: &Access,
+    name: &str,
+) -> Result<Option<String>, Refusal> {
+    let rules = rules(state, access).await?;
+    let command = Command {
+        old: "1".repeat(40),
+        new: "2".repeat(40),
+        name: name.to_owned(),
+    };
+    let mut jobs = HashMap::new();
+    Ok(
+        match judge_one(state, access, &rules, &mut jobs, &command).await? {
+            Judgement::Refused(reason) => Some(reason),
+            Judgement::Allowed | Judgement::Forward => None,
+        },
+    )
+}
+
+async fn rules(state: &State, access: &Access) -> Result<Rules, Refusal> {
+    let (layout, repository) = (state.layout.clone(), access.repository.clone());
+    blocking(move || Rules::read(&layout, &repository))
+        .await?
+        .map_err(|error| Refusal::internal("reading what is protected", &error))
+}
+
+async fn judge_one(
+    state: &State,
+    access: &Access,
+    rules: &Rules,
+    jobs: &mut HashMap<String, bool>,
+    command: &Command,
+) -> Result<Judgement, Refusal> {
+    let name = command.name.as_str();
+    let refused = |reason: String| Ok(Judgement::Refused(reason));
+    if name.starts_with("refs/hyprstream/") {
+        return refused("refs/hyprstream/ is the registry's own".to_owned());
+    }
+    let (branch, tag) = (
+        name.strip_prefix("refs/heads/"),
+        name.strip_prefix("refs/tags/"),
+    );
+    let Some(short) = branch.or(tag) else {
+        // Our own tokens push notes and the like, as they always could.
+        let own = !matches!(access.principal, Principal::Kubernetes(_));
+        if own || access.may(state, Verb::Admin).await? {
+            return Ok(Judgement::Allowed);
+        }
+        return refused("only branches and tags are pushed without the right `admin`".to_owned());
+    };
+    let rule = rules.rule(name);
+    let push = rule.map_or(Verb::Push, |rule| protection::verb(rule.push));
+    let if_unprotected = |open: fn(&ProtectionRule) -> bool| match rule {
+        Some(rule) if !open(rule) => Verb::Admin,
+        _ => Verb::Force,
+    };
+    let change = command.change();
+    if change == Change::Delete {
+        let needed = if_unprotected(|rule| rule.delete);
+        if access.may(state, needed).await? {
+            return Ok(Judgement::Allowed);
+        }
+        return refused(format!(
+            "{short} may not be deleted without the right `{}`",
+            needed.as_str()
+        ));
+    }
+    if change == Change::Move {
+        let needed = if_unprotected(|rule| rule.force);
+        // Whoever may rewrite must be able to push too, which a rule may ask more for.
+        if access.may(state, needed).await? && access.may(state, push).await? {
+            return Ok(Judgement::Allowed);
+        }
+        if tag.is_some() {
+            return refused(format!(
+                "{short} is there already: moving a tag needs the right `{}`",
+                needed.as_str()
+            ));
+        }
+    }
+    // One that is made loses nothing, and git refuses to make what is there.
+    let allowed = match change {
+        Change::Move => Judgement::Forward,
+        Change::Create | Change::Delete => Judgement::Allowed,
+    };
+    if access.may(state, push).await? {
+        return Ok(allowed);
+    }
+    if rule.is_none() && !rules.is_default(name) {
+        let below = match branch {
+            Some(branch) => branch.strip_prefix("train/"),
+            None => Some(short).filter(|short| short.contains('/')),
+        };
+        let job = below.and_then(|below| below.split('/').next());
+        if let Some(job) = job.filter(|job| !job.is_empty()) {
+            let may = match jobs.get(job) {
+                Some(may) => *may,
+                None if jobs.len() >= MOST_JOBS => {
+                    return refused(format!("one push is for at most {MOST_JOBS} jobs"));
+                }
+                None => {
+                    let (who, repository) = (&access.principal, &access.repository);
+                    state.auth.allows_job(who, repository, job).await?
+                }
+            };
+            jobs.insert(job.to_owned(), may);
+            if may {
+                return Ok(allowed);
+            }
+        }
+    }
+    if access.may(state, Verb::Push).await? {
+        return refused(format!(
+            "{short} is protected: push to a branch and merge, or ask for `{}`",
+            push.as_str()
+        ));
+    }
+    refused(format!(
+        "this token may not push {short}: training pushes its own branch train/NAME and tags \
+         NAME/*, all others need the right `push`"
+    ))
+}

@@ -1,0 +1,189 @@
+//! A stand-in for the API server: tokens, and what whoever holds them may do.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    routing::post,
+};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use hyprstream_registry::{CacheTimes, KubernetesTokens};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use crate::listen::Listening;
+
+/// The token by which the registry asks.
+const OWN: &str = "token-of-the-registry";
+
+#[derive(Default)]
+struct Book {
+    users: HashMap<String, String>,
+    /// `USER VERB RESOURCE NAMESPACE NAME`.
+    rights: HashSet<String>,
+    down: bool,
+    reviews: usize,
+}
+
+pub(crate) struct Cluster {
+    book: Arc<Mutex<Book>>,
+    listening: Listening,
+}
+
+impl Cluster {
+    pub(crate) fn start() -> Self {
+        let book: Arc<Mutex<Book>> = Arc::default();
+        let app = Router::new()
+            .route("/apis/authentication.k8s.io/v1/tokenreviews", post(token))
+            .route(
+                "/apis/authorization.k8s.io/v1/subjectaccessreviews",
+                post(access),
+            )
+            .with_state(Arc::clone(&book));
+        let listening = Listening::app(app);
+        Self { book, listening }
+    }
+
+    /// How a registry asks it.
+    pub(crate) fn settings(&self, dir: &std::path::Path) -> KubernetesTokens {
+        let token_file = dir.join("own-token");
+        std::fs::write(&token_file, format!("{OWN}\n")).unwrap();
+        KubernetesTokens {
+            url: format!("http://{}", self.listening.address),
+            token_file,
+            ca_file: None,
+            audience: "hyprstream".to_owned(),
+            cache: CacheTimes {
+                good: Duration::from_millis(200),
+                bad: Duration::from_millis(50),
+                while_down: Duration::from_secs(3),
+            },
+        }
+    }
+
+    /// A token of the service account, in namespace `team-a`.
+    pub(crate) fn account(&self, name: &str) -> Holder<'_> {
+        self.user(&format!("system:serviceaccount:team-a:{name}"))
+    }
+
+    /// A token of the user.
+    pub(crate) fn user(&self, user: &str) -> Holder<'_> {
+        let token = jwt(user, "hyprstream");
+        let (user, key) = (user.to_owned(), token.clone());
+        self.book.lock().users.insert(key, user.clone());
+        Holder {
+            cluster: self,
+            user,
+            token,
+        }
+    }
+
+    pub(crate) fn set_down(&self, down: bool) {
+        self.book.lock().down = down;
+    }
+
+    /// How many tokens it was asked about.
+    pub(crate) fn token_reviews(&self) -> usize {
+        self.book.lock().reviews
+    }
+}
+
+/// Somebody with a token.
+pub(crate) struct Holder<'a> {
+    cluster: &'a Cluster,
+    user: String,
+    pub(crate) token: String,
+}
+
+impl Holder<'_> {
+    /// Gives rights: `VERB RESOURCE NAMESPACE NAME`, with `*` for any name.
+    pub(crate) fn may(self, rights: &[&str]) -> Self {
+        for right in rights {
+            let right = format!("{} {right}", self.user);
+            self.cluster.book.lock().rights.insert(right);
+        }
+        self
+    }
+
+    pub(crate) fn may_no_longer(&self, right: &str) {
+        let right = format!("{} {right}", self.user);
+        assert!(self.cluster.book.lock().rights.remove(&right), "{right}");
+    }
+
+    /// Its pod is gone.
+    pub(crate) fn ends(&self) {
+        self.cluster.book.lock().users.remove(&self.token);
+    }
+}
+
+/// What looks like a token of an API server.
+pub(crate) fn jwt(subject: &str, audience: &str) -> String {
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let header = json!({"alg": "RS256", "kid": "k"});
+    let claims = json!({"aud": [audience], "exp": 4_000_000_000_u64, "sub": subject});
+    format!("{}.{}.c2lnbmF0dXJl", part(&header), part(&claims))
+}
+
+type Answer = Result<(StatusCode, Json<Value>), StatusCode>;
+
+fn answer(book: &Book, headers: &HeaderMap, status: &Value) -> Answer {
+    if book.down {
+        return Err(StatusCode::SERVICE_UNAVAILABLE);
+    }
+    let authorization = headers.get("authorization").unwrap().to_str().unwrap();
+    if authorization != format!("Bearer {OWN}") {
+        return Err(StatusCode::FORBIDDEN);
+    }
+    Ok((StatusCode::CREATED, Json(json!({"status": status}))))
+}
+
+async fn token(
+    State(book): State<Arc<Mutex<Book>>>,
+    headers: HeaderMap,
+    Json(review): Json<Value>,
+) -> Answer {
+    let mut book = book.lock();
+    book.reviews += 1;
+    let spec = &review["spec"];
+    assert_eq!(spec["audiences"], json!(["hyprstream"]));
+    let status = match book.users.get(spec["token"].as_str().unwrap()) {
+        Some(user) => json!({
+            "authenticated": true,
+            "audiences": ["hyprstream"],
+            "user": {"username": user, "groups": ["system:authenticated"],
+                     "extra": {"authentication.kubernetes.io/pod-name": ["pod-of-the-tests"]}},
+        }),
+        None => json!({"error": "invalid bearer token"}),
+    };
+    answer(&book, &headers, &status)
+}
+
+async fn access(
+    State(book): State<Arc<Mutex<Book>>>,
+    headers: HeaderMap,
+    Json(review): Json<Value>,
+) -> Answer {
+    let book = book.lock();
+    let (spec, what) = (&review["spec"], &review["spec"]["resourceAttributes"]);
+    assert_eq!(what["group"], "hyprstream.io");
+    assert_eq!(spec["groups"], json!(["system:authenticated"]));
+    let text = |key: &str| what[key].as_str().unwrap();
+    let resource = match text("subresource") {
+        "" => text("resource").to_owned(),
+        sub => format!("{}/{sub}", text("resource")),
+    };
+    let right = |name: &str| {
+        let user = spec["user"].as_str().unwrap();
+        let (verb, namespace) = (text("verb"), text("namespace"));
+        book.rights
+            .contains(&format!("{user} {verb} {resource} {namespace} {name}"))
+    };
+    let allowed = right("*") || right(text("name"));
+    answer(&book, &headers, &json!({"allowed": allowed}))
+}
