@@ -12,7 +12,7 @@ use hyprstream_git2db::{
     store::ObjectStore,
     transport::{GitSource, LocalSource, Want},
 };
-use support::{GitServer, Work, git::git};
+use support::{GitServer, Response, Server, Work, git::git};
 
 /// A repository of ours beside one of git, which is reached over HTTP or by its path.
 struct Pair {
@@ -477,4 +477,46 @@ fn a_pushed_commit_must_be_known_by_its_remote_counterpart() {
         git(&pair.work.origin(), &["rev-parse", "main"]),
         newer.as_str()
     );
+}
+
+#[test]
+fn a_server_that_withholds_a_file_changes_no_ref() {
+    let pair = Pair::new();
+    pair.work.write("a", "1").write("b", "2").commit();
+    let blob = pair.work.git(&["rev-parse", "HEAD:b"]);
+    let root = pair.work.dir.path().to_owned();
+    // Its pack is one of a repository of ours that lacks the file.
+    let tip = pair.work.git(&["rev-parse", "HEAD"]);
+    let objects = pair
+        .work
+        .git(&["rev-list", "--objects", "--no-object-names", "HEAD"]);
+    let kept: Vec<_> = objects.lines().filter(|id| **id != blob).collect();
+    fs::write(root.join("kept"), kept.join("\n") + "\n").unwrap();
+    let packed = std::process::Command::new("git")
+        .current_dir(pair.work.work())
+        .args(["pack-objects", "--stdout", "-q"])
+        .stdin(fs::File::open(root.join("kept")).unwrap())
+        .output()
+        .unwrap();
+    assert!(packed.status.success() && tip.len() == 40);
+    let server = Server::start(move |request| {
+        if !request.path.ends_with("git-upload-pack") {
+            return support::git::backend(&root, request);
+        }
+        let mut body = b"0008NAK\n".to_vec();
+        for piece in packed.stdout.chunks(900) {
+            body.extend(format!("{:04x}\x01", piece.len() + 5).as_bytes());
+            body.extend(piece);
+        }
+        body.extend(b"0000");
+        let kind = "application/x-git-upload-pack-result";
+        Response::new(200).header("Content-Type", kind).body(body)
+    });
+    let url = RemoteUrl::parse(&server.url("/origin.git")).unwrap();
+    let fetched = pair
+        .ours
+        .fetch_url(&url, &branches(), &Credentials::None, &());
+    let error = fetched.unwrap_err();
+    assert!(error.to_string().contains(&blob), "{error}");
+    assert_eq!(git(pair.ours.path(), &["for-each-ref"]), "");
 }

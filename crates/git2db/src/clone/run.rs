@@ -182,7 +182,7 @@ impl Step<'_> {
         let repo = self.handle.repo().map_err(CloneError::Repo)?;
         let lock = repo::lock(self.handle.path(), self.observer).map_err(CloneError::Remote)?;
         let commits = vec![commit.clone()];
-        if transport::is_whole(&repo, &commits, &clone.url) {
+        if transport::ensure_whole(&repo, &commits, &clone.url, self.observer).is_ok() {
             return Ok(());
         }
         if let Some(source) = self.source {
@@ -210,6 +210,7 @@ impl Step<'_> {
                 limits: &clone.limits,
             };
             return repo::download(&repo, self.handle.path(), &wanted, self.observer)
+                .and_then(|()| transport::ensure_whole(&repo, &commits, &clone.url, self.observer))
                 .map_err(CloneError::Remote);
         }
         drop(lock);

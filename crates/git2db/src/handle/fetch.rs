@@ -8,7 +8,7 @@ use super::{
     RepositoryHandle,
     error::FetchError,
     fetch_options::{Depth, FetchOptions, Fetched, Tags},
-    update,
+    update::{self, is_tag},
 };
 use crate::{
     CommitId, Credentials, Observer, RemoteError, RemoteUrl,
@@ -185,15 +185,7 @@ fn plan(
             }
         }
         if !found && !spec.source().contains('*') {
-            let name = spec.source();
-            let reference = match name.strip_prefix("refs/tags/") {
-                Some(tag) => crate::Reference::Tag(tag.to_owned()),
-                None if name == "HEAD" => crate::Reference::Head,
-                None => {
-                    let branch = name.strip_prefix("refs/heads/").unwrap_or(name);
-                    crate::Reference::Branch(branch.to_owned())
-                }
-            };
+            let reference = spec.reference();
             let url = url.clone();
             return Err(RemoteError::ReferenceNotFound { url, reference });
         }
@@ -204,10 +196,6 @@ fn plan(
         }
     }
     Ok(planned.into_values().collect())
-}
-
-fn is_tag(name: &str) -> bool {
-    name.starts_with("refs/tags/") && !name.ends_with("^{}")
 }
 
 struct Transfer<'a> {
@@ -231,7 +219,9 @@ impl Transfer<'_> {
             Depth::Commits(_) => false,
         };
         let repo = self.repo;
-        if wanted.is_empty() || (is_here && transport::is_whole(repo, &wanted, self.url)) {
+        if wanted.is_empty()
+            || (is_here && transport::ensure_whole(repo, &wanted, self.url, self.observer).is_ok())
+        {
             return Ok(());
         }
         match self.way {
@@ -249,7 +239,9 @@ impl Transfer<'_> {
                     },
                     limits: &self.options.limits,
                 };
+                // libgit2 does not look whether a server sent all that belongs to a commit.
                 repo::download(repo, self.handle.path(), &download, self.observer)
+                    .and_then(|()| transport::ensure_whole(repo, &wanted, self.url, self.observer))
             }
             Way::Source(source) => {
                 let want = match depth {

@@ -54,7 +54,7 @@ pub(super) fn push(
     let objects = transport::store_objects(&objects, handle.store(), &target, observer)
         .map_err(|e| PushError::Objects(CommitError::Lfs(e)))?;
     let commits: Vec<_> = tips.iter().copied().map(CommitId::from_oid).collect();
-    if !commits.is_empty() && !transport::is_whole(&remote, &commits, url) {
+    if !commits.is_empty() && transport::ensure_whole(&remote, &commits, url, observer).is_err() {
         let source = LocalSource::open(&absolute(handle.path())?).map_err(PushError::Remote)?;
         let want = transport::want_new(&remote, commits).map_err(failed)?;
         let limits = Limits::default();

@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use crate::Reference;
+
 /// What to fetch and where to keep it: `[+]SOURCE[:TARGET]`, with one `*` on both sides or none.
 ///
 /// Both are full names of refs (`HEAD` too as a source). Without a target the objects come and no
@@ -46,6 +48,19 @@ impl Refspec {
 
     pub(crate) fn source(&self) -> &str {
         &self.source
+    }
+
+    /// What the source is, for an error about it.
+    pub(crate) fn reference(&self) -> Reference {
+        let name = self.source.as_str();
+        match name.strip_prefix("refs/tags/") {
+            Some(tag) => Reference::Tag(tag.to_owned()),
+            None if name == "HEAD" => Reference::Head,
+            None => {
+                let branch = name.strip_prefix("refs/heads/").unwrap_or(name);
+                Reference::Branch(branch.to_owned())
+            }
+        }
     }
 
     /// Whether the ref `name` of the remote is meant.

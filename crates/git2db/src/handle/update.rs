@@ -118,3 +118,8 @@ pub(super) fn is_checked_out(repo: &Repository, name: &str) -> bool {
             .filter_map(Result::ok)
             .any(|entry| shows(&entry.path().join("HEAD")))
 }
+
+/// Whether a remote's ref is a tag, and not what an annotated one names.
+pub(super) fn is_tag(name: &str) -> bool {
+    name.starts_with("refs/tags/") && !name.ends_with("^{}")
+}

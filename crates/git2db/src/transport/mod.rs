@@ -15,7 +15,7 @@ use std::io::Write;
 pub use local::LocalSource;
 pub use objects::LocalObjects;
 pub(crate) use objects::store_objects;
-pub(crate) use receive::{is_whole, receive, want_new};
+pub(crate) use receive::{ensure_whole, receive, want_new};
 
 use crate::{CommitId, Observer, RemoteError, remote::RemoteRef};
 

@@ -211,14 +211,19 @@ fn parents(odb: &git2::Odb<'_>, id: Oid) -> Result<Vec<Oid>, git2::Error> {
         .collect()
 }
 
-/// Whether all is here that the commits lead to.
-pub(crate) fn is_whole(repo: &Repository, commits: &[CommitId], url: &RemoteUrl) -> bool {
+/// Says what is missing of all that the commits lead to, down to where the history is cut.
+pub(crate) fn ensure_whole(
+    repo: &Repository,
+    commits: &[CommitId],
+    url: &RemoteUrl,
+    observer: &dyn Observer,
+) -> Result<(), RemoteError> {
     let want = Want {
         commits: commits.to_vec(),
         ..Want::default()
     };
     let cut: Vec<_> = shallow(repo).into_iter().map(CommitId::from_oid).collect();
-    verify(repo, &want, &cut, url, &()).is_ok()
+    verify(repo, &want, &cut, url, observer)
 }
 
 /// The commits whose parents are not here on purpose.
