@@ -2,10 +2,10 @@
 
 use hyprstream_git2db::{
     CommitId, RepositoryHandle,
-    commit::Metadata,
+    commit::{Metadata, Timestamp},
     handle::{
         CommitInfo, DifferenceKind, FastForward, HistoryError, LogRange, Merge, MergeError, Merged,
-        RefError, Timestamp,
+        RefError,
     },
 };
 use serde::Serialize;
