@@ -116,7 +116,11 @@ fn hugging_face() -> Option<String> {
     let set = |name: &str| std::env::var(name).ok().filter(|v| !v.trim().is_empty());
     let file = set("HF_TOKEN_PATH").map(PathBuf::from).or_else(|| {
         let cache = set("HF_HOME").map(PathBuf::from);
-        Some(cache.or_else(|| Some(home()?.join(".cache/huggingface")))?.join("token"))
+        Some(
+            cache
+                .or_else(|| Some(home()?.join(".cache/huggingface")))?
+                .join("token"),
+        )
     });
     set("HF_TOKEN")
         .or_else(|| std::fs::read_to_string(file?).ok())

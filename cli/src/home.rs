@@ -6,7 +6,7 @@ use std::{
 };
 
 use hyprstream_git2db::{
-    CommitId, Git2DB, Include, Reference, RemoteUrl, RepositoryHandle, checkout,
+    CommitId, Git2DB, Include, Reference, RepositoryHandle, checkout,
     manager::{Name, Tracked},
     tree::Limits,
 };
@@ -21,7 +21,7 @@ use crate::{
     },
     credentials::CredentialArgs,
     failure::{Context as _, Failure, chain},
-    reference::Place,
+    reference::{self, Place},
     server::Served,
 };
 
@@ -97,7 +97,7 @@ impl Home {
         reference: Option<&str>,
         credentials: &CredentialArgs,
     ) -> Result<Tracked, Failure> {
-        let parsed = RemoteUrl::parse(url).map_err(|error| Failure::usage(chain(&error)))?;
+        let parsed = reference::url(url)?;
         let all = self.registry()?.list().map_err(clone::failure)?;
         let same = all
             .into_iter()
@@ -160,13 +160,18 @@ impl Home {
             limits,
             store: registry.store(),
         };
-        sync::download(tracked, &self.repository(&tracked.name)?, commit, credentials)?;
+        sync::download(
+            tracked,
+            &self.repository(&tracked.name)?,
+            commit,
+            credentials,
+        )?;
         let made = checkout::materialise(&source, registry.root())
             .context("the files cannot be checked out")?;
-        let repository = tracked
-            .url
-            .as_ref()
-            .map_or_else(|| tracked.path.display().to_string(), |url| url.as_str().to_owned());
+        let repository = tracked.url.as_ref().map_or_else(
+            || tracked.path.display().to_string(),
+            |url| url.as_str().to_owned(),
+        );
         let served = folder_of(&made.path, Some(name.unwrap_or(tracked.name.as_str())))?;
         Ok(Served {
             provenance: Some(Provenance {
@@ -193,7 +198,10 @@ fn find(repository: &RepositoryHandle, revision: &str) -> Result<CommitId, Failu
         .map_err(history)
 }
 
-pub(crate) fn followed(repository: &RepositoryHandle, reference: &Reference) -> Result<CommitId, Failure> {
+pub(crate) fn followed(
+    repository: &RepositoryHandle,
+    reference: &Reference,
+) -> Result<CommitId, Failure> {
     match reference {
         Reference::Head => repository.resolve("HEAD").map_err(history),
         Reference::Branch(name) | Reference::Tag(name) => find(repository, name),
@@ -202,8 +210,7 @@ pub(crate) fn followed(repository: &RepositoryHandle, reference: &Reference) -> 
 }
 
 pub(crate) fn parse(name: &str) -> Result<Name, Failure> {
-    name.parse()
-        .map_err(|error| Failure::usage(chain(&error)))
+    name.parse().map_err(|error| Failure::usage(chain(&error)))
 }
 
 fn folder_of(folder: &Path, name: Option<&str>) -> Result<Served, Failure> {

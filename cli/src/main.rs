@@ -20,8 +20,8 @@ mod server;
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
 use args::{Args, Command};
-use commands::{clone, history, sync, work, worktree};
 use clap::{CommandFactory as _, Parser as _};
+use commands::{clone, history, sync, work, worktree};
 use failure::Failure;
 use home::Home;
 use output::Output;

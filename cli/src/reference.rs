@@ -1,8 +1,14 @@
 //! What people name a model by: a reference, a folder or a URL.
 
-use std::{path::PathBuf, str::FromStr};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use hyprstream_contract::{ModelRef, model_ref::AdapterRef};
+use hyprstream_git2db::RemoteUrl;
+
+use crate::failure::{Failure, chain};
 
 /// A model, and the adapters that it is asked with.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,6 +78,28 @@ pub(crate) fn is_url(text: &str) -> bool {
         return false;
     };
     host.contains('@') && !host.contains('/')
+}
+
+/// The repository at a URL; `file://` is a folder of this machine.
+pub(crate) fn url(text: &str) -> Result<RemoteUrl, Failure> {
+    let folder = url::Url::parse(text)
+        .ok()
+        .filter(|url| url.scheme() == "file")
+        .and_then(|url| url.to_file_path().ok());
+    match folder {
+        Some(folder) => local_url(&folder),
+        None => RemoteUrl::parse(text).map_err(|error| Failure::usage(chain(&error))),
+    }
+}
+
+/// The repository in a folder, or in its `.git`.
+pub(crate) fn local_url(folder: &Path) -> Result<RemoteUrl, Failure> {
+    let folder = folder
+        .canonicalize()
+        .map_err(|error| Failure::not_found(format!("{}: {error}", folder.display())))?;
+    let inner = folder.join(".git");
+    let folder = if inner.is_dir() { inner } else { folder };
+    RemoteUrl::local(&folder).map_err(|error| Failure::usage(chain(&error)))
 }
 
 fn is_path(text: &str) -> bool {

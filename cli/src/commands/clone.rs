@@ -16,7 +16,7 @@ use crate::{
     home::{Home, followed, parse},
     output::{Output, bytes, short, table},
     progress::Transfer,
-    reference::{Named, Place},
+    reference::{self, Named, Place},
 };
 
 /// Brings a repository here, with the large files of what it follows.
@@ -153,23 +153,13 @@ pub(crate) fn make(home: &Home, args: &CloneArgs) -> Result<Tracked, Failure> {
 fn source(text: &str) -> Result<(RemoteUrl, Option<String>), Failure> {
     let named: Named = text.parse().map_err(Failure::usage)?;
     if !named.adapters.is_empty() {
-        return Err(Failure::usage("adapters are not cloned: they are files of it"));
+        return Err(Failure::usage(
+            "adapters are not cloned: they are files of it",
+        ));
     }
-    let usage = |error: &dyn std::error::Error| Failure::usage(chain(error));
     match named.model {
-        Place::Remote { url, reference } => {
-            let url = RemoteUrl::parse(&url).map_err(|error| usage(&error))?;
-            Ok((url, reference))
-        }
-        Place::Folder(folder) => {
-            let folder = folder
-                .canonicalize()
-                .map_err(|error| Failure::not_found(format!("{}: {error}", folder.display())))?;
-            let inner = folder.join(".git");
-            let folder = if inner.is_dir() { inner } else { folder };
-            let url = RemoteUrl::local(&folder).map_err(|error| usage(&error))?;
-            Ok((url, None))
-        }
+        Place::Remote { url, reference } => Ok((reference::url(&url)?, reference)),
+        Place::Folder(folder) => Ok((reference::local_url(&folder)?, None)),
         Place::Tracked { name, .. } => Err(Failure::usage(format!(
             "{name:?} is neither a URL nor a folder"
         ))

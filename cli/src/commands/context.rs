@@ -87,9 +87,10 @@ impl Which {
                 root.display()
             ))
         })?;
-        below.to_str().map(str::to_owned).ok_or_else(|| {
-            Failure::usage(format!("{} is not UTF-8", path.display()))
-        })
+        below
+            .to_str()
+            .map(str::to_owned)
+            .ok_or_else(|| Failure::usage(format!("{} is not UTF-8", path.display())))
     }
 
     pub(crate) fn folder(&self) -> Result<PathBuf, Failure> {
@@ -102,9 +103,9 @@ impl Which {
     /// The worktree that the folder lies in.
     fn find(&self) -> Result<Option<Found>, Failure> {
         let folder = self.folder()?;
-        let folder = folder.canonicalize().map_err(|error| {
-            Failure::not_found(format!("{}: {error}", folder.display()))
-        })?;
+        let folder = folder
+            .canonicalize()
+            .map_err(|error| Failure::not_found(format!("{}: {error}", folder.display())))?;
         for folder in folder.ancestors() {
             let dotgit = folder.join(".git");
             if dotgit.is_dir() {
@@ -112,7 +113,9 @@ impl Which {
                     "{} is a repository of git's own",
                     folder.display()
                 ))
-                .hint("use git in it; hyprstream clone takes it over, hyprstream serve serves it"));
+                .hint(
+                    "use git in it; hyprstream clone takes it over, hyprstream serve serves it",
+                ));
             }
             if dotgit.is_file() {
                 let bare = bare_of(folder, &dotgit)?;
@@ -158,6 +161,5 @@ fn open(home: &Home, bare: &Path) -> Result<RepositoryHandle, Failure> {
         Some(store) => ObjectStore::open(&store).context("the store cannot be opened")?,
         None => home.registry()?.store().clone(),
     };
-    RepositoryHandle::open(bare, store)
-        .map_err(|error| Failure::new(Kind::NotFound, chain(&error)))
+    RepositoryHandle::open(bare, store).map_err(|error| Failure::new(Kind::NotFound, chain(&error)))
 }

@@ -72,7 +72,13 @@ pub(crate) struct BranchArgs {
     #[arg(long, short = 'm', value_name = "NEW", requires = "name", conflicts_with_all = ["start", "upstream"])]
     rename: Option<String>,
     /// Lets it follow this branch, such as origin/main.
-    #[arg(long, short, value_name = "BRANCH", requires = "name", conflicts_with = "start")]
+    #[arg(
+        long,
+        short,
+        value_name = "BRANCH",
+        requires = "name",
+        conflicts_with = "start"
+    )]
     upstream: Option<String>,
     /// Moves, replaces or deletes also where something is lost.
     #[arg(long, short)]
@@ -279,7 +285,9 @@ pub(crate) fn branch(home: &Home, args: &BranchArgs, output: Output) -> Result<(
         return said(output, "renamed", new, None);
     }
     if let Some(upstream) = &args.upstream {
-        repository.set_upstream(name, Some(upstream)).map_err(refs)?;
+        repository
+            .set_upstream(name, Some(upstream))
+            .map_err(refs)?;
         return said(output, "follows", name, Some(upstream));
     }
     let start = match &args.start {
@@ -437,7 +445,10 @@ pub(crate) fn outcome(merged: &Merged, into: &str, output: Output) -> Result<(),
             }
             return Err(Failure::new(
                 Kind::Refused,
-                format!("nothing was merged: {} differ on both sides", list.join(", ")),
+                format!(
+                    "nothing was merged: {} differ on both sides",
+                    list.join(", ")
+                ),
             )
             .hint("decide them in a worktree with git merge, or take one side whole"));
         }
@@ -497,8 +508,12 @@ pub(crate) fn merging(error: MergeError) -> Failure {
 pub(crate) fn by_reason(reason: &str, message: String) -> Failure {
     let kind = match reason {
         "ReferenceNotFound" | "RepositoryNotFound" | "NotFound" | "NotTracked" => Kind::NotFound,
-        "HostUnreachable" | "UpstreamError" | "AuthenticationFailed" | "HostNotTrusted"
-        | "Timeout" | "MissingLFSObject" => Kind::Remote,
+        "HostUnreachable"
+        | "UpstreamError"
+        | "AuthenticationFailed"
+        | "HostNotTrusted"
+        | "Timeout"
+        | "MissingLFSObject" => Kind::Remote,
         "InvalidReference" | "InvalidPath" | "InvalidURL" | "InvalidName" | "InvalidMessage"
         | "InvalidAuthor" => Kind::Usage,
         "Cancelled" => Kind::Interrupted,

@@ -4,8 +4,9 @@ use hyprstream_git2db::{
     CommitId, Include, Reference, RemoteUrl, RepositoryHandle,
     commit::Metadata,
     handle::{Expected, FastForward, FetchOptions, Merge, Merged, PushRef, Tags},
-    lfs,
+    lfs::{self, ObjectSource as _},
     manager::Tracked,
+    transport::LocalSource,
     tree::{self, Limits},
 };
 use serde_json::json;
@@ -23,6 +24,7 @@ use crate::{
     home::Home,
     output::{Output, bytes},
     progress::Transfer,
+    reference,
 };
 
 /// Fetches, and merges what the upstream has into the worktree's branch. With -R, lets the branch
@@ -73,7 +75,9 @@ pub(crate) fn pull(home: &Home, args: &PullArgs, output: Output) -> Result<(), F
     };
     let upstream = format!("refs/remotes/origin/{branch}");
     let there = repository.resolve(&upstream).map_err(|error| {
-        history(error).hint(format!("the upstream has no branch {branch}: push it first"))
+        history(error).hint(format!(
+            "the upstream has no branch {branch}: push it first"
+        ))
     })?;
     // Before files change: a merge that is there is whole.
     download(&tracked, &repository, &there, &args.credentials)?;
@@ -87,9 +91,7 @@ pub(crate) fn pull(home: &Home, args: &PullArgs, output: Output) -> Result<(), F
         None => {
             // Nobody commits who has no worktree.
             let merge = merge(&branch, true, || Ok(nobody()))?;
-            repository
-                .merge(&branch, &there, &merge)
-                .map_err(merging)?
+            repository.merge(&branch, &there, &merge).map_err(merging)?
         }
     };
     if merged == Merged::UpToDate && output.json {
@@ -168,20 +170,28 @@ pub(crate) fn download(
     if objects.is_empty() {
         return Ok(());
     }
-    let url = upstream(tracked).map_err(|failure| {
-        failure.hint(format!("{} large files are missing", objects.len()))
-    })?;
+    let url = upstream(tracked)
+        .map_err(|failure| failure.hint(format!("{} large files are missing", objects.len())))?;
     let transfer = Transfer::start("downloading");
-    lfs::Client::new(url, &credentials.find(url)?, lfs::Options::default())
-        .and_then(|client| client.download(&objects, repository.store(), &transfer))
-        .map_err(|error| by_reason(error.reason(), chain(&error)))?;
-    Ok(())
+    let store = repository.store();
+    let brought = match url.to_path() {
+        Some(folder) => LocalSource::open(&folder)
+            .map_err(|error| by_reason(error.reason(), chain(&error)))?
+            .objects()
+            .fetch(&objects, store, &transfer),
+        None => lfs::Client::new(url, &credentials.find(url)?, lfs::Options::default())
+            .and_then(|client| client.download(&objects, store, &transfer)),
+    };
+    brought
+        .map(drop)
+        .map_err(|error| by_reason(error.reason(), chain(&error)))
 }
 
 fn upstream(tracked: &Tracked) -> Result<&RemoteUrl, Failure> {
-    tracked.url.as_ref().ok_or_else(|| {
-        Failure::usage(format!("{} was cloned from nowhere", tracked.name))
-    })
+    tracked
+        .url
+        .as_ref()
+        .ok_or_else(|| Failure::usage(format!("{} was cloned from nowhere", tracked.name)))
 }
 
 /// The entry of a repository that was found by its worktree.
@@ -220,7 +230,7 @@ fn followed_branch(repository: &RepositoryHandle, tracked: &Tracked) -> Result<S
 pub(crate) fn push(home: &Home, args: &PushArgs, output: Output) -> Result<(), Failure> {
     let repository = args.which.repository(home)?;
     let url = match &args.to {
-        Some(url) => RemoteUrl::parse(url).map_err(|error| Failure::usage(chain(&error)))?,
+        Some(url) => reference::url(url)?,
         None => upstream(&tracked(home, &repository)?)?.clone(),
     };
     let mut refs: Vec<PushRef> = args.refs.iter().map(|text| PushRef::parse(text)).collect();
@@ -278,4 +288,3 @@ fn last_seen(repository: &RepositoryHandle, target: &str) -> Expected {
         Err(_) => Expected::Any,
     }
 }
-

@@ -184,12 +184,7 @@ fn add(
             Include::new(&add.include).map_err(|error| Failure::usage(chain(&error)))?;
     }
     let made = repository.worktrees().add(&wanted).map_err(failure)?;
-    said(
-        output,
-        "made",
-        &made.path().display().to_string(),
-        None,
-    )
+    said(output, "made", &made.path().display().to_string(), None)
 }
 
 fn head(head: Option<&Head>) -> (Option<String>, Option<String>) {

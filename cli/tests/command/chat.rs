@@ -39,10 +39,23 @@ fn a_model_is_cloned_served_and_asked_by_its_url_its_name_and_its_folder() {
     let commit = place.git("model", &["rev-parse", "HEAD"]);
     let url = format!("file://{}", place.path("model/.git").display());
 
-    for reference in [url.as_str(), "model", "model:main", &format!("model:main:{}", &commit[..8]), "./model"] {
+    for reference in [
+        url.as_str(),
+        "model",
+        "model:main",
+        &format!("model:main:{}", &commit[..8]),
+        "./model",
+    ] {
         let told = place.json(
             ".",
-            &["chat", reference, "--prompt", QUESTION, "--temperature", "0"],
+            &[
+                "chat",
+                reference,
+                "--prompt",
+                QUESTION,
+                "--temperature",
+                "0",
+            ],
         );
         assert_eq!(told["content"], "The capital of France is Paris.", "{told}");
     }
@@ -74,7 +87,16 @@ fn a_model_is_cloned_served_and_asked_by_its_url_its_name_and_its_folder() {
     // Another program of the same kind talks with it.
     let told = place.json(
         ".",
-        &["chat", "model", "--endpoint", endpoint, "-p", QUESTION, "--temperature", "0"],
+        &[
+            "chat",
+            "model",
+            "--endpoint",
+            endpoint,
+            "-p",
+            QUESTION,
+            "--temperature",
+            "0",
+        ],
     );
     assert_eq!(told["content"], "The capital of France is Paris.");
     let ran = place.run(&["chat", "other", "--endpoint", endpoint, "-p", QUESTION]);

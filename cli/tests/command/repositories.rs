@@ -35,17 +35,34 @@ fn a_clone_is_changed_in_a_worktree_and_pushed_and_git_reads_what_came() {
     place.ok("files/adapters", &["add", "."]);
     place.ok(
         "files",
-        &["commit", "-m", "Add an adapter", "--trailer", "Reviewed-by=B <b@example.org>"],
+        &[
+            "commit",
+            "-m",
+            "Add an adapter",
+            "--trailer",
+            "Reviewed-by=B <b@example.org>",
+        ],
     );
     let log = place.json("files", &["log"]);
-    assert!(log[0]["message"].as_str().unwrap().contains("Reviewed-by: B"));
+    assert!(
+        log[0]["message"]
+            .as_str()
+            .unwrap()
+            .contains("Reviewed-by: B")
+    );
     let diff = place.json("files", &["diff"]);
     assert_eq!(diff[1]["path"], "adapters/00_a.safetensors", "{diff}");
     assert_eq!(diff[1]["bytesAfter"], adapter.len());
 
     let pushed = place.json("files", &["push"]);
     assert_eq!(pushed["changed"][0], "refs/heads/main");
-    assert_eq!(place.json("files", &["push"])["changed"].as_array().unwrap().len(), 0);
+    assert_eq!(
+        place.json("files", &["push"])["changed"]
+            .as_array()
+            .unwrap()
+            .len(),
+        0
+    );
     place.git(".", &["-C", "upstream.git", "fsck", "--strict"]);
 
     // git and git-lfs of another person read it.
@@ -54,7 +71,10 @@ fn a_clone_is_changed_in_a_worktree_and_pushed_and_git_reads_what_came() {
 
     // What that person pushes comes back by a pull.
     place.write("work/config.json", "{\"x\": 1}\n");
-    place.git("work", &["commit", "--quiet", "--all", "--message", "Change"]);
+    place.git(
+        "work",
+        &["commit", "--quiet", "--all", "--message", "Change"],
+    );
     place.git("work", &["push", "--quiet", "origin", "main"]);
     place.ok("files", &["pull"]);
     assert_eq!(place.read("files/config.json"), b"{\"x\": 1}\n");
@@ -70,7 +90,10 @@ fn a_conflict_names_its_files_and_changes_nothing() {
     place.upstream();
     place.ok(".", &["clone", &place.url(), "--name", "m"]);
     place.ok(".", &["worktree", "add", "-R", "m", "ours"]);
-    place.ok(".", &["worktree", "add", "-R", "m", "theirs", "main", "-b", "dev"]);
+    place.ok(
+        ".",
+        &["worktree", "add", "-R", "m", "theirs", "main", "-b", "dev"],
+    );
     for (folder, text) in [("ours", "{\"a\": 1}\n"), ("theirs", "{\"a\": 2}\n")] {
         place.write(&format!("{folder}/config.json"), text);
         place.ok(folder, &["commit", "--all", "-m", text.trim()]);
@@ -97,7 +120,10 @@ fn a_conflict_names_its_files_and_changes_nothing() {
     place.ok(".", &["worktree", "remove", "-R", "m", "ours"]);
     place.ok(".", &["worktree", "remove", "-R", "m", "theirs"]);
     let ran = place.run(&["remove", "m"]);
-    assert!(ran.code == 4 && ran.err.contains("nobody else has"), "{ran:?}");
+    assert!(
+        ran.code == 4 && ran.err.contains("nobody else has"),
+        "{ran:?}"
+    );
     place.ok(".", &["remove", "m", "--force"]);
     assert_eq!(place.json(".", &["list"]).as_array().unwrap().len(), 0);
 }
@@ -111,15 +137,26 @@ fn branches_and_tags_are_made_named_and_deleted_without_a_worktree() {
     place.ok(".", &["branch", "-R", "m", "dev", "--rename", "next"]);
     place.ok(".", &["tag", "-R", "m", "v2", "next", "-m", "The second"]);
     let branches = place.json(".", &["branch", "-R", "m"]);
-    let names: Vec<_> = branches.as_array().unwrap().iter().map(|b| b["name"].clone()).collect();
+    let names: Vec<_> = branches
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|b| b["name"].clone())
+        .collect();
     assert_eq!(names, ["main", "next"]);
     let tags = place.json(".", &["tag", "-R", "m"]);
-    assert_eq!(tags[1]["message"].as_str().map(str::trim), Some("The second"));
+    assert_eq!(
+        tags[1]["message"].as_str().map(str::trim),
+        Some("The second")
+    );
     place.ok(".", &["push", "-R", "m", "next", "--tag", "v2"]);
     assert_eq!(place.git("upstream.git", &["cat-file", "-t", "v2"]), "tag");
     place.ok(".", &["branch", "-R", "m", "next", "--delete"]);
     place.ok(".", &["push", "-R", "m", ":next"]);
-    assert_eq!(place.git("upstream.git", &["branch", "--format=%(refname:short)"]), "main");
+    assert_eq!(
+        place.git("upstream.git", &["branch", "--format=%(refname:short)"]),
+        "main"
+    );
 }
 
 #[test]

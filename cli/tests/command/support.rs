@@ -120,7 +120,16 @@ impl Place {
         self.git("work", &["add", "--all"]);
         self.git("work", &["commit", "--quiet", "--message", "A model"]);
         self.git("work", &["tag", "v1"]);
-        self.git(".", &["init", "--quiet", "--bare", "--initial-branch=main", "upstream.git"]);
+        self.git(
+            ".",
+            &[
+                "init",
+                "--quiet",
+                "--bare",
+                "--initial-branch=main",
+                "upstream.git",
+            ],
+        );
         let url = self.url();
         self.git("work", &["remote", "add", "origin", &url]);
         self.git("work", &["push", "--quiet", "origin", "main", "v1"]);

@@ -117,7 +117,7 @@ impl RemoteUrl {
     }
 
     /// The path that [`Self::local`] was given.
-    pub(crate) fn to_path(&self) -> Option<std::path::PathBuf> {
+    pub fn to_path(&self) -> Option<std::path::PathBuf> {
         match self.0.scheme {
             Scheme::File => url::Url::parse(&self.0.text).ok()?.to_file_path().ok(),
             _ => None,
