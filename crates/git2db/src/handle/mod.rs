@@ -48,40 +48,40 @@
 //! # }
 //! ```
 
-mod history;
-mod merge;
-mod refs;
-mod work;
 mod error;
 mod fetch;
 mod fetch_options;
+mod history;
+mod merge;
 mod push;
 mod push_error;
 mod push_local;
 mod push_ref;
+mod refs;
 mod refspec;
 mod remotes;
 mod update;
+mod work;
 mod worktree;
 pub mod worktrees;
 
 use std::path::{Path, PathBuf};
 
+pub use error::FetchError;
+pub use fetch_options::{Depth, FetchOptions, Fetched, Tags};
 pub use history::{
     CommitInfo, Difference, DifferenceKind, FileContent, FileReader, FileVersion, HistoryError,
     Log, LogRange, Signer,
 };
 pub use merge::{ConflictedFile, FastForward, Merge, MergeError, Merged, Version};
-pub use refs::{Annotation, Branch, RefError, Tag, Upstream};
-pub use work::{Change, Conflict, FileStatus, Reset, State, StatusOptions, Target, WorktreeError};
-pub use error::FetchError;
-pub use fetch_options::{Depth, FetchOptions, Fetched, Tags};
 pub use push::Pushed;
 pub use push_error::PushError;
 pub use push_ref::{Expected, PushRef};
+pub use refs::{Annotation, Branch, RefError, Tag, Upstream};
 pub use refspec::{InvalidRefspec, Refspec};
 pub use remotes::Remote;
 pub use update::Updated;
+pub use work::{Change, Conflict, FileStatus, Reset, State, StatusOptions, Target, WorktreeError};
 pub use worktree::Worktree;
 
 use crate::{RepoError, filter, manager, repo, store::ObjectStore};

@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use super::{
-    MOUNTED, Worktree, WorktreesError, Worktrees,
+    MOUNTED, Worktree, Worktrees, WorktreesError,
     check::{best, free_path, full},
     index, io_error,
     record::Record,

@@ -10,7 +10,7 @@ use std::{
 
 use git2::ErrorCode;
 
-use super::{Head, Start, WorktreesError, Worktrees, io_error, names};
+use super::{Head, Start, Worktrees, WorktreesError, io_error, names};
 use crate::{
     CommitId, RepoError,
     storage::{self, Kind},

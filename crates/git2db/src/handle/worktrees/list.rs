@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{MOUNTED, WorktreesError, Worktrees, io_error, names};
+use super::{MOUNTED, Worktrees, WorktreesError, io_error, names};
 use crate::{CommitId, storage::Kind};
 
 /// A worktree, of ours or of stock git's.

@@ -5,7 +5,7 @@ use std::{collections::HashSet, fs, path::Path};
 use git2::StatusOptions;
 
 use super::{
-    State, WorktreesError, Worktrees, index::SKIP_WORKTREE, io_error, names, record::Record,
+    State, Worktrees, WorktreesError, index::SKIP_WORKTREE, io_error, names, record::Record,
 };
 use crate::{
     checkout, durable,
