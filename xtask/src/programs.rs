@@ -26,6 +26,8 @@ pub(crate) const CONTROL_PLANE: &[&str] = &[
 pub(crate) const REGISTRY: &[&str] = &["hyprstream-registry"];
 /// Programs of the image `worker`.
 pub(crate) const WORKER: &[&str] = &["hyprstream-worker"];
+/// The command for people, which is in no image.
+const COMMAND: &str = "hyprstream";
 
 /// Where the programs were built.
 pub(crate) struct Programs {
@@ -44,11 +46,17 @@ pub(crate) fn build(checkout: &Checkout, log: &Path, step: Option<&Step>) -> Res
     };
     let mut cargo = proc::cargo(checkout.root());
     cargo.args(["build", "--release", "--locked", "--color", "never"]);
-    for program in CONTROL_PLANE.iter().chain(REGISTRY).chain(WORKER) {
+    let all = CONTROL_PLANE.iter().chain(REGISTRY).chain(WORKER);
+    for program in all.chain(&[COMMAND]) {
         cargo.args(["--package", program]);
     }
     watched(&mut cargo, log, step)?;
     Ok(programs)
+}
+
+/// The command for people, as [`build`] left it.
+pub(crate) fn command(checkout: &Checkout) -> PathBuf {
+    target(checkout).join("release").join(COMMAND)
 }
 
 /// Builds the worker alone, in release mode, and returns its path.

@@ -11,6 +11,7 @@ mod kills;
 mod last_good;
 mod lifecycle;
 mod node_loss;
+mod plugin;
 mod rights;
 mod rollout;
 mod serving;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use super::{Suites, TestArgs, python, shown};
 use crate::{
     cluster::{self, Cluster},
-    components, proc,
+    components, proc, programs,
     up::{Up, UpArgs},
     versions::{HELM, KUBERNETES},
 };
@@ -114,6 +114,7 @@ impl Suites<'_> {
                 )
                 // The supervisor's copy: a build meanwhile replaces the program itself.
                 .env("HYPRSTREAM_E2E_XTASK", cluster.dir().join("xtask"))
+                .env("HYPRSTREAM_E2E_COMMAND", programs::command(self.checkout))
                 .env("HYPRSTREAM_E2E_PYTHON", python)
                 .env(
                     "HYPRSTREAM_E2E_INGRESS",
