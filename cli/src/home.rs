@@ -103,6 +103,17 @@ impl Home {
             .into_iter()
             .find(|tracked| tracked.url.as_ref() == Some(&parsed));
         if let Some(tracked) = same {
+            let moves = matches!(tracked.reference, Reference::Head | Reference::Branch(_));
+            if reference.is_none() && !moves {
+                return Err(Failure::usage(format!(
+                    "{url} is tracked as {}, which follows no branch",
+                    tracked.name
+                ))
+                .hint(format!(
+                    "ask for {}, for {url}@BRANCH, or clone it under another --name",
+                    tracked.name
+                )));
+            }
             let has = reference.is_none_or(|reference| {
                 self.repository(&tracked.name)
                     .is_ok_and(|repository| find(&repository, reference).is_ok())

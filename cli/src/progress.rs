@@ -1,7 +1,7 @@
 //! Bars for people who wait; nothing where no terminal is.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -14,11 +14,13 @@ pub(crate) struct Transfer {
     bar: ProgressBar,
 }
 
-/// Set once by SIGINT.
+/// Set by a SIGINT while something is transferred.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// Transfers under way. What else waits for SIGINT is not told here.
+static TRANSFERS: AtomicUsize = AtomicUsize::new(0);
 
 /// Lets SIGINT end transfers rather than the program.
-pub(crate) fn watch_interrupts() {
+fn watch_interrupts() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         let watching = std::thread::Builder::new()
@@ -33,7 +35,8 @@ pub(crate) fn watch_interrupts() {
                 runtime.block_on(async {
                     // The second one ends the program, whatever it does.
                     while tokio::signal::ctrl_c().await.is_ok() {
-                        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+                        let transfers = TRANSFERS.load(Ordering::Relaxed);
+                        if transfers > 0 && INTERRUPTED.swap(true, Ordering::Relaxed) {
                             std::process::exit(130);
                         }
                     }
@@ -45,7 +48,7 @@ pub(crate) fn watch_interrupts() {
 }
 
 /// Whether the user wants an end.
-pub(crate) fn is_interrupted() -> bool {
+fn is_interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
@@ -53,6 +56,7 @@ impl Transfer {
     /// Begins to show what is done.
     pub(crate) fn start(what: &str) -> Self {
         watch_interrupts();
+        TRANSFERS.fetch_add(1, Ordering::Relaxed);
         let bar = spinner(what);
         Self { bar }
     }
@@ -61,6 +65,7 @@ impl Transfer {
 impl Drop for Transfer {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
+        TRANSFERS.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
+    os::unix::process::CommandExt as _,
     process::{Child, Stdio},
 };
 
@@ -27,6 +28,8 @@ impl Forward {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            // Ctrl-C in the terminal ends an answer, not the way to the next.
+            .process_group(0)
             .spawn()
             .map_err(missing)?;
         let mut line = String::new();

@@ -181,6 +181,7 @@ fn errors_say_what_to_do_and_have_codes() {
     check(&["clone", &url, "--name", "m"], 4, "--name");
     check(&["chat", "m:nosuch", "-p", "x"], 3, "nosuch");
     check(&["pull", "-R", "m"], 2, "tag");
+    check(&["chat", &url, "-p", "x"], 2, "follows no branch");
     let status = place.run_in("work", &["status"]);
     assert_eq!(status.code, 2);
     assert!(status.err.contains("git's own"), "{status:?}");
