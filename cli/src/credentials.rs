@@ -32,10 +32,10 @@ impl CredentialArgs {
         match url.scheme() {
             Scheme::Ssh => self.ssh(),
             Scheme::Https | Scheme::Http => self.http(url),
-            _ if self.token_file.is_some() || self.ssh_key.is_some() => Err(Failure::usage(
-                "credentials are for http and ssh, and this URL is neither",
-            )),
-            _ => Ok(Credentials::None),
+            Scheme::File if self.token_file.is_some() || self.ssh_key.is_some() => Err(
+                Failure::usage("a folder of this machine takes no credentials"),
+            ),
+            Scheme::File => Ok(Credentials::None),
         }
     }
 

@@ -2,6 +2,11 @@
 //!
 //! Called `kubectl-hyprstream`, under which name kubectl finds it, it is a plugin of kubectl.
 
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "what is given to map_err takes its error"
+)]
+
 mod args;
 mod author;
 mod chat;

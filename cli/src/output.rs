@@ -1,6 +1,6 @@
 //! What a command prints: lines for people, JSON for programs.
 
-use std::io::Write as _;
+use std::{fmt::Write as _, io::Write as _};
 
 use serde::Serialize;
 
@@ -65,7 +65,8 @@ pub(crate) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> St
     let line = |cells: [&str; N]| {
         let mut line = String::new();
         for (cell, width) in cells.iter().zip(widths) {
-            line.push_str(&format!("{cell:<width$}   "));
+            // To a text it always can be written.
+            let _ = write!(line, "{cell:<width$}   ");
         }
         format!("{}\n", line.trim_end())
     };

@@ -189,9 +189,9 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(text: &str, model: Place, with: &str) {
+    fn check(text: &str, model: &Place, with: &str) {
         let named: Named = text.parse().unwrap();
-        assert_eq!(named.model, model, "{text}");
+        assert_eq!(&named.model, model, "{text}");
         assert_eq!(suffix(&named.adapters), with, "{text}");
     }
 
@@ -212,33 +212,33 @@ mod tests {
 
     #[test]
     fn references_folders_and_urls_are_told_apart() {
-        check("qwen3", tracked("qwen3", None, None), "");
+        check("qwen3", &tracked("qwen3", None, None), "");
         check(
             "qwen3:main:1a2b3c4+sql@0.5+tone",
-            tracked("qwen3", Some("main"), Some("1a2b3c4")),
+            &tracked("qwen3", Some("main"), Some("1a2b3c4")),
             "+sql@0.5+tone",
         );
-        check("./m", Place::Folder("./m".into()), "");
-        check("/tmp+sql@2", Place::Folder("/tmp".into()), "+sql@2");
-        check("/no/such+x y", Place::Folder("/no/such+x y".into()), "");
+        check("./m", &Place::Folder("./m".into()), "");
+        check("/tmp+sql@2", &Place::Folder("/tmp".into()), "+sql@2");
+        check("/no/such+x y", &Place::Folder("/no/such+x y".into()), "");
         check(
             "https://u@example.org/a/m",
-            elsewhere("https://u@example.org/a/m", None),
+            &elsewhere("https://u@example.org/a/m", None),
             "",
         );
         check(
             "https://example.org/a/m@v1+sql",
-            elsewhere("https://example.org/a/m", Some("v1")),
+            &elsewhere("https://example.org/a/m", Some("v1")),
             "+sql",
         );
         check(
             "https://example.org/a/m@feature/x",
-            elsewhere("https://example.org/a/m", Some("feature/x")),
+            &elsewhere("https://example.org/a/m", Some("feature/x")),
             "",
         );
         check(
             "git@example.org:a/m.git@main",
-            elsewhere("git@example.org:a/m.git", Some("main")),
+            &elsewhere("git@example.org:a/m.git", Some("main")),
             "",
         );
     }

@@ -186,23 +186,22 @@ impl<'a> Session<'a> {
         };
         ended?;
         if self.opening.stats {
-            self.show_stats(&answer);
+            show_stats(&answer);
         }
         Ok(Some(answer))
     }
+}
 
-    fn show_stats(&self, answer: &Answer) {
-        let mut line = format!(
-            "[{} + {} tokens, {:.1} s",
-            answer.prompt_tokens,
-            answer.completion_tokens,
-            answer.elapsed.as_secs_f64()
-        );
-        if let Some(speed) = answer.tokens_per_second() {
-            line.push_str(&format!(", {speed:.1} tokens/s"));
-        }
-        eprintln!("{line}]");
-    }
+fn show_stats(answer: &Answer) {
+    let speed = answer
+        .tokens_per_second()
+        .map_or(String::new(), |speed| format!(", {speed:.1} tokens/s"));
+    eprintln!(
+        "[{} + {} tokens, {:.1} s{speed}]",
+        answer.prompt_tokens,
+        answer.completion_tokens,
+        answer.elapsed.as_secs_f64()
+    );
 }
 
 /// Writes at once: an answer is read while it comes.

@@ -211,14 +211,14 @@ fn default_name(url: &str) -> String {
 }
 
 pub(crate) fn add(home: &Home, args: &AddArgs, output: Output) -> Result<(), Failure> {
-    let name = match &args.name {
-        Some(name) => name.clone(),
-        None => {
-            let folder = args.folder.canonicalize().map_err(|error| {
-                Failure::not_found(format!("{}: {error}", args.folder.display()))
-            })?;
-            parse(&default_name(&folder.to_string_lossy()))?
-        }
+    let name = if let Some(name) = &args.name {
+        name.clone()
+    } else {
+        let folder = args
+            .folder
+            .canonicalize()
+            .map_err(|error| Failure::not_found(format!("{}: {error}", args.folder.display())))?;
+        parse(&default_name(&folder.to_string_lossy()))?
     };
     let adding = if args.adopt {
         Adding::Adopt

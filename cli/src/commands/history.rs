@@ -188,7 +188,7 @@ fn commit_text(commit: &CommitInfo) -> String {
         rfc3339(commit.author.time)
     );
     for line in commit.message.trim_end().lines() {
-        text.push_str(&format!("    {line}\n"));
+        text.extend(["    ", line, "\n"]);
     }
     text.push('\n');
     text
@@ -211,12 +211,11 @@ pub(crate) fn diff(home: &Home, args: &DiffArgs, output: Output) -> Result<(), F
         Some(to) => repository.resolve(to).map_err(history)?,
         None => head,
     };
-    let from = match &args.from {
-        Some(from) => Some(repository.resolve(from).map_err(history)?),
-        None => {
-            let info = repository.commit_info(&to).map_err(history)?;
-            info.parents.first().cloned()
-        }
+    let from = if let Some(from) = &args.from {
+        Some(repository.resolve(from).map_err(history)?)
+    } else {
+        let info = repository.commit_info(&to).map_err(history)?;
+        info.parents.first().cloned()
     };
     let differences = repository
         .diff(from.as_ref(), Some(&to), args.path.as_deref())

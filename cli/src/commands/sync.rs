@@ -2,7 +2,7 @@
 
 use hyprstream_git2db::{
     CommitId, Include, Reference, RemoteUrl, RepositoryHandle,
-    commit::Metadata,
+    commit::{Author, Metadata},
     handle::{Expected, FastForward, FetchOptions, Merge, Merged, PushRef, Tags},
     lfs::{self, ObjectSource as _},
     manager::Tracked,
@@ -81,18 +81,15 @@ pub(crate) fn pull(home: &Home, args: &PullArgs, output: Output) -> Result<(), F
     })?;
     // Before files change: a merge that is there is whole.
     download(&tracked, &repository, &there, &args.credentials)?;
-    let merged = match &worktree {
-        Some(worktree) => {
-            let merge = merge(&branch, args.ff_only, || author::author())?;
-            let merged = worktree.merge(&there, &merge).map_err(merging)?;
-            worktree.fill().map_err(work::failure)?;
-            merged
-        }
-        None => {
-            // Nobody commits who has no worktree.
-            let merge = merge(&branch, true, || Ok(nobody()))?;
-            repository.merge(&branch, &there, &merge).map_err(merging)?
-        }
+    let merged = if let Some(worktree) = &worktree {
+        let merge = merge(&branch, args.ff_only)?;
+        let merged = worktree.merge(&there, &merge).map_err(merging)?;
+        worktree.fill().map_err(work::failure)?;
+        merged
+    } else {
+        // Nobody commits who has no worktree.
+        let merge = merge(&branch, true)?;
+        repository.merge(&branch, &there, &merge).map_err(merging)?
     };
     if merged == Merged::UpToDate && output.json {
         return output.print(
@@ -103,26 +100,22 @@ pub(crate) fn pull(home: &Home, args: &PullArgs, output: Output) -> Result<(), F
     outcome(&merged, &branch, output)
 }
 
-fn merge(
-    branch: &str,
-    only_forward: bool,
-    author: impl FnOnce() -> Result<hyprstream_git2db::commit::Author, Failure>,
-) -> Result<Merge, Failure> {
+fn merge(branch: &str, only_forward: bool) -> Result<Merge, Failure> {
     let message = format!("Merge the upstream's {branch}");
     // Who only goes forward signs nothing.
-    let author = if only_forward { nobody() } else { author()? };
+    let author = if only_forward {
+        Author {
+            name: "hyprstream".to_owned(),
+            email: "hyprstream@localhost".to_owned(),
+        }
+    } else {
+        author::author()?
+    };
     let mut merge = Merge::new(Metadata::new(author, &message));
     if only_forward {
         merge.fast_forward = FastForward::Only;
     }
     Ok(merge)
-}
-
-fn nobody() -> hyprstream_git2db::commit::Author {
-    hyprstream_git2db::commit::Author {
-        name: "hyprstream".to_owned(),
-        email: "hyprstream@localhost".to_owned(),
-    }
 }
 
 /// Fetches all that is new from where a repository was cloned.
@@ -268,13 +261,15 @@ pub(crate) fn push(home: &Home, args: &PushArgs, output: Output) -> Result<(), F
         "changed": pushed.changed,
         "uploadedBytes": pushed.objects.bytes_moved,
     });
-    output.print(&told, |_| match pushed.changed.is_empty() {
-        true => "everything is there".to_owned(),
-        false => format!(
+    output.print(&told, |_| {
+        if pushed.changed.is_empty() {
+            return "everything is there".to_owned();
+        }
+        format!(
             "pushed {} ({} of large files sent)",
             pushed.changed.join(", "),
             bytes(pushed.objects.bytes_moved)
-        ),
+        )
     })
 }
 

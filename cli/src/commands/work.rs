@@ -107,7 +107,7 @@ pub(crate) fn status(home: &Home, args: &StatusArgs, output: Output) -> Result<(
             text.push_str("nothing has changed\n");
         }
         for file in &found {
-            text.push_str(&format!("{} {}\n", letters(&file.state), shown_path(file)));
+            text.extend([&letters(&file.state), " ", &shown_path(file), "\n"]);
         }
         text
     })

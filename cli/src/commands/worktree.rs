@@ -144,9 +144,12 @@ pub(crate) fn run(home: &Home, args: &WorktreeArgs, output: Output) -> Result<()
         Command::Prune => {
             let pruned = worktrees.prune().map_err(failure)?;
             let told = json!({"worktrees": pruned.worktrees, "checkouts": pruned.checkouts});
-            output.print(&told, |_| match pruned.worktrees.is_empty() {
-                true => "nothing to forget".to_owned(),
-                false => format!("forgot {}", pruned.worktrees.join(", ")),
+            output.print(&told, |_| {
+                if pruned.worktrees.is_empty() {
+                    "nothing to forget".to_owned()
+                } else {
+                    format!("forgot {}", pruned.worktrees.join(", "))
+                }
             })
         }
     }

@@ -76,6 +76,15 @@ impl FileLock {
     }
 }
 
+impl Drop for FileLock {
+    /// Closing would do unless a child has the file open, too, as each has from its fork to its
+    /// exec.
+    fn drop(&mut self) {
+        // If it fails, closing is what is left.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let held = file.metadata()?;
     match std::fs::metadata(path) {
@@ -98,6 +107,16 @@ mod tests {
         assert!(FileLock::acquire(&path, &|| true).unwrap().is_none());
         drop(held);
         assert!(FileLock::acquire(&path, &|| true).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_lock_ends_although_another_descriptor_of_its_file_is_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held = FileLock::try_acquire(&path).unwrap().unwrap();
+        let _inherited = held.file().try_clone().unwrap();
+        drop(held);
+        assert!(FileLock::try_acquire(&path).unwrap().is_some());
     }
 
     #[test]

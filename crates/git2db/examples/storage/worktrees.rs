@@ -96,11 +96,12 @@ pub(crate) fn measure(plan: &Plan) -> Vec<Row> {
         ),
         milliseconds("`git status` in one", ours_status, git_status),
         crate::mebibytes("disk of all 100, in blocks", ours, theirs),
-        crate::mebibytes(
-            "bytes in their files, each inode once",
-            ours_content,
-            theirs_content,
-        ),
+        Row {
+            what: "bytes in their files, each inode once".to_owned(),
+            ours: format!("{:.0} KiB", ours_content as f64 / 1024.0),
+            git: format!("{:.0} KiB", theirs_content as f64 / 1024.0),
+            ratio: Some(ours_content as f64 / theirs_content as f64),
+        },
     ]
 }
 

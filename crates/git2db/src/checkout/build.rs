@@ -75,7 +75,7 @@ pub fn materialise(source: &Source<'_>, root: &Path) -> Result<Checkout, Checkou
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
     match builder.small.take() {
-        Some(small) => small.finish(building.path())?,
+        Some(small) => small.finish()?,
         None => builder.sync()?,
     }
     publish(&places, building, &files)?;

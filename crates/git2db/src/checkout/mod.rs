@@ -2,6 +2,7 @@
 
 mod build;
 mod error;
+mod give;
 mod keep;
 mod small;
 

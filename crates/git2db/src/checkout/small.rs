@@ -1,8 +1,8 @@
 //! The small files of a checkout that has many.
 
 use std::{
-    collections::{HashMap, HashSet},
-    fs::{self, File, OpenOptions, Permissions},
+    collections::HashMap,
+    fs::{self, OpenOptions, Permissions},
     io::{self, Write as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -11,11 +11,12 @@ use std::{
 use super::{
     CheckoutError, Source,
     build::{needs_copy, repo_error},
+    give::{Giver, NewObject},
     keep::{Places, io_error},
 };
 use crate::{
     Digest, repo,
-    store::{ObjectStore, set_old},
+    store::{Held, ObjectStore},
     tree::{self, Entry, EntryKind},
 };
 
@@ -37,18 +38,22 @@ pub(super) fn small_blob(entry: &Entry) -> Option<(&str, bool)> {
     }
 }
 
-/// Writes small files where the checkout is built, all synced at once, and gives them to the store
-/// then. What the store has is linked from there.
+/// Writes small files where the checkout is built, syncs thousands at once and then gives them to
+/// the store. What the store has is linked from there.
 pub(super) struct SmallFiles<'a> {
     store: &'a ObjectStore,
     /// By content and executable bit, the first file that was written.
     written: HashMap<(Digest, bool), PathBuf>,
-    /// Contents of executable files, for the store.
-    plain: HashMap<Digest, PathBuf>,
-    /// Where these lie until then.
+    /// Contents that the store was found to hold, and where.
+    held: HashMap<Digest, PathBuf>,
+    /// Before the folder that it links from, which goes after it.
+    giver: Giver,
+    /// What executable files hold, for the store, whose objects are not.
     aside: tempfile::TempDir,
-    /// Contents that the store was found to hold.
-    held: HashSet<Digest>,
+    /// Whether this process makes files with other modes than it asks for; the first one shows.
+    masked: Option<bool>,
+    /// Files that are to be objects once they are synced.
+    new: Vec<NewObject>,
 }
 
 impl<'a> SmallFiles<'a> {
@@ -61,9 +66,11 @@ impl<'a> SmallFiles<'a> {
         Ok(Self {
             store: source.store,
             written: HashMap::new(),
-            plain: HashMap::new(),
+            held: HashMap::new(),
+            giver: Giver::new(source.store, aside.path())?,
             aside,
-            held: HashSet::new(),
+            masked: None,
+            new: Vec::new(),
         })
     }
 
@@ -81,68 +88,84 @@ impl<'a> SmallFiles<'a> {
         {
             return Ok(oid);
         }
-        if self.is_held(&oid, content)? {
+        let held = self.held(&oid, content)?;
+        let is_new = held.is_none();
+        if let Some(object) = held {
             let object = if executable {
                 self.store.executable(&oid).map_err(CheckoutError::Store)?
             } else {
-                self.store.path(&oid)
+                object
             };
             if link(&object, target)? {
                 return Ok(oid);
             }
-        } else if executable && !self.plain.contains_key(&oid) {
-            let path = self.aside.path().join(oid.as_str());
-            write(&path, content, 0o444)?;
-            self.plain.insert(oid.clone(), path);
         }
-        write(target, content, if executable { 0o555 } else { 0o444 })?;
+        if is_new && executable && !self.written.contains_key(&(oid.clone(), true)) {
+            let path = self.aside.path().join(oid.as_str());
+            self.write(&path, content, 0o444)?;
+            self.add(&path, &oid, false);
+        }
+        self.write(target, content, if executable { 0o555 } else { 0o444 })?;
         self.written.insert(key, target.to_owned());
+        if is_new {
+            self.add(target, &oid, executable);
+            self.giver.begin(&mut self.new)?;
+        }
         Ok(oid)
     }
 
     /// Makes all files durable, and those that are new objects of the store.
-    pub(super) fn finish(self, building: &Path) -> Result<(), CheckoutError> {
-        // Also writes the folders, and says of a disk that lost something.
-        File::open(building)
-            .and_then(|folder| Ok(rustix::fs::syncfs(folder)?))
-            .map_err(|e| io_error("sync", building, e))?;
-        let mut batch = self.store.batch();
-        let is_new = |oid: &Digest| !self.held.contains(oid);
-        for (oid, path) in &self.plain {
-            batch.link(path, oid, false).map_err(CheckoutError::Store)?;
-        }
-        for executable in [false, true] {
-            let of_mode = self.written.iter().filter(|((_, x), _)| *x == executable);
-            for ((oid, _), path) in of_mode.filter(|((oid, _), _)| is_new(oid)) {
-                batch
-                    .link(path, oid, executable)
-                    .map_err(CheckoutError::Store)?;
-            }
-        }
-        Ok(())
+    pub(super) fn finish(mut self) -> Result<(), CheckoutError> {
+        self.giver.finish(&mut self.new)
     }
 
-    /// Whether the store holds exactly these bytes; what it holds under that name and is damaged
-    /// is put aside.
-    fn is_held(&mut self, oid: &Digest, content: &[u8]) -> Result<bool, CheckoutError> {
-        if self.held.contains(oid) {
-            return Ok(true);
+    fn add(&mut self, path: &Path, oid: &Digest, executable: bool) {
+        self.new.push(NewObject {
+            executable,
+            oid: oid.clone(),
+            path: path.to_owned(),
+        });
+    }
+
+    /// Where the store holds exactly these bytes; what it holds under that name and is damaged is
+    /// put aside. The link that is made to it keeps it from collection.
+    fn held(&mut self, oid: &Digest, content: &[u8]) -> Result<Option<PathBuf>, CheckoutError> {
+        if let Some(path) = self.held.get(oid) {
+            return Ok(Some(path.clone()));
         }
-        let held = self
-            .store
-            .holds(oid, content)
-            .map_err(CheckoutError::Store)?;
-        match held {
-            Some(true) => {
-                self.store.mark_used(oid);
-                self.held.insert(oid.clone());
+        let held = self.store.holds(oid, content);
+        match held.map_err(CheckoutError::Store)? {
+            Held::Exactly(path) => {
+                self.held.insert(oid.clone(), path.clone());
+                Ok(Some(path))
             }
-            Some(false) => {
+            Held::Damaged => {
                 self.store.quarantine(oid).map_err(CheckoutError::Store)?;
+                Ok(None)
             }
-            None => {}
+            Held::Nothing => Ok(None),
         }
-        Ok(held == Some(true))
+    }
+
+    fn write(&mut self, path: &Path, content: &[u8], mode: u32) -> Result<(), CheckoutError> {
+        let mut act = || -> io::Result<()> {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(mode)
+                .open(path)?;
+            file.write_all(content)?;
+            let masked = match self.masked {
+                Some(masked) => masked,
+                None => file.metadata()?.permissions().mode() & 0o7777 != mode,
+            };
+            self.masked = Some(masked);
+            if masked {
+                file.set_permissions(Permissions::from_mode(mode))?;
+            }
+            Ok(())
+        };
+        act().map_err(|e| io_error("write", path, e))
     }
 }
 
@@ -169,18 +192,4 @@ fn link(from: &Path, to: &Path) -> Result<bool, CheckoutError> {
         Err(error) if needs_copy(&error) || error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(io_error("link", to, error)),
     }
-}
-
-fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), CheckoutError> {
-    let act = || -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(path)?;
-        file.write_all(content)?;
-        file.set_permissions(Permissions::from_mode(mode))?;
-        set_old(&file)
-    };
-    act().map_err(|e| io_error("write", path, e))
 }

@@ -23,8 +23,8 @@ pub(super) const BATCHED: &str = "-";
 
 /// Objects that were written and synced elsewhere on the store's file system, to be linked in.
 #[derive(Debug)]
-pub(crate) struct Batch<'a> {
-    store: &'a ObjectStore,
+pub(crate) struct Batch {
+    store: ObjectStore,
     folders: HashSet<PathBuf>,
     /// Until it is known that links cannot reach the store from there.
     reachable: bool,
@@ -64,9 +64,9 @@ impl ObjectStore {
     }
 
     /// Begins to link objects in.
-    pub(crate) fn batch(&self) -> Batch<'_> {
+    pub(crate) fn batch(&self) -> Batch {
         Batch {
-            store: self,
+            store: self.clone(),
             folders: HashSet::new(),
             reachable: true,
         }
@@ -87,7 +87,7 @@ impl ObjectStore {
     }
 }
 
-impl Batch<'_> {
+impl Batch {
     /// Makes the file at `path` the object `oid`, or its executable copy, which comes second. The
     /// caller has verified and synced it, and never writes to it again.
     ///
@@ -131,7 +131,7 @@ impl Batch<'_> {
 
 /// Gives a file a time that is older than whatever is made of it. git takes a file for unchanged
 /// by its time only if that is older than the index, by a second.
-pub(crate) fn set_old(file: &File) -> io::Result<()> {
+pub(super) fn set_old(file: &File) -> io::Result<()> {
     let past = SystemTime::now() - Duration::from_secs(2);
     file.set_times(FileTimes::new().set_modified(past))
 }

@@ -20,12 +20,14 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
-pub(crate) use batch::set_old;
+pub(crate) use batch::Batch;
+use batch::set_old;
 pub use error::StoreError;
 pub use gc::{Collected, Usage};
 pub use part::{Claim, Part};
 pub use stream::Reader;
 pub(crate) use stream::Writer;
+pub(crate) use verify::Held;
 pub use verify::{Quarantined, Verified};
 
 use crate::{Digest, durable, lfs::Pointer};
@@ -118,14 +120,14 @@ impl ObjectStore {
     pub fn insert_bytes(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let oid = Digest::of(bytes);
         match self.holds(&oid, bytes)? {
-            Some(true) => {
+            Held::Exactly(_) => {
                 self.mark_used(&oid);
                 return Ok(oid);
             }
-            Some(false) => {
+            Held::Damaged => {
                 self.quarantine(&oid)?;
             }
-            None => {}
+            Held::Nothing => {}
         }
         let mut file = self.temporary()?;
         file.write_all(bytes)

@@ -66,6 +66,16 @@ pub struct Quarantined {
     pub other_links: u64,
 }
 
+/// What [`ObjectStore::holds`] found.
+pub(crate) enum Held {
+    /// No object of that name.
+    Nothing,
+    /// One with other bytes.
+    Damaged,
+    /// One with these bytes, at this path.
+    Exactly(PathBuf),
+}
+
 impl ObjectStore {
     /// The objects that are there, ordered; reads the whole folder.
     pub fn oids(&self) -> Result<Vec<Digest>, StoreError> {
@@ -160,8 +170,8 @@ impl ObjectStore {
         }
     }
 
-    /// Whether the object's file holds exactly `bytes`; `None` if there is none.
-    pub(crate) fn holds(&self, oid: &Digest, bytes: &[u8]) -> Result<Option<bool>, StoreError> {
+    /// Whether the object's file holds exactly `bytes`, and where it is.
+    pub(crate) fn holds(&self, oid: &Digest, bytes: &[u8]) -> Result<Held, StoreError> {
         // Opened, not asked for first: of a hundred thousand new files each look counts.
         let [alone, batched] = [self.path_alone(oid), self.batched_path(oid)];
         let mut opened = File::open(&alone).map(|file| (file, &alone));
@@ -173,8 +183,8 @@ impl ObjectStore {
         }
         let (mut file, path) = match opened {
             Ok(found) => found,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) if is_damage(&error) => return Ok(Some(false)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Held::Nothing),
+            Err(error) if is_damage(&error) => return Ok(Held::Damaged),
             Err(error) => return Err(io_error("read", &alone, error)),
         };
         let size = file
@@ -182,12 +192,13 @@ impl ObjectStore {
             .map_err(|e| io_error("read", path, e))?
             .len();
         if size != bytes.len() as u64 {
-            return Ok(Some(false));
+            return Ok(Held::Damaged);
         }
         let mut found = Vec::with_capacity(bytes.len());
         match file.read_to_end(&mut found) {
-            Ok(_) => Ok(Some(found == bytes)),
-            Err(error) if is_damage(&error) => Ok(Some(false)),
+            Ok(_) if found == bytes => Ok(Held::Exactly(path.clone())),
+            Ok(_) => Ok(Held::Damaged),
+            Err(error) if is_damage(&error) => Ok(Held::Damaged),
             Err(error) => Err(io_error("read", path, error)),
         }
     }
