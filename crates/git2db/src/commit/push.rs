@@ -28,7 +28,7 @@ pub fn push(
 ) -> Result<Transfer, CommitError> {
     let name = branch_ref(branch)?;
     let repo = repo::open(bare).map_err(CommitError::Repo)?;
-    let heads = remote::list(url, credentials, observer).map_err(CommitError::Remote)?;
+    let heads = remote::list_for_push(url, credentials, observer).map_err(CommitError::Remote)?;
     let tip = repo
         .refname_to_id(&name)
         .map_err(|e| CommitError::Repo(repo::access(bare)(e)))?;

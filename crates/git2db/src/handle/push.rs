@@ -53,7 +53,7 @@ impl RepositoryHandle {
         if let Some(path) = url.to_path() {
             return push_local::push(self, &repo, &path, url, &refs, observer);
         }
-        let heads = remote::list(url, credentials, observer).map_err(PushError::Remote)?;
+        let heads = remote::list_for_push(url, credentials, observer).map_err(PushError::Remote)?;
         // Before bytes are moved; the answer of the push itself is looked at again.
         let changed = check(&repo, &refs, |name| named(&heads, name), url)?;
         if changed.is_empty() {

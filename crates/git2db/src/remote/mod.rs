@@ -53,6 +53,19 @@ pub fn list(
     list_within(url, credentials, &Limits::default(), observer)
 }
 
+/// As [`list`], for a push: servers such as our registry make a repository when it is first pushed
+/// to, so that one which is not there has no refs. Of one that cannot be, the push itself tells.
+pub(crate) fn list_for_push(
+    url: &RemoteUrl,
+    credentials: &Credentials,
+    observer: &dyn Observer,
+) -> Result<Vec<RemoteRef>, RemoteError> {
+    match list(url, credentials, observer) {
+        Err(RemoteError::RepositoryNotFound { .. }) => Ok(Vec::new()),
+        other => other,
+    }
+}
+
 /// As [`list`], with limits of one's own.
 pub fn list_within(
     url: &RemoteUrl,
