@@ -81,10 +81,7 @@ impl Home {
             }
             Place::Remote { url, reference } => {
                 let found = self.clone_of(url, reference.as_deref(), credentials)?;
-                let chosen = match reference {
-                    Some(reference) => self.commit(&found, Some(reference), None)?,
-                    None => self.commit(&found, None, None)?,
-                };
+                let chosen = self.commit(&found, reference.as_deref(), None)?;
                 self.checkout(&found, reference.as_deref(), &chosen, name, credentials)
             }
         }
@@ -118,10 +115,9 @@ impl Home {
                 self.repository(&tracked.name)
                     .is_ok_and(|repository| find(&repository, reference).is_ok())
             });
-            if has {
-                return Ok(tracked);
+            if !has {
+                sync::fetch(self, &tracked, credentials)?;
             }
-            sync::fetch(self, &tracked, credentials)?;
             return Ok(tracked);
         }
         clone::make(self, &CloneArgs::of(url, reference, credentials.clone()))
