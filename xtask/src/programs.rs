@@ -28,6 +28,13 @@ pub(crate) const REGISTRY: &[&str] = &["hyprstream-registry"];
 pub(crate) const WORKER: &[&str] = &["hyprstream-worker"];
 /// The command for people, which is in no image.
 const COMMAND: &str = "hyprstream";
+/// What every build without libtorch selects. What is built of it is named by `--bin` and the like:
+/// cargo settles features for what is selected, and other features compile everything again.
+pub(crate) const SELECTED: [&str; 3] = [
+    "--workspace",
+    "--exclude=hyprstream-torch",
+    "--exclude=hyprstream-e2e",
+];
 
 /// Where the programs were built.
 pub(crate) struct Programs {
@@ -44,14 +51,29 @@ pub(crate) fn build(checkout: &Checkout, log: &Path, step: Option<&Step>) -> Res
     let Some(step) = step else {
         return Ok(programs);
     };
-    let mut cargo = proc::cargo(checkout.root());
-    cargo.args(["build", "--release", "--locked", "--color", "never"]);
+    let mut cargo = compile(checkout);
     let all = CONTROL_PLANE.iter().chain(REGISTRY).chain(WORKER);
     for program in all.chain(&[COMMAND]) {
-        cargo.args(["--package", program]);
+        cargo.args(["--bin", program]);
     }
     watched(&mut cargo, log, step)?;
     Ok(programs)
+}
+
+/// A build in release mode of what is added to it.
+pub(crate) fn compile(checkout: &Checkout) -> Command {
+    let mut cargo = proc::cargo(checkout.root());
+    cargo
+        .args(["build", "--release", "--locked", "--color", "never"])
+        .args(SELECTED);
+    cargo
+}
+
+/// Builds the operator alone, in release mode, and returns its path.
+pub(crate) fn operator(checkout: &Checkout) -> Result<PathBuf> {
+    let program = CONTROL_PLANE[0];
+    proc::output(compile(checkout).args(["--bin", program]))?;
+    Ok(target(checkout).join("release").join(program))
 }
 
 /// The command for people, as [`build`] left it.
@@ -61,11 +83,8 @@ pub(crate) fn command(checkout: &Checkout) -> PathBuf {
 
 /// Builds the worker alone, in release mode, and returns its path.
 pub(crate) fn worker(checkout: &Checkout, log: &Path, step: &Step) -> Result<PathBuf> {
-    let mut cargo = proc::cargo(checkout.root());
-    cargo
-        .args(["build", "--release", "--locked", "--color", "never"])
-        .args(["--package", WORKER[0]]);
-    watched(&mut cargo, log, step)?;
+    let mut cargo = compile(checkout);
+    watched(cargo.args(["--bin", WORKER[0]]), log, step)?;
     Ok(target(checkout).join("release").join(WORKER[0]))
 }
 
@@ -79,7 +98,8 @@ pub(crate) fn gpu_worker(
     let mut cargo = proc::cargo(checkout.root());
     cargo
         .args(["build", "--release", "--locked", "--color", "never"])
-        .args(["--package", WORKER[0], "--features", "torch"])
+        .args(["--workspace", "--bin", WORKER[0]])
+        .args(["--features", "hyprstream-worker/torch"])
         .env("LIBTORCH", libtorch::ensure(cache.root())?);
     watched(&mut cargo, log, step)?;
     Ok(Programs {
@@ -88,7 +108,7 @@ pub(crate) fn gpu_worker(
 }
 
 /// Where cargo puts what it builds.
-fn target(checkout: &Checkout) -> PathBuf {
+pub(crate) fn target(checkout: &Checkout) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| checkout.join("target"), |dir| checkout.join(dir))
 }
@@ -151,4 +171,36 @@ fn watched(cargo: &mut Command, log: &Path, step: &Step) -> Result<()> {
         bail!("cargo build ended with {status}\n{}", proc::tail_of(log));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Every dependency with its features, as cargo settles them for what is selected.
+    fn settled(selected: &[&str]) -> BTreeSet<String> {
+        let checkout = Checkout::find().expect("the tests run in a checkout");
+        let tree = proc::output(
+            proc::cargo(checkout.root())
+                .args(["tree", "--locked", "--prefix=none", "--format={p} [{f}]"])
+                .args(selected),
+        );
+        tree.expect("cargo knows the workspace")
+            .lines()
+            .map(|line| line.trim_end_matches(" (*)").to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn programs_have_the_features_that_the_tests_compiled() {
+        let tests = settled(&["--workspace"]);
+        let programs = settled(&[&SELECTED[..], &["--edges=no-dev"]].concat());
+        let other: Vec<_> = programs.difference(&tests).collect();
+        assert!(
+            other.is_empty(),
+            "these are compiled twice; name their features in crates/features: {other:?}"
+        );
+    }
 }

@@ -1,6 +1,6 @@
 //! What the engine itself costs: sampling, grammars, and a step of 32 streams without a model.
 //!
-//! `cargo run --release -p hyprstream-engine --features fake --example overhead [PART] [MODEL]`:
+//! `cargo run --release -p hyprstream-engine --example overhead [PART] [MODEL]`:
 //! `sampling`, `grammars` (with the tokenizer in the folder `MODEL`) or `steps`; all by default.
 #![allow(
     clippy::unwrap_used,

@@ -10,11 +10,10 @@
 
 pub mod backend;
 mod cache;
-#[cfg(any(test, feature = "fake"))]
+#[doc(hidden)]
 pub mod fake;
 mod files;
 mod grammar;
-#[cfg(feature = "fake")]
 #[doc(hidden)]
 pub mod measure;
 mod run;

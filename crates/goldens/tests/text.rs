@@ -1,5 +1,5 @@
 //! Tokenizers and chat templates of real models against transformers. They need the models'
-//! files: `cargo xtask weights`, then `cargo test -p hyprstream-goldens -- --include-ignored`.
+//! files: `cargo xtask weights`, then `cargo test -p hyprstream-goldens -- --ignored`.
 #![allow(clippy::unwrap_used)]
 
 use hyprstream_engine::ModelFiles;

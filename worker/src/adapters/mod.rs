@@ -4,7 +4,7 @@
 mod adopt;
 mod args;
 mod entry;
-#[cfg(any(test, feature = "fake"))]
+#[doc(hidden)]
 pub mod fake;
 mod follow;
 mod list;

@@ -22,6 +22,7 @@ use self::worker::Worker;
 use crate::{
     paths::{Cache, Checkout},
     proc,
+    programs::{self, WORKER},
     ui::Step,
     weights,
 };
@@ -248,24 +249,12 @@ impl<'a> Stage<'a> {
         let agents = environment::python(cache, &folder.join("requirements-agents.txt"))?;
         let node = environment::node(cache, &folder)?;
         let weights = weights::ensure_smollm2(cache, &cache.join("log/sample.log"), &step)?;
-        let target = std::env::var_os("CARGO_TARGET_DIR")
-            .map_or_else(|| checkout.join("target"), |dir| checkout.join(dir));
         if build {
             let log = cache.join("log/suites-build.log");
-            let targets = [&["--bins"][..], &["--example", "fake-worker"]];
+            let targets = [["--bin", WORKER[0]], ["--example", "fake-worker"]];
             for more in &targets[..if libraries.is_none() { 2 } else { 1 }] {
-                step.amount(more[more.len() - 1]);
-                let mut cargo = proc::cargo(checkout.root());
-                cargo
-                    .args([
-                        "build",
-                        "--release",
-                        "--locked",
-                        "--package",
-                        "hyprstream-worker",
-                    ])
-                    .args(*more);
-                proc::logged(&mut cargo, &log)?;
+                step.amount(more[1]);
+                proc::logged(programs::compile(checkout).args(more), &log)?;
             }
         }
         step.done("");
@@ -276,7 +265,7 @@ impl<'a> Stage<'a> {
             agents,
             node,
             model: greedy_model(cache, &weights)?,
-            target,
+            target: programs::target(checkout),
             libraries,
         })
     }

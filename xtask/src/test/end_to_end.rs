@@ -131,8 +131,10 @@ impl Suites<'_> {
     fn e2e_tests(&self, file: &str, args: &TestArgs) -> Command {
         let mut cargo = self.cargo();
         cargo
-            .args(["test", "--release", "--locked", "--package=hyprstream-e2e"])
-            .args(["--test", file, "--", "--test-threads=1"])
+            .args(["test", "--release", "--locked", "--workspace"])
+            .arg("--exclude=hyprstream-torch")
+            .args(["--features=hyprstream-e2e/cluster", "--test", file])
+            .args(["--", "--test-threads=1"])
             .args(&args.filter)
             .env(
                 "HYPRSTREAM_E2E_KUBECTL",

@@ -18,8 +18,8 @@ struct Tools {
     gemma3: PathBuf,
 }
 
-/// Everything that links libtorch is built in one way.
-const TORCH: &str = "--features=hyprstream-worker/torch";
+/// What else there is of our own code.
+const FEATURES: &str = "--features=hyprstream-worker/torch,hyprstream-e2e/cluster";
 
 impl Suites<'_> {
     pub(super) fn fast(&self) -> Result<()> {
@@ -43,7 +43,7 @@ impl Suites<'_> {
         // In release mode, so that what it shares with the tests is built once.
         shown(
             self.cargo_with(&tools)
-                .args(["clippy", "--release", "--locked", "--workspace", TORCH])
+                .args(["clippy", "--release", "--locked", "--workspace", FEATURES])
                 .args(["--all-targets", "--", "-D", "warnings"]),
         )
         .context("see the lines above (rustup component add clippy)")?;
@@ -71,26 +71,23 @@ impl Suites<'_> {
     }
 
     fn tests(&self, tools: &Tools) -> Result<()> {
-        self.say("unit, property and integration tests");
-        // The sizes of test threads: the integration tests start servers and programs of their own.
+        self.say("unit, property, integration and golden tests");
+        shown(self.cargo_test(tools).env(
+            "HYPRSTREAM_CSI_SANITY",
+            components::program(self.cache, &versions::CSI_SANITY, "csi-sanity"),
+        ))?;
+        self.say("tokenizers and templates of real models");
         shown(
-            self.cargo_with(tools)
-                .args(["test", "--release", "--locked", "--workspace"])
-                .args(["--exclude=hyprstream-torch", "--exclude=hyprstream-e2e"])
-                .env(
-                    "HYPRSTREAM_CSI_SANITY",
-                    components::program(self.cache, &versions::CSI_SANITY, "csi-sanity"),
-                ),
-        )?;
-        self.say("golden tests against transformers");
-        shown(
-            self.cargo_with(tools)
-                .args(["test", "--release", "--locked"])
-                .args(["--package=hyprstream-goldens", "--package=hyprstream-torch"])
-                // Those that need the files of real models; but libtorch's perplexity, which takes
-                // minutes and finds what the logits find (CONTRIBUTING.md has its command).
-                .args(["--", "--include-ignored", "--skip", "perplexity"]),
+            self.cargo_test(tools)
+                .args(["--test", "text", "--", "--ignored"]),
         )
+    }
+
+    /// Tests of the whole workspace, whichever of them: see `programs::SELECTED`.
+    fn cargo_test(&self, tools: &Tools) -> Command {
+        let mut cargo = self.cargo_with(tools);
+        cargo.args(["test", "--release", "--locked", "--workspace"]);
+        cargo
     }
 
     fn cargo_with(&self, tools: &Tools) -> Command {
