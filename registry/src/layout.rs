@@ -10,6 +10,8 @@
 //!                             notes of members whose bytes went bad on the disk
 //! <repository>.git/hyprstream/damaged
 //!                             note that git objects went bad
+//! mirror/<id>.git/hyprstream/accepted/<id>
+//!                             which credentials the upstream has accepted
 //! mirror/<id>.git/hyprstream/used
 //!                             its modification time is the last use of the mirror
 //! adapters/<namespace>/<model>.json

@@ -66,6 +66,11 @@ impl MirrorId {
     pub(crate) fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(hex::encode(bytes))
     }
+
+    /// The text of the name.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 impl FromStr for Namespace {

@@ -1,4 +1,12 @@
 //! Which mirror a request belongs to.
+//!
+//! Without credentials it is the public one, shared by all. With credentials it belongs to the
+//! namespace, and to all credentials that the upstream has accepted from it: a token that is
+//! exchanged for another names the same mirror, so that nothing is fetched again and no volume
+//! changes. What was fetched is shown to nobody who lacks all of them.
+//!
+//! The digests are keyed: they stand in PersistentVolumes, and must not let anyone try out
+//! passwords.
 
 use hyprstream_contract::registry::{Credentials, Upstream};
 use hyprstream_git2db::RemoteUrl;
@@ -6,17 +14,43 @@ use sha2::{Digest, Sha256};
 
 use crate::{auth::Auth, names::MirrorId};
 
-/// The mirror of `url` for those who may read what `upstream` may read.
-///
-/// Without credentials it is the public one, shared by all. With credentials it belongs to the
-/// namespace and to exactly these credentials, so that what was fetched with them is shown to
-/// nobody who lacks them. Their digest is keyed: the id stands in PersistentVolumes, and must not
-/// let anyone try out passwords.
-pub(super) fn mirror_id(url: &RemoteUrl, upstream: &Upstream, auth: &Auth) -> MirrorId {
-    let Some(credentials) = &upstream.credentials else {
-        return MirrorId::from_bytes(Sha256::digest(fields(&["public", url.as_str()])).into());
-    };
-    let mut parts = vec!["private", url.as_str(), upstream.namespace.as_str()];
+/// The mirrors of one upstream that a request can mean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Identity {
+    /// Everybody's.
+    Public(MirrorId),
+    /// Of a namespace.
+    Private {
+        /// For all credentials that the upstream accepts.
+        shared: MirrorId,
+        /// For exactly these, as long as the upstream has not accepted them. Also their name where
+        /// it is noted that it has.
+        own: MirrorId,
+    },
+}
+
+impl Identity {
+    /// Those of `url` for `upstream`.
+    pub(super) fn of(url: &RemoteUrl, upstream: &Upstream, auth: &Auth) -> Self {
+        match &upstream.credentials {
+            None => Self::Public(public(url)),
+            Some(credentials) => Self::Private {
+                shared: {
+                    let parts = ["accepted", url.as_str(), upstream.namespace.as_str()];
+                    MirrorId::from_bytes(auth.keyed_digest(&fields(&parts)))
+                },
+                own: own(url, &upstream.namespace, credentials, auth),
+            },
+        }
+    }
+}
+
+fn public(url: &RemoteUrl) -> MirrorId {
+    MirrorId::from_bytes(Sha256::digest(fields(&["public", url.as_str()])).into())
+}
+
+fn own(url: &RemoteUrl, namespace: &str, credentials: &Credentials, auth: &Auth) -> MirrorId {
+    let mut parts = vec!["private", url.as_str(), namespace];
     match credentials {
         Credentials::Token(token) => parts.extend(["token", token]),
         Credentials::Basic { username, password } => parts.extend(["basic", username, password]),
@@ -75,7 +109,7 @@ mod tests {
                 namespace: namespace.into(),
                 credentials,
             };
-            mirror_id(&url, &upstream, &auth)
+            Identity::of(&url, &upstream, &auth)
         };
         let token = |t: &str| Some(Credentials::Token(t.into()));
         let basic = |u: &str, p: &str| {
@@ -96,8 +130,23 @@ mod tests {
             id("https://h/m", "a", basic("t", "")),
             id("https://h/m", "a", basic("", "t")),
         ];
-        let distinct: std::collections::HashSet<_> = all.iter().collect();
+        let distinct = |identity: &Identity| match identity {
+            Identity::Public(id) | Identity::Private { own: id, .. } => id.as_str().to_owned(),
+        };
+        let distinct: std::collections::HashSet<_> = all.iter().map(distinct).collect();
         assert_eq!(distinct.len(), all.len());
         assert_eq!(all[2], id("https://h/m", "a", token("t")));
+        let shared = |identity: &Identity| match identity {
+            Identity::Public(id) => id.clone(),
+            Identity::Private { shared, own } => {
+                assert_ne!(shared, own);
+                shared.clone()
+            }
+        };
+        // Of a namespace and an upstream, whatever it shows there.
+        assert_eq!(shared(&all[2]), shared(&all[4]));
+        assert_ne!(shared(&all[2]), shared(&all[3]));
+        assert_ne!(shared(&all[0]), shared(&all[2]));
+        assert_ne!(shared(&all[2]), shared(&id("https://h/n", "a", token("t"))));
     }
 }

@@ -4,6 +4,7 @@
 //! the rest, so that one that was killed is continued by the next. The table in memory only keeps
 //! one job from being done twice and remembers why one failed.
 
+mod accepted;
 mod failure;
 mod here;
 mod identity;
@@ -26,13 +27,14 @@ use hyprstream_contract::registry::{
     MirrorRequest, MirrorState, MirrorStatus, ResolveRequest, ResolveResponse, reason,
 };
 use hyprstream_git2db::{
-    Cancel, CommitId, Credentials, Digest, Include, Reference, RemoteUrl, remote,
+    Cancel, CommitId, Digest, Include, Reference, RemoteError, RemoteUrl, remote,
 };
 use hyprstream_slots::{self as slots, Owners, Slots};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 pub(crate) use failure::Failure;
+use identity::Identity;
 pub(crate) use objects::Claims;
 use run::{End, Run};
 use source::Source;
@@ -66,6 +68,8 @@ struct Job {
     /// Different for every job.
     number: u64,
     phase: Mutex<Phase>,
+    /// With which credentials it is fetched, or was last.
+    shown: Mutex<Identity>,
     asked: Mutex<Instant>,
     /// The namespaces that ask for it.
     owners: Owners,
@@ -142,6 +146,16 @@ impl Mirrors {
         });
     }
 
+    /// Whether a job is under way, or failed so short a time ago that it is not tried again yet.
+    fn is_settled(&self, state: &State, key: &Key) -> bool {
+        let jobs = self.jobs.lock();
+        jobs.get(key).is_some_and(|job| match &*job.phase.lock() {
+            Phase::Fetching => true,
+            Phase::Ready { .. } => false,
+            Phase::Failed { attempt, at, .. } => at.elapsed() < backoff(state, *attempt),
+        })
+    }
+
     /// Whether work on the repository is under way.
     pub(crate) fn is_busy(&self, repository: &Repository) -> bool {
         self.jobs.lock().iter().any(|(key, job)| {
@@ -164,10 +178,16 @@ pub(crate) async fn resolve(
         Source::There(url) => {
             let credentials = source::credentials(request.upstream.credentials.as_ref());
             let namespace = &request.upstream.namespace;
-            if state.mirrors.resolves.waiting(namespace) >= MAX_WAITING_RESOLVES {
-                return Err(busy());
+            let asks = !matches!(reference, Reference::Commit(_));
+            let asked = url.clone();
+            let found = ask_upstream(state, namespace, &url, move || {
+                remote::resolve(&asked, &reference, &credentials)
+            })
+            .await?;
+            if asks {
+                accepted::accepted(state, &url, &request.upstream).await;
             }
-            ask_upstream(state, namespace, url, reference, credentials).await?
+            found
         }
     };
     let commit = found
@@ -177,15 +197,17 @@ pub(crate) async fn resolve(
     Ok(ResolveResponse { commit })
 }
 
-/// Asks an upstream what a reference names, on a thread of its own: one that does not end in time
-/// is left behind, at the expense of its own namespace.
-async fn ask_upstream(
+/// Asks an upstream something, on a thread of its own: one that does not end in time is left
+/// behind, at the expense of its own namespace.
+async fn ask_upstream<T: Send + 'static>(
     state: &Arc<State>,
     namespace: &str,
-    url: RemoteUrl,
-    reference: Reference,
-    credentials: Credentials,
-) -> Result<CommitId, Failure> {
+    url: &RemoteUrl,
+    question: impl FnOnce() -> Result<T, RemoteError> + Send + 'static,
+) -> Result<T, Failure> {
+    if state.mirrors.resolves.waiting(namespace) >= MAX_WAITING_RESOLVES {
+        return Err(busy());
+    }
     let until = tokio::time::Instant::now() + RESOLVE_PATIENCE;
     let owners = slots::owner(namespace);
     let slot = state.mirrors.resolves.acquire(&owners, false);
@@ -193,12 +215,8 @@ async fn ask_upstream(
         return Err(busy());
     };
     let late = Failure::unreachable(url.host());
-    let asking = Arc::clone(state);
-    let mut done = on_thread(move || {
-        source::ask(&asking, &url, || {
-            remote::resolve(&url, &reference, &credentials)
-        })
-    })?;
+    let (asking, url) = (Arc::clone(state), url.clone());
+    let mut done = on_thread(move || source::ask(&asking, &url, question))?;
     if let Ok(found) = tokio::time::timeout_at(until, &mut done).await {
         return found.unwrap_or_else(|_| Err(Failure::died()));
     }
@@ -230,15 +248,20 @@ pub(crate) async fn mirror(
         }
         Source::There(url) => url,
     };
-    let id = identity::mirror_id(&url, &request.upstream, &state.auth);
-    let repository = Repository::Mirror(id);
-    let key = Key {
+    let upstream = &request.upstream;
+    let credentials = source::credentials(upstream.credentials.as_ref());
+    let key = |repository: &Repository| Key {
         repository: repository.clone(),
         commit: commit.clone(),
         include: include.digest(),
     };
-    let namespace = &request.upstream.namespace;
-    let (job, attempt) = claim(state, &key, namespace)?;
+    let repository = accepted::repository(state, &url, upstream, &credentials, |repository| {
+        state.mirrors.is_settled(state, &key(repository))
+    })
+    .await;
+    let key = key(&repository);
+    let shown = Identity::of(&url, upstream, &state.auth);
+    let (job, attempt) = claim(state, &key, &upstream.namespace, &shown)?;
     if let Some(attempt) = attempt {
         let order = job::Order {
             repository,
@@ -246,7 +269,7 @@ pub(crate) async fn mirror(
             reference: source::reference(&request.reference),
             commit,
             include,
-            credentials: source::credentials(request.upstream.credentials.as_ref()),
+            credentials,
         };
         tokio::spawn(work(
             Arc::clone(state),
@@ -261,7 +284,12 @@ pub(crate) async fn mirror(
 }
 
 /// The job of `key`, and the number of the attempt that the caller is to make, if it is to.
-fn claim(state: &State, key: &Key, namespace: &str) -> Result<(Arc<Job>, Option<u32>), Failure> {
+fn claim(
+    state: &State,
+    key: &Key,
+    namespace: &str,
+    shown: &Identity,
+) -> Result<(Arc<Job>, Option<u32>), Failure> {
     static NUMBERS: AtomicU64 = AtomicU64::new(0);
     let mut jobs = state.mirrors.jobs.lock();
     if jobs.len() >= KEPT_JOBS {
@@ -278,6 +306,7 @@ fn claim(state: &State, key: &Key, namespace: &str) -> Result<(Arc<Job>, Option<
         Arc::new(Job {
             number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             phase: Mutex::new(Phase::Fetching),
+            shown: Mutex::new(shown.clone()),
             asked: Mutex::new(Instant::now()),
             owners: slots::owner(namespace),
             bytes_done: AtomicU64::new(0),
@@ -290,11 +319,17 @@ fn claim(state: &State, key: &Key, namespace: &str) -> Result<(Arc<Job>, Option<
     if joins {
         state.mirrors.fetches.joined();
     }
-    Ok(due(state, key, job, is_new))
+    Ok(due(state, key, job, is_new, shown))
 }
 
 /// The job, and the number of the attempt that is due.
-fn due(state: &State, key: &Key, job: Arc<Job>, is_new: bool) -> (Arc<Job>, Option<u32>) {
+fn due(
+    state: &State,
+    key: &Key,
+    job: Arc<Job>,
+    is_new: bool,
+    shown: &Identity,
+) -> (Arc<Job>, Option<u32>) {
     if is_new {
         return (job, Some(1));
     }
@@ -314,6 +349,8 @@ fn due(state: &State, key: &Key, job: Arc<Job>, is_new: bool) -> (Arc<Job>, Opti
             }
             Some(1)
         }
+        // Other credentials may be the cure.
+        Phase::Failed { .. } if *job.shown.lock() != *shown => Some(1),
         Phase::Failed { attempt, at, .. } => {
             let wait = backoff(state, *attempt);
             (at.elapsed() >= wait).then_some(attempt.saturating_add(1))
@@ -321,6 +358,7 @@ fn due(state: &State, key: &Key, job: Arc<Job>, is_new: bool) -> (Arc<Job>, Opti
     };
     if next.is_some() {
         *phase = Phase::Fetching;
+        *job.shown.lock() = shown.clone();
     }
     drop(phase);
     (job, next)

@@ -197,6 +197,37 @@ fn what_one_namespace_mirrored_with_credentials_is_closed_to_others() {
 }
 
 #[test]
+fn a_token_that_was_exchanged_names_the_same_mirror() {
+    let world = world(100_000, 17);
+    let door = Door::open(world.origin.address, false);
+    let mirrored = |token: &str| {
+        let source = upstream(&door.url("git/a/m.git"), "one", Some(token));
+        settle(&world.registry, &source, &world.commit, &[])
+    };
+    let before = mirrored(&token("a", false));
+    assert_eq!(before.state, MirrorState::Ready);
+    // Wrong ones see nothing of it, and are not taken for accepted later.
+    for _ in 0..2 {
+        let wrong = mirrored("wrong-token-of-the-tests");
+        assert_eq!(wrong.state, MirrorState::Failed);
+        assert_ne!(wrong.repository, before.repository);
+    }
+    // Every token of the tests' issuer is another text.
+    let exchanged = token("a", true);
+    let after = mirrored(&exchanged);
+    assert_eq!(after.state, MirrorState::Ready);
+    assert_eq!(after.repository, before.repository);
+    assert_eq!(door.downloads(), 1);
+    // It is noted on the disk, and the upstream is not asked again.
+    let registry = world.registry.restart();
+    drop(world.origin);
+    let source = upstream(&door.url("git/a/m.git"), "one", Some(&exchanged));
+    let again = settle(&registry, &source, &world.commit, &[]);
+    assert_eq!(again.state, MirrorState::Ready, "{again:?}");
+    assert_eq!(again.repository, before.repository);
+}
+
+#[test]
 fn an_upstream_that_only_promises_an_object_does_not_open_it() {
     let world = world(100_000, 8);
     let private = Door::open(world.origin.address, false);

@@ -101,6 +101,9 @@ pub struct LoadArgs {
     /// Name of the model; by default the first that the server lists.
     #[arg(long, conflicts_with = "model")]
     pub served_name: Option<String>,
+    /// Each request asks for one, drawn by lot, of all models and adapters that the server lists.
+    #[arg(long, conflicts_with_all = ["model", "served_name"])]
+    pub every_model: bool,
     /// Also load a server that is not on this machine: it must be yours.
     #[arg(long, conflicts_with = "model")]
     pub allow_remote: bool,
@@ -171,6 +174,7 @@ mod tests {
             "--requests 3",
             "--concurrency 2",
             "--allow-remote",
+            "--every-model",
         ] {
             assert!(parse(&format!("--model /m {flag}")).is_err(), "{flag}");
             let line = format!("--serve http://127.0.0.1:1 {flag}");

@@ -52,8 +52,8 @@ impl Client {
         }
     }
 
-    /// The first model that the server lists.
-    pub(super) async fn first_model(&self) -> anyhow::Result<String> {
+    /// What the server lists, at least one.
+    pub(super) async fn models(&self) -> anyhow::Result<Vec<String>> {
         let response = self
             .send("GET", "/v1/models", Bytes::new())
             .await
@@ -66,8 +66,13 @@ impl Client {
         let body = text(response).await;
         let list: serde_json::Value =
             serde_json::from_str(&body).context("the server's list of models is no JSON")?;
-        let first = list.pointer("/data/0/id").and_then(|id| id.as_str());
-        Ok(first.context("the server has no model")?.to_owned())
+        let listed = list["data"].as_array().into_iter().flatten();
+        let names: Vec<_> = listed
+            .filter_map(|model| model["id"].as_str())
+            .map(str::to_owned)
+            .collect();
+        ensure!(!names.is_empty(), "the server has no model");
+        Ok(names)
     }
 
     /// Sends a chat completion and reads its stream to the end.

@@ -34,13 +34,21 @@ pub(super) fn measure(url: &str, args: &BenchArgs) -> anyhow::Result<LoadReport>
 async fn load(url: &str, args: &BenchArgs) -> anyhow::Result<LoadReport> {
     let target = Target::resolve(url, args.load.allow_remote).await?;
     let client = Client::new(target);
-    let model = match &args.load.served_name {
-        Some(name) => name.clone(),
-        None => client.first_model().await?,
+    let models = match &args.load.served_name {
+        Some(name) => vec![name.clone()],
+        None => client.models().await?,
     };
+    let asked = &models[..if args.load.every_model {
+        models.len()
+    } else {
+        1
+    }];
     let mut words = Words::new(args.seed);
     let bodies: Vec<_> = (0..args.load.requests)
-        .map(|_| client::body(&model, &words.text(args.own_tokens()), args.gen_tokens))
+        .map(|_| {
+            let model = words.one_of(asked);
+            client::body(model, &words.text(args.own_tokens()), args.gen_tokens)
+        })
         .collect();
     let schedule = match args.load.rate {
         Some(rate) => Schedule::poisson(rate, bodies.len(), args.seed),
@@ -60,7 +68,7 @@ async fn load(url: &str, args: &BenchArgs) -> anyhow::Result<LoadReport> {
     let outcomes = send(client, bodies, &schedule, clients, args, started).await;
     let whole = outcomes.iter().filter_map(|o| o.ended).max();
     let whole = whole.map_or_else(|| started.elapsed(), |end| end - started);
-    Ok(LoadReport::new(&model, args, clients, &outcomes, whole))
+    Ok(LoadReport::new(asked, args, clients, &outcomes, whole))
 }
 
 /// Sends every request at its time, at most `clients` at once.

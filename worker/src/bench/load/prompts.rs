@@ -77,6 +77,15 @@ impl Words {
         Self(fastrand::Rng::with_seed(seed))
     }
 
+    /// One of these, by lot.
+    pub(super) fn one_of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
+        match all {
+            // A server with one model gets the texts that it always got.
+            [only] => only,
+            _ => &all[self.0.usize(0..all.len())],
+        }
+    }
+
     /// So many words.
     pub(super) fn text(&mut self, words: usize) -> String {
         let mut text = String::new();

@@ -31,6 +31,8 @@ pub(super) struct Outcome {
 #[derive(Debug, Serialize)]
 pub(in crate::bench) struct LoadReport {
     model: String,
+    /// How many models and adapters requests asked for.
+    models: usize,
     /// Requests a second that were sent; `None` when clients wait for their answers.
     rate: Option<f64>,
     /// Most requests at once.
@@ -97,7 +99,7 @@ impl Outcome {
 impl LoadReport {
     /// Of all outcomes, after so long.
     pub(super) fn new(
-        model: &str,
+        models: &[String],
         args: &BenchArgs,
         concurrency: usize,
         outcomes: &[Outcome],
@@ -108,7 +110,8 @@ impl LoadReport {
         let completion_tokens = good.iter().map(|o| o.usage.completion_tokens).sum();
         let prompt_tokens: u64 = good.iter().map(|o| o.usage.prompt_tokens).sum();
         Self {
-            model: model.to_owned(),
+            model: models[0].clone(),
+            models: models.len(),
             rate: args.load.rate,
             concurrency,
             requests: outcomes.len(),
@@ -131,8 +134,12 @@ impl LoadReport {
             Some(rate) => format!("{rate} requests a second"),
             None => format!("{} clients", self.concurrency),
         };
+        let others = match self.models {
+            1 => String::new(),
+            models => format!(" and {} others", models - 1),
+        };
         println!(
-            "{}: {} requests by {arrivals}, {} failed, {:.1} s",
+            "{}{others}: {} requests by {arrivals}, {} failed, {:.1} s",
             self.model, self.requests, self.failed, self.seconds
         );
         println!(
