@@ -66,7 +66,6 @@ impl Plugin {
 }
 
 #[test]
-#[ignore = "has not been seen to pass on a cluster yet: run it with --ignored"]
 fn s16_a_folder_is_pushed_served_and_talked_with_by_a_user_of_one_namespace() -> Result<()> {
     let cluster = Cluster::from_env()?;
     let namespace = cluster.namespace("plugin")?;
