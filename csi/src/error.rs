@@ -153,7 +153,9 @@ pub enum Error {
         available_bytes: u64,
     },
     /// The disk of a volume could not be made or mounted.
-    #[error("volume {handle:?} cannot have a disk of its own, which limits what it takes: {source}")]
+    #[error(
+        "volume {handle:?} cannot have a disk of its own, which limits what it takes: {source}"
+    )]
     Disk {
         /// Handle of the volume.
         handle: String,

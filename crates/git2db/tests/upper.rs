@@ -250,14 +250,18 @@ fn is_what_git_makes(edits: &[Edit], how: How) {
     let (staged, expected) = (place.stage().unwrap(), place.expected());
     // The objects of the expected tree are in another repository.
     let wanted = git(&place.work.work(), &["ls-tree", "-r", &expected]);
-    assert_eq!(place.list(&staged.tree), wanted, "{done} edits of {edits:?}");
+    assert_eq!(
+        place.list(&staged.tree),
+        wanted,
+        "{done} edits of {edits:?}"
+    );
     assert_eq!(staged.tree, expected);
     assert_eq!(staged.objects, []);
     place.commits(&staged);
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, max_shrink_iters: 200, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, max_shrink_iters: 200, ..Default::default() })]
 
     #[test]
     fn an_upper_is_committed_as_git_commits_what_is_shown(
@@ -291,7 +295,12 @@ fn moved_folders_are_found_where_they_were() {
     let note = redirect_bytes(&upper);
     assert!(note.is_some(), "the kernel noted the move");
     let staged = place.stage().unwrap();
-    assert_eq!(staged.tree, place.expected(), "{}", place.list(&staged.tree));
+    assert_eq!(
+        staged.tree,
+        place.expected(),
+        "{}",
+        place.list(&staged.tree)
+    );
     place.commits(&staged);
 }
 
@@ -382,7 +391,10 @@ fn files_that_the_checkout_does_not_show_stay() {
     fs::write(place.shown("a"), "changed").unwrap();
     let staged = place.stage().unwrap();
     let listed = place.list(&staged.tree);
-    let paths: Vec<&str> = listed.lines().map(|l| l.split('\t').nth(1).unwrap()).collect();
+    let paths: Vec<&str> = listed
+        .lines()
+        .map(|l| l.split('\t').nth(1).unwrap())
+        .collect();
     assert_eq!(
         paths,
         [
@@ -398,7 +410,10 @@ fn files_that_the_checkout_does_not_show_stay() {
     );
     fs::write(place.shown("b.sh"), "over").unwrap();
     let told = place.stage().unwrap_err().to_string();
-    assert!(told.contains("b.sh") && told.contains("does not show"), "{told}");
+    assert!(
+        told.contains("b.sh") && told.contains("does not show"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -426,5 +441,9 @@ fn what_git_cannot_hold_is_refused_by_name() {
     fs::write(place.shown(".hyprstream/mine"), "x").unwrap();
     fs::remove_file(place.shown(".hyprstream/manifest.json")).unwrap();
     let staged = place.stage().unwrap();
-    assert_eq!(staged.tree, place.expected(), "the plugin's folder is no part of it");
+    assert_eq!(
+        staged.tree,
+        place.expected(),
+        "the plugin's folder is no part of it"
+    );
 }

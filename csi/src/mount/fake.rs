@@ -133,7 +133,10 @@ impl Mounts for FakeMounts {
     fn make_disk(&self, image: &Path, _: u64) -> Result<(), DiskError> {
         let act = || {
             let _state = self.change()?;
-            std::fs::File::options().append(true).create(true).open(image)
+            std::fs::File::options()
+                .append(true)
+                .create(true)
+                .open(image)
         };
         act().map(|_| ()).map_err(|source| DiskError::File {
             act: "write",

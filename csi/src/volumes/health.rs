@@ -126,8 +126,7 @@ impl Volumes {
         } else {
             self.layout.root().to_owned()
         };
-        let disk =
-            rustix::fs::statvfs(&disk).map_err(|e| Error::io("measure", &disk, e.into()))?;
+        let disk = rustix::fs::statvfs(&disk).map_err(|e| Error::io("measure", &disk, e.into()))?;
         Ok(Usage {
             used_bytes,
             used_inodes,

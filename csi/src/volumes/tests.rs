@@ -294,8 +294,10 @@ async fn a_disk_whose_volume_is_forgotten_is_unmounted_and_kept() {
     let volumes = node.start();
     volumes.reconcile().unwrap();
     assert_eq!(node.mounts().len(), 1, "the kubelet still wants it");
-    std::fs::remove_file(note(&node.path("kubelet/plugins/kubernetes.io/csi/x/a/globalmount")))
-        .unwrap();
+    std::fs::remove_file(note(
+        &node.path("kubelet/plugins/kubernetes.io/csi/x/a/globalmount"),
+    ))
+    .unwrap();
     volumes.reconcile().unwrap();
     assert_eq!(node.mounts(), Vec::<PathBuf>::new());
     assert!(volumes.layout.disk_image("a").exists());

@@ -53,19 +53,11 @@ impl Volumes {
     }
 
     /// Makes the disk, or allocates what somebody took out of it.
-    fn make_disk(
-        &self,
-        handle: &str,
-        key: &CheckoutKey,
-        capacity_bytes: u64,
-    ) -> Result<(), Error> {
+    fn make_disk(&self, handle: &str, key: &CheckoutKey, capacity_bytes: u64) -> Result<(), Error> {
         let image = self.layout.disk_image(handle);
         let failed = |e| disk_error(handle, e);
         let bytes = disk::whole_blocks(capacity_bytes);
         let needed_bytes = disk::missing_bytes(&image, bytes).map_err(failed)?;
-        if needed_bytes == 0 {
-            return Ok(());
-        }
         self.checkouts
             .allocating(key, needed_bytes, |available_bytes| {
                 if needed_bytes > available_bytes {

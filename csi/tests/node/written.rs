@@ -87,7 +87,10 @@ fn a_volume_takes_its_capacity_and_no_more() {
             };
             let stats = kubelet.client().node_get_volume_stats(request).await;
             let bytes = stats.unwrap().into_inner().usage[0];
-            assert!(bytes.available < 64 << 10 && bytes.total <= 16 << 20, "{bytes:?}");
+            assert!(
+                bytes.available < 64 << 10 && bytes.total <= 16 << 20,
+                "{bytes:?}"
+            );
 
             // Nobody else is harmed, and neither is what can be read.
             has_one(&a, 1);

@@ -82,5 +82,8 @@ fn a_content_that_is_written_to_survives_its_text_form() {
     assert_eq!(serde_json::from_str::<Content>(&text).unwrap(), written);
     let small = serde_json::to_string(&content().written(1)).unwrap();
     let told = serde_json::from_str::<Content>(&small).unwrap_err();
-    assert!(told.to_string().contains("hyprstream.io/capacity"), "{told}");
+    assert!(
+        told.to_string().contains("hyprstream.io/capacity"),
+        "{told}"
+    );
 }

@@ -76,7 +76,8 @@ impl Folders<'_> {
         for place in found {
             let bytes = place.file_name().unwrap_or_default().as_encoded_bytes();
             let shown = join(path, &String::from_utf8_lossy(bytes));
-            let name = check_name(bytes).map_err(|refusal| invalid(&shown, &refusal.to_string()))?;
+            let name =
+                check_name(bytes).map_err(|refusal| invalid(&shown, &refusal.to_string()))?;
             // The node plugin's own file, and what pods make of it, is no part of a commit.
             if is_reserved(&shown) {
                 continue;
@@ -151,12 +152,7 @@ impl Folders<'_> {
     }
 
     /// The blob of a file whose content was written.
-    fn written(
-        &mut self,
-        place: &Path,
-        path: &str,
-        found: &Metadata,
-    ) -> Result<Oid, CommitError> {
+    fn written(&mut self, place: &Path, path: &str, found: &Metadata) -> Result<Oid, CommitError> {
         let change = Change::Put {
             path: path.to_owned(),
             content: Content::File(place.to_owned()),
@@ -217,7 +213,12 @@ impl Folders<'_> {
             .odb()
             .and_then(|odb| odb.read_header(blob))
             .map_err(access)?;
-        let content = self.repo.find_blob(blob).map_err(access)?.content().to_vec();
+        let content = self
+            .repo
+            .find_blob(blob)
+            .map_err(access)?
+            .content()
+            .to_vec();
         let is_pointer = size < MAX_POINTER_BYTES && Pointer::parse(&content).is_ok();
         if was && is_pointer {
             self.untracked.push(path.to_owned());
@@ -355,9 +356,7 @@ impl Folders<'_> {
     }
 
     fn opened(&self, tree: Oid) -> Result<Tree<'_>, CommitError> {
-        self.repo
-            .find_tree(tree)
-            .map_err(|e| self.stager.access(e))
+        self.repo.find_tree(tree).map_err(|e| self.stager.access(e))
     }
 
     fn write(&self, entries: &Entries) -> Result<Oid, CommitError> {

@@ -58,9 +58,8 @@ pub fn stage_upper(
         .and_then(|commit| commit.tree())
         .map_err(access)?
         .id();
-    let rules_of = |tree| {
-        tree::attributes(&repo, bare, tree, upper.base).map_err(CommitError::Tree)
-    };
+    let rules_of =
+        |tree| tree::attributes(&repo, bare, tree, upper.base).map_err(CommitError::Tree);
     let old_rules = rules_of(root)?;
     let whole = || Below {
         path: String::new(),

@@ -1,6 +1,8 @@
 //! What the kernel notes in an upper about what lies below.
 
-use std::{fs::Metadata, io, os::unix::fs::FileTypeExt as _, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    fs::Metadata, io, os::unix::fs::FileTypeExt as _, os::unix::fs::MetadataExt as _, path::Path,
+};
 
 use rustix::{
     fs::{lgetxattr, lremovexattr},

@@ -185,8 +185,5 @@ fn open(number: u32) -> io::Result<Device> {
         }
         other => other?,
     };
-    Ok(Device {
-        path,
-        file: opened,
-    })
+    Ok(Device { path, file: opened })
 }
