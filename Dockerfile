@@ -36,8 +36,9 @@ COPY --from=build /src/target/release/hyprstream-gateway /
 COPY --from=build /src/target/release/hyprstream-worker /
 
 FROM ${BASE_IMAGE} AS control-plane
+# e2fsprogs makes the disks of volumes that are written to.
 RUN apt-get update \
- && apt-get install -y --no-install-recommends ca-certificates libssl3 \
+ && apt-get install -y --no-install-recommends ca-certificates e2fsprogs libssl3 \
  && rm -rf /var/lib/apt/lists/*
 COPY --from=bin hyprstream-operator hyprstream-gateway hyprstream-csi /usr/local/bin/
 USER 65532:65532

@@ -8,7 +8,10 @@ use std::{
 use hyprstream_contract::{adapters::ModelName, volume::InvalidAttributes};
 use tonic::Status;
 
-use crate::fetch::FetchError;
+use crate::{
+    fetch::{FetchError, MiB},
+    mount::DiskError,
+};
 
 /// A call failed.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +83,7 @@ pub enum Error {
         what: &'static str,
     },
     /// Only one publication is allowed and there is one.
-    #[error("volume {handle:?} has access mode ReadWriteOncePod and is published at {other:?}")]
+    #[error("volume {handle:?} is for one pod at a time and is published at {other:?}")]
     SingleWriter {
         /// Handle of the volume.
         handle: String,
@@ -126,6 +129,39 @@ pub enum Error {
          CSIDriver to false"
     )]
     LabelOfAdapters(String),
+    /// Many nodes are to write to one volume.
+    #[error(
+        "a volume that is written to lies on one node and is for one pod at a time: its access mode \
+         must be ReadWriteOncePod"
+    )]
+    ManyWriters,
+    /// There is no room for what pods may write.
+    #[error(
+        "the disk of the node is full: {path:?} has {available} for the capacity of volume \
+         {handle:?}, which takes {needed}",
+        available = MiB(*.available_bytes),
+        needed = MiB(*.needed_bytes)
+    )]
+    NoRoom {
+        /// Handle of the volume.
+        handle: String,
+        /// The state directory.
+        path: PathBuf,
+        /// Bytes that have to be allocated.
+        needed_bytes: u64,
+        /// Bytes that may be.
+        available_bytes: u64,
+    },
+    /// The disk of a volume could not be made or mounted.
+    #[error(
+        "volume {handle:?} cannot have a disk of its own, which limits what it takes: {source}"
+    )]
+    Disk {
+        /// Handle of the volume.
+        handle: String,
+        /// Why.
+        source: DiskError,
+    },
     /// The files cannot be brought to the node.
     #[error(transparent)]
     Fetch(#[from] std::sync::Arc<FetchError>),
@@ -166,6 +202,7 @@ impl Error {
     pub(crate) fn needs_room(&self) -> bool {
         match self {
             Self::Io { source, .. } => is_full(source),
+            Self::Disk { source, .. } => source.is_full(),
             Self::Fetch(error) => matches!(
                 **error,
                 FetchError::DiskFull {
@@ -198,6 +235,7 @@ impl From<Error> for Status {
             | Error::Unsupported { .. }
             | Error::InlineVolume
             | Error::LabelOfAdapters(_)
+            | Error::ManyWriters
             | Error::Attributes(_)
             | Error::Include(_) => Self::invalid_argument(message),
             Error::UnknownVolume { .. } => Self::not_found(message),
@@ -219,6 +257,9 @@ impl From<Error> for Status {
                 FetchError::DiskFull { .. } => Self::resource_exhausted(message),
                 FetchError::Internal { .. } => Self::internal(message),
             },
+            Error::NoRoom { .. } => Self::resource_exhausted(message),
+            Error::Disk { source, .. } if source.is_full() => Self::resource_exhausted(message),
+            Error::Disk { .. } => Self::failed_precondition(message),
             Error::Io { source, .. } if is_full(source) => Self::resource_exhausted(message),
             Error::Io { .. } | Error::StateDir { .. } | Error::BrokenOff => Self::internal(message),
         }

@@ -7,7 +7,8 @@
 //! | `repositories/<hash>/checkouts/<key>/` | the files of a commit; immutable |
 //! | `layers/<key>/` | `.hyprstream/manifest.json` of a volume; immutable |
 //! | `uses/<key>` | empty; its time is that of the last use of a checkout |
-//! | `volumes/<hash>/{upper,work}` | what pods wrote to a read-write volume |
+//! | `volumes/<hash>/image` | a disk of the capacity of a read-write volume |
+//! | `volumes/<hash>/disk/` | where it is mounted while the volume is staged: `upper` and `work` |
 //! | `journal/<hash>.json` | one entry for each volume |
 //! | `adapters/<namespace>.<model>/list.json` | the adapters of a Model as the registry told them last |
 //! | `adapters/<namespace>.<model>/shown/` | what the pods of the Model see |
@@ -29,6 +30,7 @@ use crate::error::Error;
 
 const ADAPTERS: &str = "adapters";
 const SHOWN: &str = "shown";
+const DISK: &str = "disk";
 
 /// Name of a checkout: its repository on the registry, and its commit with the included files.
 ///
@@ -244,9 +246,31 @@ impl Layout {
         self.root.join("volumes")
     }
 
-    /// The folder of a read-write volume: `upper` and `work` lie in it.
+    /// The folder of a read-write volume.
     pub fn volume(&self, handle: &str) -> PathBuf {
         self.volumes().join(handle_hash(handle))
+    }
+
+    /// The file that holds the disk of a read-write volume.
+    pub fn disk_image(&self, handle: &str) -> PathBuf {
+        self.volume(handle).join("image")
+    }
+
+    /// Where that disk is mounted.
+    pub fn disk(&self, handle: &str) -> PathBuf {
+        self.volume(handle).join(DISK)
+    }
+
+    /// What pods wrote to a read-write volume, while its disk is mounted.
+    pub fn upper(&self, handle: &str) -> PathBuf {
+        self.disk(handle).join("upper")
+    }
+
+    /// The folder of the read-write volume whose disk belongs at `path`.
+    pub fn disk_owner(&self, path: &Path) -> Option<PathBuf> {
+        let folder = path.parent()?;
+        let is_disk = path.ends_with(DISK) && folder.parent() == Some(&self.volumes());
+        is_disk.then(|| folder.to_owned())
     }
 
     /// The folders of all Models whose adapters were shown.

@@ -229,7 +229,9 @@ fn csi_sanity_passes_with_read_only_volumes() {
 fn csi_sanity_passes_with_read_write_volumes() {
     check(
         "csi_sanity_passes_with_read_write_volumes",
-        Some(VolumeMode::ReadWrite),
+        Some(VolumeMode::ReadWrite {
+            capacity_bytes: 16 << 20,
+        }),
     );
 }
 

@@ -13,17 +13,25 @@ const SOURCE: &str = "hyprstream.io/source";
 const REFERENCE: &str = "hyprstream.io/ref";
 const INCLUDE: &str = "hyprstream.io/include";
 const MODE: &str = "hyprstream.io/mode";
+const CAPACITY: &str = "hyprstream.io/capacity";
 const ADAPTERS: &str = "hyprstream.io/adapters";
 /// What the names of our attributes begin with.
 const PREFIX: &str = "hyprstream.io/";
+
+/// The smallest capacity of a volume that is written to, in bytes. Its filesystem needs a part of
+/// it for itself.
+pub const MIN_CAPACITY_BYTES: u64 = 16 << 20;
 
 /// How a volume may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VolumeMode {
     /// Overlay of the checkout and the manifest layer, without an upper.
     ReadOnly,
-    /// The same with a private upper that lives as long as the volume on its node.
-    ReadWrite,
+    /// The same with an upper of its own on its node, for one pod at a time.
+    ReadWrite {
+        /// Size of the filesystem that the upper lies on, at least [`MIN_CAPACITY_BYTES`].
+        capacity_bytes: u64,
+    },
 }
 
 /// What a volume shows, by the `volumeAttributes` of its PersistentVolume.
@@ -111,9 +119,9 @@ impl VolumeContent {
 impl VolumeAttributes {
     /// The attributes as they stand in the PersistentVolume.
     pub fn to_map(&self) -> BTreeMap<String, String> {
-        let mode = match self.mode {
-            VolumeMode::ReadOnly => "ro",
-            VolumeMode::ReadWrite => "rw",
+        let (mode, capacity) = match self.mode {
+            VolumeMode::ReadOnly => ("ro", None),
+            VolumeMode::ReadWrite { capacity_bytes } => ("rw", Some(capacity_bytes)),
         };
         let mut map = BTreeMap::from([
             (REPOSITORY.to_owned(), self.repository.clone()),
@@ -121,6 +129,9 @@ impl VolumeAttributes {
             (SOURCE.to_owned(), self.source.clone()),
             (MODE.to_owned(), mode.to_owned()),
         ]);
+        if let Some(bytes) = capacity {
+            map.insert(CAPACITY.to_owned(), bytes.to_string());
+        }
         if let Some(reference) = &self.reference {
             map.insert(REFERENCE.to_owned(), reference.clone());
         }
@@ -156,7 +167,12 @@ impl VolumeAttributes {
         let source = required(SOURCE)?.to_owned();
         let mode = match required(MODE)? {
             "ro" => VolumeMode::ReadOnly,
-            "rw" => VolumeMode::ReadWrite,
+            "rw" => {
+                let text = required(CAPACITY)?;
+                let capacity_bytes =
+                    read_capacity(text).map_err(|why| malformed(CAPACITY, text, why))?;
+                VolumeMode::ReadWrite { capacity_bytes }
+            }
             other => return Err(malformed(MODE, other, "it must be \"ro\" or \"rw\"".into())),
         };
         let reference = ours.remove(REFERENCE).map(str::to_owned);
@@ -180,6 +196,14 @@ impl VolumeAttributes {
     }
 }
 
+fn read_capacity(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(bytes) if bytes >= MIN_CAPACITY_BYTES => Ok(bytes),
+        Ok(_) => Err(format!("it must be at least {MIN_CAPACITY_BYTES}")),
+        Err(_) => Err("it must be a number of bytes, without a unit".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -191,12 +215,15 @@ mod tests {
         fn attributes_survive_the_round_trip(
             repository in "[a-z0-9/]{1,40}", commit in "[0-9a-f]{40}", source in ".{0,60}",
             reference in proptest::option::of("[a-z/]{1,20}"),
-            include in proptest::collection::vec(".{1,20}", 0..4), write in any::<bool>(),
+            include in proptest::collection::vec(".{1,20}", 0..4),
+            capacity in proptest::option::of(MIN_CAPACITY_BYTES..),
         ) {
             let attributes = VolumeAttributes {
                 repository, source, reference, include,
                 commit: commit.parse().unwrap(),
-                mode: if write { VolumeMode::ReadWrite } else { VolumeMode::ReadOnly },
+                mode: capacity.map_or(VolumeMode::ReadOnly, |capacity_bytes| {
+                    VolumeMode::ReadWrite { capacity_bytes }
+                }),
             };
             let mut map = attributes.to_map();
             map.insert("csi.storage.k8s.io/pod.name".into(), "p".into());
@@ -270,6 +297,25 @@ mod tests {
             VolumeAttributes::from_map(&map),
             Err(InvalidAttributes::Unknown(_))
         ));
+        let mut map = good.clone();
+        map.insert(MODE.into(), "rw".into());
+        assert_eq!(
+            VolumeAttributes::from_map(&map),
+            Err(InvalidAttributes::Missing(CAPACITY))
+        );
+        for wrong in ["", "1Gi", "-1", "1024"] {
+            map.insert(CAPACITY.into(), wrong.into());
+            let error = VolumeAttributes::from_map(&map).unwrap_err().to_string();
+            assert!(error.contains(&format!("{wrong:?}: it must be")), "{error}");
+        }
+        map.insert(CAPACITY.into(), MIN_CAPACITY_BYTES.to_string());
+        VolumeAttributes::from_map(&map).unwrap();
+        map.insert(MODE.into(), "ro".into());
+        assert_eq!(
+            VolumeAttributes::from_map(&map),
+            Err(InvalidAttributes::Unknown(CAPACITY.to_owned())),
+            "what is only read has none"
+        );
         let mut map = good;
         map.insert(MODE.into(), "wo".into());
         let error = VolumeAttributes::from_map(&map).unwrap_err().to_string();

@@ -95,6 +95,11 @@ impl Include {
                 .is_some_and(|excluded| excluded.matches(path))
     }
 
+    /// Whether every file is wanted.
+    pub fn is_all(&self) -> bool {
+        self.set.is_none() && self.excluded.is_none()
+    }
+
     /// A digest of the list that does not depend on order or repetition.
     pub fn digest(&self) -> Digest {
         let mut text = self.globs.join("\0");

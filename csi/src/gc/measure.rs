@@ -31,7 +31,7 @@ impl Collector {
                 shown += checkout.bytes();
                 add_disk_use(&checkout.path, &mut seen, &mut used);
             }
-            let upper = layout.volume(&entry.handle).join("upper");
+            let upper = layout.upper(&entry.handle);
             shown += disk_use(&upper).bytes;
             add_disk_use(&upper, &mut seen, &mut used);
         }

@@ -253,8 +253,12 @@ impl Collector {
             .map(|entry| layout.volume(&entry.handle))
             .collect();
         for folder in self.mounted_folders()? {
-            known.extend(folder.parent().map(Path::to_owned));
+            known.extend(folder.parent().and_then(|disk| layout.disk_owner(disk)));
         }
+        // The next reconciliation takes a disk away that nobody uses.
+        let mounts = self.volumes.mounts.list();
+        let mounts = mounts.map_err(|e| Error::io("read", Path::new("/proc/self/mountinfo"), e))?;
+        known.extend(mounts.iter().filter_map(|m| layout.disk_owner(&m.path)));
         for folder in children(&layout.volumes())? {
             // An entry is written before its folder is made, so one without is nobody's.
             if !known.contains(&folder) && age(modified(&folder)) >= self.policy.keep_unused {

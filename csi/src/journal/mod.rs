@@ -69,7 +69,7 @@ impl Entry {
     pub fn is_writable(&self) -> bool {
         matches!(
             self.content(),
-            Ok(VolumeContent::Commit(volume)) if volume.mode == VolumeMode::ReadWrite
+            Ok(VolumeContent::Commit(volume)) if volume.mode != VolumeMode::ReadOnly
         )
     }
 

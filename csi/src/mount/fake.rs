@@ -9,7 +9,7 @@ use std::{
 use hyprstream_git2db::storage::mount;
 use parking_lot::Mutex;
 
-use super::{Mounted, Mounts, Overlay, SOURCE};
+use super::{DiskError, Mounted, Mounts, Overlay, SOURCE};
 
 /// A kernel whose mounts outlive the processes that made them. Clones share it.
 #[derive(Clone, Default)]
@@ -128,6 +128,46 @@ impl Mounts for FakeMounts {
             .rfind(|mounted| mounted.path == target);
         found.ok_or(io::ErrorKind::InvalidInput)?.mount.read_only = read_only;
         Ok(())
+    }
+
+    fn make_disk(&self, image: &Path, _: u64) -> Result<(), DiskError> {
+        let act = || {
+            let _state = self.change()?;
+            std::fs::File::options()
+                .append(true)
+                .create(true)
+                .open(image)
+        };
+        act().map(|_| ()).map_err(|source| DiskError::File {
+            act: "write",
+            path: image.to_owned(),
+            source,
+        })
+    }
+
+    fn disk(&self, image: &Path, target: &Path) -> Result<(), DiskError> {
+        let act = || {
+            let path = target.canonicalize()?;
+            let mut state = self.change()?;
+            state.devices += 1;
+            let mounted = Mounted::from(mount::Mounted {
+                id: 0,
+                path,
+                device: format!("7:{}", state.devices),
+                root: "/".into(),
+                kind: "ext4".into(),
+                source: "/dev/loop".into(),
+                read_only: false,
+                deleted: false,
+                folders: vec![],
+            });
+            state.mounts.push(mounted);
+            Ok(())
+        };
+        act().map_err(|source| DiskError::Mount {
+            path: image.to_owned(),
+            source,
+        })
     }
 
     fn unmount(&self, target: &Path, detach: bool) -> io::Result<()> {

@@ -2,10 +2,10 @@
 
 use std::{io, os::fd::AsRawFd, path::Path};
 
-use hyprstream_git2db::storage::mount;
+use hyprstream_git2db::storage::{disk, mount};
 use rustix::fs::{Mode, OFlags};
 
-use super::{Mounted, Mounts, Overlay, SOURCE, StatePlace};
+use super::{DiskError, Mounted, Mounts, Overlay, SOURCE, StatePlace};
 
 /// Mounts in the mount namespace of this process. Needs CAP_SYS_ADMIN.
 #[derive(Clone, Debug, Default)]
@@ -68,6 +68,14 @@ impl Mounts for Kernel {
 
     fn set_read_only(&self, target: &Path, read_only: bool) -> io::Result<()> {
         mount::set_read_only(target, read_only)
+    }
+
+    fn make_disk(&self, image: &Path, bytes: u64) -> Result<(), DiskError> {
+        disk::make(image, bytes)
+    }
+
+    fn disk(&self, image: &Path, target: &Path) -> Result<(), DiskError> {
+        disk::mount(image, target)
     }
 
     fn unmount(&self, target: &Path, detach: bool) -> io::Result<()> {

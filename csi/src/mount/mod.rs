@@ -7,7 +7,10 @@ mod table;
 
 use std::{io, path::Path};
 
-pub use hyprstream_git2db::storage::mount::{Overlay, Upper};
+pub use hyprstream_git2db::storage::{
+    disk::DiskError,
+    mount::{Overlay, Upper},
+};
 pub use kernel::Kernel;
 pub(crate) use kernel::sync_folder;
 pub use table::{Mounted, StatePlace, parse_mountinfo};
@@ -30,6 +33,13 @@ pub trait Mounts: Send + Sync + 'static {
     /// Makes the one mount at `target` read-only or writable, with nosuid, nodev and noatime; others
     /// of the same filesystem keep what they have.
     fn set_read_only(&self, target: &Path, read_only: bool) -> io::Result<()>;
+
+    /// Makes a disk of `bytes` in the file `image`, if it is not there, and allocates what it lacks.
+    fn make_disk(&self, image: &Path, bytes: u64) -> Result<(), DiskError>;
+
+    /// Mounts the disk in the file `image` at `target`, an existing folder, with nosuid, nodev and
+    /// noatime.
+    fn disk(&self, image: &Path, target: &Path) -> Result<(), DiskError>;
 
     /// Unmounts the topmost mount at `target`. With `detach`, also while it is in use.
     fn unmount(&self, target: &Path, detach: bool) -> io::Result<()>;

@@ -63,13 +63,13 @@ pub struct Usage {
     pub used_bytes: u64,
     /// Files of the commit and those that were written.
     pub used_inodes: u64,
-    /// Bytes that may still be written to the node's disk.
+    /// Bytes that may still be written to the disk: the volume's own, or else the node's.
     pub available_bytes: u64,
-    /// Bytes of the node's disk.
+    /// Bytes of that disk.
     pub total_bytes: u64,
-    /// Files that may still be made on the node's disk.
+    /// Files that may still be made on that disk.
     pub available_inodes: u64,
-    /// Files that the node's disk can hold.
+    /// Files that it can hold.
     pub total_inodes: u64,
 }
 
@@ -115,14 +115,18 @@ impl Volumes {
                 (used_bytes, used_inodes) = checkout
                     .map(|checkout| (checkout.bytes(), checkout.files.len() as u64))
                     .unwrap_or_default();
-                disk_use(&self.layout.volume(handle).join("upper"))
+                disk_use(&self.layout.upper(handle))
             }
             VolumeContent::Adapters(model) => disk_use(&self.layout.adapters_shown(&model)),
         };
         used_bytes += written.bytes;
         used_inodes += written.files;
-        let disk = rustix::fs::statvfs(self.layout.root())
-            .map_err(|e| Error::io("measure", self.layout.root(), e.into()))?;
+        let disk = if entry.is_writable() {
+            self.layout.disk(handle)
+        } else {
+            self.layout.root().to_owned()
+        };
+        let disk = rustix::fs::statvfs(&disk).map_err(|e| Error::io("measure", &disk, e.into()))?;
         Ok(Usage {
             used_bytes,
             used_inodes,

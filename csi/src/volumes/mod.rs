@@ -14,6 +14,7 @@ mod request;
 mod stage;
 #[cfg(test)]
 mod tests;
+mod upper;
 
 use std::{
     path::{Path, PathBuf},

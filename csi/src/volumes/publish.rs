@@ -42,7 +42,8 @@ impl Volumes {
 
         let target = Target {
             read_only: publish.read_only,
-            exclusive: publish.exclusive,
+            // Two pods would write over each other's files.
+            exclusive: publish.exclusive || entry.is_writable(),
         };
         let known = entry.targets.get(&publish.target);
         if known.is_some_and(|known| known.read_only != target.read_only) {
@@ -53,7 +54,7 @@ impl Volumes {
             });
         }
         if known != Some(&target) {
-            self.check_exclusive(&entry.targets, publish)?;
+            self.check_exclusive(&entry.targets, publish, target)?;
             entry.targets.insert(publish.target.clone(), target);
             self.journal.put(entry.clone())?;
         }
@@ -109,10 +110,11 @@ impl Volumes {
         &self,
         targets: &std::collections::BTreeMap<PathBuf, Target>,
         publish: &Publish,
+        asked: Target,
     ) -> Result<(), Error> {
         for (path, target) in targets {
             if *path != publish.target
-                && (target.exclusive || publish.exclusive)
+                && (target.exclusive || asked.exclusive)
                 && self.our_mount(path)?.is_some()
             {
                 let (handle, other) = (publish.handle.clone(), path.clone());

@@ -43,6 +43,7 @@ impl Volumes {
         self.journal.write_late();
         self.follow();
         self.unmount_unknown(&mut done)?;
+        self.unmount_idle_disks()?;
         let staged = self
             .journal
             .all()

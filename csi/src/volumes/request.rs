@@ -5,7 +5,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use hyprstream_contract::volume::VolumeContent;
+use hyprstream_contract::volume::{VolumeContent, VolumeMode};
 
 use crate::{
     error::Error,
@@ -57,6 +57,9 @@ impl Stage {
             VolumeContent::from_map(&request.volume_context).map_err(Error::Attributes)?;
         if let (VolumeContent::Adapters(_), Some(label)) = (&content, &capability.context) {
             return Err(Error::LabelOfAdapters(label.clone()));
+        }
+        if capability.many_nodes && is_written(&content) {
+            return Err(Error::ManyWriters);
         }
         Ok(Self {
             handle,
@@ -123,9 +126,14 @@ fn refuse_inline(context: &HashMap<String, String>) -> Result<(), Error> {
     }
 }
 
+fn is_written(content: &VolumeContent) -> bool {
+    matches!(content, VolumeContent::Commit(volume) if volume.mode != VolumeMode::ReadOnly)
+}
+
 struct Capability {
     context: Option<String>,
     exclusive: bool,
+    many_nodes: bool,
 }
 
 impl Capability {
@@ -161,13 +169,21 @@ impl Capability {
         Ok(Self {
             context,
             exclusive: mode == Some(Mode::SingleNodeSingleWriter),
+            many_nodes: matches!(
+                mode,
+                Some(
+                    Mode::MultiNodeReaderOnly
+                        | Mode::MultiNodeSingleWriter
+                        | Mode::MultiNodeMultiWriter
+                )
+            ),
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use hyprstream_contract::{VolumeAttributes, volume::VolumeMode};
+    use hyprstream_contract::VolumeAttributes;
 
     use super::*;
     use crate::proto::csi::volume_capability::{AccessMode, BlockVolume, MountVolume};
@@ -246,6 +262,26 @@ mod tests {
             },
             "inline volumes are refused",
         );
+    }
+
+    #[test]
+    fn a_volume_that_is_written_to_is_for_one_node() {
+        let written = |mode: Mode| {
+            let mut request = request();
+            let context = &mut request.volume_context;
+            context.insert("hyprstream.io/mode".into(), "rw".into());
+            context.insert("hyprstream.io/capacity".into(), "16777216".into());
+            let capability = request.volume_capability.as_mut().unwrap();
+            capability.access_mode = Some(AccessMode { mode: mode.into() });
+            Stage::new(request)
+        };
+        for mode in [Mode::SingleNodeSingleWriter, Mode::SingleNodeMultiWriter] {
+            written(mode).unwrap();
+        }
+        for mode in [Mode::MultiNodeMultiWriter, Mode::MultiNodeReaderOnly] {
+            let error = written(mode).unwrap_err().to_string();
+            assert!(error.contains("ReadWriteOncePod"), "{error}");
+        }
     }
 
     #[test]

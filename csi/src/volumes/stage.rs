@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -19,12 +18,8 @@ use crate::{
     journal::Entry,
     layer::ensure_layer,
     layout::{CheckoutKey, LayerKey},
-    mount::{Overlay, Upper},
+    mount::Overlay,
 };
-
-/// Everyone may write at the root of a read-write volume, as in an `emptyDir`: the pod's user is
-/// not known here.
-const UPPER_MODE: u32 = 0o777;
 
 impl Volumes {
     /// Shows the volume at its staging path; does nothing if it is there.
@@ -127,7 +122,9 @@ impl Volumes {
         let layer = ensure_layer(&self.layout, &layer_key, volume, checkout)?;
         let upper = match volume.mode {
             VolumeMode::ReadOnly => None,
-            VolumeMode::ReadWrite => Some(self.ensure_upper(&stage.handle)?),
+            VolumeMode::ReadWrite { capacity_bytes } => {
+                Some(self.ensure_upper(&stage.handle, key, capacity_bytes)?)
+            }
         };
         let overlay = Overlay {
             lowers: vec![layer, checkout.path.clone()],
@@ -169,29 +166,6 @@ impl Volumes {
         })
     }
 
-    fn ensure_upper(&self, handle: &str) -> Result<Upper, Error> {
-        let folder = self.layout.volume(handle);
-        let upper = Upper {
-            upper: folder.join("upper"),
-            work: folder.join("work"),
-        };
-        for path in [&upper.upper, &upper.work] {
-            create_folder(path)?;
-        }
-        std::fs::set_permissions(&upper.upper, std::fs::Permissions::from_mode(UPPER_MODE))
-            .map_err(|e| Error::io("set the mode of", &upper.upper, e))?;
-        Ok(upper)
-    }
-
-    /// Takes what was written to a volume out of the way; the collector deletes it.
-    pub(crate) fn discard_upper(&self, handle: &str) -> Result<(), Error> {
-        let folder = self.layout.volume(handle);
-        if !folder.exists() {
-            return Ok(());
-        }
-        crate::gc::to_trash(&self.layout, &folder)
-    }
-
     /// Takes the volume away from its staging path. It may not be known, or not be staged.
     ///
     /// What was written to a read-write volume is kept for a while: the same volume may come back.
@@ -224,6 +198,9 @@ impl Volumes {
         }
         // Nobody may write to an upper that a later stage mounts again, so that one is not detached.
         self.unmount_all(staging, !writable)?;
+        if writable {
+            self.unmount_disk(handle)?;
+        }
         let Some(mut entry) = entry else {
             return Ok(());
         };

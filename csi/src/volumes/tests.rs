@@ -174,7 +174,9 @@ fn code<T: std::fmt::Debug>(result: Result<T, Error>) -> Code {
 }
 
 const RO: VolumeMode = VolumeMode::ReadOnly;
-const RW: VolumeMode = VolumeMode::ReadWrite;
+const RW: VolumeMode = VolumeMode::ReadWrite {
+    capacity_bytes: 16 << 20,
+};
 
 #[tokio::test]
 async fn every_call_may_come_twice() {
@@ -269,6 +271,40 @@ async fn an_exclusive_volume_is_published_once() {
 }
 
 #[tokio::test]
+async fn a_volume_that_is_written_to_is_published_once_whatever_its_access_mode() {
+    let node = Node::new();
+    let volumes = node.start();
+    volumes.stage(node.stage("a", RW)).await.unwrap();
+    volumes.publish(node.publish("a", "p")).await.unwrap();
+    let volumes = node.start();
+    volumes.publish(node.publish("a", "p")).await.unwrap();
+    let second = volumes.publish(node.publish("a", "q")).await;
+    assert_eq!(code(second), Code::FailedPrecondition);
+}
+
+#[tokio::test]
+async fn a_disk_whose_volume_is_forgotten_is_unmounted_and_kept() {
+    let node = Node::new();
+    let volumes = node.start();
+    // Killed between the disk and the overlay.
+    node.kernel.kill_after(Some(2));
+    volumes.stage(node.stage("a", RW)).await.unwrap_err();
+    node.kernel.kill_after(None);
+    assert_eq!(node.mounts(), [volumes.layout.disk("a")]);
+    let volumes = node.start();
+    volumes.reconcile().unwrap();
+    assert_eq!(node.mounts().len(), 1, "the kubelet still wants it");
+    std::fs::remove_file(note(
+        &node.path("kubelet/plugins/kubernetes.io/csi/x/a/globalmount"),
+    ))
+    .unwrap();
+    volumes.reconcile().unwrap();
+    assert_eq!(node.mounts(), Vec::<PathBuf>::new());
+    assert!(volumes.layout.disk_image("a").exists());
+    assert!(volumes.journal.get("a").is_some());
+}
+
+#[tokio::test]
 async fn a_volume_in_use_by_a_call_is_busy_for_others() {
     let node = Node::new();
     let volumes = node.start();
@@ -285,7 +321,7 @@ async fn what_was_written_stays_for_the_same_content_only() {
     let node = Node::new();
     let volumes = node.start();
     volumes.stage(node.stage("a", RW)).await.unwrap();
-    let written = volumes.layout.volume("a").join("upper/adapter");
+    let written = volumes.layout.upper("a").join("adapter");
     std::fs::write(&written, "x").unwrap();
     volumes
         .unstage("a".into(), node.staging("a"))
@@ -332,7 +368,7 @@ async fn an_upper_is_never_mounted_twice() {
         "never detached"
     );
     volumes.stage(node.stage("a", RW)).await.unwrap();
-    assert_eq!(node.mounts().len(), 1);
+    assert_eq!(node.mounts(), [volumes.layout.disk("a"), node.staging("a")]);
 }
 
 #[tokio::test]
@@ -395,7 +431,7 @@ async fn after_a_reboot_written_data_is_there_and_vanished_mounts_are_told() {
     volumes.stage(node.stage("rw", RW)).await.unwrap();
     volumes.stage(node.stage("ro", RO)).await.unwrap();
     volumes.publish(node.publish("rw", "p")).await.unwrap();
-    let written = volumes.layout.volume("rw").join("upper/adapter");
+    let written = volumes.layout.upper("rw").join("adapter");
     std::fs::write(&written, "x").unwrap();
     node.kernel.reboot();
     std::fs::remove_file(note(
@@ -530,7 +566,7 @@ async fn a_kill_after_any_mount_is_mended_by_the_next_calls() {
         |node| node.stage_adapters("a", "default/chat"),
     ];
     for (kind, stage) in kinds.into_iter().enumerate() {
-        for changes in 0..8 {
+        for changes in 0..10 {
             let node = Node::new();
             let paths = (node.staging("a"), node.target("p"));
             node.kernel.kill_after(Some(changes));

@@ -167,26 +167,27 @@ fn a_full_disk_keeps_no_pod_from_ending() {
             let commit = commit_of(&registry, 3, 100_000);
             let node = Node::new(registry.url());
             let state = node.path("state");
-            if !mount_ext4(&node, &state, 16) {
+            if !mount_ext4(&node, &state, 48) {
                 return;
             }
             let mut program = node.start().await;
             let kubelet = Kubelet::connect(&node).await;
             let (ro, rw) = (registry.volume(&commit, RO), registry.volume(&commit, RW));
             // Enough entries that one more would need a block.
-            for (handle, volume) in [("ro", &ro), ("rw", &rw)] {
+            let pods = [("ro", &["p", "q"][..]), ("rw", &["p"])];
+            for ((handle, pods), volume) in pods.iter().zip([&ro, &rw]) {
                 kubelet.stage(handle, volume).await.unwrap();
-                for pod in ["p", "q"] {
+                for pod in *pods {
                     kubelet
-                        .publish(handle, &format!("{handle}-{pod}"), handle == "ro")
+                        .publish(handle, &format!("{handle}-{pod}"), *handle == "ro")
                         .await
                         .unwrap();
                 }
             }
             std::fs::write(kubelet.target("rw-p").join("adapter"), "x").unwrap();
             let filled = fill(&state, 0);
-            for handle in ["ro", "rw"] {
-                for pod in ["p", "q"] {
+            for (handle, pods) in pods {
+                for pod in pods {
                     kubelet
                         .unpublish(handle, &format!("{handle}-{pod}"))
                         .await
@@ -230,7 +231,7 @@ fn a_disk_that_fills_at_any_write_is_told_and_recovered_from() {
             {
                 let seed = 10 + round as u8;
                 let commit = commit_of(&registry, seed, SIZE);
-                let volume = registry.volume(&commit, RW);
+                let volume = registry.volume(&commit, RO);
                 let filled = fill(&state, free_blocks);
                 let handle = format!("v{round}");
                 if let Err(told) = kubelet.stage_patiently(&handle, &volume).await {

@@ -8,7 +8,7 @@ use hyprstream_csi::proto::{
 };
 
 use crate::{
-    Bench, RO, RW, has_one, model,
+    Bench, RO, RW, has_disks, has_one, model,
     support::{
         in_private_mounts,
         kubelet::{Kubelet, mounts_below, text},
@@ -78,8 +78,9 @@ fn kills_at_any_time_are_followed_by_convergence() {
             let registry = Registry::start();
             let commit = model(&registry);
             let node = Node::new(registry.url());
+            let has_disks = has_disks();
             for round in 0..30_u64 {
-                let mode = if round % 2 == 0 { RO } else { RW };
+                let mode = if round % 2 == 0 || !has_disks { RO } else { RW };
                 let volume = registry.volume(&commit, mode);
                 let handle = format!("v{}", round % 2);
                 let mut program = node.start().await;

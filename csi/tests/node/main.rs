@@ -10,6 +10,7 @@ mod sharing;
 #[path = "../support/mod.rs"]
 mod support;
 mod trouble;
+mod written;
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +26,9 @@ use support::{
 };
 
 const RO: VolumeMode = VolumeMode::ReadOnly;
-const RW: VolumeMode = VolumeMode::ReadWrite;
+const RW: VolumeMode = VolumeMode::ReadWrite {
+    capacity_bytes: 16 << 20,
+};
 
 fn weights(seed: u8, size: usize) -> Vec<u8> {
     (0..size)
@@ -115,6 +118,26 @@ fn mount_ext4(node: &Node, folder: &Path, mib: u64) -> bool {
         eprintln!("SKIPPED: no ext4 can be mounted here");
     }
     made
+}
+
+/// Whether disks in files can be mounted here, as read-write volumes need them.
+fn has_disks() -> bool {
+    use hyprstream_csi::mount::{Kernel, Mounts};
+    let folder = tempfile::tempdir().unwrap();
+    let (image, target) = (folder.path().join("image"), folder.path().join("disk"));
+    std::fs::create_dir(&target).unwrap();
+    let kernel = Kernel::default();
+    let tried = kernel
+        .make_disk(&image, 16 << 20)
+        .and_then(|()| kernel.disk(&image, &target));
+    match tried {
+        Ok(()) => kernel.unmount(&target, false).unwrap(),
+        Err(error) => {
+            eprintln!("SKIPPED: {error}");
+            return false;
+        }
+    }
+    true
 }
 
 /// Fills the disk of `folder` but for so many blocks of 4 KiB; undone by removing the file.

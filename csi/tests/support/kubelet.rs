@@ -55,7 +55,7 @@ impl Kubelet {
         let request = NodeStageVolumeRequest {
             volume_id: handle.into(),
             staging_target_path: text(&staging),
-            volume_capability: capability(),
+            volume_capability: capability(volume),
             volume_context: volume.clone().into_iter().collect(),
             ..Default::default()
         };
@@ -92,7 +92,7 @@ impl Kubelet {
             volume_id: handle.into(),
             staging_target_path: text(&self.staging(handle)),
             target_path: text(&target),
-            volume_capability: capability(),
+            volume_capability: capability(&BTreeMap::new()),
             readonly: read_only,
             ..Default::default()
         };
@@ -126,12 +126,15 @@ impl Kubelet {
     }
 }
 
-pub fn capability() -> Option<VolumeCapability> {
+/// As the kubelet tells the access mode that the operator gives a volume with these attributes.
+pub fn capability(volume: &BTreeMap<String, String>) -> Option<VolumeCapability> {
+    let mode = match volume.get("hyprstream.io/mode").map(String::as_str) {
+        Some("rw") => Mode::SingleNodeSingleWriter,
+        _ => Mode::MultiNodeReaderOnly,
+    };
     Some(VolumeCapability {
         access_type: Some(AccessType::Mount(MountVolume::default())),
-        access_mode: Some(AccessMode {
-            mode: Mode::MultiNodeReaderOnly.into(),
-        }),
+        access_mode: Some(AccessMode { mode: mode.into() }),
     })
 }
 

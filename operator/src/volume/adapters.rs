@@ -40,6 +40,7 @@ pub fn adapters_volume(
         handle: &handle,
         attributes: VolumeContent::Adapters(model.clone()).to_map(),
         size_bytes: 0,
+        writable: false,
     };
     BoundVolume {
         volume: shape().volume(owner, labels.clone()),

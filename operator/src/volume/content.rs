@@ -46,6 +46,16 @@ impl Content {
             size_bytes: mirrored.size_bytes,
         }
     }
+
+    /// The same to be written to by one pod at a time, which may write about `capacity_bytes` on the
+    /// node where it runs; another node has none of it. The node plugin refuses less than
+    /// [`MIN_CAPACITY_BYTES`](hyprstream_contract::volume::MIN_CAPACITY_BYTES), and whoever takes a
+    /// capacity from a spec refuses it there.
+    #[must_use = "the volume that is only read stays as it is"]
+    pub fn written(mut self, capacity_bytes: u64) -> Self {
+        self.attributes.mode = VolumeMode::ReadWrite { capacity_bytes };
+        self
+    }
 }
 
 #[derive(Serialize, Deserialize)]

@@ -4,10 +4,12 @@
 mod adapters;
 mod content;
 mod shape;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
-use hyprstream_contract::label;
+use hyprstream_contract::{label, volume::VolumeMode};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::{Api, Client, ResourceExt};
 
@@ -97,12 +99,17 @@ pub fn persistent_volume_claim(
 }
 
 fn shape(new: &NewVolume) -> Shape<'_> {
+    let (size_bytes, writable) = match new.content.attributes.mode {
+        VolumeMode::ReadOnly => (new.content.size_bytes, false),
+        VolumeMode::ReadWrite { capacity_bytes } => (capacity_bytes, true),
+    };
     Shape {
         claim: &new.revision.claim,
         volume: &new.volume,
         handle: &new.handle,
         attributes: new.content.attributes.to_map(),
-        size_bytes: new.content.size_bytes,
+        size_bytes,
+        writable,
     }
 }
 

@@ -23,8 +23,10 @@ pub(super) struct Shape<'a> {
     pub(super) handle: &'a str,
     /// What the node plugin is told.
     pub(super) attributes: BTreeMap<String, String>,
-    /// Size, as far as known.
+    /// Size, as far as known, or the capacity of one that is written to.
     pub(super) size_bytes: u64,
+    /// Whether one pod at a time writes to it, rather than many reading it.
+    pub(super) writable: bool,
 }
 
 impl Shape<'_> {
@@ -37,7 +39,7 @@ impl Shape<'_> {
         PersistentVolume {
             metadata: owner.cluster_metadata(self.volume, labels),
             spec: Some(PersistentVolumeSpec {
-                access_modes: Some(vec!["ReadOnlyMany".to_owned()]),
+                access_modes: Some(vec![self.access_mode()]),
                 capacity: Some(BTreeMap::from([("storage".to_owned(), self.size())])),
                 claim_ref: Some(ObjectReference {
                     api_version: Some("v1".to_owned()),
@@ -49,7 +51,7 @@ impl Shape<'_> {
                 csi: Some(CSIPersistentVolumeSource {
                     driver: DRIVER_NAME.to_owned(),
                     volume_handle: self.handle.to_owned(),
-                    read_only: Some(true),
+                    read_only: Some(!self.writable),
                     volume_attributes: Some(self.attributes),
                     ..CSIPersistentVolumeSource::default()
                 }),
@@ -71,7 +73,7 @@ impl Shape<'_> {
         PersistentVolumeClaim {
             metadata: owner.metadata(self.claim, labels),
             spec: Some(PersistentVolumeClaimSpec {
-                access_modes: Some(vec!["ReadOnlyMany".to_owned()]),
+                access_modes: Some(vec![self.access_mode()]),
                 resources: Some(VolumeResourceRequirements {
                     requests: Some(BTreeMap::from([("storage".to_owned(), self.size())])),
                     ..VolumeResourceRequirements::default()
@@ -85,7 +87,15 @@ impl Shape<'_> {
         }
     }
 
-    /// The API wants a size; nothing is allocated by it.
+    fn access_mode(&self) -> String {
+        if self.writable {
+            "ReadWriteOncePod".to_owned()
+        } else {
+            "ReadOnlyMany".to_owned()
+        }
+    }
+
+    /// The API wants a size. Nothing is allocated by it: the node plugin goes by the attributes.
     fn size(&self) -> Quantity {
         Quantity(format!("{}Mi", self.size_bytes.div_ceil(MIB).max(1)))
     }

@@ -31,6 +31,15 @@ pub enum CommitError {
         /// Why.
         source: std::io::Error,
     },
+    /// The kernel's notes in an overlay's upper cannot be seen.
+    #[error(
+        "what was changed in {upper:?} can only be told with CAP_SYS_ADMIN: run it as root, in the \
+         machine's own user namespace"
+    )]
+    Rights {
+        /// The folder.
+        upper: std::path::PathBuf,
+    },
     /// The author's name or address cannot be written.
     #[error("the author {0:?} is not valid")]
     InvalidAuthor(String),
@@ -85,6 +94,7 @@ impl CommitError {
             Self::BranchMoved { .. } | Self::Rejected { .. } => "Rejected",
             Self::InvalidMessage { .. } => "InvalidMessage",
             Self::Sign { .. } => "SigningFailed",
+            Self::Rights { .. } => "Forbidden",
             Self::Read { .. } | Self::InvalidAuthor(_) => "InternalError",
         }
     }
@@ -100,6 +110,7 @@ impl CommitError {
             Self::Read { .. } => true,
             Self::InvalidPath { .. }
             | Self::InvalidAuthor(_)
+            | Self::Rights { .. }
             | Self::InvalidMessage { .. }
             | Self::Sign { .. }
             | Self::BranchMoved { .. }

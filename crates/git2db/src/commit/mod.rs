@@ -5,6 +5,7 @@ mod metadata;
 mod push;
 mod sign;
 mod stage;
+mod upper;
 
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,8 @@ pub use push::push;
 pub(crate) use push::{new_objects, upload_new_objects};
 pub use stage::stage;
 pub(crate) use stage::{ATTRIBUTES, check_path, is_large};
+use stage::{invalid, read_error};
+pub use upper::{Upper, stage_upper};
 
 use crate::{CommitId, RepoError, lfs::Pointer, repo};
 

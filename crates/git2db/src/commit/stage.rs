@@ -50,13 +50,7 @@ pub fn stage(
             .and_then(|t| t.write())
             .map_err(access)?,
     };
-    let mut stager = Stager {
-        repo: &repo,
-        bare,
-        store,
-        tree: start,
-        objects: Vec::new(),
-    };
+    let mut stager = Stager::new(&repo, bare, store, start);
     // Attributes first: they decide about the other files.
     let (attributes, others): (Vec<&Change>, Vec<&Change>) = changes
         .iter()
@@ -80,15 +74,33 @@ pub fn stage(
     })
 }
 
-struct Stager<'a> {
+/// Writes blobs and trees.
+pub(super) struct Stager<'a> {
     repo: &'a Repository,
     bare: &'a Path,
     store: &'a ObjectStore,
-    tree: Oid,
-    objects: Vec<Pointer>,
+    /// The tree so far.
+    pub(super) tree: Oid,
+    /// The objects that went to the store.
+    pub(super) objects: Vec<Pointer>,
 }
 
-impl Stager<'_> {
+impl<'a> Stager<'a> {
+    pub(super) fn new(
+        repo: &'a Repository,
+        bare: &'a Path,
+        store: &'a ObjectStore,
+        tree: Oid,
+    ) -> Self {
+        Self {
+            repo,
+            bare,
+            store,
+            tree,
+            objects: Vec::new(),
+        }
+    }
+
     fn apply(&mut self, change: &Change, lfs: bool) -> Result<(), CommitError> {
         match change {
             Change::Remove { path } => {
@@ -119,7 +131,7 @@ impl Stager<'_> {
         }
     }
 
-    fn put_lfs(&mut self, path: &str, content: &Content) -> Result<Oid, CommitError> {
+    pub(super) fn put_lfs(&mut self, path: &str, content: &Content) -> Result<Oid, CommitError> {
         let pointer = match content {
             Content::Bytes(bytes) => self.store.insert(&mut bytes.as_slice()),
             Content::File(file) => self.store.insert_file(file),
@@ -134,7 +146,7 @@ impl Stager<'_> {
     }
 
     /// Adds lines to the root's attributes.
-    fn track(&mut self, paths: &[String]) -> Result<(), CommitError> {
+    pub(super) fn track(&mut self, paths: &[String]) -> Result<(), CommitError> {
         if paths.is_empty() {
             return Ok(());
         }
@@ -210,17 +222,17 @@ impl Stager<'_> {
         self.repo.find_tree(self.tree).map_err(|e| self.access(e))
     }
 
-    fn blob(&self, content: &[u8]) -> Result<Oid, CommitError> {
+    pub(super) fn blob(&self, content: &[u8]) -> Result<Oid, CommitError> {
         self.repo.blob(content).map_err(|e| self.access(e))
     }
 
-    fn access(&self, error: git2::Error) -> CommitError {
+    pub(super) fn access(&self, error: git2::Error) -> CommitError {
         CommitError::Repo(repo::access(self.bare)(error))
     }
 }
 
 /// Whether the file goes to LFS; `untracked` gets the path if attributes do not say so.
-fn is_for_lfs(
+pub(super) fn is_for_lfs(
     change: &Change,
     rules: &Attributes,
     untracked: &mut Vec<String>,
@@ -273,7 +285,7 @@ impl Content {
         }
     }
 
-    fn read(&self, path: &str) -> Result<Vec<u8>, CommitError> {
+    pub(super) fn read(&self, path: &str) -> Result<Vec<u8>, CommitError> {
         match self {
             Self::Bytes(bytes) => Ok(bytes.clone()),
             Self::File(file) => {
@@ -298,14 +310,14 @@ pub(crate) fn check_path(path: &str) -> Result<(), CommitError> {
     Ok(())
 }
 
-fn invalid(path: &str, why: &str) -> CommitError {
+pub(super) fn invalid(path: &str, why: &str) -> CommitError {
     CommitError::InvalidPath {
         path: path.to_owned(),
         why: why.to_owned(),
     }
 }
 
-fn read_error(path: &str, source: std::io::Error) -> CommitError {
+pub(super) fn read_error(path: &str, source: std::io::Error) -> CommitError {
     CommitError::Read {
         path: path.to_owned(),
         source,

@@ -9,6 +9,7 @@
 //!
 //! [`probe()`] tries each in a given folder and says which work there, and why others do not.
 
+pub mod disk;
 mod error;
 mod fuse;
 pub mod mount;

@@ -6,6 +6,7 @@ mod names;
 mod walk;
 
 pub use error::{Refusal, TreeError};
+pub(crate) use links::check_link;
 pub(crate) use names::{check_name, is_reserved};
 pub use walk::walk;
 pub(crate) use walk::{EMPTY_BLOB, attributes};

@@ -347,14 +347,9 @@ impl Checkouts {
         let missing = self.source.missing(plan)?;
         let needed_bytes = missing.needed_bytes;
         if needed_bytes > 0 {
-            let promised = self.wanted.promised_to_others(key);
-            let room = self.room.get().and_then(Weak::upgrade);
-            let free_bytes = match room {
-                Some(room) => room.make_room(needed_bytes.saturating_add(promised)),
-                None => self.layout.free_bytes(),
-            };
-            let free_bytes = free_bytes.map_err(|e| FetchError::Internal { why: e.to_string() })?;
-            let available_bytes = free_bytes.saturating_sub(promised);
+            let available_bytes = self
+                .make_room(key, needed_bytes)
+                .map_err(|e| FetchError::Internal { why: e.to_string() })?;
             if needed_bytes > available_bytes {
                 return Err(FetchError::DiskFull {
                     path: self.layout.root().to_owned(),
@@ -365,6 +360,30 @@ impl Checkouts {
         }
         self.wanted.promise(key, missing);
         Ok(admitted)
+    }
+
+    /// Bytes that may be written beside what is promised to fetches other than `key`, after room
+    /// for `needed_bytes` was made as far as it can be.
+    fn make_room(&self, key: &CheckoutKey, needed_bytes: u64) -> Result<u64, Error> {
+        let promised = self.wanted.promised_to_others(key);
+        let free_bytes = match self.room.get().and_then(Weak::upgrade) {
+            Some(room) => room.make_room(needed_bytes.saturating_add(promised)),
+            None => self.layout.free_bytes(),
+        };
+        Ok(free_bytes?.saturating_sub(promised))
+    }
+
+    /// Runs `take`, which allocates `needed_bytes` at once, with the bytes that it may allocate
+    /// beside what is promised to fetches other than `key`. Room is made if need be, and no fetch
+    /// is admitted meanwhile. Blocks.
+    pub(crate) fn allocating<T>(
+        &self,
+        key: &CheckoutKey,
+        needed_bytes: u64,
+        take: impl FnOnce(u64) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let _turn = self.admission.blocking_lock();
+        take(self.make_room(key, needed_bytes)?)
     }
 
     /// What `work` returns, which is told to end when nobody has asked for the checkout for long.
