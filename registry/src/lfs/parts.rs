@@ -20,6 +20,7 @@ use std::{
 use hyprstream_git2db::{Digest, lfs::Pointer};
 use hyprstream_slots::Slots;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -31,9 +32,10 @@ use crate::{
 
 /// An upload of which nothing comes for so long, when another attempt is made, is taken for dead:
 /// the machine of its client may be gone without a word.
-const STILL: Duration = Duration::from_secs(2);
-/// For an upload to end that was told to.
-const END_PATIENCE: Duration = Duration::from_secs(5);
+const STILL: Duration = Duration::from_secs(3);
+/// For an upload that moves, before another sends everything beside it. Below the patience of
+/// clients, which hear nothing meanwhile.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Places for uploads, and which of them write parts.
 pub(crate) struct Uploads {
@@ -98,8 +100,10 @@ impl Uploads {
     }
 
     /// Whether the part may be taken. An upload whose client has gone, or sends nothing, is ended
-    /// for it.
+    /// for it; one that moves is waited for, since it may be what a client that has gone left on
+    /// the way, and nothing need be sent once it is complete.
     pub(super) async fn standing(&self, key: &Key) -> Standing {
+        let until = Instant::now() + PATIENCE;
         loop {
             let Some(active) = self.active.lock().get(key).cloned() else {
                 return Standing::Free;
@@ -109,16 +113,16 @@ impl Uploads {
             if tokio::time::timeout(STILL, ended).await.is_ok() {
                 continue;
             }
-            if active.is_verified.load(Ordering::Relaxed) {
-                return Standing::Settling;
+            let is_verified = active.is_verified.load(Ordering::Relaxed);
+            if !is_verified && active.moved.load(Ordering::Relaxed) == moved {
+                active.cancel.cancel();
             }
-            if active.moved.load(Ordering::Relaxed) != moved {
-                return Standing::Moving;
-            }
-            active.cancel.cancel();
-            let ended = active.ended.cancelled();
-            if tokio::time::timeout(END_PATIENCE, ended).await.is_err() {
-                return Standing::Settling;
+            if Instant::now() >= until {
+                return if is_verified {
+                    Standing::Settling
+                } else {
+                    Standing::Moving
+                };
             }
         }
     }

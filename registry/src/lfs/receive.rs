@@ -245,10 +245,11 @@ fn patient(
             let (mut stream, mut until, mut came) = state?;
             let next = tokio::select! {
                 biased;
+                // What is here already is taken even then.
+                next = tokio::time::timeout_at(until, stream.next()) => next,
                 () = cancel.cancelled() => {
                     return Some((Err(io::ErrorKind::ConnectionAborted.into()), None));
                 }
-                next = tokio::time::timeout_at(until, stream.next()) => next,
             };
             match next {
                 Ok(None) => None,

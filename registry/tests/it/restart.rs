@@ -1,12 +1,9 @@
 //! Ends at the worst moment.
 
 use std::{
-    process::{Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
-
-use hyprstream_contract::registry::{MirrorState, MirrorStatus};
-use serde_json::Value;
 
 use crate::{
     client::{Workspace, ask, call, noise, size_of, upstream},
@@ -14,6 +11,7 @@ use crate::{
     server::{ADMIN, Server, token},
     upstream::{Door, Mode},
 };
+use hyprstream_contract::registry::{MirrorState, MirrorStatus};
 
 #[test]
 fn a_mirror_goes_on_where_a_killed_one_ended() {
