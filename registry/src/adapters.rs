@@ -192,6 +192,20 @@ impl Lists {
         })
     }
 
+    /// Whether workers have an adapter of that commit.
+    pub(crate) fn names_commit(&self, repository: &Repository, commit: &str) -> bool {
+        let name = repository.to_string();
+        let kept = self.kept.read();
+        kept.values().any(|kept| match kept {
+            Kept::List { list, .. } => list
+                .adapters
+                .iter()
+                .any(|a| a.repository == name && a.commit.as_str() == commit),
+            // Who knows.
+            Kept::Unreadable => true,
+        })
+    }
+
     fn path(&self, owner: &ModelName) -> PathBuf {
         let folder = self.folder.join(owner.namespace());
         folder.join(format!("{}.json", owner.model()))

@@ -49,10 +49,16 @@ pub(crate) struct Entry {
     pub(crate) from: Option<String>,
     #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
     pub(crate) reference: Option<String>,
+    /// The SHA-256 of an LFS object.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) object: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) old: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) new: Option<String>,
+    /// How many LFS objects were let go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) objects: Option<u64>,
     /// Bytes that came for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) bytes: Option<u64>,
@@ -147,8 +153,10 @@ impl Audit {
             repository = entry.repository,
             from = entry.from,
             reference = entry.reference,
+            object = entry.object,
             old = entry.old,
             new = entry.new,
+            objects = entry.objects,
             bytes = entry.bytes,
             reason = entry.reason,
             silent,

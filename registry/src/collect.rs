@@ -131,7 +131,8 @@ pub(crate) fn changed_within(repository: &Path, time: Duration) -> bool {
     age(&repository.join("objects/pack")).is_some_and(|age| age < time)
 }
 
-fn age(path: &Path) -> Option<Duration> {
+/// Time since the file was changed; `None` if it is not there.
+pub(crate) fn age(path: &Path) -> Option<Duration> {
     let modified = fs::metadata(path)
         .and_then(|metadata| metadata.modified())
         .ok()?;

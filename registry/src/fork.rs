@@ -22,6 +22,7 @@ use crate::{
     api::parse,
     auth::Verb,
     layout::{Layout, make_folder},
+    mirrors::readers::{self, Readers},
     names::Repository,
     refusal::Refusal,
     state::{State, blocking},
@@ -49,7 +50,7 @@ pub(crate) async fn fork(
             "a fork is made as NAMESPACE/NAME; only the registry makes mirrors",
         ));
     }
-    let from = source.readable(&state).await?.clone();
+    let from = readable(&state, &source).await?;
     if !target.may(&state, Verb::Create).await? {
         let message = format!(
             "this token does not allow making {}: ask for the right `create`",
@@ -66,7 +67,7 @@ pub(crate) async fn fork(
             "this mirror is being fetched; try again later",
         ));
     }
-    let made = make(&state, &from, &target.repository).await?;
+    let made = make(&state, &from, &target).await?;
     if let Repository::Pushed { namespace, name } = &target.repository {
         state.events.push(namespace.as_str(), name.as_str());
     }
@@ -77,7 +78,27 @@ pub(crate) async fn fork(
     Ok((StatusCode::CREATED, Json(made)))
 }
 
-async fn make(state: &Arc<State>, from: &Repository, target: &Repository) -> Result<Fork, Refusal> {
+/// The source, if whoever asks may read it. A mirror without credentials anyone may read, one with
+/// credentials those who read every repository of the namespace whose they are.
+async fn readable(state: &Arc<State>, source: &Access) -> Result<Repository, Refusal> {
+    let repository = &source.repository;
+    if matches!(repository, Repository::Mirror(_)) && state.layout.exists(repository) {
+        let who = &source.principal;
+        let may = match readers::of(&state.layout, repository) {
+            Some(Readers::All) => true,
+            Some(Readers::Namespace(owner)) => state.auth.allows_in(who, &owner, Verb::Get).await?,
+            None => false,
+        };
+        if may {
+            return Ok(repository.clone());
+        }
+    }
+    source.readable(state).await.cloned()
+}
+
+async fn make(state: &Arc<State>, from: &Repository, target: &Access) -> Result<Fork, Refusal> {
+    let share = target.share();
+    let target = &target.repository;
     let path = state.layout.repository(from);
     // Neither a push nor git's tidying changes packs and refs meanwhile.
     let Some(_alone) = state.git.alone(&path).await else {
@@ -85,6 +106,7 @@ async fn make(state: &Arc<State>, from: &Repository, target: &Repository) -> Res
             "a push to that repository takes long; try again",
         ));
     };
+    let _place = state.git.place(&share).await?;
     let failed = |error: &io::Error| State::io_refusal("making the fork", error);
     let mut arguments = vec!["for-each-ref", "--format=%(objectname) %(refname)"];
     arguments.extend(["refs/heads", "refs/tags"]);
@@ -193,6 +215,12 @@ fn link(layout: &Layout, from: &Repository, to: &Repository, refs: &[u8]) -> io:
                 }
             }
         }
+    }
+    // What was let go there is missing here too, and the same is said of it.
+    let let_go = source.join("hyprstream/let-go");
+    for oid in names(&let_go)? {
+        make_folder(&path.join("hyprstream/let-go"))?;
+        fs::copy(let_go.join(&oid), path.join("hyprstream/let-go").join(oid))?;
     }
     fs::write(path.join("packed-refs"), refs)?;
     fs::copy(source.join("HEAD"), path.join("HEAD"))?;

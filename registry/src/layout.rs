@@ -6,12 +6,20 @@
 //! mirror/<id>.git             copies of upstreams
 //! <repository>.git/hyprstream/lfs/ab/cd/<sha256>
 //!                             hard links to the contents that the repository may give away
+//! <repository>.git/hyprstream/parts/<sha256>
+//!                             what came of uploads that broke off
 //! <repository>.git/hyprstream/lost/<sha256>
 //!                             notes of members whose bytes went bad on the disk
+//! <repository>.git/hyprstream/let-go/<sha256>
+//!                             why members were let go
+//! <repository>.git/hyprstream/pins/<commit>
+//!                             its modification time is when the commit was last asked for
 //! <repository>.git/hyprstream/damaged
 //!                             note that git objects went bad
 //! mirror/<id>.git/hyprstream/accepted/<id>
 //!                             which credentials the upstream has accepted
+//! mirror/<id>.git/hyprstream/readers
+//!                             who may read the mirror
 //! mirror/<id>.git/hyprstream/used
 //!                             its modification time is the last use of the mirror
 //! adapters/<namespace>/<model>.json
@@ -193,6 +201,12 @@ impl Layout {
         folder.join(oid.as_str())
     }
 
+    /// Where it is noted why a member was let go, whether or not one was.
+    pub(crate) fn let_go(&self, repository: &Repository, oid: &Digest) -> PathBuf {
+        let folder = self.repository(repository).join("hyprstream/let-go");
+        folder.join(oid.as_str())
+    }
+
     /// Where the repository's own name of an object lies, whether or not it is there. Only what
     /// lies there is given to readers of the repository.
     pub(crate) fn member(&self, repository: &Repository, oid: &Digest) -> PathBuf {
@@ -228,6 +242,7 @@ impl Layout {
         let linked = self.link_member(repository, &source, &link, folder);
         if linked.is_ok() {
             let _ = fs::remove_file(self.lost(repository, oid));
+            let _ = fs::remove_file(self.let_go(repository, oid));
         }
         linked
     }

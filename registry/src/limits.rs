@@ -26,6 +26,10 @@ pub struct Limits {
     pub scrub_bytes_per_second: u64,
     /// LFS uploads at the same time. A namespace has at most half of them.
     pub max_uploads: usize,
+    /// Bytes that are kept of the uploads of one namespace that broke off. The oldest go first.
+    pub max_unfinished_bytes: u64,
+    /// How long they are kept.
+    pub keep_unfinished: Duration,
     /// Transfers of LFS objects at the same time within one fetch.
     pub parallel_downloads: usize,
     /// First wait after a failed fetch; it doubles up to `max_backoff`.
@@ -98,6 +102,8 @@ impl Default for Limits {
             fetch: FetchLimits::default(),
             scrub_bytes_per_second: 16 << 20,
             max_uploads: 64,
+            max_unfinished_bytes: 64 << 30,
+            keep_unfinished: Duration::from_hours(24),
             parallel_downloads: 4,
             min_backoff: Duration::from_secs(2),
             // Only what is asked for is tried again, and whoever asks has a backoff of its own.

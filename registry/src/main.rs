@@ -140,6 +140,12 @@ struct ServeArgs {
     /// LFS uploads at the same time.
     #[arg(long, env = "HYPRSTREAM_MAX_UPLOADS", default_value_t = Limits::default().max_uploads)]
     max_uploads: usize,
+    /// Bytes that are kept of LFS uploads that broke off, for each namespace, to go on from.
+    #[arg(long, env = "HYPRSTREAM_MAX_UNFINISHED_BYTES", default_value_t = Limits::default().max_unfinished_bytes)]
+    max_unfinished_bytes: u64,
+    /// How long they are kept.
+    #[arg(long, env = "HYPRSTREAM_KEEP_UNFINISHED", default_value = "24h", value_parser = humantime::parse_duration)]
+    keep_unfinished: Duration,
     /// Fewest bytes a second of a client that pushes or uploads.
     #[arg(long, env = "HYPRSTREAM_UPLOAD_MIN_RATE", default_value_t = Limits::default().least_upload_bytes_per_second)]
     upload_min_rate: u64,
@@ -247,6 +253,8 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
                 ..defaults.fetch
             },
             max_uploads: args.max_uploads,
+            max_unfinished_bytes: args.max_unfinished_bytes,
+            keep_unfinished: args.keep_unfinished,
             least_upload_bytes_per_second: args.upload_min_rate,
             scrub_bytes_per_second: args.scrub_rate,
             parallel_downloads: args.parallel_downloads,

@@ -72,6 +72,7 @@ pub(crate) async fn merge(
             "a push to this repository takes long; try again",
         ));
     };
+    let _place = state.git.place(&access.share()).await?;
     let author = author(&access);
     let merging = request.clone();
     let merged = blocking(move || {

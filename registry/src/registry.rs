@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use hyprstream_slots::Slots;
 use hyprstream_telemetry::Probe;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -22,10 +21,12 @@ use crate::{
     events::Events,
     git::{GitRunner, repair},
     layout::{Layout, LayoutError},
+    let_go::Promised,
+    lfs::parts::{self, Uploads},
     limits::Limits,
     metrics::Metrics,
     mirrors::Mirrors,
-    scrub, server,
+    pins, scrub, server,
     state::State,
     upstreams::{AllowedUpstream, Upstreams},
 };
@@ -148,7 +149,8 @@ impl Registry {
             read_again: parking_lot::Mutex::default(),
             reading: parking_lot::Mutex::default(),
             setting_aside: parking_lot::Mutex::default(),
-            uploads: Slots::new(limits.max_uploads),
+            uploads: Uploads::new(limits.max_uploads),
+            promised: Promised::default(),
             upstreams: Arc::new(Upstreams::new(allowed_upstreams)),
             shutdown: CancellationToken::new(),
         };
@@ -251,6 +253,9 @@ async fn upkeep(state: Arc<State>, keep: Option<Duration>) {
     loop {
         tokio::time::sleep(UPKEEP_INTERVAL).await;
         for repository in collect::repositories(&state.layout) {
+            if let Some(keep) = keep {
+                pins::let_go(&state, &repository, keep).await;
+            }
             let path = state.layout.repository(&repository);
             let repaired = path.clone();
             let _ = tokio::task::spawn_blocking(move || repair(&repaired, STALE_LOCK_AGE)).await;
@@ -266,6 +271,8 @@ async fn upkeep(state: Arc<State>, keep: Option<Duration>) {
                 tracing::warn!(%repository, %error, "git gc failed");
             }
         }
+        let tidying = Arc::clone(&state);
+        let _ = tokio::task::spawn_blocking(move || parts::tidy(&tidying, None)).await;
         if let Some(keep) = keep {
             let collecting = Arc::clone(&state);
             let _ = tokio::task::spawn_blocking(move || collect::collect(&collecting, keep)).await;

@@ -13,7 +13,7 @@ use axum::{
     http::{HeaderValue, header},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
-    routing::{any, delete, get, post},
+    routing::{any, delete, get, head, post},
 };
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -29,7 +29,7 @@ use tower_http::{catch_panic::CatchPanicLayer, decompression::RequestDecompressi
 
 use crate::{
     access::Access,
-    adapters, api, fork, git, lfs, merges, protection,
+    adapters, api, fork, git, keep, lfs, merges, protection,
     refusal::{self, Refusal},
     remove,
     state::State,
@@ -63,6 +63,7 @@ pub(crate) fn router(state: Arc<State>) -> Router {
         )
         .route("/forks", post(fork::fork))
         .route("/merges", post(merges::merge))
+        .route("/keeps", post(keep::keep))
         .route(
             "/protection/{namespace}",
             get(protection::get).put(protection::put),
@@ -103,6 +104,12 @@ fn repositories() -> Router<Arc<State>> {
             "/{repository}/info/lfs/objects/{oid}",
             get(lfs::download)
                 .put(lfs::upload)
+                .layer(DefaultBodyLimit::disable()),
+        )
+        .route(
+            "/{repository}/info/lfs/uploads/{oid}",
+            head(lfs::offset)
+                .patch(lfs::append)
                 .layer(DefaultBodyLimit::disable()),
         )
         .route("/{repository}/info/lfs/locks", any(lfs::locks))

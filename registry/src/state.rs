@@ -3,7 +3,6 @@
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Instant};
 
 use hyprstream_git2db::{Digest, lfs::Guard};
-use hyprstream_slots::Slots;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +13,8 @@ use crate::{
     events::Events,
     git::GitRunner,
     layout::Layout,
+    let_go::Promised,
+    lfs::parts::Uploads,
     limits::Limits,
     metrics::Metrics,
     mirrors::Mirrors,
@@ -35,8 +36,8 @@ pub(crate) struct State {
     pub(crate) adapters: Lists,
     pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
-    /// Places for LFS uploads.
-    pub(crate) uploads: Slots,
+    /// LFS uploads that are under way.
+    pub(crate) uploads: Uploads,
     /// Objects that were read again and found good, with inode and size.
     pub(crate) found_good: Mutex<HashMap<Digest, (u64, u64)>>,
     /// When repositories were read again because something was missing in them.
@@ -45,6 +46,8 @@ pub(crate) struct State {
     pub(crate) reading: Mutex<()>,
     /// Held by who sets a bad object aside.
     pub(crate) setting_aside: Mutex<()>,
+    /// Objects of which clients were told that they need not be sent.
+    pub(crate) promised: Promised,
     /// Which machines are fetched from.
     pub(crate) upstreams: Arc<Upstreams>,
     /// Set when the registry is to end.

@@ -4,11 +4,14 @@
 //! |---|---|---|
 //! | `POST /api/v1/forks` | [`ForkRequest`] | 201 [`Fork`] |
 //! | `POST /api/v1/merges` | [`MergeRequest`] | 200 [`Merge`], or 409 [`MergeRefusal`] |
+//! | `POST /api/v1/keeps` | [`KeepRequest`] | 200 [`Keep`] |
 //! | `GET /api/v1/protection/NAMESPACE[/NAME]` | | 200 [`Protection`] |
 //! | `PUT /api/v1/protection/NAMESPACE[/NAME]` | [`Protection`] | 200 [`Protection`] |
 //!
 //! Calls carry the same tokens as git does. What one may do is asked of the API server with the
 //! names in [`rbac`].
+
+use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +21,8 @@ use crate::CommitId;
 pub const FORKS_PATH: &str = "/api/v1/forks";
 /// Path of [`MergeRequest`].
 pub const MERGES_PATH: &str = "/api/v1/merges";
+/// Path of [`KeepRequest`].
+pub const KEEPS_PATH: &str = "/api/v1/keeps";
 /// What stands before the namespace in the path of a [`Protection`].
 pub const PROTECTION_PATH: &str = "/api/v1/protection";
 
@@ -116,6 +121,31 @@ pub struct MergeRefusal {
     /// The files that both sides changed, in order.
     #[serde(default)]
     pub paths: Vec<String>,
+}
+
+/// Asks for the large files of a branch's older commits to be let go. The commits stay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KeepRequest {
+    /// `NAMESPACE/NAME`.
+    pub repository: String,
+    /// The branch, without `refs/heads/`.
+    pub branch: String,
+    /// How many of the newest commits that this branch alone has keep their large files.
+    pub newest: NonZeroU32,
+}
+
+/// What was let go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Keep {
+    /// Commits that this branch alone has and that do not keep their large files.
+    pub older_commits: u64,
+    /// LFS objects that this call let go.
+    pub objects: u64,
+    /// Their bytes. The disk has them back some minutes later, but for what other repositories
+    /// have too.
+    pub bytes: u64,
 }
 
 /// Both sides changed the same.
@@ -218,6 +248,22 @@ mod tests {
                 kind: MergeKind::FastForward,
             },
             &json!({"commit": commit, "kind": "fastForward"}),
+        );
+        check(
+            &KeepRequest {
+                repository: "team-a/m".into(),
+                branch: "train/j".into(),
+                newest: NonZeroU32::MIN,
+            },
+            &json!({"repository": "team-a/m", "branch": "train/j", "newest": 1}),
+        );
+        check(
+            &Keep {
+                older_commits: 4,
+                objects: 3,
+                bytes: 2,
+            },
+            &json!({"olderCommits": 4, "objects": 3, "bytes": 2}),
         );
         check(
             &MergeRefusal {

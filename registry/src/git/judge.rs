@@ -83,6 +83,41 @@ pub(crate) async fn forbids_forward(
     )
 }
 
+/// Why the large files of older commits of `name`, the full name of a branch, may not be let go;
+/// `None` if they may: by who may rewrite the branch, and by the job whose own it is.
+pub(crate) async fn forbids_letting_go(
+    state: &State,
+    access: &Access,
+    name: &str,
+) -> Result<Option<String>, Refusal> {
+    let rules = rules(state, access).await?;
+    let job = name
+        .strip_prefix("refs/heads/train/")
+        .and_then(|below| below.split('/').next())
+        .filter(|job| !job.is_empty() && rules.rule(name).is_none() && !rules.is_default(name));
+    if let Some(job) = job {
+        let (who, repository) = (&access.principal, &access.repository);
+        if state.auth.allows_job(who, repository, job).await? {
+            return Ok(None);
+        }
+    }
+    let command = Command {
+        old: "1".repeat(40),
+        new: "2".repeat(40),
+        name: name.to_owned(),
+    };
+    let judged = judge_one(state, access, &rules, &mut HashMap::new(), &command).await?;
+    Ok(match judged {
+        Judgement::Allowed => None,
+        Judgement::Forward => Some(
+            "letting large files go needs what rewriting the branch needs: ask for the right \
+             `force`, or `admin` if it is protected"
+                .to_owned(),
+        ),
+        Judgement::Refused(reason) => Some(reason),
+    })
+}
+
 async fn rules(state: &State, access: &Access) -> Result<Rules, Refusal> {
     let (layout, repository) = (state.layout.clone(), access.repository.clone());
     blocking(move || Rules::read(&layout, &repository))

@@ -17,7 +17,7 @@ use axum::{
 use futures::StreamExt;
 use serde::Deserialize;
 
-pub(crate) use judge::forbids_forward;
+pub(crate) use judge::{forbids_forward, forbids_letting_go};
 pub(crate) use process::{GitRequest, GitRunner, Program};
 pub(crate) use push::repair;
 

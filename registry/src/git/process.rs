@@ -205,6 +205,14 @@ impl GitRunner {
         self.tasks.wait().await;
     }
 
+    /// Waits for one of the places for git's work, which forks and merges share with clones and
+    /// pushes. Whoever needs the repository for itself waits for that first, as pushes do.
+    pub(crate) async fn place(&self, share: &Owners) -> Result<Slot, Refusal> {
+        let place = self.places.acquire(share, false);
+        let place = tokio::time::timeout(WAIT_FOR_A_PLACE, place).await;
+        place.map_err(|_| Refusal::busy("too many git requests at once; try again"))
+    }
+
     async fn start(
         &self,
         request: &GitRequest<'_>,
@@ -213,10 +221,7 @@ impl GitRunner {
         push: Option<Push>,
     ) -> Result<Exchange, Refusal> {
         let program = request.program;
-        let place = self.places.acquire(&request.share, false);
-        let Ok(place) = tokio::time::timeout(WAIT_FOR_A_PLACE, place).await else {
-            return Err(Refusal::busy("too many git requests at once; try again"));
-        };
+        let place = self.place(&request.share).await?;
         let git = if program == Program::ReceivePack {
             self.limited()
         } else {

@@ -8,14 +8,18 @@ use axum::{
     http::{HeaderMap, StatusCode, Uri, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use hyprstream_git2db::lfs::batch::{
-    Action, Actions, BatchObject, BatchRequest, BatchResponse, ObjectError, ObjectResponse,
-    Operation,
+use hyprstream_git2db::lfs::{
+    Pointer,
+    batch::{
+        Action, Actions, BatchObject, BatchRequest, BatchResponse, ObjectError, ObjectResponse,
+        Operation,
+    },
 };
 
-use super::{json, object_missing, parse, parse_oid, unprocessable};
+use super::{json, object_missing, parse, parse_oid, parts, unprocessable};
 use crate::{
     access::Access,
+    let_go,
     names::Repository,
     refusal::Refusal,
     scrub,
@@ -55,8 +59,15 @@ pub(crate) async fn batch(
             false,
         ));
     }
-    if !request.transfers.is_empty() && !request.transfers.iter().any(|t| t == "basic") {
-        return Err(unprocessable("only basic transfers are offered"));
+    let knows = |name: &str| request.transfers.iter().any(|transfer| transfer == name);
+    // An empty object has no rest that could be sent.
+    let resumes = request.operation == Operation::Upload
+        && knows("tus")
+        && request.objects.iter().all(|object| object.size > 0);
+    if !request.transfers.is_empty() && !knows("basic") && !resumes {
+        return Err(unprocessable(
+            "only basic transfers are offered, and tus for uploads",
+        ));
     }
     let repository = match request.operation {
         Operation::Download => access.readable(&state).await?,
@@ -72,14 +83,14 @@ pub(crate) async fn batch(
         let mut free = free.saturating_sub(state.limits.min_free_bytes);
         let answer = |object| match request.operation {
             Operation::Download => download(&state, &repository, &caller, object),
-            Operation::Upload => upload(&state, &repository, &caller, object, &mut free),
+            Operation::Upload => upload(&state, &repository, &caller, object, resumes, &mut free),
         };
         request.objects.into_iter().map(answer).collect()
     })
     .await?;
     let hash_algo = Some("sha256".to_owned());
     json(&BatchResponse {
-        transfer: Some("basic".to_owned()),
+        transfer: Some(if resumes { "tus" } else { "basic" }.to_owned()),
         objects,
         hash_algo,
     })
@@ -101,7 +112,7 @@ pub(crate) async fn verify(
     match size {
         Some(size) if size == object.size => Ok(StatusCode::OK.into_response()),
         Some(size) => Err(unprocessable(format!("object {oid} has {size} bytes"))),
-        None => Err(object_missing(&object.oid)),
+        None => Err(object_missing(&state, repository, &oid)),
     }
 }
 
@@ -114,8 +125,16 @@ fn download(
     match size_here(state, repository, &object) {
         Err(error) => failed(object, error),
         Ok(None) => {
-            let message = "the object is not in this repository".to_owned();
-            failed(object, ObjectError { code: 404, message })
+            let oid = object.oid.parse().ok();
+            let why = oid.and_then(|oid| let_go::why(&state.layout, repository, &oid));
+            let error = match why {
+                Some(message) => ObjectError { code: 410, message },
+                None => ObjectError {
+                    code: 404,
+                    message: "the object is not in this repository".to_owned(),
+                },
+            };
+            failed(object, error)
         }
         Ok(Some(_)) => {
             let download = Some(caller.action(&format!("objects/{}", object.oid)));
@@ -135,9 +154,19 @@ fn upload(
     repository: &Repository,
     caller: &Caller,
     object: BatchObject,
+    resumes: bool,
     free: &mut u64,
 ) -> ObjectResponse {
-    match size_here(state, repository, &object) {
+    // Looked for only then: from here on it stays, since the client hears that it need not be sent.
+    let oid = parse_oid(&object.oid).ok();
+    if let Some(oid) = &oid {
+        state.promised.promise(repository, oid);
+    }
+    let found = size_here(state, repository, &object);
+    if let (Ok(None) | Err(_), Some(oid)) = (&found, &oid) {
+        state.promised.forget(repository, oid);
+    }
+    match found {
         Err(error) => return failed(object, error),
         // No action means that there is nothing to upload.
         Ok(Some(_)) => {
@@ -157,7 +186,15 @@ fn upload(
         );
         return failed(object, ObjectError { code: 413, message });
     }
-    let Some(rest) = free.checked_sub(object.size) else {
+    let folder = if resumes { "uploads" } else { "objects" };
+    let here = match (resumes, oid) {
+        (true, Some(oid)) => {
+            let size = object.size;
+            parts::offset(&state.layout, repository, &Pointer { oid, size })
+        }
+        _ => 0,
+    };
+    let Some(rest) = free.checked_sub(object.size - here) else {
         let message = format!(
             "no space is left on the registry: the object has {} bytes, {free} may still be \
              written; enlarge its volume or remove repositories",
@@ -167,7 +204,7 @@ fn upload(
     };
     *free = rest;
     let actions = Actions {
-        upload: Some(caller.action(&format!("objects/{}?size={}", object.oid, object.size))),
+        upload: Some(caller.action(&format!("{folder}/{}?size={}", object.oid, object.size))),
         verify: Some(caller.action("objects/verify")),
         ..Actions::default()
     };

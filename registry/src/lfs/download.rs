@@ -30,7 +30,7 @@ pub(crate) async fn download(
     let text = names.get("oid").map(String::as_str).unwrap_or_default();
     let oid = parse_oid(text)?;
     let failed = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => object_missing(text),
+        io::ErrorKind::NotFound => object_missing(&state, repository, &oid),
         _ => Refusal::internal("reading an object", &error),
     };
     let path = state.layout.member(repository, &oid);

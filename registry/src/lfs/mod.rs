@@ -4,9 +4,14 @@
 //! [`Layout::member`](crate::layout::Layout::member): to push a pointer to somebody else's object
 //! gives no access to it, because the upload asks for the bytes even if the store has them.
 
+mod answer;
 mod batch;
+mod behind;
 mod download;
+pub(crate) mod parts;
 mod range;
+mod receive;
+mod tus;
 mod upload;
 
 use axum::{
@@ -19,9 +24,10 @@ use serde::{Serialize, de::DeserializeOwned};
 
 pub(crate) use batch::{batch, verify};
 pub(crate) use download::download;
+pub(crate) use tus::{append, offset};
 pub(crate) use upload::upload;
 
-use crate::{access::Access, refusal::Refusal};
+use crate::{access::Access, let_go, names::Repository, refusal::Refusal, state::State};
 
 /// Longest body of a batch or verify call, in bytes.
 pub(crate) const MAX_JSON_BYTES: usize = 4 << 20;
@@ -73,7 +79,11 @@ fn unprocessable(message: impl Into<String>) -> Refusal {
     )
 }
 
-fn object_missing(oid: &str) -> Refusal {
+/// Why the repository does not have an object.
+fn object_missing(state: &State, repository: &Repository, oid: &Digest) -> Refusal {
+    if let Some(why) = let_go::why(&state.layout, repository, oid) {
+        return Refusal::new(StatusCode::GONE, "MissingLFSObject", why, false);
+    }
     let message = format!("object {oid} is not in this repository");
     Refusal::new(StatusCode::NOT_FOUND, "MissingLFSObject", message, false)
 }

@@ -9,7 +9,7 @@ use hyprstream_git2db::{
 };
 
 use super::failure::Failure;
-use crate::{layout::make_folder, names::Repository, scrub, state::State};
+use crate::{layout::make_folder, let_go, names::Repository, pins, scrub, state::State};
 
 /// The commit that `reference` names now.
 pub(super) fn resolve(
@@ -116,6 +116,10 @@ fn check(
         }
     }
     if let Some((path, pointer)) = missing {
+        if let Some(why) = let_go::why(&state.layout, repository, &pointer.oid) {
+            let message = format!("file {path:?}: {why}");
+            return Err(Failure::lasting(reason::MISSING_OBJECT, message));
+        }
         if was_lost(state, repository, &pointer.oid) {
             let message = format!(
                 "the bytes of LFS object {oid} of file {path:?} went bad on the registry's disk: \
@@ -162,8 +166,9 @@ fn damaged(repository: &Repository) -> Failure {
     Failure::passing(reason::DIGEST_MISMATCH, message)
 }
 
-/// Keeps the commit when its branch moves on, for as long as the repository lives.
+/// Keeps the commit when its branch moves on, see [`pins`].
 fn keep(path: &std::path::Path, commit: &CommitId) -> Result<(), Failure> {
+    pins::touch(path, commit);
     let name = path.join("refs/hyprstream/commits").join(commit.as_str());
     if name.exists() {
         return Ok(());

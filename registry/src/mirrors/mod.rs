@@ -11,6 +11,7 @@ mod identity;
 mod job;
 mod objects;
 mod proof;
+pub(crate) mod readers;
 mod run;
 mod source;
 
@@ -41,6 +42,7 @@ use source::Source;
 
 use crate::{
     names::Repository,
+    pins,
     state::{State, blocking},
 };
 
@@ -280,6 +282,10 @@ pub(crate) async fn mirror(
         ));
     }
     state.touch(&key.repository);
+    pins::touch(&state.layout.repository(&key.repository), &key.commit);
+    if let Err(error) = readers::note(&state.layout, &key.repository, &request.upstream) {
+        tracing::warn!(%error, "who may read a mirror could not be noted");
+    }
     Ok(job.status(&key.repository))
 }
 

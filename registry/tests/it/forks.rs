@@ -11,7 +11,9 @@ use serde_json::json;
 use crate::{
     client::{Answer, Workspace, ask, call, noise, oid, ready, upstream},
     cluster::Cluster,
+    program::Program,
     server::{ADMIN, NODE, Server, token},
+    upstream::Door,
 };
 
 fn fork(server: &Server, who: &str, from: &str, to: &str) -> Answer {
@@ -125,12 +127,15 @@ fn a_mirror_is_forked_by_those_who_read_it() {
     let source = upstream(&origin.url("/git/team-a/m.git"), "team-a", Some(ADMIN));
     let mirror = ready(&server, &source, &commit, &[]).repository;
     assert!(mirror.starts_with("mirror/"), "{mirror}");
-    for (who, expected) in [
-        (token("team-a", true).as_str(), 403),
-        (NODE, 403),
-        (ADMIN, 201),
+    // It was fetched with credentials of team-a, and is nobody else's.
+    for (who, to, expected) in [
+        (token("team-b", true).as_str(), "team-b/m", 403),
+        (token("team-a", false).as_str(), "team-a/m", 403),
+        (NODE, "team-a/m", 403),
+        (token("team-a", true).as_str(), "team-a/m", 201),
+        (ADMIN, "team-a/n", 201),
     ] {
-        assert_eq!(fork(&server, who, &mirror, "team-a/m").status, expected);
+        assert_eq!(fork(&server, who, &mirror, to).status, expected, "{to}");
     }
     fsck(&work, &server.root().join("git/team-a/m.git"));
     let url = server.git_url(&token("team-a", true), "git/team-a/m.git");
@@ -138,6 +143,121 @@ fn a_mirror_is_forked_by_those_who_read_it() {
     assert_eq!(work.git("b", &["rev-parse", "HEAD"]), commit);
     assert_eq!(work.read("b/weights.bin"), noise(200_000, 61));
     work.git("b", &["push", "-q", &url, "HEAD:refs/heads/train/x"]);
+}
+
+#[test]
+fn a_mirror_of_what_is_public_is_forked_by_whoever_may_make_the_fork() {
+    let cluster = Cluster::start();
+    let (origin, work) = (Server::start(), Workspace::new());
+    let commit = with_model(&work, &origin);
+    let door = Door::open(origin.address, true);
+    let server = Server::in_cluster_with_upstreams(&cluster, &["127.0.0.0/8"]);
+    let source = upstream(&door.url("git/team-a/m.git"), "team-a", None);
+    let public = ready(&server, &source, &commit, &[]).repository;
+    let source = upstream(&origin.url("/git/team-a/m.git"), "team-a", Some(ADMIN));
+    let private = ready(&server, &source, &commit, &[]).repository;
+    let maker = cluster.user("bob").may(&["create repositories team-b n"]);
+    let one = ["create repositories team-b o", "get repositories team-a m"];
+    let of_one = cluster.user("carol").may(&one);
+    let of_all = cluster
+        .user("dave")
+        .may(&["create repositories team-b o", "get repositories team-a *"]);
+    let try_as = |who: &str, from: &str, to: &str| fork(&server, who, from, to).status;
+    assert_eq!(try_as(&maker.token, &public, "team-b/other"), 403);
+    assert_eq!(try_as(&maker.token, &public, "team-b/n"), 201);
+    assert_eq!(try_as(&maker.token, &private, "team-b/n"), 403);
+    assert_eq!(try_as(&of_one.token, &private, "team-b/o"), 403);
+    assert_eq!(try_as(&of_all.token, &private, "team-b/o"), 201);
+    let nowhere = format!("mirror/{}", "0".repeat(64));
+    assert_eq!(try_as(&maker.token, &nowhere, "team-b/n"), 403);
+}
+
+#[test]
+fn a_fork_whose_registry_is_killed_is_whole_or_not_there() {
+    let (dir, work) = (tempfile::tempdir().unwrap(), Workspace::new());
+    let mut program = Program::start(dir.path(), 0);
+    work.model("a", 1000, 63);
+    work.git(
+        "a",
+        &["push", "-q", &program.git_url("git/a/m.git"), "main"],
+    );
+    let root = dir.path().join("root");
+    // Many objects, so that there is a middle to be killed in.
+    let known = oid(&noise(1000, 63));
+    let lfs = |repository: &str, oid: &str| {
+        let bare = root.join(format!("git/{repository}.git/hyprstream/lfs"));
+        bare.join(&oid[..2]).join(&oid[2..4]).join(oid)
+    };
+    let many: Vec<_> = (0..1500u32).map(|n| oid(&n.to_le_bytes())).collect();
+    for oid in &many {
+        let link = lfs("a/m", oid);
+        std::fs::create_dir_all(link.parent().unwrap()).unwrap();
+        std::fs::hard_link(lfs("a/m", &known), link).unwrap();
+    }
+    let (mut whole, mut absent) = (0, 0);
+    for round in 0..10 {
+        let to = format!("a/n{round}");
+        let body = json!({"from": "a/m", "to": to}).to_string();
+        let url = program.url(FORKS_PATH);
+        let asking = std::thread::spawn(move || {
+            let token = format!("Bearer {ADMIN}");
+            // It hears nothing if the registry is killed first.
+            let _ = ureq::post(&url).header("authorization", &token).send(&body);
+        });
+        std::thread::sleep(std::time::Duration::from_millis(12 * round));
+        program.kill();
+        asking.join().unwrap();
+        program = Program::start(dir.path(), 0);
+        assert_eq!(std::fs::read_dir(root.join("tmp")).unwrap().count(), 0);
+        let bare = root.join(format!("git/{to}.git"));
+        if bare.exists() {
+            whole += 1;
+            fsck(&work, &bare);
+            assert!(many.iter().all(|oid| lfs(&to, oid).exists()));
+            work.git(
+                "",
+                &[
+                    "clone",
+                    "-q",
+                    &program.git_url(&format!("git/{to}.git")),
+                    &to,
+                ],
+            );
+            assert_eq!(work.read(&format!("{to}/weights.bin")), noise(1000, 63));
+        } else {
+            absent += 1;
+        }
+    }
+    println!("{whole} were whole, {absent} not there");
+    let body = json!({"from": "a/m", "to": "a/last"}).to_string();
+    let made = call(
+        "POST",
+        &program.url(FORKS_PATH),
+        ADMIN,
+        &[],
+        Some(body.as_bytes()),
+    );
+    assert_eq!((made.status, &made.json()["objects"]), (201, &json!(1501)));
+}
+
+#[test]
+fn forks_take_places_of_their_namespace_alone() {
+    let server = Server::with(|limits| limits.git.processes = 2);
+    let work = Workspace::new();
+    with_model(&work, &server);
+    // All at once they take turns; none fails, and a clone of another namespace gets through.
+    std::thread::scope(|scope| {
+        for number in 0..6 {
+            let server = &server;
+            scope.spawn(move || {
+                let to = format!("team-a/n{number}");
+                assert_eq!(
+                    fork(server, &token("team-a", true), "team-a/m", &to).status,
+                    201
+                );
+            });
+        }
+    });
 }
 
 #[test]

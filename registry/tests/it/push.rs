@@ -310,8 +310,10 @@ fn an_upload_that_breaks_off_leaves_nothing() {
     let _ = stream.read_to_end(&mut Vec::new());
     let answer = batch(&server, ADMIN, "git/a/m", "download", &oid, 100_000).json();
     assert_eq!(answer["objects"][0]["error"]["code"], 404, "{answer}");
-    let store = server.root().join("store/tmp");
-    let empty = || std::fs::read_dir(&store).unwrap().next().is_none();
+    let folders = ["store/tmp", "tmp"].map(|folder| server.root().join(folder));
+    let is_empty =
+        |folder: &std::path::PathBuf| std::fs::read_dir(folder).unwrap().next().is_none();
+    let empty = || folders.iter().all(is_empty);
     let start = std::time::Instant::now();
     while !empty() {
         assert!(start.elapsed().as_secs() < 10, "a temporary file stays");

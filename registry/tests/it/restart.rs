@@ -1,120 +1,17 @@
 //! Ends at the worst moment.
 
 use std::{
-    io::{BufRead, BufReader},
-    net::SocketAddr,
-    path::Path,
-    process::{Child, Command, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
-use hyprstream_contract::registry::{MirrorState, MirrorStatus};
-use serde_json::Value;
-
 use crate::{
     client::{Workspace, ask, call, noise, size_of, upstream},
-    server::{ADMIN, Server, token, token_files},
+    program::Program,
+    server::{ADMIN, Server, token},
     upstream::{Door, Mode},
 };
-
-/// The program itself, which can be killed.
-struct Program {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Program {
-    fn start(dir: &Path, port: u16) -> Self {
-        Self::run(
-            Command::new(env!("CARGO_BIN_EXE_hyprstream-registry")),
-            dir,
-            port,
-        )
-    }
-
-    /// Starts it with a root of `size_mib`, of which `filler` takes `filler_mib`. The root is
-    /// mounted for this process alone, so that nothing stays when it ends.
-    fn start_with_small_disk(dir: &Path, size_mib: u32, filler_mib: u32) -> Self {
-        let mut command = Command::new("unshare");
-        command
-            .args(["--map-root-user", "--mount", "sh", "-ec"])
-            .arg(
-                "mkdir -p \"$1/root\"; mount -t tmpfs -o size=\"$2\"m small \"$1/root\"; \
-             head -c \"$3\"m /dev/zero > \"$1/root/filler\"; program=$4; shift 4; \
-             exec \"$program\" \"$@\"",
-            );
-        command
-            .arg("sh")
-            .arg(dir)
-            .args([size_mib.to_string(), filler_mib.to_string()]);
-        command.arg(env!("CARGO_BIN_EXE_hyprstream-registry"));
-        Self::run(command, dir, 0)
-    }
-
-    fn run(mut command: Command, dir: &Path, port: u16) -> Self {
-        let files = token_files(dir);
-        let child = command
-            .arg("serve")
-            .arg("--root")
-            .arg(dir.join("root"))
-            .arg("--admin-token-file")
-            .arg(files.admin)
-            .arg("--node-token-file")
-            .arg(files.node)
-            .arg("--signing-key-file")
-            .arg(files.signing_key)
-            .args(["--min-free-bytes", "0", "--min-backoff", "100ms"])
-            .args(["--allow-upstream", "127.0.0.0/8"])
-            .args(["--admin-listen", "127.0.0.1:0", "--log-format", "json"])
-            .arg("--listen")
-            .arg(format!("127.0.0.1:{port}"))
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // Dropped if what follows panics, so that the process does not stay.
-        let mut program = Self {
-            child,
-            address: "127.0.0.1:1".parse().unwrap(),
-        };
-        let child = &mut program.child;
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let serving = lines
-            .by_ref()
-            .map(Result::unwrap)
-            .find(|line| line.contains("\"serving\""));
-        let line: Value = serde_json::from_str(&serving.expect("it says that it serves")).unwrap();
-        // Whoever closes the pipe would end a program that logs.
-        std::thread::spawn(move || lines.for_each(drop));
-        program.address = line["listen"].as_str().unwrap().parse().unwrap();
-        program
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
-    }
-
-    fn git_url(&self, path: &str) -> String {
-        format!("http://any:{ADMIN}@{}/{path}", self.address)
-    }
-
-    /// A file below its root as the process itself sees it.
-    fn own_file(&self, dir: &Path, name: &str) -> std::path::PathBuf {
-        let file = dir.join("root").join(name);
-        format!("/proc/{}/root{}", self.child.id(), file.display()).into()
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use hyprstream_contract::registry::{MirrorState, MirrorStatus};
 
 #[test]
 fn a_mirror_goes_on_where_a_killed_one_ended() {

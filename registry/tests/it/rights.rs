@@ -6,7 +6,7 @@ use hyprstream_contract::repositories::PROTECTION_PATH;
 use serde_json::{Value, json};
 
 use crate::{
-    client::{Workspace, batch, call, oid},
+    client::{Workspace, batch, call, noise, oid},
     cluster::{Cluster, Holder, jwt},
     server::{ADMIN, Server, token},
 };
@@ -434,6 +434,7 @@ fn the_audit_log_says_who_did_what_and_names_no_token() {
     assert_eq!(
         seen,
         [
+            "upload ok admin token ".to_owned(),
             "push ok admin token refs/heads/main".to_owned(),
             format!("push refused {account} refs/heads/main"),
             format!("push ok {account} refs/heads/train/job-1"),
@@ -442,10 +443,12 @@ fn the_audit_log_says_who_did_what_and_names_no_token() {
             "delete ok admin token ".to_owned(),
         ]
     );
-    assert_eq!(lines[2]["new"], commit);
-    assert_eq!(lines[2]["pod"], "pod-of-the-tests");
-    assert!(lines[2]["bytes"].as_u64().unwrap() > 100);
-    assert_eq!(lines[3]["reason"], "non-fast-forward");
+    assert_eq!(lines[0]["object"], oid(&noise(1000, 51)));
+    assert_eq!(lines[0]["bytes"], 1000);
+    assert_eq!(lines[3]["new"], commit);
+    assert_eq!(lines[3]["pod"], "pod-of-the-tests");
+    assert!(lines[3]["bytes"].as_u64().unwrap() > 100);
+    assert_eq!(lines[4]["reason"], "non-fast-forward");
     let text = std::fs::read_to_string(setup.server.root().join("audit/audit.jsonl")).unwrap();
     assert!(!text.contains(&job.token) && !text.contains(ADMIN));
 }

@@ -66,6 +66,18 @@ impl Server {
         Self::open(dir, &limits, Vec::new(), kubernetes, ANY)
     }
 
+    /// The same, which fetches from what is allowed as well.
+    pub(crate) fn in_cluster_with_upstreams(cluster: &Cluster, allowed: &[&str]) -> Self {
+        let limits = Limits {
+            min_free_bytes: 0,
+            ..Limits::default()
+        };
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let allowed = allowed.iter().map(|text| text.parse().unwrap()).collect();
+        let kubernetes = Some(cluster.settings(dir.path()));
+        Self::open(dir, &limits, allowed, kubernetes, ANY)
+    }
+
     /// One that fetches only from what is allowed, which is not this machine.
     pub(crate) fn fenced(allowed: &[&str]) -> Self {
         let limits = Limits {

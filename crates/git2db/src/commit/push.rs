@@ -1,15 +1,14 @@
 //! Pushing a branch with its LFS objects.
 
-use std::{cell::RefCell, path::Path};
+use std::path::Path;
 
-use git2::{ErrorCode, FileMode, Oid, PushOptions, Repository};
+use git2::{FileMode, Oid, Repository};
 
 use super::{CommitError, branch_ref};
 use crate::{
-    CommitId, Credentials, Limits, Observer, RemoteUrl, RepositoryHandle,
+    CommitId, Credentials, Observer, PushError, PushRef, RemoteUrl, RepoError, RepositoryHandle,
     lfs::{Client, MAX_POINTER_BYTES, Options, Pointer, Transfer},
-    libgit::{Session, proxy},
-    remote::{self, RemoteRef},
+    remote::RemoteRef,
     repo,
     store::ObjectStore,
     tree,
@@ -17,7 +16,7 @@ use crate::{
 
 /// Pushes `branch` to the remote: first the LFS objects of those of its commits that the remote
 /// does not have, out of `store`, then the branch. Never forces; a branch that has other commits
-/// there is `Rejected`.
+/// there is `Rejected`. For several refs at once there is [`RepositoryHandle::push`].
 pub fn push(
     bare: &Path,
     branch: &str,
@@ -27,15 +26,28 @@ pub fn push(
     observer: &dyn Observer,
 ) -> Result<Transfer, CommitError> {
     let name = branch_ref(branch)?;
-    let repo = repo::open(bare).map_err(CommitError::Repo)?;
-    let heads = remote::list_for_push(url, credentials, observer).map_err(CommitError::Remote)?;
-    let tip = repo
-        .refname_to_id(&name)
-        .map_err(|e| CommitError::Repo(repo::access(bare)(e)))?;
-    let objects = new_objects(&repo, bare, &[tip], &heads, store)?;
-    let transfer = upload(&objects, url, credentials, store, Some(&name), observer)?;
-    push_ref(&repo, branch, &name, url, credentials, observer)?;
-    Ok(transfer)
+    let rejected = |detail: String| CommitError::Rejected {
+        url: url.clone(),
+        branch: branch.to_owned(),
+        detail,
+    };
+    let repository = RepositoryHandle::open(bare, store.clone()).map_err(CommitError::Repo)?;
+    let pushed = repository.push(url, &[PushRef::branch(branch)], credentials, observer);
+    pushed
+        .map(|pushed| pushed.objects)
+        .map_err(|error| match error {
+            PushError::Repo(error) => CommitError::Repo(error),
+            PushError::Objects(error) => error,
+            PushError::Remote(error) => CommitError::Remote(error),
+            PushError::SourceMissing { .. } | PushError::InvalidTarget { .. } => {
+                CommitError::Repo(RepoError::InvalidReference { name })
+            }
+            PushError::Rejected { why, .. } => rejected(why),
+            PushError::Refused { refused, .. } => {
+                let said = refused.into_iter().map(|(_, why)| why);
+                rejected(said.collect::<Vec<_>>().join(", "))
+            }
+        })
 }
 
 /// Uploads the LFS objects that `tips` bring and that no commit of the remote has. The server is
@@ -146,50 +158,4 @@ fn changed_pointers(
         }
     }
     Ok(())
-}
-
-fn push_ref(
-    repo: &Repository,
-    branch: &str,
-    name: &str,
-    url: &RemoteUrl,
-    credentials: &Credentials,
-    observer: &dyn Observer,
-) -> Result<(), CommitError> {
-    let rejected = |detail: String| CommitError::Rejected {
-        url: url.clone(),
-        branch: branch.to_owned(),
-        detail: detail
-            .chars()
-            .filter(|c| !c.is_control())
-            .take(300)
-            .collect(),
-    };
-    let session = Session::new(url, credentials, observer, &Limits::default(), None)
-        .map_err(CommitError::Remote)?;
-    let refused = RefCell::new(None);
-    let pushed = {
-        let mut callbacks = session.callbacks();
-        callbacks.push_update_reference(|_, status| {
-            if let Some(status) = status {
-                refused.replace(Some(status.to_owned()));
-            }
-            Ok(())
-        });
-        let mut options = PushOptions::new();
-        options
-            .remote_callbacks(callbacks)
-            .proxy_options(proxy())
-            .follow_redirects(session.redirects());
-        repo.remote_anonymous(url.as_str())
-            .and_then(|mut remote| remote.push(&[format!("{name}:{name}")], Some(&mut options)))
-    };
-    match (pushed, refused.into_inner()) {
-        (_, Some(status)) => Err(rejected(status)),
-        (Ok(()), None) => Ok(()),
-        (Err(error), None) if error.code() == ErrorCode::NotFastForward => Err(rejected(
-            "it has commits that this branch does not have".to_owned(),
-        )),
-        (Err(error), None) => Err(CommitError::Remote(session.error(&error))),
-    }
 }

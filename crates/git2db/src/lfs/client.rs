@@ -18,6 +18,10 @@ use super::{
 };
 use crate::{Credentials, Digest, Observer, Pace, RemoteUrl, pace::Meter, store::ObjectStore};
 
+/// The transfer that every server knows.
+const BASIC: &str = "basic";
+/// The one for uploads that can be continued: <https://tus.io/protocols/resumable-upload>.
+const TUS: &str = "tus";
 /// Most bytes of the answer to a batch call.
 const MAX_ANSWER_BYTES: u64 = 10 << 20;
 
@@ -89,6 +93,8 @@ pub struct Transfer {
 /// An answer about one object, with the time it came.
 pub(super) struct Answer {
     pub(super) response: ObjectResponse,
+    /// Whether an upload goes on where it broke off, by the protocol tus.
+    pub(super) resumes: bool,
     came: Instant,
 }
 
@@ -140,9 +146,15 @@ impl Client {
                 Ok(response) => {
                     retry.reset();
                     let came = Instant::now();
+                    let resumes = response.transfer.as_deref() == Some(TUS);
                     answers.extend(response.objects.into_iter().filter_map(|response| {
                         let oid = response.oid.parse().ok()?;
-                        Some((oid, Answer { response, came }))
+                        let answer = Answer {
+                            response,
+                            resumes,
+                            came,
+                        };
+                        Some((oid, answer))
                     }));
                 }
                 Err(Failure::Status { status: 413, .. }) if part.len() > 1 => {
@@ -174,9 +186,14 @@ impl Client {
         objects: &[&Pointer],
         reference: Option<&str>,
     ) -> Result<BatchResponse, Failure> {
+        // The first one that a server knows is what it should take.
+        let transfers: &[&str] = match operation {
+            Operation::Download => &[BASIC],
+            Operation::Upload => &[TUS, BASIC],
+        };
         let request = BatchRequest {
             operation,
-            transfers: vec!["basic".to_owned()],
+            transfers: transfers.iter().map(|&name| name.to_owned()).collect(),
             reference: reference.map(|name| BatchRef {
                 name: name.to_owned(),
             }),
@@ -208,9 +225,11 @@ impl Client {
         )?;
         let answer: BatchResponse = serde_json::from_slice(&text)
             .map_err(|e| protocol(format!("the batch answer cannot be read: {e}")))?;
-        if let Some(other) = answer.transfer.as_deref().filter(|t| *t != "basic") {
+        if let Some(other) = answer.transfer.as_deref()
+            && !transfers.contains(&other)
+        {
             return Err(protocol(format!(
-                "it chose the transfer {other:?}, not \"basic\""
+                "it chose the transfer {other:?}, which was not offered"
             )));
         }
         if let Some(other) = answer.hash_algo.as_deref().filter(|t| *t != "sha256") {

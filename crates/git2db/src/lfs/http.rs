@@ -162,8 +162,7 @@ impl Http {
             .header(header::ACCEPT_ENCODING, "identity");
         let mut authorized = false;
         for (name, value) in &call.headers {
-            // A range is no secret, and the redirect's target must know it.
-            if own || name.eq_ignore_ascii_case("range") {
+            if own || is_harmless(name) {
                 authorized |= name.eq_ignore_ascii_case("authorization");
                 request = request.header(name.as_str(), value.as_str());
             }
@@ -257,6 +256,14 @@ pub(super) fn read_body(
             Err(error) => return Err(broken(error.to_string())),
         }
     }
+}
+
+/// Whether a header is no secret, and the target of a redirect must know it.
+fn is_harmless(name: &str) -> bool {
+    let harmless = ["range", "content-type", "tus-resumable", "upload-offset"];
+    harmless
+        .iter()
+        .any(|known| name.eq_ignore_ascii_case(known))
 }
 
 /// The URL, if it is one that may be called.

@@ -1,13 +1,16 @@
 //! Uploads.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     fs::File,
-    io::{self, Read},
+    io::{self, Read, Seek as _, SeekFrom},
     time::Instant,
 };
 
-use ureq::http::Method;
+use ureq::{
+    Body,
+    http::{Method, Response},
+};
 
 use super::{
     Client, LfsError, Pointer, Transfer,
@@ -24,6 +27,9 @@ impl Client {
     /// Brings `objects` from `store` to the server, which is told the full name of the ref they
     /// belong to. Those that it has are not sent. One that is neither there nor in `store` is a
     /// `NotInStore`.
+    ///
+    /// Where the server speaks tus, as our registry does, an object that broke off goes on where
+    /// it did, in this call as in a later one of another process. Elsewhere it is sent anew.
     pub fn upload(
         &self,
         objects: &[Pointer],
@@ -56,6 +62,7 @@ impl Client {
         meter.borrow_mut().flows();
         let mut fresh = None;
         let mut refreshed = false;
+        let reached = Cell::new(0);
         loop {
             let Some(answer) = fresh.as_ref().or(answer) else {
                 return Err(self.object_error(&object.oid, &ObjectResponse::default()));
@@ -78,8 +85,17 @@ impl Client {
                 });
             }
             let sent = if answer.is_fresh(upload) || refreshed {
-                self.put(object, upload, store, &meter, work)
-                    .and_then(|()| verify.as_ref().map_or(Ok(()), |v| self.verify(object, v)))
+                let before = reached.get();
+                let sent = if answer.resumes {
+                    self.put_rest(object, upload, store, &meter, (work, &reached))
+                } else {
+                    self.put(object, upload, store, &meter, work)
+                };
+                if reached.get() > before {
+                    // The attempt before got on.
+                    retry.reset();
+                }
+                sent.and_then(|()| verify.as_ref().map_or(Ok(()), |v| self.verify(object, v)))
             } else {
                 Err(Failure::Status {
                     status: 401,
@@ -89,7 +105,8 @@ impl Client {
             };
             match sent {
                 Ok(()) => {
-                    work.moved(object.size);
+                    work.add(reached.get());
+                    work.moved(object.size - reached.get());
                     work.finished();
                     return Ok(());
                 }
@@ -165,7 +182,76 @@ impl Client {
             headers,
             body,
         };
-        self.http.call(&call).map(|_| ())
+        read_to_end(self.http.call(&call)?, work)
+    }
+
+    /// Sends what the server does not have yet, from an offset that it names and that is left in
+    /// `reached`.
+    fn put_rest(
+        &self,
+        object: &Pointer,
+        action: &Action,
+        store: &ObjectStore,
+        meter: &RefCell<Meter>,
+        (work, reached): (&Work<'_>, &Cell<u64>),
+    ) -> Result<(), Failure> {
+        let mut headers = action_headers(action);
+        headers.push(("Tus-Resumable".to_owned(), "1.0.0".to_owned()));
+        let answer = self.http.call(&Call {
+            method: Method::HEAD,
+            url: &action.href,
+            headers: headers.clone(),
+            body: Payload::None,
+        })?;
+        let offset = answer.headers().get("upload-offset");
+        let offset = offset
+            .and_then(|value| value.to_str().ok()?.parse().ok())
+            .filter(|offset| *offset <= object.size)
+            .ok_or_else(|| Failure::Broken {
+                detail: "it does not say where the upload goes on".to_owned(),
+                may_pass: false,
+            })?;
+        reached.set(offset);
+        if offset == object.size {
+            return Ok(());
+        }
+        headers.push(("Upload-Offset".to_owned(), offset.to_string()));
+        let content_type = "application/offset+octet-stream";
+        headers.push(("Content-Type".to_owned(), content_type.to_owned()));
+        let path = store.path(&object.oid);
+        let open = || -> io::Result<Box<dyn Read + '_>> {
+            let mut file = File::open(&path)?;
+            file.seek(SeekFrom::Start(offset))?;
+            Ok(Box::new(Stoppable {
+                file,
+                work,
+                meter,
+                last: None,
+            }))
+        };
+        let call = Call {
+            method: Method::PATCH,
+            url: &action.href,
+            headers,
+            body: Payload::File {
+                open: &open,
+                size: object.size - offset,
+                chunked: false,
+            },
+        };
+        match self.http.call(&call) {
+            Ok(answer) => read_to_end(answer, work),
+            // Another upload of the same object came between: ask again where it stands.
+            Err(Failure::Status {
+                status: 409,
+                message,
+                ..
+            }) => Err(Failure::Broken {
+                detail: format!("another upload came between: {message}"),
+                may_pass: true,
+            }),
+            Err(failure) => Err(failure),
+        }
     }
 
     fn verify(&self, object: &Pointer, action: &Action) -> Result<(), Failure> {
@@ -193,6 +279,28 @@ impl Client {
             body: Payload::Bytes(&body),
         };
         self.http.call(&call).map(|_| ())
+    }
+}
+
+/// Reads an answer of which nothing but its end matters: while a server's disk is slow, ours sends
+/// a space now and then, and breaks off if the object could not be kept after all.
+fn read_to_end(answer: Response<Body>, work: &Work<'_>) -> Result<(), Failure> {
+    let broken = |detail: String| Failure::Broken {
+        detail,
+        may_pass: true,
+    };
+    let mut reader = answer.into_body().into_reader();
+    let mut buffer = vec![0; 4 << 10];
+    loop {
+        if work.is_cancelled() {
+            return Err(broken("cancelled".to_owned()));
+        }
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(broken(error.to_string())),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     fs::Permissions,
     io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::PermissionsExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use sha2::{Digest as _, Sha256};
@@ -51,20 +51,50 @@ impl ObjectStore {
             std::fs::remove_file(&path).map_err(|e| io_error("remove", &path, e))?;
             return Ok(Claim::Present);
         }
-        let store = self.clone();
-        let expected = expected.clone();
-        let hasher = Sha256::new();
+        self.continued(path, lock, expected, observer)
+            .map(Claim::Mine)
+    }
+
+    /// What came of an object that is being brought into the file at `path`, which is made if need
+    /// be and must be on the file system of the store. What is in it is hashed again and kept;
+    /// more than the object's size is thrown away. For those who must not continue what others
+    /// began: unlike with [`ObjectStore::claim`], each path is a part of its own.
+    ///
+    /// # Errors
+    /// `Cancelled` if `observer` ends the wait for another holder of the file, or the hashing;
+    /// `DiskFull` if the rest of the object does not fit.
+    pub fn part_at(
+        &self,
+        path: &Path,
+        expected: &Pointer,
+        observer: &dyn Observer,
+    ) -> Result<Box<Part>, StoreError> {
+        let lock = FileLock::acquire(path, &|| observer.is_cancelled())
+            .map_err(|e| self.write_error(path, expected.size, e))?
+            .ok_or_else(|| StoreError::Cancelled {
+                oid: expected.oid.clone(),
+            })?;
+        self.continued(path.to_owned(), lock, expected, observer)
+    }
+
+    fn continued(
+        &self,
+        path: PathBuf,
+        lock: FileLock,
+        expected: &Pointer,
+        observer: &dyn Observer,
+    ) -> Result<Box<Part>, StoreError> {
         let mut part = Box::new(Part {
-            store,
-            expected,
+            store: self.clone(),
+            expected: expected.clone(),
             path,
             lock,
-            hasher,
+            hasher: Sha256::new(),
             len: 0,
         });
         part.read_again(observer)?;
-        self.ensure_space(part.expected.size - part.len)?;
-        Ok(Claim::Mine(part))
+        self.ensure_space(part.missing_bytes())?;
+        Ok(part)
     }
 
     /// Bytes of the object that came earlier and are to be continued.
@@ -128,14 +158,25 @@ impl Part {
         self.rewind_to(0)
     }
 
-    /// Verifies size and digest and makes the object visible. After a `Mismatch` the part is
-    /// empty.
-    pub fn finish(mut self) -> Result<(), StoreError> {
-        let oid = Digest::finish(std::mem::take(&mut self.hasher));
+    /// Verifies size and digest. After a `Mismatch` the part is empty.
+    pub fn verify(&mut self) -> Result<(), StoreError> {
+        let oid = Digest::finish(self.hasher.clone());
         if let Err(error) = check(&self.expected, &oid, self.len) {
             self.restart()?;
             return Err(error);
         }
+        Ok(())
+    }
+
+    /// Another handle of the file, by which it can be synced while more is added.
+    pub fn handle(&self) -> io::Result<std::fs::File> {
+        self.lock.file().try_clone()
+    }
+
+    /// Verifies size and digest and makes the object visible. After a `Mismatch` the part is
+    /// empty.
+    pub fn finish(mut self) -> Result<(), StoreError> {
+        self.verify()?;
         let file = self.lock.file();
         file.set_permissions(Permissions::from_mode(0o444))
             .and_then(|()| set_old(file))
