@@ -10,6 +10,8 @@
 //!
 //! Deliberately absent: git, HTTP, asynchronous code, and libtorch.
 
+#[cfg(test)]
+mod bigram;
 mod checkpoint;
 mod job;
 mod layout;

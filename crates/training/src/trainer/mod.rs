@@ -7,6 +7,8 @@ mod micro;
 mod observe;
 mod state;
 mod step;
+#[cfg(test)]
+mod tests;
 
 use std::time::Instant;
 
