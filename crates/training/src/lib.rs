@@ -13,17 +13,20 @@
 #[cfg(test)]
 mod bigram;
 mod checkpoint;
+mod data;
 mod job;
 mod layout;
 mod learner;
 mod optimiser;
 mod random;
+mod render;
 mod rows;
 mod samples;
 mod schedule;
 mod trainer;
 
 pub use checkpoint::{CheckpointError, CheckpointWriter, Checkpoints, Latest, Written};
+pub use data::{BadRecord, DataError, Report, Source, read};
 pub use job::{
     AdapterSpec, CheckpointSpec, DataSpec, EvalSpec, Job, JobError, Loss, Method, TrainingSpec,
 };
@@ -33,6 +36,7 @@ pub use learner::{
 };
 pub use optimiser::{AdamW, Moments, clip, norm};
 pub use random::philox;
+pub use render::{Renderer, RendererError};
 pub use rows::Rows;
 pub use samples::{Sample, Samples, SamplesWriter, Subset, Unit};
 pub use schedule::{Decay, Schedule};

@@ -34,7 +34,10 @@ pub(super) fn read(
     if files.is_empty() {
         return Err(DataError::File {
             path: path.to_owned(),
-            why: format!("it holds no file whose name ends with {}", ENDINGS.join(", ")),
+            why: format!(
+                "it holds no file whose name ends with {}",
+                ENDINGS.join(", ")
+            ),
         });
     }
     let mut hash = Sha256::new();
@@ -105,17 +108,24 @@ fn lines(
     for number in 1.. {
         line.clear();
         let mut limited = from.by_ref().take(MAX_LINE);
-        let read = limited.read_until(b'\n', &mut line).map_err(reading(path))?;
+        let read = limited
+            .read_until(b'\n', &mut line)
+            .map_err(reading(path))?;
         if read == 0 {
             break;
         }
         let at = At { path, number };
         if read as u64 == MAX_LINE && !line.ends_with(b"\n") {
             skip_line(from).map_err(reading(path))?;
-            take(at, Err(format!("the line is longer than {} MiB", MAX_LINE >> 20)))?;
+            take(
+                at,
+                Err(format!("the line is longer than {} MiB", MAX_LINE >> 20)),
+            )?;
             continue;
         }
-        let text = line.strip_prefix(b"\xef\xbb\xbf".as_slice()).unwrap_or(&line);
+        let text = line
+            .strip_prefix(b"\xef\xbb\xbf".as_slice())
+            .unwrap_or(&line);
         if !text.trim_ascii().is_empty() {
             take(at, parse(text))?;
         }

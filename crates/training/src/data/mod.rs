@@ -230,9 +230,9 @@ impl Reading<'_> {
                 "prompt, completion and label are data for KTO, which is not offered: leave label \
                  out to learn the completions, or make pairs of chosen and rejected for method dpo",
             )),
-            (Shape::Preference | Shape::OpenAiPreference, Method::Sft) => Err(form(
-                "these are pairs of answers: set method to dpo",
-            )),
+            (Shape::Preference | Shape::OpenAiPreference, Method::Sft) => {
+                Err(form("these are pairs of answers: set method to dpo"))
+            }
             (Shape::Preference | Shape::OpenAiPreference, Method::Dpo) | (_, Method::Sft) => {
                 self.shape = Some(shape);
                 Ok(shape)

@@ -89,7 +89,9 @@ impl Shape {
     pub(super) fn record(self, mut fields: Fields) -> Result<Record, String> {
         for old in ["functions", "function_call"] {
             if fields.get(old).is_some_and(|value| !value.is_null()) {
-                return Err(format!("{old} is not understood: write tools and tool_calls"));
+                return Err(format!(
+                    "{old} is not understood: write tools and tool_calls"
+                ));
             }
         }
         let mut take = |name: &str| fields.remove(name).unwrap_or_default();

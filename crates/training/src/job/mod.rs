@@ -79,6 +79,10 @@ pub struct DataSpec {
     /// Part of the records that may be bad; 0.01. The job fails when there are more.
     #[serde(default = "max_bad")]
     pub max_bad: f64,
+    /// The day that a chat template which writes the date writes, as in `2026-11-29`. Such a template
+    /// needs it: a job that is resumed on another day must read the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub date: Option<String>,
     /// Variables of the chat template, such as `enable_thinking`.
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub template_variables: serde_json::Map<String, serde_json::Value>,
