@@ -1,7 +1,46 @@
 //! Training of LoRA adapters: everything but the arithmetic of the model, which a [`Learner`] does.
+//!
+//! [`Job`] is what a user writes. [`train`] runs the loop; what it needs is small enough to be put
+//! together by hand in a test: a [`Recipe`], [`Samples`], a [`State`].
+//!
+//! # Invariants
+//! - A run is a pure function of its recipe, data and learner: order, dropout and first values follow
+//!   from the seed by counters, so that a state without a generator's resumes to the same bits.
+//! - A loss is divided by the tokens that count of the whole step, and masks are by position.
+//!
+//! Deliberately absent: git, HTTP, asynchronous code, and libtorch.
 
+#[cfg(test)]
+mod bigram;
+mod checkpoint;
+mod data;
+mod job;
+mod layout;
 mod learner;
+mod optimiser;
+mod random;
+mod render;
+mod rows;
+mod samples;
+mod schedule;
+mod trainer;
 
+pub use checkpoint::{CheckpointError, CheckpointWriter, Checkpoints, Latest, Written};
+pub use data::{BadRecord, DataError, Report, Source, read};
+pub use job::{
+    AdapterSpec, CheckpointSpec, DataSpec, EvalSpec, Job, JobError, Loss, Method, TrainingSpec,
+};
+pub use layout::{LayoutError, Lora, Targets, adapter, first_values, of_adapter, parameters};
 pub use learner::{
     Batch, Dropout, LearnError, Learner, Parameters, Part, PartValues, Policy, Score, Segment,
+};
+pub use optimiser::{AdamW, Moments, clip, norm};
+pub use random::philox;
+pub use render::{Renderer, RendererError};
+pub use rows::Rows;
+pub use samples::{Sample, Samples, SamplesWriter, Subset, Unit};
+pub use schedule::{Decay, Schedule};
+pub use trainer::{
+    Best, Control, Cursor, EvalRecipe, Event, Finished, Length, NoObserver, Observer, Outcome,
+    Progress, Recipe, Run, State, TrainError, train,
 };

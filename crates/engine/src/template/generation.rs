@@ -3,6 +3,41 @@
 /// `source` with `{% generation %}` and `{% endgeneration %}` made a condition that always holds.
 /// transformers uses the tag to find the assistant's words in training data; it prints nothing.
 pub(super) fn without_marks(source: &str) -> String {
+    replace(source, |tag, word| match word {
+        "generation" => Some(tag.replace(word, "if true")),
+        "endgeneration" => Some(tag.replace(word, "endif")),
+        _ => None,
+    })
+}
+
+/// The same, but that it prints the variable [`MARK`] where what is between the tags begins and
+/// ends. `None` where there are no tags.
+pub(super) fn with_marks(source: &str) -> Option<String> {
+    // A condition within a condition, so that each sign for white space stays on its side.
+    let halves = |tag: &str, word: &str, outer: &str, inner: &str| {
+        let (before, after) = tag.split_once(word)?;
+        Some(format!(
+            "{before}{outer} %}}{{{{ {MARK} }}}}{{% {inner}{after}"
+        ))
+    };
+    let mut found = false;
+    let marked = replace(source, |tag, word| {
+        found |= word == "generation";
+        match word {
+            "generation" => halves(tag, word, "if true", "if true"),
+            "endgeneration" => halves(tag, word, "endif", "endif"),
+            _ => None,
+        }
+    });
+    found.then_some(marked)
+}
+
+/// The variable that [`with_marks`] prints.
+pub(super) const MARK: &str = "hyprstream_generation_mark";
+
+/// `source` with each tag that `with` gives another text for in that text. `with` is given the
+/// tag and the words within it.
+fn replace(source: &str, mut with: impl FnMut(&str, &str) -> Option<String>) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
@@ -15,10 +50,9 @@ pub(super) fn without_marks(source: &str) -> String {
         let inner = &tag[2..end + 2];
         let word = inner.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
         out.push_str(&rest[..start]);
-        match word {
-            "generation" => out.push_str(&tag.replace(word, "if true")),
-            "endgeneration" => out.push_str(&tag.replace(word, "endif")),
-            _ => out.push_str(tag),
+        match with(tag, word) {
+            Some(other) => out.push_str(&other),
+            None => out.push_str(tag),
         }
         rest = &rest[start + len..];
     }

@@ -16,8 +16,10 @@ mod python;
 mod scan;
 mod strings;
 
+use std::ops::Range;
+
 use minijinja::{
-    AutoEscape, Environment, Error, ErrorKind, Value, context,
+    AutoEscape, Environment, Error, ErrorKind, State, Value, context,
     syntax::SyntaxConfig,
     value::{Kwargs, Rest, Serde, ValueKind, ValueOrKwargs},
 };
@@ -25,6 +27,8 @@ use minijinja::{
 /// Bound on instructions and on memory (about 64 bytes each) of one render.
 const FUEL: u64 = 5_000_000;
 const NAME: &str = "chat";
+/// The same template, but that it marks what the assistant says.
+const MARKED: &str = "chat with marks";
 
 /// The chat template of a model.
 #[derive(Debug)]
@@ -100,6 +104,10 @@ pub enum TemplateError {
 struct Refusal(String);
 
 impl ChatTemplate {
+    /// The variable that says which day it is, as in `2026-11-29`, for a text that must not change
+    /// from day to day. Without it that is today.
+    pub const DATE: &'static str = "hyprstream_date";
+
     /// The template with the text `source`. `special_tokens` are pairs such as `bos_token` and
     /// `<s>`.
     ///
@@ -133,6 +141,11 @@ impl ChatTemplate {
         environment
             .add_template_owned(NAME, scan::with_formats(&generation::without_marks(source)))
             .map_err(syntax)?;
+        if let Some(marked) = generation::with_marks(source) {
+            environment
+                .add_template_owned(MARKED, scan::with_formats(&marked))
+                .map_err(syntax)?;
+        }
         Ok(Self {
             environment,
             source: source.to_owned(),
@@ -181,12 +194,15 @@ impl ChatTemplate {
         messages: &[TemplateMessage],
         add_generation_prompt: bool,
     ) -> Result<String, TemplateError> {
-        self.render_values(context! {
-            messages => messages.iter().map(TemplateMessage::value).collect::<Vec<_>>(),
-            tools => (),
-            documents => (),
-            add_generation_prompt => add_generation_prompt,
-        })
+        self.render_values(
+            NAME,
+            context! {
+                messages => messages.iter().map(TemplateMessage::value).collect::<Vec<_>>(),
+                tools => (),
+                documents => (),
+                add_generation_prompt => add_generation_prompt,
+            },
+        )
     }
 
     /// The prompt of `conversation`.
@@ -197,24 +213,45 @@ impl ChatTemplate {
         &self,
         conversation: &Conversation,
     ) -> Result<String, TemplateError> {
-        // transformers gives none where there is none, and templates ask for that.
-        let list = |values: &[serde_json::Value]| {
-            if values.is_empty() {
-                Value::from(())
-            } else {
-                Value::from(Serde(values))
-            }
-        };
-        self.render_values(context! {
-            messages => Value::from(Serde(&conversation.messages)),
-            tools => list(&conversation.tools),
-            documents => list(&conversation.documents),
-            add_generation_prompt => conversation.add_generation_prompt,
-            ..Value::from(Serde(&conversation.variables))
-        })
+        self.render_values(NAME, conversation_value(conversation))
     }
 
-    fn render_values(&self, own: Value) -> Result<String, TemplateError> {
+    /// The prompt of `conversation` and which of its bytes the template marks as the assistant's
+    /// words with `{% generation %}`, in order. `None` where the template has no such marks, or
+    /// treats what is between them so that they get lost.
+    ///
+    /// # Errors
+    /// As [`Self::render_conversation`].
+    pub fn render_marked(
+        &self,
+        conversation: &Conversation,
+    ) -> Result<Option<(String, Vec<Range<usize>>)>, TemplateError> {
+        if self.environment.get_template(MARKED).is_err() {
+            return Ok(None);
+        }
+        let plain = self.render_conversation(conversation)?;
+        // A noncharacter, more in a row than the prompt has together.
+        let most = plain.matches(NONCHARACTER).count();
+        let mark = NONCHARACTER.repeat(most + 1);
+        let mut marked = conversation.clone();
+        let variable = serde_json::Value::from(mark.as_str());
+        marked
+            .variables
+            .insert(generation::MARK.to_owned(), variable);
+        let marked = self.render_values(MARKED, conversation_value(&marked))?;
+        let mut text = String::with_capacity(plain.len());
+        let mut ends = Vec::new();
+        for piece in marked.split(mark.as_str()) {
+            text.push_str(piece);
+            ends.push(text.len());
+        }
+        ends.pop();
+        let lost = text != plain || !ends.len().is_multiple_of(2);
+        let spans = ends.chunks_exact(2).map(|pair| pair[0]..pair[1]).collect();
+        Ok((!lost).then_some((text, spans)))
+    }
+
+    fn render_values(&self, name: &str, own: Value) -> Result<String, TemplateError> {
         let tokens = Value::from_pairs(
             self.special_tokens
                 .iter()
@@ -222,11 +259,32 @@ impl ChatTemplate {
         );
         let template = self
             .environment
-            .get_template(NAME)
+            .get_template(name)
             .map_err(|e| failure(&e))?;
         template
             .render(context! { ..own, ..tokens })
             .map_err(|error| failure(&error))
+    }
+}
+
+/// U+FDD1: no text should hold it.
+const NONCHARACTER: &str = "\u{fdd1}";
+
+fn conversation_value(conversation: &Conversation) -> Value {
+    // transformers gives none where there is none, and templates ask for that.
+    let list = |values: &[serde_json::Value]| {
+        if values.is_empty() {
+            Value::from(())
+        } else {
+            Value::from(Serde(values))
+        }
+    };
+    context! {
+        messages => Value::from(Serde(&conversation.messages)),
+        tools => list(&conversation.tools),
+        documents => list(&conversation.documents),
+        add_generation_prompt => conversation.add_generation_prompt,
+        ..Value::from(Serde(&conversation.variables))
     }
 }
 
@@ -323,10 +381,19 @@ fn is_callable(value: Value) -> bool {
     value.kind() == ValueKind::Plain && value.as_object().is_some()
 }
 
-/// The time in UTC, formatted as C's `strftime` does.
-fn strftime_now(format: &str) -> Result<String, Error> {
-    jiff::fmt::strtime::format(format, jiff::Timestamp::now())
-        .map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))
+/// The time in UTC, formatted as C's `strftime` does: now, or the beginning of the day that
+/// [`ChatTemplate::DATE`] says.
+fn strftime_now(state: &State<'_, '_>, format: &str) -> Result<String, Error> {
+    let invalid = |error: jiff::Error| Error::new(ErrorKind::InvalidOperation, error.to_string());
+    let date = state.lookup(ChatTemplate::DATE);
+    let formatted = match date.as_ref().and_then(Value::as_str) {
+        None => jiff::fmt::strtime::format(format, jiff::Timestamp::now()),
+        Some(date) => {
+            let date: jiff::civil::Date = date.parse().map_err(invalid)?;
+            jiff::fmt::strtime::format(format, date.at(0, 0, 0, 0))
+        }
+    };
+    formatted.map_err(invalid)
 }
 
 #[allow(

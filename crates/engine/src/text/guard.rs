@@ -12,6 +12,8 @@
 //! Limitation: special tokens of a single character cannot be cut. Added tokens that are not
 //! special (`<think>` of some models) are left to users, as transformers does.
 
+use std::ops::Range;
+
 use super::{Tokenizer, TokenizerError};
 
 const MARK: char = '\u{fdd0}';
@@ -81,6 +83,32 @@ impl<'a> Guard<'a> {
                 TokenizerError::TooLong { .. } => TokenizerError::TooLong { limit },
                 other => other,
             })?);
+        }
+        Ok(tokens)
+    }
+}
+
+impl Guard<'_> {
+    /// The tokens of `rendered` as [`Self::encode`] gives them, each with the bytes of `rendered`,
+    /// marks included, that it stands for.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_with_places(
+        &self,
+        rendered: &str,
+    ) -> Result<Vec<(u32, Range<usize>)>, TokenizerError> {
+        if !self.marked {
+            return self.tokenizer.encode_with_places(rendered);
+        }
+        let mut tokens = Vec::new();
+        let mut from = 0;
+        for piece in rendered.split(self.mark.as_str()) {
+            let more = self.tokenizer.encode_with_places(piece)?;
+            let moved =
+                |(token, place): (u32, Range<usize>)| (token, place.start + from..place.end + from);
+            tokens.extend(more.into_iter().map(moved));
+            from += piece.len() + self.mark.len();
         }
         Ok(tokens)
     }

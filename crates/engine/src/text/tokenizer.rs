@@ -1,6 +1,6 @@
 //! The tokenizer of a model.
 
-use std::{cell::Cell, fs, path::Path};
+use std::{cell::Cell, fs, ops::Range, path::Path};
 
 use tokenizers::{AddedToken, Model, ModelWrapper, OffsetType, PreTokenizer};
 
@@ -191,6 +191,32 @@ impl Tokenizer {
             return Err(too_long);
         }
         Ok(tokens)
+    }
+
+    /// The tokens of `text` as [`Self::encode`] gives them without what belongs around a text, each
+    /// with the bytes of `text` that it stands for. Tokens that share a character have its bytes.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_with_places(
+        &self,
+        text: &str,
+    ) -> Result<Vec<(u32, Range<usize>)>, TokenizerError> {
+        // The stages of the library's own `encode`, but for the last, which may take spaces off
+        // the places of tokens.
+        let failed = |error: tokenizers::Error| TokenizerError::Encode(error.to_string());
+        let (inner, model) = (&self.inner, self.inner.get_model());
+        let added = inner.get_added_vocabulary();
+        let mut pieces = added.extract_and_normalize(inner.get_normalizer(), text);
+        if let Some(pre_tokenizer) = inner.get_pre_tokenizer() {
+            pre_tokenizer.pre_tokenize(&mut pieces).map_err(failed)?;
+        }
+        let tokenized = pieces.tokenize(|piece| model.tokenize(piece.get()));
+        tokenized.map_err(failed)?;
+        let encoding = pieces.into_encoding(None, 0, OffsetType::Byte);
+        let encoding = encoding.map_err(failed)?;
+        let places = encoding.get_offsets().iter().map(|(from, to)| *from..*to);
+        Ok(encoding.get_ids().iter().copied().zip(places).collect())
     }
 
     /// No more than the number of tokens of `text`, found without tokenizing it: a text that is

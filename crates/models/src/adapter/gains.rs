@@ -1,6 +1,6 @@
 //! What DoRA multiplies the rows of a changed weight by.
 
-use super::{Linear, LowRank, Site};
+use super::{Linear, LowRank, Matrix, Site};
 use crate::{StoredTensor, Weights};
 
 /// A row of the changed weight is 0, so that no factor gives it the length that was trained.
@@ -15,6 +15,30 @@ pub struct NoLength {
 
 /// Rows that are looked at together.
 const ROWS: usize = 64;
+
+impl Site {
+    /// The length of each row of its weight in `base`, `[out]`: the magnitudes of a new adapter with
+    /// DoRA. It reads the whole weight.
+    pub fn lengths(self, base: &Weights) -> Vec<f32> {
+        let weight = self.weight(base);
+        let (outputs, inputs) = match (self, weight.shape()) {
+            (Self::Embedding, [rows, columns]) => (*columns, *rows),
+            (_, [rows, columns]) => (*rows, *columns),
+            _ => unreachable!("weights of linear maps have two dimensions"),
+        };
+        let nothing = LowRank {
+            a: Matrix::new(1, vec![0.0; inputs]),
+            b: Matrix::new(outputs, vec![0.0; outputs]),
+            scaling: 0.0,
+            magnitude: None,
+        };
+        let squares = match self {
+            Self::Embedding => nothing.squares_of_columns(weight),
+            Self::Layer(..) | Self::Head => nothing.squares_of_rows(weight),
+        };
+        squares.into_iter().map(|x| x.sqrt() as f32).collect()
+    }
+}
 
 impl LowRank {
     /// `m / |W + scaling * B A|` for each output, with the weight of `site` in `base`; `None` without

@@ -1,0 +1,109 @@
+//! Segments in parts that fit into memory.
+
+use crate::{
+    learner::{Batch, Dropout, LearnError, Learner, Policy, Score, Segment},
+    trainer::{Event, Observer, TrainError},
+};
+
+/// Computes any number of segments, as many at once as fit.
+pub(super) struct Computer<'a> {
+    pub(super) learner: &'a mut dyn Learner,
+    pub(super) observer: &'a mut dyn Observer,
+    /// Most tokens at once.
+    pub(super) limit: &'a mut usize,
+}
+
+impl Computer<'_> {
+    /// The scores of `segments`, in their order.
+    pub(super) fn score(
+        &mut self,
+        segments: &[Segment],
+        policy: Policy<'_>,
+    ) -> Result<Vec<Score>, TrainError> {
+        loop {
+            let mut scores = Vec::with_capacity(segments.len());
+            let mut failed = None;
+            for batch in batches(segments, *self.limit) {
+                match self.learner.score(&batch, policy) {
+                    Ok(some) => scores.extend(some),
+                    Err(error) => {
+                        failed = Some((batch, error));
+                        break;
+                    }
+                }
+            }
+            match failed {
+                None => return Ok(scores),
+                Some((batch, error)) => self.halve(&batch, error)?,
+            }
+        }
+    }
+
+    /// The scores of `segments`, in their order, and the gradient of the sum of their weighted
+    /// losses.
+    pub(super) fn accumulate(
+        &mut self,
+        segments: &[Segment],
+        values: &[f32],
+        dropout: Dropout,
+    ) -> Result<(Vec<Score>, Vec<f32>), TrainError> {
+        loop {
+            let mut gradient = vec![0.0; values.len()];
+            let mut scores = Vec::with_capacity(segments.len());
+            let mut failed = None;
+            for batch in batches(segments, *self.limit) {
+                let some = self
+                    .learner
+                    .accumulate(&batch, values, dropout, &mut gradient);
+                match some {
+                    Ok(some) => scores.extend(some),
+                    Err(error) => {
+                        failed = Some((batch, error));
+                        break;
+                    }
+                }
+            }
+            match failed {
+                None => return Ok((scores, gradient)),
+                // The gradient is worth nothing now: all of it is computed again.
+                Some((batch, error)) => self.halve(&batch, error)?,
+            }
+        }
+    }
+
+    /// Sees to it that this batch is not tried again, if that can help.
+    fn halve(&mut self, batch: &Batch, error: LearnError) -> Result<(), TrainError> {
+        let LearnError::OutOfMemory { message, .. } = error else {
+            return Err(TrainError::Learner(error));
+        };
+        let tokens = batch.tokens();
+        if batch.segments.len() == 1 {
+            return Err(TrainError::TooLong { tokens, message });
+        }
+        *self.limit = tokens.min(*self.limit) / 2;
+        self.observer.hear(Event::Halved {
+            tokens: *self.limit,
+            message: &message,
+        });
+        Ok(())
+    }
+}
+
+/// `segments` in batches of at most `limit` tokens, first fit in their order; a longer one is a
+/// batch of its own.
+fn batches(segments: &[Segment], limit: usize) -> impl Iterator<Item = Batch> {
+    let mut rest = segments;
+    std::iter::from_fn(move || {
+        let mut tokens = 0;
+        let fits = rest.iter().take_while(|segment| {
+            tokens += segment.tokens.len();
+            tokens <= limit
+        });
+        let count = fits.count().max(1).min(rest.len());
+        let (batch, after) = rest.split_at(count);
+        rest = after;
+        (!batch.is_empty()).then(|| Batch {
+            segments: batch.to_vec(),
+        })
+    })
+}

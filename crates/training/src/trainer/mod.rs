@@ -1,0 +1,479 @@
+//! The loop that trains an adapter.
+
+mod dpo;
+mod error;
+mod evaluate;
+mod micro;
+mod observe;
+mod state;
+mod step;
+#[cfg(test)]
+mod tests;
+
+use std::time::Instant;
+
+pub use error::TrainError;
+pub use observe::{Control, Event, NoObserver, Observer, Progress};
+pub use state::{Best, Cursor, State};
+
+use micro::Computer;
+use observe::Pace;
+use step::Step;
+
+use crate::{
+    checkpoint::{CheckpointError, CheckpointWriter, Checkpoints, Saved},
+    job::Method,
+    learner::{Dropout, Learner, Policy},
+    optimiser::{self, AdamW},
+    rows::Rows,
+    samples::{Subset, Unit},
+    schedule::{Decay, Schedule},
+};
+
+/// How a run goes: numbers alone, all of them checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recipe {
+    /// How it learns.
+    pub method: Method,
+    /// For [`Method::Dpo`].
+    pub beta: f64,
+    /// When it ends.
+    pub length: Length,
+    /// Rows of a step.
+    pub batch: usize,
+    /// Tokens of a row that is filled; `None` for one sample a row.
+    pub packed: Option<usize>,
+    /// Most tokens that are computed at once.
+    pub micro_batch_tokens: usize,
+    /// The highest.
+    pub learning_rate: f64,
+    /// Part of all steps.
+    pub warmup: f64,
+    /// After the warm-up.
+    pub decay: Decay,
+    /// The optimiser's constants.
+    pub optimiser: AdamW,
+    /// Part of each A's input.
+    pub dropout: f32,
+    /// Of order and dropout.
+    pub seed: u64,
+    /// Steps in a row that may be skipped.
+    pub max_bad_steps: u32,
+    /// When and how it is judged.
+    pub eval: EvalRecipe,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u64,
+}
+
+/// When a run ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// After so many epochs.
+    Epochs(u32),
+    /// After so many steps.
+    Steps(u64),
+}
+
+/// When a run is judged, and what follows from that.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EvalRecipe {
+    /// Steps between evaluations; `None` for one at the end of each epoch.
+    pub every: Option<u64>,
+    /// Evaluations without a better loss after which the run ends.
+    pub patience: Option<u32>,
+    /// What a better loss is better by.
+    pub min_gain: f64,
+    /// The best is the result, not the last.
+    pub keep_best: bool,
+}
+
+/// Everything that a run needs.
+pub struct Run<'a> {
+    /// How it goes.
+    pub recipe: &'a Recipe,
+    /// What computes.
+    pub learner: &'a mut dyn Learner,
+    /// What is learnt from. Not empty.
+    pub train: &'a Subset,
+    /// What it is judged by; may be `None`.
+    pub eval: Option<&'a Subset>,
+    /// Where it begins: [`State::fresh`], or that of a checkpoint.
+    pub state: State,
+    /// The values that answers are compared with by `dpo`; `None` for the model alone.
+    pub reference: Option<&'a [f32]>,
+    /// Where checkpoints go; `None` for none.
+    pub checkpoints: Option<&'a Checkpoints>,
+    /// Who is told.
+    pub observer: &'a mut dyn Observer,
+    /// Who may end it.
+    pub control: &'a Control,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// All steps are done, or no evaluation was better for long.
+    Complete(Finished),
+    /// It was suspended; the state is in the last checkpoint.
+    Suspended(State),
+    /// It was cancelled; the state is in the last checkpoint.
+    Cancelled(State),
+}
+
+/// A run that came to its end.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finished {
+    /// The adapter: that of the best evaluation if so wished, else the last.
+    pub values: Vec<f32>,
+    /// The step after which it was that.
+    pub step: u64,
+    /// Whether the run ended before its last step, because no evaluation was better.
+    pub stopped_early: bool,
+    /// Where the run ended.
+    pub cursor: Cursor,
+}
+
+/// Trains until the end, or until `control` says otherwise.
+///
+/// The result depends on the recipe, the data, the learner and the state it began with alone:
+/// resumed at any step it is the same bit for bit.
+///
+/// # Errors
+/// [`TrainError`].
+pub fn train(run: Run<'_>) -> Result<Outcome, TrainError> {
+    Trainer::new(run)?.run()
+}
+
+struct Trainer<'a> {
+    run: Run<'a>,
+    schedule: Schedule,
+    lengths: Vec<u32>,
+    /// Of the epoch of the cursor.
+    rows: Rows,
+    writer: Option<CheckpointWriter>,
+    pace: Pace,
+    /// The last step that a checkpoint was asked of.
+    saved: Option<u64>,
+    /// The last step of which one is known to be on disk.
+    on_disk: Option<u64>,
+}
+
+impl<'a> Trainer<'a> {
+    fn new(run: Run<'a>) -> Result<Self, TrainError> {
+        let recipe = run.recipe;
+        if run.train.is_empty() {
+            return Err(TrainError::NoSamples);
+        }
+        let expected = match recipe.method {
+            Method::Sft => Unit::One,
+            Method::Dpo => Unit::Pair,
+        };
+        if run.train.unit() != expected || run.eval.is_some_and(|eval| eval.unit() != expected) {
+            return Err(TrainError::OtherUnits);
+        }
+        let parameters = run.learner.parameters().len;
+        if run.state.values.len() != parameters {
+            return Err(TrainError::OtherLayout {
+                found: run.state.values.len(),
+                expected: parameters,
+            });
+        }
+        run.state.check(recipe, run.train)?;
+        let lengths = run.train.lengths();
+        let rows_of = |epoch| Rows::of_epoch(&lengths, recipe.packed, recipe.seed, epoch);
+        let total = match recipe.length {
+            Length::Steps(steps) => steps,
+            Length::Epochs(epochs) => (0..epochs)
+                .map(|epoch| rows_of(epoch).len().div_ceil(recipe.batch) as u64)
+                .sum(),
+        };
+        let schedule = Schedule {
+            learning_rate: recipe.learning_rate,
+            warmup: Schedule::warmup_steps(recipe.warmup, total),
+            total,
+            decay: recipe.decay,
+        };
+        let rows = rows_of(run.state.cursor.epoch);
+        let writer = run.checkpoints.map(Checkpoints::writer).transpose();
+        Ok(Self {
+            writer: writer.map_err(TrainError::Checkpoint)?,
+            pace: Pace::new(run.state.cursor.step),
+            saved: None,
+            on_disk: None,
+            run,
+            schedule,
+            lengths,
+            rows,
+        })
+    }
+
+    fn run(mut self) -> Result<Outcome, TrainError> {
+        let mut stopped_early = self.out_of_patience();
+        while self.run.state.cursor.step < self.schedule.total && !stopped_early {
+            self.next_epoch();
+            self.step()?;
+            if self.is_eval_due() {
+                self.evaluate()?;
+                stopped_early = self.out_of_patience();
+            }
+            let step = self.run.state.cursor.step;
+            let wish = self.run.control.wish();
+            if step.is_multiple_of(self.run.recipe.checkpoint_every) || wish.is_some() {
+                self.save()?;
+            }
+            self.hear();
+            if let Some(wish) = wish.filter(|_| step < self.schedule.total) {
+                self.settle()?;
+                let state = self.run.state;
+                return Ok(match wish {
+                    observe::Wish::Suspend => Outcome::Suspended(state),
+                    observe::Wish::Cancel => Outcome::Cancelled(state),
+                });
+            }
+        }
+        self.save()?;
+        self.settle()?;
+        let (values, step) = self.result()?;
+        Ok(Outcome::Complete(Finished {
+            values,
+            step,
+            stopped_early,
+            cursor: self.run.state.cursor,
+        }))
+    }
+
+    /// Begins another epoch where one is over.
+    fn next_epoch(&mut self) {
+        let cursor = &mut self.run.state.cursor;
+        if cursor.offset < self.rows.len() as u64 {
+            return;
+        }
+        cursor.epoch += 1;
+        cursor.offset = 0;
+        let recipe = self.run.recipe;
+        self.rows = Rows::of_epoch(&self.lengths, recipe.packed, recipe.seed, cursor.epoch);
+    }
+
+    fn is_last_of_epoch(&self) -> bool {
+        self.run.state.cursor.offset == self.rows.len() as u64
+    }
+
+    fn step(&mut self) -> Result<(), TrainError> {
+        let began = Instant::now();
+        let recipe = self.run.recipe;
+        let state = &mut self.run.state;
+        let from = state.cursor.offset as usize;
+        let to = (from + recipe.batch).min(self.rows.len());
+        let units = self.rows.samples(from..to);
+        let learning_rate = self.schedule.at(state.cursor.step);
+        let mut computer = Computer {
+            learner: &mut *self.run.learner,
+            observer: &mut *self.run.observer,
+            limit: &mut state.cursor.micro_batch_tokens,
+        };
+        let mut done = match recipe.method {
+            Method::Sft => {
+                let dropout = Dropout {
+                    probability: recipe.dropout,
+                    seed: recipe.seed,
+                    step: state.cursor.step,
+                };
+                Step::sft(&mut computer, self.run.train, units, &state.values, dropout)?
+            }
+            Method::Dpo => {
+                let reference = self.run.reference.map_or(Policy::Base, Policy::Adapter);
+                Step::dpo(
+                    &mut computer,
+                    self.run.train,
+                    units,
+                    &state.values,
+                    reference,
+                    recipe.beta,
+                )?
+            }
+        };
+        let norm = optimiser::norm(&done.gradient);
+        let cursor = &mut state.cursor;
+        cursor.offset = to as u64;
+        cursor.step += 1;
+        cursor.tokens += done.tokens;
+        if done.loss.is_finite() && norm.is_finite() {
+            cursor.bad_in_a_row = 0;
+            cursor.updates += 1;
+            optimiser::clip(&mut done.gradient, norm, recipe.optimiser.clip);
+            recipe.optimiser.update(
+                &mut state.values,
+                &mut state.moments,
+                &done.gradient,
+                learning_rate,
+                cursor.updates,
+            );
+        } else {
+            cursor.bad_in_a_row += 1;
+            cursor.skipped += 1;
+            let (step, in_a_row) = (cursor.step, cursor.bad_in_a_row);
+            self.run.observer.hear(Event::Skipped {
+                step,
+                loss: done.loss,
+                norm,
+            });
+            if in_a_row > recipe.max_bad_steps {
+                return Err(TrainError::NotFinite { step, in_a_row });
+            }
+        }
+        let cursor = &self.run.state.cursor;
+        let progress = Progress {
+            step: cursor.step,
+            steps: self.schedule.total,
+            epoch: f64::from(cursor.epoch) + to as f64 / self.rows.len() as f64,
+            loss: done.loss,
+            accuracy: done.accuracy,
+            gradient_norm: norm,
+            learning_rate,
+            tokens: done.tokens,
+            targets: done.targets,
+            elapsed: began.elapsed(),
+            remaining: self.pace.remaining(cursor.step, self.schedule.total),
+        };
+        self.run.observer.hear(Event::Step(&progress));
+        Ok(())
+    }
+
+    fn is_eval_due(&self) -> bool {
+        let cursor = &self.run.state.cursor;
+        let last = cursor.step == self.schedule.total;
+        self.run.eval.is_some()
+            && match self.run.recipe.eval.every {
+                Some(every) => cursor.step.is_multiple_of(every) || last,
+                None => self.is_last_of_epoch() || last,
+            }
+    }
+
+    fn evaluate(&mut self) -> Result<(), TrainError> {
+        let Some(eval) = self.run.eval else {
+            return Ok(());
+        };
+        let recipe = self.run.recipe;
+        let state = &mut self.run.state;
+        let mut computer = Computer {
+            learner: &mut *self.run.learner,
+            observer: &mut *self.run.observer,
+            limit: &mut state.cursor.micro_batch_tokens,
+        };
+        let policy = Policy::Adapter(&state.values);
+        let found = match recipe.method {
+            Method::Sft => evaluate::sft(&mut computer, eval, policy)?,
+            Method::Dpo => {
+                let reference = self.run.reference.map_or(Policy::Base, Policy::Adapter);
+                evaluate::dpo(&mut computer, eval, policy, reference, recipe.beta)?
+            }
+        };
+        let cursor = &mut state.cursor;
+        // A loss that is no number is better than none.
+        let better = found.loss.is_finite()
+            && cursor
+                .best
+                .is_none_or(|best| found.loss < best.loss - recipe.eval.min_gain);
+        if better {
+            cursor.without_gain = 0;
+            cursor.best = Some(Best {
+                step: cursor.step,
+                loss: found.loss,
+            });
+        } else {
+            cursor.without_gain += 1;
+        }
+        let step = cursor.step;
+        self.run.observer.hear(Event::Evaluated {
+            step,
+            loss: found.loss,
+            accuracy: found.accuracy,
+            better,
+        });
+        if better && recipe.eval.keep_best {
+            state.best_values = Some(state.values.clone());
+        }
+        Ok(())
+    }
+
+    fn out_of_patience(&self) -> bool {
+        let patience = self.run.recipe.eval.patience;
+        patience.is_some_and(|most| self.run.state.cursor.without_gain >= most)
+    }
+
+    /// Has a checkpoint of this step written, unless there is one.
+    fn save(&mut self) -> Result<(), TrainError> {
+        let step = self.run.state.cursor.step;
+        let Some(writer) = &self.writer else {
+            return Ok(());
+        };
+        if self.saved == Some(step) {
+            return Ok(());
+        }
+        self.saved = Some(step);
+        writer
+            .write(&self.run.state)
+            .map_err(TrainError::Checkpoint)
+    }
+
+    /// Tells what became of checkpoints.
+    fn hear(&mut self) {
+        if let Some(writer) = &self.writer {
+            let written = writer.written();
+            self.tell(written);
+        }
+    }
+
+    /// Waits until the last checkpoint is on disk.
+    fn settle(&mut self) -> Result<(), TrainError> {
+        let Some(writer) = self.writer.take() else {
+            return Ok(());
+        };
+        let failed = self.tell(writer.finish());
+        if let Some((_, error)) = failed.filter(|(step, _)| self.saved == Some(*step)) {
+            return Err(TrainError::Checkpoint(error));
+        }
+        if self.saved.is_some() && self.on_disk != self.saved {
+            return Err(TrainError::Checkpoint(CheckpointError::Thread));
+        }
+        Ok(())
+    }
+
+    /// Tells of these, and gives the last that failed.
+    fn tell(&mut self, written: Vec<Saved>) -> Option<(u64, CheckpointError)> {
+        let mut failed = None;
+        for written in written {
+            match written {
+                Ok(written) => {
+                    self.on_disk = Some(written.step);
+                    self.run.observer.hear(Event::Saved {
+                        step: written.step,
+                        path: &written.path,
+                    });
+                }
+                Err((step, error)) => {
+                    self.run.observer.hear(Event::NotSaved {
+                        step,
+                        error: &error,
+                    });
+                    failed = Some((step, error));
+                }
+            }
+        }
+        failed
+    }
+
+    /// The values that the run gives, and the step they are of.
+    fn result(&mut self) -> Result<(Vec<f32>, u64), TrainError> {
+        let state = &mut self.run.state;
+        let best = state.cursor.best.filter(|_| self.run.recipe.eval.keep_best);
+        let values = match (best, state.best_values.take()) {
+            (Some(best), Some(values)) => (values, best.step),
+            _ => (state.values.clone(), state.cursor.step),
+        };
+        if let Some(index) = values.0.iter().position(|value| !value.is_finite()) {
+            return Err(TrainError::NotFiniteValue { index });
+        }
+        Ok(values)
+    }
+}

@@ -1,0 +1,119 @@
+//! All that a run is at one moment.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Recipe, TrainError};
+use crate::{optimiser::Moments, samples::Subset};
+
+/// All that a run is between two steps: what a checkpoint holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
+    /// The adapter's numbers.
+    pub values: Vec<f32>,
+    /// The optimiser's.
+    pub moments: Moments,
+    /// The numbers of the best evaluation, where they are to be the result.
+    pub best_values: Option<Vec<f32>>,
+    /// Where the run is.
+    pub cursor: Cursor,
+}
+
+/// Where a run is. The order of samples follows from it, and nothing else does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Cursor {
+    /// Of the recipe.
+    pub seed: u64,
+    /// Digest of what is learnt from.
+    pub data: String,
+    /// The epoch, from 0.
+    pub epoch: u32,
+    /// Rows of the epoch that are done.
+    pub offset: u64,
+    /// Steps that are done, skipped ones too.
+    pub step: u64,
+    /// Updates of the optimiser that are done.
+    pub updates: u64,
+    /// Steps that were skipped.
+    pub skipped: u64,
+    /// Of those, the last ones without another between them.
+    pub bad_in_a_row: u32,
+    /// Tokens that were read.
+    pub tokens: u64,
+    /// Most tokens that are computed at once: it may have been halved.
+    pub micro_batch_tokens: usize,
+    /// The best evaluation.
+    pub best: Option<Best>,
+    /// Evaluations since.
+    pub without_gain: u32,
+}
+
+/// The best evaluation of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Best {
+    /// After which step.
+    pub step: u64,
+    /// Its loss.
+    #[serde(with = "exact")]
+    pub loss: f64,
+}
+
+impl State {
+    /// A run of this recipe on these samples that has not begun, with the first values of its
+    /// adapter.
+    #[must_use]
+    pub fn fresh(recipe: &Recipe, train: &Subset, values: Vec<f32>) -> Self {
+        Self {
+            moments: Moments::zeros(values.len()),
+            values,
+            best_values: None,
+            cursor: Cursor {
+                seed: recipe.seed,
+                data: train.digest(),
+                epoch: 0,
+                offset: 0,
+                step: 0,
+                updates: 0,
+                skipped: 0,
+                bad_in_a_row: 0,
+                tokens: 0,
+                micro_batch_tokens: recipe.micro_batch_tokens,
+                best: None,
+                without_gain: 0,
+            },
+        }
+    }
+
+    /// Whether it is of a run of this recipe on these samples.
+    pub(super) fn check(&self, recipe: &Recipe, train: &Subset) -> Result<(), TrainError> {
+        if self.cursor.seed != recipe.seed {
+            return Err(TrainError::OtherSeed {
+                found: self.cursor.seed,
+                expected: recipe.seed,
+            });
+        }
+        let expected = train.digest();
+        if self.cursor.data != expected {
+            return Err(TrainError::OtherData {
+                found: self.cursor.data.clone(),
+                expected,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Numbers as the shortest texts that name them: what reads JSON's numbers may round them otherwise.
+mod exact {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
+    }
+}
