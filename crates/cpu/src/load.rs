@@ -220,7 +220,10 @@ pub(crate) fn precision(options: &LoadOptions, stored: StoredType) -> Result<Pre
     })
 }
 
-pub(crate) fn check_shapes(config: &DecoderConfig, quantization: Quantization) -> Result<(), LoadError> {
+pub(crate) fn check_shapes(
+    config: &DecoderConfig,
+    quantization: Quantization,
+) -> Result<(), LoadError> {
     if config.head_dim > MAX_HEAD {
         return Err(LoadError::InvalidConfig(format!(
             "head_dim is {}, but the CPU backend takes at most {MAX_HEAD}",

@@ -33,7 +33,7 @@ use std::{fmt, str::FromStr};
 pub(crate) use attend::{
     AttendArgs, CHUNK, MAX_HEAD, MAX_ROWS, SCRATCH, merge_chunks, partial_len,
 };
-pub(crate) use learn::{LearnOps, Likelihood, NormBackArgs, SoftmaxArgs, TurnArgs};
+pub(crate) use learn::{LearnOps, NormBackArgs, SoftmaxArgs, TurnArgs};
 pub(crate) use levels::Levels;
 pub(crate) use rows::{AddArgs, GateArgs, NormArgs, ScaleArgs};
 

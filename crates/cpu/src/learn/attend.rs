@@ -279,26 +279,27 @@ impl Attention<'_> {
                     tiles.multiply(&ops.f32);
                     // The values get what their weights took.
                     columns(d_out.rows(block.from), block.count, dim, out_columns);
-                    let gather = |weights: View, columns: &[f32], panels: &mut [f32], sums: &mut [f32]| {
-                        for p in 0..block.panels() {
-                            let panel = panels[p * block.count * LANES..].as_mut_ptr();
-                            let from = weights.at(0, p * LANES);
-                            (ops.learn.copy_panel)(from, weights.stride, block.count, panel);
-                        }
-                        let tiles = Tiles {
-                            rows: columns.as_ptr(),
-                            row_stride: stride(QUERIES),
-                            m: dim,
-                            panels: panels.as_ptr(),
-                            panel_stride: block.count * LANES,
-                            n: block.panels(),
-                            depth: block.count,
-                            out: sums[block.low..].as_mut_ptr(),
-                            out_stride: stride(len),
-                            begun: true,
+                    let gather =
+                        |weights: View, columns: &[f32], panels: &mut [f32], sums: &mut [f32]| {
+                            for p in 0..block.panels() {
+                                let panel = panels[p * block.count * LANES..].as_mut_ptr();
+                                let from = weights.at(0, p * LANES);
+                                (ops.learn.copy_panel)(from, weights.stride, block.count, panel);
+                            }
+                            let tiles = Tiles {
+                                rows: columns.as_ptr(),
+                                row_stride: stride(QUERIES),
+                                m: dim,
+                                panels: panels.as_ptr(),
+                                panel_stride: block.count * LANES,
+                                n: block.panels(),
+                                depth: block.count,
+                                out: sums[block.low..].as_mut_ptr(),
+                                out_stride: stride(len),
+                                begun: true,
+                            };
+                            tiles.multiply(&ops.f32);
                         };
-                        tiles.multiply(&ops.f32);
-                    };
                     gather(weights, out_columns, panels, d_values);
                     for q in 0..block.count {
                         let len = block.panels() * LANES;
@@ -309,7 +310,11 @@ impl Attention<'_> {
                         // What is not seen has no weight, and may have any score.
                         d[..from].fill(0.0);
                         d[to..].fill(0.0);
-                        let slopes = if capped { slopes.row(q, from, to - from) } else { &[] };
+                        let slopes = if capped {
+                            slopes.row(q, from, to - from)
+                        } else {
+                            &[]
+                        };
                         (ops.learn.softmax_back)(scale, &row[from..to], slopes, &mut d[from..to]);
                     }
                     let tiles = Tiles {

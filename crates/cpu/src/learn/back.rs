@@ -146,7 +146,9 @@ impl Step<'_> {
                 },
                 low: None,
                 out: self.at.d_narrow.columns(wide.from),
-                begun: group.wide[..i].iter().any(|before| before.from == wide.from),
+                begun: group.wide[..i]
+                    .iter()
+                    .any(|before| before.from == wide.from),
             };
             product.run(self.crew)?;
             from += wide.back_len();
@@ -211,7 +213,15 @@ impl Step<'_> {
             };
             alone.run(self.crew)?;
             let (views, inputs) = ((self.at.dropped, out), group.inputs);
-            drop_rows(self.crew, self.rows, self.dropout, narrow.site, views, inputs, true)?;
+            drop_rows(
+                self.crew,
+                self.rows,
+                self.dropout,
+                narrow.site,
+                views,
+                inputs,
+                true,
+            )?;
         }
         Ok(())
     }
@@ -256,7 +266,15 @@ impl Step<'_> {
         }
         for narrow in &group.narrow {
             let (views, inputs) = ((x, self.at.dropped), group.inputs);
-            drop_rows(self.crew, self.rows, self.dropout, narrow.site, views, inputs, false)?;
+            drop_rows(
+                self.crew,
+                self.rows,
+                self.dropout,
+                narrow.site,
+                views,
+                inputs,
+                false,
+            )?;
             let sums = Sums {
                 left: self.at.flipped.rows(narrow.from),
                 left_rows: narrow.rank,

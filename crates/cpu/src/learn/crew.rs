@@ -29,10 +29,6 @@ impl Crew {
         })
     }
 
-    pub(super) fn pool(&mut self) -> &mut Pool {
-        &mut self.pool
-    }
-
     pub(super) fn threads(&self) -> usize {
         self.pool.threads()
     }
@@ -124,9 +120,7 @@ impl Tiles {
                     ahead: 0,
                     m,
                     n,
-                    out: self
-                        .out
-                        .wrapping_add(row * self.out_stride + panel * LANES),
+                    out: self.out.wrapping_add(row * self.out_stride + panel * LANES),
                     out_stride: self.out_stride,
                     out_panel: LANES,
                     begun: self.begun,

@@ -66,7 +66,10 @@ impl Step<'_> {
         let vocab = model.config.vocab_size;
         let m = targets.len();
         self.crew.each_row(m, 0, |row, _| unsafe {
-            let (x, out) = (x.row(targets[row].row, 0, width), at.hidden.row_mut(row, 0, width));
+            let (x, out) = (
+                x.row(targets[row].row, 0, width),
+                at.hidden.row_mut(row, 0, width),
+            );
             Self::last_norm(&ops, model, x, out);
         })?;
         let matrix = Matrix {

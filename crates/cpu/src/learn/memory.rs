@@ -241,7 +241,12 @@ impl Memory {
         for kept in &mut self.kept {
             kept.at_least(rows, widths.sandwich)?;
         }
-        for grid in [&mut self.normed, &mut self.inner, &mut self.y, &mut self.turned] {
+        for grid in [
+            &mut self.normed,
+            &mut self.inner,
+            &mut self.y,
+            &mut self.turned,
+        ] {
             grid.at_least(rows)?;
         }
         for grid in [

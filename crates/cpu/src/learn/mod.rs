@@ -31,9 +31,7 @@ use hyprstream_models::{
     Checkpoint, DType, DecoderConfig, LoadError, Weights as StoredWeights,
     adapter::{Linear, Site},
 };
-use hyprstream_training::{
-    Batch, Dropout, LearnError, Learner, Parameters, Part, Policy, Score,
-};
+use hyprstream_training::{Batch, Dropout, LearnError, Learner, Parameters, Part, Policy, Score};
 
 use crate::{
     Kernels, LoadOptions,
@@ -284,7 +282,11 @@ impl CpuLearner {
             panels: &mut self.panels,
         };
         // The last layers keep theirs: the way back begins with them.
-        let own = if kept.len() == layers { layers } else { kept.len() - 1 };
+        let own = if kept.len() == layers {
+            layers
+        } else {
+            kept.len() - 1
+        };
         let keeps = |index: usize| (index + own).checked_sub(layers);
         let set = |index: usize| keeps(index).map_or(kept[kept.len() - 1], |set| kept[set]);
         let input = |index: usize| inputs[if back { index } else { index % 2 }];
@@ -394,7 +396,11 @@ fn check(parameters: &Parameters, config: &DecoderConfig) -> Result<(), LearnLoa
             });
         }
     }
-    let mut sites: Vec<_> = parameters.parts.iter().map(|part: &Part| part.site).collect();
+    let mut sites: Vec<_> = parameters
+        .parts
+        .iter()
+        .map(|part: &Part| part.site)
+        .collect();
     sites.sort();
     match sites.windows(2).find(|pair| pair[0] == pair[1]) {
         Some(pair) => Err(LearnLoadError::Twice(pair[0])),

@@ -93,9 +93,7 @@ impl Source<'_> {
         // SAFETY: the caller's promise; what is read lies within the weights.
         unsafe {
             match self {
-                Self::Ready { panels, depth } => {
-                    panels[(column * depth + from) * LANES..].as_ptr()
-                }
+                Self::Ready { panels, depth } => panels[(column * depth + from) * LANES..].as_ptr(),
                 Self::Outputs(matrix) => {
                     let panel = matrix.panel(column);
                     if matrix.weights.format == Format::F32 {

@@ -69,7 +69,8 @@ impl Rows {
             rows.longest = rows.longest.max(len);
             rows.tokens.extend(&segment.tokens);
             rows.positions.extend(0..len as u32);
-            rows.samples.extend(std::iter::repeat_n(segment.sample, len));
+            rows.samples
+                .extend(std::iter::repeat_n(segment.sample, len));
             let pairs = segment.tokens.iter().zip(&segment.trained).skip(1);
             let trained = pairs.enumerate().filter(|(_, (_, trained))| **trained);
             rows.targets.extend(trained.map(|(at, (token, _))| Target {

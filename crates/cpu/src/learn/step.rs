@@ -326,7 +326,11 @@ pub(super) fn drop_rows(
         for (quad, (from, to)) in from.chunks(4).zip(to.chunks_mut(4)).enumerate() {
             let draws = dropout.draw(sample, site, position, quad as u32);
             for ((from, to), draw) in from.iter().zip(to).zip(draws) {
-                let kept = if draw < probability { 0.0 } else { from * factor };
+                let kept = if draw < probability {
+                    0.0
+                } else {
+                    from * factor
+                };
                 *to = if add { *to + kept } else { kept };
             }
         }
