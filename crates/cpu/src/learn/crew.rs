@@ -5,7 +5,7 @@ use std::io;
 
 use crate::{
     buffer::{Buffer, Shared},
-    kernels::{LANES, Multiply, Ops, STEP_BYTES, Tile},
+    kernels::{CACHE_LINE, LANES, Multiply, Ops, STEP_BYTES, Tile, fetch_to_read},
     pool::Pool,
 };
 
@@ -108,6 +108,7 @@ impl Tiles {
             let mut row = 0;
             while row < self.m {
                 let m = largest.rows.min(self.m - row);
+                self.fetch(row + m, largest.rows);
                 let tile = Tile {
                     panels: self.panels.wrapping_add(panel * self.panel_stride).cast(),
                     panel_bytes: self.panel_stride * 4,
@@ -130,6 +131,18 @@ impl Tiles {
                 row += m;
             }
             panel += n;
+        }
+    }
+}
+
+impl Tiles {
+    /// Asks for some rows, which the next tile reads.
+    fn fetch(&self, from: usize, count: usize) {
+        for row in from..(from + count).min(self.m) {
+            let row = self.rows.wrapping_add(row * self.row_stride);
+            for value in (0..self.depth).step_by(CACHE_LINE / 4) {
+                fetch_to_read(row.wrapping_add(value).cast());
+            }
         }
     }
 }
