@@ -16,8 +16,10 @@
 //! An adapter is packed beside the engine's thread ([`AdapterPacker`]); a step takes any number of
 //! them, stacked and scaled for each sequence.
 //!
+//! [`CpuLearner`] trains adapters over the same packed weights, by steps of its own.
+//!
 //! # Limitations
-//! No training; f16 weights are computed in bf16, or in f32 when asked for.
+//! f16 weights are computed in bf16, or in f32 when asked for.
 
 mod adapter;
 mod backend;
@@ -25,6 +27,7 @@ mod buffer;
 mod cache;
 mod format;
 mod kernels;
+mod learn;
 mod load;
 mod model;
 mod pack;
@@ -37,5 +40,6 @@ mod weights;
 pub use adapter::{AdapterError, AdapterPacker};
 pub use backend::CpuBackend;
 pub use kernels::{InvalidKernels, Kernels};
+pub use learn::{CpuLearner, LearnLoadError, LearnOptions};
 pub use load::{InvalidQuantization, LoadOptions, Quantization, load};
 pub use pack::SAMPLE_TEXT;

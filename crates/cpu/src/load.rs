@@ -178,7 +178,7 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<CpuBackend, LoadError> 
     CpuBackend::new(model, stored.into(), cache, spec, kernels, pool)
 }
 
-fn choose_kernels(asked: Option<Kernels>) -> Result<Kernels, LoadError> {
+pub(crate) fn choose_kernels(asked: Option<Kernels>) -> Result<Kernels, LoadError> {
     match asked {
         None => Ok(Kernels::best()),
         Some(kernels) if kernels.available() => Ok(kernels),
@@ -190,7 +190,7 @@ fn choose_kernels(asked: Option<Kernels>) -> Result<Kernels, LoadError> {
     }
 }
 
-fn precision(options: &LoadOptions, stored: StoredType) -> Result<Precision, LoadError> {
+pub(crate) fn precision(options: &LoadOptions, stored: StoredType) -> Result<Precision, LoadError> {
     if options.dtype == DType::Auto && stored != StoredType::BF16 {
         tracing::info!(
             saved_as = %stored,
@@ -220,7 +220,10 @@ fn precision(options: &LoadOptions, stored: StoredType) -> Result<Precision, Loa
     })
 }
 
-fn check_shapes(config: &DecoderConfig, quantization: Quantization) -> Result<(), LoadError> {
+pub(crate) fn check_shapes(
+    config: &DecoderConfig,
+    quantization: Quantization,
+) -> Result<(), LoadError> {
     if config.head_dim > MAX_HEAD {
         return Err(LoadError::InvalidConfig(format!(
             "head_dim is {}, but the CPU backend takes at most {MAX_HEAD}",
@@ -249,7 +252,7 @@ fn check_shapes(config: &DecoderConfig, quantization: Quantization) -> Result<()
 const CACHE_SHARE: f64 = 0.5;
 
 /// Refuses weights that cannot fit, before the kernel ends the process for them.
-fn check_weights_fit(stored: &Weights, precision: Precision) -> Result<(), LoadError> {
+pub(crate) fn check_weights_fit(stored: &Weights, precision: Precision) -> Result<(), LoadError> {
     let numbers = stored.bytes / stored.stored_type.size_bytes() as u64;
     let bits = match precision.layers {
         Format::F32 => 32,
@@ -267,6 +270,6 @@ fn check_weights_fit(stored: &Weights, precision: Precision) -> Result<(), LoadE
 }
 
 /// Heeds the CPU quota of the cgroup.
-fn default_threads() -> usize {
+pub(crate) fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }

@@ -19,6 +19,7 @@
 
 mod attend;
 mod dot;
+mod learn;
 mod levels;
 mod quantized;
 mod rows;
@@ -32,6 +33,7 @@ use std::{fmt, str::FromStr};
 pub(crate) use attend::{
     AttendArgs, CHUNK, MAX_HEAD, MAX_ROWS, SCRATCH, merge_chunks, partial_len,
 };
+pub(crate) use learn::{LearnOps, NormBackArgs, SoftmaxArgs, TurnArgs};
 pub(crate) use levels::Levels;
 pub(crate) use rows::{AddArgs, GateArgs, NormArgs, ScaleArgs};
 
@@ -245,6 +247,7 @@ pub(crate) struct Ops {
     pub(crate) softcap: unsafe fn(f32, &mut [f32]),
     pub(crate) add: unsafe fn(&mut [f32], &[f32]),
     pub(crate) scale: unsafe fn(&ScaleArgs<'_>),
+    pub(crate) learn: LearnOps,
     /// What a thread does at the end of its part of a step.
     pub(crate) leave: fn(),
 }
@@ -297,6 +300,19 @@ fn portable() -> Ops {
         softcap: rows::softcap,
         add: rows::add,
         scale: rows::scale,
+        learn: LearnOps {
+            norm_back: learn::norm_back,
+            gated: learn::gated,
+            gate_back: learn::gate_back,
+            softmax: learn::softmax,
+            softmax_back: learn::softmax_back,
+            turn: learn::turn,
+            likelihood: learn::likelihood,
+            likelihood_back: learn::likelihood_back,
+            widen: learn::widen,
+            turn_panel: learn::turn_panel,
+            copy_panel: learn::copy_panel,
+        },
         leave: stay,
     }
 }

@@ -8,7 +8,7 @@ const BF16_ROWS: RowKind = RowKind::F32;
 const SHAPES: &[Shape] = &[
     Shape { rows: 1, panels: 4 },
     Shape { rows: 2, panels: 2 },
-    Shape { rows: 4, panels: 1 },
+    Shape { rows: 6, panels: 1 },
 ];
 const QUANTIZED_SHAPES: &[Shape] = &[Shape { rows: 1, panels: 1 }, Shape { rows: 4, panels: 1 }];
 
@@ -18,7 +18,7 @@ struct F32;
 struct Bf16;
 
 macro_rules! dot {
-    ($name:ty, $values:literal, |$sum:ident, $word:ident, $row:ident| $step:expr) => {
+    ($name:ty, $values:literal, |$word:ident, $value:ident| $part:expr) => {
         impl Dot for $name {
             type Sums = [__m256; 2];
             const ROWS_BF16: bool = false;
@@ -59,14 +59,20 @@ macro_rules! dot {
                 unsafe {
                     for s in 0..steps {
                         for j in 0..N {
-                            for half in 0..2 {
-                                let $word = panels[j].add(s * STEP_BYTES + half * 32);
-                                let $word = _mm256_loadu_si256($word.cast());
+                            let step = panels[j].add(s * STEP_BYTES);
+                            for $value in 0..$values {
+                                // Both halves at once, so that a value of a row is read once.
+                                let halves: [__m256; 2] = std::array::from_fn(|half| {
+                                    let $word = _mm256_loadu_si256(step.add(half * 32).cast());
+                                    $part
+                                });
                                 for i in 0..M {
-                                    let $row = rows.add(i * row_bytes + s * $values * 4);
-                                    let $row = $row.cast::<f32>();
-                                    let $sum = sums[i][j][half];
-                                    sums[i][j][half] = $step;
+                                    let row = rows.add(i * row_bytes).cast::<f32>();
+                                    let x = _mm256_broadcast_ss(&*row.add(s * $values + $value));
+                                    for half in 0..2 {
+                                        sums[i][j][half] =
+                                            _mm256_fmadd_ps(halves[half], x, sums[i][j][half]);
+                                    }
                                 }
                             }
                         }
@@ -77,19 +83,13 @@ macro_rules! dot {
     };
 }
 
-dot!(F32, 1, |sum, word, row| _mm256_fmadd_ps(
-    _mm256_castsi256_ps(word),
-    _mm256_broadcast_ss(&*row),
-    sum
-));
-dot!(Bf16, 2, |sum, word, row| {
+dot!(F32, 1, |word, _value| _mm256_castsi256_ps(word));
+dot!(Bf16, 2, |word, value| _mm256_castsi256_ps(if value == 0 {
     // The first of a pair lies in the lower half.
-    let first = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(word));
-    let mask = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
-    let second = _mm256_castsi256_ps(_mm256_and_si256(word, mask));
-    let sum = _mm256_fmadd_ps(first, _mm256_broadcast_ss(&*row), sum);
-    _mm256_fmadd_ps(second, _mm256_broadcast_ss(&*row.add(1)), sum)
-});
+    _mm256_slli_epi32::<16>(word)
+} else {
+    _mm256_and_si256(word, _mm256_set1_epi32(0xffff_0000_u32.cast_signed()))
+}));
 
 #[inline(always)]
 unsafe fn tile<D: Dot>(tile: &Tile) {
@@ -108,6 +108,8 @@ unsafe fn tile<D: Dot>(tile: &Tile) {
         (2, 2) => go!(2, 2),
         (3, 1) => go!(3, 1),
         (4, 1) => go!(4, 1),
+        (5, 1) => go!(5, 1),
+        (6, 1) => go!(6, 1),
         (m, _) => unreachable_rows(m),
     }
 }

@@ -10,6 +10,7 @@ use super::{
     GROUP, LANES, Multiply, Ops, STEP_BYTES, Shape, Tile,
     attend::{self, AttendArgs, unreachable_rows, with_rows},
     dot::{Dot, multiply_tile, panels},
+    learn::{self, LearnOps, Likelihood, NormBackArgs, SoftmaxArgs, TurnArgs},
     levels::{self, Levels},
     quantized::Row,
     rows::{self, AddArgs, GateArgs, NormArgs, ScaleArgs},
@@ -74,6 +75,22 @@ macro_rules! set {
             softcap(cap: f32, values: &mut [f32]) = rows::softcap;
             add(to: &mut [f32], values: &[f32]) = rows::add;
             scale(args: &ScaleArgs<'_>) = rows::scale;
+            norm_back(args: &NormBackArgs<'_>, dx: &mut [f32]) = learn::norm_back;
+            gated(gelu: bool, both: [&[f32]; 2], out: &mut [f32]) = learn::gated;
+            gate_back(gelu: bool, both: [&mut [f32]; 2], inner: &mut [f32]) = learn::gate_back;
+            softmax(args: &SoftmaxArgs, row: &mut [f32], slopes: &mut [f32]) = learn::softmax;
+            softmax_back(scale: f32, weights: &[f32], slopes: &[f32], d: &mut [f32]) =
+                learn::softmax_back;
+            turn(args: &TurnArgs<'_>, head: &mut [f32]) = learn::turn;
+            likelihood(logits: &[f32]) -> Likelihood = learn::likelihood;
+            likelihood_back(
+                likelihood: &Likelihood, weight: f32, cap: f32, logits: &mut [f32]
+            ) = learn::likelihood_back;
+            widen(panel: *const u8, steps: usize, out: *mut f32) = learn::widen;
+            turn_panel(panel: *const u8, inputs: usize, half: bool, out: *mut f32) =
+                learn::turn_panel;
+            copy_panel(from: *const f32, stride: usize, count: usize, out: *mut f32) =
+                learn::copy_panel;
             attend_f32(args: &AttendArgs<'_>) = attend_with::<F32>;
             attend_bf16(args: &AttendArgs<'_>) = attend_with::<Bf16>;
             tile_f32(args: &Tile) = tile::<F32>;
@@ -102,6 +119,19 @@ macro_rules! set {
                 softcap,
                 add,
                 scale,
+                learn: LearnOps {
+                    norm_back,
+                    gated,
+                    gate_back,
+                    softmax,
+                    softmax_back,
+                    turn,
+                    likelihood,
+                    likelihood_back,
+                    widen,
+                    turn_panel,
+                    copy_panel,
+                },
                 leave: stay,
             }
         }
