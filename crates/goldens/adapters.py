@@ -138,7 +138,7 @@ def halve(path):
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def save(model, seed, options, folder):
+def save(model, seed, options, folder, deviation=0.4):
     """Saves an adapter with random matrices."""
     options = dict(r=3, lora_alpha=4, lora_dropout=0.1, task_type="CAUSAL_LM") | options
     model = get_peft_model(model, LoraConfig(**options))
@@ -150,7 +150,7 @@ def save(model, seed, options, folder):
             if "lora_magnitude_vector" in name:
                 value.mul_(1 + 0.3 * noise)
             elif "lora_" in name:
-                value.copy_(0.4 * noise)
+                value.copy_(deviation * noise)
     model.save_pretrained(folder)
 
 

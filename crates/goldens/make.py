@@ -5,6 +5,7 @@
     venv/bin/python make.py tiny                     # models with random weights
     venv/bin/python make.py adapters                 # adapters for some of them
     venv/bin/python make.py written DIR              # DIR as the example write_adapters writes it
+    venv/bin/python make.py training                 # losses and gradients of some of them
     venv/bin/python make.py real --model smollm2 DIR # also gemma3; DIR as `cargo xtask weights` makes it
     venv/bin/python make.py text --model smollm2 DIR # tokens and chats of corpus.py
     venv/bin/python make.py perplexity --model smollm2 DIR
@@ -413,7 +414,10 @@ def write(name, value):
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("what", choices=["tiny", "adapters", "written", "real", "text", "perplexity"])
+    arguments.add_argument(
+        "what",
+        choices=["tiny", "adapters", "written", "training", "real", "text", "perplexity"],
+    )
     arguments.add_argument("--model", choices=list(PROMPTS))
     arguments.add_argument("--only", help="one of the tiny models")
     arguments.add_argument("folder", type=pathlib.Path, nargs="?")
@@ -423,13 +427,17 @@ def main():
         for name, (family, options, switched) in TINY.items():
             if args.only in (None, name):
                 tiny(name, family, options, switched)
-    elif args.what in ("adapters", "written"):
+    elif args.what in ("adapters", "written", "training"):
         import adapters
 
         def base(name):
             return load(DATA / name, TINY[name][0])
 
-        if args.what == "adapters":
+        if args.what == "training":
+            import training
+
+            training.make(base, DATA)
+        elif args.what == "adapters":
             adapters.make(base, DATA)
         else:
             adapters.written(base, DATA, args.folder)

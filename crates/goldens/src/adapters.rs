@@ -101,27 +101,8 @@ impl Adapters {
 
     /// Puts the files of an adapter, as PEFT names them, into a folder.
     pub fn extract(&self, case: &str, folder: &Path) -> AdapterFiles {
-        let all = SafeTensors::deserialize(&self.file).unwrap();
-        let tensors: BTreeMap<_, _> = all
-            .iter()
-            .filter_map(|(name, tensor)| {
-                let name = name.strip_prefix(case)?.strip_prefix('/')?;
-                (name != "logits").then_some((name, tensor))
-            })
-            .collect();
-        let files = AdapterFiles {
-            tensors: folder.join("adapter_model.safetensors"),
-            config: folder.join("adapter_config.json"),
-        };
-        fs::create_dir_all(folder).unwrap();
-        fs::write(
-            &files.tensors,
-            safetensors::serialize(tensors, None).unwrap(),
-        )
-        .unwrap();
-        let config = serde_json::to_vec(&self.description.cases[case]).unwrap();
-        fs::write(&files.config, config).unwrap();
-        files
+        let config = &self.description.cases[case];
+        extract(&self.file, &format!("{case}/"), config, folder)
     }
 
     /// The adapter as it is read from PEFT's files.
@@ -212,6 +193,31 @@ impl Adapters {
         let all = SafeTensors::deserialize(&self.file).unwrap();
         all.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"))
     }
+}
+
+/// Puts those tensors of `file` whose names begin with `prefix` into a folder as PEFT's files, but
+/// what is no part of an adapter.
+pub(crate) fn extract(file: &[u8], prefix: &str, config: &Value, folder: &Path) -> AdapterFiles {
+    let all = SafeTensors::deserialize(file).unwrap();
+    let tensors: BTreeMap<_, _> = all
+        .iter()
+        .filter_map(|(name, tensor)| {
+            let name = name.strip_prefix(prefix)?;
+            (name != "logits").then_some((name, tensor))
+        })
+        .collect();
+    let files = AdapterFiles {
+        tensors: folder.join("adapter_model.safetensors"),
+        config: folder.join("adapter_config.json"),
+    };
+    fs::create_dir_all(folder).unwrap();
+    fs::write(
+        &files.tensors,
+        safetensors::serialize(tensors, None).unwrap(),
+    )
+    .unwrap();
+    fs::write(&files.config, config.to_string()).unwrap();
+    files
 }
 
 /// What `make.py written` found that PEFT makes of an adapter that we wrote.

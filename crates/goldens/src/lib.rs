@@ -24,6 +24,7 @@ mod real;
 mod run;
 mod text;
 mod tiny;
+pub mod training;
 
 use std::path::{Path, PathBuf};
 

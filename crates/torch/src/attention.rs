@@ -37,16 +37,28 @@ impl Attend {
                 let query = query.f_narrow(0, span.first, span.count)?;
                 let view = &span.views[self.window];
                 let (key, value) = cache.read(self.layer, &span.blocks, view.start, span.length)?;
-                if span.count == 1 || self.softcap.is_some() {
-                    self.step_by_step(&query, &key, &value, &view.seen)
-                } else {
-                    self.fused(&query, &key, &value, &view.seen)
-                }
+                self.over(&query, &key, &value, &view.seen)
             })
             .collect::<Result<Vec<_>, TchError>>()?;
         match <[Tensor; 1]>::try_from(outputs) {
             Ok([only]) => Ok(only),
             Err(outputs) => Tensor::f_cat(&outputs, 0),
+        }
+    }
+
+    /// Attends tokens of one sequence, `[tokens, heads, head_dim]`, to these keys and values,
+    /// `[positions, kv_heads, head_dim]`. Returns `[tokens, heads * head_dim]`.
+    pub(crate) fn over(
+        &self,
+        query: &Tensor,
+        key: &Tensor,
+        value: &Tensor,
+        seen: &Seen,
+    ) -> Result<Tensor, TchError> {
+        if query.size()[0] == 1 || self.softcap.is_some() {
+            self.step_by_step(query, key, value, seen)
+        } else {
+            self.fused(query, key, value, seen)
         }
     }
 

@@ -110,7 +110,8 @@ fn copy(result: Option<Tensor>, out: &mut Vec<f32>) -> Result<(), TchError> {
     Ok(())
 }
 
-fn message(panic: &(dyn Any + Send)) -> String {
+/// The first line of what a panic says.
+pub(crate) fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic
         .downcast_ref::<String>()
         .map(String::as_str)

@@ -1,7 +1,8 @@
-//! libtorch's exceptions as errors of loading and of steps.
+//! libtorch's exceptions as errors of loading, of steps and of batches to train.
 
 use hyprstream_engine::BackendError;
 use hyprstream_models::LoadError;
+use hyprstream_training::LearnError;
 use tch::TchError;
 
 /// For `map_err` of a call into libtorch while loading.
@@ -28,6 +29,16 @@ pub(crate) fn step_error(error: &TchError) -> BackendError {
         BackendError::Fatal(first_line(error))
     } else {
         BackendError::Step(first_line(error))
+    }
+}
+
+/// The trainer's view of an exception while a batch of so many tokens was computed.
+pub(crate) fn learn_error(error: &TchError, tokens: usize) -> LearnError {
+    let message = first_line(error);
+    if is_out_of_memory(error) {
+        LearnError::OutOfMemory { tokens, message }
+    } else {
+        LearnError::Fatal(message)
     }
 }
 
@@ -97,6 +108,15 @@ mod tests {
         let told = step_error(&error);
         assert_eq!(matches!(told, BackendError::Fatal(_)), fatal, "{text}");
         assert!(told.to_string().ends_with(text), "{told}");
+    }
+
+    #[test]
+    fn a_batch_may_be_smaller_only_where_memory_was_not_there() {
+        let error = |text: &str| learn_error(&TchError::Torch(text.into()), 7);
+        let memory = error("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: not enough memory");
+        assert!(matches!(memory, LearnError::OutOfMemory { tokens: 7, .. }));
+        let other = error("The size of tensor a (3) must match the size of tensor b (4)");
+        assert!(matches!(other, LearnError::Fatal(_)));
     }
 
     #[test]

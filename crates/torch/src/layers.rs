@@ -79,15 +79,21 @@ impl RmsNorm {
     }
 }
 
-/// Nonlinearity of the gate, in place.
+/// Nonlinearity of the gate, in place unless derivatives are wanted.
 pub(crate) fn activate(kind: Activation, mut x: Tensor) -> Result<Tensor, TchError> {
-    match kind {
-        Activation::Silu => x.f_silu_(),
-        Activation::GeluTanh => x.f_gelu_("tanh"),
+    match (kind, x.requires_grad()) {
+        (Activation::Silu, false) => x.f_silu_(),
+        (Activation::Silu, true) => x.f_silu(),
+        (Activation::GeluTanh, false) => x.f_gelu_("tanh"),
+        (Activation::GeluTanh, true) => x.f_gelu("tanh"),
     }
 }
 
-/// `cap * tanh(x / cap)`, in place.
+/// `cap * tanh(x / cap)`, in place unless derivatives are wanted.
 pub(crate) fn soften(mut x: Tensor, cap: f64) -> Result<Tensor, TchError> {
-    x.f_div_scalar_(cap)?.f_tanh_()?.f_mul_scalar_(cap)
+    if x.requires_grad() {
+        x.f_div_scalar(cap)?.f_tanh()?.f_mul_scalar(cap)
+    } else {
+        x.f_div_scalar_(cap)?.f_tanh_()?.f_mul_scalar_(cap)
+    }
 }

@@ -6,6 +6,9 @@
 //! cache. Adapters that [`AdapterPacker`] made ready are mixed in a batch, each sequence having a
 //! stack of its own.
 //!
+//! [`load_learner`] loads the same folder to be trained with an adapter: what
+//! [`hyprstream_training::Learner`] asks for.
+//!
 //! Building needs `LIBTORCH` (`cargo xtask libtorch` prints it). The libraries for CUDA and ROCm
 //! are looked for when the program runs; see [`Device`].
 //!
@@ -23,6 +26,7 @@ mod device;
 mod error;
 mod gpu_memory;
 mod layers;
+mod learn;
 mod load;
 mod plan;
 mod rope;
@@ -32,4 +36,5 @@ pub use backend::TorchBackend;
 pub use device::has_gpu;
 pub use hyprstream_models::{DType, InvalidDType, LoadError};
 pub use hyprstream_models::{Device, InvalidDevice};
+pub use learn::{LearnOptions, LearnerError, TorchLearner, load_learner};
 pub use load::{LoadOptions, load};

@@ -63,27 +63,17 @@ impl Default for LoadOptions {
 /// [`LoadError`]; [`LoadError::reason`] is for a condition, its text for the user of the Model.
 pub fn load(dir: &Path, options: &LoadOptions) -> Result<TorchBackend, LoadError> {
     let begin = Instant::now();
-    let (config, _) = DecoderConfig::read(dir)?;
-    let weights = Weights::take(&config, Checkpoint::open(dir)?)?;
-    let device = device::resolve(options.device)?;
-    let num_threads = options
-        .threads
-        .unwrap_or_else(default_threads)
-        .clamp(1, 1024);
-    tch::set_num_threads(num_threads as i32);
-    let _no_grad = tch::no_grad_guard();
-
-    let stored = kind_of(weights.stored_type);
-    let kind = resolve(options.dtype, stored, device);
+    let Opened {
+        model,
+        weights,
+        config,
+        kind,
+        device,
+        num_threads,
+    } = open(dir, options.device, options.threads, |stored, device| {
+        resolve(options.dtype, stored, device)
+    })?;
     let weight_bytes = weights.bytes;
-    check_weights_fit(weight_bytes, stored, kind, device)?;
-    let model = Decoder::load(&config, &weights, kind, device)?;
-    if device == tch::Device::Cpu && kind == stored {
-        weights
-            .files
-            .iter()
-            .try_for_each(|file| file.read_ahead())?;
-    }
 
     let shape = CacheShape {
         layers: config.num_layers() as i64,
@@ -152,8 +142,53 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<TorchBackend, LoadError
     })
 }
 
+/// A model on its device, and what it was made of.
+pub(crate) struct Opened {
+    // Invariant: fields are dropped in this order, so that no tensor outlives its mapped file.
+    pub(crate) model: Decoder,
+    pub(crate) weights: Weights,
+    pub(crate) config: DecoderConfig,
+    pub(crate) kind: Kind,
+    pub(crate) device: tch::Device,
+    pub(crate) num_threads: usize,
+}
+
+/// Loads the model in `dir` in the type that `choose` makes of the stored one.
+pub(crate) fn open(
+    dir: &Path,
+    device: Device,
+    threads: Option<usize>,
+    choose: impl FnOnce(Kind, tch::Device) -> Kind,
+) -> Result<Opened, LoadError> {
+    let (config, _) = DecoderConfig::read(dir)?;
+    let weights = Weights::take(&config, Checkpoint::open(dir)?)?;
+    let device = device::resolve(device)?;
+    let num_threads = threads.unwrap_or_else(default_threads).clamp(1, 1024);
+    tch::set_num_threads(num_threads as i32);
+    let _no_grad = tch::no_grad_guard();
+
+    let stored = kind_of(weights.stored_type);
+    let kind = choose(stored, device);
+    check_weights_fit(weights.bytes, stored, kind, device)?;
+    let model = Decoder::load(&config, &weights, kind, device)?;
+    if device == tch::Device::Cpu && kind == stored {
+        weights
+            .files
+            .iter()
+            .try_for_each(|file| file.read_ahead())?;
+    }
+    Ok(Opened {
+        model,
+        weights,
+        config,
+        kind,
+        device,
+        num_threads,
+    })
+}
+
 /// The type that `dtype` stands for with weights of type `stored` on `device`.
-fn resolve(dtype: DType, stored: Kind, device: tch::Device) -> Kind {
+pub(crate) fn resolve(dtype: DType, stored: Kind, device: tch::Device) -> Kind {
     match dtype {
         DType::Float32 => Kind::Float,
         DType::Float16 => Kind::Half,

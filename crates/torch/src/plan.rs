@@ -172,7 +172,7 @@ fn block_list(blocks: &[u32], device: Device) -> Result<BlockList, TchError> {
 }
 
 /// What `count` new tokens from `position` on see, each at most `window` positions.
-fn view(
+pub(crate) fn view(
     position: usize,
     count: usize,
     window: Option<usize>,

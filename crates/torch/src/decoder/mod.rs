@@ -20,50 +20,50 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Decoder {
     /// `[vocab, hidden]`.
-    embedding: Tensor,
+    pub(crate) embedding: Tensor,
     /// Factor of the embedding, rounded to the model's type.
-    embedding_scale: f64,
-    layers: Vec<Layer>,
-    norm: RmsNorm,
-    head: Linear,
-    logit_softcap: Option<f64>,
-    ropes: Vec<Rope>,
+    pub(crate) embedding_scale: f64,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) norm: RmsNorm,
+    pub(crate) head: Linear,
+    pub(crate) logit_softcap: Option<f64>,
+    pub(crate) ropes: Vec<Rope>,
     /// The windows that layers look through, each once.
-    windows: Vec<Option<usize>>,
+    pub(crate) windows: Vec<Option<usize>>,
 }
 
 #[derive(Debug)]
-struct Layer {
-    attention_norm: RmsNorm,
-    attention: Attention,
-    attention_post_norm: Option<RmsNorm>,
-    mlp_norm: RmsNorm,
-    mlp: Mlp,
-    mlp_post_norm: Option<RmsNorm>,
+pub(crate) struct Layer {
+    pub(crate) attention_norm: RmsNorm,
+    pub(crate) attention: Attention,
+    pub(crate) attention_post_norm: Option<RmsNorm>,
+    pub(crate) mlp_norm: RmsNorm,
+    pub(crate) mlp: Mlp,
+    pub(crate) mlp_post_norm: Option<RmsNorm>,
 }
 
 #[derive(Debug)]
-struct Attention {
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    query_norm: Option<RmsNorm>,
-    key_norm: Option<RmsNorm>,
-    output: Linear,
+pub(crate) struct Attention {
+    pub(crate) query: Linear,
+    pub(crate) key: Linear,
+    pub(crate) value: Linear,
+    pub(crate) query_norm: Option<RmsNorm>,
+    pub(crate) key_norm: Option<RmsNorm>,
+    pub(crate) output: Linear,
     /// Index into [`Decoder::ropes`].
-    rope: usize,
-    attend: Attend,
-    num_heads: i64,
-    num_kv_heads: i64,
-    head_dim: i64,
+    pub(crate) rope: usize,
+    pub(crate) attend: Attend,
+    pub(crate) num_heads: i64,
+    pub(crate) num_kv_heads: i64,
+    pub(crate) head_dim: i64,
 }
 
 #[derive(Debug)]
-struct Mlp {
-    gate: Linear,
-    up: Linear,
-    down: Linear,
-    activation: Activation,
+pub(crate) struct Mlp {
+    pub(crate) gate: Linear,
+    pub(crate) up: Linear,
+    pub(crate) down: Linear,
+    pub(crate) activation: Activation,
 }
 
 /// What a step gives.
@@ -154,6 +154,19 @@ impl Decoder {
 }
 
 impl Layer {
+    /// One of its matrices.
+    pub(crate) fn linear(&self, map: Map) -> &Linear {
+        match map {
+            Map::Query => &self.attention.query,
+            Map::Key => &self.attention.key,
+            Map::Value => &self.attention.value,
+            Map::Output => &self.attention.output,
+            Map::Gate => &self.mlp.gate,
+            Map::Up => &self.mlp.up,
+            Map::Down => &self.mlp.down,
+        }
+    }
+
     fn forward(&self, mut x: Tensor, step: &mut Step) -> Result<Tensor, TchError> {
         let attended = self
             .attention
@@ -166,7 +179,8 @@ impl Layer {
     }
 }
 
-fn normed(x: Tensor, norm: Option<&RmsNorm>) -> Result<Tensor, TchError> {
+/// What an optional norm makes of `x`.
+pub(crate) fn normed(x: Tensor, norm: Option<&RmsNorm>) -> Result<Tensor, TchError> {
     match norm {
         None => Ok(x),
         Some(norm) => norm.forward(&x),
@@ -200,23 +214,23 @@ impl Step<'_> {
 }
 
 impl Attention {
+    /// Products, `[tokens, heads * head_dim]`, head by head, each normalised.
+    pub(crate) fn heads(&self, y: Tensor, norm: Option<&RmsNorm>) -> Result<Tensor, TchError> {
+        let count = y.size()[1] / self.head_dim;
+        normed(y.f_view([-1, count, self.head_dim])?, norm)
+    }
+
     fn forward(&self, x: &Tensor, step: &mut Step) -> Result<Tensor, TchError> {
         let layer = self.attend.layer;
-        let heads = |y: Tensor, norm: Option<&RmsNorm>| {
-            normed(
-                y.f_view([-1, y.size()[1] / self.head_dim, self.head_dim])?,
-                norm,
-            )
-        };
         let maps = [
             (Map::Query, &self.query),
             (Map::Key, &self.key),
             (Map::Value, &self.value),
         ];
         let [query, key, value] = step.products(layer, Part::Hidden, x, maps)?;
-        let query = heads(query, self.query_norm.as_ref())?;
-        let key = heads(key, self.key_norm.as_ref())?;
-        let value = heads(value, None)?;
+        let query = self.heads(query, self.query_norm.as_ref())?;
+        let key = self.heads(key, self.key_norm.as_ref())?;
+        let value = self.heads(value, None)?;
         let turned = step.turns[self.rope].apply(&Tensor::f_cat(&[query, key], 1)?)?;
         let query = turned.f_narrow(1, 0, self.num_heads)?;
         let key = turned.f_narrow(1, self.num_heads, self.num_kv_heads)?;
