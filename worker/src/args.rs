@@ -10,6 +10,7 @@ use crate::{
     adapters::AdapterArgs,
     bench::BenchArgs,
     server::{ApiKeys, ApiOptions, ReasoningMode, ToolCallParser},
+    train::TrainArgs,
 };
 
 /// Runs a model and answers the OpenAI API.
@@ -26,6 +27,8 @@ pub struct Args {
 pub enum Command {
     /// Serves a model over HTTP.
     Serve(Box<ServeArgs>),
+    /// Trains a LoRA adapter for a model, by a job file.
+    Train(Box<TrainArgs>),
     /// Measures how fast a model runs here, or how a server does under load.
     Bench(Box<BenchArgs>),
 }
@@ -108,6 +111,20 @@ pub enum Kernels {
     Portable,
     /// libtorch's own instead of ours, as a reference.
     Aten,
+}
+
+impl Kernels {
+    /// The kind as the CPU backend calls it; `None` leaves the choice to it.
+    pub(crate) fn on_cpu(self) -> Option<hyprstream_cpu::Kernels> {
+        use hyprstream_cpu::Kernels as Theirs;
+        match self {
+            Self::Auto | Self::Aten => None,
+            Self::Amx => Some(Theirs::Amx),
+            Self::Avx512 => Some(Theirs::Avx512),
+            Self::Avx2 => Some(Theirs::Avx2),
+            Self::Portable => Some(Theirs::Portable),
+        }
+    }
 }
 
 impl fmt::Display for Quantization {

@@ -14,7 +14,9 @@ mod last_words;
 mod open;
 pub mod serve;
 pub mod server;
+pub mod train;
 
 pub use adapters::AdapterArgs;
 pub use args::{ApiArgs, Args, Command, Kernels, LogArgs, ModelArgs, Quantization, ServeArgs};
 pub use bench::BenchArgs;
+pub use train::TrainArgs;

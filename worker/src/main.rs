@@ -1,14 +1,15 @@
-//! `hyprstream-worker`: runs a model and answers the OpenAI API.
+//! `hyprstream-worker`: runs a model and answers the OpenAI API, or trains an adapter for it.
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use hyprstream_worker::{Args, Command, bench, environment, serve};
+use hyprstream_worker::{Args, Command, bench, environment, serve, train};
 
 fn main() -> ExitCode {
     let args = Args::parse();
     let logs = match &args.command {
         Command::Serve(args) => &args.logs,
+        Command::Train(args) => &args.logs,
         Command::Bench(args) => &args.logs,
     };
     if let Err(why) = hyprstream_telemetry::init_logs(&logs.log, logs.log_format) {
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     }
     match args.command {
         Command::Serve(args) => serve::run(*args),
+        Command::Train(args) => train::run(&args),
         Command::Bench(args) => bench::run(&args),
     }
 }

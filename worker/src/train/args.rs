@@ -1,0 +1,37 @@
+//! The command line of `train`.
+
+use std::path::PathBuf;
+
+use hyprstream_models::DType;
+
+use crate::{Kernels, LogArgs, args::at_least_one};
+
+/// Arguments of `train`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct TrainArgs {
+    /// The job: a file in YAML or JSON (docs/training.md). Its paths are relative to the working
+    /// directory. A job whose output folder has checkpoints goes on from the last of them.
+    #[arg(long)]
+    pub job: PathBuf,
+    /// In which type the frozen weights are kept: auto, float32 or bfloat16.
+    #[arg(long, default_value = "auto", value_parser = dtype)]
+    pub dtype: DType,
+    /// Threads; by default what the machine and the cgroup's quota allow. The result does not
+    /// depend on them.
+    #[arg(long, value_parser = at_least_one)]
+    pub threads: Option<usize>,
+    /// Kernels: auto for the fastest that work here, or one kind. Results of two kinds differ by
+    /// rounding, so that a job is to be resumed with the kind that it began with.
+    #[arg(long, value_enum, default_value_t)]
+    pub kernels: Kernels,
+    /// Print what came of it as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Logs.
+    #[command(flatten)]
+    pub logs: LogArgs,
+}
+
+fn dtype(text: &str) -> Result<DType, String> {
+    text.parse().map_err(|error| format!("{error}"))
+}

@@ -1,0 +1,194 @@
+//! `train`: an adapter out of a model and data, by a job file; no cluster needed.
+
+mod args;
+mod teller;
+
+use std::{io::IsTerminal, process::ExitCode, thread};
+
+use anyhow::{Context, ensure};
+use hyprstream_cpu::{CpuLearner, LearnOptions};
+use hyprstream_training::{Control, Job, Outcome, Prepared, Report, prepare};
+use serde_json::json;
+use tracing::{info, warn};
+
+use self::teller::Teller;
+use crate::{Kernels, serve::signals};
+
+pub use args::TrainArgs;
+
+/// How the program ends after SIGTERM or SIGINT, with a checkpoint: sysexits' EX_TEMPFAIL, since
+/// the same command goes on from there.
+pub const EXIT_SUSPENDED: u8 = 75;
+/// How it ends when the job, the model or the data are wrong: the same command fails again.
+pub const EXIT_REFUSED: u8 = 2;
+
+/// How a job ended.
+enum End {
+    /// The adapter is written.
+    Complete,
+    /// A signal ended it; the last checkpoint is whole.
+    Suspended,
+}
+
+/// Trains until the job is done, or until SIGTERM or SIGINT.
+pub fn run(args: &TrainArgs) -> ExitCode {
+    let (job, prepared) = match read(args) {
+        Ok(read) => read,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return ExitCode::from(EXIT_REFUSED);
+        }
+    };
+    match train(args, &job, &prepared) {
+        Ok(End::Complete) => ExitCode::SUCCESS,
+        Ok(End::Suspended) => ExitCode::from(EXIT_SUSPENDED),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn read(args: &TrainArgs) -> anyhow::Result<(Job, Prepared)> {
+    ensure!(
+        args.kernels != Kernels::Aten,
+        "--kernels aten: libtorch does not train yet; leave it out"
+    );
+    let job = Job::read(&args.job)?;
+    let prepared = prepare(&job)?;
+    Ok((job, prepared))
+}
+
+fn train(args: &TrainArgs, job: &Job, prepared: &Prepared) -> anyhow::Result<End> {
+    tell(prepared);
+    let options = LearnOptions {
+        dtype: args.dtype,
+        kernels: args.kernels.on_cpu(),
+        threads: args.threads,
+        ..LearnOptions::default()
+    };
+    let mut learner = CpuLearner::load(&job.model, prepared.parameters.clone(), &options)
+        .context("the model cannot be trained here")?;
+    let control = Control::default();
+    end_by_signal(control.clone())?;
+    let mut teller = Teller::new(std::io::stderr().is_terminal());
+    let outcome = prepared.train(&mut learner, &mut teller, &control);
+    teller.finish();
+    let finished = match outcome? {
+        Outcome::Complete(finished) => finished,
+        Outcome::Suspended(state) | Outcome::Cancelled(state) => {
+            let step = state.cursor.step;
+            warn!(step, "suspended: the same command goes on from its checkpoint");
+            return Ok(End::Suspended);
+        }
+    };
+    let (files, digest) = prepared.publish(&finished)?;
+    let path = files.tensors.display().to_string();
+    info!(
+        path,
+        %digest,
+        step = finished.step,
+        stopped_early = finished.stopped_early,
+        skipped = finished.cursor.skipped,
+        "the adapter is written"
+    );
+    if args.json {
+        let best = finished.cursor.best.map(|best| json!({"step": best.step, "loss": best.loss}));
+        let report = json!({
+            "adapter": path,
+            "digest": digest.to_string(),
+            "step": finished.step,
+            "steps": finished.cursor.step,
+            "stoppedEarly": finished.stopped_early,
+            "skipped": finished.cursor.skipped,
+            "tokens": finished.cursor.tokens,
+            "best": best,
+            "loss": teller.loss(),
+            "data": prepared.report,
+        });
+        println!("{report}");
+    } else {
+        println!("{path}\n{digest}");
+    }
+    Ok(End::Complete)
+}
+
+/// Says what the run is about, and what of the data it leaves out.
+fn tell(prepared: &Prepared) {
+    of_data(&prepared.report, "data");
+    if let Some(report) = &prepared.eval_report {
+        of_data(report, "eval.path");
+    }
+    for (path, error) in &prepared.passed_over {
+        let error = anyhow_chain(error);
+        warn!(path = %path.display(), error, "a checkpoint is passed over");
+    }
+    if let Some(resumed) = &prepared.resumed {
+        info!(step = resumed.step, path = %resumed.path.display(), "goes on from a checkpoint");
+    }
+    info!(
+        parts = prepared.parameters.parts.len(),
+        parameters = prepared.parameters.len,
+        samples = prepared.train.len(),
+        held_back = prepared.eval.as_ref().map_or(0, |eval| eval.len()),
+        "trains"
+    );
+}
+
+fn of_data(report: &Report, what: &'static str) {
+    info!(
+        what,
+        records = report.records,
+        samples = report.samples,
+        tokens = report.tokens,
+        targets = report.targets,
+        digest = report.digest,
+        "read"
+    );
+    if report.bad > 0 {
+        let first = report.first_bad();
+        warn!(what, bad = report.bad, first, "records are left out");
+    }
+    if report.truncated + report.cut_away > 0 {
+        let (truncated, left_out) = (report.truncated, report.cut_away);
+        warn!(what, truncated, left_out, "samples are longer than data.maxLength");
+    }
+    if report.endless > 0 {
+        let endless = report.endless;
+        warn!(what, endless, "answers end without a token by which serving would stop");
+    }
+    if !report.ignored.is_empty() {
+        let columns = report.ignored.iter().cloned().collect::<Vec<_>>().join(", ");
+        info!(what, columns, "columns say nothing here");
+    }
+}
+
+fn anyhow_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// Lets SIGTERM and SIGINT end the run after its step, with a checkpoint.
+fn end_by_signal(control: Control) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("signals cannot be waited for")?;
+    let entered = runtime.enter();
+    let signals = signals()?;
+    drop(entered);
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            runtime.block_on(signals);
+            info!("ends after this step, with a checkpoint");
+            control.suspend();
+        })
+        .map(drop)
+        .context("signals cannot be waited for")
+}
