@@ -454,3 +454,46 @@ fn a_template_that_writes_the_date_needs_one() {
     let unknown = Renderer::new(&files, 300, Loss::All, 1000, &variables, Some("2026-11-29"));
     assert!(matches!(unknown, Err(RendererError::UnknownVariable(_))));
 }
+
+#[test]
+#[ignore = "writes a file for tests/goldens/make.py"]
+fn writes_its_tokenizer() {
+    fs::write(std::env::var("TOKENIZER").unwrap(), tokenizer_json()).unwrap();
+}
+
+#[derive(serde::Deserialize)]
+struct Recorded {
+    masks: Vec<Mask>,
+}
+
+#[derive(serde::Deserialize)]
+struct Mask {
+    template: String,
+    tokens: Vec<u32>,
+    mask: Vec<u8>,
+}
+
+#[test]
+fn masks_are_those_of_transformers_but_for_the_line_behind_the_end() {
+    let recorded = include_str!("../../tests/goldens/recorded.json");
+    let recorded: Recorded = serde_json::from_str(recorded).unwrap();
+    assert!(recorded.masks.len() >= 6);
+    for Mask {
+        template,
+        tokens,
+        mask,
+    } in recorded.masks
+    {
+        let files = files(Some(&template));
+        let rendered = renderer(&files, Loss::Assistant, 1000).units(chat(talk())).unwrap();
+        let sample = &rendered.units[0][0];
+        assert_eq!(sample.tokens, tokens, "{template}");
+        for (at, (ours, theirs)) in sample.trained.iter().zip(&mask).enumerate() {
+            let text = files.tokenizer.token_bytes(tokens[at]);
+            let behind_an_end = text == b"\n" && files.defaults.eos.contains(&tokens[at - 1]);
+            // Of Phi-3's, what ends the text is marked as a turn of its own there.
+            let same = *ours == (*theirs == 1) || behind_an_end;
+            assert!(same, "{template}, {at}: {ours} and {theirs}");
+        }
+    }
+}
