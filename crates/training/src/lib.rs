@@ -1,7 +1,9 @@
 //! Training of LoRA adapters: everything but the arithmetic of the model, which a [`Learner`] does.
 //!
-//! [`Job`] is what a user writes. [`train`] runs the loop; what it needs is small enough to be put
-//! together by hand in a test: a [`Recipe`], [`Samples`], a [`State`].
+//! [`Job`] is what a user writes, and [`prepare`] reads what it names. A program makes a learner for
+//! the [`Prepared`] model and parameters, and calls [`Prepared::train`] and [`Prepared::publish`].
+//! The loop itself is [`train`]; what it needs is small enough to be put together by hand in a test:
+//! a [`Recipe`], [`Samples`], a [`State`].
 //!
 //! # Invariants
 //! - A run is a pure function of its recipe, data and learner: order, dropout and first values follow
@@ -18,6 +20,7 @@ mod job;
 mod layout;
 mod learner;
 mod optimiser;
+mod prepare;
 mod random;
 mod render;
 mod rows;
@@ -35,6 +38,7 @@ pub use learner::{
     Batch, Dropout, LearnError, Learner, Parameters, Part, PartValues, Policy, Score, Segment,
 };
 pub use optimiser::{AdamW, Moments, clip, norm};
+pub use prepare::{PrepareError, Prepared, PublishError, prepare};
 pub use random::philox;
 pub use render::{Renderer, RendererError};
 pub use rows::Rows;

@@ -164,4 +164,53 @@ mod tests {
         clip(&mut unbound, 5.0, 0.0);
         assert_eq!(unbound, [3.0, 4.0]);
     }
+
+    #[derive(Deserialize)]
+    struct Recorded {
+        optimiser: Vec<Case>,
+    }
+
+    #[derive(Deserialize)]
+    struct Case {
+        decay: f64,
+        clip: f64,
+        start: Vec<f32>,
+        steps: Vec<Step>,
+    }
+
+    #[derive(Deserialize)]
+    struct Step {
+        lr: f64,
+        gradient: Vec<f32>,
+        norm: f64,
+        values: Vec<f32>,
+    }
+
+    #[test]
+    fn updates_are_those_that_pytorch_made() {
+        let recorded = include_str!("../tests/goldens/recorded.json");
+        let recorded: Recorded = serde_json::from_str(recorded).unwrap();
+        for case in recorded.optimiser {
+            let adam = AdamW {
+                weight_decay: case.decay,
+                clip: case.clip,
+                ..AdamW::default()
+            };
+            let mut values = case.start;
+            let mut moments = Moments::zeros(values.len());
+            for (step, theirs) in case.steps.into_iter().enumerate() {
+                let mut gradient = theirs.gradient;
+                let norm = norm(&gradient);
+                if case.clip > 0.0 {
+                    assert!((norm - theirs.norm).abs() < 1e-6 * norm);
+                }
+                clip(&mut gradient, norm, adam.clip);
+                adam.update(&mut values, &mut moments, &gradient, theirs.lr, step as u64 + 1);
+                for (ours, theirs) in values.iter().zip(&theirs.values) {
+                    let far = (ours - theirs).abs();
+                    assert!(far <= 1e-7 * theirs.abs().max(1.0), "{step}: {ours} {theirs}");
+                }
+            }
+        }
+    }
 }

@@ -98,4 +98,35 @@ mod tests {
         assert_eq!(Schedule::warmup_steps(0.03, 10), 1);
         assert_eq!(Schedule::warmup_steps(0.0, 10), 0);
     }
+
+    #[derive(Deserialize)]
+    struct Recorded {
+        schedules: Vec<Case>,
+    }
+
+    #[derive(Deserialize)]
+    struct Case {
+        decay: Decay,
+        warmup: u64,
+        total: u64,
+        rates: Vec<f64>,
+    }
+
+    #[test]
+    fn rates_are_those_that_transformers_made() {
+        let recorded = include_str!("../tests/goldens/recorded.json");
+        let recorded: Recorded = serde_json::from_str(recorded).unwrap();
+        for case in recorded.schedules {
+            let schedule = Schedule {
+                learning_rate: 2e-4,
+                warmup: case.warmup,
+                total: case.total,
+                decay: case.decay,
+            };
+            for (step, theirs) in case.rates.iter().enumerate() {
+                let ours = schedule.at(step as u64);
+                assert!((ours - theirs).abs() < 1e-16, "{step}: {ours} {theirs}");
+            }
+        }
+    }
 }

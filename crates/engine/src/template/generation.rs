@@ -62,7 +62,7 @@ fn replace(source: &str, mut with: impl FnMut(&str, &str) -> Option<String>) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::without_marks;
+    use super::{with_marks, without_marks};
 
     #[test]
     fn the_marks_become_conditions_and_all_else_stays() {
@@ -84,5 +84,16 @@ mod tests {
         ] {
             assert_eq!(without_marks(source), expected);
         }
+    }
+
+    #[test]
+    fn marks_are_printed_within_the_tags_whose_signs_keep_their_sides() {
+        let source = "a{%- generation -%} x {% endgeneration %}b";
+        let mark = "{{ hyprstream_generation_mark }}";
+        assert_eq!(
+            with_marks(source).unwrap(),
+            format!("a{{%- if true %}}{mark}{{% if true -%}} x {{% endif %}}{mark}{{% endif %}}b")
+        );
+        assert_eq!(with_marks("a{% if x %}{% endif %}"), None);
     }
 }

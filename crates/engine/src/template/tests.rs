@@ -189,3 +189,45 @@ fn a_template_that_refuses_some_conversations_is_used() {
         ChatTemplate::new(source, vec![]).unwrap().probe().unwrap();
     }
 }
+
+fn said(template: &str, content: &str) -> Option<(String, Vec<String>)> {
+    let template = ChatTemplate::new(template, vec![]).unwrap();
+    let conversation = Conversation {
+        messages: vec![serde_json::json!({"role": "assistant", "content": content})],
+        ..Conversation::default()
+    };
+    let (text, spans) = template.render_marked(&conversation).unwrap()?;
+    let spans = spans.into_iter().map(|span| text[span].to_owned());
+    let spans = spans.collect();
+    Some((text, spans))
+}
+
+#[test]
+fn what_a_template_marks_is_found_and_its_white_space_is_as_without() {
+    let source =
+        "<a>\n  {%- generation %}\n  {{ messages[0].content }}\n{% endgeneration -%}\n <b>";
+    let plain = ChatTemplate::new(source, vec![]).unwrap();
+    let plain = plain.render(&user("héy"), false).unwrap();
+    let (text, spans) = said(source, "héy").unwrap();
+    assert_eq!((text, spans), (plain, vec!["  héy\n".to_owned()]));
+    // What it is marked with may stand in what was said.
+    let (_, spans) = said(source, "a\u{fdd1}\u{fdd1}b").unwrap();
+    assert_eq!(spans, ["  a\u{fdd1}\u{fdd1}b\n"]);
+    assert_eq!(said("{{ messages[0].content }}", "a"), None);
+    let cut = "{% set x %}{% generation %}{{ messages[0].content }}{% endgeneration %}{% endset %}\
+        {{ x[1:] }}";
+    assert_eq!(said(cut, "abc"), None, "a mark was lost");
+}
+
+#[test]
+fn the_day_may_be_said() {
+    let template = ChatTemplate::new("{{ strftime_now('%d %b %Y') }}", vec![]).unwrap();
+    let on = |date: &str| {
+        let mut conversation = Conversation::default();
+        let variables = &mut conversation.variables;
+        variables.insert(ChatTemplate::DATE.to_owned(), date.into());
+        template.render_conversation(&conversation)
+    };
+    assert_eq!(on("2024-02-29").unwrap(), "29 Feb 2024");
+    assert!(on("yesterday").is_err());
+}

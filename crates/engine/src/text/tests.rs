@@ -391,3 +391,41 @@ proptest! {
         prop_assert_eq!(shown, text.split(&stop).next().unwrap());
     }
 }
+
+#[test]
+fn tokens_with_places_are_the_same_and_lie_where_they_were_written() {
+    for tokenizer in [tiny(), metaspace()] {
+        for text in ["", "a b", " a  b é🦀", "a<|im_end|>b\n\n b", "<s>a"] {
+            let placed = tokenizer.encode_with_places(text).unwrap();
+            let ids: Vec<u32> = placed.iter().map(|(token, _)| *token).collect();
+            assert_eq!(ids, tokenizer.encode(text, false).unwrap(), "{text}");
+            let mut end = 0;
+            for (token, place) in placed {
+                assert!(text.is_char_boundary(place.start) && text.is_char_boundary(place.end));
+                assert!(
+                    place.start <= end && place.end >= end,
+                    "no byte is left out"
+                );
+                end = place.end;
+                if tokenizer.is_special(token) {
+                    assert_eq!(tokenizer.token_bytes(token), text[place].as_bytes());
+                }
+            }
+            assert_eq!(end, text.len(), "{text}");
+        }
+    }
+}
+
+#[test]
+fn places_of_marked_texts_count_the_marks() {
+    let tokenizer = tiny();
+    let said = "a<|im_end|>b";
+    let mut guard = Guard::new(&tokenizer, [said].into_iter());
+    let text = format!("{}<|im_end|>", guard.mark(said));
+    let placed = guard.encode_with_places(&text).unwrap();
+    let ids: Vec<u32> = placed.iter().map(|(token, _)| *token).collect();
+    assert_eq!(ids, guard.encode(&text, 1000).unwrap());
+    let (last, place) = placed.last().unwrap().clone();
+    assert!(tokenizer.is_special(last));
+    assert_eq!(&text[place], "<|im_end|>");
+}

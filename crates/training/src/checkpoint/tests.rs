@@ -20,7 +20,7 @@ fn state(step: u64) -> State {
         },
         best_values: Some(numbers(9.0)),
         cursor: Cursor {
-            seed: 1,
+            recipe: "recipe".to_owned(),
             data: "digest".to_owned(),
             epoch: 2,
             offset: 3,

@@ -194,3 +194,22 @@ fn a_split_parts_no_record_and_follows_from_the_seed() {
     let all = crate::Subset::split(std::sync::Arc::clone(&samples), |_| 10, 1);
     assert_eq!(all.err(), Some(10));
 }
+
+#[test]
+fn parquet_is_read_where_it_was_built_in_and_refused_where_not() {
+    // Two conversations as pyarrow 26 writes them (zstd); the second has an answer that is null.
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/chats.parquet");
+    let scratch = tempfile::tempdir().unwrap();
+    let read = read_path(&path, scratch.path(), Some("llama3"), Method::Sft, 0.5);
+    if cfg!(feature = "parquet") {
+        let (samples, report) = read.unwrap();
+        assert_eq!((samples.len(), report.records, report.bad), (1, 2, 1));
+        assert_eq!(report.named[0].number, 2);
+        assert_eq!(report.named[0].why, "message 2: it has no content");
+        let bytes = fs::read(&path).unwrap();
+        assert_eq!(report.digest, hex::encode(sha2::Sha256::digest(bytes)));
+    } else {
+        let error = read.unwrap_err().to_string();
+        assert!(error.contains("built without"), "{error}");
+    }
+}

@@ -108,7 +108,7 @@ impl Renderer<'_> {
             endless |= self.loss != Loss::All && !self.is_end(sample.tokens[tokens.end - 1]);
             sample.trained[tokens].fill(true);
         }
-        Self::masked(sample, endless)
+        self.masked(sample, endless)
     }
 
     /// The tokens over a span of bytes: up to the one that ends the turn, wherever the span ends

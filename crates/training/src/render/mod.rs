@@ -351,7 +351,7 @@ impl<'a> Renderer<'a> {
             }
             (_, None) => {}
         }
-        Self::masked(sample, end.is_none())
+        self.masked(sample, end.is_none())
     }
 
     fn tokens(
@@ -388,11 +388,16 @@ impl<'a> Renderer<'a> {
                 .trained
                 .push(label != IGNORED || self.loss == Loss::All);
         }
-        Self::masked(sample, false)
+        self.masked(sample, false)
     }
 
     /// With the first token, which nothing comes before, left out of what counts.
-    fn masked(mut sample: Sample, endless: bool) -> Result<Masked, Unrendered> {
+    fn masked(&self, mut sample: Sample, endless: bool) -> Result<Masked, Unrendered> {
+        let known = |token: &u32| (*token as usize) < self.vocab_size;
+        if let Some(token) = sample.tokens.iter().find(|token| !known(token)) {
+            let why = format!("it holds token {token}, for which the model has no embedding");
+            return Err(Unrendered::Bad(why));
+        }
         if sample.tokens.len() < 2 {
             return Err(Unrendered::Bad("it is shorter than two tokens".to_owned()));
         }

@@ -33,8 +33,8 @@ const SPECIAL: [(&str, bool); 24] = [
     ("<｜end▁of▁sentence｜>", true),
 ];
 
-/// A tokenizer of bytes and special tokens.
-pub(crate) fn tokenizer() -> Tokenizer {
+/// A tokenizer of bytes and special tokens, as the content of its file.
+pub(crate) fn tokenizer_json() -> Vec<u8> {
     let printable = |b: u8| (b'!'..=b'~').contains(&b) || (0xa1..=0xac).contains(&b) || b >= 0xae;
     let mut vocab = Map::new();
     let mut next = 0x100_u32;
@@ -63,7 +63,7 @@ pub(crate) fn tokenizer() -> Tokenizer {
             "use_regex": true},
         "model": {"type": "BPE", "vocab": vocab, "merges": []},
     });
-    Tokenizer::from_json(&serde_json::to_vec(&json).unwrap()).unwrap()
+    serde_json::to_vec(&json).unwrap()
 }
 
 /// The files of a model with this template, a name of a file without its ending.
@@ -75,7 +75,7 @@ pub(crate) fn files(template: Option<&str>) -> ModelFiles {
     });
     let ends = SPECIAL.iter().enumerate().filter(|(_, (_, ends))| *ends);
     ModelFiles {
-        tokenizer: tokenizer(),
+        tokenizer: Tokenizer::from_json(&tokenizer_json()).unwrap(),
         template,
         defaults: GenerationDefaults {
             eos: ends.map(|(index, _)| 256 + index as u32).collect(),
@@ -164,7 +164,7 @@ fn of_real_templates_the_assistants_turns_and_their_ends_are_learnt() {
             "qwen3",
             vec![
                 "<think>\n\n</think>\n\nTwo.<|im_end|>",
-                "<think>\n\n</think>\n\nThree é<|im_end|>",
+                "<think>\n\n</think>\n\n Three é<|im_end|>",
             ],
         ),
     ] {
@@ -176,10 +176,7 @@ fn of_real_templates_the_assistants_turns_and_their_ends_are_learnt() {
 fn marks_of_the_template_are_the_same_spans() {
     for (template, expected) in [
         // Its marks hold the line's end that serving prompts with.
-        (
-            "qwen2_5_training",
-            "\nTwo.<|im_end|>|\n Three é<|im_end|>",
-        ),
+        ("qwen2_5_training", "\nTwo.<|im_end|>|\n Three é<|im_end|>"),
         ("llama3_training", "Two.<|eot_id|>|Three é<|eot_id|>"),
         ("gemma_training", "Two.<end_of_turn>|Three é<end_of_turn>"),
         ("gemma3_training", "Two.<end_of_turn>|Three é<end_of_turn>"),
@@ -189,7 +186,7 @@ fn marks_of_the_template_are_the_same_spans() {
         ),
         (
             "qwen3_training",
-            "<think>\n\n</think>\n\nTwo.<|im_end|>|<think>\n\n</think>\n\nThree é<|im_end|>",
+            "<think>\n\n</think>\n\nTwo.<|im_end|>|<think>\n\n</think>\n\n Three é<|im_end|>",
         ),
     ] {
         check(template, Loss::Assistant, &[expected]);
@@ -456,4 +453,47 @@ fn a_template_that_writes_the_date_needs_one() {
     let variables = Map::from_iter([("unheard_of".to_owned(), json!(1))]);
     let unknown = Renderer::new(&files, 300, Loss::All, 1000, &variables, Some("2026-11-29"));
     assert!(matches!(unknown, Err(RendererError::UnknownVariable(_))));
+}
+
+#[test]
+#[ignore = "writes a file for tests/goldens/make.py"]
+fn writes_its_tokenizer() {
+    fs::write(std::env::var("TOKENIZER").unwrap(), tokenizer_json()).unwrap();
+}
+
+#[derive(serde::Deserialize)]
+struct Recorded {
+    masks: Vec<Mask>,
+}
+
+#[derive(serde::Deserialize)]
+struct Mask {
+    template: String,
+    tokens: Vec<u32>,
+    mask: Vec<u8>,
+}
+
+#[test]
+fn masks_are_those_of_transformers_but_for_the_line_behind_the_end() {
+    let recorded = include_str!("../../tests/goldens/recorded.json");
+    let recorded: Recorded = serde_json::from_str(recorded).unwrap();
+    assert!(recorded.masks.len() >= 6);
+    for Mask {
+        template,
+        tokens,
+        mask,
+    } in recorded.masks
+    {
+        let files = files(Some(&template));
+        let rendered = renderer(&files, Loss::Assistant, 1000).units(chat(talk())).unwrap();
+        let sample = &rendered.units[0][0];
+        assert_eq!(sample.tokens, tokens, "{template}");
+        for (at, (ours, theirs)) in sample.trained.iter().zip(&mask).enumerate() {
+            let text = files.tokenizer.token_bytes(tokens[at]);
+            let behind_an_end = text == b"\n" && files.defaults.eos.contains(&tokens[at - 1]);
+            // Of Phi-3's, what ends the text is marked as a turn of its own there.
+            let same = *ours == (*theirs == 1) || behind_an_end;
+            assert!(same, "{template}, {at}: {ours} and {theirs}");
+        }
+    }
 }

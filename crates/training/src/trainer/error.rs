@@ -25,16 +25,12 @@ pub enum TrainError {
         /// Numbers of the learner.
         expected: usize,
     },
-    /// The state is of a run with another seed.
+    /// The state is of a run of another recipe.
     #[error(
-        "the checkpoint was trained with seed {found}, not {expected}: train into another folder, or with the seed of before"
+        "the checkpoint was trained with other numbers (learning rate, batch, steps, seed or the \
+         like): train into another folder, or with those of before"
     )]
-    OtherSeed {
-        /// Of the state.
-        found: u64,
-        /// Of the recipe.
-        expected: u64,
-    },
+    OtherRecipe,
     /// The state is of a run on other data.
     #[error(
         "the checkpoint was trained on samples {found}, but these are {expected}: train into another folder, or on the data of before"
@@ -94,7 +90,7 @@ impl TrainError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NoSamples | Self::OtherUnits => "InvalidData",
-            Self::OtherLayout { .. } | Self::OtherSeed { .. } | Self::OtherData { .. } => {
+            Self::OtherLayout { .. } | Self::OtherRecipe | Self::OtherData { .. } => {
                 "CheckpointMismatch"
             }
             Self::Sample { .. } => "DiskFailed",

@@ -16,6 +16,8 @@ pub use error::TrainError;
 pub use observe::{Control, Event, NoObserver, Observer, Progress};
 pub use state::{Best, Cursor, State};
 
+use sha2::{Digest as _, Sha256};
+
 use micro::Computer;
 use observe::Pace;
 use step::Step;
@@ -63,6 +65,20 @@ pub struct Recipe {
     pub eval: EvalRecipe,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
+}
+
+impl Recipe {
+    /// SHA-256 of all that the result depends on, in hexadecimal.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let all = Self {
+            // When states are saved changes none.
+            checkpoint_every: 0,
+            ..self.clone()
+        };
+        // Its numbers are written so that each has one spelling.
+        hex::encode(Sha256::digest(format!("{all:?}").as_bytes()))
+    }
 }
 
 /// When a run ends.

@@ -22,8 +22,8 @@ pub struct State {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Cursor {
-    /// Of the recipe.
-    pub seed: u64,
+    /// Digest of the recipe.
+    pub recipe: String,
     /// Digest of what is learnt from.
     pub data: String,
     /// The epoch, from 0.
@@ -69,7 +69,7 @@ impl State {
             values,
             best_values: None,
             cursor: Cursor {
-                seed: recipe.seed,
+                recipe: recipe.digest(),
                 data: train.digest(),
                 epoch: 0,
                 offset: 0,
@@ -87,11 +87,8 @@ impl State {
 
     /// Whether it is of a run of this recipe on these samples.
     pub(super) fn check(&self, recipe: &Recipe, train: &Subset) -> Result<(), TrainError> {
-        if self.cursor.seed != recipe.seed {
-            return Err(TrainError::OtherSeed {
-                found: self.cursor.seed,
-                expected: recipe.seed,
-            });
+        if self.cursor.recipe != recipe.digest() {
+            return Err(TrainError::OtherRecipe);
         }
         let expected = train.digest();
         if self.cursor.data != expected {

@@ -361,16 +361,20 @@ fn a_cancelled_run_leaves_a_checkpoint() {
 }
 
 #[test]
-fn a_state_of_other_data_or_another_seed_is_refused() {
+fn a_state_of_other_data_or_another_recipe_is_refused() {
     let mut case = Case::new(recipe());
     let mut state = case.fresh();
     state.cursor.data = "other".to_owned();
     let error = case.run_from(state, None).unwrap_err();
     assert!(matches!(error, TrainError::OtherData { .. }), "{error}");
     let mut state = case.fresh();
-    state.cursor.seed += 1;
+    let other = Recipe {
+        learning_rate: 0.06,
+        ..recipe()
+    };
+    state.cursor.recipe = other.digest();
     let error = case.run_from(state, None).unwrap_err();
-    assert!(matches!(error, TrainError::OtherSeed { .. }), "{error}");
+    assert!(matches!(error, TrainError::OtherRecipe), "{error}");
     let mut state = case.fresh();
     state.values.pop();
     let error = case.run_from(state, None).unwrap_err();

@@ -1,0 +1,382 @@
+//! From a job to everything that its run needs, but for the learner.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use hyprstream_engine::{FilesError, ModelFiles};
+use hyprstream_models::{
+    Checkpoint, DecoderConfig, LoadError, Weights,
+    adapter::{Adapter, AdapterDigest, AdapterError, AdapterFiles, AdapterLimits, BaseName},
+};
+
+use crate::{
+    checkpoint::{CheckpointError, Checkpoints, Written},
+    data::{self, DataError, Report, Source},
+    job::{EvalSpec, Job, JobError},
+    layout::{self, LayoutError, Lora},
+    learner::{Learner, Parameters},
+    render::{Renderer, RendererError},
+    samples::{Samples, Subset},
+    trainer::{
+        Control, EvalRecipe, Finished, Length, Observer, Outcome, Recipe, Run, State, TrainError,
+        train,
+    },
+};
+
+/// A job whose model and data were read.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The model, for whoever makes the learner.
+    pub config: DecoderConfig,
+    /// The adapter's layout, likewise.
+    pub parameters: Parameters,
+    /// How the run goes.
+    pub recipe: Recipe,
+    /// What is learnt from.
+    pub train: Subset,
+    /// What it is judged by.
+    pub eval: Option<Subset>,
+    /// What was seen of the data.
+    pub report: Report,
+    /// What was seen of the data it is judged by, if that is of its own.
+    pub eval_report: Option<Report>,
+    /// The checkpoint that the run goes on from.
+    pub resumed: Option<Written>,
+    /// Newer checkpoints that are not whole.
+    pub passed_over: Vec<(PathBuf, CheckpointError)>,
+    state: State,
+    reference: Option<Vec<f32>>,
+    checkpoints: Checkpoints,
+    base: BaseName,
+    model: PathBuf,
+    output: PathBuf,
+}
+
+/// A job that cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// A field does not fit the model or the data.
+    #[error(transparent)]
+    Job(#[from] JobError),
+    /// The output folder cannot be made.
+    #[error("the folder {} cannot be made", path.display())]
+    Output {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The model cannot be read.
+    #[error("the model cannot be read")]
+    Model(#[from] LoadError),
+    /// Its tokenizer or chat template cannot be used.
+    #[error("the model's tokenizer or template cannot be used")]
+    Files(#[from] FilesError),
+    /// The adapter does not fit the model.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The adapter to go on from cannot be read.
+    #[error("adapter.from: the adapter cannot be read")]
+    From(#[source] AdapterError),
+    /// The chat template needs or knows something else.
+    #[error(transparent)]
+    Renderer(#[from] RendererError),
+    /// The data cannot be learnt from.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The data it is judged by cannot be used.
+    #[error("eval.path: the data cannot be used")]
+    Eval(#[source] DataError),
+    /// Checkpoints cannot be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+}
+
+/// A finished adapter that cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The folder cannot be made.
+    #[error("the folder {} cannot be made", path.display())]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It cannot be written, or what was written is refused by what serves.
+    #[error("the adapter cannot be written and read back")]
+    Adapter(#[source] AdapterError),
+    /// The model, which it is checked with, cannot be read.
+    #[error("the model cannot be read")]
+    Model(#[source] LoadError),
+    /// What was read back is another adapter.
+    #[error("the adapter that was written is {found}, not {expected}: the disk changed it")]
+    Changed {
+        /// What lies on disk.
+        found: AdapterDigest,
+        /// What was trained.
+        expected: AdapterDigest,
+    },
+}
+
+/// Reads the model and the data of a job, and finds where its run begins: at its last checkpoint
+/// that is whole, or at the beginning.
+///
+/// # Errors
+/// [`PrepareError`], with the field or the record that is wrong.
+pub fn prepare(job: &Job) -> Result<Prepared, PrepareError> {
+    job.check()?;
+    make(&job.output).map_err(|source| PrepareError::Output {
+        path: job.output.clone(),
+        source,
+    })?;
+    let (config, _) = DecoderConfig::read(&job.model)?;
+    if job.data.max_length > config.max_positions {
+        let most = config.max_positions;
+        let why = format!("the model has {most} positions: set it to {most} or less");
+        return Err(JobError::field("data.maxLength", why).into());
+    }
+    let files = ModelFiles::load(&job.model)?;
+    let recipe = recipe(job);
+    let (parameters, values) = adapter(job, &config)?;
+    let (samples, report) = samples(job, &config, &files, &job.data.path)?;
+    let samples = Arc::new(samples);
+    let (train, eval, eval_report) = match &job.eval {
+        None => (Subset::all(samples), None, None),
+        Some(EvalSpec {
+            path: Some(path), ..
+        }) => {
+            let (held, report) =
+                self::samples(job, &config, &files, path).map_err(|e| match e {
+                    PrepareError::Data(error) => PrepareError::Eval(error),
+                    other => other,
+                })?;
+            let held = Subset::all(Arc::new(held));
+            (Subset::all(samples), Some(held), Some(report))
+        }
+        Some(eval) => {
+            let (train, held) = split(eval, samples, job.seed)?;
+            (train, Some(held), None)
+        }
+    };
+    let base = BaseName {
+        name: job
+            .model
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned()),
+        revision: None,
+    };
+    let checkpoints = Checkpoints::open(
+        &job.output.join("checkpoints"),
+        job.checkpoints.keep,
+        config.clone(),
+        parameters.clone(),
+        base.clone(),
+    )?;
+    let latest = checkpoints.latest()?;
+    let reference = job.adapter.from.is_some().then(|| values.clone());
+    let (resumed, state) = match latest.found {
+        Some((written, state)) => (Some(written), state),
+        None => (None, State::fresh(&recipe, &train, values)),
+    };
+    Ok(Prepared {
+        config,
+        parameters,
+        recipe,
+        train,
+        eval,
+        report,
+        eval_report,
+        resumed,
+        passed_over: latest.passed_over,
+        state,
+        reference,
+        checkpoints,
+        base,
+        model: job.model.clone(),
+        output: job.output.clone(),
+    })
+}
+
+impl Prepared {
+    /// Trains with a learner that has this model and these parameters.
+    ///
+    /// # Errors
+    /// [`TrainError`].
+    pub fn train(
+        &self,
+        learner: &mut dyn Learner,
+        observer: &mut dyn Observer,
+        control: &Control,
+    ) -> Result<Outcome, TrainError> {
+        train(Run {
+            recipe: &self.recipe,
+            learner,
+            train: &self.train,
+            eval: self.eval.as_ref(),
+            state: self.state.clone(),
+            reference: self.reference.as_deref(),
+            checkpoints: Some(&self.checkpoints),
+            observer,
+            control,
+        })
+    }
+
+    /// Writes the finished adapter into `adapter/` of the output folder as PEFT has it, reads it
+    /// back as serving does, and returns its files and its identity.
+    ///
+    /// # Errors
+    /// [`PublishError`].
+    pub fn publish(
+        &self,
+        finished: &Finished,
+    ) -> Result<(AdapterFiles, AdapterDigest), PublishError> {
+        let folder = self.output.join("adapter");
+        make(&folder).map_err(|source| PublishError::Folder {
+            path: folder.clone(),
+            source,
+        })?;
+        let files = AdapterFiles {
+            tensors: folder.join("adapter_model.safetensors"),
+            config: folder.join("adapter_config.json"),
+        };
+        let base = self.base.clone();
+        let adapter = layout::adapter(&self.parameters, &finished.values, &self.config, base);
+        adapter
+            .write(&files, &self.config)
+            .map_err(PublishError::Adapter)?;
+        let weights = weights(&self.config, &self.model).map_err(PublishError::Model)?;
+        let limits = AdapterLimits {
+            max_rank: usize::MAX,
+            max_bytes: u64::MAX,
+        };
+        let read = Adapter::read(&files, &self.config, &weights, limits);
+        let (found, expected) = (
+            read.map_err(PublishError::Adapter)?.digest(),
+            adapter.digest(),
+        );
+        if found != expected {
+            return Err(PublishError::Changed { found, expected });
+        }
+        Ok((files, found))
+    }
+}
+
+/// The numbers of a job.
+fn recipe(job: &Job) -> Recipe {
+    let training = &job.training;
+    let eval = job.eval.as_ref();
+    Recipe {
+        method: job.method,
+        beta: job.beta(),
+        length: match training.steps {
+            Some(steps) => Length::Steps(steps),
+            None => Length::Epochs(training.epochs.unwrap_or(3)),
+        },
+        batch: training.batch,
+        packed: job.data.packing.then_some(job.data.max_length),
+        micro_batch_tokens: job.micro_batch_tokens(),
+        learning_rate: job.learning_rate(),
+        warmup: training.warmup,
+        decay: training.decay,
+        optimiser: training.optimiser,
+        dropout: job.adapter.dropout,
+        seed: job.seed,
+        max_bad_steps: training.max_bad_steps,
+        eval: eval.map_or_else(EvalRecipe::default, |eval| EvalRecipe {
+            every: eval.every,
+            patience: eval.patience,
+            min_gain: eval.min_gain,
+            keep_best: eval.keep_best,
+        }),
+        checkpoint_every: job.checkpoints.every,
+    }
+}
+
+/// Layout and first values of the adapter.
+fn adapter(job: &Job, config: &DecoderConfig) -> Result<(Parameters, Vec<f32>), PrepareError> {
+    let spec = &job.adapter;
+    if let Some(from) = &spec.from {
+        let files = AdapterFiles::find(from).map_err(PrepareError::From)?;
+        let weights = weights(config, &job.model)?;
+        let adapter = Adapter::read(&files, config, &weights, AdapterLimits::default());
+        return Ok(layout::of_adapter(&adapter.map_err(PrepareError::From)?));
+    }
+    let lora = Lora {
+        rank: spec.rank.unwrap_or(16),
+        alpha: spec.alpha.unwrap_or(32.0),
+        rank_stabilized: spec.rs_lora.unwrap_or(false),
+        dora: spec.dora.unwrap_or(false),
+        targets: spec.targets.clone().unwrap_or_default(),
+    };
+    let parameters = layout::parameters(config, &lora)?;
+    let weights = lora.dora.then(|| weights(config, &job.model)).transpose()?;
+    let values = layout::first_values(&parameters, job.seed, |site| {
+        let weights = weights.as_ref().expect("only DoRA asks for lengths");
+        site.lengths(weights)
+    });
+    Ok((parameters, values))
+}
+
+fn weights(config: &DecoderConfig, model: &Path) -> Result<Weights, LoadError> {
+    Weights::take(config, Checkpoint::open(model)?)
+}
+
+fn samples(
+    job: &Job,
+    config: &DecoderConfig,
+    files: &ModelFiles,
+    path: &Path,
+) -> Result<(Samples, Report), PrepareError> {
+    let data = &job.data;
+    let renderer = Renderer::new(
+        files,
+        config.vocab_size,
+        data.loss,
+        data.max_length,
+        &data.template_variables,
+        data.date.as_deref(),
+    )?;
+    let source = Source {
+        path,
+        method: job.method,
+        max_bad: data.max_bad,
+        scratch: &job.output,
+    };
+    Ok(data::read(source, &renderer)?)
+}
+
+fn split(
+    eval: &EvalSpec,
+    samples: Arc<Samples>,
+    seed: u64,
+) -> Result<(Subset, Subset), PrepareError> {
+    let field = if eval.records.is_some() {
+        "eval.records"
+    } else {
+        "eval.fraction"
+    };
+    let held_back = |records: usize| {
+        let part = eval
+            .fraction
+            .map(|part| (part * records as f64).ceil() as usize);
+        eval.records.or(part).unwrap_or(0)
+    };
+    let split = Subset::split(samples, held_back, seed);
+    split.map_err(|records| {
+        let why = format!("nothing would be left of {records} records: set it lower");
+        JobError::field(field, why).into()
+    })
+}
+
+fn make(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)
+}
