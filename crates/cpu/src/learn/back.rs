@@ -10,7 +10,7 @@ use super::{
     step::{Gradient, Step, drop_rows},
 };
 use crate::{
-    kernels::{LANES, NormArgs, NormBackArgs},
+    kernels::{LANES, NormBackArgs},
     model::Part,
 };
 
@@ -196,11 +196,13 @@ impl Step<'_> {
                     at: (column * width + narrow.from) * LANES,
                 })
                 .collect();
+            // The change alone: it is added to a product that is 0.
+            let nothing = vec![0.0; columns * LANES];
             let alone = Product {
                 rows: self.at.d_narrow,
                 m,
                 source: Source::Ready {
-                    panels: &vec![0.0; columns * LANES],
+                    panels: &nothing,
                     depth: 1,
                 },
                 low: Some(Low {
@@ -355,20 +357,5 @@ impl Step<'_> {
                 }
             }
         })
-    }
-
-    /// The last norm of row `row` of `x`.
-    ///
-    /// # Safety
-    /// See [`View`].
-    pub(super) unsafe fn last_norm(
-        ops: &crate::kernels::Ops,
-        model: &crate::model::Model,
-        x: &[f32],
-        out: &mut [f32],
-    ) {
-        let (weight, eps) = (&model.norm[..], model.config.norm_eps as f32);
-        // SAFETY: the caller's promise.
-        unsafe { (ops.norm)(&NormArgs { x, weight, eps }, out) }
     }
 }

@@ -11,7 +11,10 @@ use super::{
     rows::Target,
     step::Step,
 };
-use crate::{buffer::Shared, kernels::NormBackArgs};
+use crate::{
+    buffer::Shared,
+    kernels::{NormArgs, NormBackArgs},
+};
 
 /// Bytes of logits at a time.
 const LOGIT_BYTES: usize = 64 << 20;
@@ -65,12 +68,11 @@ impl Step<'_> {
         let (at, dx) = (self.at.head, self.at.dx);
         let vocab = model.config.vocab_size;
         let m = targets.len();
+        let (weight, eps) = (&model.norm[..], model.config.norm_eps as f32);
         self.crew.each_row(m, 0, |row, _| unsafe {
-            let (x, out) = (
-                x.row(targets[row].row, 0, width),
-                at.hidden.row_mut(row, 0, width),
-            );
-            Self::last_norm(&ops, model, x, out);
+            let x = x.row(targets[row].row, 0, width);
+            let out = at.hidden.row_mut(row, 0, width);
+            (ops.norm)(&NormArgs { x, weight, eps }, out);
         })?;
         let matrix = Matrix {
             weights: &model.head.weights,
@@ -114,7 +116,6 @@ impl Step<'_> {
             product.source = Source::Inputs(matrix);
             product.out = at.d_hidden;
             product.run(self.crew)?;
-            let (weight, eps) = (&model.norm[..], model.config.norm_eps as f32);
             self.crew.each_row(m, 0, |row, _| unsafe {
                 let place = targets[row].row;
                 let (x, dy) = (x.row(place, 0, width), at.d_hidden.row(row, 0, width));

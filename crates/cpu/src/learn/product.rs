@@ -48,15 +48,19 @@ pub(super) struct Matrix<'a> {
 }
 
 impl Matrix<'_> {
-    /// The panel that has the outputs `16 * column..`.
-    fn panel(&self, column: usize) -> *const u8 {
+    /// Which panel has the outputs `16 * column..`.
+    pub(super) fn panel_of(&self, column: usize) -> usize {
         let half = self.weights.panels / 2;
-        let panel = match (self.paired, column < half) {
+        match (self.paired, column < half) {
             (false, _) => column,
             (true, true) => 2 * column,
             (true, false) => 2 * (column - half) + 1,
-        };
-        self.weights.data[panel * self.weights.steps * STEP_BYTES..].as_ptr()
+        }
+    }
+
+    fn panel(&self, column: usize) -> *const u8 {
+        let at = self.panel_of(column) * self.weights.steps * STEP_BYTES;
+        self.weights.data[at..].as_ptr()
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     buffer::Shared,
-    kernels::{NormArgs, TurnArgs},
+    kernels::{LANES, NormArgs, TurnArgs},
     model::{Layer, Linear, Model, Part},
     weights::Matrix as Stored,
 };
@@ -218,16 +218,11 @@ impl<'a> Step<'a> {
         if linear.bias.is_empty() {
             return Ok(());
         }
-        let (ops, half) = (self.crew.ops, matrix.weights.panels / 2);
-        let bias: Vec<f32> = (0..matrix.weights.panels)
-            .flat_map(|column| {
-                let panel = match (matrix.paired, column < half) {
-                    (false, _) => column,
-                    (true, true) => 2 * column,
-                    (true, false) => 2 * (column - half) + 1,
-                };
-                linear.bias[panel * 16..][..16].to_vec()
-            })
+        let ops = self.crew.ops;
+        let panels = (0..matrix.weights.panels).map(|column| matrix.panel_of(column));
+        let bias: Vec<f32> = panels
+            .flat_map(|panel| &linear.bias[panel * LANES..][..LANES])
+            .copied()
             .collect();
         self.crew.each_row(self.rows.len(), 0, |row, _| unsafe {
             (ops.add)(out.row_mut(row, 0, bias.len()), &bias);
@@ -259,7 +254,7 @@ impl<'a> Step<'a> {
         }
         product.rows = self.at.dropped;
         for narrow in &group.narrow {
-            let len = narrow.rank.next_multiple_of(16) * group.inputs;
+            let len = narrow.rank.next_multiple_of(LANES) * group.inputs;
             product.out = out.columns(narrow.from);
             product.source = Source::Ready {
                 panels: &self.panels.narrow[narrow.from * group.inputs..][..len],
