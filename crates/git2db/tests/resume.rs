@@ -91,13 +91,11 @@ fn an_attempt_that_got_further_counts_anew() {
     let stands = Mutex::new(0);
     let (sent, calls) = send(move |request| {
         let mut stands = stands.lock().unwrap();
-        match &*request.method {
-            "HEAD" => at(*stands),
-            _ => {
-                *stands += 1;
-                Response::new(if *stands == 10 { 204 } else { 502 })
-            }
+        if request.method == "HEAD" {
+            return at(*stands);
         }
+        *stands += 1;
+        Response::new(if *stands == 10 { 204 } else { 502 })
     });
     assert_eq!(sent.unwrap().objects_moved, 1);
     assert_eq!(calls.len(), 20);

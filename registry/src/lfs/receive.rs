@@ -92,8 +92,9 @@ pub(super) async fn receive(
                 Repository::Mirror(_) => None,
             };
             let is_kept = matches!(incoming.onto, Onto::Part { .. });
+            let is_short = incoming.may_be_short;
             let result = take(&state, incoming, &mut reader, verify, place);
-            let is_left = is_kept && result.is_err();
+            let is_left = is_kept && (is_short || result.is_err());
             let _ = end.send(result);
             if is_left {
                 parts::tidy(&state, namespace.as_ref());
