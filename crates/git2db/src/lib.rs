@@ -8,8 +8,8 @@
 //! | [`lfs`] | pointers, the batch API, verified downloads that continue, uploads |
 //! | [`store`] | contents by their SHA-256, each once per disk |
 //! | [`checkout`] | a commit's files as hard links into the store, whole or not there |
-//! | [`storage`] | writable folders over a checkout: overlay mounts, reflinks, copies |
-//! | [`mod@commit`] | staging, committing, pushing |
+//! | [`storage`] | writable folders over a checkout: overlay mounts, reflinks, copies; disks of a fixed size |
+//! | [`mod@commit`] | staging, also of an overlay's upper, committing, pushing |
 //! | [`manager`] | [`Git2DB`]: repositories tracked in one folder, [clones](CloneBuilder), the open ones |
 //! | [`handle`] | [`RepositoryHandle`]: a repository as its users work with it: branches, tags, worktrees, merging, history, remotes, fetches, pushes |
 //! | [`transport`] | git objects from others than git servers: paths, peers |

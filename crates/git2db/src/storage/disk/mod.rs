@@ -87,6 +87,20 @@ pub enum DiskError {
 }
 
 impl DiskError {
+    /// The reason for conditions and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::File { source, .. } if durable::is_full(source) => "DiskFull",
+            Self::File { .. } => "InternalError",
+            Self::Mkfs { .. } | Self::Device { .. } | Self::Mount { .. } => "StorageUnavailable",
+        }
+    }
+
+    /// Whether the same call may succeed later without anyone changing anything.
+    pub fn is_retriable(&self) -> bool {
+        matches!(self, Self::File { .. } | Self::Device { .. })
+    }
+
     /// Whether the disk that the file lies on has no room for it.
     pub fn is_full(&self) -> bool {
         matches!(self, Self::File { source, .. } if durable::is_full(source))
@@ -260,7 +274,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("image");
         let error = make(&path, 1 << 43).unwrap_err();
-        assert!(error.is_full(), "{error}");
+        assert!(error.is_full() && error.reason() == "DiskFull", "{error}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
         assert_eq!(missing_bytes(&path, BYTES).unwrap(), BYTES);
     }
