@@ -436,7 +436,7 @@ def main():
         if args.what == "training":
             import training
 
-            training.make(base, DATA)
+            training.make(base, DATA, args.only)
         elif args.what == "adapters":
             adapters.make(base, DATA)
         else:

@@ -113,7 +113,8 @@ mod tests {
     #[test]
     fn a_batch_may_be_smaller_only_where_memory_was_not_there() {
         let error = |text: &str| learn_error(&TchError::Torch(text.into()), 7);
-        let memory = error("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: not enough memory");
+        let memory =
+            error("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: not enough memory");
         assert!(matches!(memory, LearnError::OutOfMemory { tokens: 7, .. }));
         let other = error("The size of tensor a (3) must match the size of tensor b (4)");
         assert!(matches!(other, LearnError::Fatal(_)));

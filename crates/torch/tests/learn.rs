@@ -148,7 +148,10 @@ fn a_frozen_model_in_bfloat16_learns_nearly_the_same() {
     let weight = f64::from(case.batch(0).segments[0].weight);
     assert!((loss * weight / case.losses()[0] - 1.0).abs() < 0.05);
     let dot = |a: &[f32], b: &[f32]| -> f64 {
-        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+        a.iter()
+            .zip(b)
+            .map(|(a, b)| f64::from(*a) * f64::from(*b))
+            .sum()
     };
     let theirs = case.gradient();
     let cosine = dot(&ours, theirs) / (dot(&ours, &ours) * dot(theirs, theirs)).sqrt();
@@ -165,8 +168,13 @@ fn without_an_adapter_the_frozen_model_is_scored() {
     }
     let batch = case.batch(0);
     let base = learner.score(&batch, Policy::Base).unwrap();
-    assert_eq!(base, learner.score(&batch, Policy::Adapter(&values)).unwrap());
-    let trained = learner.score(&batch, Policy::Adapter(case.values())).unwrap();
+    assert_eq!(
+        base,
+        learner.score(&batch, Policy::Adapter(&values)).unwrap()
+    );
+    let trained = learner
+        .score(&batch, Policy::Adapter(case.values()))
+        .unwrap();
     assert!((base[0].loss - trained[0].loss).abs() > 1e-3);
 }
 
@@ -175,12 +183,19 @@ fn a_batch_with_nothing_to_train_has_no_gradient() {
     let case = case("mistral", "everything");
     let mut learner = learner(case.dir(), case.parameters(), &options());
     let mut batch = case.batch(0);
-    batch.segments.iter_mut().for_each(|s| s.trained.fill(false));
+    batch
+        .segments
+        .iter_mut()
+        .for_each(|s| s.trained.fill(false));
     let mut gradient = vec![0.0; case.parameters().len];
     let scores = learner
         .accumulate(&batch, case.values(), Dropout::NONE, &mut gradient)
         .unwrap();
-    assert!(scores.iter().all(|score| score.tokens == 0 && score.loss == 0.0));
+    assert!(
+        scores
+            .iter()
+            .all(|score| score.tokens == 0 && score.loss == 0.0)
+    );
     assert!(gradient.iter().all(|x| *x == 0.0));
 }
 
@@ -234,7 +249,12 @@ fn an_adapter_that_does_not_fit_is_refused_by_name() {
     let mut parameters = case.parameters().clone();
     parameters.parts[0].site = Site::Layer(2, Linear::Query);
     let error = load_learner(case.dir(), parameters, &options()).unwrap_err();
-    assert!(error.to_string().contains("model.layers.2.self_attn.q_proj"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("model.layers.2.self_attn.q_proj"),
+        "{error}"
+    );
     let mut parameters = case.parameters().clone();
     parameters.parts[1].rank += 1;
     let error = load_learner(case.dir(), parameters, &options()).unwrap_err();

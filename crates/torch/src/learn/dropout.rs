@@ -66,6 +66,10 @@ fn fill(factors: &mut [f32], dropout: Dropout, site: Site, place: Place, quad: u
     let kept = 1.0 / (1.0 - dropout.probability);
     let draws = dropout.draw(place.sample, site, place.position, quad);
     for (factor, draw) in factors.iter_mut().zip(draws) {
-        *factor = if draw < dropout.probability { 0.0 } else { kept };
+        *factor = if draw < dropout.probability {
+            0.0
+        } else {
+            kept
+        };
     }
 }

@@ -50,7 +50,7 @@ impl<'a> Pass<'a> {
         let mut x = model.embedding.f_index_select(0, tokens)?;
         if let Some(part) = self.leaves.get(Site::Embedding) {
             // The input is 1 at the token and 0 elsewhere: the product is a column of A.
-            let mut low = part.a.tensor.f_index_select(1, tokens)?.f_t()?;
+            let mut low = part.a.tensor.f_index_select(1, tokens)?.f_transpose(0, 1)?;
             let (places, device) = (&self.packed.places, self.learner.device);
             let tokens: Vec<i64> = tokens.try_into()?;
             let factors = dropout::factors_of_tokens(self.dropout, places, &tokens, device)?;
@@ -78,12 +78,7 @@ impl<'a> Pass<'a> {
         x.f_add(&normed(fed, layer.mlp_post_norm.as_ref())?)
     }
 
-    fn attend(
-        &self,
-        layer: usize,
-        attention: &Attention,
-        x: &Tensor,
-    ) -> Result<Tensor, TchError> {
+    fn attend(&self, layer: usize, attention: &Attention, x: &Tensor) -> Result<Tensor, TchError> {
         let maps = [
             (Map::Query, &attention.query),
             (Map::Key, &attention.key),
@@ -166,12 +161,7 @@ impl<'a> Pass<'a> {
 }
 
 /// The product of a matrix and what changes it, in the type of `x`. A bias is not rescaled by DoRA.
-fn changed(
-    part: &LeafPart,
-    linear: &Linear,
-    x: &Tensor,
-    low: &Tensor,
-) -> Result<Tensor, TchError> {
+fn changed(part: &LeafPart, linear: &Linear, x: &Tensor, low: &Tensor) -> Result<Tensor, TchError> {
     let kind = x.f_kind()?;
     let bias = linear.bias.as_ref();
     let Some(bias) = bias.filter(|_| part.dora.is_some()) else {

@@ -51,7 +51,11 @@ impl<'a> Head<'a> {
         below: bool,
         sums: &mut Sums,
     ) -> Result<(Vec<Score>, Option<Tensor>), TchError> {
-        let x = if below { differentiable(x)? } else { x.f_detach()? };
+        let x = if below {
+            differentiable(x)?
+        } else {
+            x.f_detach()?
+        };
         let hidden = self.hidden(&x)?;
         let leaf = differentiable(&hidden)?;
         let mut found = Found::default();
@@ -61,7 +65,12 @@ impl<'a> Head<'a> {
             let rows = differentiable(&rows)?;
             let loss = self.loss_of(&rows, &chunk)?;
             found.add(&loss)?;
-            let weights = self.pass.packed.targets.weights.f_narrow(0, chunk.first, chunk.count)?;
+            let weights = self
+                .pass
+                .packed
+                .targets
+                .weights
+                .f_narrow(0, chunk.first, chunk.count)?;
             let weighted = loss.losses.f_mul(&weights)?;
             let leaves = self.pass.leaves.of_head();
             derivatives.extend(sums.run(&weighted, leaves, Some(&rows))?);
@@ -105,7 +114,10 @@ impl<'a> Head<'a> {
         if let Some(cap) = self.pass.learner.model.logit_softcap {
             logits = soften(logits, cap)?;
         }
-        let targets = packed.targets.tokens.f_narrow(0, chunk.first, chunk.count)?;
+        let targets = packed
+            .targets
+            .tokens
+            .f_narrow(0, chunk.first, chunk.count)?;
         let likeliest = logits.f_detach()?.f_argmax(-1, false)?;
         let losses =
             logits.f_cross_entropy_loss(&targets, None::<Tensor>, Reduction::None, -100, 0.0)?;
@@ -126,7 +138,10 @@ impl<'a> Head<'a> {
                 Score {
                     loss: losses.map(|loss| f64::from(*loss)).sum(),
                     tokens: count as u32,
-                    correct: found.correct[range].iter().filter(|correct| **correct).count() as u32,
+                    correct: found.correct[range]
+                        .iter()
+                        .filter(|correct| **correct)
+                        .count() as u32,
                 }
             })
             .collect()
@@ -147,7 +162,8 @@ struct Loss {
 
 impl Found {
     fn add(&mut self, loss: &Loss) -> Result<(), TchError> {
-        self.losses.extend(Vec::<f32>::try_from(&loss.losses.f_detach()?)?);
+        self.losses
+            .extend(Vec::<f32>::try_from(&loss.losses.f_detach()?)?);
         self.correct.extend(Vec::<bool>::try_from(&loss.correct)?);
         Ok(())
     }

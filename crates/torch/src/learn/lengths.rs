@@ -30,7 +30,10 @@ pub(super) fn of_columns(
 ) -> Result<Tensor, TchError> {
     let mut sum = Tensor::f_zeros([b.size()[0]], (Kind::Float, table.device()))?;
     for (from, count) in chunks(table)? {
-        let change = a.f_narrow(1, from, count)?.f_t()?.f_matmul(&b.f_t()?)?;
+        let change = a
+            .f_narrow(1, from, count)?
+            .f_transpose(0, 1)?
+            .f_matmul(&b.f_transpose(0, 1)?)?;
         let squares = squares(table, from, count, &change, scaling)?;
         sum = sum.f_add_(&squares.f_sum_dim_intlist([0_i64].as_slice(), false, Kind::Float)?)?;
     }

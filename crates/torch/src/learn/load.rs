@@ -72,12 +72,15 @@ pub fn load_learner(
         return Err(LearnerError::Float16);
     }
     let begin = Instant::now();
-    let opened = open(dir, options.device, options.threads, |stored, device| {
-        match resolve(options.dtype, stored, device) {
+    let opened = open(
+        dir,
+        options.device,
+        options.threads,
+        |stored, device| match resolve(options.dtype, stored, device) {
             Kind::Half => Kind::Float,
             kind => kind,
-        }
-    })
+        },
+    )
     .map_err(LearnerError::Model)?;
     for part in &parameters.parts {
         check(part, parameters.len, &opened.config).map_err(|why| LearnerError::Part {

@@ -121,11 +121,15 @@ fn fault(segment: &Segment, config: &DecoderConfig) -> Option<String> {
         return Some(format!("has {count} tokens, but at least 2 are needed"));
     }
     if count > most {
-        return Some(format!("has {count} tokens, but the model has {most} positions"));
+        return Some(format!(
+            "has {count} tokens, but the model has {most} positions"
+        ));
     }
     if trained.len() != count {
         let marks = trained.len();
-        return Some(format!("has {count} tokens, but {marks} marks of what is trained"));
+        return Some(format!(
+            "has {count} tokens, but {marks} marks of what is trained"
+        ));
     }
     if trained[0] {
         return Some("trains its first token, which nothing predicts".to_owned());
