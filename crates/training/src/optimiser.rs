@@ -205,10 +205,19 @@ mod tests {
                     assert!((norm - theirs.norm).abs() < 1e-6 * norm);
                 }
                 clip(&mut gradient, norm, adam.clip);
-                adam.update(&mut values, &mut moments, &gradient, theirs.lr, step as u64 + 1);
+                adam.update(
+                    &mut values,
+                    &mut moments,
+                    &gradient,
+                    theirs.lr,
+                    step as u64 + 1,
+                );
                 for (ours, theirs) in values.iter().zip(&theirs.values) {
                     let far = (ours - theirs).abs();
-                    assert!(far <= 1e-7 * theirs.abs().max(1.0), "{step}: {ours} {theirs}");
+                    assert!(
+                        far <= 1e-7 * theirs.abs().max(1.0),
+                        "{step}: {ours} {theirs}"
+                    );
                 }
             }
         }

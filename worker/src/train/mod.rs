@@ -78,7 +78,10 @@ fn train(args: &TrainArgs, job: &Job, prepared: &Prepared) -> anyhow::Result<End
         Outcome::Complete(finished) => finished,
         Outcome::Suspended(state) | Outcome::Cancelled(state) => {
             let step = state.cursor.step;
-            warn!(step, "suspended: the same command goes on from its checkpoint");
+            warn!(
+                step,
+                "suspended: the same command goes on from its checkpoint"
+            );
             return Ok(End::Suspended);
         }
     };
@@ -93,7 +96,10 @@ fn train(args: &TrainArgs, job: &Job, prepared: &Prepared) -> anyhow::Result<End
         "the adapter is written"
     );
     if args.json {
-        let best = finished.cursor.best.map(|best| json!({"step": best.step, "loss": best.loss}));
+        let best = finished
+            .cursor
+            .best
+            .map(|best| json!({"step": best.step, "loss": best.loss}));
         let report = json!({
             "adapter": path,
             "digest": digest.to_string(),
@@ -151,14 +157,25 @@ fn of_data(report: &Report, what: &'static str) {
     }
     if report.truncated + report.cut_away > 0 {
         let (truncated, left_out) = (report.truncated, report.cut_away);
-        warn!(what, truncated, left_out, "samples are longer than data.maxLength");
+        warn!(
+            what,
+            truncated, left_out, "samples are longer than data.maxLength"
+        );
     }
     if report.endless > 0 {
         let endless = report.endless;
-        warn!(what, endless, "answers end without a token by which serving would stop");
+        warn!(
+            what,
+            endless, "answers end without a token by which serving would stop"
+        );
     }
     if !report.ignored.is_empty() {
-        let columns = report.ignored.iter().cloned().collect::<Vec<_>>().join(", ");
+        let columns = report
+            .ignored
+            .iter()
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(", ");
         info!(what, columns, "columns say nothing here");
     }
 }

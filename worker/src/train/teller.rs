@@ -48,11 +48,16 @@ impl Teller {
         self.loss = Some(progress.loss);
         let pace = progress.tokens_per_second();
         if let Some(bar) = &self.bar {
-            let left = progress.remaining.map(|left| humantime::format_duration(Duration::from_secs(left.as_secs())));
+            let left = progress
+                .remaining
+                .map(|left| humantime::format_duration(Duration::from_secs(left.as_secs())));
             let left = left.map_or_else(String::new, |left| format!(", {left} left"));
             bar.set_length(progress.steps);
             bar.set_position(progress.step);
-            bar.set_message(format!("loss {:.4}, {pace:.0} tokens/s{left}", progress.loss));
+            bar.set_message(format!(
+                "loss {:.4}, {pace:.0} tokens/s{left}",
+                progress.loss
+            ));
         }
         let is_due = self.told.is_none_or(|told| told.elapsed() >= EVERY);
         // A bar and lines would be in each other's way.
@@ -90,7 +95,10 @@ impl Observer for Teller {
                 warn!(step, loss, norm, "a step is skipped: it is not finite");
             }
             Event::Halved { tokens, message } => {
-                warn!(tokens, message, "memory does not suffice: goes on in smaller parts");
+                warn!(
+                    tokens,
+                    message, "memory does not suffice: goes on in smaller parts"
+                );
             }
             Event::Evaluated {
                 step,
@@ -103,7 +111,10 @@ impl Observer for Teller {
             }
             Event::NotSaved { step, error } => {
                 let error = super::anyhow_chain(error);
-                warn!(step, error, "a checkpoint could not be written; the one before stays");
+                warn!(
+                    step,
+                    error, "a checkpoint could not be written; the one before stays"
+                );
             }
         }
     }

@@ -485,7 +485,9 @@ fn masks_are_those_of_transformers_but_for_the_line_behind_the_end() {
     } in recorded.masks
     {
         let files = files(Some(&template));
-        let rendered = renderer(&files, Loss::Assistant, 1000).units(chat(talk())).unwrap();
+        let rendered = renderer(&files, Loss::Assistant, 1000)
+            .units(chat(talk()))
+            .unwrap();
         let sample = &rendered.units[0][0];
         assert_eq!(sample.tokens, tokens, "{template}");
         for (at, (ours, theirs)) in sample.trained.iter().zip(&mask).enumerate() {
