@@ -34,5 +34,5 @@ pub use run::{
     Stats, StepReport, StopRules, SubmitError, TextPiece, TextStream, TokenLogprobs,
 };
 pub use sampling::{InvalidParams, SamplingParams};
-pub use template::{ChatTemplate, Conversation, TemplateError, TemplateMessage};
+pub use template::{ChatTemplate, Conversation, MarkedPrompt, TemplateError, TemplateMessage};
 pub use text::{Aside, Guard, Tokenizer, TokenizerError};

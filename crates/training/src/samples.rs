@@ -230,7 +230,7 @@ impl Subset {
     /// # Errors
     /// The number of records, when nothing would be left.
     pub fn split(
-        samples: Arc<Samples>,
+        samples: &Arc<Samples>,
         held_back: impl FnOnce(usize) -> usize,
         seed: u64,
     ) -> Result<(Self, Self), usize> {
@@ -250,7 +250,7 @@ impl Subset {
         let (back, rest) =
             (0..samples.len() as u32).partition(|unit| held.binary_search(&record(*unit)).is_ok());
         let of = |units| Self {
-            samples: Arc::clone(&samples),
+            samples: Arc::clone(samples),
             units,
         };
         Ok((of(rest), of(back)))

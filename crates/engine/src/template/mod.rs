@@ -78,6 +78,15 @@ pub struct Conversation {
     pub variables: serde_json::Map<String, serde_json::Value>,
 }
 
+/// A prompt, and what in it the assistant says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MarkedPrompt {
+    /// The prompt.
+    pub text: String,
+    /// Which of its bytes lie between `{% generation %}` and `{% endgeneration %}`, in order.
+    pub spans: Vec<Range<usize>>,
+}
+
 /// A conversation could not be rendered, or a template not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateError {
@@ -216,8 +225,7 @@ impl ChatTemplate {
         self.render_values(NAME, conversation_value(conversation))
     }
 
-    /// The prompt of `conversation` and which of its bytes the template marks as the assistant's
-    /// words with `{% generation %}`, in order. `None` where the template has no such marks, or
+    /// The prompt of `conversation` with what the template marks as the assistant's words. `None` where the template has no such marks, or
     /// treats what is between them so that they get lost.
     ///
     /// # Errors
@@ -225,7 +233,7 @@ impl ChatTemplate {
     pub fn render_marked(
         &self,
         conversation: &Conversation,
-    ) -> Result<Option<(String, Vec<Range<usize>>)>, TemplateError> {
+    ) -> Result<Option<MarkedPrompt>, TemplateError> {
         if self.environment.get_template(MARKED).is_err() {
             return Ok(None);
         }
@@ -248,7 +256,7 @@ impl ChatTemplate {
         ends.pop();
         let lost = text != plain || !ends.len().is_multiple_of(2);
         let spans = ends.chunks_exact(2).map(|pair| pair[0]..pair[1]).collect();
-        Ok((!lost).then_some((text, spans)))
+        Ok((!lost).then_some(MarkedPrompt { text, spans }))
     }
 
     fn render_values(&self, name: &str, own: Value) -> Result<String, TemplateError> {

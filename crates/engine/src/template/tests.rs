@@ -196,7 +196,7 @@ fn said(template: &str, content: &str) -> Option<(String, Vec<String>)> {
         messages: vec![serde_json::json!({"role": "assistant", "content": content})],
         ..Conversation::default()
     };
-    let (text, spans) = template.render_marked(&conversation).unwrap()?;
+    let MarkedPrompt { text, spans } = template.render_marked(&conversation).unwrap()?;
     let spans = spans.into_iter().map(|span| text[span].to_owned());
     let spans = spans.collect();
     Some((text, spans))

@@ -186,12 +186,12 @@ fn a_split_parts_no_record_and_follows_from_the_seed() {
     let text = [line; 10].join("\n");
     let (samples, _) = read_bytes(text.as_bytes(), None, Method::Sft, 0.0).unwrap();
     let samples = std::sync::Arc::new(samples);
-    let split = |seed| crate::Subset::split(std::sync::Arc::clone(&samples), |_| 3, seed).unwrap();
+    let split = |seed| crate::Subset::split(&samples, |_| 3, seed).unwrap();
     let (train, eval) = split(1);
     assert_eq!((train.len(), eval.len()), (7, 3));
     assert_eq!(split(1).1.digest(), eval.digest());
     assert_ne!(split(2).1.digest(), eval.digest());
-    let all = crate::Subset::split(std::sync::Arc::clone(&samples), |_| 10, 1);
+    let all = crate::Subset::split(&samples, |_| 10, 1);
     assert_eq!(all.err(), Some(10));
 }
 

@@ -163,7 +163,7 @@ pub fn prepare(job: &Job) -> Result<Prepared, PrepareError> {
             (Subset::all(samples), Some(held), Some(report))
         }
         Some(eval) => {
-            let (train, held) = split(eval, samples, job.seed)?;
+            let (train, held) = split(eval, &samples, job.seed)?;
             (train, Some(held), None)
         }
     };
@@ -356,7 +356,7 @@ fn samples(
 
 fn split(
     eval: &EvalSpec,
-    samples: Arc<Samples>,
+    samples: &Arc<Samples>,
     seed: u64,
 ) -> Result<(Subset, Subset), PrepareError> {
     let field = if eval.records.is_some() {

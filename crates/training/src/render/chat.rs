@@ -64,8 +64,11 @@ impl Renderer<'_> {
         let rendered = if self.loss == Loss::All {
             let text = template.render_conversation(&conversation);
             let text = text.map_err(|error| refused(&error))?;
-            let spans = vec![0..text.len()];
-            vec![Spanned { text, spans }]
+            let all = 0..text.len();
+            vec![Spanned {
+                text,
+                spans: Vec::from([all]),
+            }]
         } else {
             let only_ends = |text: &str| {
                 let placed = guard.encode_with_places(text).unwrap_or_default();
@@ -94,7 +97,7 @@ impl Renderer<'_> {
     fn masked_chat(&self, guard: &Guard<'_>, rendered: &Spanned) -> Result<Masked, Unrendered> {
         let placed = guard
             .encode_with_places(&rendered.text)
-            .map_err(tokenizing)?;
+            .map_err(|error| tokenizing(&error))?;
         let mut sample = Sample {
             tokens: placed.iter().map(|(token, _)| *token).collect(),
             trained: vec![false; placed.len()],
@@ -159,8 +162,7 @@ fn message_of(index: usize, message: Value) -> Result<(Value, bool), Unrendered>
     // Files of columns write what is absent.
     message.retain(|name, value| name == "content" || !value.is_null());
     let weight = match message.remove("weight").map(|weight| weight.as_f64()) {
-        None => true,
-        Some(Some(1.0)) => true,
+        None | Some(Some(1.0)) => true,
         Some(Some(0.0)) => false,
         Some(_) => return Err(bad("its weight is neither 0 nor 1")),
     };

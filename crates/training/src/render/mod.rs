@@ -187,7 +187,7 @@ impl<'a> Renderer<'a> {
                 instruction,
                 input,
                 output,
-            } => self.instruction(&instruction, &input, output),
+            } => self.instruction(&instruction, &input, &output),
             Record::Completion { prompt, completion } => {
                 Ok(vec![self.completion(&prompt, &completion)?])
             }
@@ -269,7 +269,7 @@ impl<'a> Renderer<'a> {
         &self,
         instruction: &str,
         input: &str,
-        output: String,
+        output: &str,
     ) -> Result<Vec<Masked>, Unrendered> {
         if self.files.template.is_some() {
             let task = if input.is_empty() {
@@ -296,7 +296,7 @@ impl<'a> Renderer<'a> {
              appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n{middle}\
              ### Response:\n"
         );
-        Ok(vec![self.completion(&prompt, &output)?])
+        Ok(vec![self.completion(&prompt, output)?])
     }
 
     /// A text that goes on, and ends: as a prompt of serving, without a template.
@@ -323,8 +323,12 @@ impl<'a> Renderer<'a> {
     /// what begins at the byte `from`, or lies over it.
     fn plain(&self, text: &str, from: usize) -> Result<Masked, Unrendered> {
         let tokenizer = &self.files.tokenizer;
-        let placed = tokenizer.encode_with_places(text).map_err(tokenizing)?;
-        let whole = tokenizer.encode(text, true).map_err(tokenizing)?;
+        let placed = tokenizer
+            .encode_with_places(text)
+            .map_err(|error| tokenizing(&error))?;
+        let whole = tokenizer
+            .encode(text, true)
+            .map_err(|error| tokenizing(&error))?;
         let ids: Vec<u32> = placed.iter().map(|(token, _)| *token).collect();
         // What is put around it stands before and behind.
         let before = whole.windows(ids.len().max(1)).position(|some| some == ids);
@@ -411,6 +415,6 @@ impl<'a> Renderer<'a> {
     }
 }
 
-fn tokenizing(error: TokenizerError) -> Unrendered {
+fn tokenizing(error: &TokenizerError) -> Unrendered {
     Unrendered::Bad(error.to_string())
 }

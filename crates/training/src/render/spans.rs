@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use hyprstream_engine::{ChatTemplate, Conversation, TemplateError};
+use hyprstream_engine::{ChatTemplate, Conversation, MarkedPrompt, TemplateError};
 
 /// A rendered conversation, and which of its bytes are learnt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl Spans<'_> {
     /// By the template's own marks; `None` where it has none, or they are not one for each turn.
     fn marked(&self, turns: &[usize]) -> Result<Option<Spanned>, NoSpans> {
         let marked = self.template.render_marked(self.conversation);
-        let Some((text, mut spans)) = marked.map_err(NoSpans::Template)? else {
+        let Some(MarkedPrompt { text, mut spans }) = marked.map_err(NoSpans::Template)? else {
             return Ok(None);
         };
         let all = self.conversation.messages.iter().enumerate();

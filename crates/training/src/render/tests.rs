@@ -470,7 +470,7 @@ struct Recorded {
 struct Mask {
     template: String,
     tokens: Vec<u32>,
-    mask: Vec<u8>,
+    said: Vec<u8>,
 }
 
 #[test]
@@ -481,7 +481,7 @@ fn masks_are_those_of_transformers_but_for_the_line_behind_the_end() {
     for Mask {
         template,
         tokens,
-        mask,
+        said,
     } in recorded.masks
     {
         let files = files(Some(&template));
@@ -490,7 +490,7 @@ fn masks_are_those_of_transformers_but_for_the_line_behind_the_end() {
             .unwrap();
         let sample = &rendered.units[0][0];
         assert_eq!(sample.tokens, tokens, "{template}");
-        for (at, (ours, theirs)) in sample.trained.iter().zip(&mask).enumerate() {
+        for (at, (ours, theirs)) in sample.trained.iter().zip(&said).enumerate() {
             let text = files.tokenizer.token_bytes(tokens[at]);
             let behind_an_end = text == b"\n" && files.defaults.eos.contains(&tokens[at - 1]);
             // Of Phi-3's, what ends the text is marked as a turn of its own there.

@@ -105,6 +105,10 @@ impl State {
 mod exact {
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
+    #[allow(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "the form that serde calls"
+    )]
     pub(super) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(value)
     }

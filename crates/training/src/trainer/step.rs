@@ -29,7 +29,9 @@ impl Step {
         let mut segments = segments(data, units)?;
         let targets = targets(&segments);
         let weight = (1.0 / targets as f64) as f32;
-        segments.iter_mut().for_each(|s| s.weight = weight);
+        for segment in &mut segments {
+            segment.weight = weight;
+        }
         let (scores, gradient) = computer.accumulate(&segments, values, dropout)?;
         let (loss, accuracy) = mean(&scores);
         Ok(Self {

@@ -160,7 +160,7 @@ fn resumes_everywhere(recipe: &Recipe, with_eval: bool) {
         let mut case = Case::new(recipe.clone());
         if with_eval {
             let samples = samples(30, Unit::One);
-            let (train, eval) = Subset::split(samples, |_| 6, 1).unwrap();
+            let (train, eval) = Subset::split(&samples, |_| 6, 1).unwrap();
             (case.train, case.eval) = (train, Some(eval));
         }
         case
@@ -321,7 +321,7 @@ fn out_of_memory_halves_what_is_computed_at_once_and_changes_no_loss() {
 
 #[test]
 fn a_run_ends_early_without_a_better_loss_and_gives_the_best() {
-    let (train, eval) = Subset::split(samples(30, Unit::One), |_| 6, 1).unwrap();
+    let (train, eval) = Subset::split(&samples(30, Unit::One), |_| 6, 1).unwrap();
     let mut case = Case::new(Recipe {
         // Far too fast, so that it gets worse.
         learning_rate: 30.0,

@@ -66,7 +66,7 @@ def masks(path):
         out = tokenizer.apply_chat_template(
             messages, chat_template=file.read_text(), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
         )
-        made.append({"template": file.stem, "tokens": out["input_ids"], "mask": out["assistant_masks"]})
+        made.append({"template": file.stem, "tokens": out["input_ids"], "said": out["assistant_masks"]})
     return made
 
 
