@@ -357,7 +357,6 @@ fn what_cannot_be_trained_is_refused_by_name() {
         let outcome = CpuLearner::load(tiny.dir(), bad, &LearnOptions::default());
         outcome.err().unwrap()
     };
-    use LearnLoadError as E;
     assert!(matches!(refuse(&|p| p.parts.clear()), E::Empty));
     assert!(matches!(
         refuse(&|p| p.parts[0].site = Site::Head),
