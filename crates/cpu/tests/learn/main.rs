@@ -6,7 +6,7 @@ mod reference;
 
 use std::path::Path;
 
-use hyprstream_cpu::{CpuLearner, Kernels, LearnLoadError, LearnOptions, LoadOptions, load};
+use hyprstream_cpu::{CpuLearner, Kernels, LearnLoadError as E, LearnOptions, LoadOptions, load};
 use hyprstream_goldens::{RealModel, TINY, Tiny, Way, logits};
 use hyprstream_models::{
     DType, DecoderConfig,
