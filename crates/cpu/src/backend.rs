@@ -68,7 +68,7 @@ impl CpuBackend {
 
     /// What packs adapters for this model, on any thread.
     pub fn adapter_packer(&self) -> AdapterPacker {
-        AdapterPacker::new(self.shape.clone(), self.ops, Arc::clone(&self.stored))
+        AdapterPacker::new(self.shape.clone(), &self.ops, Arc::clone(&self.stored))
     }
 }
 

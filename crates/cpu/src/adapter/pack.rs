@@ -60,8 +60,12 @@ pub enum AdapterError {
 }
 
 impl AdapterPacker {
-    pub(crate) fn new(shape: Shape, ops: Ops, stored: Arc<Stored>) -> Self {
-        Self { shape, ops, stored }
+    pub(crate) fn new(shape: Shape, ops: &Ops, stored: Arc<Stored>) -> Self {
+        Self {
+            shape,
+            ops: *ops,
+            stored,
+        }
     }
 
     /// Bytes that [`Self::pack`] makes of `adapter` at most, found without packing it.

@@ -81,11 +81,14 @@ impl Step<'_> {
         let (ops, width) = (self.crew.ops, self.widths.hidden);
         let (dx, out) = (self.at.dx, self.at.y);
         let eps = self.model.config.norm_eps as f32;
-        self.crew.each_row(self.rows.len(), 0, |row, _| unsafe {
-            let (x, dy) = (y.row(row, 0, width), dx.row(row, 0, width));
-            let out = out.row_mut(row, 0, width);
-            out.fill(0.0);
-            (ops.learn.norm_back)(&NormBackArgs { x, weight, eps, dy }, out);
+        self.crew.each_row(self.rows.len(), 0, |row, _| {
+            // SAFETY: see `View`, and `Crew` for the instructions.
+            unsafe {
+                let (x, dy) = (y.row(row, 0, width), dx.row(row, 0, width));
+                let out = out.row_mut(row, 0, width);
+                out.fill(0.0);
+                (ops.learn.norm_back)(&NormBackArgs { x, weight, eps, dy }, out);
+            }
         })?;
         Ok(out)
     }
@@ -94,10 +97,13 @@ impl Step<'_> {
     pub(super) fn norm_back(&mut self, x: View, weight: &[f32], dy: View) -> io::Result<()> {
         let (ops, width, dx) = (self.crew.ops, self.widths.hidden, self.at.dx);
         let eps = self.model.config.norm_eps as f32;
-        self.crew.each_row(self.rows.len(), 0, |row, _| unsafe {
-            let (x, dy) = (x.row(row, 0, width), dy.row(row, 0, width));
-            let dx = dx.row_mut(row, 0, width);
-            (ops.learn.norm_back)(&NormBackArgs { x, weight, eps, dy }, dx);
+        self.crew.each_row(self.rows.len(), 0, |row, _| {
+            // SAFETY: see `View`, and `Crew` for the instructions.
+            unsafe {
+                let (x, dy) = (x.row(row, 0, width), dy.row(row, 0, width));
+                let dx = dx.row_mut(row, 0, width);
+                (ops.learn.norm_back)(&NormBackArgs { x, weight, eps, dy }, dx);
+            }
         })
     }
 

@@ -10,6 +10,10 @@ use crate::{
 };
 
 /// Threads, what they compute with, and space for each of them.
+///
+/// # Safety
+/// Of the calls into `ops`, in all phases: it is of kernels that this processor has ([`Ops::of`]), and
+/// slices have the lengths that each call needs.
 pub(super) struct Crew {
     pub(super) ops: Ops,
     pool: Pool,
@@ -20,10 +24,10 @@ pub(super) struct Crew {
 const FEW_ROWS: usize = 16;
 
 impl Crew {
-    pub(super) fn new(ops: Ops, pool: Pool) -> io::Result<Self> {
+    pub(super) fn new(ops: &Ops, pool: Pool) -> io::Result<Self> {
         let space = (0..pool.threads()).map(|_| Buffer::new(0));
         Ok(Self {
-            ops,
+            ops: *ops,
             space: space.collect::<Result<_, _>>()?,
             pool,
         })

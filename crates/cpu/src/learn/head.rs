@@ -69,10 +69,13 @@ impl Step<'_> {
         let vocab = model.config.vocab_size;
         let m = targets.len();
         let (weight, eps) = (&model.norm[..], model.config.norm_eps as f32);
-        self.crew.each_row(m, 0, |row, _| unsafe {
-            let x = x.row(targets[row].row, 0, width);
-            let out = at.hidden.row_mut(row, 0, width);
-            (ops.norm)(&NormArgs { x, weight, eps }, out);
+        self.crew.each_row(m, 0, |row, _| {
+            // SAFETY: see `View`, and `Crew` for the instructions.
+            unsafe {
+                let x = x.row(targets[row].row, 0, width);
+                let out = at.hidden.row_mut(row, 0, width);
+                (ops.norm)(&NormArgs { x, weight, eps }, out);
+            }
         })?;
         let matrix = Matrix {
             weights: &model.head.weights,
@@ -91,24 +94,27 @@ impl Step<'_> {
         let mut losses = vec![0.0_f32; 3 * m];
         let said = Shared::new(&mut losses);
         let cap = model.config.logit_softcap.unwrap_or(0.0) as f32;
-        self.crew.each(m, 0, |row, _| unsafe {
-            let Target { token, weight, .. } = targets[row];
-            let logits = at.logits.row_mut(row, 0, vocab);
-            if cap > 0.0 {
-                (ops.softcap)(cap, logits);
-            }
-            let likelihood = (ops.learn.likelihood)(logits);
-            let logit = logits[token as usize];
-            let loss = f64::from(likelihood.greatest) + likelihood.sum.ln() - f64::from(logit);
-            // A sum of two, so that nothing of 64 bits is lost that matters.
-            let said = said.part_mut(3 * row, 3);
-            said[0] = loss as f32;
-            said[1] = (loss - f64::from(said[0])) as f32;
-            said[2] = f32::from(u8::from(logit >= likelihood.greatest));
-            if back {
-                (ops.learn.likelihood_back)(&likelihood, weight, cap, logits);
-                let tanh = if cap > 0.0 { logit / cap } else { 0.0 };
-                logits[token as usize] -= weight * (1.0 - tanh * tanh);
+        self.crew.each(m, 0, |row, _| {
+            // SAFETY: see `View`, and `Crew` for the instructions.
+            unsafe {
+                let Target { token, weight, .. } = targets[row];
+                let logits = at.logits.row_mut(row, 0, vocab);
+                if cap > 0.0 {
+                    (ops.softcap)(cap, logits);
+                }
+                let likelihood = (ops.learn.likelihood)(logits);
+                let logit = logits[token as usize];
+                let loss = f64::from(likelihood.greatest) + likelihood.sum.ln() - f64::from(logit);
+                // A sum of two, so that nothing of 64 bits is lost that matters.
+                let said = said.part_mut(3 * row, 3);
+                said[0] = loss as f32;
+                said[1] = (loss - f64::from(said[0])) as f32;
+                said[2] = f32::from(u8::from(logit >= likelihood.greatest));
+                if back {
+                    (ops.learn.likelihood_back)(&likelihood, weight, cap, logits);
+                    let tanh = if cap > 0.0 { logit / cap } else { 0.0 };
+                    logits[token as usize] -= weight * (1.0 - tanh * tanh);
+                }
             }
         })?;
         if back {
@@ -116,11 +122,14 @@ impl Step<'_> {
             product.source = Source::Inputs(matrix);
             product.out = at.d_hidden;
             product.run(self.crew)?;
-            self.crew.each_row(m, 0, |row, _| unsafe {
-                let place = targets[row].row;
-                let (x, dy) = (x.row(place, 0, width), at.d_hidden.row(row, 0, width));
-                let dx = dx.row_mut(place, 0, width);
-                (ops.learn.norm_back)(&NormBackArgs { x, weight, eps, dy }, dx);
+            self.crew.each_row(m, 0, |row, _| {
+                // SAFETY: see `View`, and `Crew` for the instructions.
+                unsafe {
+                    let place = targets[row].row;
+                    let (x, dy) = (x.row(place, 0, width), at.d_hidden.row(row, 0, width));
+                    let dx = dx.row_mut(place, 0, width);
+                    (ops.learn.norm_back)(&NormBackArgs { x, weight, eps, dy }, dx);
+                }
             })?;
         }
         let said = losses.chunks_exact(3).map(|said| Said {

@@ -165,7 +165,9 @@ pub(super) struct HeadAt {
 #[derive(Clone)]
 pub(super) struct At {
     pub(super) x: Vec<View>,
+    /// One for each of the last `own` layers, and the last one for all others.
     pub(super) kept: Vec<KeptAt>,
+    pub(super) own: usize,
     pub(super) normed: View,
     /// What down takes, and the derivative by it.
     pub(super) inner: View,
@@ -207,7 +209,7 @@ impl Memory {
 
     /// Makes room for `rows` rows, of which the head sees `head` at a time. Without a way back, two
     /// inputs and one layer's activations are enough; with it, as many layers keep theirs as fit
-    /// into `bytes`. `kept` of the answer has one for each of these and one for all others.
+    /// into `bytes`.
     pub(super) fn at(
         &mut self,
         rows: usize,
@@ -218,27 +220,28 @@ impl Memory {
     ) -> io::Result<At> {
         let widths = self.widths;
         let each = (rows * widths.kept_bytes()) as u64;
-        let (inputs, kept, back_rows) = match back {
-            None => (2, 0, 0),
-            Some(bytes) => {
-                let fit = usize::try_from(bytes / each.max(1)).unwrap_or(usize::MAX);
-                // One that is for others serves the last of them as well as its own would.
-                let kept = if fit + 1 >= layers { layers } else { fit };
-                (layers + 1, kept, rows)
-            }
-        };
+        let (mut inputs, mut own, mut back_rows) = (2, 0, 0);
+        if let Some(bytes) = back {
+            let fit = usize::try_from(bytes / each.max(1)).unwrap_or(usize::MAX);
+            // One that is for others serves the last of them as well as its own would.
+            own = if fit + 1 >= layers { layers } else { fit };
+            (inputs, back_rows) = (layers + 1, rows);
+            self.kept
+                .truncate(if own == layers { own } else { own + 1 });
+        }
         while self.x.len() < inputs {
             self.x.push(Grid::new(widths.hidden)?);
         }
-        let sets = if kept == layers { kept } else { kept + 1 }.max(1);
-        self.kept.truncate(sets);
+        let sets = if own == layers { own } else { own + 1 };
         while self.kept.len() < sets {
             self.kept.push(Kept::new(&widths)?);
         }
         for x in &mut self.x[..inputs] {
             x.at_least(rows)?;
         }
-        for kept in &mut self.kept {
+        // Without a way back what there is stays for the next, and the last one is used.
+        let unused = self.kept.len() - sets;
+        for kept in &mut self.kept[unused..] {
             kept.at_least(rows, widths.sandwich)?;
         }
         for grid in [
@@ -265,6 +268,7 @@ impl Memory {
         Ok(At {
             x: self.x.iter_mut().map(Grid::view).collect(),
             kept: self.kept.iter_mut().map(Kept::at).collect(),
+            own,
             normed: self.normed.view(),
             inner: self.inner.view(),
             y: self.y.view(),

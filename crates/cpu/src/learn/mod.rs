@@ -58,7 +58,8 @@ pub struct LearnOptions {
     /// Threads. `None` is what the machine and the quota of the cgroup allow.
     pub threads: Option<usize>,
     /// Bytes of activations that are kept for the way back. Layers for which there is no room compute
-    /// theirs twice, with the same result to the bit. Beside them the inputs of all layers are kept.
+    /// theirs twice, with the same result to the bit, one after the other in the room of one layer
+    /// more. Beside them the inputs of all layers are kept.
     pub kept_bytes: u64,
 }
 
@@ -176,7 +177,7 @@ impl CpuLearner {
         })?;
         let ops = Ops::of(kernels);
         let packed = pack(config, &stored, precision, &[], &ops, &mut pool).map_err(model)?;
-        Self::new(packed, parameters, ops, pool, options.kept_bytes).map_err(|error| {
+        Self::new(packed, parameters, &ops, pool, options.kept_bytes).map_err(|error| {
             model(LoadError::OutOfMemory(format!(
                 "there is no memory for activations: {error}"
             )))
@@ -186,7 +187,7 @@ impl CpuLearner {
     fn new(
         model: Model,
         parameters: Parameters,
-        ops: Ops,
+        ops: &Ops,
         pool: Pool,
         kept_bytes: u64,
     ) -> io::Result<Self> {
@@ -268,7 +269,7 @@ impl CpuLearner {
             drops,
         )?;
         self.angles.at_least(rows.longest, &self.model);
-        let (inputs, kept) = (at.x.clone(), at.kept.clone());
+        let (inputs, kept, own) = (at.x.clone(), at.kept.clone(), at.own);
         let mut step = Step {
             model: &self.model,
             crew: &mut self.crew,
@@ -282,13 +283,8 @@ impl CpuLearner {
             panels: &mut self.panels,
         };
         // The last layers keep theirs: the way back begins with them.
-        let own = if kept.len() == layers {
-            layers
-        } else {
-            kept.len() - 1
-        };
         let keeps = |index: usize| (index + own).checked_sub(layers);
-        let set = |index: usize| keeps(index).map_or(kept[kept.len() - 1], |set| kept[set]);
+        let set = |index: usize| kept[keeps(index).unwrap_or(kept.len() - 1)];
         let input = |index: usize| inputs[if back { index } else { index % 2 }];
         step.embed()?;
         for index in 0..layers {

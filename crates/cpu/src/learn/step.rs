@@ -166,9 +166,12 @@ impl<'a> Step<'a> {
     pub(super) fn norm(&mut self, x: View, weight: &[f32], out: View) -> io::Result<()> {
         let (ops, width) = (self.crew.ops, self.widths.hidden);
         let eps = self.model.config.norm_eps as f32;
-        self.crew.each_row(self.rows.len(), 0, |row, _| unsafe {
-            let x = x.row(row, 0, width);
-            (ops.norm)(&NormArgs { x, weight, eps }, out.row_mut(row, 0, width));
+        self.crew.each_row(self.rows.len(), 0, |row, _| {
+            // SAFETY: see `View`, and `Crew` for the instructions.
+            unsafe {
+                let x = x.row(row, 0, width);
+                (ops.norm)(&NormArgs { x, weight, eps }, out.row_mut(row, 0, width));
+            }
         })
     }
 
@@ -176,8 +179,9 @@ impl<'a> Step<'a> {
     fn join(&mut self, x: View, y: View, norm: Option<&[f32]>, out: View) -> io::Result<()> {
         let (ops, width) = (self.crew.ops, self.widths.hidden);
         let eps = self.model.config.norm_eps as f32;
-        self.crew
-            .each_row(self.rows.len(), width, |row, space| unsafe {
+        self.crew.each_row(self.rows.len(), width, |row, space| {
+            // SAFETY: see `View`, and `Crew` for the instructions.
+            unsafe {
                 let (out, y) = (out.row_mut(row, 0, width), y.row(row, 0, width));
                 out.copy_from_slice(x.row(row, 0, width));
                 if let Some(weight) = norm {
@@ -186,7 +190,8 @@ impl<'a> Step<'a> {
                 } else {
                     (ops.add)(out, y);
                 }
-            })
+            }
+        })
     }
 
     /// `out = linear(x)` with what the adapter adds.
@@ -224,8 +229,11 @@ impl<'a> Step<'a> {
             .flat_map(|panel| &linear.bias[panel * LANES..][..LANES])
             .copied()
             .collect();
-        self.crew.each_row(self.rows.len(), 0, |row, _| unsafe {
-            (ops.add)(out.row_mut(row, 0, bias.len()), &bias);
+        self.crew.each_row(self.rows.len(), 0, |row, _| {
+            // SAFETY: see `View`, and `Crew` for the instructions.
+            unsafe {
+                (ops.add)(out.row_mut(row, 0, bias.len()), &bias);
+            }
         })
     }
 

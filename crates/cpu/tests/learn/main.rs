@@ -6,7 +6,7 @@ mod reference;
 
 use std::path::Path;
 
-use hyprstream_cpu::{CpuLearner, Kernels, LearnLoadError, LearnOptions, LoadOptions, load};
+use hyprstream_cpu::{CpuLearner, Kernels, LearnLoadError as E, LearnOptions, LoadOptions, load};
 use hyprstream_goldens::{RealModel, TINY, Tiny, Way, logits};
 use hyprstream_models::{
     DType, DecoderConfig,
@@ -357,7 +357,6 @@ fn what_cannot_be_trained_is_refused_by_name() {
         let outcome = CpuLearner::load(tiny.dir(), bad, &LearnOptions::default());
         outcome.err().unwrap()
     };
-    use LearnLoadError as E;
     assert!(matches!(refuse(&|p| p.parts.clear()), E::Empty));
     assert!(matches!(
         refuse(&|p| p.parts[0].site = Site::Head),

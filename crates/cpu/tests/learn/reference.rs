@@ -1,4 +1,8 @@
 //! The same model in f64 and as plainly as it can be written.
+#![allow(
+    clippy::many_single_char_names,
+    reason = "the names that the formulas have"
+)]
 
 use std::path::Path;
 
@@ -56,7 +60,9 @@ impl Reference {
         let matrix = |tensor: &StoredTensor| {
             let mut all = numbers(tensor);
             if half {
-                all.iter_mut().for_each(|value| *value = bf16(*value));
+                for value in &mut all {
+                    *value = bf16(*value);
+                }
             }
             all
         };
@@ -116,7 +122,7 @@ impl Reference {
         for (index, layer) in self.layers.iter().enumerate() {
             let linear = |map: Linear, x: &[Vec<f64>]| {
                 let site = Site::Layer(index, map);
-                self.linear(&layer.maps[map as usize], site, x, segment.sample, change)
+                Self::linear(&layer.maps[map as usize], site, x, segment.sample, change)
             };
             let normed = self.norm_rows(&x, layer.norms[0].as_ref().unwrap());
             let [mut q, mut k, v] =
@@ -156,7 +162,6 @@ impl Reference {
     }
 
     fn linear(
-        &self,
         map: &Map,
         site: Site,
         x: &[Vec<f64>],

@@ -6,6 +6,9 @@
 //! model's memory again. Weights of 16 bits become f32 on the same way.
 #![allow(unsafe_code)]
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 
 use super::{
