@@ -68,7 +68,7 @@ fn schedules_are_what_their_formulas_say() {
             let expected = match schedule.kind.as_str() {
                 _ if s < w => s / w.max(1.0),
                 "constant" => 1.0,
-                "linear" => (1.0 - progress).max(0.0),
+                "linear" => ((t - s) / (t - w).max(1.0)).max(0.0),
                 _ => (0.5 * (1.0 + (std::f64::consts::PI * progress).cos())).max(0.0),
             };
             assert!((factor - expected).abs() < 1e-12, "{schedule:?} at {step}");
