@@ -6,6 +6,7 @@
     venv/bin/python make.py adapters                 # adapters for some of them
     venv/bin/python make.py written DIR              # DIR as the example write_adapters writes it
     venv/bin/python make.py training                 # losses and gradients of some of them
+    venv/bin/python make.py masks                    # which characters an assistant wrote
     venv/bin/python make.py real --model smollm2 DIR # also gemma3; DIR as `cargo xtask weights` makes it
     venv/bin/python make.py text --model smollm2 DIR # tokens and chats of corpus.py
     venv/bin/python make.py perplexity --model smollm2 DIR
@@ -416,7 +417,7 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument(
         "what",
-        choices=["tiny", "adapters", "written", "training", "real", "text", "perplexity"],
+        choices=["tiny", "adapters", "written", "training", "masks", "real", "text", "perplexity"],
     )
     arguments.add_argument("--model", choices=list(PROMPTS))
     arguments.add_argument("--only", help="one of the tiny models")
@@ -441,6 +442,10 @@ def main():
             adapters.make(base, DATA)
         else:
             adapters.written(base, DATA, args.folder)
+    elif args.what == "masks":
+        import masks
+
+        masks.make(DATA)
     elif args.what == "text":
         import corpus
 

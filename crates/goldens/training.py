@@ -231,7 +231,7 @@ def optimiser():
         ("unclipped", 0.01, None, "linear"),
     ]:
         random = generator(f"optimiser/{name}")
-        tensors = [torch.randn(size, generator=random) * 0.3 for size in (5, 4, 7)]
+        tensors = [torch.randn(size, generator=random) * 0.1 for size in (5, 4, 7)]
         parameters = [torch.nn.Parameter(tensor.clone()) for tensor in tensors]
         adamw = torch.optim.AdamW(
             parameters, lr=LEARNING_RATE, weight_decay=decay, foreach=False

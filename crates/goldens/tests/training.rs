@@ -1,7 +1,9 @@
 //! That the goldens of training can be read, and say what they are to say.
 #![allow(clippy::unwrap_used)]
 
-use hyprstream_goldens::training::{AdamW, Optimiser, Preferences, Schedule, TRAINED, Trained};
+use hyprstream_goldens::training::{
+    AdamW, Masks, Optimiser, Preferences, Schedule, TRAINED, Trained,
+};
 use hyprstream_models::adapter::Site;
 
 #[test]
@@ -66,7 +68,7 @@ fn schedules_are_what_their_formulas_say() {
             let expected = match schedule.kind.as_str() {
                 _ if s < w => s / w.max(1.0),
                 "constant" => 1.0,
-                "linear" => (1.0 - progress).max(0.0),
+                "linear" => ((t - s) / (t - w).max(1.0)).max(0.0),
                 _ => (0.5 * (1.0 + (std::f64::consts::PI * progress).cos())).max(0.0),
             };
             assert!((factor - expected).abs() < 1e-12, "{schedule:?} at {step}");
@@ -86,4 +88,25 @@ fn preferences_begin_at_the_logarithm_of_2() {
     });
     let loss = losses.sum::<f64>() / pairs.policy().len() as f64;
     assert!((loss - pairs.loss()).abs() < 1e-6);
+}
+
+#[test]
+fn what_assistants_wrote_holds_each_answer_and_the_end_of_its_turn() {
+    let templates = Masks::read();
+    assert_eq!(templates.len(), 12);
+    for template in templates {
+        for chat in &template.chats {
+            let written = chat.written();
+            let answers = chat.messages.iter().filter(|m| m["role"] == "assistant");
+            let answers: Vec<_> = answers.map(|m| m["content"].as_str().unwrap()).collect();
+            // Some mark what ends the last turn on its own.
+            assert!(written.len() >= answers.len(), "{}", template.name);
+            let all = written.concat();
+            for answer in answers {
+                let last = answer.rsplit("</think>").next().unwrap().trim();
+                assert!(all.contains(last), "{}/{}", template.name, chat.name);
+                assert!(all.len() > last.len());
+            }
+        }
+    }
 }

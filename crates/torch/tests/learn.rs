@@ -16,7 +16,7 @@ fn options() -> LearnOptions {
         device: device.parse::<Device>().unwrap(),
         dtype: DType::Float32,
         threads: Some(1),
-        recompute: true,
+        ..LearnOptions::default()
     }
 }
 
@@ -43,6 +43,20 @@ fn gradients_and_losses_of_every_tiny_model_are_those_of_peft() {
     for model in TRAINED {
         for case in Trained::read(model) {
             case.check(&mut learner(case.dir(), case.parameters(), &options()));
+        }
+    }
+}
+
+#[test]
+fn a_few_logits_at_a_time_give_the_same() {
+    for case in [case("mistral", "everything"), case("gemma2", "all-linear")] {
+        // Those of five tokens, and of one, of the vocabulary of 64.
+        for logits_at_once in [5 * 64, 1] {
+            let options = LearnOptions {
+                logits_at_once,
+                ..options()
+            };
+            case.check(&mut learner(case.dir(), case.parameters(), &options));
         }
     }
 }

@@ -26,7 +26,7 @@ pub use adamw::AdamW;
 pub use case::Trained;
 pub use layout::{Worst, laid_out, worst_gradient};
 pub use preferences::Preferences;
-pub use records::{Optimised, Optimiser, Schedule};
+pub use records::{MaskedChat, Masks, Optimised, Optimiser, Schedule};
 
 /// Names of the tiny models that have been trained: those that have adapters.
 pub const TRAINED: [&str; 8] = crate::ADAPTED;

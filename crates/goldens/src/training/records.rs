@@ -1,6 +1,7 @@
-//! Optimisers and schedules, without a model.
+//! What needs no model: optimisers, schedules, and what of a chat is trained.
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::{data, read};
 
@@ -59,5 +60,56 @@ impl Schedule {
     /// All schedules.
     pub fn read() -> Vec<Self> {
         read(&data().join("training/schedules.json"))
+    }
+}
+
+/// The chat template of a real model, with what transformers finds that the assistant wrote.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Masks {
+    /// The model's family, as TRL calls it.
+    pub name: String,
+    /// As the model has it: without marks.
+    pub template: String,
+    /// Its twin with `{% generation %}` marks.
+    pub marked: String,
+    /// What templates know under this name.
+    pub bos_token: String,
+    /// What templates know under this name.
+    pub eos_token: String,
+    /// Chats that the template takes.
+    pub chats: Vec<MaskedChat>,
+}
+
+/// A chat, rendered without tools and without a prompt for the next answer.
+#[derive(Clone, Debug, Deserialize)]
+pub struct MaskedChat {
+    /// `one`, `system`, `repeated`, `thoughts` or `tools`; `masks.py` says what each shows.
+    pub name: String,
+    /// Messages as OpenAI has them.
+    pub messages: Vec<Value>,
+    /// The text by [`Masks::template`]; `None` where it is not [`Self::marked_text`].
+    pub text: Option<String>,
+    /// The text by [`Masks::marked`].
+    pub marked_text: String,
+    /// What the assistant wrote in [`Self::marked_text`]: pairs of characters (not bytes), the end
+    /// exclusive.
+    pub spans: Vec<(usize, usize)>,
+}
+
+impl Masks {
+    /// All templates.
+    pub fn read() -> Vec<Self> {
+        read(&data().join("training/masks.json"))
+    }
+}
+
+impl MaskedChat {
+    /// What the assistant wrote in [`Self::marked_text`], in order.
+    pub fn written(&self) -> Vec<String> {
+        let characters: Vec<char> = self.marked_text.chars().collect();
+        let spans = self.spans.iter();
+        spans
+            .map(|&(from, to)| characters[from..to].iter().collect())
+            .collect()
     }
 }

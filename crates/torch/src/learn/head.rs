@@ -6,10 +6,6 @@ use tch::{Kind, Reduction, TchError, Tensor};
 use super::{Sums, differentiable, forward::Pass, packed::Place};
 use crate::layers::soften;
 
-/// Logits that are there at once. Their derivatives take as much again, and so does what lies
-/// between.
-const LOGITS: usize = 1 << 24;
-
 /// The end of a model: its last norm, its head, and the loss.
 pub(super) struct Head<'a> {
     pass: &'a Pass<'a>,
@@ -26,10 +22,10 @@ struct Found {
 
 impl<'a> Head<'a> {
     pub(super) fn new(pass: &'a Pass<'a>) -> Self {
-        let vocab = pass.learner.config.vocab_size;
+        let learner = pass.learner;
         Self {
             pass,
-            rows: (LOGITS / vocab).max(1),
+            rows: (learner.logits_at_once / learner.config.vocab_size).max(1),
         }
     }
 

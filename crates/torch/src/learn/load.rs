@@ -21,8 +21,11 @@ pub struct LearnOptions {
     /// Threads of the CPU. `None` is what the machine and the quota of the cgroup allow.
     pub threads: Option<usize>,
     /// Layers are computed a second time for their derivatives. Otherwise what is between all of
-    /// them is kept, which is faster by a quarter at best, and takes memory for each layer.
+    /// them is kept, which saves that time and takes memory for each layer.
     pub recompute: bool,
+    /// Logits that are there at once, at least those of one token. Each takes 4 bytes, its
+    /// derivative as much again, and so does what lies between them.
+    pub logits_at_once: usize,
 }
 
 impl Default for LearnOptions {
@@ -32,6 +35,7 @@ impl Default for LearnOptions {
             dtype: DType::Auto,
             threads: None,
             recompute: true,
+            logits_at_once: 1 << 24,
         }
     }
 }
@@ -105,6 +109,7 @@ pub fn load_learner(
         parameters,
         device: opened.device,
         recompute: options.recompute,
+        logits_at_once: options.logits_at_once,
         num_threads: opened.num_threads,
         prepared: None,
     })

@@ -38,6 +38,7 @@ pub struct TorchLearner {
     parameters: Parameters,
     device: Device,
     recompute: bool,
+    logits_at_once: usize,
     num_threads: usize,
     /// The thread for which libtorch's number of threads has been set.
     prepared: Option<thread::ThreadId>,
