@@ -212,7 +212,7 @@ fn a_fork_whose_registry_is_killed_is_whole_or_not_there() {
     for round in 0..10 {
         let to = format!("a/n{round}");
         let asking = make(&program, &to);
-        std::thread::sleep(whole_time * round / 8);
+        std::thread::sleep(whole_time * round / 4);
         program.kill();
         let answer = asking.join().unwrap();
         program = Program::start(dir.path(), 0);
