@@ -244,10 +244,13 @@ impl From<Error> for Status {
             Error::StagedDifferently { .. } | Error::PublishedDifferently { .. } => {
                 Self::already_exists(message)
             }
+            Error::NoRoom { .. } => Self::resource_exhausted(message),
+            Error::Disk { source, .. } if source.is_full() => Self::resource_exhausted(message),
             Error::SingleWriter { .. }
             | Error::NotStaged { .. }
             | Error::StillPublished { .. }
-            | Error::ForeignMount { .. } => Self::failed_precondition(message),
+            | Error::ForeignMount { .. }
+            | Error::Disk { .. } => Self::failed_precondition(message),
             Error::Fetch(fetch) => match **fetch {
                 FetchError::Unreachable { .. }
                 | FetchError::Damaged { .. }
@@ -257,9 +260,6 @@ impl From<Error> for Status {
                 FetchError::DiskFull { .. } => Self::resource_exhausted(message),
                 FetchError::Internal { .. } => Self::internal(message),
             },
-            Error::NoRoom { .. } => Self::resource_exhausted(message),
-            Error::Disk { source, .. } if source.is_full() => Self::resource_exhausted(message),
-            Error::Disk { .. } => Self::failed_precondition(message),
             Error::Io { source, .. } if is_full(source) => Self::resource_exhausted(message),
             Error::Io { .. } | Error::StateDir { .. } | Error::BrokenOff => Self::internal(message),
         }

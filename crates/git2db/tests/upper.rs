@@ -43,7 +43,7 @@ impl Place {
             work.write(path, content);
         }
         let executable = fs::Permissions::from_mode(0o755);
-        for (path, _) in files.iter().filter(|(path, _)| path.ends_with(".sh")) {
+        for (path, _) in files.iter().filter(|(path, _)| path.ends_with("b.sh")) {
             fs::set_permissions(work.work().join(path), executable.clone()).unwrap();
         }
         symlink("missing", work.work().join("link")).unwrap();

@@ -63,10 +63,10 @@ impl Folders<'_> {
         &mut self,
         place: &Path,
         path: &str,
-        below: Option<Below>,
+        below: Option<&Below>,
     ) -> Result<Oid, CommitError> {
         let mut entries = self.hidden_in(path)?;
-        if let Some(below) = &below {
+        if let Some(below) = below {
             self.show(below, path, &mut entries)?;
         }
         let mut found: Vec<PathBuf> = fs::read_dir(place)
@@ -84,7 +84,7 @@ impl Folders<'_> {
             }
             entries.remove(name);
             let kept = self.hidden_at(&shown)?;
-            let entry = self.entry(&place, &shown, name, below.as_ref())?;
+            let entry = self.entry(&place, &shown, name, below)?;
             let tree = i32::from(FileMode::Tree);
             match (entry, kept) {
                 (Some((_, new)), Some((_, old))) if [new, old] != [tree; 2] => {
@@ -123,7 +123,7 @@ impl Folders<'_> {
                 let origin = self.origin(place, path, name, above)?;
                 origin.map_or(Ok(None), |origin| self.below(origin))?
             };
-            let tree = self.tree(place, path, below)?;
+            let tree = self.tree(place, path, below.as_ref())?;
             let is_empty = self.find(tree)?.is_empty();
             return Ok((!is_empty).then_some((tree, FileMode::Tree.into())));
         }

@@ -61,7 +61,7 @@ pub fn stage_upper(
     let rules_of =
         |tree| tree::attributes(&repo, bare, tree, upper.base).map_err(CommitError::Tree);
     let old_rules = rules_of(root)?;
-    let whole = || Below {
+    let whole = Below {
         path: String::new(),
         tree: root,
     };
@@ -74,13 +74,13 @@ pub fn stage_upper(
         untracked: Vec::new(),
     };
     // Attributes first: they decide about the other files.
-    let first = folders.tree(upper.folder, "", Some(whole()))?;
+    let first = folders.tree(upper.folder, "", Some(&whole))?;
     let new_rules = rules_of(first)?;
     folders.pass = Pass::All {
         old_rules: &old_rules,
         new_rules: &new_rules,
     };
-    let tree = folders.tree(upper.folder, "", Some(whole()))?;
+    let tree = folders.tree(upper.folder, "", Some(&whole))?;
     let (mut stager, untracked) = (folders.stager, folders.untracked);
     stager.tree = tree;
     stager.track(&untracked)?;
