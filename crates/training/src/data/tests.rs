@@ -213,3 +213,25 @@ fn parquet_is_read_where_it_was_built_in_and_refused_where_not() {
         assert!(error.contains("built without"), "{error}");
     }
 }
+
+#[test]
+#[ignore = "measures: writes 100 MB; run it alone"]
+fn memory_of_a_large_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.jsonl");
+    let ids = vec!["123"; 1000].join(",");
+    let line = format!("{{\"input_ids\":[{ids}]}}\n");
+    let mut file = io::BufWriter::new(fs::File::create(&path).unwrap());
+    for _ in 0..100_000_000 / line.len() {
+        file.write_all(line.as_bytes()).unwrap();
+    }
+    drop(file);
+    let (samples, report) = read_path(&path, folder.path(), None, Method::Sft, 0.0).unwrap();
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find(|line| line.starts_with("VmHWM"));
+    println!(
+        "{} samples of {} tokens: {peak:?}",
+        samples.len(),
+        report.tokens
+    );
+}

@@ -33,7 +33,7 @@ impl Computer<'_> {
                 }
             }
             match failed {
-                None => return Ok(scores),
+                None => return checked(scores, segments),
                 Some((batch, error)) => self.halve(&batch, error)?,
             }
         }
@@ -64,7 +64,7 @@ impl Computer<'_> {
                 }
             }
             match failed {
-                None => return Ok((scores, gradient)),
+                None => return Ok((checked(scores, segments)?, gradient)),
                 // The gradient is worth nothing now: all of it is computed again.
                 Some((batch, error)) => self.halve(&batch, error)?,
             }
@@ -87,6 +87,15 @@ impl Computer<'_> {
         });
         Ok(())
     }
+}
+
+/// One score for each segment, or the learner is wrong.
+fn checked(scores: Vec<Score>, segments: &[Segment]) -> Result<Vec<Score>, TrainError> {
+    if scores.len() == segments.len() {
+        return Ok(scores);
+    }
+    let why = format!("{} scores for {} segments", scores.len(), segments.len());
+    Err(TrainError::Learner(LearnError::Fatal(why)))
 }
 
 /// `segments` in batches of at most `limit` tokens, first fit in their order; a longer one is a
