@@ -166,14 +166,10 @@ pub(crate) fn set_aside(state: &State, oid: &Digest) {
     if digest(&path, &mut |_| {}).is_ok_and(|found| found == *oid) {
         return;
     }
-    let quarantine = layout.root().join("quarantine");
-    let moved = fs::create_dir_all(&quarantine)
-        .and_then(|()| fs::rename(path, quarantine.join(oid.as_str())));
-    match moved {
-        Ok(()) => state.metrics.corrupt.with_label_values(&["object"]).inc(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => tracing::error!(%oid, %error, "a bad object could not be set aside"),
-    }
+    // Out of reach first, so that no repository takes it; into the quarantine last, which says that
+    // no repository has it any more.
+    let aside = layout.tmp().join(format!("bad-{oid}"));
+    let moved = fs::rename(path, &aside);
     for repository in collect::repositories(layout) {
         let member = layout.member(&repository, oid);
         // A copy of its own, where the file system took no further link, may be good.
@@ -194,6 +190,15 @@ pub(crate) fn set_aside(state: &State, oid: &Digest) {
         let _ = fs::remove_file(&member);
         // What is known of it is no longer so.
         state.mirrors.forget_finished(&repository);
+    }
+    let quarantine = layout.root().join("quarantine");
+    let kept = moved
+        .and_then(|()| fs::create_dir_all(&quarantine))
+        .and_then(|()| fs::rename(aside, quarantine.join(oid.as_str())));
+    match kept {
+        Ok(()) => state.metrics.corrupt.with_label_values(&["object"]).inc(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => tracing::error!(%oid, %error, "a bad object could not be set aside"),
     }
 }
 
