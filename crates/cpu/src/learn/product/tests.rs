@@ -143,7 +143,7 @@ fn check(ops: &Ops, threads: usize, case: &Case) {
                     };
                     sum += f64::from(x[row * depth + i]) * weight[at];
                 }
-                if column / LANES % 2 == 0 {
+                if (column / LANES).is_multiple_of(2) {
                     for r in 0..RANK {
                         let at = (column / LANES * RANK + r) * LANES + column % LANES;
                         sum += f64::from(u[row * RANK + r]) * f64::from(low[at]);
