@@ -18,7 +18,8 @@ pub fn laid_out(adapter: &Adapter) -> (Parameters, Vec<f32>) {
     let mut parts = Vec::new();
     for (site, part) in adapter.parts() {
         let known = shared.iter().find(|(matrix, _)| matrix.is(&part.a));
-        let a = known.map(|(_, range)| range.clone()).unwrap_or_else(|| {
+        let known = known.map(|(_, range)| range.clone());
+        let a = known.unwrap_or_else(|| {
             let range = append(part.a.values());
             shared.push((&part.a, range.clone()));
             range

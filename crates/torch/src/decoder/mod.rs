@@ -215,7 +215,7 @@ impl Step<'_> {
 
 impl Attention {
     /// Products, `[tokens, heads * head_dim]`, head by head, each normalised.
-    pub(crate) fn heads(&self, y: Tensor, norm: Option<&RmsNorm>) -> Result<Tensor, TchError> {
+    pub(crate) fn heads(&self, y: &Tensor, norm: Option<&RmsNorm>) -> Result<Tensor, TchError> {
         let count = y.size()[1] / self.head_dim;
         normed(y.f_view([-1, count, self.head_dim])?, norm)
     }
@@ -228,9 +228,9 @@ impl Attention {
             (Map::Value, &self.value),
         ];
         let [query, key, value] = step.products(layer, Part::Hidden, x, maps)?;
-        let query = self.heads(query, self.query_norm.as_ref())?;
-        let key = self.heads(key, self.key_norm.as_ref())?;
-        let value = self.heads(value, None)?;
+        let query = self.heads(&query, self.query_norm.as_ref())?;
+        let key = self.heads(&key, self.key_norm.as_ref())?;
+        let value = self.heads(&value, None)?;
         let turned = step.turns[self.rope].apply(&Tensor::f_cat(&[query, key], 1)?)?;
         let query = turned.f_narrow(1, 0, self.num_heads)?;
         let key = turned.f_narrow(1, self.num_heads, self.num_kv_heads)?;

@@ -85,9 +85,9 @@ impl<'a> Pass<'a> {
             (Map::Value, &attention.value),
         ];
         let [query, key, value] = self.products(layer, x, maps)?;
-        let query = attention.heads(query, attention.query_norm.as_ref())?;
-        let key = attention.heads(key, attention.key_norm.as_ref())?;
-        let value = attention.heads(value, None)?;
+        let query = attention.heads(&query, attention.query_norm.as_ref())?;
+        let key = attention.heads(&key, attention.key_norm.as_ref())?;
+        let value = attention.heads(&value, None)?;
         let turns = &self.turns[attention.rope];
         let (query, key) = (turns.apply(&query)?, turns.apply(&key)?);
         let attend = &attention.attend;
@@ -126,12 +126,11 @@ impl<'a> Pass<'a> {
                 continue;
             };
             let known = lows.iter().position(|(first, _)| *first == part.first);
-            let at = match known {
-                Some(at) => at,
-                None => {
-                    lows.push((part.first, self.low(part, x, &self.packed.places)?));
-                    lows.len() - 1
-                }
+            let at = if let Some(at) = known {
+                at
+            } else {
+                lows.push((part.first, self.low(part, x, &self.packed.places)?));
+                lows.len() - 1
             };
             *product = Some(changed(part, linear, x, &lows[at].1)?);
         }
