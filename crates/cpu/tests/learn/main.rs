@@ -2,6 +2,7 @@
 //! that this processor has.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod peft;
 mod reference;
 
 use std::path::Path;
