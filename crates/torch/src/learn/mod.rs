@@ -8,6 +8,10 @@
 //! Layers are computed twice: first without derivatives, which leaves only what each layer was
 //! given, then from the last on with them. So the memory is that of one layer, and of one chunk of
 //! logits, however deep the model is.
+//!
+//! # Limitations
+//! On a CPU, libtorch was seen to multiply derivatives by weights in bfloat16 on its slowest path
+//! (`gemm_transa` over `bf16_dot_with_fp32_arith`), so that float32 is many times faster there.
 
 mod dropout;
 mod forward;
