@@ -10,8 +10,9 @@
 //! logits, however deep the model is.
 //!
 //! # Limitations
-//! On a CPU, libtorch was seen to multiply derivatives by weights in bfloat16 on its slowest path
-//! (`gemm_transa` over `bf16_dot_with_fp32_arith`), so that float32 is many times faster there.
+//! On a CPU without instructions for bfloat16, libtorch was seen to form products in it on its
+//! slowest path (`bf16_dot_with_fp32_arith`), where float32 is several times faster; that is what
+//! [`DType::Auto`](hyprstream_models::DType::Auto) takes there.
 
 mod dropout;
 mod forward;
