@@ -8,6 +8,11 @@
 //! Layers are computed twice: first without derivatives, which leaves only what each layer was
 //! given, then from the last on with them. So the memory is that of one layer, and of one chunk of
 //! logits, however deep the model is.
+//!
+//! # Limitations
+//! On a CPU without instructions for bfloat16, libtorch was seen to form products in it on its
+//! slowest path (`bf16_dot_with_fp32_arith`), where float32 is several times faster; that is what
+//! [`DType::Auto`](hyprstream_models::DType::Auto) takes there.
 
 mod dropout;
 mod forward;
