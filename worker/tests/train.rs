@@ -72,8 +72,9 @@ impl Job {
 
     /// Runs until the checkpoint of this step is there.
     fn until(&self, step: u64) -> Child {
-        let running = self.command().stdout(Stdio::null()).stderr(Stdio::null());
-        let running = running.spawn().expect("the program starts");
+        let mut command = self.command();
+        let command = command.stdout(Stdio::null()).stderr(Stdio::null());
+        let running = command.spawn().expect("the program starts");
         let checkpoint = self.path(&format!("out/checkpoints/step-{step:08}"));
         let since = Instant::now();
         while !checkpoint.exists() {

@@ -7,7 +7,7 @@ use std::{io::IsTerminal, process::ExitCode, thread};
 
 use anyhow::{Context, ensure};
 use hyprstream_cpu::{CpuLearner, LearnOptions};
-use hyprstream_training::{Control, Job, Outcome, Prepared, Report, prepare};
+use hyprstream_training::{Control, Job, Outcome, Prepared, Report, Subset, prepare};
 use serde_json::json;
 use tracing::{info, warn};
 
@@ -136,7 +136,7 @@ fn tell(prepared: &Prepared) {
         parts = prepared.parameters.parts.len(),
         parameters = prepared.parameters.len,
         samples = prepared.train.len(),
-        held_back = prepared.eval.as_ref().map_or(0, |eval| eval.len()),
+        held_back = prepared.eval.as_ref().map_or(0, Subset::len),
         "trains"
     );
 }
