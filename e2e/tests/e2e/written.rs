@@ -1,0 +1,157 @@
+//! Volumes that a pod writes to, with a plain pod and nothing of the operator's.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use hyprstream_e2e::{Cluster, Repository, TinyModel, wait_until};
+
+use crate::{PATIENCE, fresh_seed};
+
+/// Of the volume, in bytes.
+const CAPACITY: u64 = 64 << 20;
+/// Long enough for a scheduler that would place the pod.
+const STAYS: Duration = Duration::from_secs(5);
+
+struct Written {
+    cluster: Cluster,
+    namespace: String,
+    /// One that the nodes have, with a shell.
+    image: String,
+}
+
+impl Written {
+    fn kubectl(&self, args: &[&str]) -> Result<String> {
+        self.cluster
+            .kubectl(&[&["-n", &self.namespace], args].concat())
+    }
+
+    /// A pod with the volume at `/m` that runs `script` and then waits.
+    /// It runs on `node`, or where the scheduler likes.
+    fn pod(&self, name: &str, node: Option<&str>, script: &str) -> Result<()> {
+        let Self {
+            namespace, image, ..
+        } = self;
+        let node = node.map_or_else(String::new, |node| {
+            format!("  nodeSelector: {{kubernetes.io/hostname: {node}}}\n")
+        });
+        self.cluster.apply(&format!(
+            r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: {namespace}}}
+spec:
+{node}  terminationGracePeriodSeconds: 0
+  securityContext: {{runAsUser: 65532, runAsGroup: 65532}}
+  containers:
+  - name: shell
+    image: {image}
+    imagePullPolicy: IfNotPresent
+    command: [sh, -c, "{script}; sleep 3600"]
+    volumeMounts: [{{name: m, mountPath: /m}}]
+  volumes:
+  - name: m
+    persistentVolumeClaim: {{claimName: work}}
+"#
+        ))
+    }
+
+    fn wait_running(&self, name: &str) -> Result<()> {
+        let phase = || self.kubectl(&["get", "pod", name, "-o", "jsonpath={.status.phase}"]);
+        wait_until(PATIENCE, || Ok((phase()? == "Running").then_some(())))
+    }
+
+    fn run(&self, pod: &str, script: &str) -> Result<String> {
+        self.kubectl(&["exec", pod, "--", "sh", "-c", script])
+    }
+}
+
+#[test]
+fn s17_a_plain_pod_writes_to_a_volume_of_its_capacity_and_no_more() -> Result<()> {
+    let cluster = Cluster::from_env()?;
+    let namespace = cluster.namespace("written")?.name.clone();
+    let repository = Repository::new(&cluster, &namespace, "tiny")?;
+    TinyModel::new(fresh_seed()).write(&repository)?;
+    let commit = repository.publish("first")?;
+    let csi = [
+        "-n",
+        &cluster.system,
+        "get",
+        "daemonset",
+        "hyprstream-csi",
+        "-o",
+        "jsonpath={.spec.template.spec.containers[0].image}",
+    ];
+    let here = Written {
+        image: cluster.kubectl(&csi)?,
+        namespace: namespace.clone(),
+        cluster,
+    };
+    let volume = format!("{namespace}-work");
+    here.cluster.apply(&format!(
+        r#"
+apiVersion: v1
+kind: PersistentVolume
+metadata: {{name: {volume}}}
+spec:
+  accessModes: [ReadWriteOncePod]
+  capacity: {{storage: 64Mi}}
+  persistentVolumeReclaimPolicy: Retain
+  storageClassName: ""
+  claimRef: {{namespace: {namespace}, name: work}}
+  csi:
+    driver: csi.hyprstream.io
+    volumeHandle: {volume}
+    volumeAttributes:
+      hyprstream.io/repository: git/{namespace}/tiny
+      hyprstream.io/commit: {commit}
+      hyprstream.io/source: hyprstream://{namespace}/tiny
+      hyprstream.io/mode: rw
+      hyprstream.io/capacity: "{CAPACITY}"
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {{name: work, namespace: {namespace}}}
+spec:
+  accessModes: [ReadWriteOncePod]
+  storageClassName: ""
+  volumeName: {volume}
+  resources: {{requests: {{storage: 64Mi}}}}
+"#
+    ))?;
+
+    here.pod(
+        "first",
+        None,
+        "cat /m/config.json > /dev/null && echo changed > /m/config.json",
+    )?;
+    here.wait_running("first")?;
+    let full = here.run(
+        "first",
+        "echo new > /m/new.txt; dd if=/dev/zero of=/m/big bs=1M count=200 2>&1 || true; \
+         ls -l /m/big",
+    )?;
+    ensure!(full.contains("No space left on device"), "{full}");
+    // What is in the way of nobody: the same file again, and smaller ones.
+    here.run("first", "rm /m/big && echo fits > /m/small && sync")?;
+
+    // Nobody else has it meanwhile.
+    here.pod("second", None, "true")?;
+    std::thread::sleep(STAYS);
+    let phase = here.kubectl(&["get", "pod", "second", "-o", "jsonpath={.status.phase}"])?;
+    ensure!(phase == "Pending", "{phase}");
+    let node = ["get", "pod", "first", "-o", "jsonpath={.spec.nodeName}"];
+    let node = here.kubectl(&node)?;
+    here.kubectl(&["delete", "pod", "second", "--wait=true"])?;
+    here.kubectl(&["delete", "pod", "first", "--wait=true"])?;
+
+    // A pod that comes after it, on the same node, finds what it wrote, and the commit beneath.
+    here.pod("third", Some(&node), "true")?;
+    here.wait_running("third")?;
+    let read = here.run("third", "cat /m/new.txt /m/small /m/config.json")?;
+    assert_eq!(read.trim(), "new\nfits\nchanged");
+    here.run("third", "test -s /m/model.safetensors && test ! -e /m/big")?;
+    here.kubectl(&["delete", "pod", "third", "--wait=true"])?;
+    here.kubectl(&["delete", "pvc", "work"])?;
+    here.cluster.kubectl(&["delete", "pv", &volume])?;
+    Ok(())
+}
