@@ -8,6 +8,8 @@ use std::ops::Range;
 
 use hyprstream_models::adapter::Site;
 
+use crate::random::philox;
+
 /// Where the numbers of an adapter lie in one flat array, and what they are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameters {
@@ -140,9 +142,6 @@ impl Dropout {
     /// (<https://www.thesalmons.org/john/random123/papers/random123sc11.pdf>). The key is the
     /// seed; the counter holds the sample and step mixed, the position with the site, and the quad.
     pub fn draw(&self, sample: u64, site: Site, position: u32, quad: u32) -> [f32; 4] {
-        const ROUNDS: usize = 10;
-        const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
-        const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
         let place = match site {
             Site::Layer(layer, linear) => 2 + (layer as u32) * 8 + linear as u32,
             Site::Embedding => 0,
@@ -152,25 +151,14 @@ impl Dropout {
         let mixed = sample
             .wrapping_mul(0x9E37_79B9_7F4A_7C15)
             .wrapping_add(self.step.wrapping_mul(0xD1B5_4A32_D192_ED03));
-        let mut counter = [
+        let counter = [
             quad,
             position ^ place.rotate_left(20),
             mixed as u32,
             (mixed >> 32) as u32,
         ];
-        let mut key = [self.seed as u32, (self.seed >> 32) as u32];
-        for _ in 0..ROUNDS {
-            let low = u64::from(MULTIPLIERS[0]) * u64::from(counter[0]);
-            let high = u64::from(MULTIPLIERS[1]) * u64::from(counter[2]);
-            counter = [
-                (high >> 32) as u32 ^ counter[1] ^ key[0],
-                high as u32,
-                (low >> 32) as u32 ^ counter[3] ^ key[1],
-                low as u32,
-            ];
-            key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
-        }
-        counter.map(|bits| (bits >> 8) as f32 / (1 << 24) as f32)
+        let key = [self.seed as u32, (self.seed >> 32) as u32];
+        philox(counter, key).map(|bits| (bits >> 8) as f32 / (1 << 24) as f32)
     }
 }
 

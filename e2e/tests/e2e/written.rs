@@ -68,7 +68,9 @@ spec:
 #[test]
 fn s17_a_plain_pod_writes_to_a_volume_of_its_capacity_and_no_more() -> Result<()> {
     let cluster = Cluster::from_env()?;
-    let namespace = cluster.namespace("written")?.name.clone();
+    // It goes with the value.
+    let space = cluster.namespace("written")?;
+    let namespace = space.name.clone();
     let repository = Repository::new(&cluster, &namespace, "tiny")?;
     TinyModel::new(fresh_seed()).write(&repository)?;
     let commit = repository.publish("first")?;

@@ -89,6 +89,11 @@ const MAX_QUESTIONS: usize = 20_000;
 const RECOVERY: Duration = Duration::from_mins(2);
 /// After this time whoever sends requests knows that an instance is ready.
 const SETTLED: Duration = Duration::from_secs(2);
+/// How long the ingress may go on sending requests to a gateway that is dead, over connections that
+/// it holds open: until it has read their end. It says so in its answer.
+const UNNOTICED: Duration = Duration::from_secs(1);
+/// What the ingress says then.
+const CUT_OFF: &str = "reset reason: connection termination";
 
 /// A process that was killed.
 #[derive(Clone, Copy, Debug)]
@@ -286,8 +291,13 @@ impl Report {
             let during = |kill: &&Kill| {
                 // The clock is read after the kill.
                 let at = kill.at;
+                let unnoticed = if kill.part == Part::Gateway && cause.contains(CUT_OFF) {
+                    UNNOTICED
+                } else {
+                    Duration::ZERO
+                };
                 kill.part.holds_requests()
-                    && *started <= at
+                    && *started <= at + unnoticed
                     && at <= *ended + Duration::from_secs(1)
             };
             match kills.iter().find(during) {
@@ -344,6 +354,17 @@ mod tests {
                 failure(26, 27),
             ],
         );
+        let sent_to_the_dead = |from, to| Failure {
+            cause: format!("503: {CUT_OFF}"),
+            ..failure(from, to)
+        };
+        let late = [sent_to_the_dead(21, 21), sent_to_the_dead(31, 31)];
+        let late = Report::of(&kills, &late);
+        assert_eq!(
+            late.lost.keys().next().map(|(part, _)| *part),
+            Some(Part::Gateway)
+        );
+        assert_eq!(late.unexplained.values().sum::<usize>(), 1);
         let cut = || "cut".to_owned();
         assert_eq!(report.lost[&(Part::Gateway, cut())], 2);
         assert_eq!(report.lost[&(Part::Worker, cut())], 1);
