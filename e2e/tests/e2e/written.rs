@@ -41,12 +41,17 @@ kind: Pod
 metadata: {{name: {name}, namespace: {namespace}}}
 spec:
 {node}  terminationGracePeriodSeconds: 0
-  securityContext: {{runAsUser: 65532, runAsGroup: 65532}}
+  securityContext:
+    runAsUser: 65532
+    runAsGroup: 65532
+    runAsNonRoot: true
+    seccompProfile: {{type: RuntimeDefault}}
   containers:
   - name: shell
     image: {image}
     imagePullPolicy: IfNotPresent
     command: [sh, -c, "{script}; sleep 3600"]
+    securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
     volumeMounts: [{{name: m, mountPath: /m}}]
   volumes:
   - name: m
@@ -124,7 +129,7 @@ spec:
     here.pod(
         "first",
         None,
-        "cat /m/config.json > /dev/null && echo changed > /m/config.json",
+        "cat /m/config.json > /dev/null && echo changed > /m/c && mv -f /m/c /m/config.json",
     )?;
     here.wait_running("first")?;
     let full = here.run(
