@@ -91,19 +91,19 @@ fn logs(handle: &RepositoryHandle, range: &LogRange) -> (Vec<String>, Vec<String
     (ours, theirs.lines().map(str::to_owned).collect())
 }
 
-/// With a path and commits to leave out, git judges a merge by its second parent before it has found
-/// out whether that one is left out, where the walk comes to it in another order. It then hides the
-/// merge. All else is the same.
+/// With a path and commits to leave out, git judges a merge by its second parent, which its walk may
+/// or may not have found to be left out by then: whether it shows the merge depends on that order. All
+/// else is the same.
 fn compare_log_beside_merges(handle: &RepositoryHandle, range: &LogRange) {
     let (ours, theirs) = logs(handle, range);
-    let is_merge = |id: &String| {
-        let parents = git(handle.path(), &["rev-parse", &format!("{id}^@")]);
-        parents.lines().count() > 1
+    let without_merges = |ids: Vec<String>| -> Vec<String> {
+        let is_merge = |id: &String| {
+            let parents = git(handle.path(), &["rev-parse", &format!("{id}^@")]);
+            parents.lines().count() > 1
+        };
+        ids.into_iter().filter(|id| !is_merge(id)).collect()
     };
-    let ours: Vec<String> = ours
-        .into_iter()
-        .filter(|id| theirs.contains(id) || !is_merge(id))
-        .collect();
+    let (ours, theirs) = (without_merges(ours), without_merges(theirs));
     assert_eq!(ours, theirs, "{range:?}");
 }
 
