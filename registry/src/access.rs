@@ -25,6 +25,17 @@ pub(crate) struct Access {
 }
 
 impl Access {
+    /// To the repository that the body of a request names.
+    pub(crate) fn named(repository: &str, principal: Principal) -> Result<Self, Refusal> {
+        let repository = repository
+            .parse()
+            .map_err(|error: InvalidName| Refusal::bad_request(error.to_string()))?;
+        Ok(Self {
+            repository,
+            principal,
+        })
+    }
+
     /// Whether it is a copy of an upstream.
     pub(crate) fn is_mirror(&self) -> bool {
         matches!(self.repository, Repository::Mirror(_))

@@ -35,16 +35,8 @@ pub(crate) async fn fork(
     body: Bytes,
 ) -> Result<(StatusCode, Json<Fork>), Refusal> {
     let request: ForkRequest = parse(&body)?;
-    let access = |text: &str| -> Result<Access, Refusal> {
-        let repository = text
-            .parse()
-            .map_err(|error: crate::names::InvalidName| Refusal::bad_request(error.to_string()))?;
-        Ok(Access {
-            repository,
-            principal: principal.clone(),
-        })
-    };
-    let (source, target) = (access(&request.from)?, access(&request.to)?);
+    let source = Access::named(&request.from, principal.clone())?;
+    let target = Access::named(&request.to, principal)?;
     if target.is_mirror() {
         return Err(Refusal::bad_request(
             "a fork is made as NAMESPACE/NAME; only the registry makes mirrors",

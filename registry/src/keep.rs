@@ -24,7 +24,6 @@ use crate::{
     access::{Access, Who},
     api::parse,
     collect, git,
-    names::{InvalidName, Repository},
     refusal::Refusal,
     state::{State, blocking},
 };
@@ -39,14 +38,7 @@ pub(crate) async fn keep(
     body: Bytes,
 ) -> Result<Json<Keep>, Refusal> {
     let request: KeepRequest = parse(&body)?;
-    let repository: Repository = request
-        .repository
-        .parse()
-        .map_err(|error: InvalidName| Refusal::bad_request(error.to_string()))?;
-    let access = Access {
-        repository,
-        principal,
-    };
+    let access = Access::named(&request.repository, principal)?;
     if access.is_mirror() {
         return Err(Refusal::bad_request(
             "a mirror has what its upstream has; only pushed repositories let go of files",

@@ -23,7 +23,7 @@ use crate::{
     access::{Access, Who},
     api::parse,
     audit, git,
-    names::{InvalidName, Repository},
+    names::Repository,
     refusal::Refusal,
     state::{State, blocking},
 };
@@ -47,14 +47,7 @@ pub(crate) async fn merge(
             "a merge needs a message of at most 64 KiB without null characters",
         ));
     }
-    let repository: Repository = request
-        .repository
-        .parse()
-        .map_err(|error: InvalidName| Refusal::bad_request(error.to_string()))?;
-    let access = Access {
-        repository,
-        principal,
-    };
+    let access = Access::named(&request.repository, principal)?;
     let Repository::Pushed { namespace, name } = &access.repository else {
         return Err(Refusal::bad_request(
             "mirrors are read-only; fork this one, or push to its upstream",
