@@ -16,7 +16,7 @@ use crate::{
 /// Credentials of one mirror that are known; the ones noted first are asked for again.
 const MOST: usize = 64;
 
-/// The mirror that the request is about. Credentials that are new are shown to the upstream first,
+/// The mirror of `identity`, that of `url` for `upstream`, that the request is about. Credentials that are new are shown to the upstream first,
 /// unless `is_settled` says of a mirror of their own that there is nothing to ask now.
 ///
 /// Of credentials that the upstream does not accept it is a mirror of their own, whose fetch says
@@ -26,9 +26,10 @@ pub(super) async fn repository(
     url: &RemoteUrl,
     upstream: &Upstream,
     credentials: &Credentials,
+    identity: Identity,
     is_settled: impl Fn(&Repository) -> bool,
 ) -> Repository {
-    let (shared, own) = match Identity::of(url, upstream, &state.auth) {
+    let (shared, own) = match identity {
         Identity::Public(id) => return Repository::Mirror(id),
         Identity::Private { shared, own } => (shared, own),
     };

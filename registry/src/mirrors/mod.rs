@@ -257,12 +257,12 @@ pub(crate) async fn mirror(
         commit: commit.clone(),
         include: include.digest(),
     };
-    let repository = accepted::repository(state, &url, upstream, &credentials, |repository| {
-        state.mirrors.is_settled(state, &key(repository))
-    })
-    .await;
-    let key = key(&repository);
     let shown = Identity::of(&url, upstream, &state.auth);
+    let is_settled = |repository: &_| state.mirrors.is_settled(state, &key(repository));
+    let identity = shown.clone();
+    let repository =
+        accepted::repository(state, &url, upstream, &credentials, identity, is_settled).await;
+    let key = key(&repository);
     let (job, attempt) = claim(state, &key, &upstream.namespace, &shown)?;
     if let Some(attempt) = attempt {
         let order = job::Order {
