@@ -16,7 +16,7 @@ use std::marker::PhantomData;
 use super::{
     LANES, STEP_BYTES,
     dot::{Dot, multiply, multiply_segments},
-    rows::{exp, softcap, total},
+    rows::{exp, exponentials, softcap},
 };
 use crate::format::bf16_bits;
 
@@ -482,30 +482,7 @@ unsafe fn weigh(row: &mut [f32], seen: Seen, args: &AttendArgs<'_>) -> (f32, f32
         // SAFETY: it has no conditions.
         unsafe { softcap(args.softcap, row) };
     }
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let chunks = row.chunks_exact(LANES);
-    for (lane, score) in lanes.iter_mut().zip(chunks.remainder()) {
-        *lane = lane.max(*score);
-    }
-    for chunk in chunks {
-        for (lane, score) in lanes.iter_mut().zip(chunk) {
-            *lane = lane.max(*score);
-        }
-    }
-    let greatest = lanes.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
-    let mut lanes = [0.0; LANES];
-    let mut chunks = row.chunks_exact_mut(LANES);
-    for chunk in &mut chunks {
-        for (lane, score) in lanes.iter_mut().zip(chunk) {
-            *score = exp(*score - greatest);
-            *lane += *score;
-        }
-    }
-    for (lane, score) in lanes.iter_mut().zip(chunks.into_remainder()) {
-        *score = exp(*score - greatest);
-        *lane += *score;
-    }
-    (greatest, total(lanes))
+    exponentials(row)
 }
 
 /// Writes values as they are or as bf16.

@@ -5,7 +5,7 @@
 
 use super::{
     LANES, STEP_BYTES,
-    rows::{exp, total},
+    rows::{exp, exponentials, total},
 };
 
 /// The functions of one set that only learning needs.
@@ -153,30 +153,8 @@ pub(crate) unsafe fn softmax(args: &SoftmaxArgs, row: &mut [f32], slopes: &mut [
             *slope = 1.0 - tanh * tanh;
         }
     }
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let chunks = row.chunks_exact(LANES);
-    for (lane, score) in lanes.iter_mut().zip(chunks.remainder()) {
-        *lane = lane.max(*score);
-    }
-    for chunk in chunks {
-        for (lane, score) in lanes.iter_mut().zip(chunk) {
-            *lane = lane.max(*score);
-        }
-    }
-    let greatest = lanes.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
-    let mut lanes = [0.0; LANES];
-    let mut chunks = row.chunks_exact_mut(LANES);
-    for chunk in &mut chunks {
-        for (lane, score) in lanes.iter_mut().zip(chunk) {
-            *score = exp(*score - greatest);
-            *lane += *score;
-        }
-    }
-    for (lane, score) in lanes.iter_mut().zip(chunks.into_remainder()) {
-        *score = exp(*score - greatest);
-        *lane += *score;
-    }
-    let factor = 1.0 / total(lanes);
+    let (_, sum) = exponentials(row);
+    let factor = 1.0 / sum;
     for weight in row {
         *weight *= factor;
     }

@@ -285,6 +285,36 @@ pub(crate) fn exp(x: f32) -> f32 {
     p * f32::from_bits(exponent.wrapping_add(127) << 23)
 }
 
+/// Turns scores into their exponentials, less the greatest. Returns the greatest score and the sum
+/// of the exponentials.
+#[inline(always)]
+pub(crate) fn exponentials(row: &mut [f32]) -> (f32, f32) {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = row.chunks_exact(LANES);
+    for (lane, score) in lanes.iter_mut().zip(chunks.remainder()) {
+        *lane = lane.max(*score);
+    }
+    for chunk in chunks {
+        for (lane, score) in lanes.iter_mut().zip(chunk) {
+            *lane = lane.max(*score);
+        }
+    }
+    let greatest = lanes.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+    let mut lanes = [0.0; LANES];
+    let mut chunks = row.chunks_exact_mut(LANES);
+    for chunk in &mut chunks {
+        for (lane, score) in lanes.iter_mut().zip(chunk) {
+            *score = exp(*score - greatest);
+            *lane += *score;
+        }
+    }
+    for (lane, score) in lanes.iter_mut().zip(chunks.into_remainder()) {
+        *score = exp(*score - greatest);
+        *lane += *score;
+    }
+    (greatest, total(lanes))
+}
+
 /// Sum of 16 values, always in the same order.
 #[inline(always)]
 pub(crate) fn total(lanes: [f32; LANES]) -> f32 {
