@@ -1,4 +1,4 @@
-//! Condition types of Models and Adapters, and their reasons.
+//! Condition types of Models, Adapters and TrainingJobs, and their reasons.
 //!
 //! Reasons that come from elsewhere are passed on as they are: the registry's from
 //! `hyprstream_contract::registry::reason`, a worker's from its last words and from what it says of its
@@ -35,6 +35,28 @@ pub const ALL: [&str; 6] = [
 
 /// All condition types of an Adapter, in the order in which they are reported.
 pub const OF_ADAPTERS: [&str; 5] = [READY, SOURCE_RESOLVED, ACCEPTED, LOADED, STALLED];
+
+/// A TrainingJob's pod trains.
+pub const RUNNING: &str = "Running";
+/// A TrainingJob is stopped until its suspend is false again; its last checkpoint is pushed.
+pub const SUSPENDED: &str = "Suspended";
+/// A TrainingJob has trained and told its verdict, whatever that is.
+pub const COMPLETE: &str = "Complete";
+/// A TrainingJob is given up.
+pub const FAILED: &str = "Failed";
+/// The gates of a TrainingJob are passed and its adapter is published; False: it stays on its
+/// branch.
+pub const GATE_PASSED: &str = "GatePassed";
+
+/// All condition types of a TrainingJob, in the order in which they are reported.
+pub const OF_TRAINING_JOBS: [&str; 6] = [
+    SOURCE_RESOLVED,
+    RUNNING,
+    SUSPENDED,
+    GATE_PASSED,
+    COMPLETE,
+    FAILED,
+];
 
 /// Reasons of our own.
 pub mod reason {

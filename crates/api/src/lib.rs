@@ -1,8 +1,8 @@
 //! The custom resources of hyprstream, and nothing else.
 //!
 //! [`Model`] is `models.hyprstream.io`: a git repository at a reference, served. [`Adapter`] is
-//! `adapters.hyprstream.io`: a file in a commit that a Model's workers serve on top of it. The CRDs
-//! in `crds/` are generated from these types; everything that a schema or a CEL rule can refuse is
+//! `adapters.hyprstream.io`: a file in a commit that a Model's workers serve on top of it.
+//! [`TrainingJob`] is `trainingjobs.hyprstream.io`: it makes such a file out of data. The CRDs in `crds/` are generated from these types; everything that a schema or a CEL rule can refuse is
 //! refused by the API server, so there is no webhook. Whoever reads many objects reads them as
 //! [`Checked`], so that a bad one does not hide the others.
 
@@ -16,6 +16,7 @@ mod model;
 #[cfg(test)]
 mod schema_test;
 mod source;
+mod training_job;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
@@ -30,8 +31,15 @@ pub use model::{
     Quantization, Rollout, Storage,
 };
 pub use source::{LocalSecretRef, Source, SourceRef};
+pub use training_job::{
+    AdapterType, Baseline, ClaimSource, ConfigMapSource, CurvePoint, Dataset, Gate, GateMetric,
+    GateVerdict, LearningRateSchedule, LossOn, Objective, OnSuccess, TrainingCheckpoint,
+    TrainingCheckpointStatus, TrainingData, TrainingEval, TrainingInputs, TrainingJob,
+    TrainingJobSpec, TrainingJobStatus, TrainingMethod, TrainingMetric, TrainingModelRef,
+    TrainingOutput, TrainingOutputStatus, TrainingResources,
+};
 
 /// All CustomResourceDefinitions.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![Model::crd(), Adapter::crd()]
+    vec![Model::crd(), Adapter::crd(), TrainingJob::crd()]
 }

@@ -4,7 +4,7 @@ use kube::CustomResourceExt;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::{Adapter, Model};
+use crate::{Adapter, Model, TrainingJob};
 
 /// Values that the schema allows, those at its limits among them. CEL rules are not looked at: they
 /// may only narrow what can be decoded anyway.
@@ -101,4 +101,6 @@ fn what_the_schema_allows_can_be_decoded() {
     assert!(models > 100, "{models}");
     let adapters = decode_all::<Adapter>("Adapter");
     assert!(adapters > 20, "{adapters}");
+    let jobs = decode_all::<TrainingJob>("TrainingJob");
+    assert!(jobs > 100, "{jobs}");
 }

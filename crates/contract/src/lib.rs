@@ -14,6 +14,7 @@ pub mod model_name;
 pub mod model_ref;
 pub mod registry;
 pub mod repositories;
+pub mod training;
 pub mod volume;
 pub mod worker;
 pub mod worker_adapters;

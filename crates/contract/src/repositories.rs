@@ -5,6 +5,10 @@
 //! | `POST /api/v1/forks` | [`ForkRequest`] | 201 [`Fork`] |
 //! | `POST /api/v1/merges` | [`MergeRequest`] | 200 [`Merge`], or 409 [`MergeRefusal`] |
 //! | `POST /api/v1/keeps` | [`KeepRequest`] | 200 [`Keep`] |
+//! | `POST /api/v1/commits` | [`CommitRequest`] | 201 [`Committed`], or 409 [`MergeRefusal`] |
+//! | `GET /api/v1/branches/NAMESPACE/NAME?prefix=P&after=B&limit=N` | | 200 [`BranchPage`] |
+//! | `GET /api/v1/branches/NAMESPACE/NAME?branch=B` | | 200 [`BranchPage`] with one, or none |
+//! | `DELETE /api/v1/branches/NAMESPACE/NAME?branch=B` | | 204, or 404 |
 //! | `GET /api/v1/protection/NAMESPACE[/NAME]` | | 200 [`Protection`] |
 //! | `PUT /api/v1/protection/NAMESPACE[/NAME]` | [`Protection`] | 200 [`Protection`] |
 //!
@@ -23,6 +27,10 @@ pub const FORKS_PATH: &str = "/api/v1/forks";
 pub const MERGES_PATH: &str = "/api/v1/merges";
 /// Path of [`KeepRequest`].
 pub const KEEPS_PATH: &str = "/api/v1/keeps";
+/// Path of [`CommitRequest`].
+pub const COMMITS_PATH: &str = "/api/v1/commits";
+/// What stands before namespace and name in the path of a [`BranchPage`].
+pub const BRANCHES_PATH: &str = "/api/v1/branches";
 /// What stands before the namespace in the path of a [`Protection`].
 pub const PROTECTION_PATH: &str = "/api/v1/protection";
 
@@ -53,8 +61,13 @@ pub mod rbac {
 pub struct ForkRequest {
     /// `NAMESPACE/NAME`, or `mirror/ID` as `MirrorStatus::repository` names it.
     pub from: String,
-    /// `NAMESPACE/NAME`, which must not exist.
+    /// `NAMESPACE/NAME`, which must not exist, unless `commit` is set.
     pub to: String,
+    /// With it, the call is repeatable: a `to` that exists is given what it lacks of this commit of
+    /// `from`, with its LFS objects, and keeps all that it has; no branch of it changes. Only the
+    /// admin token may do that to one that exists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<CommitId>,
 }
 
 /// A repository that was made out of another one.
@@ -148,6 +161,110 @@ pub struct Keep {
     pub bytes: u64,
 }
 
+/// Asks for a commit of files on a branch, without git. LFS objects among them were uploaded before,
+/// by the LFS protocol. It needs what a push of the branch needs, and `create` where the repository
+/// does not exist.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CommitRequest {
+    /// `NAMESPACE/NAME`; made where it does not exist.
+    pub repository: String,
+    /// The branch, without `refs/heads/`; one that does not exist begins without a parent.
+    pub branch: String,
+    /// What the branch must name now: a commit, or with `null` nothing. Without the field the commit
+    /// is made on top of whatever it names.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "nullable"
+    )]
+    pub expected: Option<Option<CommitId>>,
+    /// At least one; those of other paths stay.
+    pub changes: Vec<FileChange>,
+    /// Name and mail address of the author; without it, who the token belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub author: Option<CommitAuthor>,
+    /// The message, taken as it is.
+    pub message: String,
+}
+
+/// A change of one file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FileChange {
+    /// Path below the root.
+    pub path: String,
+    /// What it is from now on.
+    pub content: FileContent,
+}
+
+/// What a file is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum FileContent {
+    /// This text, at most 1 MiB.
+    Text(String),
+    /// An LFS object that the repository has.
+    #[serde(rename_all = "camelCase")]
+    Lfs {
+        /// SHA-256, 64 hexadecimal digits.
+        oid: String,
+        /// Bytes.
+        size: u64,
+    },
+    /// No more there.
+    Removed,
+}
+
+/// Who made a commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CommitAuthor {
+    /// Name.
+    pub name: String,
+    /// Mail address.
+    pub email: String,
+}
+
+/// A commit that was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Committed {
+    /// What the branch names now.
+    pub commit: CommitId,
+}
+
+/// Branches of a repository, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BranchPage {
+    /// Those after `after` whose names begin with `prefix`, at most `limit` (100, at most 1000).
+    pub branches: Vec<Branch>,
+    /// Whether there are more.
+    pub has_more: bool,
+}
+
+/// A branch and the commit that it names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Branch {
+    /// Without `refs/heads/`.
+    pub name: String,
+    /// The commit.
+    pub commit: CommitId,
+    /// Its whole message.
+    pub message: String,
+    /// When it was committed, in seconds since 1970.
+    pub committed_at: i64,
+}
+
+fn nullable<'de, D>(deserializer: D) -> Result<Option<Option<CommitId>>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    Option::deserialize(deserializer).map(Some)
+}
+
 /// Both sides changed the same.
 pub const MERGE_CONFLICT: &str = "MergeConflict";
 /// The branch does not name what was expected.
@@ -220,8 +337,62 @@ mod tests {
             &ForkRequest {
                 from: "team-a/m".into(),
                 to: "team-b/m".into(),
+                commit: None,
             },
             &json!({"from": "team-a/m", "to": "team-b/m"}),
+        );
+        let request = |expected| CommitRequest {
+            repository: "team-a/files".into(),
+            branch: "files/1".into(),
+            expected,
+            changes: vec![
+                FileChange {
+                    path: "a".into(),
+                    content: FileContent::Text("t".into()),
+                },
+                FileChange {
+                    path: "b".into(),
+                    content: FileContent::Lfs {
+                        oid: "0".into(),
+                        size: 1,
+                    },
+                },
+                FileChange {
+                    path: "c".into(),
+                    content: FileContent::Removed,
+                },
+            ],
+            author: None,
+            message: "m".into(),
+        };
+        let text = |expected: Option<serde_json::Value>| {
+            let mut text = json!({"repository": "team-a/files", "branch": "files/1", "message": "m",
+                "changes": [{"path": "a", "content": {"text": "t"}},
+                            {"path": "b", "content": {"lfs": {"oid": "0", "size": 1}}},
+                            {"path": "c", "content": "removed"}]});
+            if let Some(expected) = expected {
+                text["expected"] = expected;
+            }
+            text
+        };
+        check(&request(None), &text(None));
+        check(&request(Some(None)), &text(Some(json!(null))));
+        check(
+            &request(Some(Some(commit.clone()))),
+            &text(Some(json!(commit))),
+        );
+        check(
+            &BranchPage {
+                branches: vec![Branch {
+                    name: "files/1".into(),
+                    commit: commit.clone(),
+                    message: "m".into(),
+                    committed_at: 1,
+                }],
+                has_more: false,
+            },
+            &json!({"branches": [{"name": "files/1", "commit": commit, "message": "m",
+                                  "committedAt": 1}], "hasMore": false}),
         );
         check(
             &Fork {
