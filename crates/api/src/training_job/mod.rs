@@ -29,6 +29,14 @@ use crate::{Device, Dtype, SourceRef};
 /// ttlSecondsAfterFinished: another job is another TrainingJob.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.nodeSelector) == has(oldSelf.nodeSelector) && (!has(self.nodeSelector) || self.nodeSelector == oldSelf.nodeSelector)").message("nodeSelector cannot be changed: make another TrainingJob"),
+    validation = Rule::new("has(self.tolerations) == has(oldSelf.tolerations) && (!has(self.tolerations) || self.tolerations == oldSelf.tolerations)").message("tolerations cannot be changed: make another TrainingJob"),
+    validation = Rule::new("has(self.runtimeClassName) == has(oldSelf.runtimeClassName) && (!has(self.runtimeClassName) || self.runtimeClassName == oldSelf.runtimeClassName)").message("runtimeClassName cannot be changed: make another TrainingJob"),
+    validation = Rule::new("has(self.serviceAccountName) == has(oldSelf.serviceAccountName) && (!has(self.serviceAccountName) || self.serviceAccountName == oldSelf.serviceAccountName)").message("serviceAccountName cannot be changed: make another TrainingJob"),
+    validation = Rule::new("has(self.activeDeadlineSeconds) == has(oldSelf.activeDeadlineSeconds) && (!has(self.activeDeadlineSeconds) || self.activeDeadlineSeconds == oldSelf.activeDeadlineSeconds)").message("activeDeadlineSeconds cannot be changed: make another TrainingJob"),
+    validation = Rule::new("self.output.onSuccess != 'Merge' || has(self.serviceAccountName)").message("output.onSuccess Merge needs serviceAccountName: RBAC says into which branches that account may merge"),
+)]
 #[kube(
     group = "hyprstream.io",
     version = "v1alpha1",
