@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{LogArgs, ModelArgs, args::at_least_one};
 
 /// Flags that say how a model is run, which a server has its own of.
-const OF_THE_MODEL: [&str; 17] = [
+const OF_THE_MODEL: [&str; 19] = [
     "model",
     "device",
     "dtype",
@@ -22,7 +22,25 @@ const OF_THE_MODEL: [&str; 17] = [
     "context",
     "shared_prefix",
     "adapters",
+    "train",
+    "ragged",
     "rank",
+];
+
+/// Flags that say nothing of training.
+const OF_SERVING: [&str; 12] = [
+    "device",
+    "max_model_len",
+    "max_batch",
+    "kv_cache_bytes",
+    "max_step_tokens",
+    "quantization",
+    "no_prefix_cache",
+    "prompt_tokens",
+    "gen_tokens",
+    "context",
+    "shared_prefix",
+    "adapters",
 ];
 
 /// Arguments of `bench`. What is measured stands in the command line: no variable is read but
@@ -63,7 +81,17 @@ pub struct BenchArgs {
     /// size with them, its requests having them in turn, and without, alternately.
     #[arg(long, value_parser = at_least_one, conflicts_with_all = ["context", "shared_prefix"])]
     pub adapters: Option<usize>,
-    /// Rank of those adapters.
+    /// Measures training on the CPU: updates of a LoRA adapter on all linear layers, of rows of so
+    /// many random tokens that all count. `--batch` are rows of an update, `--repeat` updates after
+    /// two that are not counted.
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(2..=1 << 20), conflicts_with_all = OF_SERVING)]
+    pub train: Option<u32>,
+    /// With `--train`, rows of different lengths up to its TOKENS, spread as those of chats are
+    /// (log-normal, median a third, sigma 1); only tokens that a row has are counted. The report lists
+    /// the lengths, for a peer to pad.
+    #[arg(long, requires = "train")]
+    pub ragged: bool,
+    /// Rank of adapters.
     #[arg(long, default_value = "16", value_parser = at_least_one)]
     pub rank: usize,
     /// Seed of prompts and arrivals.

@@ -10,7 +10,8 @@
 //! - **output**: all generated tokens over the whole time, prompts included; comparable with the
 //!   same figure of a server under [load].
 //!
-//! Steps are timed on the engine's own thread: what a reader does is not in the figures.
+//! Steps are timed on the engine's own thread: what a reader does is not in the figures. Of [train]
+//! a whole update is timed: loss, gradient, clipping, AdamW.
 
 mod adapters;
 mod args;
@@ -21,6 +22,7 @@ mod local;
 mod prefix;
 mod prompts;
 mod report;
+mod train;
 
 use std::process::ExitCode;
 
@@ -42,6 +44,9 @@ pub fn run(args: &BenchArgs) -> ExitCode {
 }
 
 fn measure(args: &BenchArgs) -> anyhow::Result<Report> {
+    if let Some(tokens) = args.train {
+        return train::measure(tokens as usize, args).map(Report::Train);
+    }
     match (&args.load.serve, args.shared_prefix, args.adapters) {
         (Some(url), ..) => load::measure(url, args).map(Report::Load),
         (None, Some(tokens), _) => prefix::measure(tokens, args).map(Report::Prefix),

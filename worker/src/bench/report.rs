@@ -9,6 +9,7 @@ pub(super) enum Report {
     Local(LocalReport),
     Prefix(PrefixReport),
     Adapters(AdapterReport),
+    Train(TrainReport),
     Load(LoadReport),
 }
 
@@ -111,6 +112,38 @@ pub(super) struct Pair {
     pub(super) ratio: f64,
 }
 
+/// Updates of an adapter.
+#[derive(Debug, Serialize)]
+pub(super) struct TrainReport {
+    pub(super) model: String,
+    /// In which the frozen weights are kept.
+    pub(super) dtype: String,
+    pub(super) kernels: String,
+    pub(super) threads: Option<usize>,
+    pub(super) rank: usize,
+    /// Numbers that are trained.
+    pub(super) parameters: usize,
+    pub(super) weight_bytes: u64,
+    pub(super) results: Vec<TrainRow>,
+    /// Of the whole measurement, loading included.
+    pub(super) max_rss_bytes: Option<u64>,
+}
+
+/// One number of rows.
+#[derive(Debug, Serialize)]
+pub(super) struct TrainRow {
+    pub(super) rows: usize,
+    /// Most tokens of a row.
+    pub(super) row_tokens: usize,
+    /// Of the median update.
+    pub(super) tokens_per_second: f64,
+    /// Mean over the tokens that count, of each update.
+    pub(super) losses: Vec<f64>,
+    /// Of the rows of each update, where they differ.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) lengths: Vec<Vec<usize>>,
+}
+
 impl Report {
     /// Prints to the standard output.
     pub(super) fn print(&self, json: bool) {
@@ -118,10 +151,12 @@ impl Report {
             Self::Local(report) if json => println!("{}", serde_json::json!(report)),
             Self::Prefix(report) if json => println!("{}", serde_json::json!(report)),
             Self::Adapters(report) if json => println!("{}", serde_json::json!(report)),
+            Self::Train(report) if json => println!("{}", serde_json::json!(report)),
             Self::Load(report) if json => println!("{}", serde_json::json!(report)),
             Self::Local(report) => print_local(report),
             Self::Prefix(report) => print_prefix(report),
             Self::Adapters(report) => print_adapters(report),
+            Self::Train(report) => print_train(report),
             Self::Load(report) => report.print(),
         }
     }
@@ -219,6 +254,26 @@ fn print_adapters(report: &AdapterReport) {
     for row in &report.results {
         let (prefill, decode) = (text(&row.prefill), text(&row.decode));
         println!("{:5}  {prefill:26}  {decode}", row.batch);
+    }
+}
+
+fn print_train(report: &TrainReport) {
+    let rss = report.max_rss_bytes.map_or("unknown".to_owned(), megabytes);
+    println!(
+        "{} ({}, kernels {}): {} numbers of rank {} on all linear layers; weights {}, most resident \
+         memory {rss}",
+        report.model,
+        report.dtype,
+        report.kernels,
+        report.parameters,
+        report.rank,
+        megabytes(report.weight_bytes)
+    );
+    println!("rows  tokens of each  tok/s");
+    for row in &report.results {
+        let up_to = if row.lengths.is_empty() { "" } else { "up to " };
+        let tokens = format!("{up_to}{}", row.row_tokens);
+        println!("{:4}  {tokens:>14}  {:.1}", row.rows, row.tokens_per_second);
     }
 }
 
