@@ -258,6 +258,10 @@ pub struct Branch {
     pub committed_at: i64,
 }
 
+#[allow(
+    clippy::option_option,
+    reason = "no field, null and a commit are three things"
+)]
 fn nullable<'de, D>(deserializer: D) -> Result<Option<Option<CommitId>>, D::Error>
 where
     D: serde::Deserializer<'de>,
