@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// Longest body of a call, in bytes.
-pub(crate) const MAX_BODY_BYTES: usize = 16 << 20;
+pub(crate) const MAX_BODY_BYTES: usize = 8 << 20;
 const MAX_CHANGES: usize = 1000;
 const MAX_TEXT_BYTES: usize = 1 << 20;
 const MAX_PATH_BYTES: usize = 3072;
