@@ -4,12 +4,12 @@
 //! pushes, durable before the branch names it, and told to the Models that follow the branch. LFS
 //! objects were uploaded before; only those that the repository has can be named.
 
-use std::{collections::HashSet, io, path::Path, sync::Arc};
+use std::{collections::HashSet, io, path::Path, sync::Arc, time::Duration};
 
 use axum::{
     Json,
     body::Bytes,
-    extract::State as AxumState,
+    extract::{FromRequest, Request, State as AxumState},
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -26,11 +26,14 @@ use hyprstream_git2db::{
     lfs::Pointer,
     repo,
 };
+use hyprstream_slots::{self as slots, Slot};
 
 use crate::{
     access::{Access, Who},
     api::parse,
-    audit, git,
+    audit,
+    auth::Principal,
+    git,
     layout::Layout,
     let_go, lfs,
     merges::{self, MAX_MESSAGE_BYTES},
@@ -41,6 +44,10 @@ use crate::{
 
 /// Longest body of a call, in bytes.
 pub(crate) const MAX_BODY_BYTES: usize = 8 << 20;
+/// Calls whose bodies are in memory at the same time.
+pub(crate) const PLACES: usize = 16;
+const PLACE_PATIENCE: Duration = Duration::from_secs(30);
+const BODY_PATIENCE: Duration = Duration::from_mins(1);
 const MAX_CHANGES: usize = 1000;
 const MAX_TEXT_BYTES: usize = 1 << 20;
 const MAX_PATH_BYTES: usize = 3072;
@@ -54,8 +61,11 @@ const MOST_NAMED: usize = 10;
 pub(crate) async fn commit(
     AxumState(state): AxumState<Arc<State>>,
     Who(principal): Who,
-    body: Bytes,
+    request: Request,
 ) -> Result<Response, Refusal> {
+    // Held to the end, as what came is.
+    let _place = place(&state, &principal).await?;
+    let body = read(request).await?;
     let request: CommitRequest = parse(&body)?;
     validate(&request).map_err(Refusal::bad_request)?;
     let access = Access::named(&request.repository, principal)?;
@@ -84,7 +94,7 @@ pub(crate) async fn commit(
             "a push to this repository takes long; try again",
         ));
     };
-    let _place = state.git.place(&access.share()).await?;
+    let _git = state.git.place(&access.share()).await?;
     let author = match &request.author {
         Some(CommitAuthor { name, email }) => Author {
             name: name.clone(),
@@ -123,6 +133,28 @@ pub(crate) async fn commit(
         .parse()
         .map_err(|error| Refusal::internal("reading a commit's name", &error))?;
     Ok((StatusCode::CREATED, Json(Committed { commit })).into_response())
+}
+
+/// A place for the body of a call, of which whoever asks has at most half.
+async fn place(state: &State, who: &Principal) -> Result<Slot, Refusal> {
+    let owner = slots::owner(&who.subject());
+    let place = state.commits.acquire(&owner, false);
+    let place = tokio::time::timeout(PLACE_PATIENCE, place).await;
+    place.map_err(|_| Refusal::busy("too many commits at once; try again"))
+}
+
+async fn read(request: Request) -> Result<Bytes, Refusal> {
+    let body = tokio::time::timeout(BODY_PATIENCE, Bytes::from_request(request, &())).await;
+    let body = body.map_err(|_| Refusal::busy("the commit came too slowly; try again"))?;
+    body.map_err(|error| {
+        let message = match error.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                "a commit has at most 8 MiB: make several, or upload files by LFS".to_owned()
+            }
+            _ => error.body_text(),
+        };
+        Refusal::new(error.status(), "BadRequest", message, false)
+    })
 }
 
 /// What the branch named and names.
