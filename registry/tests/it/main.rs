@@ -21,6 +21,7 @@ mod push;
 mod restart;
 mod resume;
 mod rights;
+mod secrets;
 mod server;
 mod slow;
 mod slow_sync;
