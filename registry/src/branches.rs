@@ -51,16 +51,16 @@ pub(crate) async fn list(
 ) -> Result<Json<BranchPage>, Refusal> {
     let asked = read(query)?;
     let path = state.layout.repository(access.readable(&state).await?);
-    let found = blocking(move || match &asked.branch {
-        Some(name) => repo::branch(&path, name).map(|tip| (tip.into_iter().collect(), false)),
-        None => {
-            let query = BranchQuery {
-                prefix: asked.prefix.as_deref().unwrap_or_default(),
-                after: asked.after.as_deref(),
-                limit: asked.limit.unwrap_or(DEFAULT_LIMIT),
-            };
-            repo::branches(&path, &query)
+    let found = blocking(move || {
+        if let Some(name) = &asked.branch {
+            return repo::branch(&path, name).map(|tip| (tip.into_iter().collect(), false));
         }
+        let query = BranchQuery {
+            prefix: asked.prefix.as_deref().unwrap_or_default(),
+            after: asked.after.as_deref(),
+            limit: asked.limit.unwrap_or(DEFAULT_LIMIT),
+        };
+        repo::branches(&path, &query)
     })
     .await?;
     let (tips, has_more) = found.map_err(|error| of_repository(&error))?;

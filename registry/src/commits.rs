@@ -14,6 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use hyprstream_contract::{
+    self as contract,
     registry::reason,
     repositories::{
         CommitAuthor, CommitRequest, Committed, FileChange, FileContent, MergeRefusal,
@@ -192,7 +193,7 @@ fn make(
     let branch = Reference::Branch(request.branch.clone());
     let before = repo::resolve_local(bare, &branch).map_err(NotCommitted::Branch)?;
     if let Some(expected) = &request.expected {
-        let expected = expected.as_ref().map(|commit| commit.as_str());
+        let expected = expected.as_ref().map(contract::CommitId::as_str);
         if expected != before.as_ref().map(CommitId::as_str) {
             return Err(moved(request));
         }
@@ -297,11 +298,12 @@ fn require_members(
     }
     let more = missing.len().saturating_sub(MOST_NAMED);
     missing.truncate(MOST_NAMED);
-    let mut message = missing.join("; ");
-    if more > 0 {
-        message.push_str(&format!("; and {more} more"));
-    }
-    message.push_str(": upload by the LFS protocol first");
+    let missing = missing.join("; ");
+    let more = match more {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    let message = format!("{missing}{more}: upload by the LFS protocol first");
     Err(NotCommitted::MissingObjects(message))
 }
 

@@ -216,7 +216,7 @@ impl Task {
             let commit = &request.commit;
             match self.shared.registry.mirror(&request).await {
                 Ok(status) => {
-                    tracing::debug!(%commit, state = ?status.state, "asked for what serves")
+                    tracing::debug!(%commit, state = ?status.state, "asked for what serves");
                 }
                 Err(error) => {
                     tracing::debug!(%commit, error = chain(&error), "cannot ask for what serves");
