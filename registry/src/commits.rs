@@ -448,7 +448,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn refuses(changed: serde_json::Value, why: &str) {
+    fn refuses(changed: &serde_json::Value, why: &str) {
         let mut body = json!({"repository": "a/m", "branch": "b", "message": "m",
             "changes": [{"path": "a", "content": {"text": "t"}}]});
         for (key, value) in changed.as_object().unwrap() {
@@ -464,33 +464,36 @@ mod tests {
     #[test]
     fn what_no_repository_would_take_is_refused_by_name() {
         let text = |path: &str, text: &str| json!({"path": path, "content": {"text": text}});
-        refuses(json!({"message": " "}), "message");
-        refuses(json!({"message": "a\u{0}"}), "message");
-        refuses(json!({"author": {"name": "a<b", "email": "c"}}), "author");
-        refuses(json!({"author": {"name": "a", "email": ""}}), "author");
-        refuses(json!({"changes": []}), "1 to 1000 changes");
+        refuses(&json!({"message": " "}), "message");
+        refuses(&json!({"message": "a\u{0}"}), "message");
+        refuses(&json!({"author": {"name": "a<b", "email": "c"}}), "author");
+        refuses(&json!({"author": {"name": "a", "email": ""}}), "author");
+        refuses(&json!({"changes": []}), "1 to 1000 changes");
         refuses(
-            json!({"changes": vec![text("a", ""); 1001]}),
+            &json!({"changes": vec![text("a", ""); 1001]}),
             "1 to 1000 changes",
         );
-        refuses(json!({"changes": [text("a", ""), text("a", "b")]}), "twice");
         refuses(
-            json!({"changes": [text("a", &"t".repeat((1 << 20) + 1))]}),
+            &json!({"changes": [text("a", ""), text("a", "b")]}),
+            "twice",
+        );
+        refuses(
+            &json!({"changes": [text("a", &"t".repeat((1 << 20) + 1))]}),
             "1 MiB",
         );
         refuses(
-            json!({"changes": [text(&"p".repeat(4000), "")]}),
+            &json!({"changes": [text(&"p".repeat(4000), "")]}),
             "3072 bytes",
         );
         refuses(
-            json!({"changes": [text("a/.GitModules", "")]}),
+            &json!({"changes": [text("a/.GitModules", "")]}),
             "submodules",
         );
         refuses(
-            json!({"changes": [text("a/.gitattributes", &"t".repeat(2048))]}),
+            &json!({"changes": [text("a/.gitattributes", &"t".repeat(2048))]}),
             "line",
         );
         let lfs = json!({"path": ".gitattributes", "content": {"lfs": {"oid": "0", "size": 1}}});
-        refuses(json!({"changes": [lfs]}), "give its text");
+        refuses(&json!({"changes": [lfs]}), "give its text");
     }
 }

@@ -258,6 +258,7 @@ pub struct Branch {
     pub committed_at: i64,
 }
 
+#[allow(clippy::option_option, reason = "no field and null are two things")]
 fn nullable<'de, D>(deserializer: D) -> Result<Option<Option<CommitId>>, D::Error>
 where
     D: serde::Deserializer<'de>,
