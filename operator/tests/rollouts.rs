@@ -103,6 +103,40 @@ async fn the_volume_of_the_last_good_commit_outlives_every_failed_try() {
 }
 
 #[tokio::test]
+async fn the_registry_is_asked_for_what_serves_though_its_branch_has_moved_on() {
+    let world = World::new().await;
+    world.registry.push("ns", "m", A);
+    let mut spec = tight();
+    spec["source"]["interval"] = json!("1s");
+    world.apply_model("m", &spec);
+    world.settled("m", A).await;
+    world.fate(B, crashes());
+    world.registry.push("ns", "m", B);
+    world.reason("m", STALLED, "CrashLoop").await;
+    world
+        .wait("A serves again", || world.status("m").is_true(READY))
+        .await;
+    let before = world.registry.asked_for(A);
+    world
+        .wait("A is asked for again and again", || {
+            world.registry.asked_for(A) >= before + 2
+        })
+        .await;
+    assert_eq!(world.status("m").commit.as_deref(), Some(A));
+    // Once nothing is made of it, nobody asks for it.
+    world.registry.push("ns", "m", C);
+    world.settled("m", C).await;
+    world.quiet().await;
+    let before = (world.registry.asked_for(A), world.registry.asked_for(C));
+    world
+        .wait("C is asked for alone", || {
+            world.registry.asked_for(C) >= before.1 + 3
+        })
+        .await;
+    assert_eq!(world.registry.asked_for(A), before.0);
+}
+
+#[tokio::test]
 async fn a_spec_that_does_not_load_goes_back_to_what_the_workers_were_made_of() {
     let mut world = World::new().await;
     world.registry.push("ns", "m", A);

@@ -44,7 +44,7 @@ pub(crate) struct Entry {
     #[serde(skip_serializing_if = "Option::is_none")]
     pod: Option<String>,
     pub(crate) repository: String,
-    /// What a fork was made from, or a merge merged.
+    /// What a fork was made from or given from, or a merge merged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) from: Option<String>,
     #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]

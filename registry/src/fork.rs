@@ -15,17 +15,18 @@ use std::{
 
 use axum::{Json, body::Bytes, extract::State as AxumState, http::StatusCode};
 use hyprstream_contract::repositories::{ALREADY_EXISTS, Fork, ForkRequest};
-use hyprstream_git2db::Digest;
+use hyprstream_git2db::{CommitId, Digest};
 
 use crate::{
     access::{Access, Who},
     api::parse,
-    auth::Verb,
+    auth::{Principal, Verb},
     layout::{Layout, make_folder},
     mirrors::readers::{self, Readers},
     names::Repository,
     refusal::Refusal,
     state::{State, blocking},
+    top_up,
 };
 
 /// `POST /api/v1/forks`
@@ -43,31 +44,67 @@ pub(crate) async fn fork(
         ));
     }
     let from = readable(&state, &source).await?;
-    if !target.may(&state, Verb::Create).await? {
-        let message = format!(
-            "this token does not allow making {}: ask for the right `create`",
-            target.repository
-        );
+    let commit = match &request.commit {
+        Some(commit) => {
+            let parsed: Result<CommitId, _> = commit.as_str().parse();
+            let parsed = parsed.map_err(|_| Refusal::bad_request("`commit` is no commit"))?;
+            Some(parsed)
+        }
+        None => None,
+    };
+    let is_there = state.layout.exists(&target.repository);
+    let may_top_up = target.principal == Principal::Admin;
+    if is_there && commit.is_some() && !may_top_up {
+        let message = "only the control plane gives commits to a repository that exists: push them";
         return Err(target.refuse(&state, "fork", message));
     }
-    if state.layout.exists(&target.repository) {
-        return Err(taken(&target.repository));
+    if !is_there || commit.is_none() {
+        require_create(&state, &target).await?;
     }
     state.require_space(0)?;
-    if state.mirrors.is_busy(&from) {
-        return Err(Refusal::busy(
-            "this mirror is being fetched; try again later",
-        ));
-    }
-    let made = make(&state, &from, &target).await?;
-    if let Repository::Pushed { namespace, name } = &target.repository {
-        state.events.push(namespace.as_str(), name.as_str());
+    let mut made = None;
+    if !is_there {
+        if let Some(commit) = &commit {
+            top_up::require_whole(&state, &from, commit).await?;
+        }
+        if state.mirrors.is_busy(&from) {
+            return Err(Refusal::busy(
+                "this mirror is being fetched; try again later",
+            ));
+        }
+        made = match make(&state, &from, &target, commit.as_ref()).await {
+            // Somebody else was faster with the same.
+            Err(refusal) if refusal.reason == ALREADY_EXISTS && commit.is_some() && may_top_up => {
+                None
+            }
+            made => Some(made?),
+        };
+        if let (Some(_), Repository::Pushed { namespace, name }) = (&made, &target.repository) {
+            state.events.push(namespace.as_str(), name.as_str());
+        }
     }
     let mut entry = target.entry("fork");
     entry.from = Some(from.to_string());
+    entry.new = commit.as_ref().map(ToString::to_string);
+    let answer = match (made, &commit) {
+        (Some(made), _) => made,
+        (None, Some(commit)) => top_up::top_up(&state, &from, &target, commit).await?,
+        (None, None) => return Err(taken(&target.repository)),
+    };
     state.audit.note(&entry);
-    tracing::info!(%from, to = %target.repository, objects = made.objects, "fork");
-    Ok((StatusCode::CREATED, Json(made)))
+    tracing::info!(%from, to = %target.repository, objects = answer.objects, "fork");
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+async fn require_create(state: &State, target: &Access) -> Result<(), Refusal> {
+    if target.may(state, Verb::Create).await? {
+        return Ok(());
+    }
+    let message = format!(
+        "this token does not allow making {}: ask for the right `create`",
+        target.repository
+    );
+    Err(target.refuse(state, "fork", message))
 }
 
 /// The source, if whoever asks may read it. A mirror without credentials anyone may read, one with
@@ -88,7 +125,12 @@ async fn readable(state: &Arc<State>, source: &Access) -> Result<Repository, Ref
     source.readable(state).await.cloned()
 }
 
-async fn make(state: &Arc<State>, from: &Repository, target: &Access) -> Result<Fork, Refusal> {
+async fn make(
+    state: &Arc<State>,
+    from: &Repository,
+    target: &Access,
+    commit: Option<&CommitId>,
+) -> Result<Fork, Refusal> {
     let share = target.share();
     let target = &target.repository;
     let path = state.layout.repository(from);
@@ -107,7 +149,13 @@ async fn make(state: &Arc<State>, from: &Repository, target: &Access) -> Result<
         arguments.push("refs/hyprstream/commits");
     }
     let refs = state.git.run(&path, &arguments).await;
-    let refs = refs.map_err(|error| failed(&error))?;
+    let mut refs = refs.map_err(|error| failed(&error))?;
+    if let Some(commit) = commit {
+        let line = format!("{commit} refs/hyprstream/commits/{commit}\n");
+        if !String::from_utf8_lossy(&refs).contains(&line) {
+            refs.extend(line.into_bytes());
+        }
+    }
     let (making, source, to) = (Arc::clone(state), from.clone(), target.clone());
     let linked = blocking(move || link(&making.layout, &source, &to, &refs)).await?;
     let linked = linked.map_err(|error| failed(&error))?;

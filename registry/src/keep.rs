@@ -24,6 +24,7 @@ use crate::{
     access::{Access, Who},
     api::parse,
     collect, git,
+    names::Repository,
     refusal::Refusal,
     state::{State, blocking},
 };
@@ -79,24 +80,12 @@ pub(crate) async fn keep(
     let (letting, repository) = (Arc::clone(&state), access.repository.clone());
     let kept = blocking(move || {
         let (older_commits, oids) = unneeded(&path, &tip, &refs, newest as usize)?;
-        let mut kept = Keep {
+        let (objects, bytes) = let_go_of(&letting, &repository, oids, &why)?;
+        Ok(Keep {
             older_commits,
-            objects: 0,
-            bytes: 0,
-        };
-        for oid in oids {
-            let gone = letting
-                .promised
-                .let_go(&letting.layout, &repository, &oid, &why)?;
-            if let Some(bytes) = gone {
-                kept.objects += 1;
-                kept.bytes += bytes;
-            }
-        }
-        if kept.objects > 0 {
-            collect::plan(&letting.layout)?;
-        }
-        Ok(kept)
+            objects,
+            bytes,
+        })
     })
     .await?
     .map_err(|error| failed(&error))?;
@@ -111,13 +100,38 @@ pub(crate) async fn keep(
     Ok(Json(kept))
 }
 
-const FORMAT: &str = "--format=%(objectname) %(refname)";
+/// Lets objects of the repository go, but for those that were promised. How many went, and their
+/// bytes. Blocks.
+pub(crate) fn let_go_of(
+    state: &State,
+    repository: &Repository,
+    oids: HashSet<Digest>,
+    why: &str,
+) -> io::Result<(u64, u64)> {
+    let (mut objects, mut bytes) = (0, 0);
+    for oid in oids {
+        let gone = state
+            .promised
+            .let_go(&state.layout, repository, &oid, why)?;
+        if let Some(size) = gone {
+            objects += 1;
+            bytes += size;
+        }
+    }
+    if objects > 0 {
+        collect::plan(&state.layout)?;
+    }
+    Ok((objects, bytes))
+}
+
+/// How `git for-each-ref` is to list refs.
+pub(crate) const FORMAT: &str = "--format=%(objectname) %(refname)";
 
 /// What the refs of a repository name.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Refs {
+pub(crate) struct Refs {
     /// The branch.
-    tip: Option<String>,
+    pub(crate) tip: Option<String>,
     /// Commits that Models were given.
     given: Vec<String>,
     /// All others.
@@ -125,7 +139,8 @@ struct Refs {
 }
 
 impl Refs {
-    fn read(listed: &[u8], branch: &str) -> Self {
+    /// Reads what git says in [`FORMAT`].
+    pub(crate) fn read(listed: &[u8], branch: &str) -> Self {
         let mut refs = Self::default();
         for line in String::from_utf8_lossy(listed).lines() {
             let Some((id, name)) = line.split_once(' ') else {
@@ -145,7 +160,7 @@ impl Refs {
 
 /// How many commits that nothing but the branch has are not among its `newest`, and the objects
 /// that only they have. Blocks while git reads the repository.
-fn unneeded(
+pub(crate) fn unneeded(
     repository: &Path,
     tip: &str,
     refs: &Refs,

@@ -18,7 +18,9 @@ mod adapters;
 mod api;
 mod audit;
 mod auth;
+mod branches;
 mod collect;
+mod commits;
 mod events;
 mod fork;
 mod git;
@@ -39,6 +41,7 @@ mod remove;
 mod scrub;
 mod server;
 mod state;
+mod top_up;
 mod upstreams;
 
 pub use auth::{

@@ -28,7 +28,8 @@ use crate::{
     state::{State, blocking},
 };
 
-const MAX_MESSAGE_BYTES: usize = 64 << 10;
+/// Longest message of a commit.
+pub(crate) const MAX_MESSAGE_BYTES: usize = 64 << 10;
 /// Nobody gets mail for a merge.
 const EMAIL: &str = "noreply@hyprstream.io";
 
@@ -128,8 +129,8 @@ pub(crate) async fn merge(
     Ok(Json(Merge { commit, kind }).into_response())
 }
 
-/// Who stands in the commit. Git takes no angle brackets in names.
-fn author(access: &Access) -> Author {
+/// Who stands in a commit if nobody else is named. Git takes no angle brackets in names.
+pub(crate) fn author(access: &Access) -> Author {
     let subject = access.principal.subject();
     let name = subject.replace(['<', '>', '\n', '\0'], "");
     Author {

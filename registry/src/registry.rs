@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use hyprstream_slots::Slots;
 use hyprstream_telemetry::Probe;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,7 @@ use crate::{
     adapters::Lists,
     audit::Audit,
     auth::{Auth, KubernetesTokens, SecretsError, TokenFiles},
-    collect,
+    collect, commits,
     events::Events,
     git::{GitRunner, repair},
     layout::{Layout, LayoutError},
@@ -150,6 +151,7 @@ impl Registry {
             reading: parking_lot::Mutex::default(),
             setting_aside: parking_lot::Mutex::default(),
             uploads: Uploads::new(limits.max_uploads),
+            commits: Slots::new(commits::PLACES),
             promised: Promised::default(),
             upstreams: Arc::new(Upstreams::new(allowed_upstreams)),
             shutdown: CancellationToken::new(),

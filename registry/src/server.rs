@@ -29,7 +29,7 @@ use tower_http::{catch_panic::CatchPanicLayer, decompression::RequestDecompressi
 
 use crate::{
     access::Access,
-    adapters, api, fork, git, keep, lfs, merges, protection,
+    adapters, api, branches, commits, fork, git, keep, lfs, merges, protection,
     refusal::{self, Refusal},
     remove,
     state::State,
@@ -64,6 +64,14 @@ pub(crate) fn router(state: Arc<State>) -> Router {
         .route("/forks", post(fork::fork))
         .route("/merges", post(merges::merge))
         .route("/keeps", post(keep::keep))
+        .route(
+            "/commits",
+            post(commits::commit).layer(DefaultBodyLimit::max(commits::MAX_BODY_BYTES)),
+        )
+        .route(
+            "/branches/{namespace}/{repository}",
+            get(branches::list).delete(branches::delete),
+        )
         .route(
             "/protection/{namespace}",
             get(protection::get).put(protection::put),

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Instant};
 
 use hyprstream_git2db::{Digest, lfs::Guard};
+use hyprstream_slots::Slots;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +39,8 @@ pub(crate) struct State {
     pub(crate) limits: Limits,
     /// LFS uploads that are under way.
     pub(crate) uploads: Uploads,
+    /// Places for commits that are made over the API.
+    pub(crate) commits: Slots,
     /// Objects that were read again and found good, with inode and size.
     pub(crate) found_good: Mutex<HashMap<Digest, (u64, u64)>>,
     /// When repositories were read again because something was missing in them.

@@ -76,7 +76,7 @@ pub struct ForkRequest {
 pub struct Fork {
     /// Where it lies on the registry: `git/<namespace>/<name>`.
     pub repository: String,
-    /// LFS objects that it has.
+    /// LFS objects that it has; of one that was there already, those of the commit.
     pub objects: u64,
     /// Bytes of these and of its git objects, none of which were copied.
     pub shared_bytes: u64,
@@ -258,10 +258,7 @@ pub struct Branch {
     pub committed_at: i64,
 }
 
-#[allow(
-    clippy::option_option,
-    reason = "no field, null and a commit are three things"
-)]
+#[allow(clippy::option_option, reason = "no field and null are two things")]
 fn nullable<'de, D>(deserializer: D) -> Result<Option<Option<CommitId>>, D::Error>
 where
     D: serde::Deserializer<'de>,

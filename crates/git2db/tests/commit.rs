@@ -245,6 +245,50 @@ fn large_weights_go_to_lfs_even_without_attributes() {
 }
 
 #[test]
+fn an_object_that_is_elsewhere_is_committed_as_its_pointer() {
+    let setup = Setup::new();
+    let pointer = Pointer {
+        oid: Digest::of(b"weights"),
+        size: 7,
+    };
+    let lfs = |path: &str| Change::Put {
+        path: path.to_owned(),
+        content: Content::Lfs(pointer.clone()),
+        executable: false,
+    };
+    let tracked = put(".gitattributes", b"*.bin filter=lfs\n");
+    let staged = setup.stage(None, &[tracked, lfs("a.bin"), lfs("b.txt")]);
+    assert_eq!(staged.objects, [pointer.clone(), pointer.clone()]);
+    let bare = setup.bare();
+    let author = Author {
+        name: "T".into(),
+        email: "t@example.org".into(),
+    };
+    let made = commit::commit_durably(&bare, "a/b", &staged, &author, "m").unwrap();
+    let show = |name: &str| git(&bare, &["show", &format!("{made}:{name}")]);
+    assert_eq!(show("b.txt"), pointer.to_string().trim());
+    assert_eq!(
+        show(".gitattributes"),
+        "*.bin filter=lfs\n/b.txt filter=lfs diff=lfs merge=lfs -text"
+    );
+    // A folder's own attributes would have git read it as text.
+    let untracked = put("d/.gitattributes", b"* -filter\n");
+    let error = commit::stage(&bare, Some(&made), &[untracked, lfs("d/x")], &setup.store);
+    assert!(
+        error
+            .unwrap_err()
+            .to_string()
+            .contains("takes it out of LFS")
+    );
+    for name in ["a", "a/b/c"] {
+        let error = commit::commit_durably(&bare, name, &staged, &author, "m").unwrap_err();
+        let expected =
+            matches!(&error, CommitError::BranchInTheWay { other, .. } if other == "a/b");
+        assert!(expected, "{error}");
+    }
+}
+
+#[test]
 fn a_branch_that_moved_is_not_overwritten_here_or_there() {
     let setup = Setup::new();
     let first = setup.commit(&setup.stage(None, &[put("a", b"1")])).unwrap();

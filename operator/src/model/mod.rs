@@ -138,6 +138,7 @@ impl Context {
                 Findings::default()
             }
         };
+        self.sources.keep(&uid, existing.serving());
         let scene = Scene {
             model,
             before: &before,

@@ -89,6 +89,17 @@ pub struct Mirrored {
     pub size_bytes: u64,
 }
 
+/// A commit that workers are made of, whatever the reference names by now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Serving {
+    /// URL that it came from.
+    pub url: String,
+    /// The commit.
+    pub commit: CommitId,
+    /// Globs of its files.
+    pub include: Vec<String>,
+}
+
 /// Bytes on the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
@@ -163,6 +174,7 @@ struct Entry {
     token: Option<String>,
     wake: Arc<Notify>,
     findings: Arc<Mutex<Findings>>,
+    serving: Arc<Mutex<Vec<Serving>>>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -209,11 +221,14 @@ impl Sources {
         }
         let wake = Arc::new(Notify::new());
         let findings = Arc::new(Mutex::new(Findings::default()));
+        let serving = Arc::default();
         let task = task::Task {
             shared: self.shared.clone(),
             key: key.clone(),
             wake: wake.clone(),
             findings: findings.clone(),
+            serving: Arc::clone(&serving),
+            asked_for_serving: Mutex::default(),
             trigger: self.trigger.clone(),
             subject: subject.clone(),
         };
@@ -233,10 +248,21 @@ impl Sources {
                 token,
                 wake,
                 findings,
+                serving,
                 _task: task,
             },
         );
         Findings::default()
+    }
+
+    /// From now on the registry is asked for these commits too, at the interval of the source that
+    /// the object with `uid` was last observed with, so that it does not let them go. Those of
+    /// another URL are passed over.
+    pub fn keep(&self, uid: &str, serving: Vec<Serving>) {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = entries.get(uid) {
+            *entry.serving.lock().unwrap_or_else(PoisonError::into_inner) = serving;
+        }
     }
 
     /// What is known of that source, if the object with `uid` was last observed with it.

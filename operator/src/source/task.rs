@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    Findings, Mirrored, Problem, Progress, Shared, SourceKey, own_repository,
+    Findings, Mirrored, Problem, Progress, Serving, Shared, SourceKey, own_repository,
     resolve::leeway,
     secret::{self, SecretError},
 };
@@ -34,6 +34,10 @@ pub(super) struct Task {
     pub(super) key: SourceKey,
     pub(super) wake: Arc<Notify>,
     pub(super) findings: Arc<Mutex<Findings>>,
+    /// What workers are made of.
+    pub(super) serving: Arc<Mutex<Vec<Serving>>>,
+    /// When the registry was last asked for that.
+    pub(super) asked_for_serving: Mutex<Option<Instant>>,
     pub(super) trigger: Trigger,
     pub(super) subject: Subject,
 }
@@ -156,6 +160,7 @@ impl Task {
             namespace: self.key.namespace.clone(),
             credentials,
         };
+        self.keep_serving(&upstream).await;
         let commit = self.resolve(&upstream, since).await?;
         self.update(|f| {
             if f.latest.as_ref() != Some(&commit) {
@@ -167,6 +172,57 @@ impl Task {
         })
         .await;
         self.mirror(upstream, commit).await
+    }
+
+    /// Asks the registry for what workers are made of, if the interval is over, so that it does not
+    /// take it for unused while the source has moved on or fails. What it answers changes nothing:
+    /// the workers have what they have.
+    async fn keep_serving(&self, upstream: &Upstream) {
+        let latest = {
+            let findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
+            findings.latest.clone()
+        };
+        let serving: Vec<Serving> = {
+            let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_other =
+                |s: &&Serving| s.url == self.key.url && Some(&s.commit) != latest.as_ref();
+            serving.iter().filter(is_other).cloned().collect()
+        };
+        let is_due = {
+            let mut asked = self
+                .asked_for_serving
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let due = asked.is_none_or(|at| at.elapsed() >= self.key.interval);
+            if due && !serving.is_empty() {
+                *asked = Some(Instant::now());
+            }
+            due
+        };
+        if !is_due {
+            return;
+        }
+        for Serving {
+            commit, include, ..
+        } in serving
+        {
+            let request = MirrorRequest {
+                upstream: upstream.clone(),
+                reference: Reference::Commit(commit.clone()),
+                commit,
+                include,
+            };
+            let _slot = self.slot().await;
+            let commit = &request.commit;
+            match self.shared.registry.mirror(&request).await {
+                Ok(status) => {
+                    tracing::debug!(%commit, state = ?status.state, "asked for what serves");
+                }
+                Err(error) => {
+                    tracing::debug!(%commit, error = chain(&error), "cannot ask for what serves");
+                }
+            }
+        }
     }
 
     /// A place for a question to the registry, of which each namespace has its share.

@@ -47,6 +47,8 @@ struct Inner {
     /// As `resolves`, with those that are never answered.
     asked: usize,
     is_down: bool,
+    /// The commits of which a mirror was asked for, one for each question.
+    mirrored: Vec<CommitId>,
     /// The lists of adapters, by `NAMESPACE/MODEL`.
     lists: BTreeMap<String, AdapterList>,
     /// Each write of one: the Model, and its list unless it was deleted.
@@ -135,6 +137,13 @@ impl FakeRegistry {
         self.state.lock().unwrap().asked
     }
 
+    /// How often a mirror of the commit was asked for.
+    pub fn asked_for(&self, commit: &str) -> usize {
+        let inner = self.state.lock().unwrap();
+        let asked = inner.mirrored.iter();
+        asked.filter(|asked| asked.as_str() == commit).count()
+    }
+
     pub fn resolves(&self) -> usize {
         self.state.lock().unwrap().resolves
     }
@@ -205,10 +214,11 @@ async fn mirror(
     State(registry): State<FakeRegistry>,
     Json(request): Json<MirrorRequest>,
 ) -> Response {
-    let inner = registry.state.lock().unwrap();
+    let mut inner = registry.state.lock().unwrap();
     if inner.is_down {
         return StatusCode::BAD_GATEWAY.into_response();
     }
+    inner.mirrored.push(request.commit.clone());
     let (state, bytes_done, error) = inner
         .mirrors
         .get(request.commit.as_str())

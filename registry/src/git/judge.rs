@@ -83,6 +83,25 @@ pub(crate) async fn forbids_forward(
     )
 }
 
+/// Why `name`, the full name of a branch or tag, may not be deleted; `None` if it may.
+pub(crate) async fn forbids_deleting(
+    state: &State,
+    access: &Access,
+    name: &str,
+) -> Result<Option<String>, Refusal> {
+    let rules = rules(state, access).await?;
+    let command = Command {
+        old: "1".repeat(40),
+        new: "0".repeat(40),
+        name: name.to_owned(),
+    };
+    let judged = judge_one(state, access, &rules, &mut HashMap::new(), &command).await?;
+    Ok(match judged {
+        Judgement::Refused(reason) => Some(reason),
+        Judgement::Allowed | Judgement::Forward => None,
+    })
+}
+
 /// Why the large files of older commits of `name`, the full name of a branch, may not be let go;
 /// `None` if they may: by who may rewrite the branch, and by the job whose own it is.
 pub(crate) async fn forbids_letting_go(
@@ -161,6 +180,16 @@ async fn judge_one(
         if access.may(state, needed).await? {
             return Ok(Judgement::Allowed);
         }
+        // A job takes back the tags of checkpoints that it no longer keeps. Its branch stays.
+        if let (Some(tag), None) = (tag, rule)
+            && let Some(job) = job_of_tag(tag)
+        {
+            match allows_job(state, access, jobs, job).await? {
+                Some(true) => return Ok(Judgement::Allowed),
+                Some(false) => {}
+                None => return refused(too_many_jobs()),
+            }
+        }
         return refused(format!(
             "{short} may not be deleted without the right `{}`",
             needed.as_str()
@@ -188,25 +217,15 @@ async fn judge_one(
         return Ok(allowed);
     }
     if rule.is_none() && !rules.is_default(name) {
-        let below = match branch {
-            Some(branch) => branch.strip_prefix("train/"),
-            None => Some(short).filter(|short| short.contains('/')),
+        let job = match branch {
+            Some(branch) => branch.strip_prefix("train/").and_then(first_part),
+            None => job_of_tag(short),
         };
-        let job = below.and_then(|below| below.split('/').next());
-        if let Some(job) = job.filter(|job| !job.is_empty()) {
-            let may = match jobs.get(job) {
-                Some(may) => *may,
-                None if jobs.len() >= MOST_JOBS => {
-                    return refused(format!("one push is for at most {MOST_JOBS} jobs"));
-                }
-                None => {
-                    let (who, repository) = (&access.principal, &access.repository);
-                    state.auth.allows_job(who, repository, job).await?
-                }
-            };
-            jobs.insert(job.to_owned(), may);
-            if may {
-                return Ok(allowed);
+        if let Some(job) = job {
+            match allows_job(state, access, jobs, job).await? {
+                Some(true) => return Ok(allowed),
+                Some(false) => {}
+                None => return refused(too_many_jobs()),
             }
         }
     }
@@ -220,4 +239,37 @@ async fn judge_one(
         "this token may not push {short}: training pushes its own branch train/NAME and tags \
          NAME/*, all others need the right `push`"
     ))
+}
+
+/// The job whose tag it is, by its name without `refs/tags/`.
+fn job_of_tag(tag: &str) -> Option<&str> {
+    first_part(tag).filter(|_| tag.contains('/'))
+}
+
+fn first_part(name: &str) -> Option<&str> {
+    name.split('/').next().filter(|part| !part.is_empty())
+}
+
+/// Whether whoever pushes may push what is the job's; asked once for each job. `None` if there are
+/// too many of them.
+async fn allows_job(
+    state: &State,
+    access: &Access,
+    jobs: &mut HashMap<String, bool>,
+    job: &str,
+) -> Result<Option<bool>, Refusal> {
+    if let Some(may) = jobs.get(job) {
+        return Ok(Some(*may));
+    }
+    if jobs.len() >= MOST_JOBS {
+        return Ok(None);
+    }
+    let (who, repository) = (&access.principal, &access.repository);
+    let may = state.auth.allows_job(who, repository, job).await?;
+    jobs.insert(job.to_owned(), may);
+    Ok(Some(may))
+}
+
+fn too_many_jobs() -> String {
+    format!("one push is for at most {MOST_JOBS} jobs")
 }

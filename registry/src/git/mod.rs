@@ -17,9 +17,9 @@ use axum::{
 use futures::StreamExt;
 use serde::Deserialize;
 
-pub(crate) use judge::{forbids_forward, forbids_letting_go};
+pub(crate) use judge::{forbids_deleting, forbids_forward, forbids_letting_go};
 pub(crate) use process::{GitRequest, GitRunner, Program};
-pub(crate) use push::repair;
+pub(crate) use push::{choose_head, repair};
 
 use self::{process::Push, report::Report};
 use crate::{access::Access, refusal::Refusal, state::State};

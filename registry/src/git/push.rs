@@ -192,7 +192,7 @@ fn drop_quarantine(repository: &Path) {
 
 /// Lets `HEAD` name a branch that exists, if the one that it names does not: the first push to a
 /// repository may be of `master`.
-async fn choose_head(git: &GitRunner, path: &Path) -> std::io::Result<()> {
+pub(crate) async fn choose_head(git: &GitRunner, path: &Path) -> std::io::Result<()> {
     if git
         .run(path, &["rev-parse", "--verify", "--quiet", "HEAD^{commit}"])
         .await

@@ -59,7 +59,7 @@ fn json<T: Serialize>(value: &T) -> Result<Response, Refusal> {
 }
 
 /// An oid as LFS writes it: 64 lower-case digits.
-fn parse_oid(text: &str) -> Result<Digest, Refusal> {
+pub(crate) fn parse_oid(text: &str) -> Result<Digest, Refusal> {
     let oid: Digest = text
         .parse()
         .map_err(|_| unprocessable("an oid has 64 hexadecimal digits"))?;

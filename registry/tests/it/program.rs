@@ -5,8 +5,10 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
+    sync::Arc,
 };
 
+use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::server::{ADMIN, token_files};
@@ -15,6 +17,7 @@ use crate::server::{ADMIN, token_files};
 pub(crate) struct Program {
     pub(crate) child: Child,
     pub(crate) address: SocketAddr,
+    log: Arc<Mutex<String>>,
 }
 
 impl Program {
@@ -24,6 +27,19 @@ impl Program {
             dir,
             port,
         )
+    }
+
+    /// Starts it with a log of all that it can say.
+    pub(crate) fn start_talking(dir: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hyprstream-registry"));
+        let filter = "debug,hyprstream_registry=trace,hyprstream_git2db=trace";
+        command.env("HYPRSTREAM_LOG", filter);
+        Self::run(command, dir, 0)
+    }
+
+    /// What it has said since it serves.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().clone()
     }
 
     /// Starts it with a root of `size_mib`, of which `filler` takes `filler_mib`. The root is
@@ -69,6 +85,7 @@ impl Program {
         let mut program = Self {
             child,
             address: "127.0.0.1:1".parse().unwrap(),
+            log: Arc::default(),
         };
         let child = &mut program.child;
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -78,7 +95,14 @@ impl Program {
             .find(|line| line.contains("\"serving\""));
         let line: Value = serde_json::from_str(&serving.expect("it says that it serves")).unwrap();
         // Whoever closes the pipe would end a program that logs.
-        std::thread::spawn(move || lines.for_each(drop));
+        let log = Arc::clone(&program.log);
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let mut log = log.lock();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
         program.address = line["listen"].as_str().unwrap().parse().unwrap();
         program
     }

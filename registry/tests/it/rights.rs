@@ -164,6 +164,55 @@ fn a_job_pushes_its_own_branch_and_tags_and_nothing_else() {
 }
 
 #[test]
+fn a_job_deletes_its_own_tags_and_nothing_else() {
+    let setup = Setup::new();
+    let job = setup.cluster.account("job-1").may(&[READ, TRAIN]);
+    let named = "push repositories/train team-a m/job-2";
+    let other = setup.cluster.account("trainer").may(&[READ, TRAIN, named]);
+    let tags = [
+        "main:refs/tags/job-1/step-1",
+        "main:refs/tags/job-1/step-2",
+        "main:refs/tags/job-2/step-1",
+        "main:refs/tags/job-1",
+    ];
+    for tag in &tags[..3] {
+        let (done, text) = setup.push_to(ADMIN, "team-a/m", &[tag]);
+        assert!(done, "{text}");
+    }
+    setup.takes(&job, &["main:refs/heads/train/job-1"]);
+    setup.takes(&job, &[":refs/tags/job-1/step-1"]);
+    assert!(!setup.has("refs/tags/job-1/step-1") && setup.has("refs/tags/job-1/step-2"));
+    setup.refuses(&job, &[":refs/tags/job-2/step-1"], "right `force`");
+    setup.refuses(&other, &[":refs/tags/job-1/step-2"], "right `force`");
+    setup.refuses(&job, &[":refs/heads/train/job-1"], "right `force`");
+    setup.takes(&other, &[":refs/tags/job-2/step-1"]);
+    let rules = json!({"rules": [{"refs": "refs/tags/job-1/*", "push": "push"}]}).to_string();
+    let url = setup.server.url(&format!("{PROTECTION_PATH}/team-a/m"));
+    let put = call("PUT", &url, ADMIN, &[], Some(rules.as_bytes()));
+    assert_eq!(put.status, 200);
+    setup.refuses(&job, &[":refs/tags/job-1/step-2"], "right `admin`");
+}
+
+#[test]
+fn a_job_brings_large_files_with_its_right_and_get_alone() {
+    let setup = Setup::new();
+    let job = setup.cluster.account("job-1").may(&[READ, TRAIN]);
+    std::fs::write(setup.work.path("a/checkpoint.bin"), noise(3000, 52)).unwrap();
+    setup.work.commit("a");
+    let url = setup.server.git_url(&job.token, "git/team-a/m.git");
+    // With git-lfs's own hook, by both ways of sending.
+    let to = "main:refs/heads/train/job-1";
+    setup.work.git("a", &["push", "-q", &url, to]);
+    setup.work.git("a", &["config", "lfs.tustransfers", "true"]);
+    std::fs::write(setup.work.path("a/checkpoint.bin"), noise(3000, 53)).unwrap();
+    setup.work.commit("a");
+    setup.work.git("a", &["push", "-q", &url, to]);
+    let clone = ["clone", "-q", "-b", "train/job-1", &url, "b"];
+    setup.work.git("", &clone);
+    assert_eq!(setup.work.read("b/checkpoint.bin"), noise(3000, 53));
+}
+
+#[test]
 fn a_right_on_the_name_of_a_job_is_one_for_anybody() {
     let setup = Setup::new();
     let named = "push repositories/train team-a m/job-7";

@@ -1,6 +1,9 @@
 //! Why a commit could not be made or pushed.
 
-use crate::{RemoteError, RemoteUrl, RepoError, lfs::LfsError, store::StoreError, tree::TreeError};
+use crate::{
+    RemoteError, RemoteUrl, RepoError, lfs::LfsError, repo::SyncError, store::StoreError,
+    tree::TreeError,
+};
 
 /// A commit could not be made or pushed.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +66,18 @@ pub enum CommitError {
         /// The branch.
         branch: String,
     },
+    /// A branch lies where the folder of the other would be: `dev` and `dev/next` exclude each
+    /// other.
+    #[error("branch {branch:?} cannot be beside branch {other:?}: choose another name")]
+    BranchInTheWay {
+        /// The branch.
+        branch: String,
+        /// The one that is there.
+        other: String,
+    },
+    /// What was committed could not be made durable.
+    #[error(transparent)]
+    Sync(SyncError),
     /// LFS objects could not be uploaded; the branch was not pushed.
     #[error(transparent)]
     Lfs(LfsError),
@@ -91,7 +106,10 @@ impl CommitError {
             Self::Lfs(error) => error.reason(),
             Self::Remote(error) => error.reason(),
             Self::InvalidPath { .. } => "RefusedContent",
-            Self::BranchMoved { .. } | Self::Rejected { .. } => "Rejected",
+            Self::Sync(error) => error.reason(),
+            Self::BranchMoved { .. } | Self::BranchInTheWay { .. } | Self::Rejected { .. } => {
+                "Rejected"
+            }
             Self::InvalidMessage { .. } => "InvalidMessage",
             Self::Sign { .. } => "SigningFailed",
             Self::Rights { .. } => "Forbidden",
@@ -107,6 +125,7 @@ impl CommitError {
             Self::Store(error) => error.is_retriable(),
             Self::Lfs(error) => error.is_retriable(),
             Self::Remote(error) => error.is_retriable(),
+            Self::Sync(error) => error.is_retriable(),
             Self::Read { .. } => true,
             Self::InvalidPath { .. }
             | Self::InvalidAuthor(_)
@@ -114,6 +133,7 @@ impl CommitError {
             | Self::InvalidMessage { .. }
             | Self::Sign { .. }
             | Self::BranchMoved { .. }
+            | Self::BranchInTheWay { .. }
             | Self::Rejected { .. } => false,
         }
     }

@@ -49,6 +49,8 @@ pub enum Content {
     Bytes(Vec<u8>),
     /// The content of a file on this machine; read while staging.
     File(PathBuf),
+    /// An LFS object that need not be here. It goes to LFS whatever the attributes say.
+    Lfs(Pointer),
 }
 
 /// Who makes a commit.
@@ -67,7 +69,8 @@ pub struct Staged {
     pub base: Option<CommitId>,
     /// The git tree, 40 hexadecimal digits.
     pub tree: String,
-    /// The LFS objects among the changes. They lie in the store.
+    /// The LFS objects among the changes. They lie in the store, but for those that were given as
+    /// [`Content::Lfs`].
     pub objects: Vec<Pointer>,
 }
 
@@ -85,6 +88,32 @@ pub fn commit(
         repo.commit(None, &signature, &signature, message, tree, parents)
             .map_err(|e| CommitError::Repo(repo::access(bare)(e)))
     })
+}
+
+/// Commits as [`commit()`], and returns when all of it is on the disk, whatever the repository's own
+/// configuration says.
+///
+/// # Errors
+/// See [`CommitError`]. After one of [`CommitError::Sync`] the branch may have moved; after all
+/// others it is as it was.
+pub fn commit_durably(
+    bare: &Path,
+    branch: &str,
+    staged: &Staged,
+    author: &Author,
+    message: &str,
+) -> Result<CommitId, CommitError> {
+    let signature = metadata::signature(author, None)?;
+    let made = commit_by(bare, branch, staged, &|repo, tree, parents| {
+        let made = repo
+            .commit(None, &signature, &signature, message, tree, parents)
+            .map_err(|e| CommitError::Repo(repo::access(bare)(e)))?;
+        // Before the branch names it.
+        repo::sync_commit(repo, bare, made).map_err(CommitError::Sync)?;
+        Ok(made)
+    })?;
+    repo::sync_ref(bare, &format!("refs/heads/{branch}")).map_err(CommitError::Sync)?;
+    Ok(made)
 }
 
 /// Commits as [`commit()`], with all that a commit can say: a committer, times, trailers, a
@@ -114,6 +143,10 @@ fn commit_by(
     let moved = || CommitError::BranchMoved {
         branch: branch.to_owned(),
     };
+    if let (None, Some(other)) = (&staged.base, in_the_way(&repo, branch).map_err(access)?) {
+        let branch = branch.to_owned();
+        return Err(CommitError::BranchInTheWay { branch, other });
+    }
     let tree = Oid::from_str(&staged.tree)
         .and_then(|id| repo.find_tree(id))
         .map_err(access)?;
@@ -153,6 +186,19 @@ pub(crate) fn is_moved(error: &git2::Error) -> bool {
         error.code(),
         ErrorCode::Modified | ErrorCode::Exists | ErrorCode::NotFound | ErrorCode::Locked
     )
+}
+
+/// A branch that a new one of this name cannot be beside: a file cannot lie where a folder is.
+fn in_the_way(repo: &Repository, branch: &str) -> Result<Option<String>, git2::Error> {
+    let above = branch.match_indices('/').map(|(at, _)| &branch[..at]);
+    for above in above {
+        if repo.find_reference(&format!("refs/heads/{above}")).is_ok() {
+            return Ok(Some(above.to_owned()));
+        }
+    }
+    let mut below = repo.references_glob(&format!("refs/heads/{branch}/*"))?;
+    let below = below.names().next().transpose()?;
+    Ok(below.and_then(|name| name.strip_prefix("refs/heads/").map(str::to_owned)))
 }
 
 fn branch_ref(branch: &str) -> Result<String, CommitError> {

@@ -26,8 +26,8 @@ pub(crate) const ATTRIBUTES: &str = ".gitattributes";
 ///
 /// A file goes to LFS, that is into `store` with a pointer in git, if `.gitattributes` of the new
 /// tree say so. A `*.safetensors` file of more than 10 MiB, and any file above the limit of
-/// [`Limits`], goes there too; the root's `.gitattributes` gets a line for it. What is a pointer
-/// already stays one.
+/// [`Limits`], goes there too, and so does what is given as [`Content::Lfs`]; the root's
+/// `.gitattributes` gets a line for it. What is a pointer already stays one.
 pub fn stage(
     bare: &Path,
     base: Option<&CommitId>,
@@ -67,6 +67,17 @@ pub fn stage(
         stager.apply(change, lfs)?;
     }
     stager.track(&untracked)?;
+    if !untracked.is_empty() {
+        // A folder's own attributes come before the root's.
+        let rules = tree::attributes(&repo, bare, stager.tree, base.unwrap_or(&nobody))
+            .map_err(CommitError::Tree)?;
+        for path in &untracked {
+            if !rules.is_lfs(path).is_ok_and(|lfs| lfs) {
+                let why = "a .gitattributes of its folder takes it out of LFS: change that first";
+                return Err(invalid(path, why));
+            }
+        }
+    }
     Ok(Staged {
         base: base.cloned(),
         tree: stager.tree.to_string(),
@@ -135,6 +146,7 @@ impl<'a> Stager<'a> {
         let pointer = match content {
             Content::Bytes(bytes) => self.store.insert(&mut bytes.as_slice()),
             Content::File(file) => self.store.insert_file(file),
+            Content::Lfs(pointer) => Ok(pointer.clone()),
         }
         .map_err(|error| match error {
             StoreError::Input { source, .. } => read_error(path, source),
@@ -240,12 +252,13 @@ pub(super) fn is_for_lfs(
     let Change::Put { path, content, .. } = change else {
         return Ok(false);
     };
+    let is_given = matches!(content, Content::Lfs(_));
     let size = content.size(path)?;
     if size == 0 {
         return Ok(false);
     }
     let small = size < MAX_POINTER_BYTES as u64;
-    if small && Pointer::parse(&content.read(path)?).is_ok() {
+    if small && !is_given && Pointer::parse(&content.read(path)?).is_ok() {
         return Ok(false);
     }
     let by_rules = rules
@@ -254,7 +267,7 @@ pub(super) fn is_for_lfs(
     if by_rules {
         return Ok(true);
     }
-    let large = is_large(path, size);
+    let large = is_given || is_large(path, size);
     if large {
         untracked.push(path.clone());
     }
@@ -279,6 +292,7 @@ impl Content {
     fn size(&self, path: &str) -> Result<u64, CommitError> {
         match self {
             Self::Bytes(bytes) => Ok(bytes.len() as u64),
+            Self::Lfs(pointer) => Ok(pointer.to_string().len() as u64),
             Self::File(file) => fs::metadata(file)
                 .map(|found| found.len())
                 .map_err(|e| read_error(path, e)),
@@ -288,6 +302,7 @@ impl Content {
     pub(super) fn read(&self, path: &str) -> Result<Vec<u8>, CommitError> {
         match self {
             Self::Bytes(bytes) => Ok(bytes.clone()),
+            Self::Lfs(pointer) => Ok(pointer.to_string().into_bytes()),
             Self::File(file) => {
                 let mut content = Vec::new();
                 File::open(file)

@@ -1,16 +1,14 @@
 //! Merging one branch of a bare repository into another, without a worktree.
 
-use std::{
-    collections::BTreeSet,
-    fs::{self, File},
-    io,
-    path::{Path, PathBuf},
+use std::{collections::BTreeSet, path::Path};
+
+use git2::{Commit, ErrorCode, MergeOptions, Oid, Repository, Signature};
+
+use super::{
+    RepoError,
+    sync::{SyncError, sync_commit, sync_ref},
 };
-
-use git2::{Commit, ErrorCode, MergeOptions, Oid, Repository, Signature, Tree};
-
-use super::RepoError;
-use crate::{CommitId, Reference, commit::Author, durable};
+use crate::{CommitId, Reference, commit::Author};
 
 /// What is merged into what.
 #[derive(Clone, Copy, Debug)]
@@ -75,13 +73,8 @@ pub enum MergeError {
     #[error("{0:?} cannot be the author of a commit")]
     InvalidAuthor(String),
     /// What was written could not be made durable.
-    #[error("{path:?} cannot be written to the disk")]
-    Sync {
-        /// The file or folder.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Sync(SyncError),
 }
 
 /// Lets a branch of the bare repository at `bare` take up another, as `git merge` does: it moves
@@ -128,7 +121,7 @@ pub fn merge(bare: &Path, merge: &Merge<'_>) -> Result<Merged, MergeError> {
     } else {
         theirs.id()
     };
-    sync_commit(&repo, bare, after)?;
+    sync_commit(&repo, bare, after).map_err(MergeError::Sync)?;
     match repo.reference_matching(&name, after, true, ours.id(), "merge") {
         Ok(_) => {}
         Err(error) => {
@@ -138,11 +131,7 @@ pub fn merge(bare: &Path, merge: &Merge<'_>) -> Result<Merged, MergeError> {
             });
         }
     }
-    let reference = bare.join(&name);
-    sync(&reference)?;
-    if let Some(folder) = reference.parent() {
-        durable::sync_dir(folder).map_err(failed(folder))?;
-    }
+    sync_ref(bare, &name).map_err(MergeError::Sync)?;
     Ok(Merged {
         before,
         after: CommitId::from_oid(after),
@@ -210,61 +199,4 @@ fn commit(
         &[ours, theirs],
     )
     .map_err(access)
-}
-
-/// Makes durable what of a commit lies in files of its own. What lies in packs is durable.
-fn sync_commit(repo: &Repository, bare: &Path, commit: Oid) -> Result<(), MergeError> {
-    let access = |error| MergeError::Repo(super::access(bare)(error));
-    if !sync_loose(bare, commit)? {
-        return Ok(());
-    }
-    let mut trees: Vec<Tree<'_>> = vec![
-        repo.find_commit(commit)
-            .and_then(|commit| commit.tree())
-            .map_err(access)?,
-    ];
-    while let Some(tree) = trees.pop() {
-        // One in a pack came whole.
-        if !sync_loose(bare, tree.id())? {
-            continue;
-        }
-        for entry in &tree {
-            match entry.kind() {
-                Some(git2::ObjectType::Tree) => {
-                    trees.push(repo.find_tree(entry.id()).map_err(access)?);
-                }
-                Some(git2::ObjectType::Blob) => {
-                    sync_loose(bare, entry.id())?;
-                }
-                _ => {}
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Makes an object durable if it lies in a file of its own. Whether it does.
-fn sync_loose(bare: &Path, id: Oid) -> Result<bool, MergeError> {
-    let hex = id.to_string();
-    let folder = bare.join("objects").join(&hex[..2]);
-    let file = folder.join(&hex[2..]);
-    if !fs::exists(&file).map_err(failed(&file))? {
-        return Ok(false);
-    }
-    sync(&file)?;
-    durable::sync_dir(&folder).map_err(failed(&folder))?;
-    Ok(true)
-}
-
-fn sync(file: &Path) -> Result<(), MergeError> {
-    File::open(file)
-        .and_then(|file| file.sync_all())
-        .map_err(failed(file))
-}
-
-fn failed(path: &Path) -> impl FnOnce(io::Error) -> MergeError + '_ {
-    |source| MergeError::Sync {
-        path: path.to_owned(),
-        source,
-    }
 }

@@ -1,9 +1,11 @@
 //! Bare repositories on this machine and how commits come into them.
 
+mod branches;
 mod error;
 mod fetch;
 mod merge;
 mod stale;
+mod sync;
 
 use std::{io::ErrorKind, path::Path};
 
@@ -11,10 +13,13 @@ use git2::{
     ErrorCode, ObjectType, Oid, Repository, RepositoryInitOptions, RepositoryOpenFlags, Tree,
 };
 
+pub use branches::{BranchQuery, BranchTip, branch, branches};
 pub use error::RepoError;
 pub(crate) use fetch::{Download, UNSHALLOW, download, lock};
 pub use fetch::{Fetch, History, fetch_commit, fetch_commit_within};
 pub use merge::{Merge, MergeError, Merged, merge};
+pub use sync::SyncError;
+pub(crate) use sync::{sync_commit, sync_ref};
 
 use crate::{CommitId, Reference, libgit, lock::FileLock};
 

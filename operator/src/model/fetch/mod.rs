@@ -20,6 +20,7 @@ use super::{
 use crate::{
     cache::Caches,
     owner::is_owned_by,
+    source::Serving,
     volume::{Revision, adapters_volume_name, volume_name},
 };
 
@@ -90,6 +91,24 @@ impl Existing {
         let service = || self.service.as_ref()?.annotations().get(GOOD);
         let note = self.note(GOOD).or_else(|| service().map(String::as_str));
         serde_json::from_str(note?).ok()
+    }
+
+    /// What the workers are made of, and those that were last good, as far as it is known.
+    pub fn serving(&self) -> Vec<Serving> {
+        let workers = [self.current(), self.noted_good()].into_iter().flatten();
+        let mut serving = Vec::new();
+        for content in workers.filter_map(|workers| workers.content) {
+            let attributes = content.attributes;
+            let one = Serving {
+                url: attributes.source,
+                commit: attributes.commit,
+                include: attributes.include,
+            };
+            if !serving.contains(&one) {
+                serving.push(one);
+            }
+        }
+        serving
     }
 
     /// What the Model asked for, as the Deployment notes it.
