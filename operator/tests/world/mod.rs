@@ -126,6 +126,7 @@ impl World {
         let operator = Operator {
             client: self.client.clone(),
             registry: self.remote.clone(),
+            registry_url: "http://registry".to_owned(),
             images: Images {
                 cpu: self.image.clone(),
                 cuda: None,
