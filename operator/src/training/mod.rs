@@ -182,7 +182,12 @@ impl Context {
         let forked = match (&plan, known.mirrored(), &before.inputs) {
             (Ok(plan), Some((model, _)), Some(_)) => {
                 let request = fork(plan, model);
-                self.forks.ensure(&uid, &subject, &request)
+                // The Model's own has the commit already.
+                if request.from == request.to {
+                    Forked::There
+                } else {
+                    self.forks.ensure(&uid, &subject, &request)
+                }
             }
             _ => Forked::Pending,
         };
