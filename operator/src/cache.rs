@@ -12,8 +12,13 @@ use hyprstream_api::Checked;
 use hyprstream_contract::label;
 use k8s_openapi::api::{
     apps::v1::{Deployment, DeploymentSpec},
-    core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, PodSpec, Secret, Service},
+    batch::v1::{Job, JobSpec},
+    core::v1::{
+        ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, PodSpec, Secret, Service,
+        ServiceAccount,
+    },
     policy::v1::PodDisruptionBudget,
+    rbac::v1::{Role, RoleBinding},
 };
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -78,6 +83,44 @@ impl Watched for Secret {
     fn trim(&mut self) {
         self.data = None;
         self.string_data = None;
+    }
+}
+
+impl Watched for Job {
+    fn trim(&mut self) {
+        if let Some(spec) = self.spec.take() {
+            self.spec = Some(JobSpec {
+                suspend: spec.suspend,
+                ..JobSpec::default()
+            });
+        }
+    }
+}
+
+/// Written, and never watched: they are small, and there are many of others.
+impl Watched for ConfigMap {
+    fn trim(&mut self) {
+        self.data = None;
+        self.binary_data = None;
+    }
+}
+
+/// Written, and never watched.
+impl Watched for ServiceAccount {
+    fn trim(&mut self) {}
+}
+
+/// Written, and never watched.
+impl Watched for Role {
+    fn trim(&mut self) {
+        self.rules = None;
+    }
+}
+
+/// Written, and never watched.
+impl Watched for RoleBinding {
+    fn trim(&mut self) {
+        self.subjects = None;
     }
 }
 
@@ -273,8 +316,10 @@ pub struct Caches {
     pub budgets: Cache<PodDisruptionBudget>,
     /// Claims, one per Model and commit.
     pub claims: Cache<PersistentVolumeClaim>,
-    /// Worker pods.
+    /// Worker pods, and those of training.
     pub pods: Cache<Pod>,
+    /// Jobs of training.
+    pub jobs: Cache<Job>,
     /// Volumes of all scopes.
     pub volumes: Cache<PersistentVolume>,
 }
@@ -293,12 +338,14 @@ impl Caches {
         let (budgets, of_budgets) = Cache::start(scoped(client, namespace), intake, owners);
         let (claims, of_claims) = Cache::start(scoped(client, namespace), intake, owners);
         let (pods, of_pods) = Cache::start(scoped(client, namespace), intake, owners);
+        let (jobs, of_jobs) = Cache::start(scoped(client, namespace), intake, owners);
         let touched = futures::stream::select_all([
             of_deployments,
             of_services,
             of_budgets,
             of_claims,
             of_pods,
+            of_jobs,
         ])
         .boxed();
         (
@@ -308,6 +355,7 @@ impl Caches {
                 budgets,
                 claims,
                 pods,
+                jobs,
                 volumes,
             },
             touched,
@@ -322,6 +370,7 @@ impl Caches {
             self.budgets.ready(),
             self.claims.ready(),
             self.pods.ready(),
+            self.jobs.ready(),
             self.volumes.ready(),
         );
     }

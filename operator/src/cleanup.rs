@@ -1,4 +1,5 @@
-//! `cleanup`: removes what was made for Models, and keeps the Models.
+//! `cleanup`: removes what was made for Models and TrainingJobs and runs or is mounted, and keeps
+//! the Models and the TrainingJobs, which go on from their last checkpoint after another install.
 //!
 //! Run before an uninstall, while the node plugin can still unmount volumes. It takes the Lease
 //! first, so that the operator ends and does not make anew what is deleted here.
@@ -11,6 +12,7 @@ use hyprstream_api::Checked;
 use hyprstream_contract::label;
 use k8s_openapi::api::{
     apps::v1::Deployment,
+    batch::v1::Job,
     core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Service},
     policy::v1::PodDisruptionBudget,
 };
@@ -80,6 +82,7 @@ async fn clean(args: &CleanupArgs) -> anyhow::Result<()> {
         let mut left = 0;
         for namespace in &namespaces {
             left += delete_all::<Deployment>(&client, scoped(&client, *namespace)).await?;
+            left += delete_all::<Job>(&client, scoped(&client, *namespace)).await?;
             left += delete_all::<PodDisruptionBudget>(&client, scoped(&client, *namespace)).await?;
             left += delete_all::<Service>(&client, scoped(&client, *namespace)).await?;
             left +=

@@ -30,6 +30,7 @@ pub mod reporting;
 pub mod run;
 pub mod source;
 pub mod sweep;
+pub mod training;
 pub mod volume;
 
 /// An error and what caused it, on one line.

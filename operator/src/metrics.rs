@@ -17,6 +17,8 @@ pub struct Metrics {
     pub models: IntGaugeVec,
     /// Adapters by whether they are ready.
     pub adapters: IntGaugeVec,
+    /// TrainingJobs by whether they are complete.
+    pub training_jobs: IntGaugeVec,
     /// Requests that change something, by kind of object.
     pub writes: IntCounterVec,
     /// 1 while this process leads.
@@ -66,6 +68,10 @@ impl Metrics {
             "hyprstream_operator_adapters",
             "Adapters by whether they are ready.",
         )?;
+        let training_jobs = gauge(
+            "hyprstream_operator_training_jobs",
+            "TrainingJobs by whether they are complete.",
+        )?;
         let leader = IntGauge::new(
             "hyprstream_operator_leader",
             "1 while this process holds the Lease.",
@@ -73,6 +79,7 @@ impl Metrics {
         registry.register(Box::new(reconcile_seconds.clone()))?;
         registry.register(Box::new(models.clone()))?;
         registry.register(Box::new(adapters.clone()))?;
+        registry.register(Box::new(training_jobs.clone()))?;
         registry.register(Box::new(leader.clone()))?;
         Ok(Self {
             registry,
@@ -81,6 +88,7 @@ impl Metrics {
             malformed,
             models,
             adapters,
+            training_jobs,
             writes,
             leader,
         })

@@ -8,6 +8,7 @@ use hyprstream_contract::{
         ApiError, EVENTS_PATH, EventPage, MIRRORS_PATH, MirrorRequest, MirrorStatus, RESOLVE_PATH,
         ResolveRequest, ResolveResponse,
     },
+    repositories::{FORKS_PATH, Fork, ForkRequest},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use url::Url;
@@ -18,6 +19,8 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_mins(1);
 const MIRROR_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest that a list of adapters may take.
 const LIST_TIMEOUT: Duration = Duration::from_secs(20);
+/// Longest that a repository may take to be made; nothing is copied.
+const FORK_TIMEOUT: Duration = Duration::from_mins(1);
 /// Longest that waiting for events may take; the registry waits up to 30 s.
 const EVENTS_TIMEOUT: Duration = Duration::from_secs(45);
 /// Longest that a connection may take.
@@ -127,6 +130,15 @@ impl Registry {
         let url = self.endpoint(ADAPTERS_PATH);
         self.send(self.http.get(url.clone()), url, LIST_TIMEOUT)
             .await
+    }
+
+    /// Has it make the repository of a job, or see that it has the commit: repeatable.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub async fn fork(&self, request: &ForkRequest) -> Result<(), RegistryError> {
+        let fork: Result<Fork, _> = self.post(FORKS_PATH, request, FORK_TIMEOUT).await;
+        fork.map(drop)
     }
 
     /// The list of adapters of a Model; an empty one if there is none.

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
-use hyprstream_api::{Adapter, Model};
+use hyprstream_api::{Adapter, Model, TrainingJob};
 use hyprstream_telemetry::AdminServer;
 use kube::{Api, Client};
 use tokio::{
@@ -42,10 +42,11 @@ use crate::{
     reporting::{Statuses, events::Recorder, intake::Intake},
     source::{Pace, Sources, follow_pushes},
     sweep::Sweep,
+    training,
 };
 
 /// The kinds that objects are made for. Nothing is made for an Adapter.
-pub(crate) const OWNERS: &[OwnerLabels] = &[Model::LABELS];
+pub(crate) const OWNERS: &[OwnerLabels] = &[Model::LABELS, TrainingJob::LABELS];
 /// Triggers that may wait.
 const QUEUE: usize = 1024;
 /// How long running reconciliations may take to end.
@@ -109,6 +110,7 @@ async fn lead(args: RunArgs) -> anyhow::Result<()> {
     let operator = Operator {
         client,
         registry,
+        registry_url: args.registry_url.to_string(),
         images: args.images.clone(),
         policy,
         namespaces,
@@ -149,6 +151,8 @@ pub struct Operator {
     pub client: Client,
     /// The registry.
     pub registry: Registry,
+    /// Where pods reach it.
+    pub registry_url: String,
     /// Images of the workers.
     pub images: Images,
     /// What the installation forbids and adds.
@@ -222,6 +226,7 @@ impl Operator {
         // below, and itself among the kinds that triggers and the sweep know.
         let mut models = Controllers::new(self.client.clone(), self.metrics.clone());
         let mut adapters = Controllers::new(self.client.clone(), self.metrics.clone());
+        let mut training_jobs = Controllers::new(self.client.clone(), self.metrics.clone());
         let mut rosters = Vec::new();
         for namespace in scopes {
             let (caches, touched) = Caches::start(
@@ -242,11 +247,13 @@ impl Operator {
                 }
             });
             let seen_by = seen.clone();
+            let watched_jobs = watch::<TrainingJob>(client, namespace.clone(), &intake, |_| {});
             let watched_adapters = watch::<Adapter>(client, namespace, &intake, move |event| {
                 if let Some(rosters) = seen_by.get() {
                     rosters.seen_adapter(event);
                 }
             });
+            let job_caches = caches.clone();
             let view = View {
                 models: watched_models.stock.clone(),
                 adapters: watched_adapters.stock.clone(),
@@ -280,6 +287,35 @@ impl Operator {
                 turns: turns.clone(),
             };
             running.spawn(models.start(watched_models, reconciler, &shutdown));
+            let asker = match training::ask::Asker::new(trigger.clone(), training::ask::EVERY) {
+                Ok(asker) => asker,
+                Err(error) => {
+                    tracing::error!(
+                        error = chain(&error),
+                        "cannot make a client of the trainers"
+                    );
+                    return;
+                }
+            };
+            let reconciler = training::Context {
+                client: self.client.clone(),
+                caches: job_caches,
+                rosters: own.clone(),
+                sources: sources.clone(),
+                applier: applier.clone(),
+                statuses: Statuses::new(
+                    self.client.clone(),
+                    self.metrics.clone(),
+                    recorder.clone(),
+                ),
+                mounts: Mounts::new(self.client.clone()),
+                images: self.images.clone(),
+                policy: policy.clone(),
+                forks: training::fork::Forks::new(self.registry.clone(), trigger.clone()),
+                asker,
+                registry_url: self.registry_url.clone(),
+            };
+            running.spawn(training_jobs.start(watched_jobs, reconciler, &shutdown));
             let reconciler = adapter::Context {
                 rosters: own,
                 statuses: Statuses::new(
@@ -292,7 +328,8 @@ impl Operator {
         }
         let models: Arc<dyn Objects> = Arc::new(models);
         let adapters: Arc<dyn Objects> = Arc::new(adapters);
-        let kinds = vec![models.clone(), adapters];
+        let training_jobs: Arc<dyn Objects> = Arc::new(training_jobs);
+        let kinds = vec![models.clone(), adapters, training_jobs];
 
         side.spawn(route_triggers(triggered, kinds.clone()));
         side.spawn(tell_ready(kinds.clone(), swept.clone(), self.readiness));

@@ -37,6 +37,7 @@ use crate::{
     metrics::Metrics,
     registry::Registry,
     source::Sources,
+    training::DATASET,
     volume::shows_adapters,
 };
 
@@ -112,7 +113,9 @@ impl Sweep {
 
     fn forget(&self) {
         let uids: HashSet<String> = self.kinds.iter().flat_map(|kind| kind.uids()).collect();
-        self.sources.retain(|uid| uids.contains(uid));
+        // The datasets of jobs have sources beside those of their Models.
+        self.sources
+            .retain(|uid| uids.contains(uid.strip_suffix(DATASET).unwrap_or(uid)));
         self.applier.retain(|uid| uids.contains(uid));
         for kind in &self.kinds {
             kind.take_stock();

@@ -307,7 +307,13 @@ pub fn check_owner<K: Resource<DynamicType = ()>>(
     }
 }
 
-fn request_error(verb: &'static str, kind: &str, name: &str, source: kube::Error) -> ApplyError {
+/// What a failed request is, by what the API server said.
+pub fn request_error(
+    verb: &'static str,
+    kind: &str,
+    name: &str,
+    source: kube::Error,
+) -> ApplyError {
     let (kind, name) = (kind.to_owned(), name.to_owned());
     match source {
         kube::Error::Api(status) if is_namespace_ending(&status) => ApplyError::NamespaceEnds,

@@ -12,6 +12,7 @@ use super::{cluster::Cluster, workers::Workers};
 
 pub const DEPLOYMENTS: &str = "apps/v1/deployments";
 pub const PODS: &str = "v1/pods";
+pub const JOBS: &str = "batch/v1/jobs";
 pub const CLAIMS: &str = "v1/persistentvolumeclaims";
 pub const VOLUMES: &str = "v1/persistentvolumes";
 
@@ -274,6 +275,7 @@ fn orphans(cluster: &Cluster) {
     let live: BTreeSet<String> = cluster
         .list(DEPLOYMENTS)
         .iter()
+        .chain(&cluster.list(JOBS))
         .map(|d| text(&d["metadata"]["uid"]).to_owned())
         .collect();
     for pod in cluster.list(PODS) {

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use hyprstream_api::{AdapterStatus, ModelStatus};
+use hyprstream_api::{AdapterStatus, ModelStatus, TrainingJobStatus};
 use hyprstream_operator::{
     adapter::workers::Asking,
     args::{Images, PullPolicy},
@@ -45,6 +45,7 @@ use self::{
 
 pub const MODELS: &str = "hyprstream.io/v1alpha1/models";
 pub const ADAPTERS: &str = "hyprstream.io/v1alpha1/adapters";
+pub const TRAININGS: &str = "hyprstream.io/v1alpha1/trainingjobs";
 pub const A: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 pub const B: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 pub const C: &str = "cccccccccccccccccccccccccccccccccccccccc";
@@ -126,6 +127,7 @@ impl World {
         let operator = Operator {
             client: self.client.clone(),
             registry: self.remote.clone(),
+            registry_url: "http://registry".to_owned(),
             images: Images {
                 cpu: self.image.clone(),
                 cuda: None,
@@ -232,6 +234,19 @@ impl World {
             "metadata": {"name": name, "namespace": "ns"}, "spec": spec,
         });
         self.cluster.put(ADAPTERS, adapter);
+    }
+
+    pub fn apply_training(&self, name: &str, labels: &Value, spec: &Value) {
+        let job = json!({
+            "apiVersion": "hyprstream.io/v1alpha1", "kind": "TrainingJob",
+            "metadata": {"name": name, "namespace": "ns", "labels": labels}, "spec": spec,
+        });
+        self.cluster.put(TRAININGS, job);
+    }
+
+    pub fn training(&self, name: &str) -> TrainingJobStatus {
+        let job = self.cluster.get(TRAININGS, "ns", name).unwrap_or_default();
+        serde_json::from_value(job["status"].clone()).unwrap_or_default()
     }
 
     pub fn adapter(&self, name: &str) -> AdapterStatus {

@@ -20,6 +20,7 @@ use hyprstream_contract::{
         ApiError, Credentials, EVENTS_PATH, EventPage, MIRRORS_PATH, MirrorRequest, MirrorState,
         MirrorStatus, PushEvent, RESOLVE_PATH, ResolveRequest, ResolveResponse,
     },
+    repositories::{FORKS_PATH, Fork, ForkRequest},
 };
 use tokio::sync::{Notify, watch};
 
@@ -53,6 +54,9 @@ struct Inner {
     lists: BTreeMap<String, AdapterList>,
     /// Each write of one: the Model, and its list unless it was deleted.
     written: Vec<(String, Option<AdapterList>)>,
+    /// Repositories that were asked for.
+    forks: Vec<ForkRequest>,
+    refuses_forks: bool,
 }
 
 impl FakeRegistry {
@@ -65,6 +69,7 @@ impl FakeRegistry {
             .route(RESOLVE_PATH, post(resolve))
             .route(MIRRORS_PATH, post(mirror))
             .route(EVENTS_PATH, get(events))
+            .route(FORKS_PATH, post(fork))
             .route(ADAPTERS_PATH, get(list_lists))
             .route(
                 &format!("{ADAPTERS_PATH}/{{namespace}}/{{model}}"),
@@ -122,6 +127,15 @@ impl FakeRegistry {
         let own = inner.written.iter().filter(|(name, _)| name == model);
         own.map(|(_, list)| list.as_ref().map_or(0, |list| list.adapters.len()))
             .collect()
+    }
+
+    /// Repositories that were asked for and made.
+    pub fn forks(&self) -> Vec<ForkRequest> {
+        self.state.lock().unwrap().forks.clone()
+    }
+
+    pub fn refuse_forks(&self, refuses: bool) {
+        self.state.lock().unwrap().refuses_forks = refuses;
     }
 
     pub fn set_down(&self, is_down: bool) {
@@ -233,6 +247,21 @@ async fn mirror(
         error,
     })
     .into_response()
+}
+
+async fn fork(State(registry): State<FakeRegistry>, Json(request): Json<ForkRequest>) -> Response {
+    let mut inner = registry.state.lock().unwrap();
+    if inner.refuses_forks {
+        let error = refusal("BadRequest", "there is no such commit", false);
+        return (StatusCode::BAD_REQUEST, Json(error)).into_response();
+    }
+    let fork = Fork {
+        repository: format!("git/{}", request.to),
+        objects: 1,
+        shared_bytes: 1000,
+    };
+    inner.forks.push(request);
+    Json(fork).into_response()
 }
 
 async fn list_lists(State(registry): State<FakeRegistry>) -> Response {

@@ -54,7 +54,7 @@ impl Files {
 }
 
 /// The glob that matches one path.
-fn literal(path: &str) -> String {
+pub fn literal(path: &str) -> String {
     path.chars().fold(String::new(), |mut glob, c| {
         if matches!(c, '?' | '*' | '[' | ']' | '{' | '}') {
             glob.extend(['[', c, ']']);

@@ -149,34 +149,10 @@ fn look_at(census: &mut Census, pod: &Pod, since: Timestamp, now: Timestamp) {
         census.look_again = Some(census.look_again.map_or(again, |at| at.min(again)));
         return;
     }
-    if let Some(waiting) = &state.waiting
-        && let Some(
-            why @ ("ErrImagePull"
-            | "ImagePullBackOff"
-            | "InvalidImageName"
-            | "ErrImageNeverPull"
-            | "CreateContainerConfigError"
-            | "CreateContainerError"
-            | "RunContainerError"),
-        ) = waiting.reason.as_deref()
-    {
-        let image = status.image.as_str();
-        let message = match why {
-            // Its own message only says that it waits.
-            "ImagePullBackOff" | "ErrImagePull" => format!("image {image} cannot be pulled"),
-            "ErrImageNeverPull" => {
-                format!("image {image} is not on the node, and may not be pulled")
-            }
-            "InvalidImageName" => format!("image name {image:?} is invalid"),
-            _ => waiting.message.clone().unwrap_or_else(|| why.to_owned()),
-        };
-        let reason = if why.contains("Image") {
-            reason::IMAGE_PULL_FAILED
-        } else {
-            "ContainerCannotStart"
-        };
+    if let Some((reason, message)) = cannot_start(status) {
+        let waiting = state.waiting.as_ref().and_then(|w| w.reason.as_deref());
         // No registry has an image of such a name, whatever happens.
-        worsen(census, reason, message, why == "InvalidImageName");
+        worsen(census, reason, message, waiting == Some("InvalidImageName"));
         return;
     }
     census.mounted = true;
@@ -185,6 +161,31 @@ fn look_at(census: &mut Census, pod: &Pod, since: Timestamp, now: Timestamp) {
         let is_final = ended.exit_code == EXIT_MODEL_REFUSED || status.restart_count >= CRASHES;
         worsen(census, &reason, message, is_final);
     }
+}
+
+/// Why a container does not start, if the kubelet says so: a reason and a message.
+pub fn cannot_start(status: &ContainerStatus) -> Option<(&'static str, String)> {
+    let waiting = status.state.as_ref()?.waiting.as_ref()?;
+    let why = waiting.reason.as_deref()?;
+    let image = status.image.as_str();
+    let message = match why {
+        // Its own message only says that it waits.
+        "ImagePullBackOff" | "ErrImagePull" => format!("image {image} cannot be pulled"),
+        "ErrImageNeverPull" => {
+            format!("image {image} is not on the node, and may not be pulled")
+        }
+        "InvalidImageName" => format!("image name {image:?} is invalid"),
+        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
+            waiting.message.clone().unwrap_or_else(|| why.to_owned())
+        }
+        _ => return None,
+    };
+    let reason = if why.contains("Image") {
+        reason::IMAGE_PULL_FAILED
+    } else {
+        "ContainerCannotStart"
+    };
+    Some((reason, message))
 }
 
 fn worsen(census: &mut Census, reason: &str, message: String, is_final: bool) {
@@ -266,7 +267,8 @@ fn container(pod: &Pod) -> Option<&ContainerStatus> {
         .find(|c| c.name == CONTAINER)
 }
 
-fn unschedulable(pod: &Pod) -> Option<String> {
+/// Why the scheduler places a pod nowhere, if it does not.
+pub fn unschedulable(pod: &Pod) -> Option<String> {
     let condition = condition(pod, "PodScheduled")?;
     (condition.status == "False").then(|| {
         let why = condition.message.clone().unwrap_or_default();

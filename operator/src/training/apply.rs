@@ -1,0 +1,137 @@
+//! Makes the cluster what `build` says, and lets go what a job held.
+
+use hyprstream_api::{TrainingJob, TrainingJobStatus};
+use k8s_openapi::{
+    api::{batch::v1::Job, core::v1::PersistentVolumeClaim},
+    jiff::Timestamp,
+};
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+};
+use serde_json::json;
+
+use super::{
+    Context,
+    build::{Account, Desired, QUEUE},
+    fetch::Existing,
+    status,
+    validate::Plan,
+};
+use crate::{
+    apply::{ApplyError, request_error},
+    volume,
+};
+
+impl Context {
+    /// Makes the cluster what is desired. A Job that is there is not written again but for
+    /// `suspend`, so that neither another release nor Kueue's own changes are in each other's way.
+    ///
+    /// # Errors
+    /// See [`ApplyError`]. What was made before stays, and is built upon by the next attempt.
+    pub(super) async fn apply(
+        &self,
+        plan: &Plan,
+        desired: &Desired,
+        existing: &Existing,
+    ) -> Result<(), ApplyError> {
+        // Invariant: without `..`, so that no child is forgotten here.
+        let Desired {
+            account,
+            key,
+            config,
+            workspace,
+            dataset,
+            batch,
+        } = desired;
+        let owner = plan.owner();
+        let (applier, caches) = (&self.applier, &self.caches);
+        if let Some(Account {
+            account,
+            role,
+            binding,
+        }) = account
+        {
+            applier.ensure(&owner, account, None).await?;
+            applier.ensure(&owner, role, None).await?;
+            applier.ensure(&owner, binding, None).await?;
+        }
+        applier.ensure(&owner, key, None).await?;
+        if existing.batch.is_none() {
+            applier.ensure(&owner, config, None).await?;
+        }
+        volume::ensure(&self.client, applier, caches, &owner, workspace).await?;
+        if let Some(dataset) = dataset {
+            volume::ensure(&self.client, applier, caches, &owner, dataset).await?;
+        }
+        match &existing.batch {
+            None => {
+                let api: Api<Job> = Api::namespaced(self.client.clone(), &plan.namespace);
+                applier.create(&api, batch, |job| owner.owns(job)).await
+            }
+            Some(batch) => self.set_suspend(batch, plan.spec.suspend).await,
+        }
+    }
+
+    /// Only stops a Job or lets it go on.
+    pub(super) async fn stop_or_go_on(
+        &self,
+        job: &TrainingJob,
+        existing: &Existing,
+    ) -> Result<(), ApplyError> {
+        match &existing.batch {
+            Some(batch) => self.set_suspend(batch, job.spec.suspend).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn set_suspend(&self, batch: &Job, suspend: bool) -> Result<(), ApplyError> {
+        let is = batch.spec.as_ref().and_then(|s| s.suspend).unwrap_or(false);
+        let is_queued = batch.labels().contains_key(QUEUE);
+        // Kueue lets go on what it stopped, and may stop what goes on.
+        if is == suspend || is_queued && !suspend {
+            return Ok(());
+        }
+        let name = batch.name_any();
+        let namespace = batch.namespace().unwrap_or_default();
+        let api: Api<Job> = Api::namespaced(self.client.clone(), &namespace);
+        let patch = Patch::Merge(json!({"spec": {"suspend": suspend}}));
+        api.patch(&name, &PatchParams::default(), &patch)
+            .await
+            .map(drop)
+            .map_err(|source| request_error("patch", "Job", &name, source))
+    }
+
+    /// Deletes the claims of a job that is over, whose volumes the sweep takes, and the job when its
+    /// time has come.
+    pub(super) async fn let_go(
+        &self,
+        job: &TrainingJob,
+        after: &TrainingJobStatus,
+        existing: &Existing,
+        now: Timestamp,
+    ) -> Result<(), ApplyError> {
+        let namespace = job.namespace().unwrap_or_default();
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &namespace);
+        for claim in &existing.claims {
+            self.applier.delete(&api, claim.as_ref()).await?;
+        }
+        if status::left_to_live(job, after, now).is_none_or(|left| !left.is_zero()) {
+            return Ok(());
+        }
+        let api: Api<TrainingJob> = Api::namespaced(self.client.clone(), &namespace);
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: job.uid(),
+                resource_version: None,
+            }),
+            ..DeleteParams::background()
+        };
+        let name = job.name_any();
+        match api.delete(&name, &params).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            Err(source) => Err(request_error("delete", "TrainingJob", &name, source)),
+        }
+    }
+}

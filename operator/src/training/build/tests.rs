@@ -1,0 +1,244 @@
+use hyprstream_api::{Model, TrainingJob};
+use hyprstream_contract::training::TrainingPod;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    adapter::validate::Base,
+    args::{Images, PullPolicy},
+    policy::{MasterKey, Policy},
+    training::validate::{Invalid, validate},
+};
+
+const MODEL_COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+const DATA_COMMIT: &str = "89abcdef0123456789abcdef0123456789abcdef";
+
+fn planned(spec: &Value, labels: &Value) -> Result<Plan, Invalid> {
+    let job: TrainingJob = serde_json::from_value(json!({
+        "apiVersion": "hyprstream.io/v1alpha1", "kind": "TrainingJob",
+        "metadata": {"name": "sql", "namespace": "ns", "uid": "u", "labels": labels,
+            "creationTimestamp": "2026-11-29T01:02:03Z"},
+        "spec": spec,
+    }))
+    .unwrap();
+    let model: Model = serde_json::from_value(json!({
+        "apiVersion": "hyprstream.io/v1alpha1", "kind": "Model",
+        "metadata": {"name": "m", "namespace": "ns"},
+        "spec": {"source": {"url": "https://example.org/m", "ref": {"branch": "b"}}},
+    }))
+    .unwrap();
+    let images = Images {
+        cpu: "worker:1".into(),
+        cuda: Some("cuda:1".into()),
+        rocm: None,
+        pull_policy: PullPolicy::IfNotPresent,
+    };
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "0123456789abcdef0123456789abcdef").unwrap();
+    let policy = Policy {
+        insecure_hosts: vec![],
+        keys: MasterKey::open(file.path().to_owned()).unwrap(),
+    };
+    validate(&job, Base::Model(&model), &images, &policy)
+}
+
+fn plan(spec: &Value) -> Plan {
+    planned(spec, &json!({})).unwrap()
+}
+
+fn made(plan: &Plan) -> Desired {
+    let mirrored = |commit: &str, repository: &str| Mirrored {
+        commit: commit.parse().unwrap(),
+        repository: repository.into(),
+        size_bytes: 270 << 20,
+    };
+    let (model, data) = (
+        mirrored(MODEL_COMMIT, "mirror/1"),
+        mirrored(DATA_COMMIT, "mirror/2"),
+    );
+    let inputs = Inputs {
+        model: &model,
+        dataset: Some(&data),
+        registry: "http://registry.system.svc:80/",
+    };
+    desired(plan, &inputs).unwrap()
+}
+
+fn small() -> Value {
+    json!({
+        "modelRef": {"name": "m"},
+        "dataset": {"url": "https://example.org/d", "path": "train.jsonl"},
+    })
+}
+
+fn full() -> Value {
+    json!({
+        "modelRef": {"name": "m", "ref": {"tag": "v1"}},
+        "dataset": {"url": "https://example.org/d", "path": "data"},
+        "data": {"lossOn": "Completion", "maxLength": 512, "packing": true,
+            "maxBadRecords": "0.1", "templateVariables": {"enable_thinking": "false"}},
+        "method": {"type": "LoRA", "objective": "DPO", "rank": 8, "alpha": "16", "dropout": "0",
+            "targetModules": ["q_proj"], "rsLora": true, "beta": "0.2", "steps": 10,
+            "batchSize": 4, "microBatchTokens": 1024, "learningRate": "2e-5",
+            "warmupRatio": "0.1", "schedule": "Linear", "weightDecay": "0.01",
+            "maxGradNorm": "0.5", "seed": 7},
+        "eval": {"path": "eval.jsonl", "everySteps": 5, "patience": 2, "keepBest": true},
+        "checkpoint": {"everySteps": 5, "keep": 2, "tag": false},
+        "gates": [{"metric": "JsonSchema", "min": "0.9", "path": "gate.jsonl",
+            "schema": "{\"type\": \"object\"}"}],
+        "output": {"name": "tone", "repository": "out", "onSuccess": "PushBranch"},
+        "resources": {"limits": {"cpu": "2"}, "storage": "1Gi"},
+        "backoffLimit": 4, "activeDeadlineSeconds": 60,
+    })
+}
+
+fn file(config: &ConfigMap, name: &str) -> String {
+    config.data.as_ref().unwrap()[name].clone()
+}
+
+#[test]
+fn the_trainer_takes_every_job_that_is_written_for_it() {
+    for spec in [small(), full()] {
+        let made = made(&plan(&spec));
+        let text = file(&made.config, training::JOB_FILE);
+        let job = hyprstream_training::Job::parse(&text).unwrap();
+        assert_eq!(job.model.to_str(), Some(training::WORKSPACE_DIR));
+        assert_eq!(job.data.date.as_deref(), Some("2026-11-29"));
+        let pod: TrainingPod =
+            serde_json::from_str(&file(&made.config, training::POD_FILE)).unwrap();
+        assert_eq!(pod.registry, "http://registry.system.svc:80");
+    }
+}
+
+#[test]
+fn what_the_spec_says_stands_in_the_job() {
+    let made = made(&plan(&full()));
+    let text = file(&made.config, training::JOB_FILE);
+    let job = hyprstream_training::Job::parse(&text).unwrap();
+    assert_eq!(job.method, hyprstream_training::Method::Dpo);
+    assert_eq!((job.beta(), job.learning_rate(), job.seed), (0.2, 2e-5, 7));
+    assert_eq!(job.training.steps, Some(10));
+    assert_eq!(job.adapter.rank, Some(8));
+    assert_eq!(job.data.template_variables["enable_thinking"], json!(false));
+    assert_eq!(job.data.path.to_str(), Some("/dataset/data"));
+    let eval = job.eval.unwrap();
+    assert_eq!(eval.path.unwrap().to_str(), Some("/dataset/eval.jsonl"));
+    assert_eq!((eval.every, eval.patience), (Some(5), Some(2)));
+    let pod: TrainingPod = serde_json::from_str(&file(&made.config, training::POD_FILE)).unwrap();
+    assert_eq!(
+        (pod.repository.as_str(), pod.adapter.as_str()),
+        ("ns/out", "tone")
+    );
+    assert_eq!(pod.gates[0].schema, Some(json!({"type": "object"})));
+    assert_eq!(pod.gates[0].path.as_deref(), Some("/dataset/gate.jsonl"));
+    assert_eq!(pod.model.commit.unwrap().to_string(), MODEL_COMMIT);
+}
+
+#[test]
+fn a_pod_may_push_its_branch_and_nothing_else() {
+    let made = made(&plan(&small()));
+    let account = made.account.unwrap();
+    let rules = serde_json::to_value(account.role.rules.unwrap()).unwrap();
+    assert_eq!(
+        rules,
+        json!([
+            {"apiGroups": ["hyprstream.io"], "resources": ["repositories"],
+                "resourceNames": ["m"], "verbs": ["get"]},
+            {"apiGroups": ["hyprstream.io"], "resources": ["repositories/train"],
+                "resourceNames": ["m/sql"], "verbs": ["push"]},
+        ])
+    );
+    let pod = made.batch.spec.unwrap().template.spec.unwrap();
+    assert_eq!(pod.service_account_name, account.account.metadata.name);
+    assert_eq!(pod.automount_service_account_token, Some(false));
+    assert_eq!(pod.security_context.unwrap().run_as_non_root, Some(true));
+}
+
+#[test]
+fn an_account_of_the_specs_is_used_and_not_made() {
+    let mut spec = full();
+    spec["serviceAccountName"] = json!("merger");
+    let made = made(&plan(&spec));
+    assert_eq!(made.account, None);
+    let pod = made.batch.spec.unwrap().template.spec.unwrap();
+    assert_eq!(pod.service_account_name.as_deref(), Some("merger"));
+}
+
+#[test]
+fn a_job_is_one_pod_and_only_its_own_failures_count() {
+    let made = made(&plan(&full()));
+    let spec = made.batch.spec.unwrap();
+    assert_eq!((spec.parallelism, spec.backoff_limit), (Some(1), Some(4)));
+    assert_eq!(spec.pod_replacement_policy.as_deref(), Some("Failed"));
+    assert_eq!(spec.active_deadline_seconds, Some(60));
+    let rules = spec.pod_failure_policy.unwrap().rules;
+    let actions: Vec<_> = rules.iter().map(|rule| rule.action.as_str()).collect();
+    assert_eq!(actions, ["Ignore", "Ignore", "FailJob"]);
+    let codes = rules[1].on_exit_codes.as_ref().unwrap();
+    assert_eq!(codes.values, [74, 75]);
+}
+
+#[test]
+fn a_queue_of_kueues_starts_the_job_itself() {
+    let labels = json!({QUEUE: "gpus"});
+    let made = made(&planned(&small(), &labels).unwrap());
+    assert_eq!(made.batch.metadata.labels.unwrap()[QUEUE], "gpus");
+    assert_eq!(made.batch.spec.unwrap().suspend, Some(true));
+}
+
+#[test]
+fn the_workspace_is_written_to_and_has_the_room_that_is_asked_for() {
+    let capacity = |made: &Desired| {
+        let csi = made.workspace.volume.spec.clone().unwrap().csi.unwrap();
+        assert_eq!(csi.read_only, Some(false));
+        csi.volume_attributes.unwrap()["hyprstream.io/capacity"].clone()
+    };
+    let asked = made(&plan(&full()));
+    assert_eq!(capacity(&asked), (1_u64 << 30).to_string());
+    let estimated: u64 = capacity(&made(&plan(&small()))).parse().unwrap();
+    assert!(estimated >= 512 << 20, "{estimated}");
+}
+
+#[test]
+fn only_the_files_that_are_read_are_fetched_of_a_dataset() {
+    let plan = plan(&full());
+    let include = &plan.dataset_source().unwrap().include;
+    for path in ["data", "data/**", "eval.jsonl", "gate.jsonl"] {
+        assert!(
+            include.iter().any(|glob| glob == path),
+            "{path}: {include:?}"
+        );
+    }
+}
+
+#[test]
+fn what_can_never_work_is_refused() {
+    let refused = |change: &dyn Fn(&mut Value)| {
+        let mut spec = full();
+        change(&mut spec);
+        planned(&spec, &json!({})).unwrap_err()
+    };
+    assert!(refused(&|spec| spec["device"] = json!("cuda")).is_final());
+    let storage = refused(&|spec| spec["resources"]["storage"] = json!("1k"));
+    assert_eq!(storage, Invalid::Storage("1k".into()));
+    let schema = refused(&|spec| spec["gates"][0]["schema"] = json!("{"));
+    assert!(matches!(schema, Invalid::Schema(_)));
+    let variable = refused(&|spec| spec["data"]["templateVariables"]["a"] = json!("no quotes"));
+    assert_eq!(variable, Invalid::TemplateVariable("a".into()));
+}
+
+#[test]
+fn what_is_pinned_does_not_move() {
+    let inputs = hyprstream_api::TrainingInputs {
+        model_commit: MODEL_COMMIT.into(),
+        dataset_commit: Some(DATA_COMMIT.into()),
+        dataset_digest: None,
+        repository: "ns/first".into(),
+    };
+    let plan = plan(&small()).pinned(Some(&inputs));
+    use hyprstream_contract::registry::Reference::Commit;
+    assert_eq!(plan.model.reference, Commit(MODEL_COMMIT.parse().unwrap()));
+    let dataset = plan.dataset_source().unwrap();
+    assert_eq!(dataset.reference, Commit(DATA_COMMIT.parse().unwrap()));
+    assert_eq!(plan.repository, "first");
+}

@@ -1,0 +1,277 @@
+//! TrainingJobs against an API server and a registry in memory.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "in tests a surprise is a failure"
+)]
+
+mod world;
+
+use serde_json::{Value, json};
+use world::{
+    A, B, TRAININGS, World,
+    kubelet::{CLAIMS, JOBS, VOLUMES},
+};
+
+/// All that is made for a job in its namespace, but for its claims.
+const CHILDREN: [&str; 6] = [
+    JOBS,
+    "v1/configmaps",
+    "v1/secrets",
+    "v1/serviceaccounts",
+    "rbac.authorization.k8s.io/v1/roles",
+    "rbac.authorization.k8s.io/v1/rolebindings",
+];
+const LABEL: &str = "hyprstream.io/training-job";
+
+/// A Model `m` of which nothing runs, at [`A`] of `hyprstream://ns/m`.
+async fn model() -> World {
+    let world = World::new().await;
+    world.registry.push("ns", "m", A);
+    let mut spec = world::spec();
+    spec["suspend"] = json!(true);
+    world.apply_model("m", &spec);
+    world
+}
+
+/// A job of `m` on a ConfigMap, and what `more` says.
+fn spec(more: &Value) -> Value {
+    let mut spec = json!({"modelRef": {"name": "m"},
+        "dataset": {"configMap": {"name": "d"}, "path": "train.jsonl"}});
+    for (name, value) in more.as_object().unwrap() {
+        spec[name] = value.clone();
+    }
+    spec
+}
+
+fn of_training(world: &World, resource: &str) -> Vec<Value> {
+    let mut objects = world.cluster.list(resource);
+    objects.retain(|o| o["metadata"]["labels"][LABEL].is_string());
+    objects
+}
+
+async fn made(world: &World, name: &str) -> Value {
+    let get = || world.cluster.get(JOBS, "ns", name);
+    world
+        .wait(&format!("the Job of {name} is there"), || get().is_some())
+        .await;
+    get().unwrap()
+}
+
+/// The Job ends, as the controller of Kubernetes says it.
+fn end(world: &World, name: &str, how: &str) {
+    world.cluster.change(JOBS, "ns", name, |job| {
+        job["status"] = json!({"conditions": [{"type": how, "status": "True"}]});
+    });
+}
+
+#[tokio::test]
+async fn a_job_is_pinned_made_and_lets_go_of_its_volumes_when_it_ends() {
+    let world = model().await;
+    world.apply_training("sql", &json!({}), &spec(&json!({})));
+    let job = made(&world, "sql").await;
+    let inputs = world.training("sql").inputs.unwrap();
+    assert_eq!(
+        (inputs.model_commit.as_str(), inputs.repository.as_str()),
+        (A, "ns/m")
+    );
+    // It is the Model's own.
+    assert!(world.registry.forks().is_empty());
+    for resource in CHILDREN {
+        assert_eq!(of_training(&world, resource).len(), 1, "{resource}");
+    }
+    let role = &of_training(&world, "rbac.authorization.k8s.io/v1/roles")[0];
+    assert_eq!(role["rules"][1]["resourceNames"], json!(["m/sql"]));
+    let claim = &job["spec"]["template"]["spec"]["volumes"][0]["persistentVolumeClaim"];
+    let claims = of_training(&world, CLAIMS);
+    assert_eq!(claim["claimName"], claims[0]["metadata"]["name"]);
+    assert_eq!(of_training(&world, VOLUMES).len(), 1);
+
+    end(&world, "sql", "Complete");
+    world
+        .wait("claim and volume are gone", || {
+            of_training(&world, CLAIMS).is_empty() && of_training(&world, VOLUMES).is_empty()
+        })
+        .await;
+    let writes = world.quiet().await;
+    assert!(world.cluster.get(JOBS, "ns", "sql").is_some());
+    assert_eq!(world.quiet().await, writes);
+}
+
+#[tokio::test]
+async fn a_branch_that_moves_moves_no_job_whichever_operator_looks() {
+    let mut world = model().await;
+    world.registry.set_head("https://example.org/d", Ok(A));
+    let dataset = json!({"dataset": {"url": "https://example.org/d", "path": "train.jsonl"}});
+    // What it lacks keeps it from being made, and not from being pinned.
+    world.cluster.refuse("/jobs", Some((403, "not now")));
+    world.apply_training("sql", &json!({}), &spec(&dataset));
+    world
+        .wait("it is pinned", || world.training("sql").inputs.is_some())
+        .await;
+    world.kill_operator();
+    world.registry.push("ns", "m", B);
+    world.registry.set_head("https://example.org/d", Ok(B));
+    world.cluster.refuse("/jobs", None);
+    world.start();
+    made(&world, "sql").await;
+    let inputs = world.training("sql").inputs.unwrap();
+    assert_eq!(inputs.model_commit, A);
+    assert_eq!(inputs.dataset_commit.as_deref(), Some(A));
+    let claims = of_training(&world, CLAIMS);
+    assert_eq!(claims.len(), 2);
+    for claim in claims {
+        assert_eq!(claim["metadata"]["labels"]["hyprstream.io/commit"], A);
+    }
+    let config = &of_training(&world, "v1/configmaps")[0];
+    let pod: Value = serde_json::from_str(config["data"]["pod.json"].as_str().unwrap()).unwrap();
+    assert_eq!(pod["model"]["commit"], A);
+    assert_eq!(pod["dataset"]["commit"], A);
+}
+
+#[tokio::test]
+async fn a_restart_in_the_middle_writes_nothing_anew() {
+    let mut world = model().await;
+    world.apply_training("sql", &json!({}), &spec(&json!({})));
+    let before = made(&world, "sql").await;
+    world.cluster.change(JOBS, "ns", "sql", |job| {
+        job["status"] = json!({"active": 1, "ready": 1});
+    });
+    world.quiet().await;
+    world.kill_operator();
+    let writes = world.cluster.writes().len();
+    world.start();
+    world.quiet().await;
+    let after = world.cluster.get(JOBS, "ns", "sql").unwrap();
+    assert_eq!(after["spec"], before["spec"]);
+    let new = world.cluster.writes();
+    let jobs: Vec<_> = new[writes..]
+        .iter()
+        .filter(|w| w.contains("/jobs"))
+        .collect();
+    assert!(jobs.is_empty(), "{jobs:?}");
+}
+
+#[tokio::test]
+async fn another_repository_is_made_before_the_job() {
+    let world = model().await;
+    world.registry.refuse_forks(true);
+    let output = json!({"output": {"repository": "tuned"}});
+    world.apply_training("sql", &json!({}), &spec(&output));
+    world
+        .wait("it is pinned", || world.training("sql").inputs.is_some())
+        .await;
+    world.quiet().await;
+    assert!(world.cluster.get(JOBS, "ns", "sql").is_none());
+    world.registry.refuse_forks(false);
+    made(&world, "sql").await;
+    world.quiet().await;
+    let forks = world.registry.forks();
+    assert_eq!(forks.len(), 1);
+    assert_eq!(
+        (forks[0].from.as_str(), forks[0].to.as_str()),
+        ("ns/m", "ns/tuned")
+    );
+    assert_eq!(forks[0].commit.as_ref().unwrap().as_str(), A);
+}
+
+#[tokio::test]
+async fn nothing_is_made_for_what_cannot_work_until_it_can() {
+    let world = World::new().await;
+    world.apply_training("bad", &json!({}), &spec(&json!({"device": "cuda"})));
+    world.apply_training("early", &json!({}), &spec(&json!({})));
+    world.quiet().await;
+    assert!(of_training(&world, JOBS).is_empty() && of_training(&world, CLAIMS).is_empty());
+    world.registry.push("ns", "m", A);
+    let mut model = world::spec();
+    model["suspend"] = json!(true);
+    world.apply_model("m", &model);
+    made(&world, "early").await;
+    assert_eq!(of_training(&world, JOBS).len(), 1);
+}
+
+#[tokio::test]
+async fn a_job_that_somebody_else_made_is_left_alone() {
+    let world = model().await;
+    let theirs = json!({"apiVersion": "batch/v1", "kind": "Job",
+        "metadata": {"name": "sql", "namespace": "ns"}, "spec": {"template": {"spec": {}}}});
+    let before = world.cluster.put(JOBS, theirs);
+    world.apply_training("sql", &json!({}), &spec(&json!({})));
+    world
+        .wait("all else is there", || {
+            CHILDREN[1..]
+                .iter()
+                .all(|r| of_training(&world, r).len() == 1)
+        })
+        .await;
+    world.quiet().await;
+    assert_eq!(world.cluster.get(JOBS, "ns", "sql").unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_job_is_suspended_and_goes_on_as_its_spec_says() {
+    let world = model().await;
+    world.apply_training("sql", &json!({}), &spec(&json!({"suspend": true})));
+    assert_eq!(made(&world, "sql").await["spec"]["suspend"], true);
+    for suspend in [false, true] {
+        world.cluster.change(TRAININGS, "ns", "sql", |job| {
+            job["spec"]["suspend"] = json!(suspend);
+        });
+        let is = || world.cluster.get(JOBS, "ns", "sql").unwrap()["spec"]["suspend"] == suspend;
+        world.wait(&format!("suspend is {suspend}"), is).await;
+    }
+}
+
+#[tokio::test]
+async fn a_queue_says_when_its_jobs_begin() {
+    let world = model().await;
+    let labels = json!({"kueue.x-k8s.io/queue-name": "q"});
+    world.apply_training("sql", &labels, &spec(&json!({})));
+    let job = made(&world, "sql").await;
+    assert_eq!(job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"], "q");
+    world.cluster.change(JOBS, "ns", "sql", |job| {
+        job["spec"]["suspend"] = json!(true);
+    });
+    world.quiet().await;
+    let job = world.cluster.get(JOBS, "ns", "sql").unwrap();
+    assert_eq!(job["spec"]["suspend"], true);
+}
+
+#[tokio::test]
+async fn a_job_goes_with_all_that_it_owns_its_time_after_its_end() {
+    let world = model().await;
+    let ttl = json!({"ttlSecondsAfterFinished": 0});
+    world.apply_training("sql", &json!({}), &spec(&ttl));
+    made(&world, "sql").await;
+    end(&world, "sql", "Failed");
+    let now = k8s_openapi::jiff::Timestamp::now().to_string();
+    world.cluster.change(TRAININGS, "ns", "sql", |job| {
+        job["status"]["completionTime"] = json!(now);
+        job["status"]["conditions"] = json!([{"type": "Failed", "status": "True",
+            "reason": "BackoffLimitExceeded", "message": "", "lastTransitionTime": now}]);
+    });
+    world
+        .wait("all of it is gone", || {
+            of_training(&world, VOLUMES).is_empty()
+                && world.cluster.get(TRAININGS, "ns", "sql").is_none()
+                && CHILDREN.iter().all(|r| of_training(&world, r).is_empty())
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_job_that_is_deleted_while_it_runs_takes_all_with_it() {
+    let world = model().await;
+    world.apply_training("sql", &json!({}), &spec(&json!({})));
+    made(&world, "sql").await;
+    world.cluster.delete(TRAININGS, "ns", "sql");
+    world
+        .wait("all of it is gone", || {
+            of_training(&world, VOLUMES).is_empty()
+                && CHILDREN.iter().all(|r| of_training(&world, r).is_empty())
+        })
+        .await;
+    world.quiet().await;
+    assert!(of_training(&world, JOBS).is_empty());
+}
