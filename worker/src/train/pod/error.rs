@@ -45,7 +45,7 @@ pub(super) enum PodError {
     Job(#[from] JobError),
     /// The model, the data, or the checkpoint.
     #[error(transparent)]
-    Prepare(#[from] PrepareError),
+    Prepare(Box<PrepareError>),
     /// The data are other data.
     #[error(
         "the dataset has the digest {found}, but the job began with {expected}: give it the \
@@ -66,6 +66,12 @@ pub(super) enum PodError {
     Branch(#[from] BranchError),
 }
 
+impl From<PrepareError> for PodError {
+    fn from(error: PrepareError) -> Self {
+        Self::Prepare(Box::new(error))
+    }
+}
+
 impl PodError {
     /// For a condition, and how the process ends.
     pub(super) fn verdict(&self) -> (&'static str, u8) {
@@ -76,7 +82,9 @@ impl PodError {
             Self::File { .. } | Self::Form { .. } => (reason::INTERNAL_ERROR, exit::REFUSED),
             Self::Option(_) | Self::Job(_) => (reason::INVALID_JOB, exit::REFUSED),
             Self::DatasetChanged { .. } => (reason::DATASET_CHANGED, exit::REFUSED),
-            Self::Server { .. } | Self::Setup { .. } => (reason::INTERNAL_ERROR, exit::FAILED),
+            Self::Server { .. } | Self::Setup { .. } | Self::Publish(_) => {
+                (reason::INTERNAL_ERROR, exit::FAILED)
+            }
             Self::Prepare(error) => of_prepare(error),
             Self::Load(error) => match error {
                 LearnLoadError::Model(error) if error.reason() == reason::OUT_OF_MEMORY => {
@@ -89,7 +97,6 @@ impl PodError {
                 _ => (reason::INVALID_JOB, exit::REFUSED),
             },
             Self::Train(error) => of_train(error),
-            Self::Publish(_) => (reason::INTERNAL_ERROR, exit::FAILED),
             Self::Branch(error) => match error.kind() {
                 Kind::Taken => (reason::BRANCH_TAKEN, exit::REFUSED),
                 Kind::Refused => (reason::PUSH_REFUSED, exit::REFUSED),

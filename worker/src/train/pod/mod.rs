@@ -168,7 +168,9 @@ impl Place<'_> {
             return Err(PodError::DatasetChanged { found, expected });
         }
         let options = super::learn_options(self.args);
-        let mut learner = CpuLearner::load(&self.job.model, prepared.parameters.clone(), &options)?;
+        let parameters = prepared.parameters.clone();
+        let mut learner: Box<dyn Learner> =
+            Box::new(CpuLearner::load(&self.job.model, parameters, &options)?);
         if self.stop.is_told() {
             return Ok(End::Suspended("no step was begun".to_owned()));
         }
@@ -192,7 +194,7 @@ impl Place<'_> {
             observer.offer(resumed.step, &resumed.path);
         }
         self.board.phase(Phase::Training);
-        let outcome = prepared.train(&mut learner, &mut observer, &self.stop.control);
+        let outcome = prepared.train(learner.as_mut(), &mut observer, &self.stop.control);
         if pusher.has_failed() {
             return Err(pusher
                 .end()
@@ -203,7 +205,7 @@ impl Place<'_> {
         }
         match outcome {
             Ok(Outcome::Complete(finished)) => {
-                self.publish(pusher, &from, &prepared, &mut learner, &finished)
+                self.publish(pusher, &from, &prepared, learner, &finished)
             }
             Ok(Outcome::Suspended(state) | Outcome::Cancelled(state)) => {
                 self.board.cursor(&state.cursor);
@@ -254,27 +256,28 @@ impl Place<'_> {
         pusher: Pusher,
         from: &Provenance,
         prepared: &Prepared,
-        learner: &mut dyn Learner,
+        learner: Box<dyn Learner>,
         finished: &Finished,
     ) -> Result<End, PodError> {
         self.board.cursor(&finished.cursor);
         self.board.phase(Phase::Judging);
         let (files, digest) = prepared.publish(finished)?;
-        let verdicts = gates::judge(gates::Judging {
+        let judged = gates::judge(gates::Judging {
             job: self.job,
             prepared,
-            pod: self.pod,
+            gates: &self.pod.gates,
+            name: &self.pod.adapter,
             learner,
             values: &finished.values,
             adapter: files.tensors.parent().unwrap_or(&self.job.output),
-            threads: self.args.threads,
+            args: self.args,
             control: &self.stop.control,
             tell: &|text| self.board.note("gates", text.to_owned()),
         });
         self.board.clear("gates");
-        if self.stop.is_told() {
+        let Ok(verdicts) = judged else {
             return Ok(self.suspend(pusher));
-        }
+        };
         let failed: Vec<&str> = verdicts
             .iter()
             .filter(|verdict| !verdict.passed)

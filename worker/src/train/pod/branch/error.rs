@@ -60,11 +60,11 @@ pub(in super::super) enum BranchError {
     Checkpoint {
         commit: String,
         #[source]
-        source: CheckpointError,
+        source: Box<CheckpointError>,
     },
     /// The adapter as it is committed.
     #[error("the adapter that was committed cannot be read back")]
-    Adapter(#[from] PublishError),
+    Adapter(#[source] Box<PublishError>),
     /// It is another one.
     #[error("the adapter that was committed is {found}, not {expected}: the disk changed it")]
     Changed { found: String, expected: String },

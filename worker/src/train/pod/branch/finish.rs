@@ -219,7 +219,9 @@ impl Branch {
             tensors: committed.path.join(tensors),
             config: committed.path.join(config),
         };
-        let found = making.prepared.digest(&files)?.to_string();
+        let found = making.prepared.digest(&files);
+        let found = found.map_err(|error| BranchError::Adapter(Box::new(error)))?;
+        let found = found.to_string();
         let mut sums = committed.files.iter();
         let sha256 = sums.find(|file| file.path == tensors);
         let sha256 = sha256

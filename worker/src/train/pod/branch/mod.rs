@@ -153,7 +153,7 @@ impl Branch {
         let written =
             adopt_checkpoint(&aside, folder).map_err(|source| BranchError::Checkpoint {
                 commit: commit.to_string(),
-                source,
+                source: Box::new(source),
             })?;
         self.clear()?;
         Ok(written)
