@@ -94,16 +94,19 @@ fn an_adapter_that_was_trained_is_cloned_with_the_digest_that_the_pod_told() {
 fn a_pod_that_is_killed_anywhere_goes_on_elsewhere_to_the_same_adapter() {
     let place = Place::new();
     let whole = place.pod("whole", UID, |_, _| {}).ends(DONE);
-    for point in [
+    let points = [
         "listening",
-        "\"trains\"",
+        "trains",
+        "a checkpoint is committed",
         "a checkpoint is pushed",
+        "the adapter is committed",
         "the adapter is pushed",
-    ] {
+    ];
+    for point in points {
         let name = format!("at-{}", point.len());
         let killed = place.pod(&name, UID, |_, _| {});
         let mut child = killed.start();
-        killed.until(point.trim_matches('"'));
+        killed.until(point);
         child.kill().unwrap();
         child.wait().unwrap();
         let words = place.pod(&name, UID, |_, _| {}).ends(DONE);
@@ -115,8 +118,11 @@ fn a_pod_that_is_killed_anywhere_goes_on_elsewhere_to_the_same_adapter() {
 #[test]
 fn a_pod_that_is_told_to_end_leaves_its_checkpoint_on_the_branch() {
     let place = Place::new();
-    let whole = place.pod("whole", UID, |_, _| {}).ends(DONE);
-    let slow = |job: &mut Value, _: &mut Value| job["checkpoints"]["every"] = json!(1000);
+    let slow = |job: &mut Value, _: &mut Value| {
+        job["checkpoints"]["every"] = json!(1000);
+        job["training"]["steps"] = json!(60);
+    };
+    let whole = place.pod("whole", UID, slow).ends(DONE);
     let pod = place.pod("job", UID, slow);
     let child = pod.start();
     pod.until("trained");
@@ -256,6 +262,48 @@ fn other_data_than_the_job_began_with_are_refused() {
     fs::write(place.path("data.jsonl"), "{\"input_ids\": [1, 2, 3, 4]}\n").unwrap();
     let words = place.pod("job", UID, |_, _| {}).ends(REFUSED);
     assert_eq!(words["reason"], "DatasetChanged", "{words}");
+}
+
+#[test]
+fn an_adapter_takes_the_next_number_and_one_of_its_name_gives_way() {
+    let mut place = Place::new();
+    let plain = [
+        ("adapters/00_a.safetensors", "a"),
+        ("adapters/00_a.config.json", "{}"),
+        ("adapters/04_b/adapter_config.json", "{}"),
+    ];
+    place.model = place.commit(&plain);
+    let words = place.pod("sql", UID, |_, _| {}).ends(DONE);
+    assert_eq!(words["output"]["path"], "adapters/05_sql.safetensors");
+    let files = &place.log("sql")[0].1;
+    // Attributes would make those that lie in git look changed.
+    assert!(
+        !files.contains(&"adapters/.gitattributes".to_owned()),
+        "{files:?}"
+    );
+    let words = place.pod("b", UID, |_, _| {}).ends(DONE);
+    assert_eq!(words["output"]["path"], "adapters/04_b.safetensors");
+    let files = &place.log("b")[0].1;
+    assert!(
+        !files.iter().any(|file| file.starts_with("adapters/04_b/")),
+        "{files:?}"
+    );
+}
+
+#[test]
+fn what_two_jobs_add_merges_and_what_both_sides_changed_is_left_on_the_branch() {
+    let place = Place::new();
+    let merged = |_: &mut Value, pod: &mut Value| pod["mergeInto"] = json!("main");
+    place.pod("a", UID, merged).ends(DONE);
+    let words = place.pod("b", UID, merged).ends(DONE);
+    assert!(words["output"]["merged"].is_string(), "{words}");
+
+    let place = Place::new();
+    place.commit(&[("adapters/00_sql.config.json", "{\"other\": 1}")]);
+    let words = place.pod("sql", UID, merged).ends(REFUSED);
+    assert_eq!(words["reason"], "MergeConflict", "{words}");
+    assert_eq!(words["output"]["path"], "adapters/00_sql.safetensors");
+    is_chain(&place.log("sql"));
 }
 
 /// A client without a runtime of its own.

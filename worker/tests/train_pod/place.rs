@@ -91,6 +91,20 @@ impl Place {
         out
     }
 
+    /// Puts files on the model's branch, and returns the commit.
+    pub(crate) fn commit(&self, files: &[(&str, &str)]) -> String {
+        for (path, text) in files {
+            let path = self.path("model").join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        self.git("model", &["add", "-A"]);
+        self.git("model", &["commit", "-qm", "More"]);
+        let url = self.registry.git_url(REPOSITORY);
+        self.git("model", &["push", "-q", &url, "main"]);
+        self.git("model", &["rev-parse", "HEAD"])
+    }
+
     /// A pod of the job `name`, with an empty folder.
     pub(crate) fn pod(
         &self,
@@ -157,6 +171,7 @@ impl Pod<'_> {
         command.env("LD_LIBRARY_PATH", concat!(env!("LIBTORCH"), "/lib"));
         command
             .args(["train", "--json", "--threads", "1"])
+            .args(["--log", "info,hyprstream_worker::train::pod=debug"])
             .arg("--job")
             .arg(file("job.json"))
             .arg("--pod")

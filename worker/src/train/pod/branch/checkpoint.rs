@@ -14,6 +14,7 @@ use hyprstream_git2db::{
     commit::{self, Change, Content, Staged},
     remote, repo,
 };
+use tracing::debug;
 
 use super::{Branch, BranchError, Provenance, error::io, said::metadata};
 
@@ -89,6 +90,7 @@ impl Branch {
         let subject = format!("Train {}: step {}", self.pod.name, snapshot.step);
         let said = metadata(&self.pod, from, &subject, snapshot.step, &snapshot.metrics);
         let commit = self.commit(&staged, &said)?;
+        debug!(step = snapshot.step, %commit, "a checkpoint is committed");
         self.push(&commit, observer)?;
         // Only what was just made can still be needed here.
         let keep: HashSet<Digest> = staged

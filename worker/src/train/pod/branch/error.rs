@@ -132,11 +132,12 @@ impl BranchError {
             Self::Objects(error) => error.reason(),
             Self::Push(error) => error.reason(),
             Self::Commit(error) => error.reason(),
-            Self::Repo(error) => error.reason(),
-            Self::History(error) => error.reason(),
-            Self::Tree(error) => error.reason(),
-            Self::Checkout(error) => error.reason(),
-            Self::Store(error) => error.reason(),
+            // What is missing here does not come by waiting.
+            Self::Repo(error) => here(error.reason()),
+            Self::History(error) => here(error.reason()),
+            Self::Tree(error) => here(error.reason()),
+            Self::Checkout(error) => here(error.reason()),
+            Self::Store(error) => here(error.reason()),
         };
         match reason {
             "HostUnreachable" | "UpstreamError" => Kind::Unreachable,
@@ -147,6 +148,14 @@ impl BranchError {
             "Cancelled" => Kind::Stopped,
             _ => Kind::Local,
         }
+    }
+}
+
+/// The reason of an error of this machine, which never is the registry's.
+fn here(reason: &'static str) -> &'static str {
+    match reason {
+        "DiskFull" | "Cancelled" => reason,
+        _ => "InternalError",
     }
 }
 

@@ -10,6 +10,7 @@ use hyprstream_git2db::{
 };
 use hyprstream_models::adapter::AdapterFiles;
 use hyprstream_training::Prepared;
+use tracing::debug;
 
 use super::{
     super::words,
@@ -61,7 +62,7 @@ impl Branch {
         if let Tip::Complete(commit, said) = self.look()? {
             return Ok(self.done(&commit, &said)?.output);
         }
-        let stem = self.stem()?;
+        let stem = self.stem(&self.tip)?;
         let (tensors, config) = (format!("{stem}{TENSORS}"), format!("{stem}{CONFIG}"));
         let mut changes = self.removals(&self.tip, |_| true)?;
         changes.extend(self.replaced(&stem)?);
@@ -87,6 +88,7 @@ impl Branch {
         said = said.with_trailer(trailer::LAST_WORDS, &text);
         let commit = self.commit(&staged, &said)?;
         let sha256 = self.check(&commit, making, &tensors, &config)?;
+        debug!(%commit, "the adapter is committed");
         self.push(&commit, observer)?;
         Ok(Output {
             commit: of_contract(&commit),
@@ -108,7 +110,7 @@ impl Branch {
             text: commit.to_string(),
             why: format!("it {why}: delete the branch {}", self.name),
         };
-        let path = format!("{}{TENSORS}", self.stem()?);
+        let path = format!("{}{TENSORS}", self.stem(commit)?);
         let entries = self.walk(commit)?;
         let entry = entries.into_iter().find(|entry| entry.path == path);
         let entry = entry.ok_or_else(|| missing("lacks its adapter"))?;
@@ -139,9 +141,9 @@ impl Branch {
     }
 
     /// The adapter's path without its ending. One of the same name keeps its number, else it is the
-    /// next that is free.
-    fn stem(&self) -> Result<String, BranchError> {
-        let stems = self.walk(&self.model)?.into_iter().filter_map(|entry| {
+    /// next that is free. Commits of the job have the model's adapters, and the last its own too.
+    fn stem(&self, commit: &CommitId) -> Result<String, BranchError> {
+        let stems = self.walk(commit)?.into_iter().filter_map(|entry| {
             let rest = entry
                 .path
                 .strip_prefix(FOLDER)?
@@ -182,7 +184,7 @@ impl Branch {
     /// goes the way of those.
     fn attributes(&self, tensors: &str) -> Result<Option<Change>, BranchError> {
         let probe = put(tensors.to_owned(), Content::Bytes(b"probe".to_vec()));
-        let probe = commit::stage(&self.bare, Some(&self.model), &[probe], &self.store);
+        let probe = commit::stage(&self.bare, Some(&self.tip), &[probe], &self.store);
         let is_large = probe.is_ok_and(|staged| !staged.objects.is_empty());
         let path = format!("{FOLDER}/.gitattributes");
         let is_taken = self.walk(&self.tip)?.into_iter().any(|entry| {
