@@ -2,9 +2,9 @@
 
 use std::{fs, time::Duration};
 
+use hyprstream_git2db::Digest;
 use hyprstream_worker::train::{EXIT_REFUSED, EXIT_SUSPENDED};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
 use crate::place::{Place, REPOSITORY, UID, terminate};
 
@@ -73,10 +73,7 @@ fn an_adapter_that_was_trained_is_cloned_with_the_digest_that_the_pod_told() {
         words["output"]["merged"]
     );
     let tensors = fs::read(place.path("clone/adapters/00_sql.safetensors")).unwrap();
-    let sha256: String = Sha256::digest(&tensors)
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect();
+    let sha256 = Digest::of(&tensors).to_string();
     assert_eq!(words["output"]["sha256"], sha256);
     let large = place.git("clone", &["lfs", "ls-files", "--name-only"]);
     assert!(large.contains("adapters/00_sql.safetensors"), "{large}");
@@ -140,7 +137,7 @@ fn a_registry_that_is_away_for_a_while_holds_nobody_up() {
     let whole = place.pod("whole", UID, |_, _| {}).ends(DONE);
     let pod = place.pod("job", UID, |_, _| {});
     let (folder, port) = (pod.folder.clone(), pod.port);
-    let child = pod.start();
+    let mut child = pod.start();
     pod.until("trains");
     place.registry.kill();
     let log = || fs::read_to_string(folder.join("log")).unwrap();
@@ -163,7 +160,6 @@ fn a_registry_that_is_away_for_a_while_holds_nobody_up() {
         .1;
     assert!(metrics.contains("hyprstream_training_step "), "{metrics}");
     place.registry.start();
-    let mut child = child;
     let status = child.wait().unwrap();
     assert_eq!(status.code(), Some(DONE), "{}", log());
     let words: Value =
@@ -173,11 +169,35 @@ fn a_registry_that_is_away_for_a_while_holds_nobody_up() {
 }
 
 #[test]
+fn a_checkpoint_that_was_never_pushed_is_gone_on_from_on_its_own_disk() {
+    let mut place = Place::new();
+    let steps = |job: &mut Value, _: &mut Value| job["training"]["steps"] = json!(60);
+    let whole = place.pod("whole", UID, steps).ends(DONE);
+    let pod = place.pod("job", UID, steps).with(&["--push-grace", "1s"]);
+    let child = pod.start();
+    pod.until("a checkpoint is pushed");
+    place.registry.kill();
+    terminate(&child);
+    let words = pod.waits(child, SUSPENDED);
+    let message = words["message"].as_str().unwrap();
+    assert!(message.contains("could not be pushed"), "{message}");
+    assert!(
+        words["checkpoint"]["step"].as_u64() < words["step"].as_u64(),
+        "{words}"
+    );
+    place.registry.start();
+    let child = pod.start();
+    let next = pod.waits(child, DONE);
+    assert_eq!(digest(&next), digest(&whole));
+    is_chain(&place.log("job"));
+}
+
+#[test]
 fn a_registry_that_stays_away_ends_the_pod_without_counting_against_the_job() {
     let mut place = Place::new();
     place.registry.kill();
     let pod = place.pod("job", UID, |_, _| {});
-    let words = pod.ends_with(pod.command().args(["--registry-patience", "1s"]), 74);
+    let words = pod.with(&["--registry-patience", "1s"]).ends(74);
     assert_eq!(words["reason"], "RegistryUnreachable", "{words}");
 }
 

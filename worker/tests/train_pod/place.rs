@@ -11,7 +11,7 @@ use hyprstream_goldens::Tiny;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Map, Value, json};
 
-use crate::registry::{ADMIN, Registry, free_port};
+use crate::registry::{Registry, free_port};
 
 pub(crate) const REPOSITORY: &str = "ns/m";
 pub(crate) const UID: &str = "0b9f1a5e-uid";
@@ -61,7 +61,7 @@ impl Place {
             .map(|token| format!("{{\"input_ids\": [{token}, 2, 1, {token}, 5, {token}]}}"))
             .collect();
         fs::write(place.path("data.jsonl"), records.join("\n")).unwrap();
-        fs::write(place.path("token"), ADMIN).unwrap();
+        fs::write(place.path("token"), place.registry.token("ns")).unwrap();
         fs::create_dir(place.path("key")).unwrap();
         fs::write(place.path("key/key"), "key-of-the-pod").unwrap();
         place
@@ -111,7 +111,7 @@ impl Place {
         name: &str,
         uid: &str,
         change: impl FnOnce(&mut Value, &mut Value),
-    ) -> Pod<'_> {
+    ) -> Pod {
         let folder = self.path(&format!("pods/{name}-{}", free_port()));
         fs::create_dir_all(&folder).unwrap();
         let mut job = json!({
@@ -133,7 +133,8 @@ impl Place {
         fs::write(folder.join("job.json"), job.to_string()).unwrap();
         fs::write(folder.join("pod.json"), pod.to_string()).unwrap();
         Pod {
-            place: self,
+            around: self.folder.path().to_owned(),
+            more: Vec::new(),
             folder,
             port: free_port(),
         }
@@ -157,13 +158,15 @@ impl Place {
 }
 
 /// A pod that runs, or ran.
-pub(crate) struct Pod<'a> {
-    place: &'a Place,
+pub(crate) struct Pod {
+    /// The folder of its place.
+    around: PathBuf,
+    more: Vec<String>,
     pub(crate) folder: PathBuf,
     pub(crate) port: u16,
 }
 
-impl Pod<'_> {
+impl Pod {
     pub(crate) fn command(&self) -> Command {
         let file = |name: &str| self.folder.join(name);
         let mut command = Command::new(env!("CARGO_BIN_EXE_hyprstream-worker"));
@@ -177,12 +180,13 @@ impl Pod<'_> {
             .arg("--pod")
             .arg(file("pod.json"))
             .arg("--token-file")
-            .arg(self.place.path("token"))
+            .arg(self.around.join("token"))
             .arg("--key-dir")
-            .arg(self.place.path("key"))
+            .arg(self.around.join("key"))
             .arg("--termination-log")
             .arg(file("words.json"))
-            .args(["--host", "127.0.0.1", "--port", &self.port.to_string()]);
+            .args(["--host", "127.0.0.1", "--port", &self.port.to_string()])
+            .args(&self.more);
         command
     }
 
@@ -193,15 +197,16 @@ impl Pod<'_> {
         command.spawn().expect("the program starts")
     }
 
+    /// With these options too.
+    pub(crate) fn with(mut self, more: &[&str]) -> Self {
+        self.more = more.iter().map(|&option| option.to_owned()).collect();
+        self
+    }
+
     /// Runs to its end, which has this exit code. Returns its last words.
     #[track_caller]
     pub(crate) fn ends(&self, code: i32) -> Value {
-        self.ends_with(&mut self.command(), code)
-    }
-
-    #[track_caller]
-    pub(crate) fn ends_with(&self, command: &mut Command, code: i32) -> Value {
-        let output: Output = command.output().expect("the program starts");
+        let output: Output = self.command().output().expect("the program starts");
         let told = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{told}");
         self.words()

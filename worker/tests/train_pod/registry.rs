@@ -9,7 +9,7 @@ use std::{
     sync::OnceLock,
 };
 
-pub(crate) const ADMIN: &str = "admin-token-of-a-test-0123456789abcdef";
+const ADMIN: &str = "admin-token-of-a-test-0123456789abcdef";
 
 /// A registry that can be killed and started again at the same address.
 pub(crate) struct Registry {
@@ -70,6 +70,18 @@ impl Registry {
             child.kill().unwrap();
             child.wait().unwrap();
         }
+    }
+
+    /// A token that may do everything in a namespace but administer it.
+    pub(crate) fn token(&self, namespace: &str) -> String {
+        let output = Command::new(program())
+            .args(["token", "--namespace", namespace, "--write", "--ttl", "1h"])
+            .arg("--signing-key-file")
+            .arg(self.folder.join("key"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
     }
 
     pub(crate) fn url(&self) -> String {

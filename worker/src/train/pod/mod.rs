@@ -21,17 +21,16 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use hyprstream_contract::training::{Checkpoint, Phase, TrainingPod, exit, reason};
 use hyprstream_cpu::CpuLearner;
-use hyprstream_git2db::CommitId;
+use hyprstream_git2db::{CommitId, Digest};
 use hyprstream_models::adapter::BaseName;
 use hyprstream_training::{
     Event, Finished, Job, Learner, Observer, Outcome, Prepared, newest_checkpoint, prepare,
 };
-use sha2::{Digest as _, Sha256};
 use tracing::{error, info, warn};
 
 use self::{
@@ -44,6 +43,9 @@ use self::{
 use super::{TrainArgs, anyhow_chain as chain, gates, refuse_aten, teller::Teller};
 
 pub use args::PodArgs;
+
+/// How long at most a checkpoint is pushed after a failure.
+const LAST_PUSH: Duration = Duration::from_secs(30);
 
 /// How a pod ended.
 enum End {
@@ -212,8 +214,9 @@ impl Place<'_> {
                 Ok(self.suspend(pusher))
             }
             Err(error) => {
-                // What was saved before may be of use.
-                let _ = pusher.drain(Instant::now());
+                // What was saved before may be of use to another start.
+                let grace = self.args.pod.push_grace.min(LAST_PUSH);
+                let _ = pusher.drain(Instant::now() + grace);
                 Err(error.into())
             }
         }
@@ -289,7 +292,7 @@ impl Place<'_> {
             message += ", since nothing was better for long";
         }
         if !failed.is_empty() {
-            message += &format!("; it is not published: {}", failed.join("; "));
+            message = format!("{message}; it is not published: {}", failed.join("; "));
         }
         self.board.judged(verdicts);
         self.board.phase(Phase::Publishing);
@@ -363,8 +366,7 @@ impl Place<'_> {
     /// SHA-256 of the job's canonical JSON: its fields in order, without white space.
     fn parameters(&self) -> String {
         let value = serde_json::to_value(self.job).expect("it is of texts and numbers");
-        let digest = Sha256::digest(value.to_string().as_bytes());
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        Digest::of(value.to_string().as_bytes()).to_string()
     }
 }
 

@@ -105,12 +105,15 @@ impl Pusher {
         self.shared.changed.notify_all();
         let branch = self.thread.join().ok();
         let mut state = self.shared.lock();
-        let left = match state.waiting.take() {
-            Some(_) => Err(state
-                .trouble
-                .take()
-                .unwrap_or_else(|| "no time is left".to_owned())),
-            None => Ok(()),
+        let waiting = state.waiting.take();
+        let trouble = match &state.failed {
+            Some(error) => Some(super::chain(error)),
+            None => state.trouble.take().filter(|_| waiting.is_some()),
+        };
+        let left = match (trouble, waiting) {
+            (Some(why), _) => Err(why),
+            (None, Some(_)) => Err("no time is left".to_owned()),
+            (None, None) => Ok(()),
         };
         (branch, left)
     }
