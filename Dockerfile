@@ -53,7 +53,7 @@ ENTRYPOINT ["/usr/local/bin/hyprstream-registry"]
 
 FROM ${BASE_IMAGE} AS worker
 RUN apt-get update \
- && apt-get install -y --no-install-recommends ca-certificates libstdc++6 \
+ && apt-get install -y --no-install-recommends ca-certificates libssl3 libstdc++6 \
  && rm -rf /var/lib/apt/lists/*
 COPY --from=bin hyprstream-worker /usr/local/bin/
 USER 65532:65532

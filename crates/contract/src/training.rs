@@ -109,6 +109,9 @@ pub mod trailer {
     pub const ADAPTER_DIGEST: &str = "Adapter-Digest";
     /// What a gate measured, one for each: as [`super::Verdict::message`].
     pub const GATE: &str = "Gate";
+    /// JSON of the [`super::LastWords`] without `output`, of the last commit: what a pod says that
+    /// finds all done.
+    pub const LAST_WORDS: &str = "Last-Words";
     /// Name and version of the program.
     pub const PROGRAM: &str = "Program";
 }

@@ -28,7 +28,10 @@ mod samples;
 mod schedule;
 mod trainer;
 
-pub use checkpoint::{CheckpointError, CheckpointWriter, Checkpoints, Latest, Written};
+pub use checkpoint::{
+    CheckpointError, CheckpointWriter, Checkpoints, Latest, Written, adopt as adopt_checkpoint,
+    newest as newest_checkpoint,
+};
 pub use data::{BadRecord, DataError, Report, Source, read};
 pub use job::{
     AdapterSpec, CheckpointSpec, DataSpec, EvalSpec, Job, JobError, Loss, Method, TrainingSpec,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use hyprstream_models::DType;
 
+use super::PodArgs;
 use crate::{Kernels, LogArgs, args::at_least_one};
 
 /// Arguments of `train`.
@@ -27,6 +28,9 @@ pub struct TrainArgs {
     /// Print what came of it as JSON.
     #[arg(long)]
     pub json: bool,
+    /// In a pod.
+    #[command(flatten)]
+    pub pod: PodArgs,
     /// Logs.
     #[command(flatten)]
     pub logs: LogArgs,

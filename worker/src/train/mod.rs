@@ -1,11 +1,13 @@
 //! `train`: an adapter out of a model and data, by a job file; no cluster needed.
 
 mod args;
+mod gates;
+pub mod pod;
 mod teller;
 
 use std::{io::IsTerminal, process::ExitCode, thread};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use hyprstream_cpu::{CpuLearner, LearnOptions};
 use hyprstream_training::{Control, Job, Outcome, Prepared, Report, Subset, prepare};
 use serde_json::json;
@@ -15,6 +17,7 @@ use self::teller::Teller;
 use crate::{Kernels, serve::signals};
 
 pub use args::TrainArgs;
+pub use pod::PodArgs;
 
 /// How the program ends after SIGTERM or SIGINT, with a checkpoint: sysexits' EX_TEMPFAIL, since
 /// the same command goes on from there.
@@ -32,6 +35,9 @@ enum End {
 
 /// Trains until the job is done, or until SIGTERM or SIGINT.
 pub fn run(args: &TrainArgs) -> ExitCode {
+    if let Some(file) = &args.pod.pod {
+        return pod::run(args, file);
+    }
     let (job, prepared) = match read(args) {
         Ok(read) => read,
         Err(error) => {
@@ -50,23 +56,31 @@ pub fn run(args: &TrainArgs) -> ExitCode {
 }
 
 fn read(args: &TrainArgs) -> anyhow::Result<(Job, Prepared)> {
-    ensure!(
-        args.kernels != Kernels::Aten,
-        "--kernels aten: libtorch does not train yet; leave it out"
-    );
+    refuse_aten(args).map_err(anyhow::Error::msg)?;
     let job = Job::read(&args.job)?;
     let prepared = prepare(&job)?;
     Ok((job, prepared))
 }
 
-fn train(args: &TrainArgs, job: &Job, prepared: &Prepared) -> anyhow::Result<End> {
-    tell(prepared);
-    let options = LearnOptions {
+fn refuse_aten(args: &TrainArgs) -> Result<(), String> {
+    if args.kernels == Kernels::Aten {
+        return Err("--kernels aten: libtorch does not train yet; leave it out".to_owned());
+    }
+    Ok(())
+}
+
+fn learn_options(args: &TrainArgs) -> LearnOptions {
+    LearnOptions {
         dtype: args.dtype,
         kernels: args.kernels.on_cpu(),
         threads: args.threads,
         ..LearnOptions::default()
-    };
+    }
+}
+
+fn train(args: &TrainArgs, job: &Job, prepared: &Prepared) -> anyhow::Result<End> {
+    tell(prepared);
+    let options = learn_options(args);
     let mut learner = CpuLearner::load(&job.model, prepared.parameters.clone(), &options)
         .context("the model cannot be trained here")?;
     let control = Control::default();

@@ -6,6 +6,7 @@
 //! that name is whole; one that is not all the same (its disk failed, somebody edited it) is passed
 //! over for the one before.
 
+mod carry;
 mod manifest;
 mod read;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use carry::{adopt, newest};
 use hyprstream_models::{
     DecoderConfig,
     adapter::{AdapterError, BaseName},
@@ -160,22 +162,30 @@ impl Checkpoints {
     }
 
     fn path(&self, step: u64) -> PathBuf {
-        self.folder.join(format!("{PREFIX}{step:08}"))
+        path(&self.folder, step)
     }
 
     /// All folders of checkpoints, whole or not, the newest first.
     fn all(&self) -> Result<Vec<Written>, CheckpointError> {
-        let mut all: Vec<Written> = names(&self.folder)?
-            .into_iter()
-            .filter_map(|name| {
-                let step = name.strip_prefix(PREFIX)?.parse().ok()?;
-                let path = self.folder.join(&name);
-                Some(Written { step, path })
-            })
-            .collect();
-        all.sort_by_key(|written| std::cmp::Reverse(written.step));
-        Ok(all)
+        all(&self.folder)
     }
+}
+
+fn path(folder: &Path, step: u64) -> PathBuf {
+    folder.join(format!("{PREFIX}{step:08}"))
+}
+
+fn all(folder: &Path) -> Result<Vec<Written>, CheckpointError> {
+    let mut all: Vec<Written> = names(folder)?
+        .into_iter()
+        .filter_map(|name| {
+            let step = name.strip_prefix(PREFIX)?.parse().ok()?;
+            let path = folder.join(&name);
+            Some(Written { step, path })
+        })
+        .collect();
+    all.sort_by_key(|written| std::cmp::Reverse(written.step));
+    Ok(all)
 }
 
 fn names(folder: &Path) -> Result<Vec<String>, CheckpointError> {

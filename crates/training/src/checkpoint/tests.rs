@@ -160,3 +160,30 @@ fn errors_of_the_thread_come_back() {
         panic!("{written:?}");
     };
 }
+
+#[test]
+fn a_checkpoint_is_carried_elsewhere_whole_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let (here, there) = (folder.path().join("here"), folder.path().join("there"));
+    assert_eq!(newest(&here).unwrap(), None);
+    let store = bigram::checkpoints(&here, 3);
+    store.write(&state(2)).unwrap();
+    let last = store.write(&state(4)).unwrap();
+    assert_eq!(newest(&here).unwrap(), Some(last.clone()));
+    fs::write(last.path.join("cursor.json"), "{}").unwrap();
+    assert_eq!(newest(&here).unwrap().map(|written| written.step), Some(2));
+    assert!(matches!(
+        adopt(&last.path, &there),
+        Err(CheckpointError::Damaged { .. })
+    ));
+    assert!(last.path.exists() && !there.exists());
+
+    let carried = newest(&here).unwrap().unwrap();
+    let carried = adopt(&carried.path, &there).unwrap();
+    let arrived = bigram::checkpoints(&there, 3).latest().unwrap();
+    assert_eq!(arrived.found, Some((carried, state(2))));
+    // One that is there gives way.
+    let again = store.write(&state(2)).unwrap();
+    adopt(&again.path, &there).unwrap();
+    assert_eq!(names(&there).unwrap(), ["step-00000002"]);
+}

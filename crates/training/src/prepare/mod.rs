@@ -24,8 +24,8 @@ use crate::{
     render::{Renderer, RendererError},
     samples::{Samples, Subset},
     trainer::{
-        Control, EvalRecipe, Finished, Length, Observer, Outcome, Recipe, Run, State, TrainError,
-        train,
+        Control, Cursor, EvalRecipe, Finished, Length, Observer, Outcome, Recipe, Run, State,
+        TrainError, train,
     },
 };
 
@@ -253,20 +253,36 @@ impl Prepared {
         adapter
             .write(&files, &self.config)
             .map_err(PublishError::Adapter)?;
+        let (found, expected) = (self.digest(&files)?, adapter.digest());
+        if found != expected {
+            return Err(PublishError::Changed { found, expected });
+        }
+        Ok((files, found))
+    }
+
+    /// The identity of the adapter in these files, read as serving does.
+    ///
+    /// # Errors
+    /// [`PublishError`].
+    pub fn digest(&self, files: &AdapterFiles) -> Result<AdapterDigest, PublishError> {
         let weights = weights(&self.config, &self.model).map_err(PublishError::Model)?;
         let limits = AdapterLimits {
             max_rank: usize::MAX,
             max_bytes: u64::MAX,
         };
-        let read = Adapter::read(&files, &self.config, &weights, limits);
-        let (found, expected) = (
-            read.map_err(PublishError::Adapter)?.digest(),
-            adapter.digest(),
-        );
-        if found != expected {
-            return Err(PublishError::Changed { found, expected });
-        }
-        Ok((files, found))
+        let read = Adapter::read(files, &self.config, &weights, limits);
+        Ok(read.map_err(PublishError::Adapter)?.digest())
+    }
+
+    /// Where the run begins.
+    #[must_use]
+    pub fn cursor(&self) -> &Cursor {
+        &self.state.cursor
+    }
+
+    /// Names the model that the finished adapter says it was trained on; without this, its folder.
+    pub fn set_base(&mut self, base: BaseName) {
+        self.base = base;
     }
 }
 

@@ -1,0 +1,6 @@
+//! `train --pod` as a process, with the registry as another, and git as whoever looks at it.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "all of it is tests")]
+
+mod ends;
+mod place;
+mod registry;
