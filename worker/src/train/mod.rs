@@ -13,10 +13,7 @@ use hyprstream_training::{Control, Job, Learner, Outcome, Prepared, Report, Subs
 use serde_json::json;
 use tracing::{debug, info, warn};
 
-use self::{
-    gates::{Cancelled, Judging},
-    teller::Teller,
-};
+use self::{gates::Judging, teller::Teller};
 use crate::{Kernels, serve::signals};
 
 pub use args::TrainArgs;
@@ -122,13 +119,11 @@ fn train(args: &TrainArgs, job: &Job, prepared: &Prepared) -> anyhow::Result<End
             control: &control,
             tell: &|how_far| debug!(how_far, "judges"),
         });
-        match judged {
-            Ok(verdicts) => verdicts,
-            Err(Cancelled) => {
-                warn!("ended before all gates were measured: the same command measures them anew");
-                return Ok(End::Suspended);
-            }
-        }
+        let Ok(verdicts) = judged else {
+            warn!("ended before all gates were measured: the same command measures them anew");
+            return Ok(End::Suspended);
+        };
+        verdicts
     };
     tell_verdicts(&verdicts);
     if args.json {

@@ -81,8 +81,8 @@ pub(super) fn verdict(
 pub(super) fn compared(engine: f64, trainer: f64, dtype: &str) -> Verdict {
     let difference = engine - trainer;
     let bound = bound(dtype, trainer);
-    // Of what is no number every comparison is false.
-    let passed = difference.abs() <= bound;
+    // An infinite loss would make the bound infinite.
+    let passed = difference.is_finite() && difference.abs() <= bound;
     let word = if passed { "within" } else { "and not within" };
     let mut message = format!(
         "ServingParity {difference:.6}: the engine's loss is {engine:.4} and the trainer's \

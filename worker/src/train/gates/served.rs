@@ -46,6 +46,14 @@ impl With {
     pub(super) fn base() -> Self {
         Self(None)
     }
+
+    fn request(&self) -> Request {
+        let adapters = self.0.iter().map(|adapter| (adapter.clone(), 1.0));
+        Request {
+            adapters: adapters.collect(),
+            ..Request::default()
+        }
+    }
 }
 
 /// An answer.
@@ -171,7 +179,7 @@ impl<'a> Served<'a> {
                     ..StopRules::default()
                 },
                 prompt_logprobs: Some(0),
-                ..self.request(with)
+                ..with.request()
             };
             let mut stream = self.engine.submit(request)?;
             let mut told = Vec::with_capacity(sample.tokens.len());
@@ -219,7 +227,7 @@ impl<'a> Served<'a> {
                     max_tokens: Some(max_tokens.min(room)),
                     ..StopRules::default()
                 },
-                ..self.request(with)
+                ..with.request()
             };
             let mut stream = self.engine.submit(request)?;
             let mut answer = Answer::default();
@@ -230,14 +238,6 @@ impl<'a> Served<'a> {
             Ok(answer)
         });
         self.all(stream::iter(each).buffered(AT_ONCE), progress)
-    }
-
-    fn request(&self, with: &With) -> Request {
-        let adapters = with.0.iter().map(|adapter| (adapter.clone(), 1.0));
-        Request {
-            adapters: adapters.collect(),
-            ..Request::default()
-        }
     }
 
     /// All that comes, unless the control ends it: what was submitted is dropped then.
