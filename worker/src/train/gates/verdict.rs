@@ -36,14 +36,15 @@ pub(super) fn verdict(gate: &Gate, figure: &Figure, compared: Option<&Compared>)
     let mut message = format!("{:?} {value:.4}", gate.metric);
     if let Some(compared) = compared {
         let (whose, other) = (compared.whose, compared.figure);
-        message.push_str(&match bounded.partial_cmp(&0.0) {
+        let change = match bounded.partial_cmp(&0.0) {
             Some(std::cmp::Ordering::Less) => format!(", {:.4} below {whose} {other:.4}", -bounded),
             Some(std::cmp::Ordering::Greater) => {
                 format!(", {bounded:.4} above {whose} {other:.4}")
             }
             Some(std::cmp::Ordering::Equal) => format!(", which is {whose} too"),
             None => format!(", which {whose} {other:.4} cannot be compared with"),
-        });
+        };
+        message.push_str(&change);
     }
     let named = |name: &str, bound: Option<f64>| bound.map(|bound| format!("{name} {bound}"));
     let failed = [
@@ -57,11 +58,12 @@ pub(super) fn verdict(gate: &Gate, figure: &Figure, compared: Option<&Compared>)
         ("fails", failed)
     };
     let bounds: Vec<String> = bounds.into_iter().flatten().collect();
-    message.push_str(&match (bounds.is_empty(), passed) {
+    let bound = match (bounds.is_empty(), passed) {
         (false, _) => format!(": {word} {}", bounds.join(" and ")),
         (true, true) => ": no bound is set".to_owned(),
         (true, false) => ": fails, since it is no finite number".to_owned(),
-    });
+    };
+    message.push_str(&bound);
     let note = compared.and_then(|compared| compared.note.as_ref());
     for note in figure.notes.iter().chain(note) {
         message.push_str("; ");
