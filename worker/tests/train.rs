@@ -9,7 +9,7 @@ use std::{
 };
 
 use hyprstream_goldens::RealModel;
-use hyprstream_worker::train::{EXIT_REFUSED, EXIT_SUSPENDED};
+use hyprstream_worker::train::{EXIT_GATES, EXIT_REFUSED, EXIT_SUSPENDED};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -130,4 +130,37 @@ fn a_job_that_cannot_be_says_which_field_is_wrong() {
         "/nonexistent",
     );
     refused(|job| job["adapter"]["targets"] = json!(["qkv"]), "q_proj");
+    refused(
+        |job| job["gates"] = json!([{"metric": "exactMatch", "min": 1}]),
+        "set its path, or eval",
+    );
+}
+
+#[test]
+fn gates_are_told_and_a_failed_one_is_an_exit_code_of_its_own() {
+    let gates = |min: f64| {
+        move |job: &mut Value| {
+            job["eval"] = json!({"records": 2, "every": 1000});
+            job["gates"] = json!([
+                {"metric": "evalLoss", "max": 0, "baseline": "base"},
+                {"metric": "stopRate", "min": min, "maxTokens": 2},
+            ]);
+        }
+    };
+    let passed = Job::new(gates(0.0)).complete();
+    let verdicts = passed["gates"].as_array().unwrap();
+    let metrics: Vec<_> = verdicts.iter().map(|verdict| &verdict["metric"]).collect();
+    assert_eq!(metrics, ["ServingParity", "EvalLoss", "StopRate"]);
+    for verdict in verdicts {
+        assert_eq!(verdict["passed"], true, "{verdict}");
+    }
+
+    let job = Job::new(gates(1.1));
+    let output = job.run();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(EXIT_GATES.into()), "{told}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["gates"][2]["passed"], false, "{report}");
+    assert_eq!(report["digest"], passed["digest"]);
+    assert!(!job.adapter().is_empty());
 }

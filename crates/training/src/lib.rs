@@ -34,14 +34,15 @@ pub use checkpoint::{
 };
 pub use data::{BadRecord, DataError, Report, Source, read};
 pub use job::{
-    AdapterSpec, CheckpointSpec, DataSpec, EvalSpec, Job, JobError, Loss, Method, TrainingSpec,
+    AdapterSpec, CheckpointSpec, DataSpec, EvalSpec, GateBaseline, GateMetric, GateSpec, Job,
+    JobError, Loss, Method, TrainingSpec,
 };
 pub use layout::{LayoutError, Lora, Targets, adapter, first_values, of_adapter, parameters};
 pub use learner::{
     Batch, Dropout, LearnError, Learner, Parameters, Part, PartValues, Policy, Score, Segment,
 };
 pub use optimiser::{AdamW, Moments, clip, norm};
-pub use prepare::{PrepareError, Prepared, PublishError, prepare};
+pub use prepare::{PrepareError, Prepared, PublishError, prepare, samples_at};
 pub use random::philox;
 pub use render::{Renderer, RendererError};
 pub use rows::Rows;

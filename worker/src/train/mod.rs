@@ -8,12 +8,13 @@ mod teller;
 use std::{io::IsTerminal, process::ExitCode, thread};
 
 use anyhow::Context;
+use hyprstream_contract::training::Verdict;
 use hyprstream_cpu::{CpuLearner, LearnOptions};
-use hyprstream_training::{Control, Job, Outcome, Prepared, Report, Subset, prepare};
+use hyprstream_training::{Control, Job, Learner, Outcome, Prepared, Report, Subset, prepare};
 use serde_json::json;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use self::teller::Teller;
+use self::{gates::Judging, teller::Teller};
 use crate::{Kernels, serve::signals};
 
 pub use args::TrainArgs;
@@ -24,11 +25,15 @@ pub use pod::PodArgs;
 pub const EXIT_SUSPENDED: u8 = 75;
 /// How it ends when the job, the model or the data are wrong: the same command fails again.
 pub const EXIT_REFUSED: u8 = 2;
+/// How it ends when the adapter is written, but does not show what the job's gates ask for.
+pub const EXIT_GATES: u8 = 3;
 
 /// How a job ended.
 enum End {
     /// The adapter is written.
     Complete,
+    /// It is, but a gate is not passed.
+    Failed,
     /// A signal ended it; the last checkpoint is whole.
     Suspended,
 }
@@ -47,6 +52,7 @@ pub fn run(args: &TrainArgs) -> ExitCode {
     };
     match train(args, &job, &prepared) {
         Ok(End::Complete) => ExitCode::SUCCESS,
+        Ok(End::Failed) => ExitCode::from(EXIT_GATES),
         Ok(End::Suspended) => ExitCode::from(EXIT_SUSPENDED),
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -81,12 +87,13 @@ fn learn_options(args: &TrainArgs) -> LearnOptions {
 fn train(args: &TrainArgs, job: &Job, prepared: &Prepared) -> anyhow::Result<End> {
     tell(prepared);
     let options = learn_options(args);
-    let mut learner = CpuLearner::load(&job.model, prepared.parameters.clone(), &options)
-        .context("the model cannot be trained here")?;
+    let learner = CpuLearner::load(&job.model, prepared.parameters.clone(), &options);
+    let mut learner: Box<dyn Learner> =
+        Box::new(learner.context("the model cannot be trained here")?);
     let control = Control::default();
     end_by_signal(control.clone())?;
     let mut teller = Teller::new(std::io::stderr().is_terminal());
-    let outcome = prepared.train(&mut learner, &mut teller, &control);
+    let outcome = prepared.train(learner.as_mut(), &mut teller, &control);
     teller.finish();
     let finished = match outcome? {
         Outcome::Complete(finished) => finished,
@@ -109,6 +116,29 @@ fn train(args: &TrainArgs, job: &Job, prepared: &Prepared) -> anyhow::Result<End
         skipped = finished.cursor.skipped,
         "the adapter is written"
     );
+    let verdicts = if job.gates.is_empty() {
+        Vec::new()
+    } else {
+        let name = job.output.file_name().unwrap_or_default();
+        let judged = gates::judge(Judging {
+            job,
+            prepared,
+            gates: &gates::gates_of(job),
+            name: &name.to_string_lossy(),
+            learner,
+            values: &finished.values,
+            adapter: &job.output.join("adapter"),
+            args,
+            control: &control,
+            tell: &|how_far| debug!(how_far, "judges"),
+        });
+        let Ok(verdicts) = judged else {
+            warn!("ended before all gates were measured: the same command measures them anew");
+            return Ok(End::Suspended);
+        };
+        verdicts
+    };
+    tell_verdicts(&verdicts);
     if args.json {
         let best = finished
             .cursor
@@ -125,12 +155,31 @@ fn train(args: &TrainArgs, job: &Job, prepared: &Prepared) -> anyhow::Result<End
             "best": best,
             "loss": teller.loss(),
             "data": prepared.report,
+            "gates": verdicts,
         });
         println!("{report}");
     } else {
         println!("{path}\n{digest}");
+        for verdict in &verdicts {
+            println!("{}", verdict.message);
+        }
     }
-    Ok(End::Complete)
+    Ok(if verdicts.iter().all(|verdict| verdict.passed) {
+        End::Complete
+    } else {
+        End::Failed
+    })
+}
+
+fn tell_verdicts(verdicts: &[Verdict]) {
+    for verdict in verdicts {
+        let message = verdict.message.as_str();
+        if verdict.passed {
+            info!(message, "a gate is passed");
+        } else {
+            warn!(message, "a gate is not passed");
+        }
+    }
 }
 
 /// Says what the run is about, and what of the data it leaves out.

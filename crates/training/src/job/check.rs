@@ -74,7 +74,11 @@ impl Job {
         at_least("training.maxBadSteps", training.max_bad_steps as usize, 1)?;
         at_least("checkpoints.every", self.checkpoints.every as usize, 1)?;
         at_least("checkpoints.keep", self.checkpoints.keep, 1)?;
-        self.eval.as_ref().map_or(Ok(()), EvalSpec::check)
+        self.eval.as_ref().map_or(Ok(()), EvalSpec::check)?;
+        let holds_back = self.eval.is_some();
+        self.gates
+            .iter()
+            .try_for_each(|gate| gate.check(holds_back))
     }
 }
 

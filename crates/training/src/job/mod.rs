@@ -1,6 +1,7 @@
 //! What a job file says.
 
 mod check;
+mod gate;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use check::JobError;
+pub use gate::{GateBaseline, GateMetric, GateSpec};
 
 use crate::{layout::Targets, optimiser::AdamW, schedule::Decay};
 
@@ -44,6 +46,9 @@ pub struct Job {
     /// What is kept of it while it learns.
     #[serde(default)]
     pub checkpoints: CheckpointSpec,
+    /// What the finished adapter must show; nothing unless asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<GateSpec>,
     /// What the order of samples, the first values and dropout follow from; 0.
     #[serde(default)]
     pub seed: u64,

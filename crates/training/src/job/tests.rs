@@ -21,7 +21,9 @@ fn a_job_is_read_back_as_it_was_written_in_both_languages() {
     let text = format!(
         "{LEAST}method: dpo\nbeta: 0.2\nadapter: {{rank: 8, targets: [q_proj, v_proj], rsLora: true}}\n\
          training: {{steps: 10, decay: linear, optimiser: {{weightDecay: 0.1}}}}\n\
-         eval: {{fraction: 0.1, every: 5, keepBest: true}}\nseed: 7\n"
+         eval: {{fraction: 0.1, every: 5, keepBest: true}}\nseed: 7\n\
+         gates: [{{metric: evalLoss, max: 0, baseline: lastKnownGood}}, \
+         {{metric: jsonSchema, min: 0.5, path: p, schema: {{type: object}}}}]\n"
     );
     let job = Job::parse(&text).unwrap();
     assert_eq!(
@@ -58,6 +60,17 @@ fn what_cannot_be_is_refused_with_its_field() {
         ("eval: {fraction: 1.0}", "eval.fraction"),
         ("eval: {records: 0}", "eval.records"),
         ("checkpoints: {keep: 0}", "checkpoints.keep"),
+        ("gates: [{metric: stopRate, min: 1}]", "gates"),
+        ("gates: [{metric: stopRate, path: p}]", "gates"),
+        ("gates: [{metric: stopRate, min: .inf, path: p}]", "gates"),
+        (
+            "gates: [{metric: stopRate, min: 1, path: p, maxTokens: 0}]",
+            "gates",
+        ),
+        (
+            "gates: [{metric: stopRate, min: 1, path: p, schema: {}}]",
+            "gates",
+        ),
     ] {
         match Job::parse(&format!("{LEAST}{more}\n")) {
             Err(JobError::Field { field: found, why }) => {
@@ -76,6 +89,7 @@ fn a_field_that_is_not_known_is_refused_by_name() {
         "training: {learning_rate: 1}",
         "data2: x",
         "method: kto",
+        "gates: [{metric: servingParity, max: 1}]",
         "training: {optimiser: {momentum: 1}}",
         "adapter: {targets: all}",
     ] {

@@ -18,7 +18,7 @@ use hyprstream_models::{
 use crate::{
     checkpoint::{CheckpointError, Checkpoints, Written},
     data::{self, DataError, Report, Source},
-    job::{EvalSpec, Job, JobError},
+    job::{EvalSpec, Job, JobError, Loss, Method},
     layout::{self, LayoutError, Lora},
     learner::{Learner, Parameters},
     render::{Renderer, RendererError},
@@ -284,6 +284,27 @@ impl Prepared {
     pub fn set_base(&mut self, base: BaseName) {
         self.base = base;
     }
+}
+
+/// The samples of other data than the job's, in one of its forms: rendered for its model by its rules,
+/// but that these tokens count. Records that are bad are counted in the report, and refuse nothing.
+///
+/// # Errors
+/// [`PrepareError`]: also when no sample is left.
+pub fn samples_at(
+    job: &Job,
+    path: &Path,
+    method: Method,
+    loss: Loss,
+) -> Result<(Subset, Report), PrepareError> {
+    let (config, _) = DecoderConfig::read(&job.model)?;
+    let files = ModelFiles::load(&job.model)?;
+    let mut job = job.clone();
+    job.method = method;
+    job.data.loss = loss;
+    job.data.max_bad = 1.0;
+    let (samples, report) = samples(&job, &config, &files, path)?;
+    Ok((Subset::all(Arc::new(samples)), report))
 }
 
 /// The numbers of a job.

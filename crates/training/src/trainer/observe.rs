@@ -139,6 +139,12 @@ impl Control {
         self.0.fetch_max(2, Ordering::Relaxed);
     }
 
+    /// Whether somebody wishes an end, for now or for good.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.wish().is_some()
+    }
+
     pub(super) fn wish(&self) -> Option<Wish> {
         match self.0.load(Ordering::Relaxed) {
             0 => None,
