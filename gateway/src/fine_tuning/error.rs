@@ -173,7 +173,7 @@ impl IntoResponse for FineTuningError {
                 warn!(
                     error = &self as &dyn std::error::Error,
                     "a request of the fine-tuning API failed"
-                )
+                );
             }
             _ => debug!(error = %self, "a request of the fine-tuning API is refused"),
         }

@@ -174,7 +174,7 @@ struct Actions {
 
 #[derive(Deserialize)]
 struct Action {
-    href: Url,
+    href: String,
     #[serde(default)]
     header: BTreeMap<String, String>,
 }
@@ -242,14 +242,7 @@ impl Registry {
     ) -> Result<Vec<Branch>, RegistryError> {
         let mut all: Vec<Branch> = Vec::new();
         loop {
-            let mut url = self.endpoint(&format!("{BRANCHES_PATH}/{repository}"));
-            let mut query = url.query_pairs_mut();
-            query.append_pair("prefix", prefix);
-            query.append_pair("limit", &PAGE.to_string());
-            if let Some(last) = all.last() {
-                query.append_pair("after", &last.name);
-            }
-            drop(query);
+            let url = self.some(repository, prefix, all.last());
             let Some(page) = self.page(url).await? else {
                 return Ok(all);
             };
@@ -309,21 +302,21 @@ impl Registry {
         let Some(upload) = offered.upload else {
             return Ok(());
         };
+        let place = self.place(&upload)?;
         let body = Body::wrap_stream(ReaderStream::with_capacity(file, 256 << 10));
-        let call = self.act(reqwest::Method::PUT, &upload)?;
-        let call = call
+        let call = with_headers(self.http.put(place.clone()), &upload)
             .header("content-type", "application/octet-stream")
             .header("content-length", object.size)
             .body(body);
-        good(self.send(call, &upload.href).await?, &upload.href).await?;
+        good(self.send(call, &place).await?, &place).await?;
         if let Some(verify) = offered.verify {
-            let call = self.act(reqwest::Method::POST, &verify)?;
+            let place = self.place(&verify)?;
             let body = serde_json::to_vec(object).expect("texts and numbers are JSON");
-            let call = call
+            let call = with_headers(self.http.post(place.clone()), &verify)
                 .header("content-type", LFS_TYPE)
                 .body(body)
                 .timeout(TIMEOUT);
-            good(self.send(call, &verify.href).await?, &verify.href).await?;
+            good(self.send(call, &place).await?, &place).await?;
         }
         Ok(())
     }
@@ -341,8 +334,9 @@ impl Registry {
                 why: "an object is offered without a place".to_owned(),
             });
         };
-        let call = self.act(reqwest::Method::GET, &download)?;
-        good(self.send(call, &download.href).await?, &download.href).await
+        let place = self.place(&download)?;
+        let call = with_headers(self.http.get(place.clone()), &download);
+        good(self.send(call, &place).await?, &place).await
     }
 
     /// Makes the repository, by a first commit on a branch of its own.
@@ -401,25 +395,21 @@ impl Registry {
         }
     }
 
-    /// The request that an action asks for. It goes nowhere but to the registry, since it carries
-    /// our token.
-    fn act(
-        &self,
-        method: reqwest::Method,
-        action: &Action,
-    ) -> Result<RequestBuilder, RegistryError> {
-        if action.href.origin() != self.url.origin() {
-            return Err(RegistryError::Unexpected {
-                url: action.href.clone(),
-                why: "the address is not the registry's".to_owned(),
-            });
+    /// Where an action leads: to the registry, and nowhere else, since it is shown our token.
+    fn place(&self, action: &Action) -> Result<Url, RegistryError> {
+        let unexpected = |why: &str| RegistryError::Unexpected {
+            url: self.url.clone(),
+            why: format!("{why}: {}", short(&action.href)),
+        };
+        let url: Url = action
+            .href
+            .parse()
+            .map_err(|_| unexpected("an action leads to no address"))?;
+        if url.origin() == self.url.origin() {
+            Ok(url)
+        } else {
+            Err(unexpected("an action leads elsewhere"))
         }
-        let call = self.http.request(method, action.href.clone());
-        let headers = action
-            .header
-            .iter()
-            .filter(|(name, _)| !name.eq_ignore_ascii_case("authorization"));
-        Ok(headers.fold(call, |call, (name, value)| call.header(name, value)))
     }
 
     async fn page(&self, url: Url) -> Result<Option<BranchPage>, RegistryError> {
@@ -429,6 +419,18 @@ impl Registry {
             return Ok(None);
         }
         read(good(response, &url).await?, &url).await.map(Some)
+    }
+
+    fn some(&self, repository: &str, prefix: &str, after: Option<&Branch>) -> Url {
+        let mut url = self.endpoint(&format!("{BRANCHES_PATH}/{repository}"));
+        let mut query = url.query_pairs_mut();
+        query.append_pair("prefix", prefix);
+        query.append_pair("limit", &PAGE.to_string());
+        if let Some(after) = after {
+            query.append_pair("after", &after.name);
+        }
+        drop(query);
+        url
     }
 
     fn one(&self, repository: &str, branch: &str) -> Url {
@@ -456,6 +458,15 @@ impl Registry {
             source,
         })
     }
+}
+
+/// The headers that an action asks for, but for the credentials, which are ours.
+fn with_headers(call: RequestBuilder, action: &Action) -> RequestBuilder {
+    let headers = action
+        .header
+        .iter()
+        .filter(|(name, _)| !name.eq_ignore_ascii_case("authorization"));
+    headers.fold(call, |call, (name, value)| call.header(name, value))
 }
 
 async fn good(response: Response, url: &Url) -> Result<Response, RegistryError> {

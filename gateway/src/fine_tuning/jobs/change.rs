@@ -6,7 +6,7 @@ use hyprstream_contract::label;
 use hyprstream_openai::fine_tuning::{Job, JobStatus};
 use k8s_openapi::jiff::Timestamp;
 use kube::{
-    Api, ResourceExt,
+    Api,
     api::{Patch, PatchParams},
 };
 use serde_json::{Value, json};
@@ -65,7 +65,7 @@ impl Change {
     }
 
     /// What changes of an object of this version.
-    fn patch(self, version: Option<String>) -> Value {
+    fn patch(self, version: Option<&str>) -> Value {
         let mut patch = json!({"metadata": {"resourceVersion": version}});
         patch["spec"]["suspend"] = json!(!matches!(self, Self::Resume));
         if matches!(self, Self::Cancel) {
@@ -94,7 +94,7 @@ async fn change(client: &Client, id: &str, change: Change) -> Result<Json<Job>, 
                 status: view::word(status),
             });
         }
-        let patch = change.patch(job.object.resource_version());
+        let patch = change.patch(job.object.metadata.resource_version.as_deref());
         match api
             .patch(id, &PatchParams::default(), &Patch::Merge(patch))
             .await

@@ -78,11 +78,8 @@ pub(in super::super) async fn create(
             if !matches!(&error, kube::Error::Api(status) if status.code < 500) {
                 return Err(error.into());
             }
-            let branch = data_branch(&name);
-            let removed = client
-                .api
-                .registry
-                .delete_branch(&client.repository(), &branch);
+            let (repository, branch) = (client.repository(), data_branch(&name));
+            let removed = client.api.registry.delete_branch(&repository, &branch);
             if let Err(error) = removed.await {
                 warn!(
                     error = &error as &dyn std::error::Error,

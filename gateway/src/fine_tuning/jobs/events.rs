@@ -6,6 +6,7 @@ use hyprstream_api::{TrainingJob, condition};
 use hyprstream_openai::fine_tuning::Event;
 use k8s_openapi::{
     api::core::v1::Event as ClusterEvent, apimachinery::pkg::apis::meta::v1::Condition,
+    jiff::Timestamp,
 };
 use kube::ResourceExt;
 
@@ -86,5 +87,5 @@ fn time(event: &ClusterEvent) -> i64 {
         .creation_timestamp
         .as_ref()
         .map(|time| time.0);
-    last.or(exact).or(made).map_or(0, |time| time.as_second())
+    last.or(exact).or(made).map_or(0, Timestamp::as_second)
 }

@@ -20,7 +20,7 @@ use axum::{
 use hyprstream_api::{Checked, TrainingJob};
 use hyprstream_contract::label;
 use hyprstream_openai::{
-    Page,
+    ApiError, Page,
     fine_tuning::{Checkpoint, Event, Job},
 };
 use kube::{Api, ResourceExt, api::ListParams};
@@ -67,8 +67,15 @@ pub(super) async fn list(
         .iter()
         .filter_map(|(name, value)| Some((metadata_key(name)?, value.as_str())))
         .collect();
-    // `metadata=null` asks for those without any.
-    let without = paging.others.get("metadata").is_some();
+    // As OpenAI has it.
+    let without = match paging.others.get("metadata").map(String::as_str) {
+        None => false,
+        Some("null") => true,
+        Some(_) => {
+            let why = "must be null, or metadata[KEY] a value";
+            return Err(ApiError::invalid("metadata", why).into());
+        }
+    };
     let jobs = jobs
         .iter()
         .filter(|job| {
@@ -181,10 +188,10 @@ fn ours(object: Checked<TrainingJob>, id: &str) -> Result<Ours, FineTuningError>
         id: id.to_owned(),
         why,
     };
-    let object = match object.get() {
-        Ok(object) => object.clone(),
-        Err(error) => return Err(unreadable(error.to_string())),
-    };
+    let object = object.into_inner().map_err(|bad| {
+        let why = bad.get().err().map(ToString::to_string);
+        unreadable(why.unwrap_or_default())
+    })?;
     let record = JobRecord::of_object(&object).map_err(unreadable)?;
     Ok(Ours { object, record })
 }
