@@ -5,7 +5,10 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Parser, Subcommand};
 use humantime::Duration;
 use hyprstream_contract::worker;
-use hyprstream_gateway::{Config, Network, fine_tuning::FineTuningConfig};
+use hyprstream_gateway::{
+    Config, Network,
+    fine_tuning::{FineTuningConfig, JobTemplate},
+};
 use hyprstream_telemetry::LogFormat;
 use url::Url;
 
@@ -146,6 +149,11 @@ pub(crate) struct FineTuningArgs {
     /// Time for a file to arrive.
     #[arg(long, env = "HYPRSTREAM_UPLOAD_TIMEOUT", default_value = "15m")]
     upload_timeout: Duration,
+    /// Fields of the spec of all TrainingJobs that are made for clients, as JSON: device, dtype,
+    /// resources, nodeSelector, tolerations, runtimeClassName, activeDeadlineSeconds,
+    /// ttlSecondsAfterFinished, data, checkpoint and gates.
+    #[arg(long, env = "HYPRSTREAM_FINE_TUNING_JOBS", default_value = "{}")]
+    fine_tuning_jobs: JobTemplate,
 }
 
 impl FineTuningArgs {
@@ -156,6 +164,7 @@ impl FineTuningArgs {
             max_spooled_bytes: self.max_spooled_bytes,
             spool: self.spool_dir.clone().unwrap_or(default.spool),
             upload_timeout: self.upload_timeout.into(),
+            jobs: self.fine_tuning_jobs.clone(),
         }
     }
 }

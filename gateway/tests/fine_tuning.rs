@@ -26,7 +26,7 @@ const JOBS: &str = "/v1/fine_tuning/jobs";
 struct Stage {
     gateway: Running,
     fakes: Fakes,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Stage {
@@ -56,7 +56,7 @@ impl Stage {
         Self {
             gateway,
             fakes,
-            _folder: folder,
+            folder,
         }
     }
 
@@ -136,6 +136,8 @@ async fn without_keys_the_paths_say_what_to_set_and_with_them_nobody_is_anonymou
         .await
         .error();
     assert_eq!((status, code.as_str()), (405, "method_not_allowed"));
+    let counted = stage.gateway.metric("requests_total");
+    assert_eq!(counted, 7, "all of these are counted");
     let models = stage.gateway.get("/v1/models").await;
     assert_eq!(models.status, 200, "other paths need no key");
 }
@@ -528,7 +530,7 @@ async fn events_and_checkpoints_are_what_the_cluster_says() {
 #[tokio::test]
 async fn a_registry_that_is_down_is_no_fault_of_the_client() {
     let stage = Stage::start().await;
-    std::fs::remove_file(stage._folder.path().join("token")).unwrap();
+    std::fs::remove_file(stage.folder.path().join("token")).unwrap();
     let answer = stage.ask(KEY, "GET", "/v1/files", Value::Null).await;
     let (status, code, message) = answer.error();
     assert_eq!((status, code.as_str()), (503, "registry_unavailable"));

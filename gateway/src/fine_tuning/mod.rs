@@ -23,17 +23,21 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::DefaultBodyLimit,
+    extract::{DefaultBodyLimit, Request, State as Extracted},
+    middleware::{self, Next},
+    response::Response,
     routing::{get, post},
 };
+use hyprstream_contract::header::REQUEST_ID;
 use parking_lot::RwLock;
 
 pub(crate) use client::Shared;
 pub use error::FineTuningError;
+pub use jobs::JobTemplate;
 pub use keys::ClientKeys;
 pub use registry::{Registry, RegistryError};
 
-use crate::budget::Budget;
+use crate::{budget::Budget, headers};
 
 /// Name of the repository of a namespace's files.
 pub const REPOSITORY: &str = "openai-files";
@@ -49,6 +53,8 @@ pub struct FineTuningConfig {
     pub spool: PathBuf,
     /// Time for a file to arrive.
     pub upload_timeout: Duration,
+    /// What is the same of all jobs.
+    pub jobs: JobTemplate,
 }
 
 impl Default for FineTuningConfig {
@@ -58,6 +64,7 @@ impl Default for FineTuningConfig {
             max_spooled_bytes: 2 << 30,
             spool: std::env::temp_dir(),
             upload_timeout: Duration::from_mins(15),
+            jobs: JobTemplate::default(),
         }
     }
 }
@@ -123,5 +130,18 @@ pub(crate) fn router(shared: Shared) -> Router {
         )
         // Handlers have limits of their own.
         .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn_with_state(shared.clone(), observe))
         .with_state(shared)
+}
+
+/// Counts requests as those that name no Model, and tells each its id.
+async fn observe(Extracted(shared): Extracted<Shared>, request: Request, next: Next) -> Response {
+    let id = headers::request_id(request.headers());
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(REQUEST_ID, id);
+    let requests = &shared.state.metrics.requests;
+    requests
+        .with_label_values(&["", response.status().as_str()])
+        .inc();
+    response
 }

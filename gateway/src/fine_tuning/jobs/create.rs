@@ -63,6 +63,7 @@ pub(in super::super) async fn create(
             .seed
             .unwrap_or_else(|| fastrand::i64(0..MAX_DRAWN_SEED)),
         data: &data,
+        template: &client.api.config.jobs,
     };
     let api: Api<TrainingJob> = api(&client);
     match api

@@ -6,6 +6,7 @@ mod create;
 mod events;
 mod record;
 mod spec;
+mod template;
 mod view;
 
 use std::{
@@ -26,6 +27,7 @@ use hyprstream_openai::{
 use kube::{Api, ResourceExt, api::ListParams};
 use tracing::warn;
 
+pub use self::template::JobTemplate;
 pub(super) use self::{
     change::{cancel, pause, resume},
     create::create,

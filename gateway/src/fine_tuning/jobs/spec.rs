@@ -10,7 +10,7 @@ use hyprstream_api::{
 use hyprstream_contract::{CommitId, label, registry};
 use hyprstream_openai::fine_tuning::{Method, Objective};
 
-use super::{super::REPOSITORY, record::JobRecord};
+use super::{super::REPOSITORY, record::JobRecord, template::JobTemplate};
 
 /// Path of what is learnt from in a job's commit.
 pub(super) const TRAIN: &str = "train.jsonl";
@@ -36,6 +36,8 @@ pub(super) struct Plan<'a> {
     pub(super) seed: i64,
     /// The commit with its data.
     pub(super) data: &'a CommitId,
+    /// What is the same of all jobs.
+    pub(super) template: &'a JobTemplate,
 }
 
 /// The branch with a job's data.
@@ -46,7 +48,7 @@ pub(super) fn data_branch(name: &str) -> String {
 impl Plan<'_> {
     /// The TrainingJob.
     pub(super) fn training_job(&self) -> TrainingJob {
-        let spec = TrainingJobSpec {
+        let mut spec = TrainingJobSpec {
             model_ref: TrainingModelRef {
                 name: self.model.to_owned(),
                 reference: None,
@@ -96,6 +98,7 @@ impl Plan<'_> {
             active_deadline_seconds: None,
             ttl_seconds_after_finished: None,
         };
+        self.template.apply(&mut spec);
         let mut job = TrainingJob::new(self.name, spec);
         job.metadata.namespace = Some(self.namespace.to_owned());
         job.metadata.labels = Some([(label::FINE_TUNING.to_owned(), "true".to_owned())].into());
@@ -187,6 +190,7 @@ mod tests {
             model: "m",
             seed: 7,
             data: &data,
+            template: &r#"{"device": "cuda"}"#.parse().unwrap(),
         };
         let job = plan.training_job();
         assert_eq!(JobRecord::of_object(&job), Ok(record));
@@ -207,6 +211,7 @@ mod tests {
             json!({"hyprstream.io/fine-tuning": "true"})
         );
         assert_eq!(spec["modelRef"], json!({"name": "m"}));
+        assert_eq!(spec["device"], "cuda", "as whoever runs the cluster says");
         assert_eq!(
             spec["dataset"],
             json!({"url": "hyprstream://team-a/openai-files", "path": "train.jsonl",
