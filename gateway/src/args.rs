@@ -5,8 +5,12 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Parser, Subcommand};
 use humantime::Duration;
 use hyprstream_contract::worker;
-use hyprstream_gateway::{Config, Network};
+use hyprstream_gateway::{
+    Config, Network,
+    fine_tuning::{FineTuningConfig, JobTemplate},
+};
 use hyprstream_telemetry::LogFormat;
+use url::Url;
 
 /// The cluster's one OpenAI endpoint: routes requests to the workers of Models.
 #[derive(Debug, Parser)]
@@ -100,9 +104,69 @@ pub(crate) struct ServeArgs {
     /// are asked without a key.
     #[arg(long, env = "HYPRSTREAM_WORKER_MASTER_KEY_FILE")]
     pub(crate) worker_master_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) fine_tuning: FineTuningArgs,
     /// Time for requests in flight to end after SIGTERM, those that wait for a Model included.
     #[arg(long, env = "HYPRSTREAM_DRAIN_TIMEOUT", default_value = "300s")]
     drain_timeout: Duration,
+}
+
+/// Options of the fine-tuning API, which is off without the first.
+#[derive(Debug, clap::Args)]
+pub(crate) struct FineTuningArgs {
+    /// Folder with the keys of clients that may upload files and fine-tune: a file for each
+    /// namespace, called like it, with a key of at least 32 characters in each line. Read again
+    /// when it changes.
+    #[arg(
+        long,
+        env = "HYPRSTREAM_FINE_TUNING_KEYS_DIR",
+        requires_all = ["registry_url", "registry_token_file"]
+    )]
+    pub(crate) fine_tuning_keys_dir: Option<PathBuf>,
+    /// Where the registry answers, which keeps the files: http://HOST[:PORT].
+    #[arg(
+        long,
+        env = "HYPRSTREAM_REGISTRY_URL",
+        requires = "fine_tuning_keys_dir"
+    )]
+    pub(crate) registry_url: Option<Url>,
+    /// File with a token of this gateway's service account for the registry. Read for every call.
+    #[arg(
+        long,
+        env = "HYPRSTREAM_REGISTRY_TOKEN_FILE",
+        requires = "fine_tuning_keys_dir"
+    )]
+    pub(crate) registry_token_file: Option<PathBuf>,
+    /// Largest file in bytes; larger ones get 413.
+    #[arg(long, env = "HYPRSTREAM_MAX_FILE_BYTES", default_value_t = 512 << 20)]
+    max_file_bytes: u64,
+    /// Most bytes of files that are on their way to the registry; files beyond get 503.
+    #[arg(long, env = "HYPRSTREAM_MAX_SPOOLED_BYTES", default_value_t = 2 << 30)]
+    max_spooled_bytes: usize,
+    /// Folder in which they lie meanwhile. Without it, the one for temporary files.
+    #[arg(long, env = "HYPRSTREAM_SPOOL_DIR")]
+    spool_dir: Option<PathBuf>,
+    /// Time for a file to arrive.
+    #[arg(long, env = "HYPRSTREAM_UPLOAD_TIMEOUT", default_value = "15m")]
+    upload_timeout: Duration,
+    /// Fields of the spec of all TrainingJobs that are made for clients, as JSON: device, dtype,
+    /// resources, nodeSelector, tolerations, runtimeClassName, activeDeadlineSeconds,
+    /// ttlSecondsAfterFinished, data, checkpoint and gates.
+    #[arg(long, env = "HYPRSTREAM_FINE_TUNING_JOBS", default_value = "{}")]
+    fine_tuning_jobs: JobTemplate,
+}
+
+impl FineTuningArgs {
+    pub(crate) fn config(&self) -> FineTuningConfig {
+        let default = FineTuningConfig::default();
+        FineTuningConfig {
+            max_file_bytes: self.max_file_bytes,
+            max_spooled_bytes: self.max_spooled_bytes,
+            spool: self.spool_dir.clone().unwrap_or(default.spool),
+            upload_timeout: self.upload_timeout.into(),
+            jobs: self.fine_tuning_jobs.clone(),
+        }
+    }
 }
 
 impl ServeArgs {
@@ -144,6 +208,22 @@ mod tests {
         let args = Args::try_parse_from(["gateway"]).unwrap();
         let ours = format!("{:?}", args.serve.config());
         assert_eq!(ours, format!("{:?}", Config::default()));
+        let ours = format!("{:?}", args.serve.fine_tuning.config());
+        assert_eq!(ours, format!("{:?}", FineTuningConfig::default()));
+    }
+
+    #[test]
+    fn keys_of_clients_need_a_registry() {
+        let parse = |flags: &[&str]| {
+            let flags = ["gateway"].iter().chain(flags).copied();
+            Args::try_parse_from(flags)
+        };
+        let keys = "--fine-tuning-keys-dir=/keys";
+        let registry = ["--registry-url=http://r", "--registry-token-file=/token"];
+        assert!(parse(&[keys]).is_err());
+        assert!(parse(&registry).is_err());
+        let args = parse(&[keys, registry[0], registry[1]]).unwrap();
+        assert!(args.serve.fine_tuning.fine_tuning_keys_dir.is_some());
     }
 
     #[test]

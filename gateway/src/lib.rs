@@ -9,7 +9,7 @@
 //!              └─ limits, shares of them, timeouts, drain
 //! ```
 //!
-//! Only [`watch`] knows Kubernetes. Everything else works on a [`table::Table`], so that tests
+//! Only [`watch`] and [`fine_tuning`] know Kubernetes. Everything else works on a [`table::Table`], so that tests
 //! and other sources of endpoints need no cluster.
 
 mod budget;
@@ -17,6 +17,7 @@ pub mod check;
 pub mod config;
 pub mod endpoint;
 mod error;
+pub mod fine_tuning;
 mod forward;
 mod headers;
 pub mod keys;

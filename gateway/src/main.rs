@@ -6,7 +6,14 @@ use std::{num::NonZeroUsize, process::ExitCode, sync::Arc, thread::available_par
 
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
-use hyprstream_gateway::{Gateway, Metrics, check, keys::KeyFile, rlimit, table::Table, watch};
+use hyprstream_gateway::{
+    Gateway, Metrics, check,
+    fine_tuning::{self, ClientKeys, FineTuning, Registry},
+    keys::KeyFile,
+    rlimit,
+    table::Table,
+    watch,
+};
 use hyprstream_telemetry::{AdminServer, init_logs};
 use tokio::{
     net::TcpListener,
@@ -16,7 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::args::{Args, Command, ServeArgs};
+use crate::args::{Args, Command, FineTuningArgs, ServeArgs};
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -61,7 +68,13 @@ async fn serve(args: ServeArgs) -> Result<()> {
     let registry = prometheus::Registry::new();
     let metrics = Metrics::new(&registry).context("make the metrics")?;
     let (sender, tables) = channel::channel(Arc::new(Table::default()));
-    let gateway = Gateway::new(args.config(), tables, metrics.clone());
+    let client = kube::Client::try_default()
+        .await
+        .context("find the API server")?;
+    let mut gateway = Gateway::new(args.config(), tables, metrics.clone());
+    if let Some(api) = fine_tuning_api(&args.fine_tuning, client.clone()).await? {
+        gateway = gateway.with_fine_tuning(api);
+    }
 
     if let Some(path) = &args.worker_master_key_file {
         let file = KeyFile::open(path, &gateway).await?;
@@ -83,9 +96,6 @@ async fn serve(args: ServeArgs) -> Result<()> {
     // The admin server outlives the drain, so that its metrics can be read to the end.
     let admin = tokio::spawn(admin.run(admin_listener, std::future::pending()));
 
-    let client = kube::Client::try_default()
-        .await
-        .context("find the API server")?;
     let namespaces = args.watch_namespaces;
     let watching =
         tokio::spawn(async move { watch::run(client, &namespaces, sender, metrics).await });
@@ -96,6 +106,32 @@ async fn serve(args: ServeArgs) -> Result<()> {
     };
     info!(connections_cut = cut, "stopped");
     Ok(())
+}
+
+/// The fine-tuning API, if there are keys for it.
+async fn fine_tuning_api(
+    args: &FineTuningArgs,
+    client: kube::Client,
+) -> Result<Option<Arc<FineTuning>>> {
+    let FineTuningArgs {
+        fine_tuning_keys_dir: Some(folder),
+        registry_url: Some(url),
+        registry_token_file: Some(token),
+        ..
+    } = args
+    else {
+        return Ok(None);
+    };
+    let keys = ClientKeys::read(folder)
+        .await
+        .context("read the keys of clients")?;
+    if keys.is_empty() {
+        warn!("there is no key yet: nobody can upload files or fine-tune");
+    }
+    let registry = Registry::new(url.clone(), token.clone()).context("reach the registry")?;
+    let api = Arc::new(FineTuning::new(args.config(), registry, client, keys));
+    tokio::spawn(fine_tuning::keys::follow(folder.clone(), Arc::clone(&api)));
+    Ok(Some(api))
 }
 
 /// Cancelled on SIGTERM or SIGINT.

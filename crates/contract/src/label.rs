@@ -14,3 +14,8 @@ pub const MODEL_UID: &str = "hyprstream.io/model-uid";
 pub const COMMIT: &str = "hyprstream.io/commit";
 /// Annotation on a Model: any new value asks for a reconciliation at once.
 pub const RECONCILE_AT: &str = "hyprstream.io/reconcile-at";
+
+/// Label on a TrainingJob that was made through the OpenAI API; its value is `true`.
+pub const FINE_TUNING: &str = "hyprstream.io/fine-tuning";
+/// Annotation on such a TrainingJob: when it was cancelled, as RFC 3339. It is never run again.
+pub const CANCELLED_AT: &str = "hyprstream.io/cancelled-at";

@@ -81,6 +81,16 @@ impl State {
         }
     }
 
+    /// A place for a request that is about a namespace and no Model, held until it is dropped.
+    pub(crate) fn place(&self, namespace: &str) -> Result<Share, GatewayError> {
+        // No Model has an empty name.
+        let owner = ModelKey::new(namespace, "");
+        self.requests.take_for(&owner, 1).map_err(|why| match why {
+            Exhausted::Whole => GatewayError::Overloaded(REQUESTS),
+            Exhausted::Share => GatewayError::Contended(REQUESTS),
+        })
+    }
+
     /// A place for a request that waits for a worker.
     pub(super) fn hold(&self, model: &ModelKey) -> Result<Share, GatewayError> {
         self.held.take_for(model, 1).map_err(|why| match why {

@@ -27,6 +27,7 @@ use tracing::{debug, info, warn};
 use self::guarded::{Busy, Guarded, Limits, Phase};
 use crate::{
     Config, Metrics,
+    fine_tuning::FineTuning,
     forward::{State, Visitor},
     table::Table,
 };
@@ -45,6 +46,7 @@ const LAST_CALL: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub struct Gateway {
     state: Arc<State>,
+    fine_tuning: Option<Arc<FineTuning>>,
 }
 
 impl Gateway {
@@ -52,6 +54,16 @@ impl Gateway {
     pub fn new(config: Config, tables: watch::Receiver<Arc<Table>>, metrics: Metrics) -> Self {
         Self {
             state: Arc::new(State::new(config, tables, metrics)),
+            fine_tuning: None,
+        }
+    }
+
+    /// The same with the fine-tuning API.
+    #[must_use]
+    pub fn with_fine_tuning(self, api: Arc<FineTuning>) -> Self {
+        Self {
+            fine_tuning: Some(api),
+            ..self
         }
     }
 
@@ -77,7 +89,7 @@ impl Gateway {
     ) -> io::Result<usize> {
         let config = &self.state.config;
         let slots = Arc::new(Semaphore::new(config.max_connections));
-        let router = routes::router(Arc::clone(&self.state));
+        let router = routes::router(Arc::clone(&self.state), self.fine_tuning.clone());
         let graceful = GracefulShutdown::new();
         let cut = CancellationToken::new();
         // Dropped with this future, also when it is not run to its end.

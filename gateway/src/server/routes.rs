@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::{
     GatewayError,
+    fine_tuning::{self, FineTuning},
     forward::{State, forward},
     models,
 };
@@ -31,7 +32,11 @@ const FORWARDED: [&str; 8] = [
 ];
 
 /// All paths. Layers for keys and quotas belong around [`FORWARDED`].
-pub(super) fn router(state: Arc<State>) -> Router {
+pub(super) fn router(state: Arc<State>, api: Option<Arc<FineTuning>>) -> Router {
+    let fine_tuning = fine_tuning::router(fine_tuning::Shared {
+        state: Arc::clone(&state),
+        api,
+    });
     let mut forwarded = Router::new();
     for path in FORWARDED {
         forwarded = forwarded.route(path, post(forward));
@@ -43,9 +48,10 @@ pub(super) fn router(state: Arc<State>) -> Router {
         .route("/health", get(|| async { StatusCode::OK }))
         .route("/ready", get(ready))
         .route("/version", get(version))
+        .with_state(state)
+        .merge(fine_tuning)
         .fallback(no_route)
         .method_not_allowed_fallback(wrong_method)
-        .with_state(state)
 }
 
 async fn list(Shared(state): Shared<Arc<State>>) -> Result<Response, GatewayError> {

@@ -89,13 +89,22 @@ pub struct Running {
 
 impl Running {
     pub async fn start(config: Config, first: Table) -> Self {
+        Self::start_as(config, first, |gateway| gateway).await
+    }
+
+    /// The same with what `make` makes of the gateway.
+    pub async fn start_as(
+        config: Config,
+        first: Table,
+        make: impl FnOnce(Gateway) -> Gateway,
+    ) -> Self {
         let registry = prometheus::Registry::new();
         let metrics = Metrics::new(&registry).unwrap();
         let (tables, receiver) = watch::channel(Arc::new(first));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let gateway = Gateway::new(config, receiver, metrics);
+        let gateway = make(Gateway::new(config, receiver, metrics));
         let task = tokio::spawn(gateway.clone().run(listener, stopped.map(drop)));
         Self {
             address,
