@@ -18,11 +18,11 @@ impl Drop for Namespace {
             for arguments in [
                 &[
                     "get",
-                    "models,adapters,deployments,pods,pvc,events",
+                    "models,adapters,trainingjobs,jobs,deployments,pods,pvc,events",
                     "-o",
                     "wide",
                 ][..],
-                &["get", "models,adapters", "-o", "yaml"],
+                &["get", "models,adapters,trainingjobs", "-o", "yaml"],
             ] {
                 let all = [&["-n", self.name.as_str()], arguments].concat();
                 if let Ok(output) = self.cluster.try_kubectl(&all) {
@@ -76,5 +76,12 @@ impl Namespace {
     /// The Adapter of that name, whether or not it exists.
     pub fn adapter(&self, name: &str) -> Object {
         Object::new(&self.cluster, "adapter", &self.name, name)
+    }
+
+    /// A TrainingJob of this namespace that is applied from `spec` (YAML, indented by two).
+    pub fn apply_training_job(&self, name: &str, spec: &str) -> Result<Object> {
+        self.cluster
+            .apply(&self.manifest_of("TrainingJob", name, spec))?;
+        Ok(Object::new(&self.cluster, "trainingjob", &self.name, name))
     }
 }

@@ -1,4 +1,4 @@
-//! Models and Adapters, as kubectl shows them.
+//! Models, Adapters and TrainingJobs, as kubectl shows them.
 
 use std::{ops::Deref, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{Cluster, wait_until};
 #[derive(Clone, Debug)]
 pub struct Object {
     cluster: Cluster,
-    /// `model` or `adapter`.
+    /// `model`, `adapter` or `trainingjob`.
     kind: &'static str,
     /// Its namespace.
     pub namespace: String,

@@ -132,7 +132,8 @@ pub(crate) const FORMAT: &str = "--format=%(objectname) %(refname)";
 pub(crate) struct Refs {
     /// The branch.
     pub(crate) tip: Option<String>,
-    /// Commits that Models were given.
+    /// What needs the files of its own commit and of none before it: commits that Models were given,
+    /// and the tags `NAME/*` of a branch `train/NAME`.
     given: Vec<String>,
     /// All others.
     others: Vec<String>,
@@ -142,13 +143,17 @@ impl Refs {
     /// Reads what git says in [`FORMAT`].
     pub(crate) fn read(listed: &[u8], branch: &str) -> Self {
         let mut refs = Self::default();
+        let own_tags = branch
+            .strip_prefix("refs/heads/train/")
+            .map(|job| format!("refs/tags/{job}/"));
+        let is_own_tag = |name: &str| own_tags.as_ref().is_some_and(|own| name.starts_with(own));
         for line in String::from_utf8_lossy(listed).lines() {
             let Some((id, name)) = line.split_once(' ') else {
                 continue;
             };
             if name == branch {
                 refs.tip = Some(id.to_owned());
-            } else if name.starts_with("refs/hyprstream/commits/") {
+            } else if name.starts_with("refs/hyprstream/commits/") || is_own_tag(name) {
                 refs.given.push(id.to_owned());
             } else {
                 refs.others.push(id.to_owned());
@@ -293,10 +298,10 @@ mod tests {
     #[test]
     fn refs_are_those_of_the_branch_of_models_and_all_others() {
         let listed = b"1 refs/heads/train/a\n2 refs/heads/train/a/b\n3 refs/hyprstream/commits/3\n\
-                       4 refs/tags/v1\n";
+                       4 refs/tags/v1\n5 refs/tags/a/step-1\n6 refs/tags/b/step-1\n";
         let refs = Refs::read(listed, "refs/heads/train/a");
         assert_eq!(refs.tip.as_deref(), Some("1"));
-        assert_eq!(refs.given, ["3"]);
-        assert_eq!(refs.others, ["2", "4"]);
+        assert_eq!(refs.given, ["3", "5"]);
+        assert_eq!(refs.others, ["2", "4", "6"]);
     }
 }

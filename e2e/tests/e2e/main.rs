@@ -16,6 +16,7 @@ mod rights;
 mod rollout;
 mod serving;
 mod sharing;
+mod training;
 mod written;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

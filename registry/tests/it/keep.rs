@@ -160,6 +160,17 @@ fn whoever_asks_for_what_was_let_go_hears_that_it_was() {
 }
 
 #[test]
+fn a_jobs_own_tags_keep_their_own_checkpoint_and_none_before_it() {
+    let setup = Setup::new();
+    for (commit, tag) in [(3, "job-1/step-3"), (5, "job-1/step-5")] {
+        setup.push(&[&format!("{}:refs/tags/{tag}", setup.commits[commit])]);
+    }
+    let kept = setup.keep(&setup.job().token, "train/job-1", 1).json();
+    assert_eq!(kept["objects"], 3, "{kept}");
+    assert_eq!(setup.there(), [1, 4, 6]);
+}
+
+#[test]
 fn what_others_need_stays() {
     let setup = Setup::new();
     let source = upstream("hyprstream://team-a/m", "team-a", None);

@@ -1,5 +1,5 @@
 use hyprstream_api::{Model, TrainingJob};
-use hyprstream_contract::training::TrainingPod;
+use hyprstream_contract::{registry::Reference::Commit, training::TrainingPod};
 use serde_json::{Value, json};
 
 use super::*;
@@ -236,7 +236,6 @@ fn what_is_pinned_does_not_move() {
         repository: "ns/first".into(),
     };
     let plan = plan(&small()).pinned(Some(&inputs));
-    use hyprstream_contract::registry::Reference::Commit;
     assert_eq!(plan.model.reference, Commit(MODEL_COMMIT.parse().unwrap()));
     let dataset = plan.dataset_source().unwrap();
     assert_eq!(dataset.reference, Commit(DATA_COMMIT.parse().unwrap()));
