@@ -1,6 +1,6 @@
 //! Installs the chart.
 
-use std::{path::PathBuf, process::Command};
+use std::{fs::File, io::Read, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -21,6 +21,9 @@ pub(crate) const NAMESPACE: &str = "hyprstream-system";
 /// Secret with the registry's tokens, and the key of the one that may push anywhere.
 pub(crate) const KEYS: (&str, &str) = ("hyprstream-registry-keys", "admin-token");
 
+/// Secret with the key by which clients fine-tune in the namespace `default`, of the local cluster.
+pub(crate) const FINE_TUNING_KEYS: &str = "hyprstream-fine-tuning-keys";
+
 /// Values that fit the local cluster and the images just built.
 pub(crate) fn values(images: &ProjectImages, local: bool) -> Value {
     let mut values = json!({
@@ -37,6 +40,8 @@ pub(crate) fn values(images: &ProjectImages, local: bool) -> Value {
     values["operator"]["allowInsecureCredentials"] =
         json!([format!("hyprstream-registry.{NAMESPACE}.svc")]);
     if local {
+        values["gateway"]["fineTuning"] =
+            json!({"enabled": true, "existingSecret": FINE_TUNING_KEYS});
         values["ingress"] = json!({"enabled": true, "className": "contour"});
         // Its volume is a folder that every node sees. Unlike a disk, a folder is not taken away
         // from a node that is cut off: the registry there would hold it for ever.
@@ -73,6 +78,10 @@ pub(crate) fn install(
         write_atomically(&file, serde_yaml::to_string(values)?)?;
     }
     namespace(target)?;
+    let asks_for_keys = values.is_some_and(|values| values["gateway"].is_object());
+    if asks_for_keys {
+        fine_tuning_key(target)?;
+    }
     let mut helm = helm(cache, target);
     helm.args(["upgrade", "--install", RELEASE])
         .arg(checkout.join("charts/hyprstream"))
@@ -113,6 +122,29 @@ fn namespace(target: &Target) -> Result<()> {
         "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {NAMESPACE}\n  labels:\n    \
          pod-security.kubernetes.io/enforce: privileged\n"
     ))
+}
+
+/// Makes the key by which clients fine-tune, once.
+fn fine_tuning_key(target: &Target) -> Result<()> {
+    let mut get = target.kubectl();
+    get.args(["-n", NAMESPACE, "get", "secret", FINE_TUNING_KEYS])
+        .args(["--ignore-not-found", "-o", "name"]);
+    if !proc::output(&mut get)?.trim().is_empty() {
+        return Ok(());
+    }
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .context("cannot read /dev/urandom")?;
+    let key = format!("{:032x}", u128::from_ne_bytes(bytes));
+    target.apply(
+        &json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": FINE_TUNING_KEYS, "namespace": NAMESPACE},
+            "stringData": {"default": key},
+        })
+        .to_string(),
+    )
 }
 
 /// The registry's password for pushes.

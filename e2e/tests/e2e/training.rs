@@ -1,9 +1,9 @@
 //! TrainingJobs: from data to an adapter in a commit that serves.
 
-use std::{fs, time::Duration};
+use std::{env, fs, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use hyprstream_e2e::{Chat, Namespace, Object, Repository, run, wait_until};
+use hyprstream_e2e::{Chat, Cluster, Namespace, Object, Repository, run, wait_until};
 use serde_json::{Value, json};
 
 use crate::{PATIENCE, Tiny};
@@ -159,7 +159,7 @@ fn s18_data_in_git_becomes_an_adapter_in_a_commit_that_serves() -> Result<()> {
         &here.tiny.repository.remote,
         target,
     ])?;
-    let mut sum = std::process::Command::new("sha256sum");
+    let mut sum = Command::new("sha256sum");
     let sum = run(sum.arg(clone.join(path)))?;
     ensure!(sum.starts_with(text(&status, "/output/sha256")?), "{sum}");
     let config = fs::read_to_string(clone.join("adapters/00_sums.config.json"))?;
@@ -484,4 +484,43 @@ fn s18_a_jobs_token_opens_its_branch_and_nothing_else() -> Result<()> {
         "no line of {account}"
     );
     job.delete()
+}
+
+/// What a stock client in Python says that a script had of the fine-tuning API, on SmolLM2.
+fn by_client(script: &str) -> Result<Value> {
+    let cluster = Cluster::from_env()?;
+    let python = env::var("HYPRSTREAM_E2E_PYTHON").context("HYPRSTREAM_E2E_PYTHON is not set")?;
+    let key = cluster.kubectl(&[
+        "-n",
+        &cluster.system,
+        "get",
+        "secret",
+        "hyprstream-fine-tuning-keys",
+        "-o",
+        "go-template={{index .data \"default\" | base64decode}}",
+    ])?;
+    let ready = ["wait", "--for=condition=Ready", "model/smollm2", "--timeout=180s"];
+    cluster.kubectl(&ready)?;
+    let script = format!("{}/clients/{script}", env!("CARGO_MANIFEST_DIR"));
+    let base = format!("{}/v1", cluster.ingress);
+    let mut client = Command::new(python);
+    client.args([script.as_str(), &base, "smollm2", key.trim()]);
+    Ok(serde_json::from_str(&run(&mut client)?)?)
+}
+
+#[test]
+fn s18_the_openai_client_uploads_fine_tunes_and_is_refused_as_by_openai() -> Result<()> {
+    let seen = by_client("fine_tuning.py")?;
+    assert_eq!(seen["refusals"]["anonymous"]["status"], 401, "{seen}");
+    Ok(())
+}
+
+#[test]
+fn s18_the_openai_client_chats_with_what_it_fine_tuned() -> Result<()> {
+    let seen = by_client("fine_tuned.py")?;
+    let model = text(&seen, "/model")?;
+    ensure!(model.starts_with("smollm2+"), "{seen}");
+    ensure!(seen["tokens"].as_i64() > Some(0), "{seen}");
+    ensure!(!text(&seen, "/answer")?.is_empty(), "{seen}");
+    Ok(())
 }
