@@ -26,7 +26,9 @@ for values in "$chart"/ci/*-values.yaml; do
 done
 
 echo "== rights of the operator and of users on all kinds"
-helm template hyprstream "$chart" --namespace default > "$out/all.yaml"
+# The gateway has to do with TrainingJobs only for those who fine-tune through it.
+helm template hyprstream "$chart" --namespace default --set gateway.fineTuning.enabled=true \
+    --set gateway.fineTuning.existingSecret=keys > "$out/all.yaml"
 for crd in "$chart"/files/crds/*.yaml; do
     kind=$(basename "$crd" .hyprstream.io.yaml)
     for role in operator gateway models-view models-edit; do
