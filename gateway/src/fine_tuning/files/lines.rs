@@ -1,5 +1,7 @@
 //! Whether a file can be learnt from, line by line as it comes.
 
+use std::collections::HashMap;
+
 use serde::{
     Deserialize, Serialize,
     de::{IgnoredAny, MapAccess, Visitor},
@@ -119,6 +121,10 @@ impl Lines {
             return Err(LineError::Wrong { line, why });
         }
         let wrong = |why: String| LineError::Wrong { line, why };
+        // serde would take an array for a record, too, its members in order.
+        if matches!(text.trim_ascii_start(), [b'[', ..]) {
+            return Err(wrong("is an array and no JSON object".to_owned()));
+        }
         let read: Record = serde_json::from_slice(text).map_err(|error| {
             let why = error.to_string();
             let short: String = why.chars().take(200).collect();
@@ -146,6 +152,10 @@ struct Record {
 #[derive(Deserialize)]
 struct Input {
     messages: Vec<Message>,
+    /// What is flattened is read out of an object and never out of an array.
+    #[serde(flatten)]
+    #[allow(clippy::zero_sized_map_values, reason = "a set cannot be flattened")]
+    _others: HashMap<String, IgnoredAny>,
 }
 
 /// The role of a message. What else it must have, the trainer says, which knows the template.
@@ -269,7 +279,7 @@ mod tests {
         for (text, line, says) in [
             ("{\"messages\": [".to_owned(), 1, "EOF"),
             (format!("{CHAT}\nx"), 2, "expected value at column 1"),
-            (format!("{CHAT}\n[]"), 2, "messages"),
+            (format!("{CHAT}\n[]"), 2, "is an array"),
             (format!("{CHAT}\n\n{CHAT}"), 2, "is empty"),
             (format!("{CHAT}\n{PREFERENCE}"), 2, "another form"),
             ("{\"prompt\":\"a\"}".to_owned(), 1, "has no messages"),
@@ -281,6 +291,7 @@ mod tests {
                 1,
                 "assistant",
             ),
+            ("{\"input\":[[]]}".to_owned(), 1, "sequence"),
             ("{\"input\":{\"messages\":[]}}".to_owned(), 1, "needs all"),
         ] {
             let error = read(&text, 5).unwrap_err();
