@@ -82,7 +82,7 @@ async fn a_job_is_pinned_made_and_lets_go_of_its_volumes_when_it_ends() {
         assert_eq!(of_training(&world, resource).len(), 1, "{resource}");
     }
     let role = &of_training(&world, "rbac.authorization.k8s.io/v1/roles")[0];
-    assert_eq!(role["rules"][1]["resourceNames"], json!(["m/sql"]));
+    assert_eq!(role["rules"][1]["resourceNames"], json!(["m"]));
     let claim = &job["spec"]["template"]["spec"]["volumes"][0]["persistentVolumeClaim"];
     let claims = of_training(&world, CLAIMS);
     assert_eq!(claim["claimName"], claims[0]["metadata"]["name"]);

@@ -103,7 +103,7 @@ fn s18_data_in_git_becomes_an_adapter_in_a_commit_that_serves() -> Result<()> {
     let job = here.apply(
         "sums",
         "steps: 24, batchSize: 4, rank: 8, alpha: \"16\", learningRate: \"5e-3\", seed: 7",
-        "  eval: {records: 6, everySteps: 8}\n  checkpoint: {everySteps: 8, keep: 2}\n  gates:\n  \
+        "  resources: {storage: 64Mi}\n  eval: {records: 6, everySteps: 8}\n  checkpoint: {everySteps: 8, keep: 2}\n  gates:\n  \
          - {metric: EvalLoss, max: \"0\", baseline: Base}\n",
     )?;
     let status = wait_over(&job, "Complete", TRAINS)?;
@@ -191,9 +191,9 @@ fn s18_whatever_is_killed_the_adapter_has_the_same_bits() -> Result<()> {
     let apply = |name: &str| {
         here.apply(
             name,
-            "steps: 400, batchSize: 8, rank: 8, learningRate: \"1e-3\", dropout: \"0.1\"",
+            "steps: 300, batchSize: 64, rank: 8, learningRate: \"1e-3\", dropout: \"0.1\"",
             "  checkpoint: {everySteps: 20}\n  output: {onSuccess: PushBranch}\n  \
-             resources: {limits: {cpu: 500m}}\n  backoffLimit: 10\n",
+             resources: {limits: {cpu: 500m}, storage: 64Mi}\n  backoffLimit: 10\n",
         )
     };
     let calm = apply("calm")?;
@@ -256,7 +256,7 @@ fn s18_a_failed_gate_publishes_nothing_and_a_passed_one_is_merged_and_reverted()
     let refused = here.apply(
         "refused",
         method,
-        "  eval: {records: 4}\n  gates: [{metric: ExactMatch, min: \"0.99\", maxTokens: 8}]\n",
+        "  resources: {storage: 64Mi}\n  eval: {records: 4}\n  gates: [{metric: ExactMatch, min: \"0.99\", maxTokens: 8}]\n",
     )?;
     cluster.apply(&format!(
         "apiVersion: v1
@@ -279,7 +279,7 @@ subjects: [{{kind: ServiceAccount, name: merger, namespace: {namespace}}}]
     let merged = here.apply(
         "merged",
         method,
-        "  serviceAccountName: merger\n  output: {onSuccess: Merge, into: main}\n",
+        "  resources: {storage: 64Mi}\n  serviceAccountName: merger\n  output: {onSuccess: Merge, into: main}\n",
     )?;
     let status = wait_over(&refused, "Complete", TRAINS)?;
     refused.wait_condition("GatePassed", "False", None, PATIENCE)?;
@@ -328,9 +328,9 @@ fn s18_a_job_stops_goes_on_and_is_deleted_while_another_runs() -> Result<()> {
     let apply = |name: &str| {
         here.apply(
             name,
-            "steps: 300, batchSize: 8, rank: 4",
+            "steps: 200, batchSize: 64, rank: 4",
             "  checkpoint: {everySteps: 20}\n  output: {onSuccess: PushBranch}\n  \
-             resources: {limits: {cpu: 500m}}\n",
+             resources: {limits: {cpu: 500m}, storage: 64Mi}\n",
         )
     };
     let (job, other) = (apply("stops")?, apply("other")?);
@@ -350,11 +350,11 @@ fn s18_a_job_stops_goes_on_and_is_deleted_while_another_runs() -> Result<()> {
         Ok((left == 0).then_some(()))
     })?;
     let at = job.get()?["status"]["step"].as_i64();
-    ensure!(at < Some(300), "it was stopped before its end: {at:?}");
+    ensure!(at < Some(200), "it was stopped before its end: {at:?}");
     job.patch(r#"{"spec": {"suspend": false}}"#)?;
     other.delete()?;
     let status = wait_over(&job, "Complete", TRAINS)?;
-    assert_eq!(status["step"], 300, "{status}");
+    assert_eq!(status["step"], 200, "{status}");
     let mut left = String::new();
     wait_until(PATIENCE, || {
         let kinds = "jobs,pods,pvc,secrets,configmaps,serviceaccounts,roles,rolebindings";
@@ -397,7 +397,8 @@ fn s18_what_cannot_be_learnt_says_so() -> Result<()> {
         let spec = format!(
             "  modelRef: {{name: tiny}}\n  dataset: {{configMap: {{name: {name}}}, path: train.jsonl}}\n  \
              method: {{steps: 60, batchSize: 2, rank: 4, warmupRatio: \"0\", maxGradNorm: \"0\", \
-             schedule: Constant, learningRate: \"{rate}\"}}\n  backoffLimit: 0\n"
+             schedule: Constant, learningRate: \"{rate}\"}}\n  \
+             resources: {{storage: 32Mi}}\n  backoffLimit: 0\n"
         );
         jobs.push((here.namespace().apply_training_job(name, &spec)?, reason));
     }
@@ -424,7 +425,8 @@ fn s18_a_jobs_token_opens_its_branch_and_nothing_else() -> Result<()> {
     let job = here.apply(
         "own",
         "steps: 2000, batchSize: 8, rank: 4",
-        "  checkpoint: {everySteps: 1000}\n  output: {onSuccess: PushBranch}\n",
+        "  checkpoint: {everySteps: 1000}\n  output: {onSuccess: PushBranch}\n  \
+         resources: {storage: 64Mi}\n",
     )?;
     job.wait_condition("Running", "True", None, PATIENCE)?;
     let selector = "hyprstream.io/training-job=own";
@@ -499,7 +501,12 @@ fn by_client(script: &str) -> Result<Value> {
         "-o",
         "go-template={{index .data \"default\" | base64decode}}",
     ])?;
-    let ready = ["wait", "--for=condition=Ready", "model/smollm2", "--timeout=180s"];
+    let ready = [
+        "wait",
+        "--for=condition=Ready",
+        "model/smollm2",
+        "--timeout=180s",
+    ];
     cluster.kubectl(&ready)?;
     let script = format!("{}/clients/{script}", env!("CARGO_MANIFEST_DIR"));
     let base = format!("{}/v1", cluster.ingress);

@@ -253,7 +253,7 @@ impl Context {
             now: Timestamp::now(),
         };
         let mut after = status::status(&observed);
-        let published = self.publish(plan.as_ref().ok(), &mut after).await;
+        let published = self.publish(job, plan.as_ref().ok(), &mut after).await;
         let events = status::events(&before, &after);
         let written = self.statuses.write(job, &before, &after, &events).await;
         let outcome = match (&error, published, written) {
@@ -311,7 +311,7 @@ impl Context {
         self.stop(&uid);
         let mut after = before.clone();
         after.observed_generation = job.metadata.generation;
-        let published = self.publish(plan.as_ref(), &mut after).await;
+        let published = self.publish(job, plan.as_ref(), &mut after).await;
         let events = status::events(before, &after);
         let written = self.statuses.write(job, before, &after, &events).await;
         let now = Timestamp::now();
@@ -328,9 +328,17 @@ impl Context {
 
     /// Has what a job made served, if that is asked for and was not done. `false` if it is to be tried
     /// again.
-    async fn publish(&self, plan: Option<&Plan>, after: &mut TrainingJobStatus) -> bool {
+    async fn publish(
+        &self,
+        job: &TrainingJob,
+        plan: Option<&Plan>,
+        after: &mut TrainingJobStatus,
+    ) -> bool {
         let Some(plan) = plan else { return true };
-        let is_wanted = plan.spec.output.on_success == OnSuccess::CreateAdapter
+        // What was cancelled while it came to its end is served to nobody.
+        let is_cancelled = job.annotations().contains_key(label::CANCELLED_AT);
+        let is_wanted = !is_cancelled
+            && plan.spec.output.on_success == OnSuccess::CreateAdapter
             && after.is_true(COMPLETE)
             && after.is_true(GATE_PASSED)
             && !after.is_true(FAILED)

@@ -28,7 +28,6 @@ impl Account {
             verbs: vec![verb.to_owned()],
             ..PolicyRule::default()
         };
-        let own = rbac::job(&plan.repository, &plan.name);
         Self {
             account: ServiceAccount {
                 metadata: metadata(plan, &name),
@@ -39,7 +38,7 @@ impl Account {
                 metadata: metadata(plan, &name),
                 rules: Some(vec![
                     rule(rbac::RESOURCE, plan.repository.clone(), "get"),
-                    rule(rbac::TRAIN, own, "push"),
+                    rule(rbac::TRAIN, plan.repository.clone(), "push"),
                 ]),
             },
             binding: RoleBinding {

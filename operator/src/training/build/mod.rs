@@ -178,10 +178,11 @@ fn config_name(plan: &Plan) -> String {
     format!("{}-training", plan.name)
 }
 
-/// Name of the account as which the pod pushes.
+/// Name of the account as which the pod pushes: the job's own, since the registry gives an account
+/// that may train in a repository the branch of its own name.
 pub fn account_name(plan: &Plan) -> String {
-    let named = plan.spec.service_account_name.clone();
-    named.unwrap_or_else(|| format!("{}-training", plan.name))
+    let named = plan.spec.service_account_name.as_ref();
+    named.unwrap_or(&plan.name).clone()
 }
 
 /// Disk of a pod: as the spec says, or room for the checkpoints that are kept, two more that are
@@ -191,8 +192,8 @@ pub fn account_name(plan: &Plan) -> String {
 /// shapes that are served, and a checkpoint has three numbers of each (the value and AdamW's two
 /// means); a commit has it once more, in the store. Data is prepared into 4 bytes a token.
 fn capacity(plan: &Plan, model: &Mirrored) -> u64 {
-    const LEAST: u64 = 512 << 20;
-    const DATA: u64 = 512 << 20;
+    const LEAST: u64 = 128 << 20;
+    const DATA: u64 = 128 << 20;
     if let Some(bytes) = plan
         .spec
         .resources

@@ -196,6 +196,10 @@ fn place(observed: &Observed<'_>, words: Option<&LastWords>, source: &State) -> 
             ),
         };
     }
+    if source.status == "True" {
+        let message = "its pod is about to be made".to_owned();
+        return Place::Pending(reason::PENDING.to_owned(), message);
+    }
     Place::Pending(source.reason.clone(), source.message.clone())
 }
 
