@@ -159,6 +159,9 @@ fn s18_data_in_git_becomes_an_adapter_in_a_commit_that_serves() -> Result<()> {
         &here.tiny.repository.remote,
         target,
     ])?;
+    here.tiny
+        .repository
+        .git(&["-C", target, "lfs", "pull", "--include", path])?;
     let mut sum = Command::new("sha256sum");
     let sum = run(sum.arg(clone.join(path)))?;
     ensure!(sum.starts_with(text(&status, "/output/sha256")?), "{sum}");
@@ -480,7 +483,7 @@ fn s18_a_jobs_token_opens_its_branch_and_nothing_else() -> Result<()> {
     let registry = cluster.pods("registry")?;
     let registry = registry.first().context("the registry's pod")?;
     let audit = cluster.kubectl(&["-n", &cluster.system, "logs", registry, "--tail=400"])?;
-    let refused = |line: &&str| line.contains("refused") && line.contains(&account);
+    let refused = |line: &&str| line.contains("Refused") && line.contains(&account);
     ensure!(
         audit.lines().any(|line| refused(&line)),
         "no line of {account}"
