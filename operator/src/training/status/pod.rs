@@ -21,7 +21,9 @@ pub(super) enum Stage {
 }
 
 pub(super) fn stage(pod: &Pod) -> Stage {
-    if let Some(message) = unschedulable(pod) {
+    // Claims are bound a moment after they are made.
+    let is_unbound = |message: &String| message.contains("unbound immediate");
+    if let Some(message) = unschedulable(pod).filter(|message| !is_unbound(message)) {
         return Stage::Waits(reason::UNSCHEDULABLE.to_owned(), message);
     }
     let Some(status) = container(pod) else {

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::{
     Observed,
-    pod::{Stage, obituary, stage},
+    pod::{Stage, last_words, obituary, stage},
 };
 use crate::{
     reporting::{
@@ -239,7 +239,13 @@ fn runs(observed: &Observed<'_>, pod: &Arc<Pod>) -> Place {
             Some(problem) => Place::Pending(reason::MOUNT_FAILED.to_owned(), problem.to_owned()),
             None => Place::Pending(reason, message),
         },
-        Stage::Ended => Place::Restarting(restart(pod, None)),
+        // The Job says a moment later what became of it.
+        Stage::Ended => match last_words(pod) {
+            Some(words) if words.reason == training::reason::COMPLETE => {
+                Place::Running("Publishing", "its pod has ended well".to_owned())
+            }
+            words => Place::Restarting(restart(pod, words.as_ref())),
+        },
         Stage::Runs => {
             let Some(progress) = observed.progress else {
                 return Place::Running("Preparing", "its pod has begun".to_owned());
