@@ -48,11 +48,13 @@ use crate::{
     model::fetch::mount::Mounts,
     policy::Policy,
     reporting::Statuses,
-    source::{Findings, Mirrored, Sources},
+    source::{Findings, Mirrored, Sources, own_repository},
 };
 
 /// How often a job that runs is looked at though its pod says nothing new.
 const LOOK: Duration = Duration::from_secs(30);
+/// How often a job is looked at that waits for its Model.
+const WAIT: Duration = Duration::from_secs(3);
 
 impl Kind for TrainingJob {
     type Status = TrainingJobStatus;
@@ -266,7 +268,7 @@ impl Context {
         let again = match (is_pinned || after.is_finished(), pod.is_some()) {
             (true, _) => Some(Duration::ZERO),
             (false, true) => Some(LOOK),
-            (false, false) => None,
+            (false, false) => plan.is_err().then_some(WAIT),
         };
         Reconciled { outcome, again }
     }
@@ -387,9 +389,12 @@ fn pinned(plan: &Plan, known: &Known) -> Option<TrainingInputs> {
 }
 
 fn fork(plan: &Plan, model: &Mirrored) -> ForkRequest {
-    let from = model.repository.strip_prefix("git/");
+    let from = match own_repository(&plan.model.url) {
+        Some((namespace, name)) => format!("{namespace}/{name}"),
+        None => model.repository.clone(),
+    };
     ForkRequest {
-        from: from.unwrap_or(&model.repository).to_owned(),
+        from,
         to: plan.full_repository(),
         commit: Some(model.commit.clone()),
     }
