@@ -20,6 +20,7 @@ pub mod controller;
 pub mod crds;
 pub mod kind;
 pub mod leader;
+pub mod lost_nodes;
 pub mod metrics;
 pub mod model;
 pub mod owner;

@@ -11,7 +11,7 @@ mod world;
 use serde_json::{Value, json};
 use world::{
     A, B, TRAININGS, World,
-    kubelet::{CLAIMS, JOBS, VOLUMES},
+    kubelet::{CLAIMS, JOBS, PODS, VOLUMES},
 };
 
 /// All that is made for a job in its namespace, but for its claims.
@@ -274,4 +274,42 @@ async fn a_job_that_is_deleted_while_it_runs_takes_all_with_it() {
         .await;
     world.quiet().await;
     assert!(of_training(&world, JOBS).is_empty());
+}
+
+#[tokio::test]
+async fn a_pod_is_given_up_when_its_node_is_lost_and_not_before() {
+    let world = model().await;
+    world.apply_training("sql", &json!({}), &spec(&json!({})));
+    let job = made(&world, "sql").await;
+    let node = |status: &str| {
+        world.cluster.put(
+            "v1/nodes",
+            json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "namespace": ""},
+                "status": {"conditions": [{"type": "Ready", "status": status}]}}),
+        );
+    };
+    node("True");
+    let later = k8s_openapi::jiff::Timestamp::now() + std::time::Duration::from_secs(300);
+    let mut labels = job["metadata"]["labels"].clone();
+    labels["hyprstream.io/training-job"] = json!("sql");
+    world.cluster.put(
+        PODS,
+        json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "sql-1", "namespace": "ns", "labels": labels,
+                "deletionTimestamp": later.to_string(),
+                "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "sql",
+                    "uid": job["metadata"]["uid"], "controller": true}]},
+            "spec": {"nodeName": "n", "containers": [{"name": "trainer"}]},
+            "status": {"phase": "Running", "conditions": [{"type": "DisruptionTarget",
+                "status": "True", "reason": "DeletionByTaintManager"}]}}),
+    );
+    // Its node says that it is ending it.
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    assert!(world.cluster.get(PODS, "ns", "sql-1").is_some());
+    node("Unknown");
+    world
+        .wait("the pod is given up", || {
+            world.cluster.get(PODS, "ns", "sql-1").is_none()
+        })
+        .await;
 }

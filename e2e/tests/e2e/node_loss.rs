@@ -1,9 +1,19 @@
-//! A node is gone: the Model is ready again on the other.
+//! A node is gone: the Model is ready again on the other, and a TrainingJob goes on there.
 
 use anyhow::{Context, Result};
 use hyprstream_e2e::{Chat, Cluster, wait_until};
 
-use crate::{PATIENCE, Tiny};
+use crate::{
+    PATIENCE, Tiny,
+    training::{
+        TRAINS, Training, ensure_same,
+        faults::apply_with,
+        wait_checkpoint, wait_over,
+    },
+};
+
+/// On the node that will be lost, until the other has the label too.
+const SELECTOR: &str = "  nodeSelector: {hyprstream.io/e2e-losable: \"true\"}\n";
 
 /// Mends the link also when the test fails.
 struct Severed<'a>(&'a Tiny, String);
@@ -15,7 +25,7 @@ impl Drop for Severed<'_> {
 }
 
 #[test]
-fn s07_the_model_is_ready_again_on_the_other_node() -> Result<()> {
+fn s07_the_model_is_ready_again_on_the_other_node_and_training_goes_on() -> Result<()> {
     let cluster = Cluster::from_env()?;
     let nodes = cluster.get(&["nodes"])?;
     let nodes: Vec<&str> = nodes["items"]
@@ -33,10 +43,11 @@ fn s07_the_model_is_ready_again_on_the_other_node() -> Result<()> {
     // A run that failed may have left its labels.
     label("--all", "hyprstream.io/e2e-losable-")?;
     label(last, "hyprstream.io/e2e-losable=true")?;
-    let tiny = Tiny::serve_with(
-        "node-loss",
-        "  nodeSelector: {hyprstream.io/e2e-losable: \"true\"}\n",
-    )?;
+    let here = Training::beside(Tiny::serve_with("node-loss", SELECTOR)?, 64)?;
+    let tiny = &here.tiny;
+    let calm = wait_over(&apply_with(&here, "calm", 200, "")?, "Complete", TRAINS)?;
+    let job = apply_with(&here, "lost", 200, SELECTOR)?;
+    wait_checkpoint(&job, 20)?;
     let node = tiny.model.pods()?[0]["spec"]["nodeName"]
         .as_str()
         .context("a node")?
@@ -44,7 +55,7 @@ fn s07_the_model_is_ready_again_on_the_other_node() -> Result<()> {
     assert_eq!(node, last);
     label(first, "hyprstream.io/e2e-losable=true")?;
     cluster.xtask(&["chaos", "link", last, "down"])?;
-    let severed = Severed(&tiny, last.to_owned());
+    let severed = Severed(tiny, last.to_owned());
     let question = Chat::new(&cluster.ingress, &tiny.model.id(), "still there?", 8);
     wait_until(PATIENCE, || {
         let moved = tiny.model.pods()?.iter().any(|pod| {
@@ -61,6 +72,10 @@ fn s07_the_model_is_ready_again_on_the_other_node() -> Result<()> {
         wait_until(PATIENCE, || Ok(question.ask().ok()))?.commit,
         tiny.commit
     );
+    // Before the node is back.
+    let status = wait_over(&job, "Complete", TRAINS)?;
+    ensure_same(&status, &calm)?;
+    assert_eq!(status["failures"].as_i64().unwrap_or_default(), 0, "{status}");
     drop(severed);
     cluster.kubectl(&[
         "wait",

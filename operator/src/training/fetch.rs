@@ -51,10 +51,20 @@ impl Existing {
 
     /// The pod that runs or is about to.
     pub fn active(&self) -> Option<&Arc<Pod>> {
-        self.pods.iter().rev().find(|pod| {
+        self.unfinished()
+            .find(|pod| pod.metadata.deletion_timestamp.is_none())
+    }
+
+    /// The pod that should end, and has not.
+    pub fn ending(&self) -> Option<&Arc<Pod>> {
+        self.unfinished()
+            .find(|pod| pod.metadata.deletion_timestamp.is_some())
+    }
+
+    fn unfinished(&self) -> impl Iterator<Item = &Arc<Pod>> {
+        self.pods.iter().rev().filter(|pod| {
             let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
             !matches!(phase, Some("Failed" | "Succeeded"))
-                && pod.metadata.deletion_timestamp.is_none()
         })
     }
 }

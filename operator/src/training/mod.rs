@@ -12,6 +12,7 @@ pub mod ask;
 pub mod build;
 pub mod fetch;
 pub mod fork;
+mod lost;
 pub mod publish;
 pub mod status;
 pub mod validate;
@@ -53,7 +54,7 @@ use crate::{
 
 /// How often a job that runs is looked at though its pod says nothing new.
 const LOOK: Duration = Duration::from_secs(30);
-/// How often a job is looked at that waits for its Model.
+/// How often a job is looked at that waits for its Model, or for a pod to end.
 const WAIT: Duration = Duration::from_secs(3);
 
 impl Kind for TrainingJob {
@@ -193,6 +194,12 @@ impl Context {
             }
             _ => Forked::Pending,
         };
+        let now = Timestamp::now();
+        let ending = existing.ending();
+        let given_up = match ending.filter(|pod| lost::is_overdue(pod, now)) {
+            Some(pod) => lost::give_up(&self.client, pod).await.err(),
+            None => None,
+        };
         let error = match (&plan, known.mirrored()) {
             // Invariant: nothing is made before what it is made of stands in the status.
             (Ok(plan), Some((model, dataset)))
@@ -211,6 +218,7 @@ impl Context {
             // One that runs goes on, and stops when it should, whatever became of its inputs.
             _ => self.stop_or_go_on(job, &existing).await.err(),
         };
+        let error = error.or(given_up);
         match &error {
             None => {}
             Some(ApplyError::NamespaceEnds) => {
@@ -252,7 +260,7 @@ impl Context {
             progress: progress.as_ref(),
             mount_problem: mount_problem.as_deref(),
             apply_error: error.as_ref(),
-            now: Timestamp::now(),
+            now,
         };
         let mut after = status::status(&observed);
         let published = self.publish(job, plan.as_ref().ok(), &mut after).await;
@@ -268,7 +276,7 @@ impl Context {
         let again = match (is_pinned || after.is_finished(), pod.is_some()) {
             (true, _) => Some(Duration::ZERO),
             (false, true) => Some(LOOK),
-            (false, false) => plan.is_err().then_some(WAIT),
+            (false, false) => (plan.is_err() || ending.is_some()).then_some(WAIT),
         };
         Reconciled { outcome, again }
     }

@@ -27,6 +27,9 @@ use crate::{
     weights,
 };
 
+/// What the suites are made of.
+const FOLDER: &str = "worker/suites";
+
 /// Which suites to run, and against what.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct SuitesArgs {
@@ -233,6 +236,11 @@ struct Stage<'a> {
     libraries: Option<PathBuf>,
 }
 
+/// A folder whose `node_modules` has OpenAI's client.
+pub(crate) fn node_packages(checkout: &Checkout, cache: &Cache) -> Result<PathBuf> {
+    environment::node(cache, &checkout.join(FOLDER))
+}
+
 impl<'a> Stage<'a> {
     /// `build` builds the programs; not the fake worker where it is there already, linked to
     /// `libraries`.
@@ -243,7 +251,7 @@ impl<'a> Stage<'a> {
         libraries: Option<PathBuf>,
     ) -> Result<Self> {
         let step = Step::new("the suites' clients, weights and programs".to_owned());
-        let folder = checkout.join("worker/suites");
+        let folder = checkout.join(FOLDER);
         let python = environment::python(cache, &folder.join("requirements.txt"))?;
         // instructor wants older versions of what openai brings.
         let agents = environment::python(cache, &folder.join("requirements-agents.txt"))?;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use super::{Suites, TestArgs, python, shown};
 use crate::{
     cluster::{self, Cluster},
-    components, proc, programs,
+    components, proc, programs, suites,
     up::{Up, UpArgs},
     versions::{HELM, KUBERNETES},
 };
@@ -23,6 +23,9 @@ impl Suites<'_> {
     /// The tests on one cluster that has all of it, then those that kill what holds a cluster.
     pub(super) fn end_to_end(&self, args: &TestArgs) -> Result<()> {
         self.on_one_cluster(args)?;
+        if args.soak {
+            return Ok(());
+        }
         self.say("what is left after kills");
         // A copy: a build meanwhile replaces the program itself.
         let copy = self.cache.replace("staged/xtask", |dir| {
@@ -39,6 +42,7 @@ impl Suites<'_> {
     fn on_one_cluster(&self, args: &TestArgs) -> Result<()> {
         self.say("a cluster for the end-to-end tests");
         let python = python::openai(self.cache)?;
+        let packages = suites::node_packages(self.checkout, self.cache)?;
         let cluster = Cluster::open(self.checkout, self.cache, CLUSTER_NAME)?;
         let running = cluster.is_supervised();
         if !running {
@@ -47,7 +51,7 @@ impl Suites<'_> {
             cluster::down(&cluster)?;
             cluster.unlock(lock)?;
         }
-        let result = self.on_cluster(&cluster, &python, args);
+        let result = self.on_cluster(&cluster, [&python, &packages], args);
         if args.keep {
             println!(
                 "\nThe cluster stays: export KUBECONFIG={}",
@@ -75,7 +79,9 @@ impl Suites<'_> {
         result
     }
 
-    fn on_cluster(&self, cluster: &Cluster, python: &Path, args: &TestArgs) -> Result<()> {
+    /// `clients`: Python with OpenAI's client, and the folder of packages that has that of node.
+    fn on_cluster(&self, cluster: &Cluster, clients: [&Path; 2], args: &TestArgs) -> Result<()> {
+        let [python, packages] = clients;
         let port = match cluster.spec() {
             Some(spec) => spec.ingress_port,
             None => std::net::TcpListener::bind(("127.0.0.1", 0))?
@@ -116,6 +122,7 @@ impl Suites<'_> {
                 .env("HYPRSTREAM_E2E_XTASK", cluster.dir().join("xtask"))
                 .env("HYPRSTREAM_E2E_COMMAND", programs::command(self.checkout))
                 .env("HYPRSTREAM_E2E_PYTHON", python)
+                .env("HYPRSTREAM_E2E_NODE_PACKAGES", packages)
                 .env(
                     "HYPRSTREAM_E2E_INGRESS",
                     format!("http://127.0.0.1:{}", spec.ingress_port),
@@ -135,6 +142,7 @@ impl Suites<'_> {
             .arg("--exclude=hyprstream-torch")
             .args(["--features=hyprstream-e2e/cluster", "--test", file])
             .args(["--", "--test-threads=1"])
+            .args(args.soak.then_some("--ignored"))
             .args(&args.filter)
             .env(
                 "HYPRSTREAM_E2E_KUBECTL",

@@ -26,6 +26,9 @@ pub(crate) struct TestArgs {
     /// Leaves the cluster of the end-to-end tests running, to look at.
     #[arg(long, conflicts_with = "fast")]
     pub(crate) keep: bool,
+    /// Only the end-to-end tests that take long.
+    #[arg(long, requires = "e2e")]
+    pub(crate) soak: bool,
     /// Only the end-to-end tests whose name holds this.
     #[arg(requires = "e2e")]
     pub(crate) filter: Option<String>,

@@ -9,7 +9,7 @@ use k8s_openapi::{
             Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, HTTPGetAction,
             Lifecycle, LifecycleHandler, PersistentVolumeClaimVolumeSource, PodSecurityContext,
             PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecurityContext, SleepAction,
-            Toleration, TopologySpreadConstraint, Volume, VolumeMount,
+            TopologySpreadConstraint, Volume, VolumeMount,
         },
     },
     apimachinery::pkg::{
@@ -23,7 +23,7 @@ use super::{
     ADAPTERS_VOLUME, ASKED, CLAIM, CONTENT, GOOD, MODEL_VOLUME, Plan, REVISION, Revision, UPGRADE,
     Workers, key, labels, metadata, selector,
 };
-use crate::cache::digest;
+use crate::{cache::digest, lost_nodes};
 
 const TMP_VOLUME: &str = "tmp";
 /// The user of all our images.
@@ -34,8 +34,6 @@ const PRE_STOP_SECONDS: i64 = 3;
 const GRACE_SECONDS: i64 = 120;
 /// Longest that loading may take.
 const LOADING_SECONDS: i32 = 24 * 3600;
-/// After how long the workers of a lost node are replaced. Kubernetes' default is five minutes.
-const LOST_NODE_SECONDS: i64 = 30;
 
 /// What a Deployment tells the next reconciliation, beside its pods.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -180,7 +178,7 @@ fn bare_template(plan: &Plan, revision: &Revision) -> PodTemplateSpec {
                 ..PodSecurityContext::default()
             }),
             termination_grace_period_seconds: Some(GRACE_SECONDS),
-            tolerations: Some(tolerations(plan)),
+            tolerations: Some(lost_nodes::tolerations(&plan.spec.tolerations)),
             topology_spread_constraints: Some(vec![TopologySpreadConstraint {
                 max_skew: 1,
                 topology_key: "kubernetes.io/hostname".to_owned(),
@@ -345,29 +343,4 @@ fn probe(path: &str, period: i32, timeout: i32, failures: i32) -> Probe {
         failure_threshold: Some(failures),
         ..Probe::default()
     }
-}
-
-/// The user's, and leaving a lost node sooner than by default unless the user says otherwise.
-fn tolerations(plan: &Plan) -> Vec<Toleration> {
-    let mut tolerations = plan.spec.tolerations.clone();
-    for key in [
-        "node.kubernetes.io/not-ready",
-        "node.kubernetes.io/unreachable",
-    ] {
-        let theirs = plan
-            .spec
-            .tolerations
-            .iter()
-            .any(|t| t.key.as_deref() == Some(key));
-        if !theirs {
-            tolerations.push(Toleration {
-                key: Some(key.to_owned()),
-                operator: Some("Exists".to_owned()),
-                effect: Some("NoExecute".to_owned()),
-                toleration_seconds: Some(LOST_NODE_SECONDS),
-                ..Toleration::default()
-            });
-        }
-    }
-    tolerations
 }

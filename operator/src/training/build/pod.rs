@@ -11,6 +11,7 @@ use k8s_openapi::{
 };
 
 use super::{DatasetPlan, Plan, account_name, config_name, key_name, labels};
+use crate::lost_nodes;
 
 /// The user of all our images.
 const USER: i64 = 65532;
@@ -45,7 +46,7 @@ pub(super) fn template(plan: &Plan, mounts: &Mounts<'_>) -> PodTemplateSpec {
             containers: vec![container(plan)],
             node_selector: Some(spec.node_selector.clone()).filter(|s| !s.is_empty()),
             runtime_class_name: spec.runtime_class_name.clone(),
-            tolerations: Some(spec.tolerations.clone()).filter(|t| !t.is_empty()),
+            tolerations: Some(lost_nodes::tolerations(&spec.tolerations)),
             termination_grace_period_seconds: Some(GRACE_SECONDS),
             security_context: Some(PodSecurityContext {
                 run_as_non_root: Some(true),

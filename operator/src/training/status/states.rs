@@ -183,7 +183,12 @@ fn place(observed: &Observed<'_>, words: Option<&LastWords>, source: &State) -> 
         return Place::Pending(error.reason().to_owned(), error.message("TrainingJob"));
     }
     if let Some(pod) = active {
-        return runs(observed, pod);
+        // Whoever has it go, its node may not hear of it, and it says nothing any more.
+        return if pod.metadata.deletion_timestamp.is_some() {
+            Place::Restarting(leaves(pod))
+        } else {
+            runs(observed, pod)
+        };
     }
     if observed.batch.is_some() {
         return match observed.pods.last() {
@@ -274,6 +279,20 @@ fn restart(pod: &Pod, words: Option<&LastWords>) -> String {
     let said = said.unwrap_or_else(|| "its pod is gone".to_owned());
     format!(
         "{} Another pod goes on from the last checkpoint.",
+        sentence(&said)
+    )
+}
+
+fn leaves(pod: &Pod) -> String {
+    let status = pod.status.as_ref();
+    let mut conditions = status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let why = conditions
+        .find(|c| c.type_ == "DisruptionTarget" && c.status == "True")
+        .and_then(|c| c.message.as_deref());
+    let why = why.map_or_else(String::new, |why| format!(": {why}"));
+    let said = format!("its pod is to leave its node{why}");
+    format!(
+        "{} Another goes on from the last checkpoint that the branch has.",
         sentence(&said)
     )
 }

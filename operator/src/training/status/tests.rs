@@ -201,6 +201,22 @@ fn between_two_pods_it_restarts_and_behind_the_last_one_it_ends() {
 }
 
 #[test]
+fn a_pod_that_is_to_leave_its_node_is_not_said_to_train() {
+    let mut case = Case::new().pod("Running", &json!({"running": {}}));
+    check(&case.status(), RUNNING, ("True", "Preparing"));
+    let pod = Arc::make_mut(&mut case.pods[0]);
+    pod.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+    pod.status.as_mut().unwrap().conditions = serde_json::from_value(json!([{
+        "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
+        "message": "Taint manager: deleting due to NoExecute taint"}]))
+    .unwrap();
+    let status = case.status();
+    check(&status, RUNNING, ("False", "Restarting"));
+    let message = status.message.unwrap();
+    assert!(message.contains("due to NoExecute taint. Another goes on"), "{message}");
+}
+
+#[test]
 fn a_job_that_stops_is_suspended_once_its_pod_is_gone() {
     let mut case = Case::new().pod("Running", &json!({"running": {}}));
     case.job = job(&json!({"suspend": true}));

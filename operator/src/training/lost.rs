@@ -1,0 +1,135 @@
+//! Pods on nodes that are lost.
+//!
+//! A node that cannot be reached cannot say that a pod has ended, and the Job makes no other before
+//! that is said (`podReplacementPolicy: Failed`, which a failure policy needs): the job would wait for
+//! the node, for as long as it is away. So once the cluster has given the pod up, its object is
+//! deleted by force. That is safe: should the pod still run somewhere, then its token opens nothing any
+//! more, since the registry asks for the pod that it is bound to; its pushes follow commits that
+//! the branch does not end with any more; and its disk is its node's own. The node ends it when it is
+//! back.
+
+use k8s_openapi::{
+    api::core::v1::{Node, Pod},
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, Preconditions},
+};
+
+use crate::apply::{ApplyError, request_error};
+
+/// Who deletes the pods of a node that does not answer, in the reason of a pod's `DisruptionTarget`.
+const BY_TAINT: &str = "DeletionByTaintManager";
+
+/// Whether the pod has not ended though it should, unless its node says otherwise: who does not
+/// tolerate what became of the node has waited long enough, and of others the grace period is over.
+pub(super) fn is_overdue(pod: &Pod, now: Timestamp) -> bool {
+    let Some(due) = pod.metadata.deletion_timestamp.as_ref() else {
+        return false;
+    };
+    let status = pod.status.as_ref();
+    let phase = status.and_then(|s| s.phase.as_deref());
+    if matches!(phase, Some("Failed" | "Succeeded")) {
+        return false;
+    }
+    let mut conditions = status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let by_taint = conditions.any(|c| {
+        c.type_ == "DisruptionTarget" && c.status == "True" && c.reason.as_deref() == Some(BY_TAINT)
+    });
+    by_taint || due.0 < now
+}
+
+/// Whether nothing is heard of a node. One that says itself that it is not ready ends its pods.
+fn is_lost(node: Option<&Node>) -> bool {
+    let Some(node) = node else { return true };
+    let status = node.status.as_ref();
+    let mut conditions = status.iter().flat_map(|s| s.conditions.iter().flatten());
+    conditions.any(|c| c.type_ == "Ready" && c.status == "Unknown")
+}
+
+/// Deletes the object of an overdue pod if its node is lost.
+///
+/// # Errors
+/// See [`ApplyError`].
+pub(super) async fn give_up(client: &Client, pod: &Pod) -> Result<(), ApplyError> {
+    let Some(name) = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) else {
+        return Ok(());
+    };
+    let node = Api::<Node>::all(client.clone())
+        .get_opt(name)
+        .await
+        .map_err(|source| request_error("get", "Node", name, source))?;
+    if !is_lost(node.as_ref()) {
+        return Ok(());
+    }
+    tracing::warn!(
+        pod = pod.name_any(),
+        node = name,
+        "delete a pod by force: its node is lost, and the job goes on elsewhere"
+    );
+    let namespace = pod.namespace().unwrap_or_default();
+    let params = DeleteParams {
+        grace_period_seconds: Some(0),
+        preconditions: Some(Preconditions {
+            uid: pod.uid(),
+            resource_version: None,
+        }),
+        ..DeleteParams::default()
+    };
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+    match pods.delete(&pod.name_any(), &params).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        Err(source) => Err(request_error("delete", "Pod", &pod.name_any(), source)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(phase: &str, due: &str, reason: &str) -> Pod {
+        let conditions = json!([{"type": "DisruptionTarget", "status": "True", "reason": reason}]);
+        let of = json!({"metadata": {"name": "p", "deletionTimestamp": due},
+            "status": {"phase": phase, "conditions": conditions}});
+        serde_json::from_value(of).unwrap()
+    }
+
+    #[test]
+    fn only_what_was_given_up_is_overdue() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let (past, soon) = ("2025-12-31T23:59:00Z", "2026-01-01T00:04:00Z");
+        for (phase, due, reason, expected) in [
+            ("Running", past, "EvictionByEvictionAPI", true),
+            ("Running", soon, "EvictionByEvictionAPI", false),
+            ("Running", soon, BY_TAINT, true),
+            ("Pending", soon, BY_TAINT, true),
+            ("Failed", past, BY_TAINT, false),
+        ] {
+            assert_eq!(
+                is_overdue(&pod(phase, due, reason), now),
+                expected,
+                "{phase} {due} {reason}"
+            );
+        }
+        let mut stays = pod("Running", past, BY_TAINT);
+        stays.metadata.deletion_timestamp = None;
+        assert!(!is_overdue(&stays, now));
+    }
+
+    #[test]
+    fn a_node_is_lost_when_nothing_is_heard_of_it() {
+        let node = |status: &str| -> Node {
+            let conditions: Value = json!([{"type": "Ready", "status": status}]);
+            serde_json::from_value(json!({"status": {"conditions": conditions}})).unwrap()
+        };
+        assert!(is_lost(None));
+        assert!(is_lost(Some(&node("Unknown"))));
+        assert!(!is_lost(Some(&node("False"))));
+        assert!(!is_lost(Some(&node("True"))));
+        assert!(!is_lost(Some(&Node::default())));
+    }
+}
