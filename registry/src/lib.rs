@@ -29,6 +29,7 @@ mod layout;
 mod let_go;
 mod lfs;
 mod limits;
+mod linger;
 mod merges;
 mod metrics;
 mod mirrors;

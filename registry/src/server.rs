@@ -29,7 +29,7 @@ use tower_http::{catch_panic::CatchPanicLayer, decompression::RequestDecompressi
 
 use crate::{
     access::Access,
-    adapters, api, branches, commits, fork, git, keep, lfs, merges, protection,
+    adapters, api, branches, commits, fork, git, keep, lfs, linger, merges, protection,
     refusal::{self, Refusal},
     remove,
     state::State,
@@ -92,6 +92,7 @@ pub(crate) fn router(state: Arc<State>) -> Router {
         }))
         .layer(CatchPanicLayer::new())
         .layer(middleware::from_fn(api_only))
+        .layer(middleware::from_fn(linger::linger))
         .layer(middleware::from_fn(refusal::render))
         .layer(middleware::from_fn_with_state(Arc::clone(&state), observe))
         .with_state(state)
