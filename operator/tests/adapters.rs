@@ -435,6 +435,33 @@ async fn a_start_of_the_operator_takes_nothing_off_a_list_and_says_nothing_anew(
     assert!(before > writes);
 }
 
+/// A question that times out just after a start is no news: the operator knew nothing before.
+#[tokio::test]
+async fn a_worker_that_misses_the_first_questions_after_a_start_is_not_said_to_be_unreachable() {
+    let mut world = served().await;
+    world.apply_adapter("sql", ".");
+    world.loaded("sql", A).await;
+    world.quiet().await;
+    world.kill_operator();
+    let before = world.quiet().await;
+    let pod = world.cluster.list(PODS)[0]["metadata"]["name"].clone();
+    let pod = pod.as_str().unwrap();
+    world.workers.ignore_first(2);
+    world.start();
+    world
+        .wait("it has answered", || world.workers.questions(pod) > 3)
+        .await;
+    world.quiet().await;
+    let all = world.cluster.writes();
+    let statuses = all[before..].iter().filter(|w| w.contains("/adapters/"));
+    assert_eq!(statuses.count(), 0, "{:?}", &all[before..]);
+    // One that stays silent is said to.
+    world.kill_operator();
+    world.workers.silence(pod, true);
+    world.start();
+    world.because("sql", LOADED, "WorkerUnreachable").await;
+}
+
 #[tokio::test]
 async fn an_operator_that_is_killed_again_and_again_converges() {
     let mut world = World::new().await;
