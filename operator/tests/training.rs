@@ -100,6 +100,51 @@ async fn a_job_is_pinned_made_and_lets_go_of_its_volumes_when_it_ends() {
 }
 
 #[tokio::test]
+async fn a_pod_that_the_api_server_refuses_is_told_in_its_words_until_it_is_taken() {
+    let world = model().await;
+    world.apply_training("sql", &json!({}), &spec(&json!({})));
+    let job = made(&world, "sql").await;
+    let is = |reason: &str| {
+        let status = world.training("sql");
+        let running = status.condition("Running");
+        running.is_some_and(|c| c.reason == reason)
+    };
+    let said = "exceeded quota: q, requested: cpu=2, used: cpu=1, limited: cpu=2";
+    world.cluster.put(
+        "v1/events",
+        json!({"apiVersion": "v1", "kind": "Event", "type": "Warning",
+            "metadata": {"name": "sql.refused", "namespace": "ns"},
+            "involvedObject": {"uid": job["metadata"]["uid"], "kind": "Job"},
+            "reason": "FailedCreate", "lastTimestamp": "2026-01-01T00:00:00Z",
+            "message": format!("Error creating: pods \"sql-x7k2p\" is forbidden: {said}")}),
+    );
+    world
+        .wait("the quota is told", || is("QuotaExceeded"))
+        .await;
+    assert!(world.training("sql").message.unwrap().contains(said));
+    let is_told = || {
+        let events = world.cluster.list("events.k8s.io/v1/events");
+        events
+            .iter()
+            .any(|event| event["reason"] == "QuotaExceeded")
+    };
+    world.wait("an event says it", is_told).await;
+    world.cluster.put(
+        "v1/pods",
+        json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "sql-x7k2q", "namespace": "ns",
+                "labels": job["spec"]["template"]["metadata"]["labels"],
+                "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "sql",
+                    "uid": job["metadata"]["uid"], "controller": true}]},
+            "spec": {"containers": []},
+            "status": {"phase": "Running", "containerStatuses": [{"name": "trainer", "image": "i",
+                "imageID": "", "ready": true, "restartCount": 0,
+                "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}]}}),
+    );
+    world.wait("its pod is there", || is("Preparing")).await;
+}
+
+#[tokio::test]
 async fn a_branch_that_moves_moves_no_job_whichever_operator_looks() {
     let mut world = model().await;
     world.registry.set_head("https://example.org/d", Ok(A));

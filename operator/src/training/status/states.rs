@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use hyprstream_api::condition::{SOURCE_RESOLVED, reason};
 use hyprstream_contract::training::{self, LastWords, Phase};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 
 use super::{
-    Observed,
+    Observed, batch_is,
     pod::{Stage, last_words, obituary, stage},
 };
 use crate::{
@@ -15,7 +15,10 @@ use crate::{
         conditions::{State, no, sentence, unknown, yes},
         source::source_state,
     },
-    training::fork::Forked,
+    training::{
+        fork::Forked,
+        refusals::{QUOTA_EXCEEDED, Refusal},
+    },
 };
 
 /// Reason of `GatePassed`: an Adapter of the name is there that no job made.
@@ -24,6 +27,13 @@ pub const ADAPTER_EXISTS: &str = "AdapterExists";
 const BATCH_COMPLETE: &str = "Complete";
 const BATCH_FAILED: &str = "Failed";
 const BATCH_SUSPENDED: &str = "Suspended";
+
+/// Whether a Job has ended, well or not.
+pub fn is_over(batch: &Job) -> bool {
+    batch_is(batch, BATCH_COMPLETE)
+        .or_else(|| batch_is(batch, BATCH_FAILED))
+        .is_some()
+}
 
 /// All of them, and one word and one sentence for people.
 pub(super) struct States {
@@ -186,6 +196,9 @@ fn place(observed: &Observed<'_>, words: Option<&LastWords>, source: &State) -> 
         return runs(observed, pod);
     }
     if observed.batch.is_some() {
+        if let Some(refusal) = observed.refusal {
+            return Place::Pending(refusal.reason.to_owned(), refused(refusal));
+        }
         return match observed.pods.last() {
             Some(pod) => Place::Restarting(restart(pod, words)),
             None => Place::Pending(
@@ -201,6 +214,19 @@ fn place(observed: &Observed<'_>, words: Option<&LastWords>, source: &State) -> 
         return Place::Pending(reason::PENDING.to_owned(), message);
     }
     Place::Pending(source.reason.clone(), source.message.clone())
+}
+
+fn refused(refusal: &Refusal) -> String {
+    let what_to_do = if refusal.reason == QUOTA_EXCEEDED {
+        "It is made when the quota has room: end what holds it, raise it, or make another \
+         TrainingJob with other resources."
+    } else {
+        "It is tried again until it is taken."
+    };
+    format!(
+        "the API server does not take its pod: {} {what_to_do}",
+        sentence(&refusal.said)
+    )
 }
 
 fn given_up(

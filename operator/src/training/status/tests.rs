@@ -3,7 +3,7 @@ use hyprstream_contract::training::{Phase, reason as said};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::training::validate::Invalid;
+use crate::training::{refusals::QUOTA_EXCEEDED, validate::Invalid};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -29,6 +29,7 @@ struct Case {
     batch: Option<Job>,
     pods: Vec<Arc<Pod>>,
     progress: Option<Progress>,
+    refusal: Option<Refusal>,
 }
 
 impl Case {
@@ -40,6 +41,7 @@ impl Case {
             batch: Some(Job::default()),
             pods: Vec::new(),
             progress: None,
+            refusal: None,
         }
     }
 
@@ -79,6 +81,7 @@ impl Case {
             pods: &self.pods,
             progress: self.progress.as_ref(),
             mount_problem: None,
+            refusal: self.refusal.as_ref(),
             apply_error: None,
             now: Timestamp::UNIX_EPOCH,
         })
@@ -215,4 +218,34 @@ fn a_job_that_stops_is_suspended_once_its_pod_is_gone() {
         events.iter().any(|event| event.reason == "Suspended"),
         "{events:?}"
     );
+}
+
+#[test]
+fn a_job_whose_pod_a_quota_forbids_says_so_until_the_pod_is_there() {
+    let mut case = Case::new();
+    let waiting = case.status();
+    check(&waiting, RUNNING, ("False", "Pending"));
+    case.refusal = Some(Refusal {
+        reason: QUOTA_EXCEEDED,
+        said: "exceeded quota: q, requested: cpu=2, used: cpu=1, limited: cpu=2".to_owned(),
+    });
+    case.before = waiting.clone();
+    let refused = case.status();
+    check(&refused, RUNNING, ("False", "QuotaExceeded"));
+    let message = refused.message.clone().unwrap();
+    assert!(message.contains("limited: cpu=2"), "{message}");
+    let told = events(&waiting, &refused);
+    assert!(
+        told.iter().any(|event| event.reason == "QuotaExceeded"),
+        "{told:?}"
+    );
+    // So it is between two pods.
+    let between = Case {
+        refusal: case.refusal.clone(),
+        ..Case::new().ended(1, &words(said::INTERNAL_ERROR, &json!([])))
+    };
+    check(&between.status(), RUNNING, ("False", "QuotaExceeded"));
+    case.before = refused;
+    let case = case.pod("Running", &json!({"running": {}}));
+    check(&case.status(), RUNNING, ("True", "Preparing"));
 }
