@@ -59,6 +59,26 @@ async fn made(world: &World, name: &str) -> Value {
     get().unwrap()
 }
 
+/// A pod of a Job, with the state of its container.
+fn pod(world: &World, job: &Value, name: &str, state: &Value) {
+    let phase = if state["terminated"].is_object() {
+        "Failed"
+    } else {
+        "Running"
+    };
+    world.cluster.put(
+        "v1/pods",
+        json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": "ns",
+                "labels": job["spec"]["template"]["metadata"]["labels"],
+                "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "sql",
+                    "uid": job["metadata"]["uid"], "controller": true}]},
+            "spec": {"containers": []},
+            "status": {"phase": phase, "containerStatuses": [{"name": "trainer", "image": "i",
+                "imageID": "", "ready": true, "restartCount": 0, "state": state}]}}),
+    );
+}
+
 /// The Job ends, as the controller of Kubernetes says it.
 fn end(world: &World, name: &str, how: &str) {
     world.cluster.change(JOBS, "ns", name, |job| {
@@ -129,19 +149,49 @@ async fn a_pod_that_the_api_server_refuses_is_told_in_its_words_until_it_is_take
             .any(|event| event["reason"] == "QuotaExceeded")
     };
     world.wait("an event says it", is_told).await;
-    world.cluster.put(
-        "v1/pods",
-        json!({"apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": "sql-x7k2q", "namespace": "ns",
-                "labels": job["spec"]["template"]["metadata"]["labels"],
-                "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "sql",
-                    "uid": job["metadata"]["uid"], "controller": true}]},
-            "spec": {"containers": []},
-            "status": {"phase": "Running", "containerStatuses": [{"name": "trainer", "image": "i",
-                "imageID": "", "ready": true, "restartCount": 0,
-                "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}]}}),
+    pod(
+        &world,
+        &job,
+        "sql-x7k2q",
+        &json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}}),
     );
     world.wait("its pod is there", || is("Preparing")).await;
+}
+
+#[tokio::test]
+async fn a_job_whose_disk_stays_full_is_given_up_and_its_job_ends() {
+    let world = model().await;
+    world.apply_training("sql", &json!({}), &spec(&json!({})));
+    let job = made(&world, "sql").await;
+    let words = json!({"reason": "DiskFull", "message": "/out: no space left", "step": 0});
+    let ended = json!({"terminated": {"exitCode": 74, "message": words.to_string()}});
+    let because = |kind: &str, reason: &str| {
+        let status = world.training("sql");
+        status.condition(kind).is_some_and(|c| c.reason == reason)
+    };
+    let deadline = || {
+        let job = world.cluster.get(JOBS, "ns", "sql").unwrap();
+        job["spec"]["activeDeadlineSeconds"].clone()
+    };
+    for number in 1..6 {
+        pod(&world, &job, &format!("sql-{number}"), &ended);
+    }
+    world
+        .wait("it is told", || because("Running", "DiskFull"))
+        .await;
+    assert_eq!(deadline(), Value::Null);
+    pod(&world, &job, "sql-6", &ended);
+    world
+        .wait("it is given up", || because("Failed", "DiskFull"))
+        .await;
+    world.wait("its Job ends", || deadline() == 1).await;
+    world
+        .wait("its claims are let go", || {
+            of_training(&world, CLAIMS).is_empty()
+        })
+        .await;
+    let writes = world.quiet().await;
+    assert_eq!(world.quiet().await, writes);
 }
 
 #[tokio::test]

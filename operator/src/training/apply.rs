@@ -23,6 +23,9 @@ use crate::{
     volume,
 };
 
+/// Seconds that a Job may run which is to end now; the least that there may be.
+const OVER: i64 = 1;
+
 impl Context {
     /// Makes the cluster what is desired. A Job that is there is not written again but for
     /// `suspend`, so that neither another release nor Kueue's own changes are in each other's way.
@@ -92,17 +95,35 @@ impl Context {
         if is == suspend || is_queued && !suspend {
             return Ok(());
         }
+        self.patch(batch, json!({"spec": {"suspend": suspend}}))
+            .await
+    }
+
+    async fn patch(&self, batch: &Job, change: serde_json::Value) -> Result<(), ApplyError> {
         let name = batch.name_any();
         let namespace = batch.namespace().unwrap_or_default();
         let api: Api<Job> = Api::namespaced(self.client.clone(), &namespace);
-        let patch = Patch::Merge(json!({"spec": {"suspend": suspend}}));
-        api.patch(&name, &PatchParams::default(), &patch)
+        api.patch(&name, &PatchParams::default(), &Patch::Merge(change))
             .await
             .map(drop)
             .map_err(|source| request_error("patch", "Job", &name, source))
     }
 
-    /// Deletes the claims of a job that is over, whose volumes the sweep takes, and the job when its
+    /// Has the Job of one that was given up here end too, with its pod: Kubernetes fails it for its
+    /// deadline, and keeps what its pods wrote.
+    pub(super) async fn end(&self, existing: &Existing) -> Result<(), ApplyError> {
+        let Some(batch) = &existing.batch else {
+            return Ok(());
+        };
+        let deadline = batch.spec.as_ref().and_then(|s| s.active_deadline_seconds);
+        if status::is_over(batch) || deadline == Some(OVER) {
+            return Ok(());
+        }
+        self.patch(batch, json!({"spec": {"activeDeadlineSeconds": OVER}}))
+            .await
+    }
+
+    /// Ends the Job of a job that is over, deletes its claims, whose volumes the sweep takes, and the job when its
     /// time has come.
     pub(super) async fn let_go(
         &self,
@@ -111,6 +132,7 @@ impl Context {
         existing: &Existing,
         now: Timestamp,
     ) -> Result<(), ApplyError> {
+        self.end(existing).await?;
         let namespace = job.namespace().unwrap_or_default();
         let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &namespace);
         for claim in &existing.claims {

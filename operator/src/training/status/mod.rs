@@ -1,5 +1,6 @@
 //! What is told of a TrainingJob: pure, but for the time of transitions, which comes in.
 
+mod disk;
 mod events;
 mod figures;
 mod pod;

@@ -7,7 +7,7 @@ use hyprstream_contract::training::{self, LastWords, Phase};
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 
 use super::{
-    Observed, batch_is,
+    Observed, batch_is, disk,
     pod::{Stage, last_words, obituary, stage},
 };
 use crate::{
@@ -53,8 +53,8 @@ enum Place {
     Pending(String, String),
     /// Its pod runs.
     Running(&'static str, String),
-    /// Its pod ended and another one follows.
-    Restarting(String),
+    /// Its pod ended and another one follows, for that reason.
+    Restarting(&'static str, String),
     /// It stops, or has stopped.
     Suspended { is_over: bool },
     /// It is complete, with what it said.
@@ -87,8 +87,8 @@ impl States {
                 states.state = "Running";
                 states.message = message;
             }
-            Place::Restarting(message) => {
-                states.running = no("Restarting", &message);
+            Place::Restarting(reason, message) => {
+                states.running = no(reason, &message);
                 states.state = "Running";
                 states.message = message;
             }
@@ -199,8 +199,11 @@ fn place(observed: &Observed<'_>, words: Option<&LastWords>, source: &State) -> 
         if let Some(refusal) = observed.refusal {
             return Place::Pending(refusal.reason.to_owned(), refused(refusal));
         }
+        if disk::in_a_row(observed.pods) >= disk::MOST {
+            return full(words);
+        }
         return match observed.pods.last() {
-            Some(pod) => Place::Restarting(restart(pod, words)),
+            Some(pod) => restart(pod, words),
             None => Place::Pending(
                 reason::PENDING.to_owned(),
                 "its pod is about to be made; if it stays so, `kubectl describe job` of the same \
@@ -270,7 +273,7 @@ fn runs(observed: &Observed<'_>, pod: &Arc<Pod>) -> Place {
             Some(words) if words.reason == training::reason::COMPLETE => {
                 Place::Running("Publishing", "its pod has ended well".to_owned())
             }
-            words => Place::Restarting(restart(pod, words.as_ref())),
+            words => restart(pod, words.as_ref()),
         },
         Stage::Runs => {
             let Some(progress) = observed.progress else {
@@ -294,14 +297,35 @@ fn runs(observed: &Observed<'_>, pod: &Arc<Pod>) -> Place {
     }
 }
 
-fn restart(pod: &Pod, words: Option<&LastWords>) -> String {
+fn restart(pod: &Pod, words: Option<&LastWords>) -> Place {
+    if let Some(words) = words.filter(|words| words.reason == training::reason::DISK_FULL) {
+        let message = format!(
+            "{} Another pod goes on from the last checkpoint, until {} in a row end so without a \
+             new one.",
+            disk::advice(&words.message),
+            disk::MOST
+        );
+        return Place::Restarting(training::reason::DISK_FULL, message);
+    }
     let said = words.map(|words| words.message.clone());
     let said = said.or_else(|| obituary(pod).map(|(_, message)| message));
     let said = said.unwrap_or_else(|| "its pod is gone".to_owned());
-    format!(
+    let message = format!(
         "{} Another pod goes on from the last checkpoint.",
         sentence(&said)
-    )
+    );
+    Place::Restarting("Restarting", message)
+}
+
+/// It is given up, whatever the Job would do.
+fn full(words: Option<&LastWords>) -> Place {
+    let said = words.map(|words| words.message.as_str());
+    let message = format!(
+        "{} {} pods in a row ended so without a new checkpoint; its branch has the last one.",
+        disk::advice(said.unwrap_or("the disk of its pod is full")),
+        disk::MOST
+    );
+    Place::Failed(training::reason::DISK_FULL.to_owned(), message)
 }
 
 fn is_active(pod: &Pod) -> bool {

@@ -249,3 +249,46 @@ fn a_job_whose_pod_a_quota_forbids_says_so_until_the_pod_is_there() {
     let case = case.pod("Running", &json!({"running": {}}));
     check(&case.status(), RUNNING, ("True", "Preparing"));
 }
+
+/// Pods that ended on a full disk, each with the step of the last checkpoint that the registry had.
+fn full_after(steps: &[u64]) -> Case {
+    steps.iter().fold(Case::new(), |case, step| {
+        let mut words = words(said::DISK_FULL, &json!([]));
+        words["checkpoint"] = json!({"step": step, "commit": COMMIT});
+        case.ended(74, &words)
+    })
+}
+
+#[test]
+fn a_full_disk_is_told_and_given_up_after_six_pods_in_a_row_without_a_new_checkpoint() {
+    let status = full_after(&[3; 5]).status();
+    check(&status, RUNNING, ("False", "DiskFull"));
+    let message = status.message.unwrap();
+    assert!(message.contains("spec.resources.storage"), "{message}");
+    let status = full_after(&[3; 6]).status();
+    check(&status, FAILED, ("True", "DiskFull"));
+    let message = status.message.unwrap();
+    assert!(message.contains("spec.resources.storage"), "{message}");
+}
+
+#[test]
+fn a_full_disk_is_not_given_up_while_it_gets_on_or_for_what_came_between() {
+    // Each went on from a later checkpoint.
+    check(
+        &full_after(&[1, 2, 3, 4, 5, 6, 7]).status(),
+        RUNNING,
+        ("False", "DiskFull"),
+    );
+    // One that was evicted and said nothing is nothing in between.
+    let evicted = full_after(&[3; 5]).pod("Failed", &json!({"waiting": {}}));
+    let mut case = full_after(&[3]);
+    case.pods.splice(0..0, evicted.pods);
+    check(&case.status(), FAILED, ("True", "DiskFull"));
+    // One that failed for something else is.
+    let mut case = full_after(&[3; 5]).ended(1, &words(said::INTERNAL_ERROR, &json!([])));
+    case.pods.extend(full_after(&[3]).pods);
+    check(&case.status(), RUNNING, ("False", "DiskFull"));
+    // One more that runs may find room.
+    let case = full_after(&[3; 7]).pod("Running", &json!({"running": {}}));
+    check(&case.status(), RUNNING, ("True", "Preparing"));
+}
