@@ -169,6 +169,33 @@ fn two() -> i32 {
     2
 }
 
+impl TrainingJobSpec {
+    /// One of a Model and a dataset, with every default.
+    pub fn new(model_ref: TrainingModelRef, dataset: Dataset) -> Self {
+        Self {
+            model_ref,
+            dataset,
+            data: TrainingData::default(),
+            method: TrainingMethod::default(),
+            eval: TrainingEval::default(),
+            checkpoint: TrainingCheckpoint::default(),
+            gates: Vec::new(),
+            output: TrainingOutput::default(),
+            device: Device::default(),
+            dtype: Dtype::default(),
+            resources: TrainingResources::default(),
+            node_selector: BTreeMap::new(),
+            tolerations: Vec::new(),
+            runtime_class_name: None,
+            service_account_name: None,
+            suspend: false,
+            backoff_limit: two(),
+            active_deadline_seconds: None,
+            ttl_seconds_after_finished: None,
+        }
+    }
+}
+
 impl TrainingJob {
     /// Name of the adapter that it makes.
     pub fn adapter_name(&self) -> &str {
@@ -193,6 +220,8 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(job.adapter_name(), "sql");
+        let own = TrainingJobSpec::new(job.spec.model_ref.clone(), job.spec.dataset.clone());
+        assert_eq!(job.spec, own);
         assert_eq!(job.spec.method, TrainingMethod::default());
         assert_eq!(job.spec.output.on_success, OnSuccess::CreateAdapter);
         assert_eq!(job.spec.backoff_limit, 2);

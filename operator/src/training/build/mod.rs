@@ -203,7 +203,7 @@ fn capacity(plan: &Plan, model: &Mirrored) -> u64 {
     {
         return bytes.max(MIN_CAPACITY_BYTES);
     }
-    let rank = u64::from(plan.spec.method.rank.unwrap_or(16).unsigned_abs());
+    let rank = u64::from(job_file::rank(&plan.spec.method));
     let checkpoint = model.size_bytes / 256 * rank * 3;
     let kept = u64::from(plan.spec.checkpoint.keep.unsigned_abs()) + 2;
     LEAST.max(checkpoint.saturating_mul(2 * kept).saturating_add(DATA))
