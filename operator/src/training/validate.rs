@@ -205,7 +205,7 @@ pub fn validate(
     check_texts(spec)?;
     // A pod for which nobody has a learner would train on its processor, beside its GPU.
     if spec.device != Device::Cpu {
-        return Err(Invalid::Device(device_name(spec.device)));
+        return Err(Invalid::Device(spec.device.as_str()));
     }
     let model_source = model_source(&namespace, model, spec.model_ref.reference.as_ref())?;
     policy.check(&model_source).map_err(Invalid::Model)?;
@@ -213,14 +213,9 @@ pub fn validate(
     if let DatasetPlan::Git(source) = &dataset {
         policy.check(source).map_err(Invalid::Dataset)?;
     }
-    let image = match spec.device {
-        Device::Cpu => Some(&images.cpu),
-        Device::Cuda => images.cuda.as_ref(),
-        Device::Rocm => images.rocm.as_ref(),
-    };
-    let image = image
-        .filter(|image| !image.is_empty())
-        .ok_or(Invalid::NoImage(device_name(spec.device)))?;
+    let image = images
+        .of(spec.device)
+        .ok_or(Invalid::NoImage(spec.device.as_str()))?;
     let own = own_repository(&model_source.url).map(|(_, name)| name);
     let repository = spec.output.repository.as_deref().or(own);
     let name = job.name_any();
@@ -230,7 +225,7 @@ pub fn validate(
         key: policy.keys.of(&namespace, &training::key_name(&name)),
         date: created.0.strftime("%Y-%m-%d").to_string(),
         queue: job.labels().get(QUEUE).cloned(),
-        image: image.clone(),
+        image: image.to_owned(),
         pull_policy: images.pull_policy.as_str(),
         model: model_source,
         dataset,
@@ -244,7 +239,10 @@ pub fn validate(
 
 fn check_texts(spec: &TrainingJobSpec) -> Result<(), Invalid> {
     if let Some(text) = &spec.resources.storage
-        && storage_bytes(text).is_none_or(|bytes| bytes < MIN_CAPACITY_BYTES)
+        && spec
+            .resources
+            .storage_bytes()
+            .is_none_or(|bytes| bytes < MIN_CAPACITY_BYTES)
     {
         return Err(Invalid::Storage(text.clone()));
     }
@@ -319,21 +317,4 @@ fn included(spec: &TrainingJobSpec) -> Vec<String> {
         }
     }
     globs
-}
-
-/// A size as [`hyprstream_api::ModelAdapters::memory_bytes`] reads one.
-pub(super) fn storage_bytes(text: &str) -> Option<u64> {
-    let adapters = hyprstream_api::ModelAdapters {
-        memory: Some(text.to_owned()),
-        ..Default::default()
-    };
-    adapters.memory_bytes()
-}
-
-fn device_name(device: Device) -> &'static str {
-    match device {
-        Device::Cpu => "cpu",
-        Device::Cuda => "cuda",
-        Device::Rocm => "rocm",
-    }
 }

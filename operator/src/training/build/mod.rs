@@ -22,7 +22,7 @@ use kube::api::ObjectMeta;
 
 pub use account::Account;
 
-use super::validate::{DatasetPlan, Plan, storage_bytes};
+use super::validate::{DatasetPlan, Plan};
 use crate::{
     source::Mirrored,
     volume::{self, BoundVolume, Content},
@@ -194,13 +194,7 @@ pub fn account_name(plan: &Plan) -> String {
 fn capacity(plan: &Plan, model: &Mirrored) -> u64 {
     const LEAST: u64 = 128 << 20;
     const DATA: u64 = 128 << 20;
-    if let Some(bytes) = plan
-        .spec
-        .resources
-        .storage
-        .as_deref()
-        .and_then(storage_bytes)
-    {
+    if let Some(bytes) = plan.spec.resources.storage_bytes() {
         return bytes.max(MIN_CAPACITY_BYTES);
     }
     let rank = u64::from(job_file::rank(&plan.spec.method));
