@@ -11,6 +11,8 @@ use super::{super::REPOSITORY, record::JobRecord, template::JobTemplate};
 
 /// Path of what is learnt from in a job's commit.
 pub(super) const TRAIN: &str = "train.jsonl";
+/// What the branches with the data of jobs begin with.
+pub(super) const DATA_BRANCHES: &str = "jobs/";
 /// Path of what it is judged by.
 pub(super) const VALID: &str = "valid.jsonl";
 /// Longest part of a suffix in the name of an adapter.
@@ -35,7 +37,7 @@ pub(super) struct Plan<'a> {
 
 /// The branch with a job's data.
 pub(super) fn data_branch(name: &str) -> String {
-    format!("jobs/{name}")
+    format!("{DATA_BRANCHES}{name}")
 }
 
 impl Plan<'_> {
