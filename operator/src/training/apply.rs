@@ -13,9 +13,9 @@ use serde_json::json;
 
 use super::{
     Context,
-    build::{Account, Desired, QUEUE},
+    build::{Account, Desired},
     fetch::Existing,
-    status,
+    kueue, status,
     validate::Plan,
 };
 use crate::{
@@ -28,7 +28,7 @@ const OVER: i64 = 1;
 
 impl Context {
     /// Makes the cluster what is desired. A Job that is there is not written again but for
-    /// `suspend`, so that neither another release nor Kueue's own changes are in each other's way.
+    /// `suspend`, so that neither another release nor Kueue ([`kueue`]) is in each other's way.
     ///
     /// # Errors
     /// See [`ApplyError`]. What was made before stays, and is built upon by the next attempt.
@@ -90,13 +90,28 @@ impl Context {
 
     async fn set_suspend(&self, batch: &Job, suspend: bool) -> Result<(), ApplyError> {
         let is = batch.spec.as_ref().and_then(|s| s.suspend).unwrap_or(false);
-        let is_queued = batch.labels().contains_key(QUEUE);
-        // Kueue lets go on what it stopped, and may stop what goes on.
-        if is == suspend || is_queued && !suspend {
+        let is_ours = kueue::is_ours(batch);
+        // What somebody else stopped is theirs to let go on.
+        let is_as_wished = if suspend { is && is_ours } else { !is_ours };
+        if is_as_wished {
             return Ok(());
         }
-        self.patch(batch, json!({"spec": {"suspend": suspend}}))
-            .await
+        let by = batch.owner_references().first().map(|owner| &*owner.uid);
+        let by = by.filter(|_| suspend).unwrap_or_default();
+        let mark = json!({"metadata": {"annotations": {kueue::SUSPENDED_BY: by}}});
+        if kueue::queue(batch).is_some() {
+            let is_known = kueue::set_active(&self.client, batch, !suspend).await?;
+            // One that waits without a Workload begins stopped, and is looked at when it does not.
+            if is_ours == suspend || is && !is_known && suspend {
+                return Ok(());
+            }
+            if is_known || !suspend {
+                return self.patch(batch, mark).await;
+            }
+        }
+        let mut change = mark;
+        change["spec"]["suspend"] = json!(suspend);
+        self.patch(batch, change).await
     }
 
     async fn patch(&self, batch: &Job, change: serde_json::Value) -> Result<(), ApplyError> {

@@ -12,6 +12,7 @@ pub mod ask;
 pub mod build;
 pub mod fetch;
 pub mod fork;
+pub mod kueue;
 pub mod publish;
 pub mod refusals;
 pub mod status;

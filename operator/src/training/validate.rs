@@ -1,5 +1,7 @@
 //! The only place where a spec is refused.
 
+use std::collections::BTreeMap;
+
 use hyprstream_api::{
     Dataset, Device, Model, Source, SourceRef, TrainingInputs, TrainingJob, TrainingJobSpec,
     condition,
@@ -8,7 +10,7 @@ use hyprstream_contract::{registry::Reference, training, volume::MIN_CAPACITY_BY
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
-use super::build::QUEUE;
+use super::kueue;
 use crate::{
     adapter::{build::literal, validate::Base},
     args::Images,
@@ -47,8 +49,8 @@ pub struct Plan {
     pub key: WorkerKey,
     /// The day on which the job was made, for templates that write one.
     pub date: String,
-    /// The queue of Kueue that starts it, if it has that label.
-    pub queue: Option<String>,
+    /// The labels of Kueue, which starts it if one names a queue.
+    pub kueue: BTreeMap<String, String>,
     /// The spec.
     pub spec: TrainingJobSpec,
 }
@@ -68,11 +70,6 @@ impl Plan {
     /// The job, for which objects are made.
     pub fn owner(&self) -> Owner<'_> {
         Owner::new::<TrainingJob>(&self.namespace, &self.name, &self.uid, &self.reference)
-    }
-
-    /// The queue of Kueue that starts it.
-    pub fn queue(&self) -> Option<&str> {
-        self.queue.as_deref()
     }
 
     /// The repository of the dataset, if it lies in one.
@@ -224,7 +221,7 @@ pub fn validate(
         adapter: job.adapter_name().to_owned(),
         key: policy.keys.of(&namespace, &training::key_name(&name)),
         date: created.0.strftime("%Y-%m-%d").to_string(),
-        queue: job.labels().get(QUEUE).cloned(),
+        kueue: kueue::labels(job.labels()),
         image: image.to_owned(),
         pull_policy: images.pull_policy.as_str(),
         model: model_source,

@@ -131,8 +131,8 @@ pub struct TrainingJobSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub service_account_name: Option<String>,
-    /// Ends the pod after a checkpoint, and frees what it holds, until it is false again. Kueue
-    /// sets it too.
+    /// Ends the pod after a checkpoint, and frees what it holds, until it is false again. A job with
+    /// a queue of Kueue gives up its place there meanwhile.
     #[serde(default)]
     pub suspend: bool,
     /// How often the pod may fail by itself before the job does. What the cluster does to it

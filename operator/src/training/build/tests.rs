@@ -238,9 +238,13 @@ fn a_job_is_one_pod_and_only_its_own_failures_count() {
 
 #[test]
 fn a_queue_of_kueues_starts_the_job_itself() {
-    let labels = json!({QUEUE: "gpus"});
+    let labels =
+        json!({kueue::QUEUE: "gpus", "kueue.x-k8s.io/priority-class": "high", "team": "a"});
     let made = made(&planned(&small(), &labels).unwrap());
-    assert_eq!(made.batch.metadata.labels.unwrap()[QUEUE], "gpus");
+    let labels = made.batch.metadata.labels.unwrap();
+    assert_eq!(labels[kueue::QUEUE], "gpus");
+    assert_eq!(labels["kueue.x-k8s.io/priority-class"], "high");
+    assert!(!labels.contains_key("team"));
     assert_eq!(made.batch.spec.unwrap().suspend, Some(true));
 }
 

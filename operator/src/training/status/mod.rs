@@ -24,7 +24,7 @@ use kube::ResourceExt;
 pub use self::{
     events::events,
     pod::waits_for_volume,
-    states::{ADAPTER_EXISTS, is_over},
+    states::{ADAPTER_EXISTS, QUEUED, is_over},
 };
 use self::{
     figures::{curve, decimal, figures},

@@ -17,12 +17,15 @@ use crate::{
     },
     training::{
         fork::Forked,
+        kueue,
         refusals::{QUOTA_EXCEEDED, Refusal},
     },
 };
 
 /// Reason of `GatePassed`: an Adapter of the name is there that no job made.
 pub const ADAPTER_EXISTS: &str = "AdapterExists";
+/// Reason of `Suspended` and `Running`: Kueue has no room for it yet.
+pub const QUEUED: &str = "Queued";
 /// The Job's own conditions.
 const BATCH_COMPLETE: &str = "Complete";
 const BATCH_FAILED: &str = "Failed";
@@ -56,11 +59,21 @@ enum Place {
     /// Its pod ended and another one follows, for that reason.
     Restarting(&'static str, String),
     /// It stops, or has stopped.
-    Suspended { is_over: bool },
+    Suspended { by: Holder, is_over: bool },
     /// It is complete, with what it said.
     Complete(Box<LastWords>),
     /// It is given up.
     Failed(String, String),
+}
+
+/// Who stops a job.
+enum Holder {
+    /// `spec.suspend`.
+    Spec,
+    /// Kueue, until that queue has room.
+    Queue(String),
+    /// Somebody else, who lets it go on.
+    Other,
 }
 
 impl States {
@@ -92,7 +105,7 @@ impl States {
                 states.state = "Running";
                 states.message = message;
             }
-            Place::Suspended { is_over } => states.suspend(is_over),
+            Place::Suspended { by, is_over } => states.suspend(&by, is_over),
             Place::Complete(words) => states.end(&words),
             Place::Failed(reason, message) => {
                 states.running = no(&reason, "it is over");
@@ -106,29 +119,42 @@ impl States {
         states
     }
 
-    fn suspend(&mut self, is_over: bool) {
-        let message = if is_over {
-            "stopped behind its last checkpoint, until spec.suspend is false"
-        } else {
-            "its pod ends the step that it is at, and pushes a checkpoint"
-        };
-        let reason = if is_over {
-            reason::SUSPENDED
-        } else {
-            "Stopping"
+    fn suspend(&mut self, by: &Holder, is_over: bool) {
+        let (reason, message) = match by {
+            _ if !is_over => (
+                "Stopping",
+                "its pod ends the step that it is at, and pushes a checkpoint".to_owned(),
+            ),
+            Holder::Spec => (
+                reason::SUSPENDED,
+                "stopped behind its last checkpoint, until spec.suspend is false".to_owned(),
+            ),
+            Holder::Queue(queue) => (
+                QUEUED,
+                format!(
+                    "waits until Kueue has room for it in the queue {queue}; `kubectl describe \
+                     workloads` says for what"
+                ),
+            ),
+            Holder::Other => (
+                reason::SUSPENDED,
+                "its Job is suspended, and not by spec.suspend: whoever did lets it go on, as Kueue \
+                 does"
+                    .to_owned(),
+            ),
         };
         self.running = if is_over {
-            no(reason, message)
+            no(reason, &message)
         } else {
-            yes(reason, message)
+            yes(reason, &message)
         };
         self.suspended = if is_over {
-            yes(reason, message)
+            yes(reason, &message)
         } else {
-            no(reason, message)
+            no(reason, &message)
         };
         self.state = if is_over { "Suspended" } else { "Running" };
-        message.clone_into(&mut self.message);
+        self.message = message;
     }
 
     fn end(&mut self, words: &LastWords) {
@@ -184,10 +210,9 @@ fn place(observed: &Observed<'_>, words: Option<&LastWords>, source: &State) -> 
         };
     }
     let active = observed.pods.iter().rev().find(|pod| is_active(pod));
-    let is_stopped = observed.batch_is(BATCH_SUSPENDED).is_some();
-    if observed.job.spec.suspend || is_stopped {
+    if let Some(by) = holder(observed) {
         let is_over = active.is_none();
-        return Place::Suspended { is_over };
+        return Place::Suspended { by, is_over };
     }
     if let Some(error) = observed.apply_error {
         return Place::Pending(error.reason().to_owned(), error.message("TrainingJob"));
@@ -217,6 +242,23 @@ fn place(observed: &Observed<'_>, words: Option<&LastWords>, source: &State) -> 
         return Place::Pending(reason::PENDING.to_owned(), message);
     }
     Place::Pending(source.reason.clone(), source.message.clone())
+}
+
+/// Who stops the job, if anybody does.
+fn holder(observed: &Observed<'_>) -> Option<Holder> {
+    if observed.job.spec.suspend {
+        return Some(Holder::Spec);
+    }
+    let batch = observed.batch?;
+    let is_stopped = batch.spec.as_ref().and_then(|spec| spec.suspend);
+    let is_told = observed.batch_is(BATCH_SUSPENDED).is_some();
+    if !is_stopped.unwrap_or(is_told) || kueue::is_ours(batch) {
+        return None;
+    }
+    Some(match kueue::queue(batch) {
+        Some(queue) => Holder::Queue(queue.to_owned()),
+        None => Holder::Other,
+    })
 }
 
 fn refused(refusal: &Refusal) -> String {

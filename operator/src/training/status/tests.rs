@@ -292,3 +292,45 @@ fn a_full_disk_is_not_given_up_while_it_gets_on_or_for_what_came_between() {
     let case = full_after(&[3; 7]).pod("Running", &json!({"running": {}}));
     check(&case.status(), RUNNING, ("True", "Preparing"));
 }
+
+#[test]
+fn a_job_that_kueue_holds_is_queued_and_one_that_somebody_else_holds_is_suspended() {
+    let batch = |labels: &Value, annotations: &Value| -> Option<Job> {
+        let job = json!({"metadata": {"labels": labels, "annotations": annotations},
+            "spec": {"suspend": true, "template": {}}});
+        Some(serde_json::from_value(job).unwrap())
+    };
+    let mut case = Case::new();
+    let waiting = case.status();
+    case.before = waiting.clone();
+    let queue = json!({"kueue.x-k8s.io/queue-name": "gpus"});
+    case.batch = batch(&queue, &json!({}));
+    let queued = case.status();
+    check(&queued, SUSPENDED, ("True", "Queued"));
+    check(&queued, RUNNING, ("False", "Queued"));
+    assert_eq!(queued.state.as_deref(), Some("Suspended"));
+    assert!(queued.message.as_ref().unwrap().contains("gpus"));
+    let told: Vec<_> = events(&waiting, &queued);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].reason, "Queued");
+
+    // Kueue lets it begin.
+    let mut started = Case::new().pod("Running", &json!({"running": {}}));
+    started.before = queued.clone();
+    let told = events(&queued, &started.status());
+    assert!(
+        told.iter().any(|event| event.reason == "Started"),
+        "{told:?}"
+    );
+
+    // spec.suspend has the last word, and what it stopped is about to go on without it.
+    case.job = job(&json!({"suspend": true}));
+    check(&case.status(), SUSPENDED, ("True", "Suspended"));
+    case.job = job(&json!({}));
+    case.batch = batch(&json!({}), &json!({}));
+    let held = case.status();
+    check(&held, SUSPENDED, ("True", "Suspended"));
+    assert!(held.message.unwrap().contains("not by spec.suspend"));
+    case.batch = batch(&json!({}), &json!({"hyprstream.io/suspended-by": "u"}));
+    check(&case.status(), SUSPENDED, ("False", "NotSuspended"));
+}
