@@ -131,6 +131,7 @@ async fn fine_tuning_api(
     let registry = Registry::new(url.clone(), token.clone()).context("reach the registry")?;
     let api = Arc::new(FineTuning::new(args.config(), registry, client, keys));
     tokio::spawn(fine_tuning::keys::follow(folder.clone(), Arc::clone(&api)));
+    tokio::spawn(fine_tuning::sweep(Arc::clone(&api)));
     Ok(Some(api))
 }
 

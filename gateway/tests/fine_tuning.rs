@@ -25,6 +25,7 @@ const JOBS: &str = "/v1/fine_tuning/jobs";
 
 struct Stage {
     gateway: Running,
+    api: Arc<FineTuning>,
     fakes: Fakes,
     folder: tempfile::TempDir,
 }
@@ -49,12 +50,14 @@ impl Stage {
             (facts("team-a", "m"), vec![]),
             (facts("team-b", "n"), vec![]),
         ]);
+        let served = Arc::clone(&api);
         let gateway = Running::start_as(Config::default(), models, |gateway: Gateway| {
-            gateway.with_fine_tuning(api)
+            gateway.with_fine_tuning(served)
         })
         .await;
         Self {
             gateway,
+            api,
             fakes,
             folder,
         }
@@ -536,4 +539,59 @@ async fn a_registry_that_is_down_is_no_fault_of_the_client() {
     assert_eq!((status, code.as_str()), (503, "registry_unavailable"));
     assert!(!message.contains("token"), "{message}");
     assert!(answer.head.contains("retry-after: 5"));
+}
+
+#[tokio::test]
+async fn the_data_of_a_job_that_is_gone_go_and_of_others_stay() {
+    let stage = Stage::start().await;
+    let file = stage.upload("d.jsonl", &format!("{CHAT}\n")).await;
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        let job = stage
+            .create(json!({"model": "m", "training_file": file}))
+            .await;
+        ids.push(id(&job).to_owned());
+    }
+    let branches = || -> Vec<String> {
+        let world = stage.fakes.world.lock();
+        let repository = &world.repositories["team-a/openai-files"];
+        let of_jobs = repository
+            .branches
+            .keys()
+            .filter(|b| b.starts_with("jobs/"));
+        of_jobs.cloned().collect()
+    };
+    assert_eq!(stage.api.sweep_data().await, 0);
+    assert_eq!(branches().len(), 4);
+    {
+        let mut world = stage.fakes.world.lock();
+        // One is gone, one is gone and just made, and one has lost its label.
+        world.jobs.remove(&format!("team-a/{}", ids[0]));
+        world.jobs.remove(&format!("team-a/{}", ids[1]));
+        let job = world.jobs.get_mut(&format!("team-a/{}", ids[2])).unwrap();
+        job["metadata"]["labels"] = json!({});
+        let branches = &mut world
+            .repositories
+            .get_mut("team-a/openai-files")
+            .unwrap()
+            .branches;
+        let young = branches.get_mut(&format!("jobs/{}", ids[1])).unwrap();
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        young.0.committed_at = i64::try_from(since.unwrap().as_secs()).unwrap();
+        // Somebody pushed that.
+        let theirs = branches[&format!("jobs/{}", ids[3])].clone();
+        branches.insert("jobs/of-mine".to_owned(), theirs);
+        world.hide = Some(503);
+    }
+    assert_eq!(
+        stage.api.sweep_data().await,
+        0,
+        "nobody knows which are gone"
+    );
+    stage.fakes.world.lock().hide = None;
+    assert_eq!(stage.api.sweep_data().await, 1);
+    let left = branches();
+    assert!(!left.contains(&format!("jobs/{}", ids[0])), "{left:?}");
+    assert_eq!(left.len(), 4, "{left:?}");
+    stage.get(&format!("/v1/files/{file}")).await;
 }

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use hyprstream_api::Device;
 use hyprstream_telemetry::LogFormat;
 
 /// Makes the commits that Models name answer requests.
@@ -94,6 +95,18 @@ pub struct Images {
         default_value_t = PullPolicy::IfNotPresent
     )]
     pub pull_policy: PullPolicy,
+}
+
+impl Images {
+    /// The image for a device, if there is one.
+    pub fn of(&self, device: Device) -> Option<&str> {
+        let image = match device {
+            Device::Cpu => Some(&self.cpu),
+            Device::Cuda => self.cuda.as_ref(),
+            Device::Rocm => self.rocm.as_ref(),
+        };
+        image.map(String::as_str).filter(|image| !image.is_empty())
+    }
 }
 
 /// When the kubelet pulls an image.

@@ -16,6 +16,7 @@ pub mod apply;
 pub mod args;
 pub mod cache;
 pub mod cleanup;
+pub mod complaints;
 pub mod controller;
 pub mod crds;
 pub mod kind;

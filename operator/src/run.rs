@@ -309,6 +309,7 @@ impl Operator {
                     recorder.clone(),
                 ),
                 mounts: Mounts::new(self.client.clone()),
+                refusals: training::refusals::Refusals::new(self.client.clone()),
                 images: self.images.clone(),
                 policy: policy.clone(),
                 forks: training::fork::Forks::new(self.registry.clone(), trigger.clone()),

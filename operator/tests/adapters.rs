@@ -435,6 +435,60 @@ async fn a_start_of_the_operator_takes_nothing_off_a_list_and_says_nothing_anew(
     assert!(before > writes);
 }
 
+/// A question that times out just after a start is no news: the operator knew nothing before.
+#[tokio::test]
+async fn a_worker_that_misses_the_first_questions_after_a_start_is_not_said_to_be_unreachable() {
+    let mut world = served().await;
+    world.apply_adapter("sql", ".");
+    world.loaded("sql", A).await;
+    world.quiet().await;
+    world.kill_operator();
+    let before = world.quiet().await;
+    let pod = world.cluster.list(PODS)[0]["metadata"]["name"].clone();
+    let pod = pod.as_str().unwrap();
+    world.workers.ignore_first(2);
+    world.start();
+    world
+        .wait("it has answered", || world.workers.questions(pod) > 3)
+        .await;
+    world.quiet().await;
+    let all = world.cluster.writes();
+    let statuses = all[before..].iter().filter(|w| w.contains("/adapters/"));
+    assert_eq!(statuses.count(), 0, "{:?}", &all[before..]);
+    // One that stays silent is said to.
+    world.kill_operator();
+    world.workers.silence(pod, true);
+    world.start();
+    world.because("sql", LOADED, "WorkerUnreachable").await;
+}
+
+/// Between the answer which commit it is and the answer that the registry has it, nothing is known of
+/// the commit, and nothing is said.
+#[tokio::test]
+async fn a_start_says_of_no_commit_that_it_is_fetched_before_the_registry_does() {
+    let mut world = served().await;
+    world.registry.push("ns", "lora", B);
+    world.apply_adapter_of("sql", &other("."));
+    world.loaded("sql", B).await;
+    world.quiet().await;
+    world.kill_operator();
+    let before = world.quiet().await;
+    let asked = world.registry.asked_for(B);
+    world.registry.hold_mirrors(true);
+    world.start();
+    world
+        .wait("the registry is asked", || {
+            world.registry.asked_for(A) > 0 && world.registry.asked_for(B) > asked
+        })
+        .await;
+    world.quiet().await;
+    world.registry.hold_mirrors(false);
+    world.quiet().await;
+    let all = world.cluster.writes();
+    let statuses = all[before..].iter().filter(|w| w.ends_with("/status"));
+    assert_eq!(statuses.count(), 0, "{:?}", &all[before..]);
+}
+
 #[tokio::test]
 async fn an_operator_that_is_killed_again_and_again_converges() {
     let mut world = World::new().await;

@@ -59,6 +59,26 @@ async fn made(world: &World, name: &str) -> Value {
     get().unwrap()
 }
 
+/// A pod of a Job, with the state of its container.
+fn pod(world: &World, job: &Value, name: &str, state: &Value) {
+    let phase = if state["terminated"].is_object() {
+        "Failed"
+    } else {
+        "Running"
+    };
+    world.cluster.put(
+        "v1/pods",
+        json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": "ns",
+                "labels": job["spec"]["template"]["metadata"]["labels"],
+                "ownerReferences": [{"apiVersion": "batch/v1", "kind": "Job", "name": "sql",
+                    "uid": job["metadata"]["uid"], "controller": true}]},
+            "spec": {"containers": []},
+            "status": {"phase": phase, "containerStatuses": [{"name": "trainer", "image": "i",
+                "imageID": "", "ready": true, "restartCount": 0, "state": state}]}}),
+    );
+}
+
 /// The Job ends, as the controller of Kubernetes says it.
 fn end(world: &World, name: &str, how: &str) {
     world.cluster.change(JOBS, "ns", name, |job| {
@@ -96,6 +116,73 @@ async fn a_job_is_pinned_made_and_lets_go_of_its_volumes_when_it_ends() {
         .await;
     let writes = world.quiet().await;
     assert!(world.cluster.get(JOBS, "ns", "sql").is_some());
+    assert_eq!(world.quiet().await, writes);
+}
+
+#[tokio::test]
+async fn a_pod_that_the_api_server_refuses_is_told_in_its_words_until_it_is_taken() {
+    let world = model().await;
+    world.apply_training("sql", &json!({}), &spec(&json!({})));
+    let job = made(&world, "sql").await;
+    let is = |reason: &str| because(&world, "Running", reason);
+    let said = "exceeded quota: q, requested: cpu=2, used: cpu=1, limited: cpu=2";
+    world.cluster.put(
+        "v1/events",
+        json!({"apiVersion": "v1", "kind": "Event", "type": "Warning",
+            "metadata": {"name": "sql.refused", "namespace": "ns"},
+            "involvedObject": {"uid": job["metadata"]["uid"], "kind": "Job"},
+            "reason": "FailedCreate", "lastTimestamp": "2026-01-01T00:00:00Z",
+            "message": format!("Error creating: pods \"sql-x7k2p\" is forbidden: {said}")}),
+    );
+    world
+        .wait("the quota is told", || is("QuotaExceeded"))
+        .await;
+    assert!(world.training("sql").message.unwrap().contains(said));
+    let is_told = || {
+        let events = world.cluster.list("events.k8s.io/v1/events");
+        events
+            .iter()
+            .any(|event| event["reason"] == "QuotaExceeded")
+    };
+    world.wait("an event says it", is_told).await;
+    pod(
+        &world,
+        &job,
+        "sql-x7k2q",
+        &json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}}),
+    );
+    world.wait("its pod is there", || is("Preparing")).await;
+}
+
+#[tokio::test]
+async fn a_job_whose_disk_stays_full_is_given_up_and_its_job_ends() {
+    let world = model().await;
+    world.apply_training("sql", &json!({}), &spec(&json!({})));
+    let job = made(&world, "sql").await;
+    let words = json!({"reason": "DiskFull", "message": "/out: no space left", "step": 0});
+    let ended = json!({"terminated": {"exitCode": 74, "message": words.to_string()}});
+    let deadline = || {
+        let job = world.cluster.get(JOBS, "ns", "sql").unwrap();
+        job["spec"]["activeDeadlineSeconds"].clone()
+    };
+    for number in 1..6 {
+        pod(&world, &job, &format!("sql-{number}"), &ended);
+    }
+    world
+        .wait("it is told", || because(&world, "Running", "DiskFull"))
+        .await;
+    assert_eq!(deadline(), Value::Null);
+    pod(&world, &job, "sql-6", &ended);
+    world
+        .wait("it is given up", || because(&world, "Failed", "DiskFull"))
+        .await;
+    world.wait("its Job ends", || deadline() == 1).await;
+    world
+        .wait("its claims are let go", || {
+            of_training(&world, CLAIMS).is_empty()
+        })
+        .await;
+    let writes = world.quiet().await;
     assert_eq!(world.quiet().await, writes);
 }
 
@@ -223,19 +310,103 @@ async fn a_job_is_suspended_and_goes_on_as_its_spec_says() {
     }
 }
 
+/// The condition of a job has that reason.
+fn because(world: &World, kind: &str, reason: &str) -> bool {
+    let status = world.training("sql");
+    status.condition(kind).is_some_and(|c| c.reason == reason)
+}
+
+/// What Kueue changes of a Job is not ours, whichever operator looks.
 #[tokio::test]
-async fn a_queue_says_when_its_jobs_begin() {
-    let world = model().await;
+async fn a_queue_says_when_its_jobs_begin_and_where_they_run() {
+    let mut world = model().await;
     let labels = json!({"kueue.x-k8s.io/queue-name": "q"});
     world.apply_training("sql", &labels, &spec(&json!({})));
     let job = made(&world, "sql").await;
     assert_eq!(job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"], "q");
+    assert_eq!(job["spec"]["suspend"], true);
+    let queued = || because(&world, "Suspended", "Queued") && because(&world, "Running", "Queued");
+    world.wait("it is queued", queued).await;
+    // It is admitted, to a flavour of its own.
+    world.cluster.change(JOBS, "ns", "sql", |job| {
+        job["spec"]["suspend"] = json!(false);
+        job["spec"]["template"]["spec"]["nodeSelector"] = json!({"flavour": "a"});
+        job["metadata"]["annotations"] = json!({"kueue.x-k8s.io/of": "its own"});
+    });
+    let admitted = world.cluster.get(JOBS, "ns", "sql").unwrap();
+    let is_over = || because(&world, "Suspended", "NotSuspended");
+    world.wait("it is admitted", is_over).await;
+    world.kill_operator();
+    world.start();
+    world.quiet().await;
+    assert_eq!(world.cluster.get(JOBS, "ns", "sql").unwrap(), admitted);
+    // It is evicted.
     world.cluster.change(JOBS, "ns", "sql", |job| {
         job["spec"]["suspend"] = json!(true);
     });
+    let queued = || because(&world, "Suspended", "Queued");
+    world.wait("it is queued again", queued).await;
     world.quiet().await;
     let job = world.cluster.get(JOBS, "ns", "sql").unwrap();
     assert_eq!(job["spec"]["suspend"], true);
+}
+
+/// Kueue may be told to manage Jobs that name no queue.
+#[tokio::test]
+async fn what_somebody_else_suspended_is_not_let_go_on() {
+    let world = model().await;
+    world.apply_training("sql", &json!({}), &spec(&json!({})));
+    assert_eq!(made(&world, "sql").await["spec"]["suspend"], false);
+    world.cluster.change(JOBS, "ns", "sql", |job| {
+        job["spec"]["suspend"] = json!(true);
+    });
+    let held = || because(&world, "Suspended", "Suspended");
+    world.wait("it is told", held).await;
+    world.quiet().await;
+    let job = world.cluster.get(JOBS, "ns", "sql").unwrap();
+    assert_eq!(job["spec"]["suspend"], true);
+    assert!(world.training("sql").message.unwrap().contains("not by"));
+}
+
+/// A Job of an admitted Workload that is suspended past Kueue goes on at once.
+#[tokio::test]
+async fn a_job_of_a_queue_is_stopped_through_its_workload() {
+    const WORKLOADS: &str = "kueue.x-k8s.io/v1beta1/workloads";
+    let world = model().await;
+    let labels = json!({"kueue.x-k8s.io/queue-name": "q"});
+    world.apply_training("sql", &labels, &spec(&json!({})));
+    let job = made(&world, "sql").await;
+    let workload = |name: &str, uid: &Value| {
+        world.cluster.put(
+            WORKLOADS,
+            json!({"apiVersion": "kueue.x-k8s.io/v1beta1", "kind": "Workload",
+                "metadata": {"name": name, "namespace": "ns",
+                    "labels": {"kueue.x-k8s.io/job-uid": uid}},
+                "spec": {"queueName": "q"}}),
+        );
+    };
+    workload("job-sql", &job["metadata"]["uid"]);
+    workload("job-other", &json!("another"));
+    world.cluster.change(JOBS, "ns", "sql", |job| {
+        job["spec"]["suspend"] = json!(false);
+    });
+    let active =
+        |name: &str| world.cluster.get(WORKLOADS, "ns", name).unwrap()["spec"]["active"].clone();
+    for suspend in [true, false] {
+        world.cluster.change(TRAININGS, "ns", "sql", |job| {
+            job["spec"]["suspend"] = json!(suspend);
+        });
+        let is = || active("job-sql") == !suspend;
+        world.wait(&format!("suspend is {suspend}"), is).await;
+        world.quiet().await;
+        // The rest is Kueue's to do.
+        let job = world.cluster.get(JOBS, "ns", "sql").unwrap();
+        assert_eq!(job["spec"]["suspend"], !suspend);
+        world.cluster.change(JOBS, "ns", "sql", |job| {
+            job["spec"]["suspend"] = json!(suspend);
+        });
+    }
+    assert_eq!(active("job-other"), Value::Null);
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ pub mod condition;
 mod model;
 #[cfg(test)]
 mod schema_test;
+mod size;
 mod source;
 mod training_job;
 

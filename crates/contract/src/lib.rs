@@ -15,6 +15,7 @@ pub mod model_ref;
 pub mod registry;
 pub mod repositories;
 pub mod training;
+pub mod training_defaults;
 pub mod volume;
 pub mod worker;
 pub mod worker_adapters;

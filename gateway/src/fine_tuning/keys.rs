@@ -134,6 +134,11 @@ impl ClientKeys {
         bool::from(found).then(|| Arc::clone(&self.namespaces[index as usize]))
     }
 
+    /// The namespaces that have keys, or had a file for them.
+    pub fn namespaces(&self) -> &[Arc<str>] {
+        &self.namespaces
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.keys.len()

@@ -8,7 +8,7 @@
 //! A key opens one namespace. Nothing is kept here: a file is the branch `files/ID` of its
 //! namespace's repository, whose commit says all of it; a job is a TrainingJob, whose data is a
 //! commit of the branch `jobs/ID` with the same LFS objects, so that a file that is deleted takes
-//! nothing from a job.
+//! nothing from a job. The branch goes some time after its TrainingJob ([`sweep`]).
 
 mod client;
 mod error;
@@ -33,7 +33,7 @@ use parking_lot::RwLock;
 
 pub(crate) use client::Shared;
 pub use error::FineTuningError;
-pub use jobs::JobTemplate;
+pub use jobs::{JobTemplate, sweep};
 pub use keys::ClientKeys;
 pub use registry::{Registry, RegistryError};
 

@@ -44,6 +44,8 @@ pub struct World {
     pub events: Vec<Value>,
     /// Status with which the API server answers the next creation.
     pub refuse: Option<u16>,
+    /// Status with which the API server answers whoever lists jobs.
+    pub hide: Option<u16>,
     /// Changes of jobs that others make just before ours.
     pub races: u32,
     count: u64,
@@ -290,8 +292,13 @@ async fn list_jobs(
 ) -> Response {
     assert_eq!(query["labelSelector"], "hyprstream.io/fine-tuning=true");
     let world = world.lock();
-    let own =
-        |(key, job): (&String, &Value)| key.starts_with(&format!("{ns}/")).then(|| job.clone());
+    if let Some(code) = world.hide {
+        return status(code, "Hidden");
+    }
+    let own = |(key, job): (&String, &Value)| {
+        let is_labelled = job["metadata"]["labels"]["hyprstream.io/fine-tuning"] == "true";
+        (key.starts_with(&format!("{ns}/")) && is_labelled).then(|| job.clone())
+    };
     let items: Vec<Value> = world.jobs.iter().filter_map(own).collect();
     Json(
         json!({"kind": "TrainingJobList", "apiVersion": "hyprstream.io/v1alpha1",

@@ -1,6 +1,6 @@
 //! The only place where a spec is refused.
 
-use hyprstream_api::{Device, Model, ModelSpec, condition};
+use hyprstream_api::{Model, ModelSpec, condition};
 use hyprstream_contract::adapters::{InvalidModelName, ModelName};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
@@ -92,14 +92,8 @@ pub fn validate(model: &Model, images: &Images) -> Result<Plan, Invalid> {
         .ok_or(Invalid::Incomplete("name"))?;
     let uid = model.uid().ok_or(Invalid::Incomplete("uid"))?;
     let source = SourceKey::of(&namespace, "a Model", &spec.source)?;
-    let image = match spec.engine.device {
-        Device::Cpu => Some(&images.cpu),
-        Device::Cuda => images.cuda.as_ref(),
-        Device::Rocm => images.rocm.as_ref(),
-    };
-    let image = image
-        .filter(|image| !image.is_empty())
-        .ok_or(Invalid::NoImage(device_name(spec.engine.device)))?;
+    let device = spec.engine.device;
+    let image = images.of(device).ok_or(Invalid::NoImage(device.as_str()))?;
     if let Some(text) = &spec.adapters.memory
         && spec.adapters.memory_bytes().is_none()
     {
@@ -115,7 +109,7 @@ pub fn validate(model: &Model, images: &Images) -> Result<Plan, Invalid> {
         uid,
         reference: owner_reference,
         source,
-        image: image.clone(),
+        image: image.to_owned(),
         pull_policy: images.pull_policy.as_str(),
         worker_key: None,
         spec: spec.clone(),
@@ -134,14 +128,6 @@ impl Policy {
             worker_key: Some(key),
             ..plan
         })
-    }
-}
-
-fn device_name(device: Device) -> &'static str {
-    match device {
-        Device::Cpu => "cpu",
-        Device::Cuda => "cuda",
-        Device::Rocm => "rocm",
     }
 }
 

@@ -162,15 +162,6 @@ impl Task {
         };
         self.keep_serving(&upstream).await;
         let commit = self.resolve(&upstream, since).await?;
-        self.update(|f| {
-            if f.latest.as_ref() != Some(&commit) {
-                f.mirrored = None;
-                f.download = None;
-            }
-            f.latest = Some(commit.clone());
-            // A failed mirror stays reported until it is ready or fails in another way.
-        })
-        .await;
         self.mirror(upstream, commit).await
     }
 
@@ -261,11 +252,26 @@ impl Task {
         };
         let mut reported: Option<Instant> = None;
         loop {
-            let status = {
+            let answer = {
                 let _slot = self.slot().await;
                 self.shared.registry.mirror(&request).await
-            }
-            .map_err(|error| Self::problem(&error))?;
+            };
+            // Invariant: which commit it is is told with what the registry has of it, and not before.
+            // After a start, nobody would know that it is there.
+            let status = match answer {
+                Ok(status) => status,
+                Err(error) => {
+                    let (problem, fleeting) = Self::problem(&error);
+                    if !fleeting {
+                        self.update(|f| {
+                            names(f, &commit);
+                            f.problem = Some(problem.clone());
+                        })
+                        .await;
+                    }
+                    return Err((problem, fleeting));
+                }
+            };
             let progress = Progress {
                 done_bytes: status.bytes_done,
                 total_bytes: status.bytes_total,
@@ -291,6 +297,7 @@ impl Task {
                     if reported.is_none_or(|at| at.elapsed() >= self.shared.pace.report) {
                         reported = Some(Instant::now());
                         self.update(|f| {
+                            names(f, &commit);
                             f.download = Some(progress);
                             f.problem = None;
                         })
@@ -313,12 +320,15 @@ impl Task {
                         message: "the registry did not say why".to_owned(),
                         retriable: true,
                     });
+                    let problem = refused(&error);
                     self.update(|f| {
+                        names(f, &commit);
                         f.mirrored = None;
                         f.download = Some(progress);
+                        f.problem = Some(problem.clone());
                     })
                     .await;
-                    return Err((refused(&error), false));
+                    return Err((problem, false));
                 }
             }
         }
@@ -400,6 +410,16 @@ impl Task {
             }
         }
     }
+}
+
+/// The reference names that commit. A failed mirror stays reported until it is ready or fails in
+/// another way.
+fn names(findings: &mut Findings, commit: &CommitId) {
+    if findings.latest.as_ref() != Some(commit) {
+        findings.mirrored = None;
+        findings.download = None;
+    }
+    findings.latest = Some(commit.clone());
 }
 
 fn refused(error: &ApiError) -> Problem {

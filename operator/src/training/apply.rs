@@ -13,9 +13,9 @@ use serde_json::json;
 
 use super::{
     Context,
-    build::{Account, Desired, QUEUE},
+    build::{Account, Desired},
     fetch::Existing,
-    status,
+    kueue, status,
     validate::Plan,
 };
 use crate::{
@@ -23,9 +23,12 @@ use crate::{
     volume,
 };
 
+/// Seconds that a Job may run which is to end now; the least that there may be.
+const OVER: i64 = 1;
+
 impl Context {
     /// Makes the cluster what is desired. A Job that is there is not written again but for
-    /// `suspend`, so that neither another release nor Kueue's own changes are in each other's way.
+    /// `suspend`, so that neither another release nor Kueue ([`kueue`]) is in each other's way.
     ///
     /// # Errors
     /// See [`ApplyError`]. What was made before stays, and is built upon by the next attempt.
@@ -87,22 +90,55 @@ impl Context {
 
     async fn set_suspend(&self, batch: &Job, suspend: bool) -> Result<(), ApplyError> {
         let is = batch.spec.as_ref().and_then(|s| s.suspend).unwrap_or(false);
-        let is_queued = batch.labels().contains_key(QUEUE);
-        // Kueue lets go on what it stopped, and may stop what goes on.
-        if is == suspend || is_queued && !suspend {
+        let is_ours = kueue::is_ours(batch);
+        // What somebody else stopped is theirs to let go on.
+        let is_as_wished = if suspend { is && is_ours } else { !is_ours };
+        if is_as_wished {
             return Ok(());
         }
+        let by = batch.owner_references().first().map(|owner| &*owner.uid);
+        let by = by.filter(|_| suspend).unwrap_or_default();
+        let mark = json!({"metadata": {"annotations": {kueue::SUSPENDED_BY: by}}});
+        if kueue::queue(batch).is_some() {
+            let is_known = kueue::set_active(&self.client, batch, !suspend).await?;
+            // One that waits without a Workload begins stopped, and is looked at when it does not.
+            if is_ours == suspend || is && !is_known && suspend {
+                return Ok(());
+            }
+            if is_known || !suspend {
+                return self.patch(batch, mark).await;
+            }
+        }
+        let mut change = mark;
+        change["spec"]["suspend"] = json!(suspend);
+        self.patch(batch, change).await
+    }
+
+    async fn patch(&self, batch: &Job, change: serde_json::Value) -> Result<(), ApplyError> {
         let name = batch.name_any();
         let namespace = batch.namespace().unwrap_or_default();
         let api: Api<Job> = Api::namespaced(self.client.clone(), &namespace);
-        let patch = Patch::Merge(json!({"spec": {"suspend": suspend}}));
-        api.patch(&name, &PatchParams::default(), &patch)
+        api.patch(&name, &PatchParams::default(), &Patch::Merge(change))
             .await
             .map(drop)
             .map_err(|source| request_error("patch", "Job", &name, source))
     }
 
-    /// Deletes the claims of a job that is over, whose volumes the sweep takes, and the job when its
+    /// Has the Job of one that was given up here end too, with its pod: Kubernetes fails it for its
+    /// deadline, and keeps what its pods wrote.
+    pub(super) async fn end(&self, existing: &Existing) -> Result<(), ApplyError> {
+        let Some(batch) = &existing.batch else {
+            return Ok(());
+        };
+        let deadline = batch.spec.as_ref().and_then(|s| s.active_deadline_seconds);
+        if status::is_over(batch) || deadline == Some(OVER) {
+            return Ok(());
+        }
+        self.patch(batch, json!({"spec": {"activeDeadlineSeconds": OVER}}))
+            .await
+    }
+
+    /// Ends the Job of a job that is over, deletes its claims, whose volumes the sweep takes, and the job when its
     /// time has come.
     pub(super) async fn let_go(
         &self,
@@ -111,6 +147,7 @@ impl Context {
         existing: &Existing,
         now: Timestamp,
     ) -> Result<(), ApplyError> {
+        self.end(existing).await?;
         let namespace = job.namespace().unwrap_or_default();
         let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &namespace);
         for claim in &existing.claims {

@@ -12,8 +12,10 @@ pub mod ask;
 pub mod build;
 pub mod fetch;
 pub mod fork;
+pub mod kueue;
 mod lost;
 pub mod publish;
+pub mod refusals;
 pub mod status;
 pub mod validate;
 
@@ -22,7 +24,7 @@ use std::{sync::Arc, time::Duration};
 use futures::{FutureExt, future::BoxFuture};
 use hyprstream_api::{
     OnSuccess, TrainingInputs, TrainingJob, TrainingJobStatus,
-    condition::{COMPLETE, FAILED, GATE_PASSED, reason::API_ERROR},
+    condition::{COMPLETE, FAILED, GATE_PASSED, SUSPENDED, reason::API_ERROR},
 };
 use hyprstream_contract::{adapters::ModelName, label, repositories::ForkRequest, training};
 use k8s_openapi::jiff::Timestamp;
@@ -34,6 +36,7 @@ use self::{
     fetch::Existing,
     fork::{Forked, Forks},
     publish::{PublishError, publish},
+    refusals::Refusals,
     status::Observed,
     validate::{Plan, validate},
 };
@@ -54,7 +57,7 @@ use crate::{
 
 /// How often a job that runs is looked at though its pod says nothing new.
 const LOOK: Duration = Duration::from_secs(30);
-/// How often a job is looked at that waits for its Model, or for a pod to end.
+/// How often a job is looked at that waits for its Model, or for its pod to be made or to end.
 const WAIT: Duration = Duration::from_secs(3);
 
 impl Kind for TrainingJob {
@@ -96,6 +99,8 @@ pub struct Context {
     pub statuses: Statuses<TrainingJob>,
     /// Asks why volumes are not mounted.
     pub mounts: Mounts,
+    /// Asks why pods are not made.
+    pub refusals: Refusals,
     /// Images of the pods.
     pub images: Images,
     /// What the installation forbids and adds.
@@ -132,6 +137,7 @@ impl Reconcile for Context {
 
     fn retain(&self, keep: &dyn Fn(&str) -> bool) {
         self.mounts.retain(keep);
+        self.refusals.retain(keep);
         self.forks.retain(keep);
         self.asker.retain(keep);
     }
@@ -247,6 +253,10 @@ impl Context {
             .mounts
             .problem(&uid, &subject.namespace, waiting.as_deref())
             .await;
+        let refusal = self
+            .refusals
+            .newest(&uid, &subject.namespace, &existing)
+            .await;
         let observed = Observed {
             job,
             before: &before,
@@ -259,6 +269,7 @@ impl Context {
             pods: &existing.pods,
             progress: progress.as_ref(),
             mount_problem: mount_problem.as_deref(),
+            refusal: refusal.as_ref(),
             apply_error: error.as_ref(),
             now,
         };
@@ -276,7 +287,11 @@ impl Context {
         let again = match (is_pinned || after.is_finished(), pod.is_some()) {
             (true, _) => Some(Duration::ZERO),
             (false, true) => Some(LOOK),
-            (false, false) => (plan.is_err() || ending.is_some()).then_some(WAIT),
+            // That its pod is not made changes nothing of the Job, nor does a node that is lost.
+            (false, false) => {
+                let is_awaited = existing.batch.is_some() && !after.is_true(SUSPENDED);
+                (plan.is_err() || is_awaited || ending.is_some()).then_some(WAIT)
+            }
         };
         Reconciled { outcome, again }
     }

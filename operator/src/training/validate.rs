@@ -1,5 +1,7 @@
 //! The only place where a spec is refused.
 
+use std::collections::BTreeMap;
+
 use hyprstream_api::{
     Dataset, Device, Model, Source, SourceRef, TrainingInputs, TrainingJob, TrainingJobSpec,
     condition,
@@ -8,7 +10,7 @@ use hyprstream_contract::{registry::Reference, training, volume::MIN_CAPACITY_BY
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 
-use super::build::QUEUE;
+use super::kueue;
 use crate::{
     adapter::{build::literal, validate::Base},
     args::Images,
@@ -47,8 +49,8 @@ pub struct Plan {
     pub key: WorkerKey,
     /// The day on which the job was made, for templates that write one.
     pub date: String,
-    /// The queue of Kueue that starts it, if it has that label.
-    pub queue: Option<String>,
+    /// The labels of Kueue, which starts it if one names a queue.
+    pub kueue: BTreeMap<String, String>,
     /// The spec.
     pub spec: TrainingJobSpec,
 }
@@ -68,11 +70,6 @@ impl Plan {
     /// The job, for which objects are made.
     pub fn owner(&self) -> Owner<'_> {
         Owner::new::<TrainingJob>(&self.namespace, &self.name, &self.uid, &self.reference)
-    }
-
-    /// The queue of Kueue that starts it.
-    pub fn queue(&self) -> Option<&str> {
-        self.queue.as_deref()
     }
 
     /// The repository of the dataset, if it lies in one.
@@ -205,7 +202,7 @@ pub fn validate(
     check_texts(spec)?;
     // A pod for which nobody has a learner would train on its processor, beside its GPU.
     if spec.device != Device::Cpu {
-        return Err(Invalid::Device(device_name(spec.device)));
+        return Err(Invalid::Device(spec.device.as_str()));
     }
     let model_source = model_source(&namespace, model, spec.model_ref.reference.as_ref())?;
     policy.check(&model_source).map_err(Invalid::Model)?;
@@ -213,14 +210,9 @@ pub fn validate(
     if let DatasetPlan::Git(source) = &dataset {
         policy.check(source).map_err(Invalid::Dataset)?;
     }
-    let image = match spec.device {
-        Device::Cpu => Some(&images.cpu),
-        Device::Cuda => images.cuda.as_ref(),
-        Device::Rocm => images.rocm.as_ref(),
-    };
-    let image = image
-        .filter(|image| !image.is_empty())
-        .ok_or(Invalid::NoImage(device_name(spec.device)))?;
+    let image = images
+        .of(spec.device)
+        .ok_or(Invalid::NoImage(spec.device.as_str()))?;
     let own = own_repository(&model_source.url).map(|(_, name)| name);
     let repository = spec.output.repository.as_deref().or(own);
     let name = job.name_any();
@@ -229,8 +221,8 @@ pub fn validate(
         adapter: job.adapter_name().to_owned(),
         key: policy.keys.of(&namespace, &training::key_name(&name)),
         date: created.0.strftime("%Y-%m-%d").to_string(),
-        queue: job.labels().get(QUEUE).cloned(),
-        image: image.clone(),
+        kueue: kueue::labels(job.labels()),
+        image: image.to_owned(),
         pull_policy: images.pull_policy.as_str(),
         model: model_source,
         dataset,
@@ -244,7 +236,10 @@ pub fn validate(
 
 fn check_texts(spec: &TrainingJobSpec) -> Result<(), Invalid> {
     if let Some(text) = &spec.resources.storage
-        && storage_bytes(text).is_none_or(|bytes| bytes < MIN_CAPACITY_BYTES)
+        && spec
+            .resources
+            .storage_bytes()
+            .is_none_or(|bytes| bytes < MIN_CAPACITY_BYTES)
     {
         return Err(Invalid::Storage(text.clone()));
     }
@@ -319,21 +314,4 @@ fn included(spec: &TrainingJobSpec) -> Vec<String> {
         }
     }
     globs
-}
-
-/// A size as [`hyprstream_api::ModelAdapters::memory_bytes`] reads one.
-pub(super) fn storage_bytes(text: &str) -> Option<u64> {
-    let adapters = hyprstream_api::ModelAdapters {
-        memory: Some(text.to_owned()),
-        ..Default::default()
-    };
-    adapters.memory_bytes()
-}
-
-fn device_name(device: Device) -> &'static str {
-    match device {
-        Device::Cpu => "cpu",
-        Device::Cuda => "cuda",
-        Device::Rocm => "rocm",
-    }
 }

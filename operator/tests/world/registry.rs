@@ -33,6 +33,8 @@ pub struct FakeRegistry {
     pushed: Arc<Notify>,
     /// Whether questions for commits wait.
     is_held: Arc<watch::Sender<bool>>,
+    /// Questions for mirrors wait.
+    holds_mirrors: Arc<watch::Sender<bool>>,
 }
 
 #[derive(Default)]
@@ -147,6 +149,11 @@ impl FakeRegistry {
         self.is_held.send_replace(is_held);
     }
 
+    /// Lets questions for mirrors wait, or no longer.
+    pub fn hold_mirrors(&self, is_held: bool) {
+        self.holds_mirrors.send_replace(is_held);
+    }
+
     pub fn asked(&self) -> usize {
         self.state.lock().unwrap().asked
     }
@@ -228,11 +235,16 @@ async fn mirror(
     State(registry): State<FakeRegistry>,
     Json(request): Json<MirrorRequest>,
 ) -> Response {
-    let mut inner = registry.state.lock().unwrap();
-    if inner.is_down {
-        return StatusCode::BAD_GATEWAY.into_response();
+    {
+        let mut inner = registry.state.lock().unwrap();
+        if inner.is_down {
+            return StatusCode::BAD_GATEWAY.into_response();
+        }
+        inner.mirrored.push(request.commit.clone());
     }
-    inner.mirrored.push(request.commit.clone());
+    let mut held = registry.holds_mirrors.subscribe();
+    held.wait_for(|is_held| !is_held).await.unwrap();
+    let inner = registry.state.lock().unwrap();
     let (state, bytes_done, error) = inner
         .mirrors
         .get(request.commit.as_str())

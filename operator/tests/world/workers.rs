@@ -50,6 +50,9 @@ struct Inner {
     count: u32,
     verdicts: BTreeMap<String, Verdict>,
     silent: BTreeSet<String>,
+    /// How many questions each pod does not answer, and how many it was asked since that was said.
+    ignored: u32,
+    questions: BTreeMap<String, u32>,
     /// What pods answer with by a name.
     serving: BTreeMap<(String, String), String>,
     asked: usize,
@@ -116,6 +119,19 @@ impl Workers {
         }
     }
 
+    /// From now on each pod leaves its first questions unanswered.
+    pub fn ignore_first(&self, questions: u32) {
+        let mut state = self.state.lock().unwrap();
+        state.ignored = questions;
+        state.questions.clear();
+    }
+
+    /// How often the pod was asked since [`Self::ignore_first`].
+    pub fn questions(&self, pod: &str) -> u32 {
+        let state = self.state.lock().unwrap();
+        state.questions.get(pod).copied().unwrap_or_default()
+    }
+
     /// How often any of them was asked.
     pub fn asked(&self) -> usize {
         self.state.lock().unwrap().asked
@@ -138,7 +154,10 @@ async fn answer(State(worker): State<Worker>, headers: HeaderMap) -> Response {
             state.refused += 1;
             return StatusCode::UNAUTHORIZED.into_response();
         }
-        state.silent.contains(&worker.pod)
+        let questions = state.questions.entry(worker.pod.clone()).or_default();
+        *questions += 1;
+        let number = *questions;
+        number <= state.ignored || state.silent.contains(&worker.pod)
     };
     if is_silent {
         std::future::pending::<()>().await;

@@ -271,6 +271,21 @@ fn what_cannot_be_is_said_before_anything_is_begun() {
     );
 }
 
+/// They would be judged by nobody: the pod's own file has those that are.
+#[test]
+fn gates_in_the_job_of_a_pod_are_refused_by_name() {
+    let place = Place::new();
+    let pod = place.pod("gates", UID, |job, _| {
+        job["eval"] = json!({"records": 4});
+        job["gates"] = json!([{"metric": "evalLoss", "max": 0.0}]);
+    });
+    let words = pod.ends(REFUSED);
+    assert_eq!(words["reason"], "InvalidJob", "{words}");
+    let message = words["message"].as_str().unwrap();
+    assert!(message.starts_with("gates: "), "{message}");
+    assert!(message.contains("the pod's file"), "{message}");
+}
+
 #[test]
 fn other_data_than_the_job_began_with_are_refused() {
     let place = Place::new();

@@ -96,6 +96,17 @@ impl Quantization {
     }
 }
 
+impl Device {
+    /// The name as in a spec.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+            Self::Rocm => "rocm",
+        }
+    }
+}
+
 impl Dtype {
     /// The name as in a spec.
     pub fn as_str(self) -> &'static str {

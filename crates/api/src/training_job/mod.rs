@@ -131,8 +131,8 @@ pub struct TrainingJobSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub service_account_name: Option<String>,
-    /// Ends the pod after a checkpoint, and frees what it holds, until it is false again. Kueue
-    /// sets it too.
+    /// Ends the pod after a checkpoint, and frees what it holds, until it is false again. A job with
+    /// a queue of Kueue gives up its place there meanwhile.
     #[serde(default)]
     pub suspend: bool,
     /// How often the pod may fail by itself before the job does. What the cluster does to it
@@ -169,6 +169,33 @@ fn two() -> i32 {
     2
 }
 
+impl TrainingJobSpec {
+    /// One of a Model and a dataset, with every default.
+    pub fn new(model_ref: TrainingModelRef, dataset: Dataset) -> Self {
+        Self {
+            model_ref,
+            dataset,
+            data: TrainingData::default(),
+            method: TrainingMethod::default(),
+            eval: TrainingEval::default(),
+            checkpoint: TrainingCheckpoint::default(),
+            gates: Vec::new(),
+            output: TrainingOutput::default(),
+            device: Device::default(),
+            dtype: Dtype::default(),
+            resources: TrainingResources::default(),
+            node_selector: BTreeMap::new(),
+            tolerations: Vec::new(),
+            runtime_class_name: None,
+            service_account_name: None,
+            suspend: false,
+            backoff_limit: two(),
+            active_deadline_seconds: None,
+            ttl_seconds_after_finished: None,
+        }
+    }
+}
+
 impl TrainingJob {
     /// Name of the adapter that it makes.
     pub fn adapter_name(&self) -> &str {
@@ -193,6 +220,8 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(job.adapter_name(), "sql");
+        let own = TrainingJobSpec::new(job.spec.model_ref.clone(), job.spec.dataset.clone());
+        assert_eq!(job.spec, own);
         assert_eq!(job.spec.method, TrainingMethod::default());
         assert_eq!(job.spec.output.on_success, OnSuccess::CreateAdapter);
         assert_eq!(job.spec.backoff_limit, 2);

@@ -6,6 +6,8 @@ use k8s_openapi::{
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::size;
+
 /// Resources of a container, bounded so that the API server can compare them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -21,12 +23,18 @@ pub struct TrainingResources {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(
-        validation = Rule::new("self.matches('^([1-9][0-9]{0,14}|[1-9][0-9]{0,5}(k|M|G|T|Ki|Mi|Gi|Ti))$')").message("storage must be a number of bytes such as 512Mi or 4Gi"),
+        validation = Rule::new(size::RULE).message("storage must be a number of bytes such as 512Mi or 4Gi"),
     )]
     pub storage: Option<String>,
 }
 
 impl TrainingResources {
+    /// [`Self::storage`] in bytes; `None` if it is none or is no such size.
+    #[must_use]
+    pub fn storage_bytes(&self) -> Option<u64> {
+        self.storage.as_deref().and_then(size::bytes)
+    }
+
     /// As a container has them.
     #[must_use]
     pub fn requirements(&self) -> ResourceRequirements {

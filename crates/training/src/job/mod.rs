@@ -4,6 +4,7 @@ mod check;
 mod gate;
 #[cfg(test)]
 mod tests;
+mod usual;
 
 use std::{
     fs, io,
@@ -256,8 +257,8 @@ impl Job {
     #[must_use]
     pub fn learning_rate(&self) -> f64 {
         let usual = match self.method {
-            Method::Sft => 2e-4,
-            Method::Dpo => 1e-5,
+            Method::Sft => usual::SFT_LEARNING_RATE,
+            Method::Dpo => usual::DPO_LEARNING_RATE,
         };
         self.training.learning_rate.unwrap_or(usual)
     }
@@ -265,13 +266,31 @@ impl Job {
     /// Strength of the pull towards the reference.
     #[must_use]
     pub fn beta(&self) -> f64 {
-        self.beta.unwrap_or(0.1)
+        self.beta.unwrap_or(usual::DPO_BETA)
+    }
+
+    /// How often every sample is seen, where `steps` does not say when it ends.
+    #[must_use]
+    pub fn epochs(&self) -> u32 {
+        self.training.epochs.unwrap_or(usual::EPOCHS)
+    }
+
+    /// Rows of each A of a new adapter.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.adapter.rank.unwrap_or(usual::RANK)
+    }
+
+    /// What `B A` of a new adapter is multiplied by, times the rank.
+    #[must_use]
+    pub fn alpha(&self) -> f64 {
+        self.adapter.alpha.unwrap_or(usual::ALPHA)
     }
 
     /// Most tokens that are computed at once.
     #[must_use]
     pub fn micro_batch_tokens(&self) -> usize {
-        let usual = self.data.max_length.max(2048);
+        let usual = self.data.max_length.max(usual::MICRO_BATCH_TOKENS);
         self.training.micro_batch_tokens.unwrap_or(usual)
     }
 }

@@ -316,7 +316,7 @@ fn recipe(job: &Job) -> Recipe {
         beta: job.beta(),
         length: match training.steps {
             Some(steps) => Length::Steps(steps),
-            None => Length::Epochs(training.epochs.unwrap_or(3)),
+            None => Length::Epochs(job.epochs()),
         },
         batch: training.batch,
         packed: job.data.packing.then_some(job.data.max_length),
@@ -348,8 +348,8 @@ fn adapter(job: &Job, config: &DecoderConfig) -> Result<(Parameters, Vec<f32>), 
         return Ok(layout::of_adapter(&adapter.map_err(PrepareError::From)?));
     }
     let lora = Lora {
-        rank: spec.rank.unwrap_or(16),
-        alpha: spec.alpha.unwrap_or(32.0),
+        rank: job.rank(),
+        alpha: job.alpha(),
         rank_stabilized: spec.rs_lora.unwrap_or(false),
         dora: spec.dora.unwrap_or(false),
         targets: spec.targets.clone().unwrap_or_default(),

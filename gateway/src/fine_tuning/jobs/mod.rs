@@ -6,6 +6,7 @@ mod create;
 mod events;
 mod record;
 mod spec;
+mod sweep;
 mod template;
 mod view;
 
@@ -27,12 +28,12 @@ use hyprstream_openai::{
 use kube::{Api, ResourceExt, api::ListParams};
 use tracing::warn;
 
-pub use self::template::JobTemplate;
 pub(super) use self::{
     change::{cancel, pause, resume},
     create::create,
 };
 use self::{record::JobRecord, view::View};
+pub use self::{sweep::sweep, template::JobTemplate};
 use super::{FineTuningError, client::Client, ids, paging::Paging};
 
 /// Jobs, events and checkpoints of a page without a limit.

@@ -1,25 +1,20 @@
 //! The TrainingJob of a request.
 
-use std::collections::BTreeMap;
-
 use hyprstream_api::{
-    Dataset, Device, Dtype, Objective as Learns, OnSuccess, SourceRef, TrainingCheckpoint,
-    TrainingData, TrainingEval, TrainingJob, TrainingJobSpec, TrainingMethod, TrainingModelRef,
-    TrainingOutput, TrainingResources,
+    Dataset, Objective as Learns, SourceRef, TrainingJob, TrainingJobSpec, TrainingMethod,
+    TrainingModelRef,
 };
-use hyprstream_contract::{CommitId, label, registry};
+use hyprstream_contract::{CommitId, label, registry, training_defaults};
 use hyprstream_openai::fine_tuning::{Method, Objective};
 
 use super::{super::REPOSITORY, record::JobRecord, template::JobTemplate};
 
 /// Path of what is learnt from in a job's commit.
 pub(super) const TRAIN: &str = "train.jsonl";
+/// What the branches with the data of jobs begin with.
+pub(super) const DATA_BRANCHES: &str = "jobs/";
 /// Path of what it is judged by.
 pub(super) const VALID: &str = "valid.jsonl";
-/// The learning rates that a TrainingJob has without one, as its CRD says, which a multiplier
-/// multiplies.
-const SUPERVISED_RATE: f64 = 2e-4;
-const DPO_RATE: f64 = 1e-5;
 /// Longest part of a suffix in the name of an adapter.
 const MAX_SUFFIX: usize = 40;
 /// Characters of the job's name in that of its adapter.
@@ -42,62 +37,36 @@ pub(super) struct Plan<'a> {
 
 /// The branch with a job's data.
 pub(super) fn data_branch(name: &str) -> String {
-    format!("jobs/{name}")
+    format!("{DATA_BRANCHES}{name}")
 }
 
 impl Plan<'_> {
     /// The TrainingJob.
     pub(super) fn training_job(&self) -> TrainingJob {
-        let mut spec = TrainingJobSpec {
-            model_ref: TrainingModelRef {
-                name: self.model.to_owned(),
-                reference: None,
-            },
-            dataset: Dataset {
-                url: Some(format!(
-                    "{}://{}/{REPOSITORY}",
-                    registry::SCHEME,
-                    self.namespace
-                )),
-                reference: Some(SourceRef {
-                    commit: Some(self.data.to_string()),
-                    ..SourceRef::default()
-                }),
-                secret_ref: None,
-                config_map: None,
-                persistent_volume_claim: None,
-                path: TRAIN.to_owned(),
-            },
-            data: TrainingData::default(),
-            method: method(&self.record.method, self.seed),
-            eval: TrainingEval {
-                path: self
-                    .record
-                    .validation_file
-                    .as_ref()
-                    .map(|_| VALID.to_owned()),
-                ..TrainingEval::default()
-            },
-            checkpoint: TrainingCheckpoint::default(),
-            gates: Vec::new(),
-            output: TrainingOutput {
-                name: Some(adapter_name(self.record.suffix.as_deref(), self.name)),
-                repository: None,
-                on_success: OnSuccess::CreateAdapter,
-                into: None,
-            },
-            device: Device::default(),
-            dtype: Dtype::default(),
-            resources: TrainingResources::default(),
-            node_selector: BTreeMap::new(),
-            tolerations: Vec::new(),
-            runtime_class_name: None,
-            service_account_name: None,
-            suspend: false,
-            backoff_limit: 2,
-            active_deadline_seconds: None,
-            ttl_seconds_after_finished: None,
+        let model = TrainingModelRef {
+            name: self.model.to_owned(),
+            reference: None,
         };
+        let dataset = Dataset {
+            url: Some(format!(
+                "{}://{}/{REPOSITORY}",
+                registry::SCHEME,
+                self.namespace
+            )),
+            reference: Some(SourceRef {
+                commit: Some(self.data.to_string()),
+                ..SourceRef::default()
+            }),
+            secret_ref: None,
+            config_map: None,
+            persistent_volume_claim: None,
+            path: TRAIN.to_owned(),
+        };
+        let mut spec = TrainingJobSpec::new(model, dataset);
+        spec.method = method(&self.record.method, self.seed);
+        let validation = self.record.validation_file.as_ref();
+        spec.eval.path = validation.map(|_| VALID.to_owned());
+        spec.output.name = Some(adapter_name(self.record.suffix.as_deref(), self.name));
         self.template.apply(&mut spec);
         let mut job = TrainingJob::new(self.name, spec);
         job.metadata.namespace = Some(self.namespace.to_owned());
@@ -110,8 +79,8 @@ impl Plan<'_> {
 fn method(asked: &Method, seed: i64) -> TrainingMethod {
     let own = &asked.hyperparameters;
     let (objective, rate) = match asked.objective {
-        Objective::Supervised => (Learns::Sft, SUPERVISED_RATE),
-        Objective::Dpo => (Learns::Dpo, DPO_RATE),
+        Objective::Supervised => (Learns::Sft, training_defaults::SFT_LEARNING_RATE),
+        Objective::Dpo => (Learns::Dpo, training_defaults::DPO_LEARNING_RATE),
     };
     let default = TrainingMethod::default();
     TrainingMethod {

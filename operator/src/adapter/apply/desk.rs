@@ -1,7 +1,6 @@
 //! Looks after the list and the workers of one Model.
 
 use std::{
-    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -11,7 +10,7 @@ use std::{
 
 use futures::StreamExt;
 use hyprstream_api::Adapter;
-use hyprstream_contract::{adapters::ModelName, worker_adapters::LoadState};
+use hyprstream_contract::adapters::ModelName;
 use tokio::{
     sync::Notify,
     time::{Instant, sleep_until},
@@ -19,12 +18,13 @@ use tokio::{
 
 use super::{
     super::{
-        build::{Candidate, Listed, rival},
+        build::{Candidate, Listed},
         fetch::View,
-        workers::{Report, Word, WorkerPod, words},
+        workers::{Words, WorkerPod, words},
     },
-    Answer, Facts, Rosters, Shared, Trouble,
+    Facts, Rosters, Shared,
     keep::{Kept, ListError, Writing},
+    known::Known,
     pace::Pace,
 };
 use crate::{
@@ -36,8 +36,6 @@ use crate::{
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// Workers of one Model that are asked at once.
 const AT_ONCE: usize = 16;
-/// How often in a row a worker may be silent before what it said last does not count any more.
-const SILENCE: u32 = 3;
 /// Longest that a desk sleeps.
 const LOOK: Duration = Duration::from_mins(5);
 
@@ -49,20 +47,6 @@ pub(super) struct Desk {
     known: Mutex<Known>,
     wake: Notify,
     woken: AtomicU64,
-}
-
-#[derive(Default)]
-struct Known {
-    candidates: Vec<Candidate>,
-    listed: Listed,
-    problem: Option<Trouble>,
-    model: Option<i64>,
-    is_there: bool,
-    reports: Option<Vec<Report>>,
-    /// Which files of an Adapter workers refused last, and why, by UID.
-    refusals: HashMap<String, (String, Trouble)>,
-    /// What each Adapter's last trigger told of.
-    told: HashMap<String, Facts>,
 }
 
 impl Desk {
@@ -131,95 +115,6 @@ impl Desk {
             .collect();
         known.told = facts.into_iter().map(|(uid, _, f)| (uid, f)).collect();
         news
-    }
-}
-
-impl Known {
-    fn facts(&self, uid: &str) -> Option<Facts> {
-        let candidate = self.candidates.iter().find(|c| c.uid == uid)?;
-        let listed = self.listed.of(uid).cloned();
-        let rival = rival(&self.candidates, uid).map(|rival| rival.name.clone());
-        let workers = self.reports.as_ref().map(|reports| {
-            let answer = |report: &Report| Answer {
-                pod: report.pod.name.clone(),
-                word: match &report.words {
-                    Ok(words) => Ok(words.get(&candidate.served_name).cloned()),
-                    Err(why) => Err(why.clone()),
-                },
-            };
-            reports.iter().map(answer).collect()
-        });
-        Some(Facts {
-            is_beyond: listed.is_none() && rival.is_none() && self.listed.is_full(),
-            rival,
-            refusal: listed.as_ref().and_then(|entry| {
-                let (folder, trouble) = self.refusals.get(uid)?;
-                (*folder == entry.folder()).then(|| trouble.clone())
-            }),
-            list_problem: self.problem.clone(),
-            listed,
-            workers,
-            model: self.is_there.then_some(self.model.unwrap_or_default()),
-        })
-    }
-
-    fn hear(&mut self, reports: Vec<Report>) {
-        let mut refusals = HashMap::new();
-        for (uid, entry) in &self.listed.0 {
-            let Some(uid) = uid else { continue };
-            let folder = entry.folder();
-            let words = || {
-                let words = reports.iter().filter_map(|r| r.words.as_ref().ok());
-                let own = words.filter_map(|words| words.get(&entry.name));
-                own.filter(|word| word.folder == folder)
-            };
-            let refusal = words().find_map(|word| match &word.state {
-                LoadState::Failed { reason, message } if Word::is_refusal(reason) => {
-                    Some(Trouble {
-                        reason: reason.clone(),
-                        message: message.clone(),
-                    })
-                }
-                _ => None,
-            });
-            let is_had = words().any(|word| word.state == LoadState::Loaded);
-            let refusal = refusal.or_else(|| {
-                let (known, trouble) = self.refusals.remove(uid)?;
-                (known == folder && !is_had).then_some(trouble)
-            });
-            if let Some(refusal) = refusal {
-                refusals.insert(uid.clone(), (folder, refusal));
-            }
-        }
-        self.refusals = refusals;
-        self.reports = Some(reports);
-    }
-
-    /// Whether every ready worker has, or refuses, each entry of the list.
-    fn is_settled(&self) -> bool {
-        let reports = self.reports.as_deref().unwrap_or_default();
-        reports.iter().all(|report| {
-            let Ok(words) = &report.words else {
-                return false;
-            };
-            report.silent == 0
-                && self.listed.0.iter().all(|(_, entry)| {
-                    words.get(&entry.name).is_some_and(|word| {
-                        word.folder == entry.folder() && is_settled(word, entry.scale)
-                    })
-                })
-                && words
-                    .keys()
-                    .all(|name| self.listed.0.iter().any(|(_, entry)| entry.name == *name))
-        })
-    }
-}
-
-fn is_settled(word: &Word, scale: f32) -> bool {
-    match &word.state {
-        LoadState::Loaded => word.scale.to_bits() == scale.to_bits(),
-        LoadState::Failed { reason, .. } => Word::is_refusal(reason),
-        LoadState::Loading => false,
     }
 }
 
@@ -305,39 +200,23 @@ pub(super) async fn work(
 impl Shared {
     /// Asks the ready workers of a Model, and notes what they say.
     async fn ask(&self, model: &ModelName, desk: &Desk, pods: &[WorkerPod]) {
-        let before: BTreeMap<String, Report> = desk
-            .known()
-            .reports
-            .clone()
-            .into_iter()
-            .flatten()
-            .map(|report| (report.pod.uid.clone(), report))
-            .collect();
         let answers = futures::stream::iter(pods.to_vec())
             .map(|pod| async move {
                 let answer = self.asker.ask(model, &pod).await;
                 (pod, answer)
             })
             .buffered(AT_ONCE);
-        let reports: Vec<Report> = answers
-            .map(|(pod, answer)| {
-                let known = before.get(&pod.uid).filter(|known| known.pod == pod);
-                let silent = known.map_or(0, |known| known.silent) + 1;
-                let (words, silent) = match answer {
-                    Ok(answer) => (Ok(words(answer)), 0),
-                    Err(error) => {
-                        tracing::debug!(pod = pod.name, error = chain(&error), "no answer");
-                        match known.map(|known| &known.words) {
-                            Some(Ok(words)) if silent < SILENCE => (Ok(words.clone()), silent),
-                            _ => (Err(error.to_string()), silent),
-                        }
-                    }
-                };
-                Report { pod, words, silent }
+        let answers: Vec<(WorkerPod, Result<Words, String>)> = answers
+            .map(|(pod, answer)| match answer {
+                Ok(answer) => (pod, Ok(words(answer))),
+                Err(error) => {
+                    tracing::debug!(pod = pod.name, error = chain(&error), "no answer");
+                    (pod, Err(error.to_string()))
+                }
             })
             .collect()
             .await;
-        desk.known().hear(reports);
+        desk.known().answered(answers);
     }
 }
 

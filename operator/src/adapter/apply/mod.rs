@@ -16,6 +16,7 @@
 
 mod desk;
 mod keep;
+mod known;
 mod pace;
 
 use std::{
@@ -54,7 +55,7 @@ pub struct Facts {
     pub list_problem: Option<Trouble>,
     /// Why workers refuse what is listed; it stands until one of them has it.
     pub refusal: Option<Trouble>,
-    /// What the ready workers say, by name; `None` until they were asked.
+    /// What the ready workers say, by name; `None` until each was heard, or was silent too often.
     pub workers: Option<Vec<Answer>>,
     /// How often the Model was edited, if it is there: what it says of its source and workers counts.
     pub model: Option<i64>,

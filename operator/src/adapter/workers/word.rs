@@ -61,8 +61,8 @@ pub type Words = BTreeMap<String, Word>;
 pub struct Report {
     /// Which.
     pub pod: WorkerPod,
-    /// What it says, or why nothing is known.
-    pub words: Result<Words, String>,
+    /// What it says, or why nothing is known; `None` until one of the two can be said.
+    pub words: Option<Result<Words, String>>,
     /// How often in a row it did not answer.
     pub silent: u32,
 }

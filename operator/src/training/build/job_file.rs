@@ -1,7 +1,10 @@
 use hyprstream_api::{
     AdapterType, LearningRateSchedule, LossOn, Objective, TrainingEval, TrainingMethod,
 };
-use hyprstream_contract::training::{DATASET_DIR, OUTPUT_DIR, WORKSPACE_DIR};
+use hyprstream_contract::{
+    training::{DATASET_DIR, OUTPUT_DIR, WORKSPACE_DIR},
+    training_defaults as default,
+};
 use serde_json::{Map, Value, json};
 
 use super::Plan;
@@ -38,15 +41,16 @@ pub(super) fn job_file(plan: &Plan) -> Value {
             Objective::Dpo => "dpo",
         },
         "adapter": adapter(method),
-        "training": training(method),
+        "training": training(method, data.max_length),
         "checkpoints": {
             "every": spec.checkpoint.every_steps,
             "keep": spec.checkpoint.keep,
         },
         "seed": method.seed,
     });
-    if let Some(beta) = &method.beta {
-        job["beta"] = number(beta);
+    // For the other objective it is refused.
+    if method.objective == Objective::Dpo {
+        job["beta"] = or(method.beta.as_deref(), default::DPO_BETA);
     }
     if let Some(eval) = eval(&spec.eval) {
         job["eval"] = eval;
@@ -57,14 +61,14 @@ pub(super) fn job_file(plan: &Plan) -> Value {
 fn adapter(method: &TrainingMethod) -> Value {
     let mut adapter = Map::new();
     let mut set = |name: &str, value: Value| adapter.insert(name.to_owned(), value);
-    let dropout = method.dropout.as_deref().unwrap_or("0");
-    set("dropout", number(dropout));
+    let dropout = or(method.dropout.as_deref(), default::DROPOUT);
+    set("dropout", dropout);
     if let Some(from) = &method.from {
         set("from", json!(format!("{WORKSPACE_DIR}/{from}")));
         return Value::Object(adapter);
     }
-    set("rank", json!(method.rank.unwrap_or(16)));
-    set("alpha", number(method.alpha.as_deref().unwrap_or("32")));
+    set("rank", json!(rank(method)));
+    set("alpha", or(method.alpha.as_deref(), default::ALPHA));
     let targets = if method.target_modules.is_empty() {
         json!("all-linear")
     } else {
@@ -76,8 +80,21 @@ fn adapter(method: &TrainingMethod) -> Value {
     Value::Object(adapter)
 }
 
-fn training(method: &TrainingMethod) -> Value {
+/// Rows of each A.
+pub(super) fn rank(method: &TrainingMethod) -> u32 {
+    method.rank.map_or(default::RANK, i32::unsigned_abs)
+}
+
+fn training(method: &TrainingMethod, max_length: i32) -> Value {
+    let rate = match method.objective {
+        Objective::Sft => default::SFT_LEARNING_RATE,
+        Objective::Dpo => default::DPO_LEARNING_RATE,
+    };
+    let tokens = default::MICRO_BATCH_TOKENS.max(max_length.unsigned_abs());
+    let tokens = method.micro_batch_tokens.map_or(tokens, i32::unsigned_abs);
     let mut training = json!({
+        "microBatchTokens": tokens,
+        "learningRate": or(method.learning_rate.as_deref(), rate),
         "batch": method.batch_size,
         "warmup": number(&method.warmup_ratio),
         "decay": match method.schedule {
@@ -92,13 +109,10 @@ fn training(method: &TrainingMethod) -> Value {
     });
     match method.steps {
         Some(steps) => training["steps"] = json!(steps),
-        None => training["epochs"] = json!(method.epochs.unwrap_or(3)),
-    }
-    if let Some(tokens) = method.micro_batch_tokens {
-        training["microBatchTokens"] = json!(tokens);
-    }
-    if let Some(rate) = &method.learning_rate {
-        training["learningRate"] = number(rate);
+        None => {
+            let epochs = method.epochs.map_or(default::EPOCHS, i32::unsigned_abs);
+            training["epochs"] = json!(epochs);
+        }
     }
     training
 }
@@ -126,6 +140,11 @@ pub(super) fn in_dataset(path: &str) -> String {
         "." => DATASET_DIR.to_owned(),
         path => format!("{DATASET_DIR}/{path}"),
     }
+}
+
+/// What the spec says, or else what it is by itself.
+fn or(said: Option<&str>, default: f64) -> Value {
+    said.map_or_else(|| json!(default), number)
 }
 
 /// What the schema of the kind let in is a number; what is none stays the text that it is, which the

@@ -22,14 +22,14 @@ use kube::api::ObjectMeta;
 
 pub use account::Account;
 
-use super::validate::{DatasetPlan, Plan, storage_bytes};
+use super::{
+    kueue,
+    validate::{DatasetPlan, Plan},
+};
 use crate::{
     source::Mirrored,
     volume::{self, BoundVolume, Content},
 };
-
-/// Label of Kueue with the queue of a job; who has it lets Kueue start the job.
-pub const QUEUE: &str = "kueue.x-k8s.io/queue-name";
 
 /// Everything that is made for a job.
 #[derive(Clone, Debug, PartialEq)]
@@ -103,12 +103,15 @@ fn claim_of(bound: &BoundVolume) -> &str {
 fn batch(plan: &Plan, mounts: &pod::Mounts<'_>) -> Job {
     let spec = &plan.spec;
     let mut metadata = metadata(plan, &plan.name);
-    if let Some(queue) = plan.queue() {
-        let labels = metadata.labels.get_or_insert_default();
-        labels.insert(QUEUE.to_owned(), queue.to_owned());
-    }
+    let labels = metadata.labels.get_or_insert_default();
+    labels.extend(plan.kueue.clone());
     // One that Kueue starts begins stopped.
-    let suspend = spec.suspend || plan.queue().is_some();
+    let is_queued = plan.kueue.contains_key(kueue::QUEUE);
+    let suspend = spec.suspend || is_queued;
+    if spec.suspend && !is_queued {
+        let annotations = metadata.annotations.get_or_insert_default();
+        annotations.insert(kueue::SUSPENDED_BY.to_owned(), plan.uid.clone());
+    }
     Job {
         metadata,
         spec: Some(JobSpec {
@@ -194,16 +197,10 @@ pub fn account_name(plan: &Plan) -> String {
 fn capacity(plan: &Plan, model: &Mirrored) -> u64 {
     const LEAST: u64 = 128 << 20;
     const DATA: u64 = 128 << 20;
-    if let Some(bytes) = plan
-        .spec
-        .resources
-        .storage
-        .as_deref()
-        .and_then(storage_bytes)
-    {
+    if let Some(bytes) = plan.spec.resources.storage_bytes() {
         return bytes.max(MIN_CAPACITY_BYTES);
     }
-    let rank = u64::from(plan.spec.method.rank.unwrap_or(16).unsigned_abs());
+    let rank = u64::from(job_file::rank(&plan.spec.method));
     let checkpoint = model.size_bytes / 256 * rank * 3;
     let kept = u64::from(plan.spec.checkpoint.keep.unsigned_abs()) + 2;
     LEAST.max(checkpoint.saturating_mul(2 * kept).saturating_add(DATA))

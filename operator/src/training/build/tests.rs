@@ -1,5 +1,7 @@
 use hyprstream_api::{Model, TrainingJob};
-use hyprstream_contract::{registry::Reference::Commit, training::TrainingPod};
+use hyprstream_contract::{
+    registry::Reference::Commit, training::TrainingPod, training_defaults as default,
+};
 use serde_json::{Value, json};
 
 use super::*;
@@ -134,6 +136,60 @@ fn what_the_spec_says_stands_in_the_job() {
     assert_eq!(pod.model.commit.unwrap().to_string(), MODEL_COMMIT);
 }
 
+/// What a spec leaves out is written down all the same, so that another release changes nothing of a
+/// job that runs, and is what the trainer would have done.
+#[test]
+fn a_spec_that_says_little_is_written_as_the_trainer_reads_a_file_that_says_little() {
+    for (objective, method) in [("SFT", "sft"), ("DPO", "dpo")] {
+        let mut spec = small();
+        spec["method"] = json!({"objective": objective});
+        let text = file(&made(&plan(&spec)).config, training::JOB_FILE);
+        let job = hyprstream_training::Job::parse(&text).unwrap();
+        let bare = json!({"model": "/m", "data": {"path": "/d"}, "output": "/o", "method": method});
+        let bare = hyprstream_training::Job::parse(&bare.to_string()).unwrap();
+        assert_eq!(job.adapter.rank, Some(bare.rank()));
+        assert_eq!(job.adapter.alpha, Some(bare.alpha()));
+        assert_eq!(
+            job.adapter.dropout.to_bits(),
+            bare.adapter.dropout.to_bits()
+        );
+        assert_eq!(job.training.epochs, Some(bare.epochs()));
+        assert_eq!(job.training.learning_rate, Some(bare.learning_rate()));
+        assert_eq!(
+            job.training.micro_batch_tokens,
+            Some(bare.micro_batch_tokens())
+        );
+        assert_eq!(job.beta(), bare.beta());
+        assert_eq!(job.beta.is_some(), objective == "DPO");
+        assert_eq!(job.training.batch, bare.training.batch);
+        assert_eq!(job.training.warmup, bare.training.warmup);
+        assert_eq!(job.training.decay, bare.training.decay);
+        assert_eq!(job.training.optimiser, bare.training.optimiser);
+        assert_eq!(job.checkpoints, bare.checkpoints);
+        assert_eq!(
+            (job.data.max_length, job.data.max_bad, job.data.loss),
+            (bare.data.max_length, bare.data.max_bad, bare.data.loss)
+        );
+    }
+    // And what people read of the kind.
+    let schema = serde_json::to_value(<TrainingJob as kube::CustomResourceExt>::crd()).unwrap();
+    let method = &schema["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+        ["properties"]["method"]["properties"];
+    for (field, value) in [
+        ("rank", default::RANK.to_string()),
+        ("alpha", default::ALPHA.to_string()),
+        ("dropout", default::DROPOUT.to_string()),
+        ("epochs", default::EPOCHS.to_string()),
+        ("beta", default::DPO_BETA.to_string()),
+        ("microBatchTokens", default::MICRO_BATCH_TOKENS.to_string()),
+        ("learningRate", format!("{:e}", default::SFT_LEARNING_RATE)),
+        ("learningRate", format!("{:e}", default::DPO_LEARNING_RATE)),
+    ] {
+        let text = method[field]["description"].as_str().unwrap();
+        assert!(text.contains(&format!(" {value}")), "{field}: {text}");
+    }
+}
+
 #[test]
 fn a_pod_may_push_its_branch_and_nothing_else() {
     let made = made(&plan(&small()));
@@ -182,9 +238,13 @@ fn a_job_is_one_pod_and_only_its_own_failures_count() {
 
 #[test]
 fn a_queue_of_kueues_starts_the_job_itself() {
-    let labels = json!({QUEUE: "gpus"});
+    let labels =
+        json!({kueue::QUEUE: "gpus", "kueue.x-k8s.io/priority-class": "high", "team": "a"});
     let made = made(&planned(&small(), &labels).unwrap());
-    assert_eq!(made.batch.metadata.labels.unwrap()[QUEUE], "gpus");
+    let labels = made.batch.metadata.labels.unwrap();
+    assert_eq!(labels[kueue::QUEUE], "gpus");
+    assert_eq!(labels["kueue.x-k8s.io/priority-class"], "high");
+    assert!(!labels.contains_key("team"));
     assert_eq!(made.batch.spec.unwrap().suspend, Some(true));
 }
 

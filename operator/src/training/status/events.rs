@@ -5,6 +5,7 @@ use hyprstream_api::{
     condition::{COMPLETE, FAILED, GATE_PASSED, RUNNING, SOURCE_RESOLVED, SUSPENDED, reason},
 };
 
+use super::QUEUED;
 use crate::reporting::events::Event;
 
 /// What is on its way, and no trouble.
@@ -28,14 +29,14 @@ pub fn events(before: &TrainingJobStatus, after: &TrainingJobStatus) -> Vec<Even
     if let Some(running) = became(RUNNING, "True") {
         let was_stopped = before.is_true(SUSPENDED);
         let reason = match (was_stopped, before.start_time.is_some()) {
-            (true, _) => "Resumed",
+            (_, false) => "Started",
+            (true, true) => "Resumed",
             (false, true) => "Continued",
-            (false, false) => "Started",
         };
         events.push(Event::normal(reason, "Train", &running.message));
     }
     if let Some(stopped) = became(SUSPENDED, "True") {
-        events.push(Event::normal("Suspended", "Train", &stopped.message));
+        events.push(Event::normal(&stopped.reason, "Train", &stopped.message));
     }
     for kind in [SOURCE_RESOLVED, RUNNING] {
         let Some(now) = is_new(kind).filter(|now| now.status == "False") else {
@@ -43,7 +44,7 @@ pub fn events(before: &TrainingJobStatus, after: &TrainingJobStatus) -> Vec<Even
         };
         let is_trouble = !USUAL.contains(&now.reason.as_str())
             && !after.is_finished()
-            && now.reason != reason::SUSPENDED;
+            && ![reason::SUSPENDED, QUEUED].contains(&now.reason.as_str());
         if is_trouble {
             events.push(Event::warning(&now.reason, "Train", &now.message));
         }

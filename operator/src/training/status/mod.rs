@@ -1,5 +1,6 @@
 //! What is told of a TrainingJob: pure, but for the time of transitions, which comes in.
 
+mod disk;
 mod events;
 mod figures;
 mod pod;
@@ -20,13 +21,18 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 
-pub use self::{events::events, pod::waits_for_volume, states::ADAPTER_EXISTS};
+pub use self::{
+    events::events,
+    pod::waits_for_volume,
+    states::{ADAPTER_EXISTS, QUEUED, is_over},
+};
 use self::{
     figures::{curve, decimal, figures},
     states::States,
 };
 use super::{
     fork::Forked,
+    refusals::Refusal,
     validate::{Invalid, Plan},
 };
 use crate::{apply::ApplyError, reporting::conditions::condition, source::Findings};
@@ -55,6 +61,8 @@ pub struct Observed<'a> {
     pub progress: Option<&'a Progress>,
     /// Why its volume is not mounted.
     pub mount_problem: Option<&'a str>,
+    /// Why it has no pod.
+    pub refusal: Option<&'a Refusal>,
     /// Why something could not be made.
     pub apply_error: Option<&'a ApplyError>,
     /// The time.
@@ -64,19 +72,23 @@ pub struct Observed<'a> {
 impl Observed<'_> {
     /// Whether the Job has a condition.
     fn batch_is(&self, kind: &str) -> Option<(&str, &str)> {
-        let status = self.batch?.status.as_ref()?;
-        let mut conditions = status.conditions.iter().flatten();
-        let found = conditions.find(|c| c.type_ == kind && c.status == "True")?;
-        Some((
-            found.reason.as_deref().unwrap_or_default(),
-            found.message.as_deref().unwrap_or_default(),
-        ))
+        batch_is(self.batch?, kind)
     }
 
     /// What the last pod said that ended.
     fn words(&self) -> Option<LastWords> {
         self.pods.iter().rev().find_map(|pod| pod::last_words(pod))
     }
+}
+
+/// Reason and message of a condition of a Job, if that is True.
+fn batch_is<'a>(batch: &'a Job, kind: &str) -> Option<(&'a str, &'a str)> {
+    let mut conditions = batch.status.as_ref()?.conditions.iter().flatten();
+    let found = conditions.find(|c| c.type_ == kind && c.status == "True")?;
+    Some((
+        found.reason.as_deref().unwrap_or_default(),
+        found.message.as_deref().unwrap_or_default(),
+    ))
 }
 
 /// The status.

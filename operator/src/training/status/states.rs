@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use hyprstream_api::condition::{SOURCE_RESOLVED, reason};
 use hyprstream_contract::training::{self, LastWords, Phase};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 
 use super::{
-    Observed,
+    Observed, batch_is, disk,
     pod::{Stage, last_words, obituary, stage},
 };
 use crate::{
@@ -15,15 +15,28 @@ use crate::{
         conditions::{State, no, sentence, unknown, yes},
         source::source_state,
     },
-    training::fork::Forked,
+    training::{
+        fork::Forked,
+        kueue,
+        refusals::{QUOTA_EXCEEDED, Refusal},
+    },
 };
 
 /// Reason of `GatePassed`: an Adapter of the name is there that no job made.
 pub const ADAPTER_EXISTS: &str = "AdapterExists";
+/// Reason of `Suspended` and `Running`: Kueue has no room for it yet.
+pub const QUEUED: &str = "Queued";
 /// The Job's own conditions.
 const BATCH_COMPLETE: &str = "Complete";
 const BATCH_FAILED: &str = "Failed";
 const BATCH_SUSPENDED: &str = "Suspended";
+
+/// Whether a Job has ended, well or not.
+pub fn is_over(batch: &Job) -> bool {
+    batch_is(batch, BATCH_COMPLETE)
+        .or_else(|| batch_is(batch, BATCH_FAILED))
+        .is_some()
+}
 
 /// All of them, and one word and one sentence for people.
 pub(super) struct States {
@@ -43,14 +56,24 @@ enum Place {
     Pending(String, String),
     /// Its pod runs.
     Running(&'static str, String),
-    /// Its pod ended and another one follows.
-    Restarting(String),
+    /// Its pod ended and another one follows, for that reason.
+    Restarting(&'static str, String),
     /// It stops, or has stopped.
-    Suspended { is_over: bool },
+    Suspended { by: Holder, is_over: bool },
     /// It is complete, with what it said.
     Complete(Box<LastWords>),
     /// It is given up.
     Failed(String, String),
+}
+
+/// Who stops a job.
+enum Holder {
+    /// `spec.suspend`.
+    Spec,
+    /// Kueue, until that queue has room.
+    Queue(String),
+    /// Somebody else, who lets it go on.
+    Other,
 }
 
 impl States {
@@ -77,12 +100,12 @@ impl States {
                 states.state = "Running";
                 states.message = message;
             }
-            Place::Restarting(message) => {
-                states.running = no("Restarting", &message);
+            Place::Restarting(reason, message) => {
+                states.running = no(reason, &message);
                 states.state = "Running";
                 states.message = message;
             }
-            Place::Suspended { is_over } => states.suspend(is_over),
+            Place::Suspended { by, is_over } => states.suspend(&by, is_over),
             Place::Complete(words) => states.end(&words),
             Place::Failed(reason, message) => {
                 states.running = no(&reason, "it is over");
@@ -96,29 +119,42 @@ impl States {
         states
     }
 
-    fn suspend(&mut self, is_over: bool) {
-        let message = if is_over {
-            "stopped behind its last checkpoint, until spec.suspend is false"
-        } else {
-            "its pod ends the step that it is at, and pushes a checkpoint"
-        };
-        let reason = if is_over {
-            reason::SUSPENDED
-        } else {
-            "Stopping"
+    fn suspend(&mut self, by: &Holder, is_over: bool) {
+        let (reason, message) = match by {
+            _ if !is_over => (
+                "Stopping",
+                "its pod ends the step that it is at, and pushes a checkpoint".to_owned(),
+            ),
+            Holder::Spec => (
+                reason::SUSPENDED,
+                "stopped behind its last checkpoint, until spec.suspend is false".to_owned(),
+            ),
+            Holder::Queue(queue) => (
+                QUEUED,
+                format!(
+                    "waits until Kueue has room for it in the queue {queue}; `kubectl describe \
+                     workloads` says for what"
+                ),
+            ),
+            Holder::Other => (
+                reason::SUSPENDED,
+                "its Job is suspended, and not by spec.suspend: whoever did lets it go on, as Kueue \
+                 does"
+                    .to_owned(),
+            ),
         };
         self.running = if is_over {
-            no(reason, message)
+            no(reason, &message)
         } else {
-            yes(reason, message)
+            yes(reason, &message)
         };
         self.suspended = if is_over {
-            yes(reason, message)
+            yes(reason, &message)
         } else {
-            no(reason, message)
+            no(reason, &message)
         };
         self.state = if is_over { "Suspended" } else { "Running" };
-        message.clone_into(&mut self.message);
+        self.message = message;
     }
 
     fn end(&mut self, words: &LastWords) {
@@ -174,10 +210,9 @@ fn place(observed: &Observed<'_>, words: Option<&LastWords>, source: &State) -> 
         };
     }
     let active = observed.pods.iter().rev().find(|pod| is_active(pod));
-    let is_stopped = observed.batch_is(BATCH_SUSPENDED).is_some();
-    if observed.job.spec.suspend || is_stopped {
+    if let Some(by) = holder(observed) {
         let is_over = active.is_none();
-        return Place::Suspended { is_over };
+        return Place::Suspended { by, is_over };
     }
     if let Some(error) = observed.apply_error {
         return Place::Pending(error.reason().to_owned(), error.message("TrainingJob"));
@@ -191,8 +226,14 @@ fn place(observed: &Observed<'_>, words: Option<&LastWords>, source: &State) -> 
         };
     }
     if observed.batch.is_some() {
+        if let Some(refusal) = observed.refusal {
+            return Place::Pending(refusal.reason.to_owned(), refused(refusal));
+        }
+        if disk::in_a_row(observed.pods) >= disk::MOST {
+            return full(words);
+        }
         return match observed.pods.last() {
-            Some(pod) => Place::Restarting(restart(pod, words)),
+            Some(pod) => restart(pod, words),
             None => Place::Pending(
                 reason::PENDING.to_owned(),
                 "its pod is about to be made; if it stays so, `kubectl describe job` of the same \
@@ -206,6 +247,36 @@ fn place(observed: &Observed<'_>, words: Option<&LastWords>, source: &State) -> 
         return Place::Pending(reason::PENDING.to_owned(), message);
     }
     Place::Pending(source.reason.clone(), source.message.clone())
+}
+
+/// Who stops the job, if anybody does.
+fn holder(observed: &Observed<'_>) -> Option<Holder> {
+    if observed.job.spec.suspend {
+        return Some(Holder::Spec);
+    }
+    let batch = observed.batch?;
+    let is_stopped = batch.spec.as_ref().and_then(|spec| spec.suspend);
+    let is_told = observed.batch_is(BATCH_SUSPENDED).is_some();
+    if !is_stopped.unwrap_or(is_told) || kueue::is_ours(batch) {
+        return None;
+    }
+    Some(match kueue::queue(batch) {
+        Some(queue) => Holder::Queue(queue.to_owned()),
+        None => Holder::Other,
+    })
+}
+
+fn refused(refusal: &Refusal) -> String {
+    let what_to_do = if refusal.reason == QUOTA_EXCEEDED {
+        "It is made when the quota has room: end what holds it, raise it, or make another \
+         TrainingJob with other resources."
+    } else {
+        "It is tried again until it is taken."
+    };
+    format!(
+        "the API server does not take its pod: {} {what_to_do}",
+        sentence(&refusal.said)
+    )
 }
 
 fn given_up(
@@ -249,7 +320,7 @@ fn runs(observed: &Observed<'_>, pod: &Arc<Pod>) -> Place {
             Some(words) if words.reason == training::reason::COMPLETE => {
                 Place::Running("Publishing", "its pod has ended well".to_owned())
             }
-            words => Place::Restarting(restart(pod, words.as_ref())),
+            words => restart(pod, words.as_ref()),
         },
         Stage::Runs => {
             let Some(progress) = observed.progress else {
@@ -273,14 +344,35 @@ fn runs(observed: &Observed<'_>, pod: &Arc<Pod>) -> Place {
     }
 }
 
-fn restart(pod: &Pod, words: Option<&LastWords>) -> String {
+fn restart(pod: &Pod, words: Option<&LastWords>) -> Place {
+    if let Some(words) = words.filter(|words| words.reason == training::reason::DISK_FULL) {
+        let message = format!(
+            "{} Another pod goes on from the last checkpoint, until {} in a row end so without a \
+             new one.",
+            disk::advice(&words.message),
+            disk::MOST
+        );
+        return Place::Restarting(training::reason::DISK_FULL, message);
+    }
     let said = words.map(|words| words.message.clone());
     let said = said.or_else(|| obituary(pod).map(|(_, message)| message));
     let said = said.unwrap_or_else(|| "its pod is gone".to_owned());
-    format!(
+    let message = format!(
         "{} Another pod goes on from the last checkpoint.",
         sentence(&said)
-    )
+    );
+    Place::Restarting("Restarting", message)
+}
+
+/// It is given up, whatever the Job would do.
+fn full(words: Option<&LastWords>) -> Place {
+    let said = words.map(|words| words.message.as_str());
+    let message = format!(
+        "{} {} pods in a row ended so without a new checkpoint; its branch has the last one.",
+        disk::advice(said.unwrap_or("the disk of its pod is full")),
+        disk::MOST
+    );
+    Place::Failed(training::reason::DISK_FULL.to_owned(), message)
 }
 
 fn leaves(pod: &Pod) -> String {

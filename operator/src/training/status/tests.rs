@@ -3,7 +3,7 @@ use hyprstream_contract::training::{Phase, reason as said};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::training::validate::Invalid;
+use crate::training::{refusals::QUOTA_EXCEEDED, validate::Invalid};
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -29,6 +29,7 @@ struct Case {
     batch: Option<Job>,
     pods: Vec<Arc<Pod>>,
     progress: Option<Progress>,
+    refusal: Option<Refusal>,
 }
 
 impl Case {
@@ -40,6 +41,7 @@ impl Case {
             batch: Some(Job::default()),
             pods: Vec::new(),
             progress: None,
+            refusal: None,
         }
     }
 
@@ -79,6 +81,7 @@ impl Case {
             pods: &self.pods,
             progress: self.progress.as_ref(),
             mount_problem: None,
+            refusal: self.refusal.as_ref(),
             apply_error: None,
             now: Timestamp::UNIX_EPOCH,
         })
@@ -231,4 +234,119 @@ fn a_job_that_stops_is_suspended_once_its_pod_is_gone() {
         events.iter().any(|event| event.reason == "Suspended"),
         "{events:?}"
     );
+}
+
+#[test]
+fn a_job_whose_pod_a_quota_forbids_says_so_until_the_pod_is_there() {
+    let mut case = Case::new();
+    let waiting = case.status();
+    check(&waiting, RUNNING, ("False", "Pending"));
+    case.refusal = Some(Refusal {
+        reason: QUOTA_EXCEEDED,
+        said: "exceeded quota: q, requested: cpu=2, used: cpu=1, limited: cpu=2".to_owned(),
+    });
+    case.before = waiting.clone();
+    let refused = case.status();
+    check(&refused, RUNNING, ("False", "QuotaExceeded"));
+    let message = refused.message.clone().unwrap();
+    assert!(message.contains("limited: cpu=2"), "{message}");
+    let told = events(&waiting, &refused);
+    assert!(
+        told.iter().any(|event| event.reason == "QuotaExceeded"),
+        "{told:?}"
+    );
+    // So it is between two pods.
+    let between = Case {
+        refusal: case.refusal.clone(),
+        ..Case::new().ended(1, &words(said::INTERNAL_ERROR, &json!([])))
+    };
+    check(&between.status(), RUNNING, ("False", "QuotaExceeded"));
+    case.before = refused;
+    let case = case.pod("Running", &json!({"running": {}}));
+    check(&case.status(), RUNNING, ("True", "Preparing"));
+}
+
+/// Pods that ended on a full disk, each with the step of the last checkpoint that the registry had.
+fn full_after(steps: &[u64]) -> Case {
+    steps.iter().fold(Case::new(), |case, step| {
+        let mut words = words(said::DISK_FULL, &json!([]));
+        words["checkpoint"] = json!({"step": step, "commit": COMMIT});
+        case.ended(74, &words)
+    })
+}
+
+#[test]
+fn a_full_disk_is_told_and_given_up_after_six_pods_in_a_row_without_a_new_checkpoint() {
+    let status = full_after(&[3; 5]).status();
+    check(&status, RUNNING, ("False", "DiskFull"));
+    let message = status.message.unwrap();
+    assert!(message.contains("spec.resources.storage"), "{message}");
+    let status = full_after(&[3; 6]).status();
+    check(&status, FAILED, ("True", "DiskFull"));
+    let message = status.message.unwrap();
+    assert!(message.contains("spec.resources.storage"), "{message}");
+}
+
+#[test]
+fn a_full_disk_is_not_given_up_while_it_gets_on_or_for_what_came_between() {
+    // Each went on from a later checkpoint.
+    check(
+        &full_after(&[1, 2, 3, 4, 5, 6, 7]).status(),
+        RUNNING,
+        ("False", "DiskFull"),
+    );
+    // One that was evicted and said nothing is nothing in between.
+    let evicted = full_after(&[3; 5]).pod("Failed", &json!({"waiting": {}}));
+    let mut case = full_after(&[3]);
+    case.pods.splice(0..0, evicted.pods);
+    check(&case.status(), FAILED, ("True", "DiskFull"));
+    // One that failed for something else is.
+    let mut case = full_after(&[3; 5]).ended(1, &words(said::INTERNAL_ERROR, &json!([])));
+    case.pods.extend(full_after(&[3]).pods);
+    check(&case.status(), RUNNING, ("False", "DiskFull"));
+    // One more that runs may find room.
+    let case = full_after(&[3; 7]).pod("Running", &json!({"running": {}}));
+    check(&case.status(), RUNNING, ("True", "Preparing"));
+}
+
+#[test]
+fn a_job_that_kueue_holds_is_queued_and_one_that_somebody_else_holds_is_suspended() {
+    let batch = |labels: &Value, annotations: &Value| -> Option<Job> {
+        let job = json!({"metadata": {"labels": labels, "annotations": annotations},
+            "spec": {"suspend": true, "template": {}}});
+        Some(serde_json::from_value(job).unwrap())
+    };
+    let mut case = Case::new();
+    let waiting = case.status();
+    case.before = waiting.clone();
+    let queue = json!({"kueue.x-k8s.io/queue-name": "gpus"});
+    case.batch = batch(&queue, &json!({}));
+    let queued = case.status();
+    check(&queued, SUSPENDED, ("True", "Queued"));
+    check(&queued, RUNNING, ("False", "Queued"));
+    assert_eq!(queued.state.as_deref(), Some("Suspended"));
+    assert!(queued.message.as_ref().unwrap().contains("gpus"));
+    let told: Vec<_> = events(&waiting, &queued);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].reason, "Queued");
+
+    // Kueue lets it begin.
+    let mut started = Case::new().pod("Running", &json!({"running": {}}));
+    started.before = queued.clone();
+    let told = events(&queued, &started.status());
+    assert!(
+        told.iter().any(|event| event.reason == "Started"),
+        "{told:?}"
+    );
+
+    // spec.suspend has the last word, and what it stopped is about to go on without it.
+    case.job = job(&json!({"suspend": true}));
+    check(&case.status(), SUSPENDED, ("True", "Suspended"));
+    case.job = job(&json!({}));
+    case.batch = batch(&json!({}), &json!({}));
+    let held = case.status();
+    check(&held, SUSPENDED, ("True", "Suspended"));
+    assert!(held.message.unwrap().contains("not by spec.suspend"));
+    case.batch = batch(&json!({}), &json!({"hyprstream.io/suspended-by": "u"}));
+    check(&case.status(), SUSPENDED, ("False", "NotSuspended"));
 }

@@ -29,7 +29,8 @@ use hyprstream_cpu::CpuLearner;
 use hyprstream_git2db::{CommitId, Digest};
 use hyprstream_models::adapter::BaseName;
 use hyprstream_training::{
-    Event, Finished, Job, Learner, Observer, Outcome, Prepared, newest_checkpoint, prepare,
+    Event, Finished, Job, JobError, Learner, Observer, Outcome, Prepared, newest_checkpoint,
+    prepare,
 };
 use tracing::{error, info, warn};
 
@@ -98,6 +99,7 @@ fn work(args: &TrainArgs, file: &Path, board: &Arc<Board>) -> Result<End, PodErr
     let pod = read_pod(file)?;
     refuse_aten(args).map_err(PodError::Option)?;
     let job = Job::read(&args.job)?;
+    refuse_gates(&job)?;
     let stop = Stop::default();
     server::start(&args.pod, Arc::clone(board), stop.clone())?;
     let place = Place {
@@ -128,6 +130,19 @@ fn read_pod(path: &Path) -> Result<TrainingPod, PodError> {
     serde_json::from_str(&text).map_err(|error| PodError::Form {
         path: path.to_owned(),
         why: error.to_string(),
+    })
+}
+
+/// A pod's gates stand in its own file, by which their verdicts reach the branch and the cluster.
+fn refuse_gates(job: &Job) -> Result<(), JobError> {
+    if job.gates.is_empty() {
+        return Ok(());
+    }
+    Err(JobError::Field {
+        field: "gates",
+        why: "with --pod they stand in the pod's file, where those of a TrainingJob's spec.gates are: \
+              move them there"
+            .to_owned(),
     })
 }
 
