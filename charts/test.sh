@@ -61,7 +61,7 @@ check() {
         exit 1
     fi
 }
-check registry ' resources: [tokenreviews] verbs: [create] resources: [subjectaccessreviews] verbs: [create] '
+check registry ' resources: [tokenreviews] verbs: [create] resources: [subjectaccessreviews] verbs: [create] resources: [persistentvolumes] verbs: [get] '
 check repositories-view ' resources: [repositories] verbs: [get] '
 check repositories-edit ' resources: [repositories] verbs: [push, create] '
 helm template hyprstream "$chart" --set registry.kubernetesTokens.enabled=false > "$out/without.yaml"

@@ -11,6 +11,7 @@ use tonic::Status;
 use crate::{
     fetch::{FetchError, MiB},
     mount::DiskError,
+    volumes::Held,
 };
 
 /// A call failed.
@@ -138,9 +139,14 @@ pub enum Error {
     /// There is no room for what pods may write.
     #[error(
         "the disk of the node is full: {path:?} has {available} for the capacity of volume \
-         {handle:?}, which takes {needed}",
+         {handle:?}, which takes {needed}; volumes that pods write to hold {in_use} of the disk, and \
+         {count} that left the node hold {left} until their PersistentVolumes are deleted: free \
+         space, or ask for less (resources.storage of a TrainingJob); it is tried again",
         available = MiB(*.available_bytes),
-        needed = MiB(*.needed_bytes)
+        needed = MiB(*.needed_bytes),
+        in_use = MiB(.held.in_use_bytes),
+        count = .held.left,
+        left = MiB(.held.left_bytes)
     )]
     NoRoom {
         /// Handle of the volume.
@@ -151,6 +157,8 @@ pub enum Error {
         needed_bytes: u64,
         /// Bytes that may be.
         available_bytes: u64,
+        /// What others hold.
+        held: Held,
     },
     /// The disk of a volume could not be made or mounted.
     #[error(
@@ -195,6 +203,16 @@ impl Error {
             path: path.to_owned(),
             source,
         }
+    }
+
+    /// Whether something did not fit on the disk.
+    pub(crate) fn lacks_room(&self) -> bool {
+        let does_not_fit = match self {
+            Self::NoRoom { .. } => true,
+            Self::Fetch(error) => matches!(**error, FetchError::DiskFull { .. }),
+            _ => false,
+        };
+        does_not_fit || self.needs_room()
     }
 
     /// Whether a write found the disk full. A fetch that does not fit is another matter: room was
@@ -314,6 +332,29 @@ mod tests {
             "why",
         );
         check(fetch(FetchError::NotFound { why }), Code::NotFound, "why");
+    }
+
+    #[test]
+    fn a_volume_without_room_is_told_what_holds_the_disk_and_tried_again() {
+        let error = Error::NoRoom {
+            handle: "h".into(),
+            path: "/s".into(),
+            needed_bytes: 64 << 20,
+            available_bytes: 10 << 20,
+            held: Held {
+                in_use_bytes: 16 << 20,
+                left: 2,
+                left_bytes: 32 << 20,
+            },
+        };
+        assert!(error.lacks_room());
+        check(
+            error,
+            // The kubelet takes it for something that passes.
+            Code::ResourceExhausted,
+            "\"/s\" has 10.0 MiB for the capacity of volume \"h\", which takes 64.0 MiB; volumes \
+             that pods write to hold 16.0 MiB of the disk, and 2 that left the node hold 32.0 MiB",
+        );
     }
 
     #[test]

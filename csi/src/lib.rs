@@ -10,7 +10,7 @@
 //!
 //! * [`volumes`] stages and publishes, [`journal`] remembers what was asked for, [`mount`] talks to
 //!   the kernel, [`fetch`] brings files to the node, [`adapters`] follows lists, [`gc`]
-//!   deletes what nothing uses.
+//!   deletes what nothing uses, [`witness`] knows which volumes are gone.
 //! * [`server`] answers the kubelet, [`run()`] ties all together.
 //!
 //! Tests drive this library; the program is `main.rs`.
@@ -26,8 +26,10 @@ pub mod layout;
 pub mod metrics;
 pub mod mount;
 pub mod proto;
+mod registry_api;
 mod run;
 pub mod server;
 pub mod volumes;
+pub mod witness;
 
 pub use run::{RunError, run};

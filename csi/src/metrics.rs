@@ -23,6 +23,8 @@ pub struct Metrics {
     pub bytes_shared: IntGauge,
     /// Bytes that objects and checkouts take on the disk, each inode once.
     pub disk_bytes: IntGauge,
+    /// Bytes on the disk of what was written to volumes that are not on the node at present.
+    pub left_bytes: IntGauge,
     /// Bytes of objects that were read again and were as they should be.
     pub scrubbed_bytes: IntCounter,
     /// Objects whose bytes were found to have changed on the disk.
@@ -83,6 +85,10 @@ impl Metrics {
             disk_bytes: gauge(
                 "hyprstream_csi_disk_bytes",
                 "Bytes that objects and checkouts take on the disk, each inode once.",
+            )?,
+            left_bytes: gauge(
+                "hyprstream_csi_left_bytes",
+                "Bytes on the disk of what was written to volumes that are not on the node now.",
             )?,
             scrubbed_bytes: counter(
                 "hyprstream_csi_scrubbed_bytes_total",

@@ -34,7 +34,8 @@ use crate::{
     server::{
         IdentityService, NodeService, Outcome, RegistrationService, bind, socket_name, unlink,
     },
-    volumes::{Locks, PATIENCE, Volumes, blocking},
+    volumes::{Asking, IDLE_FOR, Locks, PATIENCE, Volumes, blocking},
+    witness::RegistryWitness,
 };
 
 /// How often mounts are compared with what the kubelet knows, and figures are taken.
@@ -43,6 +44,11 @@ const RECONCILE_EVERY: Duration = Duration::from_mins(1);
 const COLLECT_EVERY: Duration = Duration::from_mins(5);
 /// Figures are taken at most so often after volumes come or go.
 const MEASURE_PAUSE: Duration = Duration::from_secs(2);
+
+/// Names of PersistentVolumes are collected so long before they are asked for.
+const NAMES_PAUSE: Duration = Duration::from_secs(1);
+/// At most so often is asked which are gone because a volume found no room.
+const NO_ROOM_PAUSE: Duration = Duration::from_secs(5);
 
 /// The pause after reading files again failed.
 const SCRUB_PAUSE: Duration = Duration::from_mins(10);
@@ -161,6 +167,7 @@ pub async fn run(
         ));
     }
     let follow = tokio::spawn(Arc::clone(&volumes.adapters).follow());
+    let let_go = tokio::spawn(let_go_for_ever(Arc::clone(&volumes)));
     let chores = tokio::spawn(chores(collector));
 
     let end = tokio::select! {
@@ -171,6 +178,7 @@ pub async fn run(
         ended = &mut admin_server => Err(server_ended("admin", ended)),
     };
     chores.abort();
+    let_go.abort();
     follow.abort();
     ended.store(true, Ordering::Relaxed);
     // First this one, so that the kubelet forgets us before the other is gone.
@@ -196,6 +204,7 @@ pub async fn run(
 async fn open(args: &Args, metrics: &Metrics) -> Result<Arc<Volumes>, RunError> {
     let layout = Layout::new(&args.state_dir)?;
     let lists = RegistryLists::new(&args.registry_url, args.registry_token_file.clone())?;
+    let witness = RegistryWitness::new(&args.registry_url, args.registry_token_file.clone())?;
     let (kubelet_dir, url, token_file, metrics) = (
         args.kubelet_dir.clone(),
         args.registry_url.clone(),
@@ -235,12 +244,16 @@ async fn open(args: &Args, metrics: &Metrics) -> Result<Arc<Volumes>, RunError> 
             layout,
             mounts,
             kubelet_dir: canonical(&kubelet_dir),
+            witness: Arc::new(witness),
+            asking: parking_lot::Mutex::new(Asking::default()),
             metrics,
             patience: PATIENCE,
             locks: Locks::default(),
             disk_full,
+            no_room: Notify::new(),
             damaged,
             changed: Notify::new(),
+            named: Notify::new(),
         };
         let done = volumes.reconcile()?;
         tracing::info!(
@@ -296,6 +309,27 @@ async fn chores(collector: Arc<Collector>) {
         };
         if let Err(error) = done {
             tracing::warn!(%error, "chore failed");
+        }
+    }
+}
+
+/// Lets go what was written to volumes whose PersistentVolume is gone, until the program ends.
+async fn let_go_for_ever(volumes: Arc<Volumes>) {
+    let mut due = tokio::time::interval(IDLE_FOR);
+    loop {
+        let idle_for = tokio::select! {
+            _ = due.tick() => IDLE_FOR,
+            () = volumes.named.notified() => {
+                tokio::time::sleep(NAMES_PAUSE).await;
+                IDLE_FOR
+            }
+            () = volumes.no_room.notified() => Duration::ZERO,
+        };
+        if let Err(error) = volumes.let_go(idle_for).await {
+            tracing::warn!(%error, "what was written to volumes that are gone is still there");
+        }
+        if idle_for.is_zero() {
+            tokio::time::sleep(NO_ROOM_PAUSE).await;
         }
     }
 }

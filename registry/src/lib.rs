@@ -44,6 +44,7 @@ mod server;
 mod state;
 mod top_up;
 mod upstreams;
+mod volumes;
 
 pub use auth::{
     CacheTimes, InvalidToken, KubernetesTokens, SecretsError, SigningKey, TokenFiles, WeakKey,

@@ -33,6 +33,7 @@ use crate::{
     refusal::{self, Refusal},
     remove,
     state::State,
+    volumes,
 };
 
 /// For the headers of a request, and for the next request on a connection: longer than clients keep
@@ -61,6 +62,7 @@ pub(crate) fn router(state: Arc<State>) -> Router {
                 .put(adapters::put)
                 .delete(adapters::remove),
         )
+        .route("/persistentvolumes", post(volumes::known))
         .route("/forks", post(fork::fork))
         .route("/merges", post(merges::merge))
         .route("/keeps", post(keep::keep))

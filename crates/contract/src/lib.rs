@@ -12,6 +12,7 @@ pub mod label;
 pub mod manifest;
 pub mod model_name;
 pub mod model_ref;
+pub mod persistent_volumes;
 pub mod registry;
 pub mod repositories;
 pub mod training;

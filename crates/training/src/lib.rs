@@ -29,8 +29,8 @@ mod schedule;
 mod trainer;
 
 pub use checkpoint::{
-    CheckpointError, CheckpointWriter, Checkpoints, Latest, Written, adopt as adopt_checkpoint,
-    newest as newest_checkpoint,
+    CheckpointError, CheckpointWriter, Checkpoints, Cost, Latest, Written,
+    adopt as adopt_checkpoint, newest as newest_checkpoint,
 };
 pub use data::{BadRecord, DataError, Report, Source, read};
 pub use job::{

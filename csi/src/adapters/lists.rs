@@ -2,21 +2,14 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use hyprstream_contract::{
-    adapters::{AdapterList, CHANGES_PATH, ChangesRequest, ModelName},
-    registry::ApiError,
-};
+use hyprstream_contract::adapters::{AdapterList, CHANGES_PATH, ChangesRequest, ModelName};
 use serde::Deserialize;
 use tonic::async_trait;
 
-use crate::fetch::chain;
+use crate::registry_api::RegistryApi;
 
 /// Longest that a call may take; the registry waits up to 30 s for a change.
 const TIMEOUT: Duration = Duration::from_secs(45);
-/// Longest that a connection may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest answer that is read.
-const MAX_BYTES: usize = 64 << 20;
 
 /// The lists that differ from what was known, by Model; of one that cannot be used, why.
 pub type Said = BTreeMap<ModelName, Result<AdapterList, String>>;
@@ -32,11 +25,7 @@ pub trait Lists: Send + Sync + 'static {
 }
 
 /// The registry of the cluster.
-pub struct RegistryLists {
-    http: reqwest::Client,
-    url: String,
-    token_file: Option<PathBuf>,
-}
+pub struct RegistryLists(RegistryApi);
 
 /// As `hyprstream_contract::adapters::Changes`, so that one list or name that cannot be read hides no
 /// other.
@@ -52,47 +41,14 @@ impl RegistryLists {
     /// # Errors
     /// The HTTP client cannot be made.
     pub fn new(url: &str, token_file: Option<PathBuf>) -> Result<Self, reqwest::Error> {
-        let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TIMEOUT)
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .build()?;
-        Ok(Self {
-            http,
-            url: format!("{}{CHANGES_PATH}", url.trim_end_matches('/')),
-            token_file,
-        })
+        RegistryApi::new(url, token_file, TIMEOUT).map(Self)
     }
 }
 
 #[async_trait]
 impl Lists for RegistryLists {
     async fn changes(&self, request: ChangesRequest) -> Result<Said, String> {
-        let mut call = self.http.post(&self.url).json(&request);
-        if let Some(path) = &self.token_file {
-            let token = tokio::fs::read_to_string(path).await.map_err(|e| {
-                let path = path.display();
-                format!("the token for the registry cannot be read from {path}: {e}")
-            })?;
-            call = call.bearer_auth(token.trim());
-        }
-        let mut response = call.send().await.map_err(|e| chain(&e))?;
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|e| chain(&e))? {
-            body.extend_from_slice(&chunk);
-            if body.len() > MAX_BYTES {
-                return Err(format!("its answer is longer than {MAX_BYTES} bytes"));
-            }
-        }
-        let status = response.status();
-        if !status.is_success() {
-            return Err(match serde_json::from_slice::<ApiError>(&body) {
-                Ok(error) => error.to_string(),
-                Err(_) => format!("{} answered with {status}", self.url),
-            });
-        }
-        said(&body)
+        said(&self.0.post(CHANGES_PATH, &request).await?)
     }
 }
 

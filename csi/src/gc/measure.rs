@@ -42,6 +42,7 @@ impl Collector {
             add_disk_use(&folder, &mut seen, &mut all);
         }
         let metrics = &volumes.metrics;
+        metrics.left_bytes.set(volumes.held().left_bytes as i64);
         metrics.volumes.set(staged);
         metrics.checkouts.set(checkouts.len() as i64);
         metrics.bytes_shared.set(shown as i64 - used.bytes as i64);

@@ -224,7 +224,8 @@ impl Collector {
     }
 
     /// Uppers of volumes that were not on the node for long. They hold what no other place holds,
-    /// so a full disk does not hasten this.
+    /// so a full disk does not hasten this. Those of volumes that are known to be gone go before,
+    /// see [`Volumes::let_go`].
     fn collect_uppers(&self, done: &mut Collected) -> Result<(), Error> {
         let Volumes {
             layout,
@@ -233,17 +234,16 @@ impl Collector {
             ..
         } = &*self.volumes;
         for entry in journal.all() {
-            let gone = entry.staging.is_none() && entry.targets.is_empty();
-            if !gone || entry.age() < self.policy.keep_unused {
+            if !entry.is_off_node() || entry.age() < self.policy.keep_unused {
                 continue;
             }
-            let Ok(_guard) = locks.take(&entry.handle) else {
+            let Ok(guard) = locks.take(&entry.handle) else {
                 continue;
             };
             // Somebody may have staged it since.
-            if journal.get(&entry.handle).as_ref() == Some(&entry) {
-                self.volumes.discard_upper(&entry.handle)?;
-                journal.remove(&entry.handle)?;
+            if journal.get(&entry.handle).as_ref() == Some(&entry)
+                && self.volumes.discard_idle(&guard, &entry)?
+            {
                 done.uppers += 1;
             }
         }
@@ -334,7 +334,7 @@ pub(crate) fn to_trash(layout: &Layout, folder: &Path) -> Result<(), Error> {
     }
 }
 
-fn empty_trash(layout: &Layout) -> Result<(), Error> {
+pub(crate) fn empty_trash(layout: &Layout) -> Result<(), Error> {
     for path in children(&layout.trash())? {
         match std::fs::remove_dir_all(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}

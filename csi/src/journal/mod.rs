@@ -45,8 +45,22 @@ pub struct Entry {
     /// Where it is published, or was about to be.
     #[serde(default)]
     pub targets: BTreeMap<PathBuf, Target>,
+    /// The PersistentVolume of a volume that is written to, once it was published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistent_volume: Option<PersistentVolume>,
     /// When the entry was written last, in seconds since 1970.
     pub written_seconds: u64,
+}
+
+/// The PersistentVolume of a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PersistentVolume {
+    /// Its name, by the path at which the kubelet publishes it.
+    pub name: String,
+    /// Its UID; `None` until somebody who knows said that there is one of this name and handle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
 }
 
 /// One publication of a volume.
@@ -71,6 +85,12 @@ impl Entry {
             self.content(),
             Ok(VolumeContent::Commit(volume)) if volume.mode != VolumeMode::ReadOnly
         )
+    }
+
+    /// Whether the volume is neither staged nor published, nor about to be: all that there may be of
+    /// it is what was written to it.
+    pub fn is_off_node(&self) -> bool {
+        self.staging.is_none() && self.targets.is_empty()
     }
 
     /// The Model whose adapters the volume shows, while it is staged or published, or about to be.
@@ -267,6 +287,7 @@ mod tests {
                     exclusive: false,
                 },
             )]),
+            persistent_volume: None,
             written_seconds: 0,
         }
     }

@@ -6,6 +6,7 @@
 //! journal on the way down.
 
 mod adapters;
+mod gone;
 mod health;
 mod lock;
 mod publish;
@@ -22,11 +23,13 @@ use std::{
     time::Duration,
 };
 
+pub use gone::{Asking, IDLE_FOR};
 pub(crate) use health::{DiskUse, add_disk_use, disk_use};
 pub use health::{Health, Usage};
 pub use lock::{Guard, Locks};
 pub use reconcile::Reconciled;
 pub use request::{Publish, Stage, absolute_path};
+pub use upper::Held;
 
 use crate::{
     adapters::Adapters,
@@ -36,6 +39,7 @@ use crate::{
     layout::Layout,
     metrics::Metrics,
     mount::{Mounted, Mounts, mounted_at},
+    witness::Witness,
 };
 
 /// How long a call of the kubelet waits for a fetch. The kubelet gives up after two minutes, and
@@ -56,6 +60,10 @@ pub struct Volumes {
     pub adapters: Arc<Adapters>,
     /// Folder of the kubelet, `/var/lib/kubelet`.
     pub kubelet_dir: PathBuf,
+    /// Knows which PersistentVolumes there are.
+    pub witness: Arc<dyn Witness>,
+    /// What is known of asking it.
+    pub asking: parking_lot::Mutex<Asking>,
     /// Metrics.
     pub metrics: Metrics,
     /// How long a stage waits for a fetch; [`PATIENCE`] but in tests.
@@ -64,10 +72,14 @@ pub struct Volumes {
     pub locks: Locks,
     /// Told when the disk turned out to be full.
     pub disk_full: Arc<tokio::sync::Notify>,
+    /// Told when a volume found no room: what is gone is to go.
+    pub no_room: tokio::sync::Notify,
     /// Told when a checkout turned out to be damaged.
     pub damaged: Arc<tokio::sync::Notify>,
     /// Told when a volume came or went.
     pub changed: tokio::sync::Notify,
+    /// Told when it is known by which name a PersistentVolume can be asked for.
+    pub named: tokio::sync::Notify,
 }
 
 impl Volumes {

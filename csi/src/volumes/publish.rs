@@ -53,10 +53,17 @@ impl Volumes {
                 what: "readOnly",
             });
         }
-        if known != Some(&target) {
+        let is_known = known == Some(&target);
+        let is_named = self.note_name(&mut entry, &publish.target);
+        if !is_known {
             self.check_exclusive(&entry.targets, publish, target)?;
             entry.targets.insert(publish.target.clone(), target);
+        }
+        if !is_known || is_named {
             self.journal.put(entry.clone())?;
+        }
+        if is_named {
+            self.named.notify_one();
         }
 
         create_folder(&publish.target)?;

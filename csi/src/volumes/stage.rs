@@ -15,7 +15,7 @@ use super::{Guard, Stage, Volumes, blocking};
 use crate::{
     error::Error,
     fetch::{Checkout, FetchError},
-    journal::Entry,
+    journal::{Entry, PersistentVolume},
     layer::ensure_layer,
     layout::{CheckoutKey, LayerKey},
     mount::Overlay,
@@ -31,7 +31,12 @@ impl Volumes {
         let result = self.stage_in_time(stage).await;
         timer.observe_duration();
         match &result {
-            Err(error) if error.needs_room() => self.disk_full.notify_one(),
+            Err(error) if error.lacks_room() => {
+                self.no_room.notify_one();
+                if error.needs_room() {
+                    self.disk_full.notify_one();
+                }
+            }
             Err(Error::Fetch(error)) if matches!(**error, FetchError::Damaged { .. }) => {
                 self.damaged.notify_one();
             }
@@ -56,6 +61,7 @@ impl Volumes {
         // From here on the checkout stays, until the journal names it or we give up.
         let lease = self.checkouts.lease(&key);
         let checkout = self.checkouts.ensure(&key, &volume, self.patience).await?;
+        self.let_go_for(&stage.handle, &volume).await;
         let guard = self.locks.take(&stage.handle)?;
         let volumes = Arc::clone(self);
         blocking(move || {
@@ -155,6 +161,15 @@ impl Volumes {
         {
             self.discard_upper(&stage.handle)?;
         }
+        // It may have been deleted and made again: that it is there is to be heard anew.
+        let persistent_volume = before
+            .as_ref()
+            .filter(|entry| entry.attributes == attributes)
+            .and_then(|entry| entry.persistent_volume.clone())
+            .map(|volume| PersistentVolume {
+                uid: None,
+                ..volume
+            });
         let targets = before.map(|entry| entry.targets).unwrap_or_default();
         self.journal.put(Entry {
             handle: stage.handle.clone(),
@@ -162,6 +177,7 @@ impl Volumes {
             context: stage.context.clone(),
             staging: Some(stage.staging.clone()),
             targets,
+            persistent_volume,
             written_seconds: 0,
         })
     }

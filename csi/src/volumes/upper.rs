@@ -4,7 +4,7 @@
 
 use std::{
     fs::Permissions,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -20,6 +20,17 @@ use crate::{
 /// Everyone may write at the root of a read-write volume, as in an `emptyDir`: the pod's user is
 /// not known here.
 const UPPER_MODE: u32 = 0o777;
+
+/// What the disks of volumes that are written to take of the node's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Bytes of volumes that are on the node.
+    pub in_use_bytes: u64,
+    /// Volumes that are not, and may come back.
+    pub left: usize,
+    /// Their bytes.
+    pub left_bytes: u64,
+}
 
 impl Volumes {
     /// The upper of the volume, on its disk, which is made and mounted if need be. Blocks.
@@ -55,21 +66,63 @@ impl Volumes {
     /// Makes the disk, or allocates what somebody took out of it.
     fn make_disk(&self, handle: &str, key: &CheckoutKey, capacity_bytes: u64) -> Result<(), Error> {
         let image = self.layout.disk_image(handle);
-        let failed = |e| disk_error(handle, e);
-        let bytes = disk::whole_blocks(capacity_bytes);
-        let needed_bytes = disk::missing_bytes(&image, bytes).map_err(failed)?;
+        let needed_bytes = self.missing_bytes(handle, capacity_bytes)?;
+        let no_room = |available_bytes| Error::NoRoom {
+            handle: handle.to_owned(),
+            path: self.layout.root().to_owned(),
+            needed_bytes,
+            available_bytes,
+            held: self.held(),
+        };
         self.checkouts
             .allocating(key, needed_bytes, |available_bytes| {
                 if needed_bytes > available_bytes {
-                    return Err(Error::NoRoom {
-                        handle: handle.to_owned(),
-                        path: self.layout.root().to_owned(),
-                        needed_bytes,
-                        available_bytes,
-                    });
+                    return Err(no_room(available_bytes));
                 }
-                self.mounts.make_disk(&image, bytes).map_err(failed)
+                let bytes = disk::whole_blocks(capacity_bytes);
+                match self.mounts.make_disk(&image, bytes) {
+                    // Somebody else was faster.
+                    Err(e) if e.is_full() => Err(no_room(self.layout.free_bytes()?)),
+                    other => other.map_err(|e| disk_error(handle, e)),
+                }
             })
+    }
+
+    /// Bytes that the disk of a volume of this capacity still has to be given.
+    pub(super) fn missing_bytes(&self, handle: &str, capacity_bytes: u64) -> Result<u64, Error> {
+        let bytes = disk::whole_blocks(capacity_bytes);
+        disk::missing_bytes(&self.layout.disk_image(handle), bytes)
+            .map_err(|e| disk_error(handle, e))
+    }
+
+    /// What the disks of volumes that are written to take of the node's. Blocks.
+    pub(crate) fn held(&self) -> Held {
+        let mut held = Held::default();
+        for entry in self.journal.all() {
+            let Ok(found) = std::fs::metadata(self.layout.disk_image(&entry.handle)) else {
+                continue;
+            };
+            // st_blocks counts 512 bytes whatever the filesystem's blocks are.
+            let bytes = found.blocks() * 512;
+            if entry.is_off_node() {
+                held.left += 1;
+                held.left_bytes += bytes;
+            } else {
+                held.in_use_bytes += bytes;
+            }
+        }
+        held
+    }
+
+    /// Whether a mount shows what was written to the volume.
+    pub(super) fn is_shown(&self, handle: &str) -> Result<bool, Error> {
+        let disk = self.layout.disk(handle);
+        let list = self
+            .mounts
+            .list()
+            .map_err(|e| Error::io("read", Path::new("/proc/self/mountinfo"), e))?;
+        let mut folders = list.iter().flat_map(|mounted| &mounted.folders);
+        Ok(folders.any(|folder| folder.starts_with(&disk)))
     }
 
     /// Takes the disk of a volume away that is not staged; what was written stays in its file.

@@ -16,7 +16,7 @@ use crate::{
         program::Node,
         registry::Registry,
     },
-    until_staged,
+    until_staged, wait,
 };
 
 const MIB: u64 = 1 << 20;
@@ -132,6 +132,67 @@ fn a_volume_for_which_there_is_no_room_is_refused_until_there_is() {
             std::fs::remove_file(&fill).unwrap();
             let staging = until_staged(&kubelet, "b", &volume).await;
             std::fs::write(staging.join("x"), "x").unwrap();
+        },
+    );
+}
+
+#[test]
+fn what_is_gone_goes_first_when_another_volume_needs_the_room() {
+    in_private_mounts(
+        module_path!(),
+        "what_is_gone_goes_first_when_another_volume_needs_the_room",
+        async {
+            let registry = Registry::start();
+            let commit = model(&registry);
+            let node = Node::new(registry.url());
+            // Room for two of 16 MiB beside the model, and not for a third.
+            if !has_disks() || !mount_ext4(&node, &node.path("state"), 48) {
+                return;
+            }
+            let _program = node.start().await;
+            let kubelet = Kubelet::connect(&node).await;
+            let volume = registry.volume(&commit, RW);
+            let image = |handle: &str| {
+                let hash = hyprstream_csi::layout::handle_hash(handle);
+                node.path("state/volumes").join(hash).join("image")
+            };
+            // The kubelet of these tests calls every PersistentVolume "v".
+            registry.put_volume("v", "gone");
+            kubelet.stage("kept", &volume).await.unwrap();
+            kubelet.unstage("kept").await.unwrap();
+            kubelet.stage("gone", &volume).await.unwrap();
+            kubelet.publish("gone", "p", false).await.unwrap();
+            let journal = node.path("state/journal");
+            let is_seen = || {
+                let entries = files_below(&journal).into_iter();
+                let mut texts = entries.filter_map(|path| std::fs::read_to_string(path).ok());
+                texts.any(|text| text.contains("uid of v"))
+            };
+            wait(async || is_seen()).await;
+            kubelet.unpublish("gone", "p").await.unwrap();
+            kubelet.unstage("gone").await.unwrap();
+
+            // A checkout that nothing uses is worth more than nothing.
+            let read = registry.write("other.json", "{}").commit();
+            let read = registry.volume(&read, RO);
+            kubelet.stage("read", &read).await.unwrap();
+            kubelet.unstage("read").await.unwrap();
+            let before = registry.downloads().len();
+
+            let refused = kubelet.stage("next", &volume).await.unwrap_err();
+            assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+            let left = "2 that left the node hold 32.0 MiB";
+            assert!(refused.message().contains(left), "{refused}");
+            assert!(image("gone").exists(), "its volume is there");
+
+            registry.remove_volume("v");
+            let staging = until_staged(&kubelet, "next", &volume).await;
+            std::fs::write(staging.join("x"), "x").unwrap();
+            assert!(!image("gone").exists());
+            assert!(image("kept").exists(), "nobody said that it is gone");
+            kubelet.stage("read", &read).await.unwrap();
+            assert_eq!(registry.downloads().len(), before);
+            assert!(registry.volume_calls() < 20, "{}", registry.volume_calls());
         },
     );
 }

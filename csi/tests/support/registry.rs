@@ -13,6 +13,7 @@ use hyprstream_contract::{
     adapters::{
         AdapterEntry, AdapterList, BaseCommitPolicy, CHANGES_PATH, Changes, ChangesRequest,
     },
+    persistent_volumes::{KnownVolume, KnownVolumes, VOLUMES_PATH, VolumesRequest},
     volume::{VolumeContent, VolumeMode},
 };
 use hyprstream_git2db::Digest;
@@ -33,6 +34,8 @@ pub struct Registry {
     server: Server,
     objects: Arc<Mutex<HashMap<String, Vec<u8>>>>,
     lists: Arc<Mutex<BTreeMap<String, AdapterList>>>,
+    /// PersistentVolumes of the cluster, by name.
+    volumes: Arc<Mutex<BTreeMap<String, KnownVolume>>>,
     down: Arc<AtomicBool>,
     /// Object downloads wait while it is locked.
     pub gate: Arc<Mutex<()>>,
@@ -56,6 +59,8 @@ impl Registry {
         let nothing = Mutex::default();
         let lists: Arc<Mutex<BTreeMap<String, AdapterList>>> = Arc::default();
         let kept = lists.clone();
+        let volumes: Arc<Mutex<BTreeMap<String, KnownVolume>>> = Arc::default();
+        let known = volumes.clone();
         let halved = Arc::new(Mutex::new(HashSet::new()));
         let held = Arc::new(Mutex::new(HashSet::new()));
         let (halves, holds) = (halved.clone(), held.clone());
@@ -84,10 +89,14 @@ impl Registry {
                 }
                 return response;
             }
-            if request.path == CHANGES_PATH {
+            let is_volumes = request.path == VOLUMES_PATH;
+            if request.path == CHANGES_PATH || is_volumes {
                 let token = format!("Bearer {TOKEN}");
                 if request.header("authorization") != Some(&token) {
                     return Response::new(401);
+                }
+                if is_volumes {
+                    return known_volumes(&request.body, &known);
                 }
                 return changes(&request.body, &kept, &is_down);
             }
@@ -115,6 +124,7 @@ impl Registry {
             server,
             objects,
             lists,
+            volumes,
             down,
             gate,
             halved,
@@ -157,6 +167,25 @@ impl Registry {
             adapters: adapters.to_vec(),
         };
         self.lists.lock().unwrap().insert(model.to_owned(), list);
+    }
+
+    /// Makes a PersistentVolume with this handle.
+    pub fn put_volume(&self, name: &str, handle: &str) {
+        let volume = KnownVolume {
+            uid: format!("uid of {name}"),
+            handle: handle.to_owned(),
+        };
+        self.volumes.lock().unwrap().insert(name.to_owned(), volume);
+    }
+
+    pub fn remove_volume(&self, name: &str) {
+        assert!(self.volumes.lock().unwrap().remove(name).is_some());
+    }
+
+    /// How often PersistentVolumes were asked for.
+    pub fn volume_calls(&self) -> usize {
+        let requests = self.server.requests().into_iter();
+        requests.filter(|r| r.path == VOLUMES_PATH).count()
     }
 
     /// An adapter of `NAME.safetensors` and `NAME.json` in a commit.
@@ -250,6 +279,17 @@ impl Registry {
         };
         volume.to_map()
     }
+}
+
+fn known_volumes(body: &[u8], volumes: &Mutex<BTreeMap<String, KnownVolume>>) -> Response {
+    let request: VolumesRequest = serde_json::from_slice(body).unwrap();
+    let volumes = volumes.lock().unwrap();
+    let names = request.names.into_iter();
+    let volumes = names.map(|name| (name.clone(), volumes.get(&name).cloned()));
+    let known = KnownVolumes {
+        volumes: volumes.collect(),
+    };
+    Response::new(200).body(serde_json::to_vec(&known).unwrap())
 }
 
 /// The lists that differ from what is known; waits up to 30 s for one.

@@ -3,7 +3,7 @@
 //! | Token | API | read `git/NS/*` | write `git/NS/*` | read `mirror/*` |
 //! |---|---|---|---|---|
 //! | admin | yes | every NS | every NS | yes |
-//! | node | reads adapter lists | every NS | no | yes |
+//! | node | reads adapter lists, asks for volumes | every NS | no | yes |
 //! | signed for NS | no | its NS | its NS, if signed with `write` | no |
 //! | of the API server | by rights | by rights | by rights, ref by ref | no |
 //!
@@ -20,12 +20,13 @@ use std::{path::PathBuf, sync::Arc};
 
 use axum::http::{HeaderMap, header::AUTHORIZATION};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use hyprstream_contract::persistent_volumes::KnownVolume;
 use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-pub(crate) use kubernetes::User;
 pub use kubernetes::{CacheTimes, KubernetesTokens};
+pub(crate) use kubernetes::{User, VolumeError};
 pub use token::{InvalidToken, SigningKey, WeakKey};
 pub(crate) use verb::Verb;
 
@@ -290,6 +291,15 @@ impl Auth {
         match &self.kubernetes {
             Some(kubernetes) => kubernetes.allows(user, act).await.map_err(unavailable),
             None => Ok(false),
+        }
+    }
+
+    /// The PersistentVolume of our driver with this name, which is a valid one; `None` if there is
+    /// none.
+    pub(crate) async fn volume(&self, name: &str) -> Result<Option<KnownVolume>, VolumeError> {
+        match &self.kubernetes {
+            Some(kubernetes) => kubernetes.volume(name).await,
+            None => Err(VolumeError::Forbidden),
         }
     }
 

@@ -8,9 +8,9 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{Path, State},
     http::{HeaderMap, StatusCode},
-    routing::post,
+    routing::{get, post},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use hyprstream_registry::{CacheTimes, KubernetesTokens};
@@ -29,6 +29,10 @@ struct Book {
     rights: HashSet<String>,
     down: bool,
     reviews: usize,
+    /// Specs of PersistentVolumes, by name.
+    volumes: HashMap<String, Value>,
+    /// The status of any answer about volumes, in place of what is true.
+    volumes_answer: Option<StatusCode>,
 }
 
 pub(crate) struct Cluster {
@@ -45,6 +49,7 @@ impl Cluster {
                 "/apis/authorization.k8s.io/v1/subjectaccessreviews",
                 post(access),
             )
+            .route("/api/v1/persistentvolumes/{name}", get(volume))
             .with_state(Arc::clone(&book));
         let listening = Listening::app(app);
         Self { book, listening }
@@ -86,6 +91,20 @@ impl Cluster {
 
     pub(crate) fn set_down(&self, down: bool) {
         self.book.lock().down = down;
+    }
+
+    /// A PersistentVolume with this `spec.csi`, whose UID is `uid-NAME`.
+    pub(crate) fn put_volume(&self, name: &str, csi: Value) {
+        self.book.lock().volumes.insert(name.to_owned(), csi);
+    }
+
+    pub(crate) fn remove_volume(&self, name: &str) {
+        assert!(self.book.lock().volumes.remove(name).is_some(), "{name}");
+    }
+
+    /// Answers whatever is asked about volumes with this, and an empty object.
+    pub(crate) fn answer_volumes(&self, status: Option<StatusCode>) {
+        self.book.lock().volumes_answer = status;
     }
 
     /// How many tokens it was asked about.
@@ -162,6 +181,34 @@ async fn token(
         None => json!({"error": "invalid bearer token"}),
     };
     answer(&book, &headers, &status)
+}
+
+async fn volume(
+    State(book): State<Arc<Mutex<Book>>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Answer {
+    let book = book.lock();
+    answer(&book, &headers, &Value::Null)?;
+    if let Some(status) = book.volumes_answer {
+        return Ok((status, Json(json!({}))));
+    }
+    Ok(match book.volumes.get(&name) {
+        Some(csi) => {
+            let metadata = json!({"name": name, "uid": format!("uid-{name}")});
+            let volume = json!({"metadata": metadata, "spec": {"csi": csi}});
+            (StatusCode::OK, Json(volume))
+        }
+        // As the API server writes it.
+        None => {
+            let status = json!({
+                "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound",
+                "message": format!("persistentvolumes \"{name}\" not found"),
+                "details": {"name": name, "kind": "persistentvolumes"}, "code": 404,
+            });
+            (StatusCode::NOT_FOUND, Json(status))
+        }
+    })
 }
 
 async fn access(

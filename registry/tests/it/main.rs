@@ -27,3 +27,4 @@ mod slow;
 mod slow_sync;
 mod top_up;
 mod upstream;
+mod volumes;

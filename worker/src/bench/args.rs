@@ -1,11 +1,11 @@
 //! The command line of `bench`.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use crate::{LogArgs, ModelArgs, args::at_least_one};
 
 /// Flags that say how a model is run, which a server has its own of.
-const OF_THE_MODEL: [&str; 19] = [
+const OF_THE_MODEL: [&str; 20] = [
     "model",
     "device",
     "dtype",
@@ -24,6 +24,7 @@ const OF_THE_MODEL: [&str; 19] = [
     "adapters",
     "train",
     "ragged",
+    "checkpoints",
     "rank",
 ];
 
@@ -91,6 +92,11 @@ pub struct BenchArgs {
     /// the lengths, for a peer to pad.
     #[arg(long, requires = "train")]
     pub ragged: bool,
+    /// With `--train`, also what checkpoints of a job cost and how soon a job that was killed goes on: in a
+    /// new folder below DIR, of whose disk the figures are, with `--repeat` checkpoints and rows of
+    /// the first `--batch`.
+    #[arg(long, value_name = "DIR", requires = "train")]
+    pub checkpoints: Option<PathBuf>,
     /// Rank of adapters.
     #[arg(long, default_value = "16", value_parser = at_least_one)]
     pub rank: usize,
@@ -189,10 +195,19 @@ mod tests {
             "--no-prefix-cache",
             "--adapters 2",
             "--rank 8",
+            "--train 8 --checkpoints /c",
         ] {
             let line = format!("--serve http://127.0.0.1:1 {flag}");
             assert!(parse(&line).is_err(), "{flag}");
         }
+    }
+
+    #[test]
+    fn checkpoints_are_of_a_training() {
+        let checkpoints = parse("--model /m --train 8 --checkpoints /c").unwrap();
+        assert_eq!(checkpoints.checkpoints.unwrap(), std::path::Path::new("/c"));
+        let refused = parse("--model /m --checkpoints /c").unwrap_err();
+        assert!(refused.contains("--train"), "{refused}");
     }
 
     #[test]

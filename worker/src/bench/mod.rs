@@ -11,11 +11,13 @@
 //!   same figure of a server under [load].
 //!
 //! Steps are timed on the engine's own thread: what a reader does is not in the figures. Of [train]
-//! a whole update is timed: loss, gradient, clipping, AdamW.
+//! a whole update is timed: loss, gradient, clipping, AdamW; and of [checkpoints] how long a job stands
+//! still for one, and how soon it goes on after a kill.
 
 mod adapters;
 mod args;
 mod bandwidth;
+mod checkpoints;
 mod clock;
 mod load;
 mod local;

@@ -125,8 +125,38 @@ pub(super) struct TrainReport {
     pub(super) parameters: usize,
     pub(super) weight_bytes: u64,
     pub(super) results: Vec<TrainRow>,
-    /// Of the whole measurement, loading included.
+    /// Of the updates, loading included.
     pub(super) max_rss_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) checkpoints: Option<CheckpointReport>,
+}
+
+/// Checkpoints of a job, and a resume after a kill.
+#[derive(Debug, Serialize)]
+pub(super) struct CheckpointReport {
+    /// Size of the files of one.
+    pub(super) bytes: u64,
+    /// How many were measured.
+    pub(super) count: usize,
+    /// How long training stood still for one.
+    pub(super) stood_still_ms: Spread,
+    /// How long of that it waited for the two before to be written.
+    pub(super) waited_ms: Spread,
+    /// From the same moment until it was on disk.
+    pub(super) on_disk_ms: Spread,
+    /// The step that the program went on from after it was killed.
+    pub(super) resumed_step: u64,
+    /// The first that it did then.
+    pub(super) first_step: u64,
+    /// From its start to the end of that step.
+    pub(super) resume_seconds: f64,
+}
+
+/// What several measurements gave.
+#[derive(Debug, Serialize)]
+pub(super) struct Spread {
+    pub(super) median: f64,
+    pub(super) max: f64,
 }
 
 /// One number of rows.
@@ -275,6 +305,25 @@ fn print_train(report: &TrainReport) {
         let tokens = format!("{up_to}{}", row.row_tokens);
         println!("{:4}  {tokens:>14}  {:.1}", row.rows, row.tokens_per_second);
     }
+    let Some(checkpoints) = &report.checkpoints else {
+        return;
+    };
+    println!(
+        "{} checkpoints of {}: ms that training stood still {:.1} (at most {:.1}), of which it waited \
+         for those before {:.1} ({:.1}); ms until on disk {:.1} ({:.1})",
+        checkpoints.count,
+        megabytes(checkpoints.bytes),
+        checkpoints.stood_still_ms.median,
+        checkpoints.stood_still_ms.max,
+        checkpoints.waited_ms.median,
+        checkpoints.waited_ms.max,
+        checkpoints.on_disk_ms.median,
+        checkpoints.on_disk_ms.max
+    );
+    println!(
+        "killed and started again from step {}: step {} was done {:.2} s after the start",
+        checkpoints.resumed_step, checkpoints.first_step, checkpoints.resume_seconds
+    );
 }
 
 fn number(value: Option<f64>, digits: usize) -> String {

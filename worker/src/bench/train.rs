@@ -11,7 +11,7 @@ use hyprstream_training::{
 };
 
 use super::{
-    BenchArgs, median,
+    BenchArgs, checkpoints, median,
     report::{TrainReport, TrainRow, max_rss_bytes},
 };
 use crate::Kernels;
@@ -69,6 +69,15 @@ pub(super) fn measure(tokens: usize, args: &BenchArgs) -> anyhow::Result<TrainRe
         weight_bytes: run.learner.weight_bytes(),
         results,
         max_rss_bytes: max_rss_bytes(),
+        checkpoints: {
+            let vocabulary = run.vocabulary;
+            // The job has the machine to itself.
+            drop(run);
+            let folder = args.checkpoints.as_ref();
+            let measured =
+                folder.map(|folder| checkpoints::measure(folder, tokens, vocabulary, args));
+            measured.transpose()?
+        },
     })
 }
 

@@ -9,6 +9,9 @@ use tracing::{debug, info, warn};
 /// Between two lines of a log.
 const EVERY: Duration = Duration::from_mins(1);
 
+/// What is told of as a wait for the disk.
+const LONG_WAIT: Duration = Duration::from_secs(1);
+
 /// Tells people of a run.
 pub(super) struct Teller {
     bar: Option<ProgressBar>,
@@ -106,8 +109,24 @@ impl Observer for Teller {
                 accuracy,
                 better,
             } => info!(step, loss, accuracy, better, "evaluated"),
-            Event::Saved { step, path } => {
-                debug!(step, path = %path.display(), "a checkpoint is written");
+            Event::Saved { step, path, cost } => {
+                debug!(
+                    step,
+                    path = %path.display(),
+                    bytes = cost.bytes,
+                    stood_still_ms = cost.stood_still.as_secs_f64() * 1e3,
+                    waited_ms = cost.waited.as_secs_f64() * 1e3,
+                    took_ms = cost.took.as_secs_f64() * 1e3,
+                    "a checkpoint is written"
+                );
+                if cost.waited >= LONG_WAIT {
+                    warn!(
+                        step,
+                        waited_seconds = cost.waited.as_secs_f64(),
+                        "training waited for the disk: checkpoints are asked for faster than it \
+                         takes them; raise checkpoints.every"
+                    );
+                }
             }
             Event::NotSaved { step, error } => {
                 let error = super::anyhow_chain(error);

@@ -246,7 +246,7 @@ pub(crate) fn terminate(child: &Child) {
 }
 
 /// A tokenizer of bytes.
-fn tokenizer() -> String {
+pub(crate) fn tokenizer() -> String {
     let printable = |b: u8| (b'!'..=b'~').contains(&b) || (0xa1..=0xac).contains(&b) || b >= 0xae;
     let mut vocab = Map::new();
     let mut next = 0x100_u32;

@@ -24,8 +24,8 @@ use hyprstream_models::{
     DecoderConfig,
     adapter::{AdapterError, BaseName},
 };
-pub use writer::CheckpointWriter;
 pub(crate) use writer::Saved;
+pub use writer::{CheckpointWriter, Cost};
 
 use crate::{learner::Parameters, trainer::State};
 
@@ -153,12 +153,12 @@ impl Checkpoints {
         write::write(self, state)
     }
 
-    /// Writes on a thread of its own.
+    /// Writes states of the size of `like` on a thread of its own.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn writer(&self) -> Result<CheckpointWriter, CheckpointError> {
-        CheckpointWriter::start(self.clone())
+    pub fn writer(&self, like: &State) -> Result<CheckpointWriter, CheckpointError> {
+        CheckpointWriter::start(self.clone(), like)
     }
 
     fn path(&self, step: u64) -> PathBuf {

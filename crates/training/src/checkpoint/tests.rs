@@ -1,4 +1,9 @@
-use std::fs;
+use std::{
+    fs,
+    sync::mpsc::channel,
+    thread,
+    time::{Duration, Instant},
+};
 
 use super::*;
 use crate::{bigram, optimiser::Moments, trainer::Cursor};
@@ -148,17 +153,89 @@ fn errors_of_the_thread_come_back() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("checkpoints");
     let store = bigram::checkpoints(&path, 3);
-    let writer = store.writer().unwrap();
+    let writer = store.writer(&state(0)).unwrap();
     writer.write(&state(1)).unwrap();
     let written = writer.finish();
-    assert!(matches!(written.as_slice(), [Ok(Written { step: 1, .. })]));
+    let [Ok((Written { step: 1, path: at }, cost))] = written.as_slice() else {
+        panic!("{written:?}");
+    };
+    let files = fs::read_dir(at).unwrap();
+    let sizes = files.map(|file| file.unwrap().metadata().unwrap().len());
+    assert_eq!(cost.bytes, sizes.sum::<u64>());
+    assert!(cost.took >= cost.stood_still && cost.stood_still >= cost.waited);
     fs::remove_dir_all(&path).unwrap();
-    let writer = store.writer().unwrap();
+    let writer = store.writer(&state(0)).unwrap();
     writer.write(&state(2)).unwrap();
     let written = writer.finish();
     let [Err((2, CheckpointError::Io { .. }))] = written.as_slice() else {
         panic!("{written:?}");
     };
+}
+
+#[test]
+fn training_waits_for_a_copy_and_only_for_a_third_until_the_first_is_written() {
+    let (say, begun) = channel();
+    let (go, may) = channel::<()>();
+    let writer = CheckpointWriter::writing(&state(0), move |state| {
+        say.send(state.cursor.step).unwrap();
+        may.recv().unwrap();
+        Ok(Written {
+            step: state.cursor.step,
+            path: PathBuf::from("/nowhere"),
+        })
+    });
+    let writer = writer.unwrap();
+    writer.write(&state(1)).unwrap();
+    assert_eq!(begun.recv(), Ok(1));
+    writer.write(&state(2)).unwrap();
+    assert!(writer.written().is_empty(), "none is on disk yet");
+
+    let least = Duration::from_millis(20);
+    let began = Instant::now();
+    let disk = thread::spawn(move || {
+        thread::sleep(least);
+        for _ in 0..3 {
+            go.send(()).unwrap();
+        }
+    });
+    writer.write(&state(3)).unwrap();
+    assert!(began.elapsed() >= least);
+    disk.join().unwrap();
+    let saved: Vec<_> = writer.finish().into_iter().map(Result::unwrap).collect();
+    let steps: Vec<u64> = saved.iter().map(|(written, _)| written.step).collect();
+    assert_eq!(steps, [1, 2, 3]);
+    let waited = |index: usize| saved[index].1.waited;
+    assert!(waited(2) > waited(0) && waited(2) > waited(1), "{saved:?}");
+}
+
+#[test]
+fn a_checkpoint_is_of_its_own_step_whatever_the_memory_of_it_held_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = bigram::checkpoints(folder.path(), 10);
+    let without_best = State {
+        best_values: None,
+        ..state(0)
+    };
+    let writer = store.writer(&without_best).unwrap();
+    let mut written = Vec::new();
+    for step in 1..=6 {
+        let of_step = State {
+            best_values: state(step).best_values.filter(|_| step % 2 == 0),
+            ..state(step)
+        };
+        writer.write(&of_step).unwrap();
+        written.extend(writer.written());
+    }
+    written.extend(writer.finish());
+    assert_eq!(written.len(), 6);
+    for step in (1..=6).rev() {
+        let (found, read) = store.latest().unwrap().found.unwrap();
+        assert_eq!((found.step, read.cursor.step), (step, step));
+        assert_eq!(read.values, state(step).values);
+        assert_eq!(read.moments, state(step).moments);
+        assert_eq!(read.best_values.is_some(), step % 2 == 0);
+        fs::remove_dir_all(found.path).unwrap();
+    }
 }
 
 #[test]

@@ -210,7 +210,10 @@ impl<'a> Trainer<'a> {
             decay: recipe.decay,
         };
         let rows = rows_of(run.state.cursor.epoch);
-        let writer = run.checkpoints.map(Checkpoints::writer).transpose();
+        let writer = run
+            .checkpoints
+            .map(|checkpoints| checkpoints.writer(&run.state));
+        let writer = writer.transpose();
         Ok(Self {
             writer: writer.map_err(TrainError::Checkpoint)?,
             pace: Pace::new(run.state.cursor.step),
@@ -460,11 +463,12 @@ impl<'a> Trainer<'a> {
         let mut failed = None;
         for written in written {
             match written {
-                Ok(written) => {
+                Ok((written, cost)) => {
                     self.on_disk = Some(written.step);
                     self.run.observer.hear(Event::Saved {
                         step: written.step,
                         path: &written.path,
+                        cost,
                     });
                 }
                 Err((step, error)) => {

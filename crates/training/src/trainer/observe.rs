@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::{CheckpointError, Cost};
 
 /// Who is told how a run goes. It is called by the thread that trains, which waits.
 pub trait Observer {
@@ -63,6 +63,8 @@ pub enum Event<'a> {
         step: u64,
         /// Its folder.
         path: &'a Path,
+        /// What it cost.
+        cost: Cost,
     },
     /// A checkpoint could not be written. The run goes on unless it was the last.
     NotSaved {

@@ -85,6 +85,27 @@ impl State {
         }
     }
 
+    /// A copy in the memory of `spare`, where that is another state of the run.
+    pub(crate) fn copy_into(&self, spare: Option<Self>) -> Self {
+        // Invariant: without `..`, so that nothing of another step is left.
+        let Self {
+            values,
+            moments: Moments { first, second },
+            best_values,
+            cursor,
+        } = self;
+        let Some(mut copy) = spare else {
+            return self.clone();
+        };
+        // Vectors keep their memory, which a derived `clone_from` would not have them do.
+        copy.values.clone_from(values);
+        copy.moments.first.clone_from(first);
+        copy.moments.second.clone_from(second);
+        copy.best_values.clone_from(best_values);
+        copy.cursor.clone_from(cursor);
+        copy
+    }
+
     /// Whether it is of a run of this recipe on these samples.
     pub(super) fn check(&self, recipe: &Recipe, train: &Subset) -> Result<(), TrainError> {
         if self.cursor.recipe != recipe.digest() {

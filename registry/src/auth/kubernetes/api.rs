@@ -37,10 +37,14 @@ pub(super) enum CallError {
     #[error("the API server cannot be reached")]
     Unreachable(#[source] Box<ureq::Error>),
     #[error(
-        "the API server answered {call} with {status}: 401 and 403 mean that the registry's \
-         service account may not create it"
+        "the API server answered {verb} {call} with {status}: 401 and 403 mean that the registry's \
+         service account may not {verb} it"
     )]
-    Status { call: String, status: u16 },
+    Status {
+        verb: &'static str,
+        call: String,
+        status: u16,
+    },
     #[error("the API server's answer cannot be read")]
     Answer(#[source] Box<ureq::Error>),
 }
@@ -61,27 +65,48 @@ impl ApiServer {
         path: &str,
         object: &Value,
     ) -> Result<T, CallError> {
-        // The kubelet writes a new token long before the old one ends.
-        let token = String::from_utf8_lossy(&read(&self.token_file)?)
-            .trim()
-            .to_owned();
-        let mut response = self
+        let response = self
             .agent()?
             .post(format!("{}{path}", self.url))
-            .header("authorization", format!("Bearer {token}"))
+            .header("authorization", self.authorization()?)
             .send_json(object)
             .map_err(|error| CallError::Unreachable(Box::new(error)))?;
         let status = response.status().as_u16();
         if !(200..300).contains(&status) {
-            let call = path.rsplit('/').next().unwrap_or_default().to_owned();
-            return Err(CallError::Status { call, status });
+            return Err(refused("create", path, status));
         }
-        response
-            .body_mut()
-            .with_config()
-            .limit(MAX_ANSWER_BYTES)
-            .read_json()
-            .map_err(|error| CallError::Answer(Box::new(error)))
+        body(response)
+    }
+
+    /// The object at `path`, whose last part is its name; `None` if the API server says that there
+    /// is none. A 404 that does not speak of this name, as of a proxy or of another program at the
+    /// address, says nothing. Blocks.
+    pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, CallError> {
+        let response = self
+            .agent()?
+            .get(format!("{}{path}", self.url))
+            .header("authorization", self.authorization()?)
+            .call()
+            .map_err(|error| CallError::Unreachable(Box::new(error)))?;
+        let status = response.status().as_u16();
+        if (200..300).contains(&status) {
+            return body(response).map(Some);
+        }
+        let name = path.rsplit('/').next().unwrap_or_default();
+        if status == 404 {
+            let said: Value = body(response)?;
+            let is = |path: &str, text: &str| said.pointer(path).is_some_and(|v| v == text);
+            if is("/kind", "Status") && is("/reason", "NotFound") && is("/details/name", name) {
+                return Ok(None);
+            }
+        }
+        Err(refused("get", path, status))
+    }
+
+    fn authorization(&self) -> Result<String, CallError> {
+        // The kubelet writes a new token long before the old one ends.
+        let token = read(&self.token_file)?;
+        Ok(format!("Bearer {}", String::from_utf8_lossy(&token).trim()))
     }
 
     fn agent(&self) -> Result<ureq::Agent, CallError> {
@@ -99,6 +124,19 @@ impl ApiServer {
         *kept = Some((bundle, agent.clone()));
         Ok(agent)
     }
+}
+
+fn refused(verb: &'static str, path: &str, status: u16) -> CallError {
+    let call = path.rsplit('/').next().unwrap_or_default().to_owned();
+    CallError::Status { verb, call, status }
+}
+
+fn body<T: DeserializeOwned>(
+    mut response: ureq::http::Response<ureq::Body>,
+) -> Result<T, CallError> {
+    let body = response.body_mut().with_config().limit(MAX_ANSWER_BYTES);
+    body.read_json()
+        .map_err(|error| CallError::Answer(Box::new(error)))
 }
 
 /// A client that trusts the cluster's certificates and nobody else's. It takes no proxy: the API

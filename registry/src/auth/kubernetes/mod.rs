@@ -1,5 +1,6 @@
 //! Tokens of the cluster's API server: whose they are (`TokenReview`), and what these may do here
-//! (`SubjectAccessReview` on the virtual resource `repositories.hyprstream.io`).
+//! (`SubjectAccessReview` on the virtual resource `repositories.hyprstream.io`). And whether there is
+//! a PersistentVolume of a name, which nodes ask.
 //!
 //! Answers are kept for a short time, see [`CacheTimes`]. While the API server does not answer,
 //! what it said before holds a little longer; then the registry says that it cannot tell, which is
@@ -7,6 +8,7 @@
 
 mod api;
 mod cache;
+mod volumes;
 
 use std::{
     collections::BTreeMap,
@@ -22,6 +24,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
+pub(crate) use self::volumes::VolumeError;
 use self::{
     api::{ApiServer, CallError},
     cache::{Answer, Cache},
@@ -220,6 +223,18 @@ impl Kubernetes {
         path: &'static str,
         object: Value,
     ) -> Result<T, Unavailable> {
+        match self.call(move |api| api.create(path, &object)).await? {
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    /// What `work` makes of the API server. Not too many do so at once, and none does just after a
+    /// failure.
+    async fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&ApiServer) -> Result<T, CallError> + Send + 'static,
+    ) -> Result<Result<T, CallError>, Unavailable> {
         let failed_just_now = |at: Instant| at.elapsed() < PAUSE_AFTER_A_FAILURE;
         if self.failed.lock().is_some_and(failed_just_now) {
             return Err(Unavailable);
@@ -229,13 +244,13 @@ impl Kubernetes {
             return Err(Unavailable);
         };
         let api = Arc::clone(&self.api);
-        let made = tokio::task::spawn_blocking(move || api.create(path, &object)).await;
-        match made {
-            Ok(Ok(answer)) => {
-                *self.failed.lock() = None;
-                Ok(answer)
+        match tokio::task::spawn_blocking(move || work(&api)).await {
+            Ok(done) => {
+                if done.is_ok() {
+                    *self.failed.lock() = None;
+                }
+                Ok(done)
             }
-            Ok(Err(error)) => Err(self.failed(&error)),
             Err(error) => {
                 tracing::error!(%error, "a call of the API server ended early");
                 Err(Unavailable)
@@ -245,7 +260,7 @@ impl Kubernetes {
 
     fn failed(&self, error: &CallError) -> Unavailable {
         let error = chain(error);
-        tracing::error!(error, "tokens of the API server cannot be checked");
+        tracing::error!(error, "the API server cannot be asked");
         *self.failed.lock() = Some(Instant::now());
         Unavailable
     }

@@ -1,6 +1,8 @@
 //! What a scraper sees of a training.
 
-use prometheus::{Gauge, IntCounter, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry, TextEncoder,
+};
 
 /// The figures of a job under `hyprstream_training_*`.
 #[derive(Debug)]
@@ -14,6 +16,8 @@ pub(super) struct Metrics {
     pub(super) tokens: IntGauge,
     pub(super) skipped: IntGauge,
     pub(super) checkpoint_step: IntGauge,
+    pub(super) stood_still: Histogram,
+    pub(super) to_disk: Histogram,
     pub(super) pushes: IntCounter,
     pub(super) push_failures: IntCounter,
 }
@@ -29,6 +33,13 @@ impl Metrics {
                 metric
             }};
         }
+        let histogram = |name: &str, help: &str, buckets| {
+            let name = format!("hyprstream_training_{name}");
+            let options = HistogramOpts::new(name, help).buckets(buckets);
+            let metric = Histogram::with_opts(options)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
         Ok(Self {
             loss: of!(Gauge, "loss", "Loss of the last step."),
             eval_loss: of!(
@@ -58,6 +69,16 @@ impl Metrics {
                 "checkpoint_step",
                 "The step of the last checkpoint that the registry has."
             ),
+            stood_still: histogram(
+                "checkpoint_stall_seconds",
+                "How long training stood still for a checkpoint.",
+                vec![0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0],
+            )?,
+            to_disk: histogram(
+                "checkpoint_seconds",
+                "How long a checkpoint took until it was on the pod's disk.",
+                vec![0.05, 0.1, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 300.0],
+            )?,
             pushes: of!(
                 IntCounter,
                 "pushes_total",

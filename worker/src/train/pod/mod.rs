@@ -424,8 +424,14 @@ impl Watcher<'_> {
 impl Observer for Watcher<'_> {
     fn hear(&mut self, event: Event<'_>) {
         self.board.hear(&event);
-        if let Event::Saved { step, path } = event {
+        if let Event::Saved { step, path, cost } = event {
+            let began = Instant::now();
             self.offer(step, path);
+            // Training stands still for that, too.
+            let stood_still = cost.stood_still + began.elapsed();
+            let metrics = &self.board.metrics;
+            metrics.stood_still.observe(stood_still.as_secs_f64());
+            metrics.to_disk.observe(cost.took.as_secs_f64());
         }
         self.teller.hear(event);
     }

@@ -1,5 +1,7 @@
 //! Volumes over mounts in memory: decisions, restarts and kills.
 
+mod gone;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -55,6 +57,7 @@ impl WithoutObjects for OneFile {
 struct Node {
     folder: tempfile::TempDir,
     kernel: FakeMounts,
+    cluster: gone::Cluster,
 }
 
 impl Node {
@@ -62,6 +65,7 @@ impl Node {
         Self {
             folder: tempfile::tempdir().unwrap(),
             kernel: FakeMounts::default(),
+            cluster: gone::Cluster::default(),
         }
     }
 
@@ -82,12 +86,16 @@ impl Node {
             layout,
             mounts: Arc::new(self.kernel.clone()),
             kubelet_dir: self.path("kubelet"),
+            witness: Arc::new(self.cluster.clone()),
+            asking: parking_lot::Mutex::default(),
             metrics: Metrics::new().unwrap(),
             patience: Duration::from_mins(1),
             locks: Locks::default(),
             disk_full: Arc::default(),
+            no_room: tokio::sync::Notify::new(),
             damaged: Arc::default(),
             changed: tokio::sync::Notify::new(),
+            named: tokio::sync::Notify::new(),
         })
     }
 
