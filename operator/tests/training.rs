@@ -460,7 +460,7 @@ async fn a_pod_is_given_up_when_its_node_is_lost_and_not_before() {
         );
     };
     node("True");
-    let later = k8s_openapi::jiff::Timestamp::now() + std::time::Duration::from_secs(300);
+    let later = k8s_openapi::jiff::Timestamp::now() + std::time::Duration::from_mins(5);
     let mut labels = job["metadata"]["labels"].clone();
     labels["hyprstream.io/training-job"] = json!("sql");
     world.cluster.put(

@@ -5,11 +5,7 @@ use hyprstream_e2e::{Chat, Cluster, wait_until};
 
 use crate::{
     PATIENCE, Tiny,
-    training::{
-        TRAINS, Training, ensure_same,
-        faults::apply_with,
-        wait_checkpoint, wait_over,
-    },
+    training::{TRAINS, Training, ensure_same, faults::apply_with, wait_checkpoint, wait_over},
 };
 
 /// On the node that will be lost, until the other has the label too.
@@ -75,7 +71,11 @@ fn s07_the_model_is_ready_again_on_the_other_node_and_training_goes_on() -> Resu
     // Before the node is back.
     let status = wait_over(&job, "Complete", TRAINS)?;
     ensure_same(&status, &calm)?;
-    assert_eq!(status["failures"].as_i64().unwrap_or_default(), 0, "{status}");
+    assert_eq!(
+        status["failures"].as_i64().unwrap_or_default(),
+        0,
+        "{status}"
+    );
     drop(severed);
     cluster.kubectl(&[
         "wait",

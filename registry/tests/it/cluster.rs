@@ -189,26 +189,22 @@ async fn volume(
     headers: HeaderMap,
 ) -> Answer {
     let book = book.lock();
-    answer(&book, &headers, &Value::Null)?;
+    let _ = answer(&book, &headers, &Value::Null)?;
     if let Some(status) = book.volumes_answer {
         return Ok((status, Json(json!({}))));
     }
-    Ok(match book.volumes.get(&name) {
-        Some(csi) => {
-            let metadata = json!({"name": name, "uid": format!("uid-{name}")});
-            let volume = json!({"metadata": metadata, "spec": {"csi": csi}});
-            (StatusCode::OK, Json(volume))
-        }
-        // As the API server writes it.
-        None => {
-            let status = json!({
-                "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound",
-                "message": format!("persistentvolumes \"{name}\" not found"),
-                "details": {"name": name, "kind": "persistentvolumes"}, "code": 404,
-            });
-            (StatusCode::NOT_FOUND, Json(status))
-        }
-    })
+    if let Some(csi) = book.volumes.get(&name) {
+        let metadata = json!({"name": name, "uid": format!("uid-{name}")});
+        let volume = json!({"metadata": metadata, "spec": {"csi": csi}});
+        return Ok((StatusCode::OK, Json(volume)));
+    }
+    // As the API server writes it.
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound",
+        "message": format!("persistentvolumes \"{name}\" not found"),
+        "details": {"name": name, "kind": "persistentvolumes"}, "code": 404,
+    });
+    Ok((StatusCode::NOT_FOUND, Json(status)))
 }
 
 async fn access(

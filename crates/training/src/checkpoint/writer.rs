@@ -28,10 +28,10 @@ pub struct Cost {
 
 /// What became of a checkpoint: where it is and what it cost, or the step that it was to be of and
 /// why it is not.
-pub(crate) type Saved = Result<(Written, Cost), (u64, CheckpointError)>;
+pub(crate) type Saved = Result<(Written, Cost), (u64, Box<CheckpointError>)>;
 
 /// The same as the thread says it.
-type Done = Result<(Written, u64, Instant), (u64, CheckpointError)>;
+type Done = Result<(Written, u64, Instant), (u64, Box<CheckpointError>)>;
 
 /// Writes checkpoints on a thread of its own. At most one waits while another is written.
 ///
@@ -159,7 +159,7 @@ fn work(
                 let bytes = bytes_of(&saved.path);
                 Ok((saved, bytes, at))
             }
-            Err(error) => Err((step, error)),
+            Err(error) => Err((step, Box::new(error))),
         };
         // Nobody hears of it, or takes its memory, when training has failed meanwhile.
         drop(used.send(state));

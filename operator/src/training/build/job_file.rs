@@ -107,12 +107,11 @@ fn training(method: &TrainingMethod, max_length: i32) -> Value {
             "clip": number(&method.max_grad_norm),
         },
     });
-    match method.steps {
-        Some(steps) => training["steps"] = json!(steps),
-        None => {
-            let epochs = method.epochs.map_or(default::EPOCHS, i32::unsigned_abs);
-            training["epochs"] = json!(epochs);
-        }
+    if let Some(steps) = method.steps {
+        training["steps"] = json!(steps);
+    } else {
+        let epochs = method.epochs.map_or(default::EPOCHS, i32::unsigned_abs);
+        training["epochs"] = json!(epochs);
     }
     training
 }

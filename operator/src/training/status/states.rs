@@ -220,7 +220,7 @@ fn place(observed: &Observed<'_>, words: Option<&LastWords>, source: &State) -> 
     if let Some(pod) = active {
         // Whoever has it go, its node may not hear of it, and it says nothing any more.
         return if pod.metadata.deletion_timestamp.is_some() {
-            Place::Restarting(leaves(pod))
+            Place::Restarting("Restarting", leaves(pod))
         } else {
             runs(observed, pod)
         };

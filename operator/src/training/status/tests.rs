@@ -216,7 +216,10 @@ fn a_pod_that_is_to_leave_its_node_is_not_said_to_train() {
     let status = case.status();
     check(&status, RUNNING, ("False", "Restarting"));
     let message = status.message.unwrap();
-    assert!(message.contains("due to NoExecute taint. Another goes on"), "{message}");
+    assert!(
+        message.contains("due to NoExecute taint. Another goes on"),
+        "{message}"
+    );
 }
 
 #[test]
