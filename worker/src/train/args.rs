@@ -17,6 +17,11 @@ pub struct TrainArgs {
     /// In which type the frozen weights are kept: auto, float32 or bfloat16.
     #[arg(long, default_value = "auto", value_parser = dtype)]
     pub dtype: DType,
+    /// In which type what meets the frozen weights is rounded: auto for that of the weights, on every
+    /// processor, or float32 for products that round nothing, at half the speed where the processor
+    /// multiplies bfloat16. A job is to be resumed with the type that it began with.
+    #[arg(long, default_value = "auto", value_parser = dtype)]
+    pub products: DType,
     /// Threads; by default what the machine and the cgroup's quota allow. The result does not
     /// depend on them.
     #[arg(long, value_parser = at_least_one)]

@@ -78,6 +78,7 @@ fn refuse_aten(args: &TrainArgs) -> Result<(), String> {
 fn learn_options(args: &TrainArgs) -> LearnOptions {
     LearnOptions {
         dtype: args.dtype,
+        products: args.products,
         kernels: args.kernels.on_cpu(),
         threads: args.threads,
         ..LearnOptions::default()

@@ -1,12 +1,13 @@
 //! What is done to rows of activations and of their gradients while a model learns.
 //!
 //! Written as [`super::rows`]: the sets for particular processors are the same functions, compiled
-//! with their instructions. All of it is in 32 bits.
+//! with their instructions. All of it is in 32 bits, but for what meets weights of 16 bits.
 
 use super::{
     LANES, STEP_BYTES,
     rows::{exp, exponentials, total},
 };
+use crate::format::{bf16_bits, bf16_value};
 
 /// The functions of one set that only learning needs.
 #[derive(Clone, Copy)]
@@ -21,6 +22,8 @@ pub(crate) struct LearnOps {
     pub(crate) likelihood_back: unsafe fn(&Likelihood, f32, f32, &mut [f32]),
     pub(crate) widen: unsafe fn(*const u8, usize, *mut f32),
     pub(crate) turn_panel: unsafe fn(*const u8, usize, bool, *mut f32),
+    pub(crate) turn_halves: unsafe fn(*const u8, usize, *mut f32),
+    pub(crate) round: unsafe fn(&[f32], &mut [f32]),
     pub(crate) copy_panel: unsafe fn(*const f32, usize, usize, *mut f32),
 }
 
@@ -327,6 +330,46 @@ pub(crate) unsafe fn turn_panel(panel: *const u8, inputs: usize, half: bool, out
             }
         }
         out.cast::<[[f32; LANES]; LANES]>().write_unaligned(rows);
+    }
+}
+
+/// Turns `inputs` inputs (at most 16) of a panel of bf16 into columns: `out` is 8 steps of bf16, one
+/// for each pair of the panel's outputs.
+///
+/// # Safety
+/// Both lie in memory.
+#[inline(always)]
+pub(crate) unsafe fn turn_halves(panel: *const u8, inputs: usize, out: *mut f32) {
+    // Two words at a time: two outputs' pairs of inputs become two inputs' pairs of outputs.
+    const PAIRS: usize = LANES / 2;
+    let mut steps = [[0_u64; PAIRS]; PAIRS];
+    let mut turned = [[0_u64; PAIRS]; PAIRS];
+    // SAFETY: the caller's promise.
+    unsafe {
+        for s in 0..inputs.div_ceil(2) {
+            let step = panel.add(s * STEP_BYTES).cast::<[u64; PAIRS]>();
+            steps[s] = step.read_unaligned();
+        }
+        for s in 0..PAIRS {
+            for p in 0..PAIRS {
+                let four = steps[s][p];
+                turned[p][s] = (four & 0xffff_0000_0000_ffff)
+                    | (four & 0x0000_ffff_0000_0000) >> 16
+                    | (four & 0x0000_0000_ffff_0000) << 16;
+            }
+        }
+        out.cast::<[[u64; PAIRS]; PAIRS]>().write_unaligned(turned);
+    }
+}
+
+/// Rounds to what bf16 has.
+///
+/// # Safety
+/// As for [`norm_back`].
+#[inline(always)]
+pub(crate) unsafe fn round(values: &[f32], out: &mut [f32]) {
+    for (out, value) in out.iter_mut().zip(values) {
+        *out = bf16_value(bf16_bits(*value));
     }
 }
 

@@ -311,6 +311,8 @@ fn portable() -> Ops {
             likelihood_back: learn::likelihood_back,
             widen: learn::widen,
             turn_panel: learn::turn_panel,
+            turn_halves: learn::turn_halves,
+            round: learn::round,
             copy_panel: learn::copy_panel,
         },
         leave: stay,

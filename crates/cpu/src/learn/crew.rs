@@ -3,8 +3,10 @@
 
 use std::io;
 
+use super::grid::{View, stride};
 use crate::{
     buffer::{Buffer, Shared},
+    format::RowKind,
     kernels::{CACHE_LINE, LANES, Multiply, Ops, STEP_BYTES, Tile, fetch_to_read},
     pool::Pool,
 };
@@ -16,18 +18,24 @@ use crate::{
 /// slices have the lengths that each call needs.
 pub(super) struct Crew {
     pub(super) ops: Ops,
+    /// Rows are rounded to bf16 before they meet weights of bf16.
+    pub(super) rounds: bool,
     pool: Pool,
     space: Vec<Buffer<f32>>,
+    /// Rounded rows of the product that is computed.
+    rounded: Buffer<f32>,
 }
 
 /// Rows of one piece of a phase over rows.
 const FEW_ROWS: usize = 16;
 
 impl Crew {
-    pub(super) fn new(ops: &Ops, pool: Pool) -> io::Result<Self> {
+    pub(super) fn new(ops: &Ops, rounds: bool, pool: Pool) -> io::Result<Self> {
         let space = (0..pool.threads()).map(|_| Buffer::new(0));
         Ok(Self {
             ops: *ops,
+            rounds,
+            rounded: Buffer::new(0)?,
             space: space.collect::<Result<_, _>>()?,
             pool,
         })
@@ -80,7 +88,43 @@ impl Crew {
     }
 }
 
-/// Rows times panels of f32, all of which lie in memory.
+impl Crew {
+    /// Whether products of bf16 take rows of bf16.
+    pub(super) fn has_halves(&self) -> bool {
+        self.ops.bf16.rows == RowKind::Bf16
+    }
+
+    /// The first `width` columns of `m` rows, rounded to bf16: as the set's product with weights of
+    /// bf16 takes them, or in f32 where it takes no others. They stay until the next call.
+    ///
+    /// # Errors
+    /// There is no memory for them.
+    pub(super) fn round(&mut self, rows: View, m: usize, width: usize) -> io::Result<View> {
+        let (ops, half) = (self.ops, self.has_halves());
+        let words = if half { width.div_ceil(2) } else { width };
+        self.rounded.at_least(m * stride(words))?;
+        let out = View::of(&mut self.rounded, stride(words));
+        self.each_row(m, 0, |row, _| {
+            // SAFETY: see `View`, and `Crew` for the instructions.
+            unsafe {
+                let values = rows.row(row, 0, width);
+                if half {
+                    let out = out.row_mut(row, 0, words).as_mut_ptr().cast::<u16>();
+                    let out = std::slice::from_raw_parts_mut(out, 2 * words);
+                    // The second of the last pair may belong to no input.
+                    out[2 * words - 1] = 0;
+                    (ops.to_bf16)(values, &mut out[..width]);
+                } else {
+                    (ops.learn.round)(values, out.row_mut(row, 0, width));
+                }
+            }
+        })?;
+        Ok(out)
+    }
+}
+
+/// Rows times panels, all of which lie in memory. A value is a word of 32 bits: an f32, or where
+/// `multiply` takes those two bf16.
 #[derive(Clone, Copy)]
 pub(super) struct Tiles {
     pub(super) rows: *const f32,

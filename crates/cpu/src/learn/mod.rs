@@ -6,12 +6,14 @@
 //! activations are kept; those of the others are computed again from the layer's input, which gives the
 //! same bits. Logits exist for a few rows at a time ([`head`]).
 //!
-//! Everything but the weights is in 32 bits, and every sum is one chain in an order that depends on
-//! nothing but the batch: results do not depend on the number of threads. Sets of kernels differ by
-//! rounding.
+//! Everything but the weights is in 32 bits, and what meets weights of 16 bits is rounded to those
+//! before the product, unless the learner was asked not to ([`LearnOptions::products`]). Every sum is
+//! one chain in an order that depends on nothing but the batch: results do not depend on the number of
+//! threads. Sets of kernels differ by the rounding of sums.
 
 mod attend;
 mod back;
+mod check;
 mod crew;
 mod grid;
 mod group;
@@ -27,11 +29,8 @@ use std::{
     path::Path,
 };
 
-use hyprstream_models::{
-    Checkpoint, DType, DecoderConfig, LoadError, Weights as StoredWeights,
-    adapter::{Linear, Site},
-};
-use hyprstream_training::{Batch, Dropout, LearnError, Learner, Parameters, Part, Policy, Score};
+use hyprstream_models::{Checkpoint, DType, DecoderConfig, LoadError, Weights as StoredWeights};
+use hyprstream_training::{Batch, Dropout, LearnError, Learner, Parameters, Policy, Score};
 
 use crate::{
     Kernels, LoadOptions,
@@ -42,6 +41,8 @@ use crate::{
     pack::pack,
     pool::Pool,
 };
+pub use check::LearnLoadError;
+use check::{check, rounds};
 use crew::Crew;
 use group::{Group, Panels};
 use memory::{Memory, Widths};
@@ -53,6 +54,11 @@ use step::{Angles, Gradient, Step};
 pub struct LearnOptions {
     /// How the frozen weights are kept. [`DType::Float16`] is refused.
     pub dtype: DType,
+    /// In which type what meets the frozen weights is rounded before the product, both ways. Sums and
+    /// all else are in 32 bits. [`DType::Auto`] is the type of the weights, on every processor: one
+    /// without products of bf16 rounds too. [`DType::Float32`] rounds nothing.
+    /// [`DType::BFloat16`] beside weights in 32 bits, and [`DType::Float16`], are refused.
+    pub products: DType,
     /// Which kernels to use; `None` for the best that this processor has.
     pub kernels: Option<Kernels>,
     /// Threads. `None` is what the machine and the quota of the cgroup allow.
@@ -68,62 +74,12 @@ impl Default for LearnOptions {
     fn default() -> Self {
         Self {
             dtype: DType::Auto,
+            products: DType::Auto,
             kernels: None,
             threads: None,
             kept_bytes: 3 << 29,
         }
     }
-}
-
-/// Why there is no learner.
-#[derive(Debug, thiserror::Error)]
-pub enum LearnLoadError {
-    /// The model could not be loaded.
-    #[error("the model cannot be loaded")]
-    Model(#[source] LoadError),
-    /// The model has no such place.
-    #[error("the adapter changes {0}, but the model has no such layer")]
-    Absent(Site),
-    /// A place that is not trained here.
-    #[error(
-        "the adapter changes {0}: on the CPU only linear maps of layers are trained; leave it out of \
-         the targets"
-    )]
-    Place(Site),
-    /// DoRA.
-    #[error("the adapter has magnitudes at {0}: DoRA is not trained on the CPU; use plain LoRA")]
-    Magnitude(Site),
-    /// Two parts for one place.
-    #[error("the adapter changes {0} twice")]
-    Twice(Site),
-    /// No parts.
-    #[error("the adapter changes nothing")]
-    Empty,
-    /// Numbers of a factor that are not where they should be.
-    #[error("the factor {factor} of {site} has {found} numbers, and not {expected} within {len}")]
-    Size {
-        /// Which place.
-        site: Site,
-        /// `A` or `B`.
-        factor: char,
-        /// Numbers of it.
-        found: usize,
-        /// Numbers that it needs.
-        expected: usize,
-        /// Numbers of the whole adapter.
-        len: usize,
-    },
-    /// Factors that overlap though nothing fused them.
-    #[error("the factor {factor} of {site} shares numbers with another")]
-    Shared {
-        /// Which place.
-        site: Site,
-        /// `A` or `B`.
-        factor: char,
-    },
-    /// A scaling that is not finite.
-    #[error("the scaling of {0} is not finite")]
-    Scaling(Site),
 }
 
 /// A frozen model on the CPU, and an adapter's places in it.
@@ -151,11 +107,7 @@ impl CpuLearner {
         options: &LearnOptions,
     ) -> Result<Self, LearnLoadError> {
         let model = LearnLoadError::Model;
-        let kernels = match choose_kernels(options.kernels).map_err(model)? {
-            // What AMX multiplies by tiles is in 16 bits, and all here is in 32.
-            Kernels::Amx => Kernels::Avx512,
-            kernels => kernels,
-        };
+        let kernels = choose_kernels(options.kernels).map_err(model)?;
         let (config, saved_as) = DecoderConfig::read(dir).map_err(model)?;
         check(&parameters, &config)?;
         let checkpoint = Checkpoint::open(dir).map_err(model)?;
@@ -166,6 +118,7 @@ impl CpuLearner {
         };
         let stored_type = saved_as.unwrap_or(stored.stored_type);
         let precision = precision(&load, stored_type).map_err(model)?;
+        let rounds = rounds(options.products, precision)?;
         check_shapes(&config, load.quantization).map_err(model)?;
         check_weights_fit(&stored, precision).map_err(model)?;
         let threads = options.threads.unwrap_or_else(default_threads);
@@ -177,25 +130,21 @@ impl CpuLearner {
         })?;
         let ops = Ops::of(kernels);
         let packed = pack(config, &stored, precision, &[], &ops, &mut pool).map_err(model)?;
-        Self::new(packed, parameters, &ops, pool, options.kept_bytes).map_err(|error| {
+        let crew = Crew::new(&ops, rounds, pool);
+        let learner = crew.and_then(|crew| Self::new(packed, parameters, crew, options.kept_bytes));
+        learner.map_err(|error| {
             model(LoadError::OutOfMemory(format!(
                 "there is no memory for activations: {error}"
             )))
         })
     }
 
-    fn new(
-        model: Model,
-        parameters: Parameters,
-        ops: &Ops,
-        pool: Pool,
-        kept_bytes: u64,
-    ) -> io::Result<Self> {
+    fn new(model: Model, parameters: Parameters, crew: Crew, kept_bytes: u64) -> io::Result<Self> {
         let groups = group::groups(&parameters, &model.config, model.columns);
         let widths = Widths::of(&model, &groups);
         Ok(Self {
             memory: Memory::new(widths, model.config.vocab_size)?,
-            crew: Crew::new(ops, pool)?,
+            crew,
             angles: Angles::default(),
             panels: Panels::default(),
             model,
@@ -329,77 +278,5 @@ impl Learner for CpuLearner {
             Policy::Adapter(values) => Some(values),
         };
         self.run(batch, values, Dropout::NONE, None)
-    }
-}
-
-/// Refuses parameters that are not for this model, or that cannot be trained here.
-fn check(parameters: &Parameters, config: &DecoderConfig) -> Result<(), LearnLoadError> {
-    if parameters.parts.is_empty() {
-        return Err(LearnLoadError::Empty);
-    }
-    let input = |site: Site| match site {
-        Site::Layer(index, Linear::Query | Linear::Key | Linear::Value) => (index, 0),
-        Site::Layer(index, Linear::Output) => (index, 1),
-        Site::Layer(index, Linear::Gate | Linear::Up) => (index, 2),
-        Site::Layer(index, Linear::Down) => (index, 3),
-        Site::Embedding | Site::Head => (usize::MAX, 0),
-    };
-    for part in &parameters.parts {
-        let site = part.site;
-        let Site::Layer(index, _) = site else {
-            return Err(LearnLoadError::Place(site));
-        };
-        if index >= config.num_layers() {
-            return Err(LearnLoadError::Absent(site));
-        }
-        if part.magnitude.is_some() {
-            return Err(LearnLoadError::Magnitude(site));
-        }
-        if !part.scaling.is_finite() {
-            return Err(LearnLoadError::Scaling(site));
-        }
-        let (outputs, inputs) = site.size(config);
-        for (factor, range, width) in [('A', &part.a, inputs), ('B', &part.b, outputs)] {
-            let expected = part.rank.max(1) * width;
-            if range.len() != expected || range.end > parameters.len {
-                return Err(LearnLoadError::Size {
-                    site,
-                    factor,
-                    found: range.len(),
-                    expected,
-                    len: parameters.len,
-                });
-            }
-        }
-    }
-    let mut ranges: Vec<_> = parameters
-        .parts
-        .iter()
-        .flat_map(|part| [(&part.a, 'A', part), (&part.b, 'B', part)])
-        .collect();
-    ranges.sort_by_key(|(range, factor, part)| (range.start, *factor, part.site));
-    for pair in ranges.windows(2) {
-        let ((one, a, first), (two, b, second)) = (pair[0], pair[1]);
-        let fused = a == 'A'
-            && b == 'A'
-            && one == two
-            && first.rank == second.rank
-            && input(first.site) == input(second.site);
-        if two.start < one.end && !fused {
-            return Err(LearnLoadError::Shared {
-                site: second.site,
-                factor: b,
-            });
-        }
-    }
-    let mut sites: Vec<_> = parameters
-        .parts
-        .iter()
-        .map(|part: &Part| part.site)
-        .collect();
-    sites.sort();
-    match sites.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(LearnLoadError::Twice(pair[0])),
-        None => Ok(()),
     }
 }

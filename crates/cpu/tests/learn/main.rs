@@ -4,6 +4,7 @@
 
 mod peft;
 mod reference;
+mod rounded;
 
 use std::path::Path;
 
@@ -178,8 +179,10 @@ fn gradients_are_finite_differences_for_every_family_and_set_of_kernels() {
             for (rank, fused) in [(4, false), (19, true)] {
                 let parameters = parameters(&reference.config, &Linear::ALL, rank, fused);
                 for kernels in sets() {
+                    // Finite differences see nothing of what rounds.
                     let options = LearnOptions {
                         dtype,
+                        products: DType::Float32,
                         ..in_f32(kernels)
                     };
                     let mut learner = learner(tiny.dir(), &parameters, &options);
@@ -226,7 +229,11 @@ fn some_maps_alone_are_trained_too() {
 
 #[test]
 fn neither_memory_nor_threads_change_a_bit() {
-    for name in ["qwen2", "gemma2"] {
+    let dtypes = [DType::Float32, DType::BFloat16];
+    for (name, dtype) in ["qwen2", "gemma2"]
+        .into_iter()
+        .flat_map(|name| dtypes.map(|d| (name, d)))
+    {
         let tiny = Tiny::read(name);
         let (config, _) = DecoderConfig::read(tiny.dir()).unwrap();
         let parameters = parameters(&config, &Linear::ALL, 4, false);
@@ -240,6 +247,7 @@ fn neither_memory_nor_threads_change_a_bit() {
         // All layers keep theirs, none does, and one or two do.
         for (kept_bytes, threads) in [(1 << 30, 1), (0, 1), (0, 3), (120 << 10, 2), (1 << 30, 5)] {
             let options = LearnOptions {
+                dtype,
                 kept_bytes,
                 threads: Some(threads),
                 ..in_f32(Kernels::best())
@@ -248,7 +256,10 @@ fn neither_memory_nor_threads_change_a_bit() {
             for _ in 0..2 {
                 let outcome = gradient(&mut learner, &batch, &values, dropout);
                 let first = first.get_or_insert_with(|| outcome.clone());
-                assert!(*first == outcome, "{name}, {kept_bytes}, {threads}");
+                assert!(
+                    *first == outcome,
+                    "{name}, {dtype:?}, {kept_bytes}, {threads}"
+                );
             }
         }
     }
@@ -256,12 +267,20 @@ fn neither_memory_nor_threads_change_a_bit() {
 
 #[test]
 fn packed_is_as_unpacked() {
-    for name in ["mistral", "gemma3"] {
+    let dtypes = [DType::Float32, DType::BFloat16];
+    for (name, dtype) in ["mistral", "gemma3"]
+        .into_iter()
+        .flat_map(|name| dtypes.map(|d| (name, d)))
+    {
         let tiny = Tiny::read(name);
         let (config, _) = DecoderConfig::read(tiny.dir()).unwrap();
         let parameters = parameters(&config, &Linear::ALL, 4, false);
         let (batch, values) = (batch(tiny.tokens()), values(&parameters, 1));
-        let mut learner = learner(tiny.dir(), &parameters, &in_f32(Kernels::best()));
+        let options = LearnOptions {
+            dtype,
+            ..in_f32(Kernels::best())
+        };
+        let mut learner = learner(tiny.dir(), &parameters, &options);
         let dropout = Dropout {
             probability: 0.2,
             seed: 2,
@@ -340,6 +359,8 @@ fn losses_are_those_of_the_logits_that_are_served() {
     for name in TINY {
         let tiny = Tiny::read(name);
         scores_as_served(tiny.dir(), tiny.tokens(), DType::Float32, 1e-5);
+        // Serving keeps keys and values in 16 bits, and learning does not.
+        scores_as_served(tiny.dir(), tiny.tokens(), DType::BFloat16, 3e-3);
     }
     let model = RealModel::SmolLm2;
     let golden = model.golden();

@@ -1,6 +1,6 @@
 //! AVX2, FMA and F16C.
 
-use super::{attend::attend_small as attend_with, *};
+use super::{attend::attend_small as attend_with, learn::turn_halves as turn_with, *};
 
 set! { compiled "avx2,fma,f16c": }
 

@@ -122,6 +122,52 @@ unsafe fn tile<D: Dot>(tile: &Tile) {
     }
 }
 
+/// As [`learn::turn_halves`].
+///
+/// # Safety
+/// As there, and the processor has AVX-512.
+#[inline(always)]
+unsafe fn turn_with(panel: *const u8, inputs: usize, out: *mut f32) {
+    /// The middle two of each four values change places.
+    const MIDDLE: [u8; 16] = [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15];
+    // SAFETY: the caller's promise.
+    unsafe {
+        let middle = _mm512_broadcast_i32x4(_mm_loadu_si128(MIDDLE.as_ptr().cast()));
+        let steps: [__m512i; 8] = std::array::from_fn(|s| {
+            if 2 * s < inputs {
+                let step = _mm512_loadu_si512(panel.add(s * STEP_BYTES).cast());
+                _mm512_shuffle_epi8(step, middle)
+            } else {
+                _mm512_setzero_si512()
+            }
+        });
+        // What is left is 8 times 8 words of 64 bits, transposed: words of even and of odd number.
+        for odd in 0..2 {
+            let two: [__m512i; 4] = std::array::from_fn(|i| {
+                let (a, b) = (steps[2 * i], steps[2 * i + 1]);
+                if odd == 0 {
+                    _mm512_unpacklo_epi64(a, b)
+                } else {
+                    _mm512_unpackhi_epi64(a, b)
+                }
+            });
+            let even = |a, b| _mm512_shuffle_i64x2::<0x88>(a, b);
+            let others = |a, b| _mm512_shuffle_i64x2::<0xdd>(a, b);
+            let (first, second) = (even(two[0], two[1]), even(two[2], two[3]));
+            let (third, fourth) = (others(two[0], two[1]), others(two[2], two[3]));
+            let turned = [
+                even(first, second),
+                even(third, fourth),
+                others(first, second),
+                others(third, fourth),
+            ];
+            for i in 0..4 {
+                _mm512_storeu_si512(out.add((2 * i + odd) * LANES).cast(), turned[i]);
+            }
+        }
+    }
+}
+
 /// Groups whose scales are asked for ahead.
 const GROUPS_AHEAD: usize = 16;
 

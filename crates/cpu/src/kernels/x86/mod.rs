@@ -60,7 +60,7 @@ use compiled_for_avx512;
 /// The functions of a set and [`Ops`] of them, compiled by `$compile` for `$features`.
 ///
 /// Beside it stand the types and functions `F32`, `Bf16`, `tile`, `tile_quantized`, `attend_with`,
-/// and the constants `BF16_ROWS` (what a multiplication by bf16 takes), `SHAPES` and
+/// `turn_with`, and the constants `BF16_ROWS` (what a multiplication by bf16 takes), `SHAPES` and
 /// `QUANTIZED_SHAPES`.
 macro_rules! set {
     ($compile:ident $($features:tt)*) => {
@@ -89,6 +89,8 @@ macro_rules! set {
             widen(panel: *const u8, steps: usize, out: *mut f32) = learn::widen;
             turn_panel(panel: *const u8, inputs: usize, half: bool, out: *mut f32) =
                 learn::turn_panel;
+            turn_halves(panel: *const u8, inputs: usize, out: *mut f32) = turn_with;
+            round(values: &[f32], out: &mut [f32]) = learn::round;
             copy_panel(from: *const f32, stride: usize, count: usize, out: *mut f32) =
                 learn::copy_panel;
             attend_f32(args: &AttendArgs<'_>) = attend_with::<F32>;
@@ -130,6 +132,8 @@ macro_rules! set {
                     likelihood_back,
                     widen,
                     turn_panel,
+                    turn_halves,
+                    round,
                     copy_panel,
                 },
                 leave: stay,

@@ -3,7 +3,11 @@
 //! Weights lie in panels of 16 outputs. A product with them reads a panel as it lies, and one with
 //! their transpose turns what it needs of the panels, 16 inputs at a time, into panels of its own: it
 //! is done once for hundreds of rows, so that a second packing would save next to nothing and cost the
-//! model's memory again. Weights of 16 bits become f32 on the same way.
+//! model's memory again.
+//!
+//! What meets weights of 16 bits is rounded to 16 bits first, unless the learner was asked for exact
+//! products; sums are in 32 bits. A set that multiplies bf16 takes both as they are. Others take both
+//! in 32 bits, so that they differ from it by nothing but the rounding of sums.
 #![allow(unsafe_code)]
 
 #[cfg(test)]
@@ -17,13 +21,13 @@ use super::{
 };
 use crate::{
     format::Format,
-    kernels::{LANES, Ops, STEP_BYTES},
+    kernels::{LANES, Multiply, Ops, STEP_BYTES},
     weights::Weights,
 };
 
-/// Inputs of one pass over rows and panels: a panel of so many stays in the first-level cache.
+/// Steps of one pass over rows and panels: a panel of so many stays in the first-level cache.
 const DEPTH: usize = 256;
-/// Rows whose inputs of one pass stay in the second-level cache.
+/// Most rows whose inputs of one pass stay in the second-level cache.
 const NEAR_ROWS: usize = 120;
 /// Rows of one piece of work. A piece fills its panels for itself.
 const PIECE_ROWS: usize = 480;
@@ -85,8 +89,16 @@ impl Source<'_> {
         }
     }
 
-    /// The inputs `from..to` of panel `column` in f32: where they lie, or written to `space`. `from`
-    /// is a multiple of 16.
+    /// Weights of 16 bits.
+    fn is_half(&self) -> bool {
+        match self {
+            Self::Ready { .. } => false,
+            Self::Outputs(matrix) | Self::Inputs(matrix) => matrix.weights.format == Format::Bf16,
+        }
+    }
+
+    /// The inputs `from..to` of panel `column`, in bf16 if `half` and in f32 if not: where they lie, or
+    /// written to `space`. `from` is a multiple of 16.
     ///
     /// # Safety
     /// The processor has the instructions of `ops`; there is room.
@@ -95,6 +107,7 @@ impl Source<'_> {
         ops: &Ops,
         column: usize,
         (from, to): (usize, usize),
+        half: bool,
         space: *mut f32,
     ) -> *const f32 {
         // SAFETY: the caller's promise; what is read lies within the weights.
@@ -103,6 +116,9 @@ impl Source<'_> {
                 Self::Ready { panels, depth } => panels[(column * depth + from) * LANES..].as_ptr(),
                 Self::Outputs(matrix) => {
                     let panel = matrix.panel(column);
+                    if half {
+                        return panel.add(from / 2 * STEP_BYTES).cast();
+                    }
                     if matrix.weights.format == Format::F32 {
                         return panel.add(from * STEP_BYTES).cast();
                     }
@@ -111,13 +127,17 @@ impl Source<'_> {
                     space
                 }
                 Self::Inputs(matrix) => {
-                    let half = matrix.weights.format == Format::Bf16;
+                    let bf16 = self.is_half();
                     let inputs = LANES.min(matrix.inputs - column * LANES);
-                    let step = column * LANES / if half { 2 } else { 1 };
+                    let step = column * LANES / if bf16 { 2 } else { 1 };
                     for output in (from..to).step_by(LANES) {
                         let panel = matrix.panel(output / LANES).add(step * STEP_BYTES);
-                        let out = space.add((output - from) * LANES);
-                        (ops.learn.turn_panel)(panel, inputs, half, out);
+                        let at = (output - from) * LANES;
+                        if half {
+                            (ops.learn.turn_halves)(panel, inputs, space.add(at / 2));
+                        } else {
+                            (ops.learn.turn_panel)(panel, inputs, bf16, space.add(at));
+                        }
                     }
                     space
                 }
@@ -158,86 +178,123 @@ impl Product<'_> {
     /// Computes it with all threads. What a row gives depends on no other.
     ///
     /// # Errors
-    /// There is no memory for the threads' space.
+    /// There is no memory for the threads' space, or for rounded rows.
     pub(super) fn run(&self, crew: &mut Crew) -> io::Result<()> {
         let (depth, columns) = (self.source.depth(), self.source.columns());
+        let ops = crew.ops;
+        let (mut rows, mut half) = (self.rows, false);
+        if crew.rounds && self.source.is_half() {
+            half = crew.has_halves();
+            rows = crew.round(rows, self.m, depth)?;
+        }
+        let multiply = if half { ops.bf16 } else { ops.f32 };
+        let tile_rows = multiply.largest().rows;
         let row_pieces = self.m.div_ceil(PIECE_ROWS);
         // A few pieces for each thread, so that all end at about the same time.
         let most = columns * row_pieces / (4 * crew.threads());
-        let width = most.clamp(1, PIECE_PANELS);
-        let column_pieces = columns.div_ceil(width);
-        let passes = depth.div_ceil(DEPTH);
+        let mut column_pieces = columns.div_ceil(most.clamp(1, PIECE_PANELS));
+        while column_pieces < columns
+            && !(row_pieces * column_pieces).is_multiple_of(crew.threads())
+        {
+            column_pieces += 1;
+        }
+        let width = columns.div_ceil(column_pieces.max(1));
+        let word = if half { 2 } else { 1 };
+        let passes = depth.div_ceil(DEPTH * word);
         let pass = depth.div_ceil(passes.max(1)).next_multiple_of(LANES);
-        let ops = crew.ops;
+        let work = Work {
+            product: self,
+            ops: &ops,
+            multiply: &multiply,
+            rows,
+            word,
+        };
         crew.each(
             row_pieces * column_pieces,
-            width * pass * LANES,
+            width * pass / word * LANES,
             |piece, space| {
                 let (row_piece, column_piece) = (piece / column_pieces, piece % column_pieces);
-                let rows = (
-                    row_piece * self.m / row_pieces,
-                    (row_piece + 1) * self.m / row_pieces,
-                );
-                let first = column_piece * width;
-                let columns = (first, (first + width).min(columns));
+                // Whole tiles but for the last.
+                let row = |piece: usize| {
+                    let row = piece * self.m / row_pieces;
+                    row.next_multiple_of(tile_rows).min(self.m)
+                };
+                let rows = (row(row_piece), row(row_piece + 1));
+                let column = |piece: usize| piece * columns / column_pieces;
+                let columns = (column(column_piece), column(column_piece + 1));
                 // SAFETY: a piece has rows and columns of its own; see `View` and `Crew`.
                 unsafe {
                     for from in (0..depth).step_by(pass) {
                         let inputs = (from, (from + pass).min(depth));
-                        self.pass(&ops, rows, columns, inputs, space);
+                        work.pass(rows, columns, inputs, space);
                     }
-                    self.change(&ops, rows, columns);
+                    work.change(rows, columns);
                 }
             },
         )
     }
+}
 
+/// What pieces of a product have in common.
+struct Work<'a> {
+    product: &'a Product<'a>,
+    ops: &'a Ops,
+    multiply: &'a Multiply,
+    /// Rows in words of 32 bits: an f32, or two bf16.
+    rows: View,
+    /// Values of a word.
+    word: usize,
+}
+
+impl Work<'_> {
     /// One pass of a piece.
     ///
     /// # Safety
     /// The rows and columns are this thread's.
     unsafe fn pass(
         &self,
-        ops: &Ops,
         rows: (usize, usize),
         columns: (usize, usize),
         (from, to): (usize, usize),
         space: &mut [f32],
     ) {
+        let Product { source, out, .. } = self.product;
         let mut panels = [std::ptr::null(); PIECE_PANELS];
-        let len = (to - from).next_multiple_of(LANES) * LANES;
+        let len = (to - from).next_multiple_of(LANES) / self.word * LANES;
+        let half = self.word == 2;
         for (column, panel) in (columns.0..columns.1).zip(&mut panels) {
             let space = space[(column - columns.0) * len..][..len].as_mut_ptr();
             // SAFETY: the caller's promise.
-            *panel = unsafe { self.source.panel(ops, column, (from, to), space) };
+            *panel = unsafe { source.panel(self.ops, column, (from, to), half, space) };
         }
         let count = columns.1 - columns.0;
-        let together = ops.f32.largest().panels;
+        let largest = self.multiply.largest();
         // Panels that follow one another at one distance can share a tile.
         let apart = |i: usize| (panels[i] as usize).wrapping_sub(panels[0] as usize);
         let even = (1..count).all(|i| apart(i) == i * apart(1));
         let (step, stride) = match count {
             1 => (1, 0),
-            _ if together > 1 && even => (together, apart(1) / 4),
+            _ if largest.panels > 1 && even => (largest.panels, apart(1) / 4),
             _ => (1, 0),
         };
-        for near in (rows.0..rows.1).step_by(NEAR_ROWS) {
-            let end = (near + NEAR_ROWS).min(rows.1);
+        let near_rows = NEAR_ROWS / largest.rows * largest.rows;
+        for near in (rows.0..rows.1).step_by(near_rows) {
+            let end = (near + near_rows).min(rows.1);
             for i in (0..count).step_by(step) {
                 let tiles = Tiles {
-                    rows: self.rows.at(near, from),
+                    rows: self.rows.at(near, from / self.word),
                     row_stride: self.rows.stride,
                     m: end - near,
                     panels: panels[i],
                     panel_stride: stride,
                     n: step.min(count - i),
-                    depth: to - from,
-                    out: self.out.at(near, (columns.0 + i) * LANES),
-                    out_stride: self.out.stride,
-                    begun: self.begun || from > 0,
+                    depth: (to - from).div_ceil(self.word),
+                    out: out.at(near, (columns.0 + i) * LANES),
+                    out_stride: out.stride,
+                    begun: self.product.begun || from > 0,
                 };
                 // SAFETY: the caller's promise.
-                unsafe { tiles.multiply(&ops.f32) };
+                unsafe { tiles.multiply(self.multiply) };
             }
         }
     }
@@ -246,8 +303,9 @@ impl Product<'_> {
     ///
     /// # Safety
     /// As for [`Self::pass`].
-    unsafe fn change(&self, ops: &Ops, rows: (usize, usize), columns: (usize, usize)) {
-        let Some(low) = &self.low else { return };
+    unsafe fn change(&self, rows: (usize, usize), columns: (usize, usize)) {
+        let Product { low, out, .. } = self.product;
+        let Some(low) = low else { return };
         for column in columns.0..columns.1 {
             let span = low.spans[column];
             if span.depth == 0 {
@@ -261,12 +319,12 @@ impl Product<'_> {
                 panel_stride: 0,
                 n: 1,
                 depth: span.depth,
-                out: self.out.at(rows.0, column * LANES),
-                out_stride: self.out.stride,
+                out: out.at(rows.0, column * LANES),
+                out_stride: out.stride,
                 begun: true,
             };
             // SAFETY: the caller's promise.
-            unsafe { tiles.multiply(&ops.f32) };
+            unsafe { tiles.multiply(&self.ops.f32) };
         }
     }
 }

@@ -46,8 +46,12 @@ struct Case {
     outputs: usize,
     inputs: usize,
     half: bool,
+    rounds: bool,
     paired: bool,
 }
+
+/// Half of the distance between two numbers of bf16, as part of the lesser: it has 8 bits.
+const ROUNDING: f64 = 1.0 / 256.0;
 
 #[track_caller]
 fn check(ops: &Ops, threads: usize, case: &Case) {
@@ -57,6 +61,7 @@ fn check(ops: &Ops, threads: usize, case: &Case) {
         outputs,
         inputs,
         half,
+        rounds,
         paired,
     } = *case;
     let mut random = fastrand::Rng::with_seed(7);
@@ -90,7 +95,7 @@ fn check(ops: &Ops, threads: usize, case: &Case) {
         inputs,
         paired,
     };
-    let mut crew = Crew::new(ops, pool).unwrap();
+    let mut crew = Crew::new(ops, rounds, pool).unwrap();
     for back in [false, true] {
         let (depth, columns) = if back {
             (outputs, inputs)
@@ -130,19 +135,27 @@ fn check(ops: &Ops, threads: usize, case: &Case) {
             begun: back,
         };
         product.run(&mut crew).unwrap();
+        let rounded = |x: f32| bf16_value(bf16_bits(x));
         for row in 0..m {
             // SAFETY: nobody else has it.
             let ours = unsafe { out.view().row(row, 0, columns) };
             for (column, ours) in ours.iter().enumerate() {
                 let mut sum = if back { 1.0 } else { 0.0 };
+                // What rounding takes away, and the most that it may.
+                let (mut lost, mut most) = (0.0, 0.0);
                 for i in 0..depth {
                     let at = if back {
                         i * inputs + column
                     } else {
                         column * inputs + i
                     };
-                    sum += f64::from(x[row * depth + i]) * weight[at];
+                    let x = x[row * depth + i];
+                    let taken = if rounds && half { rounded(x) } else { x };
+                    sum += f64::from(taken) * weight[at];
+                    lost += f64::from(x - taken) * weight[at];
+                    most += ROUNDING * (f64::from(x) * weight[at]).abs();
                 }
+                assert!(lost.abs() <= most, "{lost} of {most} is lost to rounding");
                 if (column / LANES).is_multiple_of(2) {
                     for r in 0..RANK {
                         let at = (column / LANES * RANK + r) * LANES + column % LANES;
@@ -161,7 +174,7 @@ fn check(ops: &Ops, threads: usize, case: &Case) {
 #[test]
 fn products_both_ways_are_those_of_the_weights() {
     for ops in sets() {
-        for half in [false, true] {
+        for (half, rounds) in [(false, true), (true, false), (true, true)] {
             for (m, outputs, inputs, paired) in [
                 (1, 16, 16, false),
                 (7, 40, 33, false),
@@ -174,6 +187,7 @@ fn products_both_ways_are_those_of_the_weights() {
                     outputs,
                     inputs,
                     half,
+                    rounds,
                     paired,
                 };
                 check(&ops, 1, &case);
@@ -191,7 +205,7 @@ fn sums_over_tokens_are_those_of_the_columns() {
         let left = numbers(&mut random, left_width * m);
         let right = numbers(&mut random, m * right_width);
         let (mut flipped, mut rows) = (grid(&left, m), grid(&right, right_width));
-        let mut crew = Crew::new(&ops, Pool::new(2).unwrap()).unwrap();
+        let mut crew = Crew::new(&ops, true, Pool::new(2).unwrap()).unwrap();
         let found = parking_lot::Mutex::new(vec![f32::NAN; left_width * right_width]);
         let sums = Sums {
             left: flipped.view(),
