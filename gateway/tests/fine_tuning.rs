@@ -581,7 +581,7 @@ async fn the_data_of_a_job_that_is_gone_go_and_of_others_stay() {
         // Somebody pushed that.
         let theirs = branches[&format!("jobs/{}", ids[3])].clone();
         branches.insert("jobs/of-mine".to_owned(), theirs);
-        world.hide = Some(503);
+        world.hide = Some(403);
     }
     assert_eq!(
         stage.api.sweep_data().await,
