@@ -189,7 +189,7 @@ async fn volume(
     headers: HeaderMap,
 ) -> Answer {
     let book = book.lock();
-    answer(&book, &headers, &Value::Null)?;
+    drop(answer(&book, &headers, &Value::Null)?);
     if let Some(status) = book.volumes_answer {
         return Ok((status, Json(json!({}))));
     }
