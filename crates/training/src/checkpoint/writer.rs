@@ -112,36 +112,38 @@ impl CheckpointWriter {
 
     /// What became of those that were written since this was last asked.
     pub fn written(&self) -> Vec<Saved> {
-        self.written
-            .try_iter()
-            .map(|done| self.saved(done))
-            .collect()
+        self.saved(self.written.try_iter())
     }
 
     /// Waits for all, and says what became of them.
     pub fn finish(mut self) -> Vec<Saved> {
         // Dropped, so that the thread ends.
         self.states = sync_channel(1).0;
-        let rest = self.written.iter().map(|done| self.saved(done)).collect();
+        let rest = self.saved(self.written.iter());
         // It has sent its last; a panic of it shows as a missing one.
         drop(self.thread.join());
         rest
     }
 
-    fn saved(&self, done: Done) -> Saved {
-        let step = match &done {
-            Ok((written, ..)) => written.step,
-            Err((step, _)) => *step,
-        };
-        let begun = self.begun.borrow_mut().remove(&step);
-        let (written, bytes, at) = done?;
-        let cost = begun.map_or_else(Cost::default, |begun| Cost {
-            bytes,
-            stood_still: begun.stood_still,
-            waited: begun.waited,
-            took: at.saturating_duration_since(begun.at),
-        });
-        Ok((written, cost))
+    fn saved(&self, all: impl Iterator<Item = Done>) -> Vec<Saved> {
+        let mut saved = Vec::new();
+        for done in all {
+            let step = match &done {
+                Ok((written, ..)) => written.step,
+                Err((step, _)) => *step,
+            };
+            let begun = self.begun.borrow_mut().remove(&step);
+            saved.push(done.map(|(written, bytes, at)| {
+                let cost = begun.map_or_else(Cost::default, |begun| Cost {
+                    bytes,
+                    stood_still: begun.stood_still,
+                    waited: begun.waited,
+                    took: at.saturating_duration_since(begun.at),
+                });
+                (written, cost)
+            }));
+        }
+        saved
     }
 }
 
