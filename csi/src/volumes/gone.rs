@@ -197,21 +197,21 @@ impl Volumes {
         self.journal.remove(&entry.handle)?;
         Ok(true)
     }
+}
 
-    /// Notes by which name the kubelet knows the PersistentVolume of a written volume, which it
-    /// publishes at `target`. Returns whether that was news.
-    pub(super) fn note_name(&self, entry: &mut Entry, target: &Path) -> bool {
-        let Some(name) = name_in(target).filter(|_| entry.is_writable()) else {
-            return false;
-        };
-        let known = entry.persistent_volume.as_ref();
-        if known.is_some_and(|known| known.name == name) {
-            return false;
-        }
-        let uid = None;
-        entry.persistent_volume = Some(PersistentVolume { name, uid });
-        true
+/// Notes by which name the kubelet knows the PersistentVolume of a written volume, which it publishes
+/// at `target`. Returns whether that was news.
+pub(super) fn note_name(entry: &mut Entry, target: &Path) -> bool {
+    let Some(name) = name_in(target).filter(|_| entry.is_writable()) else {
+        return false;
+    };
+    let known = entry.persistent_volume.as_ref();
+    if known.is_some_and(|known| known.name == name) {
+        return false;
     }
+    let uid = None;
+    entry.persistent_volume = Some(PersistentVolume { name, uid });
+    true
 }
 
 /// The PersistentVolume that the kubelet publishes at a target:
