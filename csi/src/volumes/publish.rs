@@ -8,7 +8,7 @@ use std::{
 
 use hyprstream_contract::volume::VolumeContent;
 
-use super::{Guard, Publish, Volumes, blocking, gone, stage::create_folder};
+use super::{Guard, Publish, Volumes, blocking, gone::note_name, stage::create_folder};
 use crate::{
     error::Error,
     fetch::FetchError,
@@ -54,7 +54,7 @@ impl Volumes {
             });
         }
         let is_known = known == Some(&target);
-        let is_named = gone::note_name(&mut entry, &publish.target);
+        let is_named = note_name(&mut entry, &publish.target);
         if !is_known {
             self.check_exclusive(&entry.targets, publish, target)?;
             entry.targets.insert(publish.target.clone(), target);

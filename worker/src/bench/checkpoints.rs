@@ -155,8 +155,8 @@ struct Running {
 
 impl Running {
     fn start(job: &Path, args: &BenchArgs) -> anyhow::Result<Self> {
-        let program = std::env::current_exe().context("this program is not found")?;
-        let mut command = Command::new(program);
+        // The very file that runs, though another may have taken its path since.
+        let mut command = Command::new("/proc/self/exe");
         command.args([
             "train",
             "--log=hyprstream_worker=debug,info",

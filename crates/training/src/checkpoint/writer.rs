@@ -28,10 +28,10 @@ pub struct Cost {
 
 /// What became of a checkpoint: where it is and what it cost, or the step that it was to be of and
 /// why it is not.
-pub(crate) type Saved = Result<(Written, Cost), (u64, Box<CheckpointError>)>;
+pub(crate) type Saved = Result<(Written, Cost), (u64, CheckpointError)>;
 
 /// The same as the thread says it.
-type Done = Result<(Written, u64, Instant), (u64, Box<CheckpointError>)>;
+type Done = Result<(Written, u64, Instant), (u64, CheckpointError)>;
 
 /// Writes checkpoints on a thread of its own. At most one waits while another is written.
 ///
@@ -112,36 +112,38 @@ impl CheckpointWriter {
 
     /// What became of those that were written since this was last asked.
     pub fn written(&self) -> Vec<Saved> {
-        self.written
-            .try_iter()
-            .map(|done| self.saved(done))
-            .collect()
+        self.saved(self.written.try_iter())
     }
 
     /// Waits for all, and says what became of them.
     pub fn finish(mut self) -> Vec<Saved> {
         // Dropped, so that the thread ends.
         self.states = sync_channel(1).0;
-        let rest = self.written.iter().map(|done| self.saved(done)).collect();
+        let rest = self.saved(self.written.iter());
         // It has sent its last; a panic of it shows as a missing one.
         drop(self.thread.join());
         rest
     }
 
-    fn saved(&self, done: Done) -> Saved {
-        let step = match &done {
-            Ok((written, ..)) => written.step,
-            Err((step, _)) => *step,
-        };
-        let begun = self.begun.borrow_mut().remove(&step);
-        let (written, bytes, at) = done?;
-        let cost = begun.map_or_else(Cost::default, |begun| Cost {
-            bytes,
-            stood_still: begun.stood_still,
-            waited: begun.waited,
-            took: at.saturating_duration_since(begun.at),
-        });
-        Ok((written, cost))
+    fn saved(&self, all: impl Iterator<Item = Done>) -> Vec<Saved> {
+        let mut saved = Vec::new();
+        for done in all {
+            let step = match &done {
+                Ok((written, ..)) => written.step,
+                Err((step, _)) => *step,
+            };
+            let begun = self.begun.borrow_mut().remove(&step);
+            saved.push(done.map(|(written, bytes, at)| {
+                let cost = begun.map_or_else(Cost::default, |begun| Cost {
+                    bytes,
+                    stood_still: begun.stood_still,
+                    waited: begun.waited,
+                    took: at.saturating_duration_since(begun.at),
+                });
+                (written, cost)
+            }));
+        }
+        saved
     }
 }
 
@@ -159,7 +161,7 @@ fn work(
                 let bytes = bytes_of(&saved.path);
                 Ok((saved, bytes, at))
             }
-            Err(error) => Err((step, Box::new(error))),
+            Err(error) => Err((step, error)),
         };
         // Nobody hears of it, or takes its memory, when training has failed meanwhile.
         drop(used.send(state));

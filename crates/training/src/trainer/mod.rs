@@ -476,7 +476,7 @@ impl<'a> Trainer<'a> {
                         step,
                         error: &error,
                     });
-                    failed = Some((step, *error));
+                    failed = Some((step, error));
                 }
             }
         }
