@@ -147,9 +147,9 @@ fn of_prepare(error: &PrepareError) -> (&'static str, u8) {
 fn of_train(error: &TrainError) -> (&'static str, u8) {
     match error {
         TrainError::NoSamples | TrainError::OtherUnits => (reason::INVALID_DATASET, exit::REFUSED),
-        TrainError::OtherLayout { .. } | TrainError::OtherRecipe => {
-            (reason::INVALID_JOB, exit::REFUSED)
-        }
+        TrainError::OtherLayout { .. }
+        | TrainError::OtherRecipe
+        | TrainError::OtherLearner { .. } => (reason::INVALID_JOB, exit::REFUSED),
         TrainError::OtherData { .. } => (reason::DATASET_CHANGED, exit::REFUSED),
         TrainError::TooLong { .. } | TrainError::Learner(LearnError::OutOfMemory { .. }) => {
             (reason::OUT_OF_MEMORY, exit::REFUSED)
