@@ -6,6 +6,7 @@
     venv/bin/python make.py adapters                 # adapters for some of them
     venv/bin/python make.py written DIR              # DIR as the example write_adapters writes it
     venv/bin/python make.py training                 # losses and gradients of some of them
+    venv/bin/python make.py trained DIR              # DIR as the examples save_adapters write it
     venv/bin/python make.py masks                    # which characters an assistant wrote
     venv/bin/python make.py real --model smollm2 DIR # also gemma3; DIR as `cargo xtask weights` makes it
     venv/bin/python make.py text --model smollm2 DIR # tokens and chats of corpus.py
@@ -417,10 +418,20 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument(
         "what",
-        choices=["tiny", "adapters", "written", "training", "masks", "real", "text", "perplexity"],
+        choices=[
+            "tiny",
+            "adapters",
+            "written",
+            "training",
+            "trained",
+            "masks",
+            "real",
+            "text",
+            "perplexity",
+        ],
     )
     arguments.add_argument("--model", choices=list(PROMPTS))
-    arguments.add_argument("--only", help="one of the tiny models")
+    arguments.add_argument("--only", help="one of the tiny models, or `long` of training")
     arguments.add_argument("folder", type=pathlib.Path, nargs="?")
     args = arguments.parse_intermixed_args()
     torch.set_num_threads(2)
@@ -428,16 +439,19 @@ def main():
         for name, (family, options, switched) in TINY.items():
             if args.only in (None, name):
                 tiny(name, family, options, switched)
-    elif args.what in ("adapters", "written", "training"):
+    elif args.what in ("adapters", "written", "training", "trained"):
         import adapters
 
         def base(name):
             return load(DATA / name, TINY[name][0])
 
-        if args.what == "training":
+        if args.what in ("training", "trained"):
             import training
 
-            training.make(base, DATA, args.only)
+            if args.what == "training":
+                training.make(base, DATA, args.only)
+            else:
+                training.trained(base, args.folder)
         elif args.what == "adapters":
             adapters.make(base, DATA)
         else:

@@ -1,6 +1,6 @@
 """Which characters of a chat the assistant wrote, as transformers finds them by generation marks.
 
-`data/training/masks.json` holds templates of real models, as TRL has them, each with its twin that
+`data/training/masks.json` holds templates of real models, most as TRL has them, each with its twin that
 has marks, and for some chats the text of either, and the spans of the twin's: pairs of characters
 (code points, not bytes) in order, the end exclusive. That is what transformers makes
 `return_assistant_tokens_mask` of. Where both texts are equal, spans that are derived without marks
@@ -26,6 +26,8 @@ TEMPLATES = {
     "deepseekv3": ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"),
     "cohere": ("<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>"),
 }
+# What TRL has no templates of.
+OTHERS = {"smollm2": ("<|im_start|>", "<|im_end|>"), "mistral_nemo": ("<s>", "</s>")}
 # SmolLM2's own, and the same with marks; TRL has neither.
 SMOLLM2 = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -40,6 +42,12 @@ SMOLLM2_MARKED = SMOLLM2.replace(
     "{% generation %}{{ message['content'] + '<|im_end|>' + '\n' }}{% endgeneration %}{% else %}"
     "{{ message['content'] + '<|im_end|>' + '\n' }}{% endif %}",
 )
+
+# Mistral Nemo's own, and the same with marks; TRL has neither. It writes a system message only before a
+# user's that is the last of all.
+MISTRAL = pathlib.Path(__file__).parent.parent / "training/tests/templates/mistral_nemo.jinja"
+MISTRAL_ANSWER = '{{- message["content"] + eos_token}}'
+MISTRAL_MARKED_ANSWER = "{% generation %}" + MISTRAL_ANSWER + "{% endgeneration %}"
 
 
 def turn(role, content, **more):
@@ -98,9 +106,13 @@ def make(data):
         for name in TEMPLATES
     }
     sources["smollm2"] = (SMOLLM2, SMOLLM2_MARKED)
+    mistral = MISTRAL.read_text()
+    if mistral.count(MISTRAL_ANSWER) != 1:
+        raise SystemExit(f"{MISTRAL}: its answers are written otherwise than {MISTRAL_ANSWER}")
+    sources["mistral_nemo"] = (mistral, mistral.replace(MISTRAL_ANSWER, MISTRAL_MARKED_ANSWER))
     result = []
     for name, (template, marked) in sources.items():
-        bos, eos = TEMPLATES.get(name, ("<|im_start|>", "<|im_end|>"))
+        bos, eos = (TEMPLATES | OTHERS)[name]
         result.append(
             {
                 "name": name,

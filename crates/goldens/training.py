@@ -4,8 +4,9 @@
 `CASE/values/TENSOR`, and under the same names the derivatives of the first batch's loss,
 `CASE/gradient/TENSOR`: those that PEFT computes in f64 (but for norms, which transformers rounds to
 f32), which is what it computes in f32, but for less than ERROR. `MODEL.json` holds PEFT's configurations, the batches, what the first is
-scored, and the losses of ten steps. `optimiser.json` and `schedules.json` are for trainers, without
-a model; `masks.json` is made by masks.py.
+scored, and the losses of ten steps. `long.json` has the losses of 200 steps on the same ten batches,
+over and over. `optimiser.json` and `schedules.json` are for trainers, without a model; `masks.json`
+is made by masks.py.
 
 A batch's loss is the sum of the cross-entropy of its trained tokens, divided by their number. Its
 segments are computed one by one, as if packing and padding did not exist.
@@ -32,6 +33,14 @@ DEVIATION = 0.2
 ERROR = 3e-6
 # Least relative change of the last loss by the steps before it: ten times what is tolerated.
 LEARNT = 1e-4
+
+# A run as jobs are by default, but for a rate that learns ten batches by heart: model and case.
+LONG = {"mistral": "all-linear", "qwen3": "dora"}
+LONG_STEPS, LONG_RATE, LONG_WARMUP, LONG_DECAY = 200, 2e-3, 6, 0.01
+# Largest relative difference of PEFT's own losses in f32 and in f64: a tenth of what is tolerated.
+LONG_ERROR = 1e-4
+# Largest difference of the logarithm of a probability with an adapter that our trainer saved.
+SAVED_ERROR = 1e-4
 
 ALL = dict(r=4, lora_alpha=8, lora_dropout=0.0, target_modules="all-linear")
 
@@ -60,10 +69,13 @@ def cases(model):
 
 
 def make(load, data, only=None):
-    """Makes all of it but the masks, or what is of one model. `load(name)` is the tiny model of this
-    name in f32."""
+    """Makes all of it but the masks, or what is of one model, or just the long runs. `load(name)` is
+    the tiny model of this name in f32."""
     folder = data / "training"
     folder.mkdir(exist_ok=True)
+    if only == "long":
+        long(load, data)
+        return
     for model in [only] if only else adapters.MODELS:
         tensors, descriptions = {}, {}
         for name, options in cases(model).items():
@@ -80,6 +92,7 @@ def make(load, data, only=None):
     description["config"] = located(description["config"], "tied")
     save_file({k: v.contiguous() for k, v in tensors.items()}, folder / "dpo.safetensors")
     write(folder / "dpo.json", description | {"model": "tied"})
+    long(load, data)
     write(folder / "optimiser.json", optimiser())
     write(folder / "schedules.json", schedules())
 
@@ -149,6 +162,83 @@ def train(model, batches):
         adamw.step()
         losses.append(loss.item())
     return losses
+
+
+def long(load, data):
+    """The losses of LONG_STEPS steps, from adapters and batches that were made before."""
+    folder = data / "training"
+    runs = []
+    for model, case in LONG.items():
+        description = json.loads((folder / f"{model}.json").read_text())[case]
+        prefix = f"{case}/values/"
+        stored = load_file(folder / f"{model}.safetensors")
+        values = {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
+        with tempfile.TemporaryDirectory() as root:
+            root = pathlib.Path(root)
+            save_file(values, root / "adapter_model.safetensors")
+            (root / "adapter_config.json").write_text(json.dumps(description["config"]))
+            losses = run_long(trainable(load(model), root), description["batches"])
+            exact = run_long(trainable(load(model), root, torch.float64), description["batches"])
+        error = max(abs(a / b - 1) for a, b in zip(losses, exact, strict=True))
+        print(f"{model}/{case}: {losses[0]} to {losses[-1]}, off by {error} from f64")
+        if error > LONG_ERROR:
+            raise SystemExit("f32 is too little for so many steps")
+        runs.append({"model": model, "case": case, "losses": losses})
+    write(
+        folder / "long.json",
+        {
+            "learning_rate": LONG_RATE,
+            "warmup": LONG_WARMUP,
+            "weight_decay": LONG_DECAY,
+            "max_norm": MAX_NORM,
+            "runs": runs,
+        },
+    )
+
+
+def run_long(model, batches):
+    """The loss of each step before it, with half a cosine for the rate."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    adamw = torch.optim.AdamW(parameters, lr=LONG_RATE, weight_decay=LONG_DECAY)
+    schedule = transformers.get_cosine_schedule_with_warmup(adamw, LONG_WARMUP, LONG_STEPS)
+    losses = []
+    for step in range(LONG_STEPS):
+        adamw.zero_grad()
+        loss = loss_of(model, batches[step % len(batches)])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, MAX_NORM)
+        adamw.step()
+        schedule.step()
+        losses.append(loss.item())
+    return losses
+
+
+def trained(load, root):
+    """Has PEFT load what the examples `save_adapters ROOT` trained and saved, and compares the
+    logarithms of probabilities with the trainer's."""
+    folders = sorted(root.glob("*/adapter"))
+    if not folders:
+        raise SystemExit(f"{root} has nothing that save_adapters wrote")
+    for folder in folders:
+        told = json.loads((folder / "trained.json").read_text())
+        model = PeftModel.from_pretrained(load(told["model"]), folder).eval()
+        worst, without = 0.0, 0.0
+        pairs = zip(told["beginnings"], told["log_probabilities"], strict=True)
+        for tokens, theirs in pairs:
+            theirs = torch.tensor(theirs, dtype=torch.float64)
+            worst = max(worst, (log_probabilities(model, tokens) - theirs).abs().max().item())
+            with model.disable_adapter():
+                base = (log_probabilities(model, tokens) - theirs).abs().max().item()
+            without = max(without, base)
+        print(f"{folder.parent.name} ({told['name']}): off by {worst:.2e}, by {without:.2f} without it")
+        if worst > SAVED_ERROR or without < 1:
+            raise SystemExit("PEFT computes something else than what trained it")
+
+
+def log_probabilities(model, tokens):
+    """Of each token after these."""
+    with torch.no_grad():
+        return model(torch.tensor([tokens])).logits[0, -1].double().log_softmax(-1)
 
 
 def gradient_of(model, batch):

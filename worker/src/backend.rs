@@ -31,7 +31,10 @@ pub struct Loaded {
 #[derive(Debug, thiserror::Error)]
 pub enum LoadFailure {
     /// This build cannot use what was asked for.
-    #[error("{asked} needs libtorch, and this worker was built without the feature \"torch\"")]
+    #[error(
+        "{asked} needs libtorch, which this program was built without: take the image worker-cuda or \
+         worker-rocm, or build it with the feature \"torch\""
+    )]
     WithoutTorch {
         /// The option and its value.
         asked: String,

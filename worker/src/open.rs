@@ -28,18 +28,61 @@ pub(crate) struct Opened {
 pub(crate) fn open(args: &ModelArgs, sample: Vec<u32>) -> Result<Opened, LoadFailure> {
     let device: Device = option("--device", &args.device)?;
     let dtype: DType = option("--dtype", &args.dtype)?;
-    let on_gpu = match device {
-        Device::Cpu => false,
-        Device::Cuda(_) => true,
-        Device::Auto => args.kernels != Kernels::Aten && gpu::is_here(),
-    };
-    if on_gpu || args.kernels == Kernels::Aten {
-        refuse_packing(args, on_gpu)?;
-        let device = if on_gpu { device } else { Device::Cpu };
-        gpu::open(args, device, dtype)
-    } else {
-        open_cpu(args, dtype, sample)
+    match Place::of(device, args.kernels)? {
+        Place::Cpu => open_cpu(args, dtype, sample),
+        Place::Torch(_) if args.quantization != Quantization::None => {
+            Err(refused("--quantization", &args.quantization))
+        }
+        Place::Torch(device) => gpu::open(args, device, dtype),
     }
+}
+
+/// What computes, be it to serve or to train.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The CPU, with our own kernels.
+    Cpu,
+    /// libtorch on this device: a GPU, or [`Device::Cpu`].
+    Torch(Device),
+}
+
+impl Place {
+    /// What `--device` and `--kernels` stand for on this machine: a GPU's if there is one, else the
+    /// CPU's own. libtorch on the CPU only runs when its kernels are asked for by name.
+    ///
+    /// # Errors
+    /// They exclude each other. Whether this program has libtorch is not asked.
+    pub(crate) fn of(device: Device, kernels: Kernels) -> Result<Self, LoadFailure> {
+        let on_gpu = match device {
+            Device::Cpu => false,
+            Device::Cuda(_) => true,
+            Device::Auto => kernels != Kernels::Aten && gpu::is_here(),
+        };
+        if on_gpu && !matches!(kernels, Kernels::Auto | Kernels::Aten) {
+            return Err(refused("--kernels", &kernels));
+        }
+        Ok(match (on_gpu, kernels) {
+            (true, _) => Self::Torch(device),
+            (false, Kernels::Aten) => Self::Torch(Device::Cpu),
+            (false, _) => Self::Cpu,
+        })
+    }
+}
+
+/// libtorch was asked for on this device, and is not there.
+pub(crate) fn without_torch(device: Device) -> LoadFailure {
+    LoadFailure::WithoutTorch {
+        asked: match device {
+            Device::Cpu => "--kernels aten".to_owned(),
+            gpu => format!("--device {gpu}"),
+        },
+    }
+}
+
+/// What only the CPU's own backend has: libtorch runs weights as they are on disk.
+pub(crate) fn refused(flag: &str, value: &dyn std::fmt::Display) -> LoadFailure {
+    let why = format!("{flag} {value}: only the CPU's own backend has it");
+    LoadFailure::InvalidOption(why)
 }
 
 fn option<T: std::str::FromStr>(flag: &str, value: &str) -> Result<T, LoadFailure>
@@ -49,21 +92,6 @@ where
     value
         .parse()
         .map_err(|error| LoadFailure::InvalidOption(format!("{flag}: {error}")))
-}
-
-/// Refuses what only the CPU's own backend has: libtorch runs weights as they are on disk.
-fn refuse_packing(args: &ModelArgs, on_gpu: bool) -> Result<(), LoadFailure> {
-    let refused = |flag: &str, value: &dyn std::fmt::Display| {
-        let why = format!("{flag} {value}: only the CPU's own backend has it");
-        Err(LoadFailure::InvalidOption(why))
-    };
-    if args.quantization != Quantization::None {
-        return refused("--quantization", &args.quantization);
-    }
-    if on_gpu && !matches!(args.kernels, Kernels::Auto | Kernels::Aten) {
-        return refused("--kernels", &args.kernels);
-    }
-    Ok(())
 }
 
 fn open_cpu(args: &ModelArgs, dtype: DType, sample: Vec<u32>) -> Result<Opened, LoadFailure> {
@@ -144,19 +172,14 @@ mod gpu {
 
 #[cfg(not(feature = "torch"))]
 mod gpu {
-    use super::{DType, Device, LoadFailure, ModelArgs, Opened};
+    use super::{DType, Device, LoadFailure, ModelArgs, Opened, without_torch};
 
     pub(super) fn is_here() -> bool {
         false
     }
 
     pub(super) fn open(_: &ModelArgs, device: Device, _: DType) -> Result<Opened, LoadFailure> {
-        Err(LoadFailure::WithoutTorch {
-            asked: match device {
-                Device::Cpu => "--kernels aten".to_owned(),
-                gpu => format!("--device {gpu}"),
-            },
-        })
+        Err(without_torch(device))
     }
 }
 

@@ -101,6 +101,9 @@ pub mod trailer {
     pub const DATASET_DIGEST: &str = "Dataset-Digest";
     /// SHA-256 of the job file's canonical JSON.
     pub const PARAMETERS: &str = "Parameters";
+    /// What computed it: whose arithmetic, on which kind of device, and the type of the frozen
+    /// weights, as `libtorch cuda bfloat16`.
+    pub const COMPUTED_BY: &str = "Computed-By";
     /// Updates that are done.
     pub const STEP: &str = "Step";
     /// The figures of that step: `loss=0.9 evalLoss=1.1`.

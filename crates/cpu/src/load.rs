@@ -152,12 +152,7 @@ pub fn load(dir: &Path, options: &LoadOptions) -> Result<CpuBackend, LoadError> 
         max_positions,
         block_size: BLOCK_SIZE,
         num_blocks,
-        dtype: if precision.half_cache {
-            "bfloat16"
-        } else {
-            "float32"
-        }
-        .to_owned(),
+        dtype: precision.dtype().to_owned(),
         device: "cpu".to_owned(),
         hidden_size: config.hidden_size,
         quantization: options.quantization.to_string(),

@@ -18,6 +18,17 @@ pub(crate) struct Precision {
     pub(crate) half_cache: bool,
 }
 
+impl Precision {
+    /// As [`hyprstream_models::DType`] names it.
+    pub(crate) fn dtype(self) -> &'static str {
+        if self.half_cache {
+            "bfloat16"
+        } else {
+            "float32"
+        }
+    }
+}
+
 /// `y = x W^T + b`, several of them one after the other where they have the same input.
 #[derive(Debug)]
 pub(crate) struct Linear {

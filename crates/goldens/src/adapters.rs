@@ -58,6 +58,11 @@ impl Adapters {
         }
     }
 
+    /// The model's name.
+    pub fn name(&self) -> &str {
+        self.tiny.name()
+    }
+
     /// The model's configuration.
     pub fn config(&self) -> &DecoderConfig {
         &self.config

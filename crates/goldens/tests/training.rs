@@ -93,7 +93,7 @@ fn preferences_begin_at_the_logarithm_of_2() {
 #[test]
 fn what_assistants_wrote_holds_each_answer_and_the_end_of_its_turn() {
     let templates = Masks::read();
-    assert_eq!(templates.len(), 12);
+    assert_eq!(templates.len(), 13);
     for template in templates {
         for chat in &template.chats {
             let written = chat.written();

@@ -169,8 +169,11 @@ pub(crate) fn open(
 
     let stored = kind_of(weights.stored_type);
     let kind = choose(stored, device);
-    check_weights_fit(weights.bytes, stored, kind, device)?;
+    let needed = needed_bytes(weights.bytes, stored, kind);
+    let available = free_bytes(device);
+    check_weights_fit(needed, available, kind, device)?;
     let model = Decoder::load(&config, &weights, kind, device)?;
+    gpu_memory::took(device, available, needed);
     if device == tch::Device::Cpu && kind == stored {
         weights
             .files
@@ -214,15 +217,18 @@ pub(crate) fn free_bytes(device: tch::Device) -> Option<u64> {
     }
 }
 
+fn needed_bytes(bytes: u64, stored: Kind, kind: Kind) -> u64 {
+    bytes / stored.elt_size_in_bytes() as u64 * kind.elt_size_in_bytes() as u64
+}
+
 /// Refuses weights that cannot fit, before the kernel ends the process for them.
 fn check_weights_fit(
-    bytes: u64,
-    stored: Kind,
+    needed: u64,
+    available: Option<u64>,
     kind: Kind,
     device: tch::Device,
 ) -> Result<(), LoadError> {
-    let needed = bytes / stored.elt_size_in_bytes() as u64 * kind.elt_size_in_bytes() as u64;
-    match free_bytes(device) {
+    match available {
         Some(free) if needed > free => Err(LoadError::OutOfMemory(format!(
             "the weights need {needed} bytes as {}, but {free} are available on {}",
             dtype_name(kind),

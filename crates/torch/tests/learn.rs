@@ -4,10 +4,13 @@
 use std::path::Path;
 
 use hyprstream_goldens::training::{
-    GRADIENT_TOLERANCE, LOSS_TOLERANCE, Preferences, TRAINED, Trained, worst_gradient,
+    EVERYTHING, GRADIENT_TOLERANCE, LOSS_TOLERANCE, Long, PLAIN, Preferences, Saved, TRAINED,
+    Trained, worst_gradient,
 };
 use hyprstream_models::adapter::{Linear, Site};
-use hyprstream_torch::{DType, Device, LearnOptions, LearnerError, TorchLearner, load_learner};
+use hyprstream_torch::{
+    DType, Device, LearnOptions, LearnerError, LoadOptions, TorchLearner, load, load_learner,
+};
 use hyprstream_training::{Batch, Dropout, LearnError, Learner, Parameters, Policy, Segment};
 
 fn options() -> LearnOptions {
@@ -65,6 +68,57 @@ fn a_few_logits_at_a_time_give_the_same() {
 fn preferences_are_learnt_as_trl_does() {
     let pairs = Preferences::read();
     pairs.check(&mut learner(pairs.dir(), pairs.parameters(), &options()));
+}
+
+#[test]
+fn losses_of_200_steps_are_those_of_peft() {
+    for run in Long::read() {
+        let case = run.case();
+        let mut learner = learner(case.dir(), case.parameters(), &options());
+        let off = run.check(&mut learner);
+        println!("{}: off by {off:.2e}", case.name());
+    }
+}
+
+#[test]
+fn what_was_trained_and_saved_is_what_the_engine_computes() {
+    for adapter in [PLAIN, EVERYTHING] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut saved = Saved::train(folder.path(), adapter, |dir, parameters| {
+            Box::new(learner(dir, &parameters, &options()))
+        });
+        let served = LoadOptions {
+            device: options().device,
+            dtype: DType::Float32,
+            max_batch: 1,
+            kv_cache_bytes: Some(4 << 20),
+            threads: Some(1),
+            ..LoadOptions::default()
+        };
+        let mut backend = load(saved.dir(), &served).unwrap();
+        let packed = backend.adapter_packer().pack(&saved.adapter()).unwrap();
+        let off = saved.check(&mut backend, packed);
+        println!("off by {off:.2e}");
+    }
+}
+
+#[test]
+fn a_learner_says_what_computes() {
+    let case = case("tied", "all-linear");
+    for (dtype, name) in [
+        (DType::Float32, "libtorch cpu float32"),
+        (DType::BFloat16, "libtorch cpu bfloat16"),
+    ] {
+        let options = LearnOptions {
+            dtype,
+            device: Device::Cpu,
+            ..options()
+        };
+        assert_eq!(
+            learner(case.dir(), case.parameters(), &options).name(),
+            name
+        );
+    }
 }
 
 #[test]

@@ -26,6 +26,7 @@ pub(crate) struct Bigram {
     /// Calls of `accumulate` after which the loss is no number.
     pub(crate) bad: Vec<u64>,
     pub(crate) calls: u64,
+    pub(crate) name: &'static str,
 }
 
 pub(crate) fn config() -> DecoderConfig {
@@ -81,6 +82,7 @@ impl Bigram {
             room: usize::MAX,
             bad: Vec::new(),
             calls: 0,
+            name: "bigram float32",
         }
     }
 
@@ -141,6 +143,10 @@ fn tally(score: &mut Score, logs: &[f64], target: usize) {
 impl Learner for Bigram {
     fn parameters(&self) -> &Parameters {
         &self.parameters
+    }
+
+    fn name(&self) -> String {
+        self.name.to_owned()
     }
 
     fn accumulate(

@@ -167,6 +167,11 @@ pub trait Learner: Send {
     /// Where the adapter's numbers lie. Does not change.
     fn parameters(&self) -> &Parameters;
 
+    /// Whose arithmetic this is, on what kind of device, and the type of the frozen weights:
+    /// `cpu bfloat16`, `libtorch cuda float32`. A run that was begun by one is not continued by
+    /// another: their numbers differ by more than the order of sums.
+    fn name(&self) -> String;
+
     /// Computes the loss of every segment with the adapter of these `values`, and **adds** to
     /// `gradient` the derivative of `sum over segments of weight * loss` by each of them. Both are
     /// laid out as [`Self::parameters`]. The same calls give the same bits with the same number of

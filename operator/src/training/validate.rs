@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use hyprstream_api::{
-    Dataset, Device, Model, Source, SourceRef, TrainingInputs, TrainingJob, TrainingJobSpec,
-    condition,
+    AdapterType, Dataset, Device, Model, Source, SourceRef, TrainingInputs, TrainingJob,
+    TrainingJobSpec, condition,
 };
 use hyprstream_contract::{registry::Reference, training, volume::MIN_CAPACITY_BYTES};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -19,6 +19,8 @@ use crate::{
     source::{InvalidSource, SourceKey, own_repository},
 };
 
+/// Embedding and head, as targets.
+const BESIDE_LAYERS: [&str; 2] = ["embed_tokens", "lm_head"];
 /// How often a pinned commit is asked for, so that the registry keeps it.
 const INTERVAL: &str = "10m";
 
@@ -126,9 +128,18 @@ pub enum Invalid {
     /// Not exactly one place for the dataset.
     #[error("spec.dataset: set exactly one of url, configMap and persistentVolumeClaim")]
     DatasetPlace,
-    /// Nothing trains on that device.
-    #[error("spec.device: training on {0} is not there yet; use cpu")]
-    Device(&'static str),
+    /// The CPU's learner does not have it.
+    #[error(
+        "{field}: {what} is trained on GPUs alone; set spec.device to cuda or rocm, or {instead}"
+    )]
+    NeedsGpu {
+        /// Where it is said.
+        field: &'static str,
+        /// What it is.
+        what: String,
+        /// What could be said instead.
+        instead: &'static str,
+    },
     /// There is no image for the device.
     #[error(
         "spec.device: this installation has no worker image for {0}; set it in the Helm values, or \
@@ -167,7 +178,7 @@ impl Invalid {
             | Self::Incomplete(_) => false,
             Self::Dataset(_)
             | Self::DatasetPlace
-            | Self::Device(_)
+            | Self::NeedsGpu { .. }
             | Self::Storage(_)
             | Self::TemplateVariable(_)
             | Self::Schema(_) => true,
@@ -200,10 +211,7 @@ pub fn validate(
         Base::Model(model) => model,
     };
     check_texts(spec)?;
-    // A pod for which nobody has a learner would train on its processor, beside its GPU.
-    if spec.device != Device::Cpu {
-        return Err(Invalid::Device(spec.device.as_str()));
-    }
+    check_method(spec)?;
     let model_source = model_source(&namespace, model, spec.model_ref.reference.as_ref())?;
     policy.check(&model_source).map_err(Invalid::Model)?;
     let dataset = dataset(&namespace, spec)?;
@@ -232,6 +240,30 @@ pub fn validate(
         reference,
         spec: spec.clone(),
     })
+}
+
+/// Refuses on the CPU what only libtorch's learner has. Of an adapter that it goes on from (`from`)
+/// only the pod knows.
+fn check_method(spec: &TrainingJobSpec) -> Result<(), Invalid> {
+    if spec.device != Device::Cpu {
+        return Ok(());
+    }
+    if spec.method.adapter_type == AdapterType::DoRA {
+        return Err(Invalid::NeedsGpu {
+            field: "spec.method.type",
+            what: "DoRA".to_owned(),
+            instead: "use LoRA",
+        });
+    }
+    let mut targets = spec.method.target_modules.iter();
+    match targets.find(|name| BESIDE_LAYERS.contains(&name.as_str())) {
+        Some(name) => Err(Invalid::NeedsGpu {
+            field: "spec.method.targetModules",
+            what: name.clone(),
+            instead: "leave it out",
+        }),
+        None => Ok(()),
+    }
 }
 
 fn check_texts(spec: &TrainingJobSpec) -> Result<(), Invalid> {

@@ -123,6 +123,8 @@ pub(super) struct TrainReport {
     pub(super) rank: usize,
     /// Numbers that are trained.
     pub(super) parameters: usize,
+    /// The learner's name.
+    pub(super) computed_by: String,
     pub(super) weight_bytes: u64,
     pub(super) results: Vec<TrainRow>,
     /// Of the updates, loading included.
@@ -293,7 +295,7 @@ fn print_train(report: &TrainReport) {
         "{} ({}, kernels {}): {} numbers of rank {} on all linear layers; weights {}, most resident \
          memory {rss}",
         report.model,
-        report.dtype,
+        report.computed_by,
         report.kernels,
         report.parameters,
         report.rank,

@@ -2,9 +2,8 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, ensure};
-use hyprstream_cpu::{CpuLearner, LearnOptions};
-use hyprstream_models::DecoderConfig;
+use anyhow::Context;
+use hyprstream_models::{DType, DecoderConfig};
 use hyprstream_training::{
     AdamW, Batch, Dropout, Learner, Lora, Moments, Segment, Targets, clip, first_values, norm,
     parameters,
@@ -14,7 +13,7 @@ use super::{
     BenchArgs, checkpoints, median,
     report::{TrainReport, TrainRow, max_rss_bytes},
 };
-use crate::Kernels;
+use crate::train::learner::{LearnerChoice, Loaded};
 
 /// Updates that pay for memory which is touched for the first time.
 const UNCOUNTED: usize = 2;
@@ -24,10 +23,12 @@ const LEARNING_RATE: f64 = 2e-4;
 /// Measures updates of every number of rows of up to `tokens` tokens.
 pub(super) fn measure(tokens: usize, args: &BenchArgs) -> anyhow::Result<TrainReport> {
     let model = &args.model;
-    ensure!(
-        model.kernels != Kernels::Aten,
-        "--kernels aten: libtorch does not train in this program yet; leave it out"
-    );
+    let choice = LearnerChoice::new(
+        model.device.parse().context("--device")?,
+        [model.dtype.parse().context("--dtype")?, DType::Auto],
+        model.kernels,
+        model.threads,
+    )?;
     let (config, _) = DecoderConfig::read(&model.model)?;
     let lora = Lora {
         rank: args.rank,
@@ -38,14 +39,10 @@ pub(super) fn measure(tokens: usize, args: &BenchArgs) -> anyhow::Result<TrainRe
     };
     let layout = parameters(&config, &lora)?;
     let values = first_values(&layout, args.seed, |_| Vec::new());
-    let options = LearnOptions {
-        dtype: model.dtype.parse().context("--dtype")?,
-        kernels: model.kernels.on_cpu(),
-        threads: model.threads,
-        ..LearnOptions::default()
-    };
-    let learner = CpuLearner::load(&model.model, layout, &options)
-        .context("the model cannot be trained here")?;
+    let Loaded {
+        learner,
+        weight_bytes,
+    } = choice.load(&model.model, layout)?;
     let mut run = Run {
         moments: Moments::zeros(values.len()),
         gradient: vec![0.0; values.len()],
@@ -66,7 +63,8 @@ pub(super) fn measure(tokens: usize, args: &BenchArgs) -> anyhow::Result<TrainRe
         threads: model.threads,
         rank: args.rank,
         parameters: run.values.len(),
-        weight_bytes: run.learner.weight_bytes(),
+        weight_bytes,
+        computed_by: run.learner.name(),
         results,
         max_rss_bytes: max_rss_bytes(),
         checkpoints: {
@@ -82,7 +80,7 @@ pub(super) fn measure(tokens: usize, args: &BenchArgs) -> anyhow::Result<TrainRe
 }
 
 struct Run {
-    learner: CpuLearner,
+    learner: Box<dyn Learner>,
     values: Vec<f32>,
     moments: Moments,
     gradient: Vec<f32>,

@@ -2,6 +2,7 @@
 
 mod args;
 mod gates;
+pub(crate) mod learner;
 pub mod pod;
 mod teller;
 
@@ -9,13 +10,16 @@ use std::{io::IsTerminal, process::ExitCode, thread};
 
 use anyhow::Context;
 use hyprstream_contract::training::Verdict;
-use hyprstream_cpu::{CpuLearner, LearnOptions};
-use hyprstream_training::{Control, Job, Learner, Outcome, Prepared, Report, Subset, prepare};
+use hyprstream_training::{Control, Job, Outcome, Prepared, Report, Subset, prepare};
 use serde_json::json;
 use tracing::{debug, info, warn};
 
-use self::{gates::Judging, teller::Teller};
-use crate::{Kernels, serve::signals};
+use self::{
+    gates::Judging,
+    learner::{LearnerChoice, LearnerError},
+    teller::Teller,
+};
+use crate::serve::signals;
 
 pub use args::TrainArgs;
 pub use pod::PodArgs;
@@ -43,54 +47,45 @@ pub fn run(args: &TrainArgs) -> ExitCode {
     if let Some(file) = &args.pod.pod {
         return pod::run(args, file);
     }
-    let (job, prepared) = match read(args) {
+    let (choice, job, prepared) = match read(args) {
         Ok(read) => read,
         Err(error) => {
             eprintln!("error: {error:#}");
             return ExitCode::from(EXIT_REFUSED);
         }
     };
-    match train(args, &job, &prepared) {
+    match train(args, &choice, &job, &prepared) {
         Ok(End::Complete) => ExitCode::SUCCESS,
         Ok(End::Failed) => ExitCode::from(EXIT_GATES),
         Ok(End::Suspended) => ExitCode::from(EXIT_SUSPENDED),
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            match error.downcast_ref() {
+                Some(LearnerError::Job(_)) => ExitCode::from(EXIT_REFUSED),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
 
-fn read(args: &TrainArgs) -> anyhow::Result<(Job, Prepared)> {
-    refuse_aten(args).map_err(anyhow::Error::msg)?;
+fn read(args: &TrainArgs) -> anyhow::Result<(LearnerChoice, Job, Prepared)> {
+    let choice = args.learner()?;
     let job = Job::read(&args.job)?;
     let prepared = prepare(&job)?;
-    Ok((job, prepared))
+    Ok((choice, job, prepared))
 }
 
-fn refuse_aten(args: &TrainArgs) -> Result<(), String> {
-    if args.kernels == Kernels::Aten {
-        return Err("--kernels aten: libtorch does not train yet; leave it out".to_owned());
-    }
-    Ok(())
-}
-
-fn learn_options(args: &TrainArgs) -> LearnOptions {
-    LearnOptions {
-        dtype: args.dtype,
-        products: args.products,
-        kernels: args.kernels.on_cpu(),
-        threads: args.threads,
-        ..LearnOptions::default()
-    }
-}
-
-fn train(args: &TrainArgs, job: &Job, prepared: &Prepared) -> anyhow::Result<End> {
+fn train(
+    args: &TrainArgs,
+    choice: &LearnerChoice,
+    job: &Job,
+    prepared: &Prepared,
+) -> anyhow::Result<End> {
     tell(prepared);
-    let options = learn_options(args);
-    let learner = CpuLearner::load(&job.model, prepared.parameters.clone(), &options);
-    let mut learner: Box<dyn Learner> =
-        Box::new(learner.context("the model cannot be trained here")?);
+    let loaded = choice.load(&job.model, prepared.parameters.clone())?;
+    let mut learner = loaded.learner;
+    let computed_by = learner.name();
+    info!(computed_by, "computes");
     let control = Control::default();
     end_by_signal(control.clone())?;
     let mut teller = Teller::new(std::io::stderr().is_terminal());
@@ -153,6 +148,7 @@ fn train(args: &TrainArgs, job: &Job, prepared: &Prepared) -> anyhow::Result<End
             "stoppedEarly": finished.stopped_early,
             "skipped": finished.cursor.skipped,
             "tokens": finished.cursor.tokens,
+            "computedBy": computed_by,
             "best": best,
             "loss": teller.loss(),
             "data": prepared.report,

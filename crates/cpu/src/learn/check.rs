@@ -25,12 +25,15 @@ pub enum LearnLoadError {
     Absent(Site),
     /// A place that is not trained here.
     #[error(
-        "the adapter changes {0}: on the CPU only linear maps of layers are trained; leave it out of \
-         the targets"
+        "the adapter changes {0}: but for linear maps of layers, only libtorch trains it; leave it out \
+         of the targets, or train on a GPU"
     )]
     Place(Site),
     /// DoRA.
-    #[error("the adapter has magnitudes at {0}: DoRA is not trained on the CPU; use plain LoRA")]
+    #[error(
+        "the adapter has magnitudes at {0}: only libtorch trains DoRA; use plain LoRA, or train on a \
+         GPU"
+    )]
     Magnitude(Site),
     /// Two parts for one place.
     #[error("the adapter changes {0} twice")]

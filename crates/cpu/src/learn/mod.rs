@@ -35,6 +35,7 @@ use hyprstream_training::{Batch, Dropout, LearnError, Learner, Parameters, Polic
 use crate::{
     Kernels, LoadOptions,
     buffer::Shared,
+    format::Format,
     kernels::Ops,
     load::{check_shapes, check_weights_fit, choose_kernels, default_threads, precision},
     model::Model,
@@ -260,6 +261,14 @@ impl CpuLearner {
 impl Learner for CpuLearner {
     fn parameters(&self) -> &Parameters {
         &self.parameters
+    }
+
+    /// The type of the weights is that of the products too, unless they were asked to round nothing.
+    fn name(&self) -> String {
+        let dtype = self.model.precision.dtype();
+        let exact = self.model.precision.layers == Format::Bf16 && !self.crew.rounds;
+        let products = if exact { ", exact products" } else { "" };
+        format!("cpu {dtype}{products}")
     }
 
     fn accumulate(

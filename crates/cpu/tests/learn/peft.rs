@@ -1,7 +1,7 @@
 //! Losses and gradients against PEFT and TRL.
 
-use hyprstream_cpu::{CpuLearner, Kernels, LearnLoadError, LearnOptions};
-use hyprstream_goldens::training::{Preferences, TRAINED, Trained};
+use hyprstream_cpu::{CpuLearner, Kernels, LearnLoadError, LearnOptions, LoadOptions, load};
+use hyprstream_goldens::training::{Long, PLAIN, Preferences, Saved, TRAINED, Trained};
 use hyprstream_models::DType;
 
 use crate::sets;
@@ -43,5 +43,48 @@ fn preferences_are_learnt_as_trl_does() {
     for kernels in sets() {
         let learner = CpuLearner::load(pairs.dir(), pairs.parameters().clone(), &options(kernels));
         pairs.check(&mut learner.unwrap());
+    }
+}
+
+#[test]
+fn losses_of_200_steps_are_those_of_peft() {
+    for run in Long::read() {
+        let case = run.case();
+        for kernels in sets() {
+            let learner =
+                CpuLearner::load(case.dir(), case.parameters().clone(), &options(kernels));
+            match learner {
+                Ok(mut learner) => {
+                    let off = run.check(&mut learner);
+                    println!("{} {kernels:?}: off by {off:.2e}", case.name());
+                }
+                Err(error) => {
+                    assert!(matches!(error, LearnLoadError::Magnitude(_)), "{error}");
+                    assert_eq!(case.name(), "qwen3/dora");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_trained_and_saved_is_what_the_engine_computes() {
+    for kernels in sets() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut saved = Saved::train(folder.path(), PLAIN, |dir, parameters| {
+            Box::new(CpuLearner::load(dir, parameters, &options(kernels)).unwrap())
+        });
+        let served = LoadOptions {
+            dtype: DType::Float32,
+            kernels: Some(kernels),
+            max_batch: 1,
+            kv_cache_bytes: Some(4 << 20),
+            threads: Some(1),
+            ..LoadOptions::default()
+        };
+        let mut backend = load(saved.dir(), &served).unwrap();
+        let packed = backend.adapter_packer().pack(&saved.adapter()).unwrap();
+        let off = saved.check(&mut backend, packed);
+        println!("{kernels:?}: off by {off:.2e}");
     }
 }

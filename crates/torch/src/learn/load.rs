@@ -7,7 +7,11 @@ use hyprstream_training::{Parameters, Part};
 use tch::Kind;
 
 use super::TorchLearner;
-use crate::load::{dtype_name, open, resolve};
+use crate::{
+    device,
+    gpu_memory::Loan,
+    load::{dtype_name, open, resolve},
+};
 
 /// How a model is to be trained.
 #[derive(Clone, Debug)]
@@ -76,6 +80,8 @@ pub fn load_learner(
         return Err(LearnerError::Float16);
     }
     let begin = Instant::now();
+    let loan = device::resolve(options.device).map_err(LearnerError::Model)?;
+    let loan = Loan::begin(loan);
     let opened = open(
         dir,
         options.device,
@@ -104,14 +110,16 @@ pub fn load_learner(
     );
     Ok(TorchLearner {
         model: opened.model,
-        _stored: opened.weights,
+        stored: opened.weights,
         config: opened.config,
         parameters,
         device: opened.device,
+        kind: opened.kind,
         recompute: options.recompute,
         logits_at_once: options.logits_at_once,
         num_threads: opened.num_threads,
         prepared: None,
+        _loan: loan,
     })
 }
 

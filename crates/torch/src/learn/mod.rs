@@ -26,32 +26,46 @@ use std::{panic, thread};
 
 use hyprstream_models::{DecoderConfig, Weights};
 use hyprstream_training::{Batch, Dropout, LearnError, Learner, Parameters, Policy, Score};
-use tch::{Device, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 pub use load::{LearnOptions, LearnerError, load_learner};
 
 use self::{forward::Pass, head::Head, leaves::Leaves, packed::Packed};
-use crate::{backend::message, decoder::Decoder, error::learn_error};
+use crate::{
+    backend::message, decoder::Decoder, error::learn_error, gpu_memory::Loan, load::dtype_name,
+};
 
 /// A frozen model that can be trained with an adapter; see [`load_learner`].
 #[derive(Debug)]
 pub struct TorchLearner {
     // Invariant: fields are dropped in this order, so that no tensor outlives its mapped file.
     model: Decoder,
-    _stored: Weights,
+    stored: Weights,
     config: DecoderConfig,
     parameters: Parameters,
     device: Device,
+    kind: Kind,
     recompute: bool,
     logits_at_once: usize,
     num_threads: usize,
     /// The thread for which libtorch's number of threads has been set.
     prepared: Option<thread::ThreadId>,
+    /// The last, since it ends when all others are gone.
+    _loan: Loan,
 }
 
 impl Learner for TorchLearner {
     fn parameters(&self) -> &Parameters {
         &self.parameters
+    }
+
+    fn name(&self) -> String {
+        // Of which index a GPU is changes nothing.
+        let device = match self.device {
+            Device::Cpu => "cpu",
+            _ => "cuda",
+        };
+        format!("libtorch {device} {}", dtype_name(self.kind))
     }
 
     fn accumulate(
@@ -105,6 +119,11 @@ impl Learner for TorchLearner {
 }
 
 impl TorchLearner {
+    /// Bytes of the frozen weights as they lie on disk.
+    pub fn weight_bytes(&self) -> u64 {
+        self.stored.bytes
+    }
+
     fn check_len(&self, what: &str, len: usize) -> Result<(), LearnError> {
         if len == self.parameters.len {
             return Ok(());
@@ -203,7 +222,7 @@ struct Sums(Tensor);
 
 impl Sums {
     fn new(parameters: &Parameters, device: Device) -> Result<Self, TchError> {
-        let kind = (tch::Kind::Float, device);
+        let kind = (Kind::Float, device);
         Tensor::f_zeros([parameters.len as i64], kind).map(Self)
     }
 

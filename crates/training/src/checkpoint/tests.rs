@@ -27,6 +27,7 @@ fn state(step: u64) -> State {
         cursor: Cursor {
             recipe: "recipe".to_owned(),
             data: "digest".to_owned(),
+            learner: Some("cpu float32".to_owned()),
             epoch: 2,
             offset: 3,
             step,

@@ -12,6 +12,10 @@ impl Learner for Puller {
         &self.0
     }
 
+    fn name(&self) -> String {
+        "puller".to_owned()
+    }
+
     fn accumulate(
         &mut self,
         batch: &Batch,

@@ -5,6 +5,8 @@
 //! what they are: a token that pads elsewhere may end a turn here.
 
 mod chat;
+#[cfg(test)]
+mod mask_goldens;
 mod spans;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -41,6 +41,17 @@ pub enum TrainError {
         /// Digest of the samples.
         expected: String,
     },
+    /// The state was computed by something else.
+    #[error(
+        "the checkpoint was computed by {found}, but here {expected} computes: go on with the \
+         device, kernels and type of weights of before, or train into another folder"
+    )]
+    OtherLearner {
+        /// Name of the learner of the state.
+        found: String,
+        /// Name of the one that is here.
+        expected: String,
+    },
     /// A sample cannot be read from where samples are kept.
     #[error("sample {number} cannot be read back")]
     Sample {
@@ -90,9 +101,10 @@ impl TrainError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NoSamples | Self::OtherUnits => "InvalidData",
-            Self::OtherLayout { .. } | Self::OtherRecipe | Self::OtherData { .. } => {
-                "CheckpointMismatch"
-            }
+            Self::OtherLayout { .. }
+            | Self::OtherRecipe
+            | Self::OtherData { .. }
+            | Self::OtherLearner { .. } => "CheckpointMismatch",
             Self::Sample { .. } => "DiskFailed",
             Self::TooLong { .. } => "OutOfMemory",
             Self::Learner(_) => "LearnerFailed",

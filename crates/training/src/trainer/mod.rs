@@ -152,7 +152,7 @@ pub struct Finished {
 /// Trains until the end, or until `control` says otherwise.
 ///
 /// The result depends on the recipe, the data, the learner and the state it began with alone:
-/// resumed at any step it is the same bit for bit.
+/// resumed at any step it is the same bit for bit. A state that another learner computed is refused.
 ///
 /// # Errors
 /// [`TrainError`].
@@ -175,7 +175,7 @@ struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    fn new(run: Run<'a>) -> Result<Self, TrainError> {
+    fn new(mut run: Run<'a>) -> Result<Self, TrainError> {
         let recipe = run.recipe;
         if run.train.is_empty() {
             return Err(TrainError::NoSamples);
@@ -194,7 +194,9 @@ impl<'a> Trainer<'a> {
                 expected: parameters,
             });
         }
-        run.state.check(recipe, run.train)?;
+        let learner = run.learner.name();
+        run.state.check(recipe, run.train, &learner)?;
+        run.state.cursor.learner = Some(learner);
         let lengths = run.train.lengths();
         let rows_of = |epoch| Rows::of_epoch(&lengths, recipe.packed, recipe.seed, epoch);
         let total = match recipe.length {

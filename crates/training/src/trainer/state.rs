@@ -26,6 +26,10 @@ pub struct Cursor {
     pub recipe: String,
     /// Digest of what is learnt from.
     pub data: String,
+    /// [`Learner::name`](crate::Learner::name) of what computed its steps. `None` before the first,
+    /// and in checkpoints that are older than this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learner: Option<String>,
     /// The epoch, from 0.
     pub epoch: u32,
     /// Rows of the epoch that are done.
@@ -71,6 +75,7 @@ impl State {
             cursor: Cursor {
                 recipe: recipe.digest(),
                 data: train.digest(),
+                learner: None,
                 epoch: 0,
                 offset: 0,
                 step: 0,
@@ -106,8 +111,13 @@ impl State {
         copy
     }
 
-    /// Whether it is of a run of this recipe on these samples.
-    pub(super) fn check(&self, recipe: &Recipe, train: &Subset) -> Result<(), TrainError> {
+    /// Whether it is of a run of this recipe on these samples, which this learner computed.
+    pub(super) fn check(
+        &self,
+        recipe: &Recipe,
+        train: &Subset,
+        learner: &str,
+    ) -> Result<(), TrainError> {
         if self.cursor.recipe != recipe.digest() {
             return Err(TrainError::OtherRecipe);
         }
@@ -116,6 +126,17 @@ impl State {
             return Err(TrainError::OtherData {
                 found: self.cursor.data.clone(),
                 expected,
+            });
+        }
+        if let Some(found) = self
+            .cursor
+            .learner
+            .as_ref()
+            .filter(|found| *found != learner)
+        {
+            return Err(TrainError::OtherLearner {
+                found: found.clone(),
+                expected: learner.to_owned(),
             });
         }
         Ok(())

@@ -380,3 +380,27 @@ fn a_state_of_other_data_or_another_recipe_is_refused() {
     let error = case.run_from(state, None).unwrap_err();
     assert!(matches!(error, TrainError::OtherLayout { .. }), "{error}");
 }
+
+#[test]
+fn a_state_that_another_learner_computed_is_refused_by_name_and_one_of_nobody_is_taken() {
+    let mut case = Case::new(recipe());
+    case.told.suspend_at = Some(2);
+    let fresh = case.fresh();
+    assert_eq!(fresh.cursor.learner, None);
+    let Outcome::Suspended(mut state) = case.run_from(fresh, None).unwrap() else {
+        panic!("it was to be suspended")
+    };
+    assert_eq!(state.cursor.learner.as_deref(), Some("bigram float32"));
+    let mut case = Case::new(recipe());
+    case.learner.name = "bigram bfloat16";
+    let error = case.run_from(state.clone(), None).unwrap_err();
+    assert!(matches!(error, TrainError::OtherLearner { .. }));
+    let told = error.to_string();
+    assert!(
+        told.contains("computed by bigram float32, but here bigram bfloat16"),
+        "{told}"
+    );
+    // As checkpoints are that were written before it was recorded.
+    state.cursor.learner = None;
+    case.run_from(state, None).unwrap();
+}

@@ -3,7 +3,7 @@ use hyprstream_contract::{training, worker};
 use k8s_openapi::{
     api::core::v1::{
         Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource,
-        EnvVar, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec,
+        PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec,
         ProjectedVolumeSource, SeccompProfile, SecretVolumeSource, SecurityContext,
         ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
     },
@@ -151,6 +151,7 @@ fn container(plan: &Plan) -> Container {
         "--pod".to_owned(),
         path(training::POD_FILE),
     ];
+    args.extend(["--device".to_owned(), device(plan).to_owned()]);
     if let Some(dtype) = dtype {
         args.extend(["--dtype".to_owned(), dtype.to_owned()]);
     }
@@ -159,7 +160,6 @@ fn container(plan: &Plan) -> Container {
         image: Some(plan.image.clone()),
         image_pull_policy: Some(plan.pull_policy.to_owned()),
         args: Some(args),
-        env: Some(environment(plan)),
         ports: Some(vec![ContainerPort {
             name: Some(training::PORT_NAME.to_owned()),
             container_port: i32::from(training::PORT),
@@ -191,15 +191,11 @@ fn container(plan: &Plan) -> Container {
     }
 }
 
-fn environment(plan: &Plan) -> Vec<EnvVar> {
-    let pair = |name: &str, value: &str| EnvVar {
-        name: name.to_owned(),
-        value: Some(value.to_owned()),
-        ..EnvVar::default()
-    };
+/// What it is trained on, which also chooses the learner.
+fn device(plan: &Plan) -> &'static str {
     match plan.spec.device {
-        Device::Cpu => vec![],
+        Device::Cpu => "cpu",
         // To libtorch a GPU of AMD is a cuda device as well.
-        Device::Cuda | Device::Rocm => vec![pair(worker::env::DEVICE, "cuda")],
+        Device::Cuda | Device::Rocm => "cuda",
     }
 }

@@ -281,13 +281,66 @@ fn what_can_never_work_is_refused() {
         change(&mut spec);
         planned(&spec, &json!({})).unwrap_err()
     };
-    assert!(refused(&|spec| spec["device"] = json!("cuda")).is_final());
+    for (change, told) in [
+        (json!({"type": "DoRA"}), "spec.method.type: DoRA is"),
+        (
+            json!({"targetModules": ["q_proj", "lm_head"]}),
+            "spec.method.targetModules: lm_head is",
+        ),
+        (
+            json!({"targetModules": ["embed_tokens"]}),
+            "spec.method.targetModules: embed_tokens is",
+        ),
+    ] {
+        let on = |device: &str| {
+            let mut spec = small();
+            spec["method"] = change.clone();
+            spec["device"] = json!(device);
+            planned(&spec, &json!({}))
+        };
+        let refused = on("cpu").unwrap_err();
+        assert!(refused.to_string().contains(told), "{refused}");
+        assert!(refused.is_final());
+        assert!(on("cuda").is_ok(), "{change}");
+    }
+    // What whoever runs the cluster may still set is waited for.
+    let no_image = refused(&|spec| spec["device"] = json!("rocm"));
+    assert_eq!(no_image, Invalid::NoImage("rocm"));
+    assert!(!no_image.is_final());
     let storage = refused(&|spec| spec["resources"]["storage"] = json!("1k"));
     assert_eq!(storage, Invalid::Storage("1k".into()));
     let schema = refused(&|spec| spec["gates"][0]["schema"] = json!("{"));
     assert!(matches!(schema, Invalid::Schema(_)));
     let variable = refused(&|spec| spec["data"]["templateVariables"]["a"] = json!("no quotes"));
     assert_eq!(variable, Invalid::TemplateVariable("a".into()));
+}
+
+#[test]
+fn the_device_chooses_the_image_and_the_learner() {
+    let started = |device: &str| {
+        let mut spec = small();
+        spec["device"] = json!(device);
+        spec["dtype"] = json!("bfloat16");
+        spec["resources"] = json!({"limits": {"nvidia.com/gpu": "1"}});
+        let pod = made(&plan(&spec))
+            .batch
+            .spec
+            .unwrap()
+            .template
+            .spec
+            .unwrap();
+        let [container] = <[_; 1]>::try_from(pod.containers).unwrap();
+        let limits = container.resources.unwrap().limits.unwrap();
+        assert_eq!(limits["nvidia.com/gpu"].0, "1");
+        let args = container.args.unwrap().join(" ");
+        (container.image.unwrap(), args)
+    };
+    let (image, args) = started("cuda");
+    assert_eq!(image, "cuda:1");
+    assert!(args.ends_with("--device cuda --dtype bfloat16"), "{args}");
+    let (image, args) = started("cpu");
+    assert_eq!(image, "worker:1");
+    assert!(args.ends_with("--device cpu --dtype bfloat16"), "{args}");
 }
 
 #[test]

@@ -113,7 +113,7 @@ fn a_job_without_its_model_waits_and_one_that_can_never_work_has_failed() {
     check(&status, RUNNING, ("False", "ModelNotFound"));
     check(&status, SOURCE_RESOLVED, ("Unknown", "ModelNotFound"));
     assert_eq!(status.state.as_deref(), Some("Pending"));
-    case.plan = Invalid::Device("cuda");
+    case.plan = Invalid::Storage("1k".into());
     let status = case.status();
     check(&status, FAILED, ("True", "InvalidSpec"));
     assert!(status.is_finished() && status.completion_time.is_some());

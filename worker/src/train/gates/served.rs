@@ -86,8 +86,8 @@ impl Loss {
 }
 
 impl<'a> Served<'a> {
-    /// Opens the model of `job` on the CPU, where it was trained, in the type that serving takes
-    /// by itself, and attaches the adapter in the folder.
+    /// Opens the model of `job` where it was trained, on the device and with the kernels of `args`, in
+    /// the type that serving takes by itself, and attaches the adapter in the folder.
     ///
     /// # Errors
     /// In words.
@@ -99,7 +99,7 @@ impl<'a> Served<'a> {
     ) -> Result<Self, String> {
         let model = ModelArgs {
             model: job.model.clone(),
-            device: "cpu".to_owned(),
+            device: args.device.to_string(),
             dtype: "auto".to_owned(),
             max_model_len: None,
             max_batch: AT_ONCE / 2,

@@ -3,12 +3,12 @@
 use std::{io, net::SocketAddr, path::PathBuf};
 
 use hyprstream_contract::training::{exit, reason};
-use hyprstream_cpu::LearnLoadError;
 use hyprstream_training::{
     CheckpointError, DataError, JobError, LearnError, PrepareError, PublishError, TrainError,
 };
 
 use super::branch::{BranchError, Kind};
+use crate::train::learner::LearnerError;
 
 /// Why a pod ends without being done.
 #[derive(Debug, thiserror::Error)]
@@ -23,9 +23,6 @@ pub(super) enum PodError {
     /// Likewise.
     #[error("{} is not what a pod is told: {why}", path.display())]
     Form { path: PathBuf, why: String },
-    /// The options cannot be had.
-    #[error("{0}")]
-    Option(String),
     /// The pod cannot be asked how far it is.
     #[error("nothing can be told on {address}")]
     Server {
@@ -53,8 +50,8 @@ pub(super) enum PodError {
     )]
     DatasetChanged { found: String, expected: String },
     /// The learner.
-    #[error("the model cannot be trained here")]
-    Load(#[from] LearnLoadError),
+    #[error(transparent)]
+    Load(#[from] LearnerError),
     /// The run.
     #[error(transparent)]
     Train(#[from] TrainError),
@@ -80,21 +77,23 @@ impl PodError {
         }
         match self {
             Self::File { .. } | Self::Form { .. } => (reason::INTERNAL_ERROR, exit::REFUSED),
-            Self::Option(_) | Self::Job(_) => (reason::INVALID_JOB, exit::REFUSED),
+            Self::Job(_) => (reason::INVALID_JOB, exit::REFUSED),
             Self::DatasetChanged { .. } => (reason::DATASET_CHANGED, exit::REFUSED),
             Self::Server { .. } | Self::Setup { .. } | Self::Publish(_) => {
                 (reason::INTERNAL_ERROR, exit::FAILED)
             }
             Self::Prepare(error) => of_prepare(error),
             Self::Load(error) => match error {
-                LearnLoadError::Model(error) if error.reason() == reason::OUT_OF_MEMORY => {
+                LearnerError::Model(error) if error.reason() == reason::OUT_OF_MEMORY => {
                     (reason::OUT_OF_MEMORY, exit::REFUSED)
                 }
-                LearnLoadError::Model(error) if error.is_final() => {
+                LearnerError::Model(error) if error.is_final() => {
                     (reason::INVALID_MODEL, exit::REFUSED)
                 }
-                LearnLoadError::Model(_) => (reason::INTERNAL_ERROR, exit::FAILED),
-                _ => (reason::INVALID_JOB, exit::REFUSED),
+                LearnerError::Model(_) => (reason::INTERNAL_ERROR, exit::FAILED),
+                LearnerError::Option(_) | LearnerError::Job(_) => {
+                    (reason::INVALID_JOB, exit::REFUSED)
+                }
             },
             Self::Train(error) => of_train(error),
             Self::Branch(error) => match error.kind() {
@@ -147,9 +146,9 @@ fn of_prepare(error: &PrepareError) -> (&'static str, u8) {
 fn of_train(error: &TrainError) -> (&'static str, u8) {
     match error {
         TrainError::NoSamples | TrainError::OtherUnits => (reason::INVALID_DATASET, exit::REFUSED),
-        TrainError::OtherLayout { .. } | TrainError::OtherRecipe => {
-            (reason::INVALID_JOB, exit::REFUSED)
-        }
+        TrainError::OtherLayout { .. }
+        | TrainError::OtherRecipe
+        | TrainError::OtherLearner { .. } => (reason::INVALID_JOB, exit::REFUSED),
         TrainError::OtherData { .. } => (reason::DATASET_CHANGED, exit::REFUSED),
         TrainError::TooLong { .. } | TrainError::Learner(LearnError::OutOfMemory { .. }) => {
             (reason::OUT_OF_MEMORY, exit::REFUSED)

@@ -25,7 +25,6 @@ use std::{
 };
 
 use hyprstream_contract::training::{Checkpoint, Phase, TrainingPod, exit, reason};
-use hyprstream_cpu::CpuLearner;
 use hyprstream_git2db::{CommitId, Digest};
 use hyprstream_models::adapter::BaseName;
 use hyprstream_training::{
@@ -41,7 +40,7 @@ use self::{
     push::Pusher,
     wait::{Patience, Stop},
 };
-use super::{TrainArgs, anyhow_chain as chain, gates, refuse_aten, teller::Teller};
+use super::{TrainArgs, anyhow_chain as chain, gates, learner::LearnerChoice, teller::Teller};
 
 pub use args::PodArgs;
 
@@ -89,6 +88,7 @@ pub(super) fn run(args: &TrainArgs, file: &Path) -> ExitCode {
 /// What all parts of the work need.
 struct Place<'a> {
     args: &'a TrainArgs,
+    choice: &'a LearnerChoice,
     pod: &'a TrainingPod,
     job: &'a Job,
     board: &'a Arc<Board>,
@@ -97,13 +97,14 @@ struct Place<'a> {
 
 fn work(args: &TrainArgs, file: &Path, board: &Arc<Board>) -> Result<End, PodError> {
     let pod = read_pod(file)?;
-    refuse_aten(args).map_err(PodError::Option)?;
+    let choice = args.learner()?;
     let job = Job::read(&args.job)?;
     refuse_gates(&job)?;
     let stop = Stop::default();
     server::start(&args.pod, Arc::clone(board), stop.clone())?;
     let place = Place {
         args,
+        choice: &choice,
         pod: &pod,
         job: &job,
         board,
@@ -184,16 +185,17 @@ impl Place<'_> {
         if let Some(expected) = began_with.filter(|expected| *expected != found) {
             return Err(PodError::DatasetChanged { found, expected });
         }
-        let options = super::learn_options(self.args);
-        let parameters = prepared.parameters.clone();
-        let mut learner: Box<dyn Learner> =
-            Box::new(CpuLearner::load(&self.job.model, parameters, &options)?);
+        let loaded = self
+            .choice
+            .load(&self.job.model, prepared.parameters.clone())?;
+        let mut learner = loaded.learner;
         if self.stop.is_told() {
             return Ok(End::Suspended("no step was begun".to_owned()));
         }
         let from = Provenance {
             dataset_digest: found,
             parameters: self.parameters(),
+            computed_by: learner.name(),
         };
         let (board, stop) = (Arc::clone(self.board), self.stop.clone());
         let pusher = Pusher::start(branch, from.clone(), board, stop, pushed);

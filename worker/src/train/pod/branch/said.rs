@@ -12,6 +12,8 @@ pub(in super::super) struct Provenance {
     pub(in super::super) dataset_digest: String,
     /// SHA-256 of the job.
     pub(in super::super) parameters: String,
+    /// The learner's name.
+    pub(in super::super) computed_by: String,
 }
 
 /// What a commit says in its trailers, as far as it is read again.
@@ -64,6 +66,7 @@ pub(super) fn metadata(
         .with_trailer(trailer::DATASET, &origin(&pod.dataset))
         .with_trailer(trailer::DATASET_DIGEST, &from.dataset_digest)
         .with_trailer(trailer::PARAMETERS, &from.parameters)
+        .with_trailer(trailer::COMPUTED_BY, &from.computed_by)
         .with_trailer(trailer::STEP, &step.to_string());
     let figures: Vec<String> = metrics
         .iter()
