@@ -483,4 +483,8 @@ async fn a_pod_is_given_up_when_its_node_is_lost_and_not_before() {
             world.cluster.get(PODS, "ns", "sql-1").is_none()
         })
         .await;
+    // Its Job keeps what has not failed, however it is deleted.
+    let writes = world.cluster.writes();
+    let failed = "PATCH /api/v1/namespaces/ns/pods/sql-1/status";
+    assert!(writes.iter().any(|write| write == failed), "{writes:?}");
 }

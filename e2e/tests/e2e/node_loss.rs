@@ -5,7 +5,11 @@ use hyprstream_e2e::{Chat, Cluster, wait_until};
 
 use crate::{
     PATIENCE, Tiny,
-    training::{TRAINS, Training, ensure_same, faults::apply_with, wait_checkpoint, wait_over},
+    training::{
+        TRAINS, Training, ensure_same,
+        faults::{SLOW, apply_with, calm},
+        wait_checkpoint, wait_over,
+    },
 };
 
 /// On the node that will be lost, until the other has the label too.
@@ -41,8 +45,8 @@ fn s07_the_model_is_ready_again_on_the_other_node_and_training_goes_on() -> Resu
     label(last, "hyprstream.io/e2e-losable=true")?;
     let here = Training::beside(Tiny::serve_with("node-loss", SELECTOR)?, 64)?;
     let tiny = &here.tiny;
-    let calm = wait_over(&apply_with(&here, "calm", 200, "")?, "Complete", TRAINS)?;
-    let job = apply_with(&here, "lost", 200, SELECTOR)?;
+    let calm = calm(&here, 200)?;
+    let job = apply_with(&here, "lost", 200, SLOW, SELECTOR)?;
     wait_checkpoint(&job, 20)?;
     let node = tiny.model.pods()?[0]["spec"]["nodeName"]
         .as_str()

@@ -1,9 +1,11 @@
 //! Pods on nodes that are lost.
 //!
 //! A node that cannot be reached cannot say that a pod has ended, and the Job makes no other before
-//! that is said (`podReplacementPolicy: Failed`, which a failure policy needs): the job would wait for
-//! the node, for as long as it is away. So once the cluster has given the pod up, its object is
-//! deleted by force. That is safe: should the pod still run somewhere, then its token opens nothing any
+//! that is said (`podReplacementPolicy: Failed`, which a failure policy needs; its finalizer keeps the
+//! pod even when it is deleted by force): the job would wait for the node, for as long as it is away.
+//! So once the cluster has given the pod up, we say that it has failed, as the cluster's own garbage
+//! collector does for nodes that are deleted or marked as out of service, and delete it by force.
+//! That is safe: should the pod still run somewhere, then its token opens nothing any
 //! more, since the registry asks for the pod that it is bound to; its pushes follow commits that
 //! the branch does not end with any more; and its disk is its node's own. The node ends it when it is
 //! back.
@@ -14,8 +16,9 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, Preconditions},
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
+use serde_json::json;
 
 use crate::apply::{ApplyError, request_error};
 
@@ -48,11 +51,11 @@ fn is_lost(node: Option<&Node>) -> bool {
     conditions.any(|c| c.type_ == "Ready" && c.status == "Unknown")
 }
 
-/// Deletes the object of an overdue pod if its node is lost.
+/// Says that an overdue pod has failed, and deletes its object, if its node is lost.
 ///
 /// # Errors
 /// See [`ApplyError`].
-pub(super) async fn give_up(client: &Client, pod: &Pod) -> Result<(), ApplyError> {
+pub(super) async fn give_up(client: &Client, pod: &Pod, now: Timestamp) -> Result<(), ApplyError> {
     let Some(name) = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) else {
         return Ok(());
     };
@@ -66,9 +69,19 @@ pub(super) async fn give_up(client: &Client, pod: &Pod) -> Result<(), ApplyError
     tracing::warn!(
         pod = pod.name_any(),
         node = name,
-        "delete a pod by force: its node is lost, and the job goes on elsewhere"
+        "give up a pod: its node is lost, and the job goes on elsewhere"
     );
     let namespace = pod.namespace().unwrap_or_default();
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+    let failed = Patch::Strategic(failed(pod, name, now));
+    match pods
+        .patch_status(&pod.name_any(), &PatchParams::default(), &failed)
+        .await
+    {
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Ok(()),
+        Err(source) => return Err(request_error("patch", "Pod", &pod.name_any(), source)),
+    }
     let params = DeleteParams {
         grace_period_seconds: Some(0),
         preconditions: Some(Preconditions {
@@ -77,12 +90,31 @@ pub(super) async fn give_up(client: &Client, pod: &Pod) -> Result<(), ApplyError
         }),
         ..DeleteParams::default()
     };
-    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
     match pods.delete(&pod.name_any(), &params).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
         Err(source) => Err(request_error("delete", "Pod", &pod.name_any(), source)),
     }
+}
+
+/// The patch by which a pod has failed for no reason of its own.
+fn failed(pod: &Pod, node: &str, now: Timestamp) -> serde_json::Value {
+    let message = format!("nothing is heard of its node {node}");
+    json!({
+        "metadata": {"uid": pod.uid()},
+        "status": {
+            "phase": "Failed",
+            "reason": "NodeLost",
+            "message": message,
+            "conditions": [{
+                "type": "DisruptionTarget",
+                "status": "True",
+                "reason": "NodeLost",
+                "message": message,
+                "lastTransitionTime": now.to_string(),
+            }],
+        },
+    })
 }
 
 #[cfg(test)]

@@ -203,7 +203,7 @@ impl Context {
         let now = Timestamp::now();
         let ending = existing.ending();
         let given_up = match ending.filter(|pod| lost::is_overdue(pod, now)) {
-            Some(pod) => lost::give_up(&self.client, pod).await.err(),
+            Some(pod) => lost::give_up(&self.client, pod, now).await.err(),
             None => None,
         };
         let error = match (&plan, known.mirrored()) {

@@ -285,7 +285,12 @@ async fn handle(
         (Method::PUT, Some(_)) => cluster.replace(&target, body),
         (Method::PATCH, Some(_)) => {
             let kind = headers.get("content-type").unwrap().to_str().unwrap();
-            if kind == "application/merge-patch+json" {
+            // The lists that are patched so have the items of the patch afterwards.
+            let merges = [
+                "application/merge-patch+json",
+                "application/strategic-merge-patch+json",
+            ];
+            if merges.contains(&kind) {
                 return cluster.amend(&target, &body);
             }
             assert_eq!(
