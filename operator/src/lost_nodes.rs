@@ -1,6 +1,10 @@
-//! How pods leave nodes of which nothing is heard.
+//! How pods leave nodes of which nothing is heard, or that cannot end them.
 
-use k8s_openapi::api::core::v1::Toleration;
+use k8s_openapi::api::core::v1::{Pod, Toleration};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, Preconditions},
+};
 
 /// After how long pods of a lost node are replaced. Kubernetes' default is five minutes.
 const SECONDS: i64 = 30;
@@ -24,4 +28,26 @@ pub fn tolerations(theirs: &[Toleration]) -> Vec<Toleration> {
         });
     }
     tolerations
+}
+
+/// Deletes a pod without waiting for its node. One that is gone, or another by now, is no error.
+///
+/// # Errors
+/// The API server refused or failed.
+pub async fn delete_by_force(client: &Client, pod: &Pod) -> Result<(), kube::Error> {
+    let namespace = pod.namespace().unwrap_or_default();
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+    let params = DeleteParams {
+        grace_period_seconds: Some(0),
+        preconditions: Some(Preconditions {
+            uid: pod.uid(),
+            resource_version: None,
+        }),
+        ..DeleteParams::default()
+    };
+    match pods.delete(&pod.name_any(), &params).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        Err(error) => Err(error),
+    }
 }

@@ -19,10 +19,7 @@ use k8s_openapi::{
     },
     jiff::Timestamp,
 };
-use kube::{
-    Api, Client, ResourceExt,
-    api::{DeleteParams, Preconditions},
-};
+use kube::{Api, Client, ResourceExt};
 use tokio::{
     sync::Notify,
     time::{Instant, timeout},
@@ -34,6 +31,7 @@ use crate::{
     cache::{Cache, Caches},
     chain,
     controller::Objects,
+    lost_nodes,
     metrics::Metrics,
     registry::Registry,
     source::Sources,
@@ -222,20 +220,6 @@ impl Sweep {
             "delete a pod by force: its node has no node plugin any more that could unmount it"
         );
         self.metrics.writes.with_label_values(&["Pod"]).inc();
-        let pods: Api<Pod> =
-            Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
-        let params = DeleteParams {
-            grace_period_seconds: Some(0),
-            preconditions: Some(Preconditions {
-                uid: pod.uid(),
-                resource_version: None,
-            }),
-            ..DeleteParams::default()
-        };
-        match pods.delete(&pod.name_any(), &params).await {
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-            Err(error) => Err(error),
-        }
+        lost_nodes::delete_by_force(&self.client, pod).await
     }
 }

@@ -16,11 +16,14 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    api::{Patch, PatchParams},
 };
 use serde_json::json;
 
-use crate::apply::{ApplyError, request_error};
+use crate::{
+    apply::{ApplyError, request_error},
+    lost_nodes,
+};
 
 /// Who deletes the pods of a node that does not answer, in the reason of a pod's `DisruptionTarget`.
 const BY_TAINT: &str = "DeletionByTaintManager";
@@ -82,19 +85,9 @@ pub(super) async fn give_up(client: &Client, pod: &Pod, now: Timestamp) -> Resul
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Ok(()),
         Err(source) => return Err(request_error("patch", "Pod", &pod.name_any(), source)),
     }
-    let params = DeleteParams {
-        grace_period_seconds: Some(0),
-        preconditions: Some(Preconditions {
-            uid: pod.uid(),
-            resource_version: None,
-        }),
-        ..DeleteParams::default()
-    };
-    match pods.delete(&pod.name_any(), &params).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-        Err(source) => Err(request_error("delete", "Pod", &pod.name_any(), source)),
-    }
+    lost_nodes::delete_by_force(client, pod)
+        .await
+        .map_err(|source| request_error("delete", "Pod", &pod.name_any(), source))
 }
 
 /// The patch by which a pod has failed for no reason of its own.
