@@ -258,7 +258,10 @@ fn s18_soak_a_full_node_lets_jobs_go_on_and_says_why_others_wait() -> Result<()>
     let mut said = Value::Null;
     wait_until(PATIENCE, || {
         said = late.get()?["status"]["message"].take();
-        Ok(said.to_string().contains("the disk of the node is full").then_some(()))
+        Ok(said
+            .to_string()
+            .contains("the disk of the node is full")
+            .then_some(()))
     })
     .with_context(|| format!("a job for which there is no room must say so: {said}"))?;
     late.delete()?;
