@@ -6,7 +6,7 @@
     venv/bin/python make.py adapters                 # adapters for some of them
     venv/bin/python make.py written DIR              # DIR as the example write_adapters writes it
     venv/bin/python make.py training                 # losses and gradients of some of them
-    venv/bin/python make.py trained DIR              # DIR as the examples save_adapters write it
+    venv/bin/python make.py trained DIR              # DIR as the examples save_adapters, torch_save_adapters write it
     venv/bin/python make.py masks                    # which characters an assistant wrote
     venv/bin/python make.py real --model smollm2 DIR # also gemma3; DIR as `cargo xtask weights` makes it
     venv/bin/python make.py text --model smollm2 DIR # tokens and chats of corpus.py

@@ -214,7 +214,7 @@ def run_long(model, batches):
 
 
 def trained(load, root):
-    """Has PEFT load what the examples `save_adapters ROOT` trained and saved, and compares the
+    """Has PEFT load what the examples `save_adapters ROOT` and `torch_save_adapters ROOT` trained and saved, and compares the
     logarithms of probabilities with the trainer's."""
     folders = sorted(root.glob("*/adapter"))
     if not folders:

@@ -1,7 +1,7 @@
 //! Trains adapters of a tiny model and saves them for PEFT, which `make.py trained` then loads.
 //!
 //! ```sh
-//! cargo run -p hyprstream-torch --example save_adapters DIR
+//! cargo run -p hyprstream-torch --example torch_save_adapters DIR
 //! python crates/goldens/make.py trained DIR
 //! ```
 
