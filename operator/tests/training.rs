@@ -178,8 +178,8 @@ async fn a_job_whose_disk_stays_full_is_given_up_and_its_job_ends() {
         .await;
     world.wait("its Job ends", || deadline() == 1).await;
     world
-        .wait("its claims are let go", || {
-            of_training(&world, CLAIMS).is_empty()
+        .wait("its claims and their volumes are let go", || {
+            of_training(&world, CLAIMS).is_empty() && of_training(&world, VOLUMES).is_empty()
         })
         .await;
     let writes = world.quiet().await;

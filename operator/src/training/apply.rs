@@ -138,8 +138,8 @@ impl Context {
             .await
     }
 
-    /// Ends the Job of a job that is over, deletes its claims, whose volumes the sweep takes, and the job when its
-    /// time has come.
+    /// Ends the Job of a job that is over, deletes its claims, whose volumes the sweep takes, and the
+    /// job when its time has come.
     pub(super) async fn let_go(
         &self,
         job: &TrainingJob,

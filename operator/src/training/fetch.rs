@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hyprstream_api::TrainingJob;
 use k8s_openapi::api::{
     batch::v1::Job,
-    core::v1::{PersistentVolumeClaim, Pod},
+    core::v1::{PersistentVolumeClaim, Pod, PodCondition},
 };
 use kube::ResourceExt;
 
@@ -62,9 +62,19 @@ impl Existing {
     }
 
     fn unfinished(&self) -> impl Iterator<Item = &Arc<Pod>> {
-        self.pods.iter().rev().filter(|pod| {
-            let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
-            !matches!(phase, Some("Failed" | "Succeeded"))
-        })
+        self.pods.iter().rev().filter(|pod| !has_ended(pod))
     }
+}
+
+/// Whether all of a pod has ended, as its node or whoever gave it up says.
+pub fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    matches!(phase, Some("Failed" | "Succeeded"))
+}
+
+/// Why the cluster has a pod go, if that is not its own doing.
+pub fn disruption(pod: &Pod) -> Option<&PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let mut all = conditions.iter();
+    all.find(|c| c.type_ == "DisruptionTarget" && c.status == "True")
 }

@@ -20,6 +20,7 @@ use kube::{
 };
 use serde_json::json;
 
+use super::fetch::{disruption, has_ended};
 use crate::{
     apply::{ApplyError, request_error},
     lost_nodes,
@@ -34,16 +35,8 @@ pub(super) fn is_overdue(pod: &Pod, now: Timestamp) -> bool {
     let Some(due) = pod.metadata.deletion_timestamp.as_ref() else {
         return false;
     };
-    let status = pod.status.as_ref();
-    let phase = status.and_then(|s| s.phase.as_deref());
-    if matches!(phase, Some("Failed" | "Succeeded")) {
-        return false;
-    }
-    let mut conditions = status.iter().flat_map(|s| s.conditions.iter().flatten());
-    let by_taint = conditions.any(|c| {
-        c.type_ == "DisruptionTarget" && c.status == "True" && c.reason.as_deref() == Some(BY_TAINT)
-    });
-    by_taint || due.0 < now
+    let by_taint = || disruption(pod).is_some_and(|c| c.reason.as_deref() == Some(BY_TAINT));
+    !has_ended(pod) && (due.0 < now || by_taint())
 }
 
 /// Whether nothing is heard of a node. One that says itself that it is not ready ends its pods.

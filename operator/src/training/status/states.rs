@@ -16,6 +16,7 @@ use crate::{
         source::source_state,
     },
     training::{
+        fetch::{disruption, has_ended},
         fork::Forked,
         kueue,
         refusals::{QUOTA_EXCEEDED, Refusal},
@@ -209,7 +210,7 @@ fn place(observed: &Observed<'_>, words: Option<&LastWords>, source: &State) -> 
             Place::Pending(reason, message)
         };
     }
-    let active = observed.pods.iter().rev().find(|pod| is_active(pod));
+    let active = observed.pods.iter().rev().find(|pod| !has_ended(pod));
     if let Some(by) = holder(observed) {
         let is_over = active.is_none();
         return Place::Suspended { by, is_over };
@@ -376,22 +377,13 @@ fn full(words: Option<&LastWords>) -> Place {
 }
 
 fn leaves(pod: &Pod) -> String {
-    let status = pod.status.as_ref();
-    let mut conditions = status.iter().flat_map(|s| s.conditions.iter().flatten());
-    let why = conditions
-        .find(|c| c.type_ == "DisruptionTarget" && c.status == "True")
-        .and_then(|c| c.message.as_deref());
+    let why = disruption(pod).and_then(|c| c.message.as_deref());
     let why = why.map_or_else(String::new, |why| format!(": {why}"));
     let said = format!("its pod is to leave its node{why}");
     format!(
         "{} Another goes on from the last checkpoint that the branch has.",
         sentence(&said)
     )
-}
-
-fn is_active(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
-    !matches!(phase, Some("Failed" | "Succeeded"))
 }
 
 /// `SourceResolved`: model, dataset and repository, the first that is not there.
