@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use hyprstream_e2e::{Chat, Cluster, Namespace, Repository, TinyModel, wait_until};
+use hyprstream_e2e::{Chat, Cluster, Namespace, Repository, TinyAdapter, TinyModel, wait_until};
 
 const PATIENCE: Duration = Duration::from_mins(3);
 const ENGINE: &str = "  engine: {maxModelLen: 1024, maxBatch: 16, threads: 1}\n  \
@@ -23,6 +23,7 @@ fn main() -> Result<()> {
     let commit = repository.publish("first")?;
     apply_to_ready(&cluster, &namespace, &repository.url, &commit, "tiny model")?;
     push_to_serving(&cluster, &namespace, &repository)?;
+    adapter_to_loaded(&cluster, &namespace, &repository)?;
     disk(&cluster)?;
     smollm2(&cluster)?;
     if models > 0 {
@@ -45,6 +46,53 @@ fn print(what: &str, unit: &str, mut values: Vec<f64>) {
 
 fn spec(url: &str, more: &str) -> String {
     format!("  source: {{url: {url:?}, ref: {{branch: main}}}}\n{ENGINE}{more}")
+}
+
+/// From `kubectl apply` of an Adapter whose objects lie on the registry to its condition `Loaded` on
+/// three workers. What two processes of kubectl take is part of it.
+fn adapter_to_loaded(
+    cluster: &Cluster,
+    namespace: &Namespace,
+    repository: &Repository,
+) -> Result<()> {
+    let commit = repository.git(&["rev-parse", "HEAD"])?;
+    let model = namespace.apply_model("tuned", &spec(&repository.url, "  replicas: 3\n"))?;
+    model.wait_ready_on(&commit, PATIENCE)?;
+    let adapters = Repository::new(cluster, &namespace.name, "adapters")?;
+    let names: Vec<_> = (0..6).map(|turn| format!("turn-{turn}")).collect();
+    for (name, seed) in names.iter().zip(1..) {
+        TinyAdapter::new(seed).write(&adapters, name)?;
+    }
+    adapters.publish("adapters")?;
+    let mut times = Vec::new();
+    for name in &names {
+        let start = Instant::now();
+        namespace.apply_adapter(
+            name,
+            &format!(
+                "  modelRef: {{name: tuned}}\n  \
+                 source: {{url: {:?}, ref: {{branch: main}}, path: {name:?}}}\n",
+                adapters.url
+            ),
+        )?;
+        let loaded = ["wait", "--for=condition=Loaded", "--timeout=60s"];
+        let object = ["-n", &namespace.name, &format!("adapter/{name}")];
+        cluster.kubectl(&[&loaded[..], &object[..]].concat())?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    // The first one takes the repository into the node's cache.
+    print(
+        "apply of an Adapter to Loaded, 3 workers, first",
+        "s",
+        times.drain(..1).collect(),
+    );
+    print(
+        "apply of an Adapter to Loaded, 3 workers, later ones",
+        "s",
+        times,
+    );
+    cluster.kubectl(&["-n", &namespace.name, "delete", "model", "tuned"])?;
+    Ok(())
 }
 
 /// Resident memory of every process of ours and of its peers, summed by program, in MB.

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     models::{Form, Model, Models},
-    rows::Work,
+    rows::{Part, Work},
     venv,
 };
 use crate::{
@@ -23,7 +23,12 @@ use crate::{
 };
 
 /// Programs that are built.
-const PROGRAMS: [&str; 3] = ["llama-bench", "llama-batched-bench", "llama-quantize"];
+const PROGRAMS: [&str; 4] = [
+    "llama-bench",
+    "llama-batched-bench",
+    "llama-completion",
+    "llama-quantize",
+];
 /// What is not built: servers, tests, anything that needs the network.
 const OPTIONS: [&str; 8] = [
     "-DCMAKE_BUILD_TYPE=Release",
@@ -101,7 +106,9 @@ impl Llama {
         let threads = self.threads.to_string();
         let run = |program: &str, arguments: &[&str]| {
             let once = || {
-                let mut command = super::peer("timeout");
+                // llama-completion tells its figures on the standard error.
+                let mut command = super::peer("sh");
+                command.args(["-c", "exec \"$@\" 2>&1", "sh", "timeout"]);
                 command.args(["--kill-after=5", TIME_LIMIT_SECONDS]);
                 command.arg(self.programs.join(program));
                 command.arg("-m").arg(&file).args(["-t", &threads]);
@@ -141,7 +148,25 @@ impl Llama {
                 )?;
                 decode_figure(&text)
             }
-            Work::Http { .. } | Work::SharedPrefix { .. } => {
+            Work::Adapters {
+                adapters: 1,
+                part: Part::Decode { context, tokens },
+                batch: 1,
+            } => {
+                let adapter = super::adapters::folder(models, step)?.join("00.gguf");
+                let adapter = adapter.to_str().context("the cache has an odd name")?;
+                // Its other programs for measurements take no adapter. A word is a token here.
+                let (prompt, tokens) = (" the".repeat(context), tokens.to_string());
+                let arguments = ["--lora", adapter, "-p", &prompt, "-n", &tokens];
+                let more = ["--ignore-eos", "-no-cnv", "--temp", "0", "--perf"];
+                let samples = (0..REPEAT).map(|_| {
+                    let text = run("llama-completion", &[&arguments[..], &more].concat())?;
+                    completion_figure(&text)
+                });
+                let samples = samples.collect::<Result<Vec<_>>>()?;
+                super::table::median(&samples).context("llama-completion told nothing")
+            }
+            _ => {
                 bail!("llama.cpp is not measured on {}", work.describe())
             }
         }
@@ -277,6 +302,17 @@ fn decode_figure(text: &str) -> Result<f64> {
         .with_context(|| format!("llama-batched-bench wrote no figure: {text}"))
 }
 
+/// The speed of the line `eval time = ... ( ... ms per token, 99.99 tokens per second)`.
+fn completion_figure(text: &str) -> Result<f64> {
+    let line = text
+        .lines()
+        .find(|line| line.contains(" eval time =") && !line.contains("prompt"));
+    line.and_then(|line| line.rsplit(", ").next())
+        .and_then(|rest| rest.split_whitespace().next())
+        .and_then(|number| number.parse().ok())
+        .with_context(|| format!("llama-completion told no speed: {text}"))
+}
+
 fn json_lines(text: &str) -> impl Iterator<Item = Value> + '_ {
     text.lines()
         .filter(|line| line.starts_with('{'))
@@ -294,5 +330,9 @@ mod tests {
         let text = "x\n{\"pp\": 8, \"speed_tg\": 3.5}\n{\"pp\": 8, \"speed_tg\": 4.5}\n";
         assert!((decode_figure(text).unwrap() - 4.0).abs() < 1e-9);
         assert!(decode_figure("").is_err());
+        let text = "prompt eval time =  50.69 ms /   128 tokens (  0.40 ms per token,  2525.25 tokens per second)\n\
+                    llama_perf_context_print:        eval time =    812.50 ms /    63 runs   (   12.90 ms per token,    77.54 tokens per second)\n";
+        assert!((completion_figure(text).unwrap() - 77.54).abs() < 1e-9);
+        assert!(completion_figure("prompt eval time").is_err());
     }
 }

@@ -5,6 +5,7 @@
 //! compared. Where decoding meets the limit of the memory, measured in the same run too, 90 % of
 //! it is enough.
 
+mod adapters;
 mod llama;
 mod models;
 mod ours;
@@ -210,14 +211,14 @@ impl Field<'_> {
             |samples: &Samples, who: &str| samples.failures.iter().any(|f| f.starts_with(who));
         if !has_failed(samples, "ours") {
             let figure = self
-                .models
-                .folder(row.model, step)
-                .and_then(|folder| self.ours.measure(&folder, row.form, row.work));
+                .ours
+                .measure(&self.models, row.model, row.form, row.work, step);
             match figure {
                 Ok(figure) => {
                     samples.ours.push(figure.ours);
                     samples.limits.extend(figure.limit);
-                    if let Some((name, other)) = figure.other {
+                    // Beside a peer it is the peer that counts.
+                    if let Some((name, other)) = figure.other.filter(|_| row.peers.is_empty()) {
                         samples.push_other(name, other);
                     }
                     record.report(row.name, &figure.report);

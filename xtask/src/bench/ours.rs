@@ -12,13 +12,20 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::{models::Form, rows::Work, table::median};
-use crate::proc;
+use super::{
+    models::{Form, Model, Models},
+    rows::{Part, RANK, Work},
+    table::median,
+};
+use crate::{proc, ui::Step};
 
 /// Repetitions in one run; their median is the figure of the run.
 const REPEAT: &str = "3";
 /// How long a server may take to be ready, and to end.
 const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Our own figure that those with adapters are compared with.
+pub(super) const WITHOUT_ADAPTERS: &str = "without adapters";
 
 /// The worker's program and how it is run.
 pub(super) struct Ours {
@@ -40,9 +47,33 @@ pub(super) struct Figure {
 }
 
 impl Ours {
-    /// Measures the Hugging Face folder `model`.
-    pub(super) fn measure(&self, model: &Path, form: Form, work: Work) -> Result<Figure> {
+    /// Measures a model.
+    pub(super) fn measure(
+        &self,
+        models: &Models<'_>,
+        model: Model,
+        form: Form,
+        work: Work,
+        step: &Step,
+    ) -> Result<Figure> {
+        let folder = models.folder(model, step)?;
+        let model = folder.as_path();
         match work {
+            Work::Adapters {
+                adapters,
+                part,
+                batch,
+            } => self.adapters(model, form, part, [adapters, batch]),
+            Work::AdapterLoad => self.adapter_load(models, step),
+            Work::AdapterLoads { streams, tokens } => {
+                self.adapter_loads(models, step, [streams, tokens])
+            }
+            Work::AdapterCrowd {
+                adapters,
+                resident,
+                requests,
+                streams,
+            } => self.adapter_crowd(models, step, [adapters, resident, requests, streams]),
             Work::Prefill { tokens } => {
                 let tokens = tokens.to_string();
                 let report = self.bench(
@@ -115,28 +146,14 @@ impl Ours {
 
     /// Streams through a server, and the same requests without one.
     fn http(&self, model: &Path, form: Form, sizes: [usize; 3]) -> Result<Figure> {
-        let [streams, prompt, tokens] = sizes.map(|size| size.to_string());
+        let [streams, prompt, tokens] = sizes;
+        let sizes = [prompt, tokens];
+        let [streams, tokens] = [streams, tokens].map(|size| size.to_string());
         let server = Server::start(self.worker("serve", model, form), &self.log)?;
         // Every wave has prompts of its own, which no cache has seen.
         let load = |requests: &str, seed: &str| {
-            let mut command = Command::new(&self.program);
-            command.args(["bench", "--json", "--log", "error", "--serve", &server.url]);
-            command.args(["--prompt-tokens", &prompt, "--gen-tokens", &tokens]);
-            command.args([
-                "--requests",
-                requests,
-                "--concurrency",
-                &streams,
-                "--seed",
-                seed,
-            ]);
-            let report = json(&proc::output(&mut command)?)?;
-            ensure!(
-                report["failed"] == 0,
-                "requests failed: {}",
-                report["errors"]
-            );
-            Ok::<_, anyhow::Error>(report)
+            let more = ["--requests", requests, "--concurrency", &streams];
+            self.load(&server, &more, sizes, seed)
         };
         // Memory that is touched for the first time is paid for here.
         load("1", "1")?;
@@ -175,6 +192,67 @@ impl Ours {
         })
     }
 
+    /// Loads a server with prompts and answers of so many tokens. No request may fail.
+    pub(super) fn load(
+        &self,
+        server: &Server,
+        more: &[&str],
+        [prompt, tokens]: [usize; 2],
+        seed: &str,
+    ) -> Result<Value> {
+        let [prompt, tokens] = [prompt, tokens].map(|size| size.to_string());
+        let mut command = Command::new(&self.program);
+        command.args(["bench", "--json", "--log", "error", "--serve", &server.url]);
+        command.args(["--prompt-tokens", &prompt, "--gen-tokens", &tokens]);
+        command.args(["--seed", seed]).args(more);
+        let report = json(&proc::output(&mut command)?)?;
+        ensure!(
+            report["failed"] == 0,
+            "requests failed: {}",
+            report["errors"]
+        );
+        Ok(report)
+    }
+
+    fn adapters(
+        &self,
+        model: &Path,
+        form: Form,
+        part: Part,
+        [adapters, batch]: [usize; 2],
+    ) -> Result<Figure> {
+        let (name, prompt, tokens) = match part {
+            Part::Prefill { tokens } => ("prefill", tokens, 1),
+            Part::Decode { context, tokens } => ("decode", context, tokens),
+        };
+        let sizes = [adapters, RANK, batch, prompt, tokens].map(|size| size.to_string());
+        let flags = [
+            "--adapters",
+            "--rank",
+            "--batch",
+            "--prompt-tokens",
+            "--gen-tokens",
+        ];
+        let more = flags.iter().copied().zip(sizes.iter().map(String::as_str));
+        let more: Vec<_> = more.flat_map(|(flag, size)| [flag, size]).collect();
+        let report = self.bench(model, form, &more)?;
+        let figure = |what: &str| {
+            let figure = &report["results"][0][name][what];
+            figure
+                .as_f64()
+                .with_context(|| format!("the worker told no {what} of {name}"))
+        };
+        let ours = figure("with_tokens_per_second")?;
+        // The ratio is that of what ran side by side.
+        let without = ours / figure("ratio")?;
+        Ok(Figure {
+            ours,
+            other: Some((WITHOUT_ADAPTERS, without)),
+            report,
+            ..Figure::default()
+        })
+    }
+
     fn bench(&self, model: &Path, form: Form, more: &[&str]) -> Result<Value> {
         let mut command = self.worker("bench", model, form);
         json(&proc::output(
@@ -182,7 +260,7 @@ impl Ours {
         )?)
     }
 
-    fn worker(&self, verb: &str, model: &Path, form: Form) -> Command {
+    pub(super) fn worker(&self, verb: &str, model: &Path, form: Form) -> Command {
         let mut command = Command::new(&self.program);
         command
             .args([verb, "--log", "error", "--device", "cpu"])
@@ -194,14 +272,15 @@ impl Ours {
 }
 
 /// A worker that serves on a port of this machine.
-struct Server {
+pub(super) struct Server {
     process: Child,
+    pub(super) port: u16,
     url: String,
 }
 
 impl Server {
     /// Starts it and waits until it is ready.
-    fn start(mut command: Command, log: &Path) -> Result<Self> {
+    pub(super) fn start(mut command: Command, log: &Path) -> Result<Self> {
         // The port is free now, and nobody else is given it soon.
         let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
         let process = command
@@ -215,6 +294,7 @@ impl Server {
             .context("the worker cannot be started")?;
         let mut server = Self {
             process,
+            port,
             url: format!("http://127.0.0.1:{port}"),
         };
         let since = Instant::now();
@@ -231,7 +311,7 @@ impl Server {
         Ok(server)
     }
 
-    fn stop(mut self) -> Result<()> {
+    pub(super) fn stop(mut self) -> Result<()> {
         kill_process(Pid::from_child(&self.process), Signal::TERM)?;
         let since = Instant::now();
         while self.process.try_wait()?.is_none() {

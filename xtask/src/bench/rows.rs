@@ -41,7 +41,38 @@ pub(super) enum Work {
     /// Time to the first token of so many requests with a shared beginning, against the same
     /// without the prefix cache.
     SharedPrefix { shared: usize, requests: usize },
+    /// Sequences that have so many adapters in turn, against the same without adapters or a peer
+    /// with one.
+    Adapters {
+        adapters: usize,
+        part: Part,
+        batch: usize,
+    },
+    /// The time from asking a server for an adapter in a folder until it answers by it, against what
+    /// it may be.
+    AdapterLoad,
+    /// The 99th percentile of the times between tokens of so many streams while adapters are loaded,
+    /// one after the other, against the same without.
+    AdapterLoads { streams: usize, tokens: usize },
+    /// The longest that a request of many over so many adapters, drawn by lot, waits for a token
+    /// where the server computes with no more than so many of them at a time, against what it may.
+    AdapterCrowd {
+        adapters: usize,
+        resident: usize,
+        requests: usize,
+        streams: usize,
+    },
 }
+
+/// A part of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Prefill { tokens: usize },
+    Decode { context: usize, tokens: usize },
+}
+
+/// The rank of all adapters, which lie on all linear layers.
+pub(super) const RANK: usize = 16;
 
 /// What has to be reached.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -73,6 +104,8 @@ struct Sizes {
     long_context: usize,
     tokens: usize,
     shared: usize,
+    adapters: usize,
+    requests: usize,
 }
 
 const WHOLE: Sizes = Sizes {
@@ -81,6 +114,8 @@ const WHOLE: Sizes = Sizes {
     long_context: 4096,
     tokens: 64,
     shared: 1000,
+    adapters: 100,
+    requests: 1000,
 };
 const QUICK: Sizes = Sizes {
     prefill: 64,
@@ -88,6 +123,8 @@ const QUICK: Sizes = Sizes {
     long_context: 256,
     tokens: 8,
     shared: 100,
+    adapters: 10,
+    requests: 20,
 };
 
 /// All lines.
@@ -123,7 +160,7 @@ pub(super) fn all(quick: bool) -> Vec<Row> {
         tokens: sizes.tokens,
         batch: 1,
     };
-    vec![
+    let mut rows = vec![
         decode("decode B=1 bf16", Form::Bf16, 1, llama, 1.1),
         decode("decode B=1 8-bit", Form::Int8, 1, llama, 1.3),
         decode("decode B=1 4-bit", Form::Int4, 1, llama, 1.2),
@@ -178,6 +215,85 @@ pub(super) fn all(quick: bool) -> Vec<Row> {
             &[],
             Bar::AtMost(0.1),
         ),
+    ];
+    rows.extend(with_adapters(&sizes));
+    rows
+}
+
+/// What adapters cost.
+fn with_adapters(sizes: &Sizes) -> Vec<Row> {
+    let row = |name, work, peers, bar| Row {
+        name,
+        model: Model::SmolLm2,
+        form: Form::Bf16,
+        work,
+        peers,
+        bar,
+    };
+    let decode = Part::Decode {
+        context: sizes.context,
+        tokens: sizes.tokens,
+    };
+    let prefill = Part::Prefill {
+        tokens: sizes.prefill,
+    };
+    let work = |adapters, part, batch| Work::Adapters {
+        adapters,
+        part,
+        batch,
+    };
+    vec![
+        row(
+            "adapter, decode B=1",
+            work(1, decode, 1),
+            &[],
+            Bar::AtLeast(0.93),
+        ),
+        row(
+            "adapter, decode B=1, peer",
+            work(1, decode, 1),
+            &[Peer::Llama],
+            Bar::AtLeast(1.1),
+        ),
+        row(
+            "adapters, decode B=8",
+            work(8, decode, 8),
+            &[],
+            Bar::AtLeast(0.9),
+        ),
+        row(
+            "adapters, decode B=32",
+            work(8, decode, 32),
+            &[],
+            Bar::AtLeast(0.9),
+        ),
+        row(
+            "adapter, prefill",
+            work(1, prefill, 1),
+            &[],
+            Bar::AtLeast(0.9),
+        ),
+        row("adapter load", Work::AdapterLoad, &[], Bar::AtMost(1.0)),
+        row(
+            "adapter loads, p99 gap",
+            Work::AdapterLoads {
+                streams: 8,
+                tokens: 4 * sizes.tokens,
+            },
+            &[],
+            Bar::AtMost(2.0),
+        ),
+        row(
+            "adapter crowd, longest wait",
+            Work::AdapterCrowd {
+                adapters: sizes.adapters,
+                resident: 8,
+                requests: sizes.requests,
+                streams: 8,
+            },
+            &[],
+            Bar::AtMost(1.0),
+        ),
     ]
 }
 
@@ -199,13 +315,41 @@ impl Work {
             Self::SharedPrefix { shared, requests } => {
                 format!("{requests} requests, {shared} shared tokens")
             }
+            Self::Adapters {
+                adapters,
+                part: Part::Prefill { tokens },
+                batch,
+            } => format!("prompt {tokens} x {batch}, {adapters} adapters of rank {RANK}"),
+            Self::Adapters {
+                adapters,
+                part: Part::Decode { context, tokens },
+                batch,
+            } => format!(
+                "{tokens} tokens x {batch} behind {context}, {adapters} adapters of rank {RANK}"
+            ),
+            Self::AdapterLoad => format!("rank {RANK}, from its folder"),
+            Self::AdapterLoads { streams, tokens } => {
+                format!("{streams} streams of {tokens} tokens, rank {RANK}")
+            }
+            Self::AdapterCrowd {
+                adapters,
+                resident,
+                requests,
+                streams,
+            } => format!(
+                "{requests} requests, {streams} at a time, {adapters} adapters of rank {RANK}, \
+                 {resident} resident"
+            ),
         }
     }
 
     /// What the figures are.
     pub(super) fn unit(self) -> &'static str {
         match self {
-            Self::SharedPrefix { .. } => "s",
+            Self::SharedPrefix { .. }
+            | Self::AdapterLoad
+            | Self::AdapterLoads { .. }
+            | Self::AdapterCrowd { .. } => "s",
             _ => "tok/s",
         }
     }

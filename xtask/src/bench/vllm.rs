@@ -85,7 +85,7 @@ impl Vllm {
                 tokens,
                 batch,
             } => json!({"prompt": context, "batch": batch, "tokens": tokens}),
-            Work::Http { .. } | Work::SharedPrefix { .. } => {
+            _ => {
                 bail!("vLLM is not measured on {}", work.describe())
             }
         };
