@@ -6,6 +6,7 @@ mod adapters;
 mod full;
 mod life;
 mod rot;
+mod secrets;
 mod sharing;
 #[path = "../support/mod.rs"]
 mod support;

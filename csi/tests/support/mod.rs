@@ -13,7 +13,7 @@ pub mod kubelet;
 pub mod program;
 pub mod registry;
 #[path = "../../../crates/git2db/tests/support/mod.rs"]
-mod remote;
+pub mod remote;
 
 use std::process::Command;
 

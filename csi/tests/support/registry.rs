@@ -24,7 +24,7 @@ use super::remote::{
     lfs::answer,
 };
 
-pub const TOKEN: &str = "node-token";
+pub const TOKEN: &str = "node-token-of-the-tests";
 const REPOSITORY: &str = "mirror/m1";
 /// A repository of somebody else, who pushes the same commits but has none of the objects.
 const POINTERS_ONLY: &str = "git/other/m";

@@ -16,6 +16,8 @@ mod keep;
 mod listen;
 mod merges;
 mod mirror;
+#[path = "../../../crates/git2db/tests/support/secrets.rs"]
+mod planted;
 mod program;
 mod push;
 mod restart;

@@ -1,6 +1,8 @@
-//! What the registry is shown in confidence stands neither in its log nor on its disk.
+//! What the registry is shown in confidence stands neither in its log, its answers and its metrics,
+//! nor on its disk, nor on the command line of anything that it starts.
 
 use std::{
+    cell::RefCell,
     path::Path,
     process::Command,
     time::{Duration, Instant},
@@ -18,24 +20,13 @@ use serde_json::{Value, json};
 use crate::{
     client::{Workspace, call, noise, oid},
     cluster::{Cluster, jwt},
+    planted::{Found, Watch, files, told},
     program::Program,
     server::{ADMIN, NODE, Server, token},
 };
 
-/// The files below a folder with what they hold.
-fn files(folder: &Path, found: &mut Vec<(String, Vec<u8>)>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            files(&path, found);
-        } else {
-            found.push((path.display().to_string(), std::fs::read(&path).unwrap()));
-        }
-    }
-}
-
 /// All objects of all repositories, unpacked.
-fn objects(root: &Path, found: &mut Vec<(String, Vec<u8>)>) {
+fn objects(root: &Path, found: &mut Found) {
     let mut all = Vec::new();
     files(root, &mut all);
     for (head, _) in all.iter().filter(|(name, _)| name.ends_with(".git/HEAD")) {
@@ -50,38 +41,12 @@ fn objects(root: &Path, found: &mut Vec<(String, Vec<u8>)>) {
     }
 }
 
-/// The secret as it is, and in all forms in which it travels.
-fn forms(secret: &str) -> Vec<String> {
-    let mut forms = vec![secret.to_owned(), hex::encode(secret)];
-    // Three ways in which base64 may begin within a longer text, less what its neighbours change.
-    for before in ["", "x", "xx"] {
-        let text = STANDARD.encode(format!("{before}{secret}"));
-        forms.push(text[4..text.len() - 4].to_owned());
-    }
-    forms
-}
-
-/// Where secrets stand.
-fn told(secrets: &[String], found: &[(String, Vec<u8>)]) -> Vec<String> {
-    let mut told = Vec::new();
-    for (place, bytes) in found {
-        let text = String::from_utf8_lossy(bytes);
-        for secret in secrets {
-            assert!(secret.len() >= 16, "{secret} could stand anywhere");
-            if forms(secret).iter().any(|form| text.contains(form)) {
-                told.push(format!("{secret} stands in {place}"));
-            }
-        }
-    }
-    told
-}
-
 #[track_caller]
-fn assert_hidden(secrets: &[String], found: &[(String, Vec<u8>)]) {
+fn assert_hidden(secrets: &[String], found: &Found) {
     assert_eq!(told(secrets, found), [""; 0]);
     // What is no secret is found in the same places, in a form too.
     let known = "refs/heads/train/job-1".to_owned();
-    let mut found = found.to_vec();
+    let mut found = found.clone();
     let form = STANDARD.encode(format!("any:{known}!"));
     found.push(("here".to_owned(), form.into_bytes()));
     let told = told(&[known], &found);
@@ -89,8 +54,16 @@ fn assert_hidden(secrets: &[String], found: &[(String, Vec<u8>)]) {
     assert!(stands("audit.jsonl") && stands("here"), "{told:?}");
 }
 
-/// Everything that is done with a registry at `address`, by `who` and by others.
-fn use_it(address: &str, who: &str, others: &[&str], work: &Workspace) {
+/// Everything that is done with a registry at `address`, by `who` and by others. What it answered.
+fn use_it(address: &str, who: &str, others: &[&str], work: &Workspace) -> Found {
+    let answers = RefCell::new(Vec::new());
+    let call = |method: &str, url: &str, token: &str, headers: &[_], body: Option<&[u8]>| {
+        let answer = call(method, url, token, headers, body);
+        let text = [format!("{:?}", answer.headers).as_bytes(), &answer.body].concat();
+        let place = format!("the answer to {method} {url}");
+        answers.borrow_mut().push((place, text));
+        answer
+    };
     let url = |path: &str| format!("http://{address}{path}");
     let git = |token: &str, repository: &str| {
         format!("http://any:{token}@{address}/git/{repository}.git")
@@ -153,6 +126,7 @@ fn use_it(address: &str, who: &str, others: &[&str], work: &Workspace) {
         call("DELETE", &url("/git/team-a/n.git"), who, &[], None).status,
         204
     );
+    answers.into_inner()
 }
 
 #[test]
@@ -177,7 +151,8 @@ fn no_token_and_no_credential_stands_in_the_log_or_on_the_disk() {
         &unknown,
         "planted-wrong-token",
     ];
-    use_it(&program.address.to_string(), ADMIN, &others, &work);
+    let watch = Watch::over(program.child.id());
+    let mut found = use_it(&program.address.to_string(), ADMIN, &others, &work);
     // Upstreams: what they accept, and what they refuse, in each form.
     let commit = work.git("a", &["rev-parse", "HEAD"]);
     let url = origin.git_url(ADMIN, "git/team-o/m.git");
@@ -220,7 +195,7 @@ fn no_token_and_no_credential_stands_in_the_log_or_on_the_disk() {
                 let url = program.url(path);
                 let answer = call("POST", &url, ADMIN, &[], Some(body.as_bytes()));
                 let state = answer.json()["state"].clone();
-                assert_eq!(told(&shown, &[(path.to_owned(), answer.body)]), [""; 0]);
+                assert_eq!(told(&shown, &vec![(path.to_owned(), answer.body)]), [""; 0]);
                 if state != json!(MirrorState::Fetching) {
                     break state;
                 }
@@ -242,7 +217,16 @@ fn no_token_and_no_credential_stands_in_the_log_or_on_the_disk() {
         .collect();
     secrets.extend(signed);
     secrets.extend([unknown, upstream_token]);
-    let mut found = vec![("the log".to_owned(), program.log().into_bytes())];
+    found.push(("the log".to_owned(), program.log().into_bytes()));
+    let lines = watch.end();
+    // It starts git, and was seen to.
+    let starts = |word: &str| lines.iter().any(|line| line.contains(word));
+    assert!(
+        starts("hyprstream-registry serve") && starts("git "),
+        "{lines:?}"
+    );
+    let lines: Vec<String> = lines.into_iter().collect();
+    found.push(("command lines".to_owned(), lines.join("\n").into_bytes()));
     assert!(program.log().contains("\"audit\""), "{}", program.log());
     let root = dir.path().join("root");
     files(&root, &mut found);
@@ -267,8 +251,7 @@ fn no_token_of_the_cluster_stands_on_the_disk() {
         .may(&["get repositories team-a m"]);
     let unknown = jwt("nobody-that-is-known", "hyprstream");
     let others = [&*job.token, &*reader.token, &*unknown];
-    use_it(&server.address.to_string(), &owner.token, &others, &work);
-    let mut found = Vec::new();
+    let mut found = use_it(&server.address.to_string(), &owner.token, &others, &work);
     files(&server.root(), &mut found);
     objects(&server.root(), &mut found);
     let secrets = [&owner.token, &job.token, &reader.token, &unknown].map(Clone::clone);

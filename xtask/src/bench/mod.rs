@@ -85,19 +85,21 @@ struct Field<'a> {
 
 /// Builds and runs what measures git2db, which prints a table.
 fn storage(checkout: &Checkout, quick: bool) -> Result<()> {
-    let mut cargo = proc::cargo(checkout.root());
-    cargo.args(["run", "--release", "--locked", "--quiet"]);
-    cargo.args([
-        "--package",
-        "hyprstream-git2db",
-        "--example",
-        "storage",
-        "--",
-    ]);
-    if quick {
-        cargo.arg("--quick");
-    }
+    let mut cargo = programs::compile(checkout);
+    cargo.args(["--quiet", "--bin", programs::REGISTRY[0]]);
+    cargo.args(["--example", "storage"]);
     let status = cargo.status().context("cargo could not be started")?;
+    ensure!(status.success(), "the measurement could not be built");
+    let folder = programs::target(checkout).join("release");
+    let registry = folder.join(programs::REGISTRY[0]);
+    let mut measure = Command::new(folder.join("examples/storage"));
+    measure.arg(format!("--registry={}", registry.display()));
+    if quick {
+        measure.arg("--quick");
+    }
+    let status = measure
+        .status()
+        .context("the measurement could not be started")?;
     ensure!(status.success(), "the measurement ended with {status}");
     Ok(())
 }

@@ -115,14 +115,7 @@ fn put(
     bytes: usize,
     objects: &Mutex<std::collections::HashMap<String, Vec<u8>>>,
 ) {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let words = std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    });
-    let content: Vec<u8> = words.take(bytes / 8).flatten().collect();
+    let content = noise(seed, bytes);
     let oid = hyprstream_git2db::Digest::of(&content);
     let pointer = lfs::Pointer {
         oid: oid.clone(),
@@ -130,6 +123,18 @@ fn put(
     };
     fs::write(work.join(format!("w{n}.bin")), pointer.to_string()).unwrap();
     objects.lock().unwrap().insert(oid.to_string(), content);
+}
+
+/// Bytes that no compression shrinks, in eights.
+pub(crate) fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let words = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    words.take(bytes / 8).flatten().collect()
 }
 
 fn commit(work: &Path) {

@@ -6,6 +6,7 @@
 
 mod clone;
 mod process;
+mod push;
 mod small;
 mod worktrees;
 
@@ -29,6 +30,8 @@ pub(crate) struct Plan {
     pub rounds: usize,
     pub files: usize,
     pub weight_bytes: usize,
+    /// Our registry's program, to which adapters are pushed.
+    pub registry: Option<PathBuf>,
 }
 
 /// One part of the table.
@@ -37,10 +40,16 @@ type Measure = fn(&Plan) -> Vec<Row>;
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if words.first().is_some_and(|word| word == "side") {
+        if words.get(1).is_some_and(|word| word.starts_with("push")) {
+            return push::side(&words[1..]);
+        }
         return clone::side(&words[1..]);
     }
     let quick = words.iter().any(|word| word == "--quick");
     let only = words.iter().find_map(|word| word.strip_prefix("--only="));
+    let registry = words
+        .iter()
+        .find_map(|word| word.strip_prefix("--registry="));
     let folder = words.iter().find(|word| !word.starts_with('-'));
     let above = folder.map_or_else(std::env::temp_dir, PathBuf::from);
     let dir = tempfile::tempdir_in(above).unwrap();
@@ -49,12 +58,14 @@ fn main() {
         rounds: if quick || only.is_some() { 1 } else { 3 },
         files: if quick { 2_000 } else { 100_000 },
         weight_bytes: if quick { 1 << 20 } else { 100 << 20 },
+        registry: registry.map(|path| Path::new(path).canonicalize().unwrap()),
     };
     println!("| What | Ours | git and git-lfs | Ours / theirs |\n|---|---|---|---|");
-    let parts: [(&str, Measure); 3] = [
+    let parts: [(&str, Measure); 4] = [
         ("small", small::measure),
         ("worktrees", worktrees::measure),
         ("clone", clone::measure),
+        ("push", push::measure),
     ];
     for (name, measure) in parts {
         if only.is_some_and(|only| only != name) {

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fs,
+    path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -11,7 +12,9 @@ use std::{
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Taken {
     pub seconds: f64,
-    /// The most that it and its children had in memory together, looked at every 20 ms.
+    /// The most that it and its children had in memory together, looked at every 20 ms. Of a page
+    /// that several have, as a child has all of its parent's until it becomes another program, each
+    /// counts its share.
     pub memory_bytes: u64,
     /// What it and its children gave the kernel to be written to disks.
     pub written_bytes: u64,
@@ -54,7 +57,6 @@ pub(crate) fn written_bytes() -> u64 {
 
 fn tree_bytes(root: u32) -> u64 {
     let mut parents = HashMap::new();
-    let mut resident = HashMap::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let Some(id) = entry
             .file_name()
@@ -63,15 +65,10 @@ fn tree_bytes(root: u32) -> u64 {
         else {
             continue;
         };
-        let Ok(text) = fs::read_to_string(entry.path().join("status")) else {
+        let Some(parent) = field(entry.path().join("status"), "PPid:") else {
             continue;
         };
-        let field = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-            line.split_whitespace().next()?.parse::<u64>().ok()
-        };
-        parents.insert(id, field("PPid:").unwrap_or(0) as u32);
-        resident.insert(id, field("VmRSS:").unwrap_or(0) * 1024);
+        parents.insert(id, parent as u32);
     }
     let is_below = |mut id: u32| {
         while id != root {
@@ -82,6 +79,14 @@ fn tree_bytes(root: u32) -> u64 {
         }
         true
     };
-    let below = resident.iter().filter(|(id, _)| is_below(**id));
-    below.map(|(_, bytes)| bytes).sum()
+    let below = parents.keys().filter(|id| is_below(**id));
+    let kib = below.filter_map(|id| field(format!("/proc/{id}/smaps_rollup"), "Pss:"));
+    kib.sum::<u64>() * 1024
+}
+
+/// A number out of what the kernel tells of a process; `None` if that has ended.
+fn field(path: impl AsRef<Path>, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(path).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
 }

@@ -131,7 +131,11 @@ impl Batch {
 
 /// Gives a file a time that is older than whatever is made of it. git takes a file for unchanged
 /// by its time only if that is older than the index, by a second.
-pub(super) fn set_old(file: &File) -> io::Result<()> {
-    let past = SystemTime::now() - Duration::from_secs(2);
-    file.set_times(FileTimes::new().set_modified(past))
+pub(crate) fn set_old(file: &File) -> io::Result<()> {
+    file.set_times(FileTimes::new().set_modified(past()))
+}
+
+/// The time that [`set_old`] gives.
+pub(crate) fn past() -> SystemTime {
+    SystemTime::now() - Duration::from_secs(2)
 }

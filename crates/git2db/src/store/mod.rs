@@ -1,5 +1,6 @@
 //! Contents by their SHA-256, each once.
 
+mod ahead;
 mod batch;
 mod error;
 mod gc;
@@ -20,8 +21,8 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
-pub(crate) use batch::Batch;
-use batch::set_old;
+use ahead::Ahead;
+pub(crate) use batch::{Batch, past, set_old};
 pub use error::StoreError;
 pub use gc::{Collected, Usage};
 pub use part::{Claim, Part};
@@ -204,7 +205,7 @@ impl ObjectStore {
         }
         let mut file = self.temporary()?;
         let mut hasher = Sha256::new();
-        let mut size = 0;
+        let (mut size, mut ahead) = (0, Ahead::default());
         let mut buffer = vec![0; CHUNK_BYTES];
         loop {
             let read = match reader.read(&mut buffer) {
@@ -227,6 +228,7 @@ impl ObjectStore {
             let left = expected.map_or(read as u64, |e| e.size - size);
             file.write_all(&buffer[..read])
                 .map_err(|e| self.write_error(file.path(), left, e))?;
+            ahead.wrote(file.as_file(), size);
         }
         Ok((
             file,

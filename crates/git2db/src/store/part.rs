@@ -9,7 +9,9 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use super::{CHUNK_BYTES, ObjectStore, StoreError, check, io_error, mismatch, set_old};
+use super::{
+    CHUNK_BYTES, ObjectStore, StoreError, ahead::Ahead, check, io_error, mismatch, set_old,
+};
 use crate::{Digest, Observer, lfs::Pointer, lock::FileLock};
 
 /// The answer to [`ObjectStore::claim`].
@@ -30,6 +32,7 @@ pub struct Part {
     lock: FileLock,
     hasher: Sha256,
     len: u64,
+    ahead: Ahead,
 }
 
 impl ObjectStore {
@@ -91,8 +94,10 @@ impl ObjectStore {
             lock,
             hasher: Sha256::new(),
             len: 0,
+            ahead: Ahead::default(),
         });
         part.read_again(observer)?;
+        part.ahead = Ahead::from(part.len);
         self.ensure_space(part.missing_bytes())?;
         Ok(part)
     }
@@ -148,6 +153,7 @@ impl Part {
         }
         self.hasher.update(bytes);
         self.len += bytes.len() as u64;
+        self.ahead.wrote(self.lock.file(), self.len);
         Ok(())
     }
 
@@ -155,6 +161,7 @@ impl Part {
     pub fn restart(&mut self) -> Result<(), StoreError> {
         self.hasher = Sha256::new();
         self.len = 0;
+        self.ahead = Ahead::default();
         self.rewind_to(0)
     }
 

@@ -8,7 +8,7 @@ use std::{
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
-use super::{ObjectStore, StoreError, check, io_error, mismatch};
+use super::{ObjectStore, StoreError, ahead::Ahead, check, io_error, mismatch};
 use crate::{Digest, lfs::Pointer};
 
 /// A content that is being written into a store. Dropped unfinished, nothing of it is left.
@@ -17,6 +17,7 @@ pub(crate) struct Writer {
     file: NamedTempFile,
     hasher: Sha256,
     size: u64,
+    ahead: Ahead,
 }
 
 impl Writer {
@@ -25,7 +26,9 @@ impl Writer {
         self.size += bytes.len() as u64;
         self.file
             .write_all(bytes)
-            .map_err(|e| (self.store).write_error(self.file.path(), bytes.len() as u64, e))
+            .map_err(|e| (self.store).write_error(self.file.path(), bytes.len() as u64, e))?;
+        self.ahead.wrote(self.file.as_file(), self.size);
+        Ok(())
     }
 
     /// Makes the object visible and returns its name.
@@ -62,6 +65,7 @@ impl ObjectStore {
             file: self.temporary()?,
             hasher: Sha256::new(),
             size: 0,
+            ahead: Ahead::default(),
         })
     }
 

@@ -4,7 +4,7 @@ use std::{fs, io::Read as _, os::unix::fs::PermissionsExt as _};
 
 use hyprstream_git2db::{
     Digest,
-    handle::{State, StatusOptions, Target, WorktreeError},
+    handle::{Reset, State, StatusOptions, Target, WorktreeError},
     lfs::Pointer,
     store::ObjectStore,
 };
@@ -102,6 +102,86 @@ fn switching_writes_contents_out_of_the_store() {
         .mode();
     assert_eq!(mode & 0o111, 0o111);
     assert_eq!(desk.tree.status(StatusOptions::default()).unwrap(), []);
+    desk.check_clean();
+}
+
+/// Stock git, to which nothing here says how large files are read.
+#[track_caller]
+fn clean_without_lfs(desk: &Desk) {
+    assert_eq!(desk.git(&["status", "--porcelain"]), "");
+    assert_eq!(desk.tree.status(StatusOptions::default()).unwrap(), []);
+}
+
+#[test]
+fn what_was_just_written_is_clean_to_a_git_without_lfs_after_each_operation() {
+    let desk = Desk::new();
+    desk.write(".gitattributes", TRACK);
+    desk.write("a.bin", large(1, 400_000));
+    desk.write("dir/b.bin", "small");
+    let first = desk.commit("First");
+    clean_without_lfs(&desk);
+    desk.write("a.bin", large(2, 400_000));
+    let second = desk.commit("Second");
+    clean_without_lfs(&desk);
+    for commit in [&first, &second, &first] {
+        desk.tree.switch(Target::Commit(commit), false).unwrap();
+        clean_without_lfs(&desk);
+    }
+    desk.tree.switch(Target::Branch("main"), false).unwrap();
+    desk.write("a.bin", "lost");
+    desk.tree.restore(&["a.bin"], None).unwrap();
+    clean_without_lfs(&desk);
+    desk.tree.reset(&first, Reset::Hard).unwrap();
+    clean_without_lfs(&desk);
+    desk.write("a.bin", large(2, 400_000));
+    desk.tree.add(&["a.bin"]).unwrap();
+    desk.tree.unstage(None).unwrap();
+    desk.tree.reset(&second, Reset::Mixed).unwrap();
+    clean_without_lfs(&desk);
+    desk.tree.rename("a.bin", "dir/c.bin").unwrap();
+    desk.commit("Move");
+    clean_without_lfs(&desk);
+    desk.tree.remove(&["dir/c.bin"], false, false).unwrap();
+    desk.commit("Remove");
+    clean_without_lfs(&desk);
+    // An object that comes later.
+    let path = desk.handle.store().path(&Digest::of(&large(2, 400_000)));
+    let aside = desk.dir.path().join("aside");
+    fs::rename(&path, &aside).unwrap();
+    desk.tree.switch(Target::Commit(&second), false).unwrap();
+    clean_without_lfs(&desk);
+    fs::rename(&aside, &path).unwrap();
+    assert_eq!(desk.tree.fill().unwrap(), ["a.bin"]);
+    clean_without_lfs(&desk);
+}
+
+#[test]
+fn a_change_of_the_same_size_right_after_a_large_file_was_staged_is_seen() {
+    let desk = Desk::new();
+    desk.write(".gitattributes", TRACK);
+    for round in 0..3 {
+        desk.write("a.bin", large(2 * round, 40_000));
+        desk.commit("A file");
+        // In place: the inode stays.
+        fs::write(desk.path("a.bin"), large(2 * round + 1, 40_000)).unwrap();
+        assert_eq!(desk.git(&["status", "--porcelain"]), "M a.bin");
+        let found = desk.tree.status(StatusOptions::default()).unwrap();
+        assert_eq!(found.len(), 1, "{found:?}");
+    }
+}
+
+#[test]
+fn a_large_file_of_the_future_delays_nothing() {
+    let desk = Desk::with_lfs();
+    desk.write(".gitattributes", TRACK);
+    desk.write("a.bin", large(1, 40_000));
+    let hour = std::time::Duration::from_hours(1);
+    let file = fs::File::options().write(true).open(desk.path("a.bin"));
+    let then = std::time::SystemTime::now() + hour;
+    file.unwrap().set_modified(then).unwrap();
+    let began = std::time::Instant::now();
+    desk.commit("From tomorrow");
+    assert!(began.elapsed() < hour / 60);
     desk.check_clean();
 }
 

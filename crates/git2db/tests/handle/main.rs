@@ -17,4 +17,5 @@ mod merge;
 mod refs;
 mod sign;
 mod status;
+mod twins;
 mod worktree;

@@ -5,6 +5,7 @@
 pub mod git;
 pub mod http;
 pub mod lfs;
+pub mod secrets;
 
 pub use git::{GitServer, Work};
 pub use http::{Request, Response, Server};

@@ -56,7 +56,7 @@ impl Worktree {
                 return Err(WorktreeError::LocalChanges { paths: named(lost) });
             }
         }
-        self.write(&mut index, &tree, &plan)
+        self.write(repo, &mut index, &tree, &plan)
     }
 
     /// Lets files and index be those of `to` again, after [`advance`](Self::advance) to `from`.
@@ -71,12 +71,13 @@ impl Worktree {
         let plan = changes(repo, Some(&old), &tree).map_err(|e| self.fail(e))?;
         let mut index = repo.index().map_err(|e| self.fail(e))?;
         self.refresh(repo, &mut index)?;
-        self.write(&mut index, &tree, &plan)
+        self.write(repo, &mut index, &tree, &plan)
     }
 
     /// Lets the files at `plan` be those of `tree`, and the index too.
     pub(super) fn write(
         &self,
+        repo: &Repository,
         index: &mut Index,
         tree: &Tree<'_>,
         plan: &Plan,
@@ -93,7 +94,9 @@ impl Worktree {
         let (attributes, others): (Vec<_>, Vec<_>) =
             new.map(|(path, _)| path.as_str()).partition(is_attributes);
         self.check_out(index, tree, &attributes)?;
-        self.check_out(index, tree, &others)
+        self.check_out(index, tree, &others)?;
+        self.date_back(repo, index, &others)?;
+        self.settle()
     }
 
     fn check_out(

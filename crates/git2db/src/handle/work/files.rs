@@ -72,7 +72,7 @@ impl Worktree {
                 return Err(no_path(wanted));
             }
         }
-        self.write(&mut index, &tree, &plan)
+        self.write(&repo, &mut index, &tree, &plan)
     }
 
     /// Removes files, also below folders, from what is staged and, unless `keep` says so, from the
@@ -124,7 +124,8 @@ impl Worktree {
             }
             forget(&mut index, path).map_err(|e| self.fail(e))?;
         }
-        index.write().map_err(|e| self.fail(e))
+        index.write().map_err(|e| self.fail(e))?;
+        self.settle()
     }
 
     /// Moves a file or folder that git knows, with what is staged of it; `to` is its new path.
@@ -180,7 +181,8 @@ impl Worktree {
 
 fn large_again(worktree: &Worktree) -> Result<(), WorktreeError> {
     let (repo, mut index) = worktree.opened()?;
-    worktree.refresh(&repo, &mut index).map(drop)
+    worktree.refresh(&repo, &mut index)?;
+    worktree.settle()
 }
 
 /// Paths of all files of a tree.

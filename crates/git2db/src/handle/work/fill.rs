@@ -10,7 +10,7 @@ use super::{WorktreeError, io_error, large};
 use crate::{
     Observer, Worktree,
     lfs::{LfsError, MAX_POINTER_BYTES, ObjectSource, Pointer, Transfer},
-    store::StoreError,
+    store::{self, StoreError},
 };
 
 impl Worktree {
@@ -63,6 +63,7 @@ impl Worktree {
             // Notes how they look now.
             let (repo, mut index) = self.opened()?;
             self.refresh(&repo, &mut index)?;
+            self.settle()?;
         }
         Ok(filled)
     }
@@ -104,7 +105,10 @@ impl Worktree {
                 read => io::Write::write_all(&mut file, &buffer[..read]).map_err(write)?,
             }
         }
-        file.as_file().set_permissions(mode).map_err(write)?;
+        file.as_file()
+            .set_permissions(mode)
+            .and_then(|()| store::set_old(file.as_file()))
+            .map_err(write)?;
         // Somebody may have written the file meanwhile.
         if pointer_at(&place)?.as_ref() == Some(pointer) {
             file.persist(&place).map_err(|e| write(e.error))?;

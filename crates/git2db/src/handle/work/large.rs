@@ -5,26 +5,37 @@
 //! worktree: one that is as it was gets its new time into the index, as `git update-index
 //! --refresh` does, and libgit2 takes it for unchanged; of one that is not, libgit2 is shown
 //! another size than it has, so that it need not read it.
+//!
+//! Stock git reads a file again that is not older than the index, by whole seconds, and without
+//! git-lfs it then finds that the bytes are not those of the pointer: the file looks modified. So
+//! no call here leaves an index behind that is as young as a large file that it notes. What we
+//! write ourselves is dated back ([`Worktree::date_back`]); for what somebody else has just
+//! written, the index waits for the next second ([`Worktree::settle`]).
 
 use std::{
     fs::{self, File, Metadata},
     io::Read as _,
     os::unix::fs::MetadataExt as _,
     path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use git2::{AttrCheckFlags, ErrorCode, Index, IndexEntry, IndexTime, ObjectType, Oid, Repository};
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, utimensat};
 use sha2::{Digest as _, Sha256};
 
 use super::{WorktreeError, io_error};
 use crate::{
     Digest, Worktree,
     lfs::{InvalidPointer, MAX_POINTER_BYTES, Pointer},
+    store,
 };
 
 const CHUNK_BYTES: usize = 1 << 18;
 /// Where an entry's flags say which version of a conflict it is.
 const STAGES: u16 = 0x3000;
+/// By how much the time of a file may lag behind the clock: a tick of the slowest kernels.
+const TICK: Duration = Duration::from_millis(20);
 
 impl Worktree {
     /// Large files whose content is another than in the index. Afterwards libgit2 can write the
@@ -34,8 +45,7 @@ impl Worktree {
         repo: &Repository,
         index: &mut Index,
     ) -> Result<Vec<String>, WorktreeError> {
-        let written = index.path().and_then(|path| fs::metadata(path).ok());
-        let written = written.map_or((0, 0), |found| (found.mtime(), found.mtime_nsec()));
+        let written = written_second(index);
         let mut changed = Vec::new();
         let mut is_fresher = false;
         let entries: Vec<IndexEntry> = index.iter().filter(is_file).collect();
@@ -50,11 +60,7 @@ impl Worktree {
                 // It is gone, or a link or folder: nothing that libgit2 would read.
                 _ => continue,
             };
-            let mtime = (
-                i64::from(entry.mtime.seconds()),
-                i64::from(entry.mtime.nanoseconds()),
-            );
-            let is_racy = mtime >= written;
+            let is_racy = i64::from(entry.mtime.seconds()) >= written;
             let is_same = is_as_noted(&entry, &found);
             if (is_same && !is_racy) || !is_lfs(repo, &path).map_err(|e| self.fail(e))? {
                 continue;
@@ -82,6 +88,69 @@ impl Worktree {
             }
         }
         Ok(changed)
+    }
+
+    /// Lets the index be younger than the large files that it notes: waits for the next second, less
+    /// than one as a rule, if a file was written in the one in which the index was, and then looks
+    /// at its content again. Called last by whatever wrote the index.
+    ///
+    /// A file that is dated in the future stays as it is; git reads it again until then.
+    pub(super) fn settle(&self) -> Result<(), WorktreeError> {
+        let (repo, mut index) = self.opened()?;
+        let written = written_second(&index);
+        let mut youngest = None;
+        for entry in index.iter().filter(is_file) {
+            let second = i64::from(entry.mtime.seconds());
+            if second < written || youngest >= Some(second) {
+                continue;
+            }
+            let Ok(path) = std::str::from_utf8(&entry.path) else {
+                continue;
+            };
+            if is_lfs(&repo, path).map_err(|e| self.fail(e))? {
+                youngest = Some(second);
+            }
+        }
+        let now = SystemTime::now();
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let Some(over) = youngest
+            .and_then(|second| u64::try_from(second + 1).ok())
+            .map(|second| Duration::from_secs(second) + TICK)
+            .filter(|over| *over < now + Duration::from_secs(2))
+        else {
+            return Ok(());
+        };
+        std::thread::sleep(over.saturating_sub(now));
+        self.refresh(&repo, &mut index).map(drop)
+    }
+
+    /// Gives large files among `paths`, which were just written and noted here, an older time than
+    /// the index will have. One that somebody wrote since stays as it is.
+    pub(super) fn date_back(
+        &self,
+        repo: &Repository,
+        index: &mut Index,
+        paths: &[&str],
+    ) -> Result<(), WorktreeError> {
+        let mut is_noted = false;
+        for path in paths {
+            let Some(mut entry) = index.get_path(Path::new(path), 0).filter(is_file) else {
+                continue;
+            };
+            let place = self.place(path);
+            let look = || fs::symlink_metadata(&place).map_err(|e| io_error("read", &place, e));
+            if !is_lfs(repo, path).map_err(|e| self.fail(e))? || !is_as_noted(&entry, &look()?) {
+                continue;
+            }
+            set_past(&place).map_err(|e| io_error("set the time of", &place, e))?;
+            note(&mut entry, &look()?);
+            index.add(&entry).map_err(|e| self.fail(e))?;
+            is_noted = true;
+        }
+        if is_noted {
+            index.write().map_err(|e| self.fail(e))?;
+        }
+        Ok(())
     }
 
     /// Shows libgit2 another size than `paths` have. The index must not be written afterwards.
@@ -145,6 +214,28 @@ impl Worktree {
         let oid = Digest::finish(hasher);
         hash(Pointer { oid, size }.to_string().as_bytes()).map(Some)
     }
+}
+
+/// The second in which the index was written; 0 if it never was.
+fn written_second(index: &Index) -> i64 {
+    let found = index.path().and_then(|path| fs::metadata(path).ok());
+    found.map_or(0, |found| found.mtime())
+}
+
+fn set_past(path: &Path) -> std::io::Result<()> {
+    let past = store::past().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let times = Timestamps {
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
+        last_modification: Timespec {
+            tv_sec: past.as_secs() as i64,
+            tv_nsec: past.subsec_nanos().into(),
+        },
+    };
+    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(())
 }
 
 /// Whether attributes of the worktree give the file to LFS.

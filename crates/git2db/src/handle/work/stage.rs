@@ -19,6 +19,8 @@ impl Worktree {
     /// goes to LFS also if no attribute says so: the root's `.gitattributes` gets a line for it,
     /// which is staged too.
     ///
+    /// A large file that was written within the last second delays the call until that is over.
+    ///
     /// # Errors
     /// There is nothing at a path, or it is ignored, or it is not one to commit.
     pub fn add(&self, paths: &[&str]) -> Result<(), WorktreeError> {
@@ -66,7 +68,8 @@ impl Worktree {
             check_path(path).map_err(WorktreeError::Commit)?;
             index.add_path(Path::new(path)).map_err(|e| self.fail(e))?;
         }
-        index.write().map_err(|e| self.fail(e))
+        index.write().map_err(|e| self.fail(e))?;
+        self.settle()
     }
 
     /// Whether something lies at a path that can be staged. A folder where a file was is none;
@@ -161,7 +164,10 @@ impl Worktree {
                 return Err(no_path(path));
             }
         }
-        index.write().map_err(|e| self.fail(e))
+        index.write().map_err(|e| self.fail(e))?;
+        // What is staged now may be what the file is.
+        self.refresh(&repo, &mut index)?;
+        self.settle()
     }
 }
 

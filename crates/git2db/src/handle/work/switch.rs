@@ -128,6 +128,9 @@ impl Worktree {
                     .read_tree(&tree)
                     .and_then(|()| index.write())
                     .map_err(|e| self.fail(e))?;
+                // What is staged now may be what the file is.
+                self.refresh(&repo, &mut index)?;
+                self.settle()?;
             }
             Reset::Hard => self.advance(&repo, &commit, true)?,
         }

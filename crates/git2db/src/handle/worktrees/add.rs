@@ -7,6 +7,7 @@ use super::{
     check::{best, free_path, full},
     index, io_error,
     record::Record,
+    shared,
 };
 use crate::{
     CommitId, Include, Limits,
@@ -157,11 +158,15 @@ impl Worktrees<'_> {
             let path = admin.join(name);
             fs::write(&path, text).map_err(|e| io_error("write", &path, e))
         };
-        put("HEAD", head.as_bytes())?;
-        put("commondir", b"../..\n")?;
+        let home = self.home();
+        match &add.start {
+            Start::Detached(_) => shared::put(&home, &admin, "HEAD", head.as_bytes())?,
+            Start::NewBranch { .. } | Start::Branch(_) => put("HEAD", head.as_bytes())?,
+        }
+        shared::put(&home, &admin, "commondir", b"../..\n")?;
         put("gitdir", &line(&dot_git))?;
         if storage::driver(record.driver).is_mount() {
-            put("locked", MOUNTED.as_bytes())?;
+            shared::put(&home, &admin, "locked", MOUNTED.as_bytes())?;
         }
         self.with_view(name, record, |driver, view| driver.create(view))?;
         let admin = admin

@@ -8,6 +8,7 @@
 //! | `hyprstream/checkouts/<key>/` | the immutable files that worktrees show |
 //! | `hyprstream/views/NAME/` | what was written to a worktree that is a mount |
 //! | `hyprstream/indexes/` | the first index of a checkout, which its worktrees share by hard links |
+//! | `hyprstream/shared/` | small files of git's that worktrees share by hard links |
 //!
 //! What was written is not below `worktrees/`, of which `git worktree prune` removes what seems to
 //! be gone; a worktree that is a mount is locked besides, as git wants it of what comes and goes.
@@ -20,6 +21,7 @@ mod index;
 mod list;
 mod record;
 mod remove;
+mod shared;
 
 use std::{
     fs, io,

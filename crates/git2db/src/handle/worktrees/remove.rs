@@ -5,7 +5,7 @@ use std::{collections::HashSet, fs, path::Path};
 use git2::StatusOptions;
 
 use super::{
-    State, Worktrees, WorktreesError, index::SKIP_WORKTREE, io_error, names, record::Record,
+    State, Worktrees, WorktreesError, index::SKIP_WORKTREE, io_error, names, record::Record, shared,
 };
 use crate::{
     checkout, durable,
@@ -79,6 +79,7 @@ impl Worktrees<'_> {
         }
         self.remove_orphans()?;
         pruned.checkouts = self.remove_checkouts()?;
+        shared::prune(&self.home())?;
         Ok(pruned)
     }
 
