@@ -4,7 +4,8 @@
 has marks, and for some chats the text of either, and the spans of the twin's: pairs of characters
 (code points, not bytes) in order, the end exclusive. That is what transformers makes
 `return_assistant_tokens_mask` of. Where both texts are equal, spans that are derived without marks
-can be compared; where they are not, `text` is None.
+can be compared; where they are not, `text` is None. `prompts` is what the template prompts with for
+each of the assistant's turns.
 """
 
 import json
@@ -44,7 +45,7 @@ SMOLLM2_MARKED = SMOLLM2.replace(
 )
 
 # Mistral Nemo's own, and the same with marks; TRL has neither. It writes a system message only before a
-# user's that is the last of all.
+# user's that is the last of all: in prompts, and in nothing that ends with an answer.
 MISTRAL = pathlib.Path(__file__).parent.parent / "training/tests/templates/mistral_nemo.jinja"
 MISTRAL_ANSWER = '{{- message["content"] + eos_token}}'
 MISTRAL_MARKED_ANSWER = "{% generation %}" + MISTRAL_ANSWER + "{% endgeneration %}"
@@ -150,6 +151,13 @@ def chats(name, template, marked, **tokens):
             {
                 "name": chat,
                 "messages": messages,
+                "prompts": [
+                    render_jinja_template(
+                        [messages[:turn]], chat_template=template, add_generation_prompt=True, **tokens
+                    )[0][0]
+                    for turn, message in enumerate(messages)
+                    if message["role"] == "assistant"
+                ],
                 "text": plain if plain == text else None,
                 "marked_text": text,
                 "spans": spans,

@@ -80,8 +80,20 @@ impl Namespace {
 
     /// A TrainingJob of this namespace that is applied from `spec` (YAML, indented by two).
     pub fn apply_training_job(&self, name: &str, spec: &str) -> Result<Object> {
+        self.apply_labelled_training_job(name, "{}", spec)
+    }
+
+    /// The same with labels (YAML in one line).
+    pub fn apply_labelled_training_job(
+        &self,
+        name: &str,
+        labels: &str,
+        spec: &str,
+    ) -> Result<Object> {
+        let manifest = self.manifest_of("TrainingJob", name, spec);
+        let labelled = format!("metadata:\n  labels: {labels}\n");
         self.cluster
-            .apply(&self.manifest_of("TrainingJob", name, spec))?;
+            .apply(&manifest.replacen("metadata:\n", &labelled, 1))?;
         Ok(Object::new(&self.cluster, "trainingjob", &self.name, name))
     }
 }

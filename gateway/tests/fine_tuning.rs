@@ -15,6 +15,7 @@ use hyprstream_gateway::{
     fine_tuning::{ClientKeys, FineTuning, FineTuningConfig, Registry},
 };
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
 const KEY: &str = "key-of-team-a-key-of-team-a-key-of-team-a";
 const OTHER: &str = "key-of-team-b-key-of-team-b-key-of-team-b";
@@ -594,4 +595,43 @@ async fn the_data_of_a_job_that_is_gone_go_and_of_others_stay() {
     assert!(!left.contains(&format!("jobs/{}", ids[0])), "{left:?}");
     assert_eq!(left.len(), 4, "{left:?}");
     stage.get(&format!("/v1/files/{file}")).await;
+}
+
+#[tokio::test]
+async fn a_repetition_keeps_its_data_from_a_sweep_that_has_begun() {
+    let stage = Stage::start().await;
+    let file = stage.upload("d.jsonl", &format!("{CHAT}\n")).await;
+    let authorization = format!("Bearer {KEY}");
+    let headers = [
+        ("authorization", authorization.as_str()),
+        ("idempotency-key", "k"),
+    ];
+    let body = json!({"model": "m", "training_file": file}).to_string();
+    let post = || stage.gateway.send("POST", JOBS, &headers, body.clone());
+    // It breaks off between the data and the job; by the fake's clock that is long ago.
+    stage.fakes.world.lock().refuse = Some(500);
+    assert_eq!(post().await.error().0, 503);
+    let data = || {
+        let world = stage.fakes.world.lock();
+        let branches = &world.repositories["team-a/openai-files"].branches;
+        let branch = branches.iter().find(|(name, _)| name.starts_with("jobs/"));
+        branch.map(|(_, (branch, _))| branch.commit.to_string())
+    };
+    let first = data().unwrap();
+    let (asked, is_asked) = oneshot::channel();
+    let (go_on, goes_on) = oneshot::channel();
+    stage.fakes.world.lock().hold = Some((asked, goes_on));
+    let sweep = tokio::spawn({
+        let api = Arc::clone(&stage.api);
+        async move { api.sweep_data().await }
+    });
+    is_asked.await.unwrap();
+    post().await.json();
+    go_on.send(()).unwrap();
+    assert_eq!(sweep.await.unwrap(), 0);
+    let second = data().expect("the job's data");
+    assert_ne!(first, second);
+    let world = stage.fakes.world.lock();
+    let job = world.jobs.values().next().unwrap();
+    assert_eq!(job["spec"]["dataset"]["ref"]["commit"], json!(second));
 }

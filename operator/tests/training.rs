@@ -351,6 +351,26 @@ async fn a_queue_says_when_its_jobs_begin_and_where_they_run() {
     assert_eq!(job["spec"]["suspend"], true);
 }
 
+/// Kueue would start it when there is room.
+#[tokio::test]
+async fn a_job_of_a_queue_that_is_stopped_from_its_start_has_no_job_before_it_may_begin() {
+    let world = model().await;
+    let labels = json!({"kueue.x-k8s.io/queue-name": "q"});
+    world.apply_training("sql", &labels, &spec(&json!({"suspend": true})));
+    let told = || because(&world, "Suspended", "Suspended");
+    world.wait("it is told", told).await;
+    let has_claims = || !of_training(&world, CLAIMS).is_empty();
+    world.wait("the rest of it is made", has_claims).await;
+    world.quiet().await;
+    assert_eq!(world.cluster.get(JOBS, "ns", "sql"), None);
+    world.cluster.change(TRAININGS, "ns", "sql", |job| {
+        job["spec"]["suspend"] = json!(false);
+    });
+    assert_eq!(made(&world, "sql").await["spec"]["suspend"], true);
+    let queued = || because(&world, "Suspended", "Queued");
+    world.wait("it is queued", queued).await;
+}
+
 /// Kueue may be told to manage Jobs that name no queue.
 #[tokio::test]
 async fn what_somebody_else_suspended_is_not_let_go_on() {

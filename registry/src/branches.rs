@@ -12,8 +12,9 @@ use axum::{
     http::StatusCode,
 };
 use hyprstream_contract::{
+    CommitId,
     registry::reason,
-    repositories::{Branch, BranchPage},
+    repositories::{Branch, BranchPage, REFERENCE_MOVED},
 };
 use hyprstream_git2db::repo::{self, BranchQuery, BranchTip};
 use serde::Deserialize;
@@ -36,6 +37,8 @@ const MAX_LIMIT: usize = 1000;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Asked {
     branch: Option<String>,
+    /// Of a deletion.
+    commit: Option<CommitId>,
     prefix: Option<String>,
     after: Option<String>,
     limit: Option<usize>,
@@ -50,6 +53,9 @@ pub(crate) async fn list(
     query: AskedQuery,
 ) -> Result<Json<BranchPage>, Refusal> {
     let asked = read(query)?;
+    if asked.commit.is_some() {
+        return Err(Refusal::bad_request("`commit` is for deleting a branch"));
+    }
     let path = state.layout.repository(access.readable(&state).await?);
     let found = blocking(move || {
         if let Some(name) = &asked.branch {
@@ -82,7 +88,7 @@ fn branch(tip: BranchTip) -> Result<Branch, Refusal> {
     })
 }
 
-/// `DELETE /api/v1/branches/NAMESPACE/NAME?branch=B`
+/// `DELETE /api/v1/branches/NAMESPACE/NAME?branch=B`, with `&commit=C` only while it names that one.
 pub(crate) async fn delete(
     AxumState(state): AxumState<Arc<State>>,
     access: Access,
@@ -117,6 +123,11 @@ pub(crate) async fn delete(
         let (status, reason) = (StatusCode::NOT_FOUND, reason::REFERENCE_NOT_FOUND);
         return Err(Refusal::new(status, reason, message, false));
     };
+    if let Some(expected) = asked.commit.filter(|expected| expected.as_str() != tip) {
+        let message = format!("{branch:?} does not name {expected} any more: look at it again");
+        let status = StatusCode::CONFLICT;
+        return Err(Refusal::new(status, REFERENCE_MOVED, message, true));
+    }
     let head = fs::read_to_string(path.join("HEAD")).map_err(|error| failed(&error))?;
     if head.trim().strip_prefix("ref: ") == Some(&name) {
         let message = format!("{branch:?} is the default branch, which cannot be deleted");

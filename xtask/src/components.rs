@@ -40,7 +40,7 @@ pub(crate) fn missing<'a>(cache: &Cache, wanted: &[&'a Component]) -> Vec<&'a Co
                 .iter()
                 .copied()
                 .chain(files)
-                .all(|p| folder.join(p).is_file())
+                .all(|p| folder.join(p).exists())
         })
         .collect()
 }
@@ -153,7 +153,10 @@ fn build(
         let dir = proc::output(go().args(["list", "-m", "-f", "{{.Dir}}", component.module]))?;
         for (path, name) in component.files {
             let from = Path::new(dir.trim()).join(path);
-            fs::copy(&from, into.join(name))
+            // Without their rights: a cache of modules is read-only.
+            let mut copy = Command::new("cp");
+            copy.args(["--recursive", "--no-preserve=mode"]);
+            proc::output(copy.arg(&from).arg(into.join(name)))
                 .with_context(|| format!("cannot copy {}", from.display()))?;
         }
     }

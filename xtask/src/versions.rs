@@ -16,7 +16,7 @@ pub(crate) struct Component {
     pub(crate) tags: &'static str,
     /// Variables to set to the version at link time (`{v}` stands for it).
     pub(crate) ldflags: &'static str,
-    /// Files to take out of the module, as (path in the module, name in the cache entry).
+    /// Files and folders to take out of the module, as (path in the module, name in the cache entry).
     pub(crate) files: &'static [(&'static str, &'static str)],
 }
 
@@ -127,6 +127,17 @@ pub(crate) const CSI_SANITY: Component = Component {
     ..PLAIN
 };
 
+/// What queues jobs; only tests need it. Its chart comes with it.
+pub(crate) const KUEUE: Component = Component {
+    name: "kueue",
+    version: "0.19.2",
+    module: "sigs.k8s.io/kueue",
+    programs: &["kueue"],
+    ldflags: "-X sigs.k8s.io/kueue/pkg/version.GitVersion=v{v}",
+    files: &[("charts/kueue", "chart")],
+    ..PLAIN
+};
+
 /// What a cluster is made of.
 pub(crate) const CLUSTER: &[&Component] = &[
     &KUBERNETES,
@@ -214,7 +225,7 @@ mod tests {
     #[test]
     fn the_table_names_the_versions_of_the_go_modules() {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/local/go");
-        for component in CLUSTER.iter().chain([&CSI_SANITY].iter()) {
+        for component in CLUSTER.iter().chain([&CSI_SANITY, &KUEUE].iter()) {
             let text = std::fs::read_to_string(root.join(component.name).join("go.mod")).unwrap();
             let line = format!("{} v{}", component.module, component.version);
             let found = text.lines().any(|l| {

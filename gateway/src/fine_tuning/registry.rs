@@ -2,9 +2,12 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use hyprstream_contract::repositories::{
-    BRANCHES_PATH, Branch, BranchPage, COMMITS_PATH, CommitRequest, Committed, FileChange,
-    FileContent, MergeRefusal, REFERENCE_MOVED,
+use hyprstream_contract::{
+    CommitId,
+    repositories::{
+        BRANCHES_PATH, Branch, BranchPage, COMMITS_PATH, CommitRequest, Committed, FileChange,
+        FileContent, MergeRefusal, REFERENCE_MOVED,
+    },
 };
 use reqwest::{Body, RequestBuilder, Response, StatusCode};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -269,16 +272,21 @@ impl Registry {
         Ok(page.and_then(|page| page.branches.into_iter().find(|branch| branch.name == name)))
     }
 
-    /// Deletes a branch; false if there is none.
+    /// Deletes a branch, with `commit` only while it names that one; false if there is none such.
     pub(super) async fn delete_branch(
         &self,
         repository: &str,
         name: &str,
+        commit: Option<&CommitId>,
     ) -> Result<bool, RegistryError> {
-        let url = self.one(repository, name);
+        let mut url = self.one(repository, name);
+        if let Some(commit) = commit {
+            url.query_pairs_mut().append_pair("commit", commit.as_str());
+        }
         let call = self.http.delete(url.clone()).timeout(TIMEOUT);
         let response = self.send(call, &url).await?;
-        if response.status() == StatusCode::NOT_FOUND {
+        let is_other = commit.is_some() && response.status() == StatusCode::CONFLICT;
+        if is_other || response.status() == StatusCode::NOT_FOUND {
             return Ok(false);
         }
         good(response, &url).await?;

@@ -25,7 +25,7 @@ use hyprstream_contract::{
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::oneshot};
 
 pub const TOKEN: &str = "the-gateways-token";
 
@@ -48,6 +48,8 @@ pub struct World {
     pub hide: Option<u16>,
     /// Changes of jobs that others make just before ours.
     pub races: u32,
+    /// Holds the next answer about one job: tells that it is asked for, and waits.
+    pub hold: Option<(oneshot::Sender<()>, oneshot::Receiver<()>)>,
     count: u64,
 }
 
@@ -194,10 +196,19 @@ async fn delete_branch(
 ) -> Response {
     let mut world = world.lock();
     let repository = world.repositories.get_mut(&format!("{ns}/{name}"));
-    match repository.and_then(|r| r.branches.remove(&query["branch"])) {
-        Some(_) => StatusCode::NO_CONTENT.into_response(),
-        None => refusal(StatusCode::NOT_FOUND, "BranchNotFound"),
-    }
+    let Some(branches) = repository.map(|repository| &mut repository.branches) else {
+        return refusal(StatusCode::NOT_FOUND, "RepositoryNotFound");
+    };
+    let branch = &query["branch"];
+    let commit = branches.get(branch).map(|(branch, _)| &branch.commit);
+    match (commit, query.get("commit")) {
+        (None, _) => return refusal(StatusCode::NOT_FOUND, "BranchNotFound"),
+        (Some(is), Some(expected)) if is.as_str() != expected => {
+            return refusal(StatusCode::CONFLICT, REFERENCE_MOVED);
+        }
+        _ => branches.remove(branch),
+    };
+    StatusCode::NO_CONTENT.into_response()
 }
 
 async fn batch(
@@ -311,8 +322,17 @@ async fn get_job(
     State(world): State<Shared>,
     Path((ns, name)): Path<(String, String)>,
 ) -> Response {
-    match world.lock().jobs.get(&format!("{ns}/{name}")) {
-        Some(job) => Json(job.clone()).into_response(),
+    let (found, hold) = {
+        let mut world = world.lock();
+        let found = world.jobs.get(&format!("{ns}/{name}")).cloned();
+        (found, world.hold.take())
+    };
+    if let Some((asked, go_on)) = hold {
+        asked.send(()).unwrap();
+        go_on.await.unwrap();
+    }
+    match found {
+        Some(job) => Json(job).into_response(),
         None => status(404, "NotFound"),
     }
 }

@@ -68,6 +68,8 @@ impl Context {
             volume::ensure(&self.client, applier, caches, &owner, dataset).await?;
         }
         match &existing.batch {
+            // Kueue would start it, and then be told to stop it.
+            None if plan.spec.suspend && plan.kueue.contains_key(kueue::QUEUE) => Ok(()),
             None => {
                 let api: Api<Job> = Api::namespaced(self.client.clone(), &plan.namespace);
                 applier.create(&api, batch, |job| owner.owns(job)).await

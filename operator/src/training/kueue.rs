@@ -11,7 +11,7 @@
 //! - A Job is made once and never applied again, so that no field of it is fought over.
 //! - What we did not suspend ([`SUSPENDED_BY`]) we do not let go on.
 //! - A Job with a queue is stopped through its Workload, whose `spec.active` is made for that; its
-//!   quota is free then.
+//!   quota is free then. One that is stopped from its start is not made before it may begin.
 
 use std::collections::BTreeMap;
 

@@ -201,8 +201,8 @@ impl Context {
             _ => Forked::Pending,
         };
         let now = Timestamp::now();
-        let ending = existing.ending();
-        let given_up = match ending.filter(|pod| lost::is_overdue(pod, now)) {
+        let overdue = existing.ending().filter(|pod| lost::is_overdue(pod, now));
+        let given_up = match overdue {
             Some(pod) => lost::give_up(&self.client, pod, now).await.err(),
             None => None,
         };
@@ -287,10 +287,11 @@ impl Context {
         let again = match (is_pinned || after.is_finished(), pod.is_some()) {
             (true, _) => Some(Duration::ZERO),
             (false, true) => Some(LOOK),
-            // That its pod is not made changes nothing of the Job, nor does a node that is lost.
+            // That its pod is not made changes nothing of the Job, nor does a node that is lost. One
+            // that a pod has yet to end for is not suspended.
             (false, false) => {
                 let is_awaited = existing.batch.is_some() && !after.is_true(SUSPENDED);
-                (plan.is_err() || is_awaited || ending.is_some()).then_some(WAIT)
+                (plan.is_err() || is_awaited).then_some(WAIT)
             }
         };
         Reconciled { outcome, again }

@@ -446,6 +446,8 @@ fn a_deleted_branch_takes_along_what_nothing_else_needs() {
         )
     );
     refused(&delete(&server, ADMIN, "files/1"), 404, "no branch");
+    let if_it_is = |commit: &str| delete(&server, ADMIN, &format!("files/1&commit={commit}"));
+    refused(&if_it_is(&first), 404, "no branch");
     assert_eq!(names(&branches(&server, ADMIN, "")).0, ["jobs/1"]);
     // Whoever asks hears why, and the same can come again.
     let answer = batch(
@@ -483,6 +485,28 @@ fn a_deleted_branch_takes_along_what_nothing_else_needs() {
         ask(&server.address, &source, &commit, &[]).state,
         MirrorState::Ready
     );
+}
+
+#[test]
+fn a_branch_that_moved_is_not_deleted_for_the_commit_that_it_named() {
+    let server = Server::start();
+    let weights = noise(SIZE, 8);
+    let object = upload(&server, ADMIN, &weights);
+    let changes = json!([{"path": "a", "content": object}]);
+    let first = made(&commit(&server, ADMIN, "jobs/1", &changes, &json!({})));
+    // The same files again, so that only the commit is another.
+    let expected = json!({"expected": first});
+    let second = made(&commit(&server, ADMIN, "jobs/1", &changes, &expected));
+    let if_it_is = |commit: &str| delete(&server, ADMIN, &format!("jobs/1&commit={commit}"));
+    let answer = if_it_is(&first);
+    refused(&answer, 409, &first);
+    assert_eq!(answer.json()["reason"], REFERENCE_MOVED);
+    assert!(is_there(&server, &weights));
+    assert_eq!(if_it_is("main").status, 400);
+    let listed = branches(&server, ADMIN, &format!("?commit={second}"));
+    refused(&listed, 400, "`commit` is for deleting");
+    assert_eq!(if_it_is(&second).status, 204);
+    assert!(!is_there(&server, &weights));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The images that others stand on: Debian, and the pause program of pods.
+//! The images that others stand on: Debian, and the pause program of pods; and that of Kueue, which is
+//! one program too.
 
 use std::{path::Path, process::Command};
 
@@ -6,9 +7,10 @@ use anyhow::{Context, Result};
 
 use super::{Image, buildah, in_container, push};
 use crate::{
+    components,
     paths::{Cache, Checkout},
     proc,
-    versions::{BASE_PACKAGES, DEBIAN},
+    versions::{BASE_PACKAGES, DEBIAN, KUEUE},
 };
 
 /// The image that holds a pod's namespaces.
@@ -39,20 +41,7 @@ pub(crate) fn ensure_pause(checkout: &Checkout, cache: &Cache, log: &Path) -> Re
             log,
         )?;
         crate::paths::remove_all(&cache.join("tmp/go-build"))?;
-        in_container(cache, "scratch", |container| {
-            let step = |arguments: &[&str]| proc::logged(buildah(cache).args(arguments), log);
-            step(&["copy", container, &program.display().to_string(), "/pause"])?;
-            step(&[
-                "config",
-                "--entrypoint",
-                "[\"/pause\"]",
-                "--user",
-                "65535:65535",
-                container,
-            ])?;
-            step(&["commit", container, PAUSE])
-        })?;
-        push(cache, PAUSE, &dir.join("image.tar"), log)?;
+        of_program(cache, PAUSE, (&program, "/pause"), dir, log)?;
         Ok(std::fs::remove_file(program)?)
     })?;
     Ok(Image {
@@ -60,6 +49,48 @@ pub(crate) fn ensure_pause(checkout: &Checkout, cache: &Cache, log: &Path) -> Re
         archive: entry.join("image.tar"),
         fresh: false,
     })
+}
+
+/// Builds the image of Kueue, which must have been built, unless it lies in the cache.
+pub(crate) fn ensure_kueue(cache: &Cache, log: &Path) -> Result<Image> {
+    let reference = format!("docker.io/hyprstream/kueue:{}", KUEUE.version);
+    let entry = format!("images/kueue-{}", KUEUE.version);
+    let entry = cache.ensure(&entry, |dir| {
+        let program = components::program(cache, &KUEUE, "kueue");
+        // As its chart calls it.
+        of_program(cache, &reference, (&program, "/manager"), dir, log)
+    })?;
+    Ok(Image {
+        reference,
+        archive: entry.join("image.tar"),
+        fresh: false,
+    })
+}
+
+/// Makes `image.tar` in `dir`, an image of nothing but a program that needs no library, which stands
+/// in it under the path beside it.
+fn of_program(
+    cache: &Cache,
+    reference: &str,
+    (program, place): (&Path, &str),
+    dir: &Path,
+    log: &Path,
+) -> Result<()> {
+    in_container(cache, "scratch", |container| {
+        let step = |arguments: &[&str]| proc::logged(buildah(cache).args(arguments), log);
+        step(&["copy", container, &program.display().to_string(), place])?;
+        let entrypoint = format!("[{place:?}]");
+        step(&[
+            "config",
+            "--entrypoint",
+            &entrypoint,
+            "--user",
+            "65535:65535",
+            container,
+        ])?;
+        step(&["commit", container, reference])
+    })?;
+    push(cache, reference, &dir.join("image.tar"), log)
 }
 
 /// Makes Debian's base image out of its packages, so that `FROM debian:bookworm-slim` finds it

@@ -19,7 +19,7 @@ use anyhow::{Context, Result};
 use self::inputs::Digester;
 pub(crate) use self::project::{ProjectImages, cuda, project};
 pub(crate) use self::{
-    base::{PAUSE, debian, ensure_pause, has_pause},
+    base::{PAUSE, debian, ensure_kueue, ensure_pause, has_pause},
     compile::compile,
 };
 use crate::{

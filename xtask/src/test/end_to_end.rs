@@ -1,15 +1,19 @@
 //! The end-to-end tests, on clusters of their own.
 
-use std::{path::Path, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, bail};
 
 use super::{Suites, TestArgs, python, shown};
 use crate::{
     cluster::{self, Cluster},
-    components, proc, programs, suites,
+    components, images, proc, programs, suites,
+    ui::Step,
     up::{Up, UpArgs},
-    versions::{HELM, KUBERNETES},
+    versions::{HELM, KUBERNETES, KUEUE},
 };
 
 /// Name of the cluster of the end-to-end tests, and of the one that `measure` makes.
@@ -109,9 +113,17 @@ impl Suites<'_> {
         let spec = cluster.spec().context("the cluster is not running")?;
         self.say("the API server takes what the chart renders");
         self.chart(Some(&cluster.kubeconfig()))?;
+        let mut tests = self.e2e_tests("e2e", args);
+        if args.soak {
+            self.say("Kueue");
+            let (chart, image) = self.kueue(cluster)?;
+            tests
+                .env("HYPRSTREAM_E2E_KUEUE_CHART", chart)
+                .env("HYPRSTREAM_E2E_KUEUE_IMAGE", image);
+        }
         self.say("end-to-end tests");
         shown(
-            self.e2e_tests("e2e", args)
+            tests
                 .env("KUBECONFIG", cluster.kubeconfig())
                 .env("HYPRSTREAM_E2E_NAME", CLUSTER_NAME)
                 .env(
@@ -132,6 +144,19 @@ impl Suites<'_> {
                     format!("http://127.0.0.1:{}", spec.registry_port),
                 ),
         )
+    }
+
+    /// Puts Kueue's image on the nodes; its chart, and the image's name.
+    fn kueue(&self, cluster: &Cluster) -> Result<(PathBuf, String)> {
+        let step = Step::new(format!("Kueue {}", KUEUE.version));
+        let log = self.cache.join("log/components.log");
+        components::ensure(self.checkout, self.cache, &[&KUEUE], &log, &step)?;
+        let image = images::ensure_kueue(self.cache, &self.cache.join("log/images.log"))?;
+        let reference = image.reference.clone();
+        images::load(cluster, &[image])?;
+        step.done("");
+        let chart = components::folder(self.cache, &KUEUE).join("chart");
+        Ok((chart, reference))
     }
 
     /// The end-to-end tests of one file, one after the other.

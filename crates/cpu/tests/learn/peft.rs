@@ -1,27 +1,17 @@
 //! Losses and gradients against PEFT and TRL.
 
-use hyprstream_cpu::{CpuLearner, Kernels, LearnLoadError, LearnOptions, LoadOptions, load};
+use hyprstream_cpu::{CpuLearner, LearnLoadError, LoadOptions, load};
 use hyprstream_goldens::training::{Long, PLAIN, Preferences, Saved, TRAINED, Trained};
 use hyprstream_models::DType;
 
-use crate::sets;
-
-fn options(kernels: Kernels) -> LearnOptions {
-    LearnOptions {
-        dtype: DType::Float32,
-        kernels: Some(kernels),
-        threads: Some(2),
-        ..LearnOptions::default()
-    }
-}
+use crate::{in_f32, sets};
 
 #[test]
 fn gradients_and_losses_of_every_tiny_model_are_those_of_peft() {
     let mut refused = Vec::new();
     for case in TRAINED.into_iter().flat_map(Trained::read) {
         for kernels in sets() {
-            let learner =
-                CpuLearner::load(case.dir(), case.parameters().clone(), &options(kernels));
+            let learner = CpuLearner::load(case.dir(), case.parameters().clone(), &in_f32(kernels));
             match learner {
                 Ok(mut learner) => case.check(&mut learner),
                 Err(LearnLoadError::Magnitude(_) | LearnLoadError::Place(_)) => {
@@ -41,7 +31,7 @@ fn gradients_and_losses_of_every_tiny_model_are_those_of_peft() {
 fn preferences_are_learnt_as_trl_does() {
     let pairs = Preferences::read();
     for kernels in sets() {
-        let learner = CpuLearner::load(pairs.dir(), pairs.parameters().clone(), &options(kernels));
+        let learner = CpuLearner::load(pairs.dir(), pairs.parameters().clone(), &in_f32(kernels));
         pairs.check(&mut learner.unwrap());
     }
 }
@@ -51,8 +41,7 @@ fn losses_of_200_steps_are_those_of_peft() {
     for run in Long::read() {
         let case = run.case();
         for kernels in sets() {
-            let learner =
-                CpuLearner::load(case.dir(), case.parameters().clone(), &options(kernels));
+            let learner = CpuLearner::load(case.dir(), case.parameters().clone(), &in_f32(kernels));
             match learner {
                 Ok(mut learner) => {
                     let off = run.check(&mut learner);
@@ -72,7 +61,7 @@ fn what_was_trained_and_saved_is_what_the_engine_computes() {
     for kernels in sets() {
         let folder = tempfile::tempdir().unwrap();
         let mut saved = Saved::train(folder.path(), PLAIN, |dir, parameters| {
-            Box::new(CpuLearner::load(dir, parameters, &options(kernels)).unwrap())
+            Box::new(CpuLearner::load(dir, parameters, &in_f32(kernels)).unwrap())
         });
         let served = LoadOptions {
             dtype: DType::Float32,

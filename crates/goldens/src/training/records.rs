@@ -87,6 +87,8 @@ pub struct MaskedChat {
     pub name: String,
     /// Messages as OpenAI has them.
     pub messages: Vec<Value>,
+    /// What [`Masks::template`] prompts with for each of the assistant's turns.
+    pub prompts: Vec<String>,
     /// The text by [`Masks::template`]; `None` where it is not [`Self::marked_text`].
     pub text: Option<String>,
     /// The text by [`Masks::marked`].

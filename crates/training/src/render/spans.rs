@@ -3,6 +3,11 @@
 use std::ops::Range;
 
 use hyprstream_engine::{ChatTemplate, Conversation, MarkedPrompt, TemplateError};
+use serde_json::Value;
+
+/// Says where a message stands in a rendering: a noncharacter, which no text should hold, and not
+/// that of [`hyprstream_engine::Guard`].
+const SIGN: char = '\u{fdd1}';
 
 /// A rendered conversation, and which of its bytes are learnt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,11 +86,15 @@ impl Spans<'_> {
         Ok(Some(Spanned { text, spans }))
     }
 
-    /// The text that ends with this turn.
+    /// The text that ends with this turn, behind the prompt that serving would give.
     fn alone(&self, turn: usize) -> Result<Spanned, NoSpans> {
         let before = self.render(turn, true)?;
-        let text = self.render(turn + 1, false)?;
-        if !text.starts_with(&before) || text.len() == before.len() {
+        let mut text = self.render(turn + 1, false)?;
+        if !text.starts_with(&before) {
+            let answer = self.answer(turn, &before, &text);
+            text = format!("{before}{}", answer.unwrap_or_default());
+        }
+        if text.len() <= before.len() {
             return Err(NoSpans::Unprompted);
         }
         let span = before.len()..text.len();
@@ -95,16 +104,45 @@ impl Spans<'_> {
         })
     }
 
+    /// What the template writes of this turn, where it shows something above the message that is
+    /// answered in the prompt alone, as Mistral's do with what the system says: from that message on,
+    /// `text` must begin as the prompt `before` ends. `None` if it does not, or if that cannot be told.
+    pub(super) fn answer<'t>(&self, turn: usize, before: &str, text: &'t str) -> Option<&'t str> {
+        let mut signed = self.conversation.messages[..=turn].to_vec();
+        let Value::String(answered) = signed[turn.checked_sub(1)?].get_mut("content")? else {
+            return None;
+        };
+        answered.insert(0, SIGN);
+        let prompted = self.render_some(&signed[..turn], true).ok()?;
+        let shown = self.render_some(&signed, false).ok()?;
+        let (prompted, shown) = (place(&prompted, before)?, place(&shown, text)?);
+        text[shown..].strip_prefix(&before[prompted..])
+    }
+
     /// The first `count` messages.
     fn render(&self, count: usize, add_generation_prompt: bool) -> Result<String, NoSpans> {
+        self.render_some(&self.conversation.messages[..count], add_generation_prompt)
+    }
+
+    fn render_some(
+        &self,
+        messages: &[Value],
+        add_generation_prompt: bool,
+    ) -> Result<String, NoSpans> {
         let some = Conversation {
-            messages: self.conversation.messages[..count].to_vec(),
+            messages: messages.to_vec(),
             add_generation_prompt,
             ..self.conversation.clone()
         };
         let rendered = self.template.render_conversation(&some);
         rendered.map_err(NoSpans::Template)
     }
+}
+
+/// Where the sign stands, if it changes nothing else of the whole text.
+fn place(signed: &str, whole: &str) -> Option<usize> {
+    let (above, below) = signed.split_once(SIGN)?;
+    (whole.strip_prefix(above) == Some(below)).then_some(above.len())
 }
 
 /// Whether it may be the rest of a token that is written in signs.

@@ -29,8 +29,21 @@ pub(crate) fn apply_with(
     resources: &str,
     more: &str,
 ) -> Result<Object> {
-    here.apply(
+    apply_labelled(here, name, "{}", steps, resources, more)
+}
+
+/// The same with labels (YAML in one line).
+pub(super) fn apply_labelled(
+    here: &Training,
+    name: &str,
+    labels: &str,
+    steps: u32,
+    resources: &str,
+    more: &str,
+) -> Result<Object> {
+    here.apply_labelled(
         name,
+        labels,
         &format!(
             "steps: {steps}, batchSize: 64, rank: 8, learningRate: \"1e-3\", dropout: \"0.1\""
         ),
@@ -91,7 +104,7 @@ fn evict(here: &Training, name: &str) -> Result<()> {
 }
 
 /// The step that its status tells.
-fn step(job: &Object) -> Result<i64> {
+pub(super) fn step(job: &Object) -> Result<i64> {
     Ok(job.get()?["status"]["step"].as_i64().unwrap_or_default())
 }
 

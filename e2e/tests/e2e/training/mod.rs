@@ -2,6 +2,7 @@
 
 mod clients;
 pub(crate) mod faults;
+mod kueue;
 
 use std::{fs, process::Command, time::Duration};
 
@@ -40,12 +41,18 @@ impl Training {
 
     /// A job on the repository `data`; `more` is added to its spec, indented by two.
     fn apply(&self, name: &str, method: &str, more: &str) -> Result<Object> {
+        self.apply_labelled(name, "{}", method, more)
+    }
+
+    /// The same with labels (YAML in one line).
+    fn apply_labelled(&self, name: &str, labels: &str, method: &str, more: &str) -> Result<Object> {
         let url = &self.data.url;
         let spec = format!(
             "  modelRef: {{name: tiny}}\n  dataset: {{url: {url:?}, path: train.jsonl}}\n  \
              method: {{{method}}}\n{more}"
         );
-        self.namespace().apply_training_job(name, &spec)
+        self.namespace()
+            .apply_labelled_training_job(name, labels, &spec)
     }
 
     /// The subjects of the branch of a job, newest first.

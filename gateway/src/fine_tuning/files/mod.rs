@@ -114,7 +114,7 @@ pub(super) async fn delete(
     find(&client, &id).await?;
     let registry = &client.api.registry;
     if !registry
-        .delete_branch(&client.repository(), &branch(&id))
+        .delete_branch(&client.repository(), &branch(&id), None)
         .await?
     {
         return Err(FineTuningError::NoFile { id });

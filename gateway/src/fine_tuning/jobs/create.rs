@@ -18,15 +18,20 @@ use super::{
         ids,
         registry::RegistryError,
     },
-    Ours, api, find,
+    Ours, api, find, now,
     record::JobRecord,
     show,
     spec::{Plan, TRAIN, VALID, data_branch},
+    sweep::GRACE_SECONDS,
 };
 use crate::{GatewayError, table::ModelKey};
 
 /// Seeds that are drawn are below this, as OpenAI's.
 const MAX_DRAWN_SEED: i64 = 1 << 31;
+/// Age of data that no sweep takes before their job is made.
+const YOUNG_SECONDS: i64 = GRACE_SECONDS / 2;
+/// How often data are tried to be made while others make or delete the same.
+const ATTEMPTS: usize = 3;
 
 /// Makes a job: first a commit with its data, then the TrainingJob that names it.
 pub(in super::super) async fn create(
@@ -80,7 +85,8 @@ pub(in super::super) async fn create(
                 return Err(error.into());
             }
             let (repository, branch) = (client.repository(), data_branch(&name));
-            let removed = client.api.registry.delete_branch(&repository, &branch);
+            let registry = &client.api.registry;
+            let removed = registry.delete_branch(&repository, &branch, Some(&data));
             if let Err(error) = removed.await {
                 warn!(
                     error = &error as &dyn std::error::Error,
@@ -169,7 +175,7 @@ async fn commit(
     let registry = &client.api.registry;
     let mut changes = vec![train.object.at(TRAIN)];
     changes.extend(valid.map(|valid| valid.object.at(VALID)));
-    let request = CommitRequest {
+    let mut request = CommitRequest {
         repository: client.repository(),
         branch: data_branch(name),
         expected: Some(None),
@@ -177,24 +183,26 @@ async fn commit(
         author: None,
         message: message(name, train, valid),
     };
-    match registry.commit(&request).await {
-        Ok(made) => Ok(made.commit),
-        // A repetition whose first attempt broke off here, or goes on at the same time.
-        Err(RegistryError::Moved { .. }) => {
-            let there = registry
-                .branch(&request.repository, &request.branch)
-                .await?;
-            let there = there.ok_or_else(|| FineTuningError::Busy {
-                id: name.to_owned(),
-            })?;
-            if there.message == request.message {
-                Ok(there.commit)
-            } else {
-                Err(FineTuningError::KeyReused)
-            }
+    for _ in 0..ATTEMPTS {
+        match registry.commit(&request).await {
+            Ok(made) => return Ok(made.commit),
+            // A repetition whose first attempt broke off here, or goes on at the same time.
+            Err(RegistryError::Moved { .. }) => {}
+            Err(error) => return Err(error.into()),
         }
-        Err(error) => Err(error.into()),
+        let there = registry.branch(&request.repository, &request.branch);
+        request.expected = Some(match there.await? {
+            Some(there) if there.message != request.message => {
+                return Err(FineTuningError::KeyReused);
+            }
+            Some(there) if there.committed_at > now() - YOUNG_SECONDS => return Ok(there.commit),
+            // Another commit on top: a sweep that is about to delete the old one leaves it.
+            there => there.map(|there| there.commit),
+        });
     }
+    Err(FineTuningError::Busy {
+        id: name.to_owned(),
+    })
 }
 
 /// Says which content it is, by which a repetition of a request is known from another one.

@@ -8,7 +8,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use hyprstream_api::TrainingJob;
-use hyprstream_contract::label;
+use hyprstream_contract::{label, repositories::Branch};
 use kube::{Api, ResourceExt, api::ListParams};
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
@@ -23,7 +23,7 @@ use super::{
 const EVERY: Duration = Duration::from_mins(10);
 /// How old data are before they can be anybody's rest: a request makes its data before its job, and
 /// is repeated when it broke off in between.
-const GRACE_SECONDS: i64 = 3600;
+pub(super) const GRACE_SECONDS: i64 = 3600;
 
 /// Deletes the data of jobs that are gone, now and then. Never ends.
 pub async fn sweep(api: Arc<FineTuning>) {
@@ -57,12 +57,12 @@ impl FineTuning {
         let repository = format!("{namespace}/{REPOSITORY}");
         let newest = now() - GRACE_SECONDS;
         let branches = self.registry.branches(&repository, DATA_BRANCHES).await?;
-        let old: Vec<&str> = branches
+        let old: Vec<(&str, &Branch)> = branches
             .iter()
             .filter(|branch| branch.committed_at <= newest)
-            .filter_map(|branch| branch.name.strip_prefix(DATA_BRANCHES))
+            .filter_map(|branch| Some((branch.name.strip_prefix(DATA_BRANCHES)?, branch)))
             // What others pushed here is theirs.
-            .filter(|id| ids::is_job(id))
+            .filter(|(id, _)| ids::is_job(id))
             .collect();
         if old.is_empty() {
             return Ok(0);
@@ -70,15 +70,17 @@ impl FineTuning {
         let api: Api<TrainingJob> = Api::namespaced(self.cluster.clone(), namespace);
         let there = names(&api).await?;
         let mut swept = 0;
-        for id in old.into_iter().filter(|id| !there.contains(*id)) {
+        let gone = old.into_iter().filter(|(id, _)| !there.contains(*id));
+        for (id, Branch { name, commit, .. }) in gone {
             // One that was made meanwhile, or that lost its label, has its data still.
             if api.get_metadata_opt(id).await?.is_some() {
                 debug!(namespace, job = id, "a job without its label");
                 continue;
             }
-            let branch = format!("{DATA_BRANCHES}{id}");
-            if self.registry.delete_branch(&repository, &branch).await? {
-                info!(namespace, branch, "deleted the data of a job that is gone");
+            // A request that is repeated just now has made it anew, and names another commit.
+            let deleted = self.registry.delete_branch(&repository, name, Some(commit));
+            if deleted.await? {
+                info!(namespace, name, "deleted the data of a job that is gone");
                 swept += 1;
             }
         }
