@@ -60,6 +60,7 @@ impl Adapters {
                 .map(|(model, followed)| (model.clone(), followed.known()));
             let request = ChangesRequest {
                 known: known.collect(),
+                ..ChangesRequest::default()
             };
             let begun = Instant::now();
             let answer = tokio::select! {
