@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hyprstream_contract::{adapters::ModelName, volume::InvalidAttributes};
+use hyprstream_contract::{adapters::ModelName, grants::InvalidWord, volume::InvalidAttributes};
 use tonic::Status;
 
 use crate::{
@@ -48,6 +48,13 @@ pub enum Error {
     /// The attributes of the PersistentVolume.
     #[error("the PersistentVolume cannot be used: {0}")]
     Attributes(#[source] InvalidAttributes),
+    /// The Secret of the PersistentVolume.
+    #[error(
+        "the Secret that the PersistentVolume names has no word of a volume: {0}. The operator puts \
+         one there within ten minutes, and at once if the Secret is deleted and the operator started \
+         anew"
+    )]
+    Word(InvalidWord),
     /// An included pattern of the PersistentVolume.
     #[error("the PersistentVolume cannot be used: {0}")]
     Include(#[from] hyprstream_git2db::InvalidGlob),
@@ -267,10 +274,12 @@ impl From<Error> for Status {
             Error::SingleWriter { .. }
             | Error::NotStaged { .. }
             | Error::StillPublished { .. }
+            | Error::Word(_)
             | Error::ForeignMount { .. }
             | Error::Disk { .. } => Self::failed_precondition(message),
             Error::Fetch(fetch) => match **fetch {
                 FetchError::Unreachable { .. }
+                | FetchError::Denied { .. }
                 | FetchError::Damaged { .. }
                 | FetchError::Cancelled => Self::unavailable(message),
                 FetchError::NotFound { .. } => Self::not_found(message),

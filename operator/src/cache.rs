@@ -14,8 +14,8 @@ use k8s_openapi::api::{
     apps::v1::{Deployment, DeploymentSpec},
     batch::v1::{Job, JobSpec},
     core::v1::{
-        ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, PodSpec, Secret, Service,
-        ServiceAccount,
+        ConfigMap, PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec, Pod, PodSpec,
+        Secret, Service, ServiceAccount,
     },
     policy::v1::PodDisruptionBudget,
     rbac::v1::{Role, RoleBinding},
@@ -130,9 +130,16 @@ impl Watched for PersistentVolumeClaim {
     }
 }
 
+/// What it opens on the registry is compared with what that keeps.
 impl Watched for PersistentVolume {
     fn trim(&mut self) {
-        self.spec = None;
+        if let Some(spec) = self.spec.take() {
+            self.spec = Some(PersistentVolumeSpec {
+                csi: spec.csi,
+                claim_ref: spec.claim_ref,
+                ..PersistentVolumeSpec::default()
+            });
+        }
     }
 }
 

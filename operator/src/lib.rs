@@ -19,6 +19,7 @@ pub mod cleanup;
 pub mod complaints;
 pub mod controller;
 pub mod crds;
+pub mod grants;
 pub mod kind;
 pub mod leader;
 pub mod lost_nodes;

@@ -23,6 +23,8 @@ pub struct Metrics {
     pub writes: IntCounterVec,
     /// 1 while this process leads.
     pub leader: IntGauge,
+    /// Volumes that nodes read by their own token, for want of a word.
+    pub volumes_without_grant: IntGauge,
 }
 
 impl Metrics {
@@ -76,6 +78,11 @@ impl Metrics {
             "hyprstream_operator_leader",
             "1 while this process holds the Lease.",
         )?;
+        let volumes_without_grant = IntGauge::new(
+            "hyprstream_operator_volumes_without_grant",
+            "Volumes of an earlier release, which nodes read by their own token.",
+        )?;
+        registry.register(Box::new(volumes_without_grant.clone()))?;
         registry.register(Box::new(reconcile_seconds.clone()))?;
         registry.register(Box::new(models.clone()))?;
         registry.register(Box::new(adapters.clone()))?;
@@ -91,6 +98,7 @@ impl Metrics {
             training_jobs,
             writes,
             leader,
+            volumes_without_grant,
         })
     }
 }

@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use hyprstream_contract::{
     adapters::{ADAPTERS_PATH, AdapterList, ListedModels, ModelName, Stored},
+    grants::{GRANTS_PATH, Grant, KeptGrants},
     registry::{
         ApiError, EVENTS_PATH, EventPage, MIRRORS_PATH, MirrorRequest, MirrorStatus, RESOLVE_PATH,
         ResolveRequest, ResolveResponse,
@@ -19,6 +20,8 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_mins(1);
 const MIRROR_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest that a list of adapters may take.
 const LIST_TIMEOUT: Duration = Duration::from_secs(20);
+/// Longest that a grant may take.
+const GRANT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest that a repository may take to be made; nothing is copied.
 const FORK_TIMEOUT: Duration = Duration::from_mins(1);
 /// Longest that waiting for events may take; the registry waits up to 30 s.
@@ -172,6 +175,36 @@ impl Registry {
     pub async fn delete_adapters(&self, model: &ModelName) -> Result<(), RegistryError> {
         let url = self.list(model);
         self.send(self.http.delete(url.clone()), url, LIST_TIMEOUT)
+            .await
+    }
+
+    /// All grants that it keeps.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub async fn grants(&self) -> Result<KeptGrants, RegistryError> {
+        let url = self.endpoint(GRANTS_PATH);
+        self.send(self.http.get(url.clone()), url, LIST_TIMEOUT)
+            .await
+    }
+
+    /// Has it keep what a volume opens, in place of what it kept before.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub async fn put_grant(&self, handle: &str, grant: &Grant) -> Result<(), RegistryError> {
+        let url = self.endpoint(&format!("{GRANTS_PATH}/{handle}"));
+        self.send(self.http.put(url.clone()).json(grant), url, GRANT_TIMEOUT)
+            .await
+    }
+
+    /// Has it let a volume open nothing.
+    ///
+    /// # Errors
+    /// See [`RegistryError`]. That it opened nothing is none.
+    pub async fn delete_grant(&self, handle: &str) -> Result<(), RegistryError> {
+        let url = self.endpoint(&format!("{GRANTS_PATH}/{handle}"));
+        self.send(self.http.delete(url.clone()), url, GRANT_TIMEOUT)
             .await
     }
 

@@ -32,6 +32,7 @@ use crate::{
     cache::{Cache, Caches, forward},
     chain,
     controller::{Controllers, Objects, watch},
+    grants::Grants,
     kind::{Kind, OwnerLabels, Subject, Trigger},
     leader::Candidate,
     metrics::Metrics,
@@ -191,6 +192,11 @@ impl Operator {
             self.pace,
         ));
         let applier = Arc::new(Applier::new(self.client.clone(), self.metrics.clone()));
+        let grants = Arc::new(Grants::new(
+            self.client.clone(),
+            self.registry.clone(),
+            self.metrics.clone(),
+        ));
         let recorder = Recorder::new(self.client.clone(), self.instance.clone());
         let intake = Arc::new(Intake::new(self.metrics.clone(), recorder.clone()));
         let turns = Arc::new(Turns::new(self.rollouts_at_once));
@@ -276,6 +282,7 @@ impl Operator {
                 caches,
                 sources: sources.clone(),
                 applier: applier.clone(),
+                grants: grants.clone(),
                 statuses: Statuses::new(
                     self.client.clone(),
                     self.metrics.clone(),
@@ -303,6 +310,7 @@ impl Operator {
                 rosters: own.clone(),
                 sources: sources.clone(),
                 applier: applier.clone(),
+                grants: grants.clone(),
                 statuses: Statuses::new(
                     self.client.clone(),
                     self.metrics.clone(),
@@ -345,6 +353,7 @@ impl Operator {
             registry: self.registry.clone(),
             sources,
             applier,
+            grants,
             metrics: self.metrics.clone(),
         };
         side.spawn(sweep.run());

@@ -6,15 +6,21 @@
 //! that outlived the volume, since the registry was down or the volume was removed by hand, is found
 //! by asking the registry which Models it keeps lists of.
 //!
+//! What volumes open on the registry is compared with the volumes that there are ([`crate::grants`]).
+//!
 //! Pods that the kubelet cannot end, because the node plugin was removed before them and nothing
 //! can unmount their volume, are deleted by force once their time is long over.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use hyprstream_contract::volume::DRIVER_NAME;
 use k8s_openapi::{
     api::{
-        core::v1::{PersistentVolume, Pod},
+        core::v1::{PersistentVolume, PersistentVolumeClaim, Pod},
         storage::v1::CSINode,
     },
     jiff::Timestamp,
@@ -31,6 +37,7 @@ use crate::{
     cache::{Cache, Caches},
     chain,
     controller::Objects,
+    grants::{self, Grants, Wanted},
     lost_nodes,
     metrics::Metrics,
     registry::Registry,
@@ -46,6 +53,8 @@ const INTERVAL: Duration = Duration::from_secs(30);
 const LIST: Duration = Duration::from_secs(2);
 /// How often the registry is asked for the lists that it keeps.
 const LISTS: Duration = Duration::from_mins(5);
+/// How often the registry is asked for the grants that it keeps, if no volume is gone.
+const GRANTS: Duration = Duration::from_mins(1);
 /// How long after the end of its grace period a pod is stuck.
 const STUCK: Duration = Duration::from_mins(1);
 
@@ -69,8 +78,27 @@ pub struct Sweep {
     pub sources: Arc<Sources>,
     /// Forgets objects and deletes.
     pub applier: Arc<Applier>,
+    /// Keeps the words of volumes.
+    pub grants: Arc<Grants>,
     /// Counts.
     pub metrics: Metrics,
+}
+
+/// When grants are looked at next, and the volumes that there were.
+struct Granted {
+    due: Instant,
+    handles: BTreeSet<String>,
+}
+
+impl grants::Cluster for Sweep {
+    fn volumes(&self) -> Vec<Arc<PersistentVolume>> {
+        self.volumes.all()
+    }
+
+    fn claim(&self, namespace: &str, name: &str) -> Option<Arc<PersistentVolumeClaim>> {
+        let mut scopes = self.scopes.iter();
+        scopes.find_map(|scope| scope.claims.get(Some(namespace), name))
+    }
 }
 
 impl Sweep {
@@ -83,8 +111,13 @@ impl Sweep {
             scope.ready().await;
         }
         let mut lists_due = Instant::now();
+        let mut granted = Granted {
+            due: Instant::now(),
+            handles: BTreeSet::new(),
+        };
         loop {
             self.forget();
+            self.grants(&mut granted).await;
             if Instant::now() >= lists_due {
                 let pause = if self.lists().await { LISTS } else { INTERVAL };
                 lists_due = Instant::now() + pause;
@@ -106,6 +139,29 @@ impl Sweep {
                 () = tokio::time::sleep(INTERVAL) => {}
                 () = self.wake.notified() => tokio::time::sleep(Duration::from_millis(500)).await,
             }
+        }
+    }
+
+    /// Compares what the registry lets volumes open with the volumes that there are, now and then and
+    /// when one is gone.
+    async fn grants(&self, granted: &mut Granted) {
+        let volumes = self.volumes.all();
+        let without = volumes.iter().filter(|v| Wanted::of(v).is_none()).count();
+        let without = i64::try_from(without).unwrap_or(i64::MAX);
+        self.metrics.volumes_without_grant.set(without);
+        let handles: BTreeSet<String> = volumes.iter().filter_map(|v| grants::handle(v)).collect();
+        let is_gone = granted
+            .handles
+            .iter()
+            .any(|handle| !handles.contains(handle));
+        granted.handles = handles;
+        if is_gone || Instant::now() >= granted.due {
+            let pause = if self.grants.sweep(self).await {
+                GRANTS
+            } else {
+                INTERVAL
+            };
+            granted.due = Instant::now() + pause;
         }
     }
 

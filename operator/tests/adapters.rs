@@ -116,7 +116,10 @@ async fn an_adapter_of_the_models_repository_is_listed_loaded_and_ready() {
 #[tokio::test]
 async fn workers_mount_the_models_adapters_before_there_is_one() {
     let world = served().await;
-    let claim = world.cluster.get(CLAIMS, "ns", "m-adapters").unwrap();
+    let claim = world
+        .cluster
+        .get(CLAIMS, "ns", "m-granted-adapters")
+        .unwrap();
     let volume = shown(&world).remove(0);
     assert_eq!(claim["spec"]["volumeName"], volume["metadata"]["name"]);
     let csi = &volume["spec"]["csi"];
@@ -132,14 +135,16 @@ async fn workers_mount_the_models_adapters_before_there_is_one() {
             .any(|m| m["mountPath"] == "/adapters" && m["readOnly"] == true)
     );
     // Somebody deletes it: another takes its place, and workers follow.
-    world.delete_claim("m-adapters");
+    world.delete_claim("m-granted-adapters");
     world
         .wait("another claim", || {
             let claims = world.cluster.list(CLAIMS);
             claims
                 .iter()
-                .any(|c| c["metadata"]["name"] == "m-adapters-1")
-                && !claims.iter().any(|c| c["metadata"]["name"] == "m-adapters")
+                .any(|c| c["metadata"]["name"] == "m-granted-adapters-1")
+                && !claims
+                    .iter()
+                    .any(|c| c["metadata"]["name"] == "m-granted-adapters")
         })
         .await;
     world.settled("m", A).await;
@@ -173,19 +178,24 @@ async fn workers_of_a_release_without_adapters_get_the_volume_when_it_is_their_t
     world
         .wait("workers of before", || revisions() == ["before"])
         .await;
-    world.cluster.delete(CLAIMS, "ns", "m-adapters");
+    world.cluster.delete(CLAIMS, "ns", "m-granted-adapters");
     for volume in shown(&world) {
         let name = volume["metadata"]["name"].as_str().unwrap();
         world.cluster.delete(VOLUMES, "", name);
     }
     world.start();
     world.reason("m", PROGRESSING, "WaitingForTurn").await;
-    assert!(world.cluster.get(CLAIMS, "ns", "m-adapters").is_some());
+    assert!(
+        world
+            .cluster
+            .get(CLAIMS, "ns", "m-granted-adapters")
+            .is_some()
+    );
     world
         .wait("workers with the volume", || {
             let pods = world.cluster.list(PODS);
             let mounts = &pods[0]["spec"]["volumes"][1]["persistentVolumeClaim"]["claimName"];
-            pods.len() == 1 && mounts == "m-adapters"
+            pods.len() == 1 && mounts == "m-granted-adapters"
         })
         .await;
     world.settled("m", A).await;

@@ -7,6 +7,7 @@ use axum::{
     http::request::Parts,
 };
 
+use hyprstream_contract::grants::Opens;
 use hyprstream_slots::{self as slots, Owners};
 
 use crate::{
@@ -45,7 +46,7 @@ impl Access {
     pub(crate) fn share(&self) -> Owners {
         slots::owner(match (&self.principal, &self.repository) {
             (Principal::Admin, _) => "admin token",
-            (Principal::Node, _) => "node token",
+            (Principal::Node { .. } | Principal::Volume(_), _) => "node token",
             (Principal::Namespace { namespace, .. }, _)
             | (Principal::Kubernetes(_), Repository::Pushed { namespace, .. }) => {
                 namespace.as_str()
@@ -58,11 +59,7 @@ impl Access {
     pub(crate) async fn readable(&self, state: &State) -> Result<&Repository, Refusal> {
         // Whether it exists is for those to know who may read it.
         if !self.may(state, Verb::Get).await? {
-            return Err(self.refuse(
-                state,
-                "read",
-                "this token does not allow reading this repository",
-            ));
+            return Err(self.refuse(state, "read", self.why_unreadable()));
         }
         if state.layout.exists(&self.repository) {
             Ok(&self.repository)
@@ -71,6 +68,23 @@ impl Access {
                 "there is no repository {}",
                 self.repository
             )))
+        }
+    }
+
+    fn why_unreadable(&self) -> String {
+        match &self.principal {
+            Principal::Volume(granted) => match granted.what() {
+                Opens::Repository(own) => format!("this volume's word opens {own} alone"),
+                Opens::Adapters(model) => format!(
+                    "this volume's word opens what the list of adapters of {model} names, or has \
+                     named in the last ten minutes"
+                ),
+            },
+            Principal::Node { .. } => "the token of the nodes opens no repository: a volume is read \
+                                       by its own word. For volumes of an earlier release start the \
+                                       registry with --node-token-reads-all"
+                .to_owned(),
+            _ => "this token does not allow reading this repository".to_owned(),
         }
     }
 
@@ -116,6 +130,9 @@ impl Access {
     /// Whether whoever asks has `verb` on the repository.
     pub(crate) async fn may(&self, state: &State, verb: Verb) -> Result<bool, Refusal> {
         let (who, repository) = (&self.principal, &self.repository);
+        if let Principal::Volume(granted) = who {
+            return Ok(verb == Verb::Get && granted.opens(repository, &state.adapters));
+        }
         state.auth.allows(who, repository, verb).await
     }
 

@@ -9,7 +9,7 @@ use std::{
     io::{self, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{self, Duration},
 };
 
 use axum::{
@@ -25,7 +25,10 @@ use parking_lot::{Mutex, RwLock};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    api::{Admin, Reader, parse},
+    access::Who,
+    api::{Admin, parse},
+    auth::Principal,
+    clock::Clock,
     layout::sync_folders,
     names::Repository,
     refusal::Refusal,
@@ -33,6 +36,9 @@ use crate::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
+/// For how long a repository can be read that a list has ceased to name, as long as nodes keep the
+/// files.
+const STAYS_OPEN: Duration = Duration::from_mins(10);
 /// Models of one call for changes: far more than a node has pods.
 const MAX_KNOWN: usize = 4096;
 
@@ -49,6 +55,9 @@ pub(crate) struct Lists {
     writing: Mutex<()>,
     /// How often any of them changed.
     changes: watch::Sender<u64>,
+    /// Repositories that a Model's list named before, and until when. A restart forgets them.
+    left: Mutex<BTreeMap<ModelName, BTreeMap<String, time::Instant>>>,
+    clock: Clock,
 }
 
 #[derive(Clone)]
@@ -64,7 +73,7 @@ enum Kept {
 
 impl Lists {
     /// Reads what is there below `root`.
-    pub(crate) fn open(root: &Path, tmp: PathBuf) -> io::Result<Self> {
+    pub(crate) fn open(root: &Path, tmp: PathBuf, clock: Clock) -> io::Result<Self> {
         let folder = root.join("adapters");
         fs::create_dir_all(&folder)?;
         let mut kept = BTreeMap::new();
@@ -94,6 +103,8 @@ impl Lists {
             kept: RwLock::new(kept),
             writing: Mutex::default(),
             changes: watch::Sender::new(0),
+            left: Mutex::default(),
+            clock,
         })
     }
 
@@ -114,6 +125,7 @@ impl Lists {
         file.as_file().sync_all()?;
         file.persist(&path).map_err(|error| error.error)?;
         sync_folders(parent, &self.folder)?;
+        self.note_left(owner, before.as_ref(), &list);
         let new = Kept::List {
             revision: revision.clone(),
             list: Arc::new(list),
@@ -130,6 +142,8 @@ impl Lists {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
+        let before = self.kept.read().get(owner).cloned();
+        self.note_left(owner, before.as_ref(), &AdapterList::default());
         let was_there = self.kept.write().remove(owner).is_some();
         // Goes only once it is empty.
         let _ = fs::remove_dir(self.folder.join(owner.namespace()));
@@ -175,6 +189,45 @@ impl Lists {
                 return found;
             }
         }
+    }
+
+    /// Notes until when what a list named and the next one does not can still be read.
+    fn note_left(&self, owner: &ModelName, before: Option<&Kept>, next: &AdapterList) {
+        let (mut left, now) = (self.left.lock(), self.clock.now());
+        left.retain(|_, repositories| {
+            repositories.retain(|_, until| *until > now);
+            !repositories.is_empty()
+        });
+        let Some(Kept::List { list, .. }) = before else {
+            return;
+        };
+        let named: BTreeSet<&str> = next.adapters.iter().map(|a| &*a.repository).collect();
+        for adapter in &list.adapters {
+            if !named.contains(&*adapter.repository) {
+                let own = left.entry(owner.clone()).or_default();
+                own.insert(adapter.repository.clone(), now + STAYS_OPEN);
+            }
+        }
+    }
+
+    /// Whether the list of that Model names the repository, or named it a short while ago.
+    pub(crate) fn opens(&self, owner: &ModelName, repository: &Repository) -> bool {
+        let is_it = |name: &str| {
+            name.parse()
+                .is_ok_and(|named: Repository| named == *repository)
+        };
+        if let Some(Kept::List { list, .. }) = self.kept.read().get(owner)
+            && list.adapters.iter().any(|a| is_it(&a.repository))
+        {
+            return true;
+        }
+        let now = self.clock.now();
+        let left = self.left.lock();
+        left.get(owner).is_some_and(|repositories| {
+            repositories
+                .iter()
+                .any(|(name, until)| *until > now && is_it(name))
+        })
     }
 
     /// All Models of which there is a list, also one that cannot be read.
@@ -279,9 +332,12 @@ pub(crate) async fn remove(
 /// `GET /api/v1/adapters/NAMESPACE/MODEL`
 pub(crate) async fn get(
     AxumState(state): AxumState<Arc<State>>,
-    _: Reader,
+    Who(who): Who,
     Owner(owner): Owner,
 ) -> Result<Json<AdapterList>, Refusal> {
+    if !may_read(&state, &who, &owner, None) {
+        return Err(Refusal::forbidden("this token does not allow this list"));
+    }
     match state.adapters.get(&owner) {
         Kept::List { list, .. } => Ok(Json(AdapterList::clone(&list))),
         Kept::Unreadable => {
@@ -294,17 +350,50 @@ pub(crate) async fn get(
 /// `POST /api/v1/adapters/changes`
 pub(crate) async fn changes(
     AxumState(state): AxumState<Arc<State>>,
-    _: Reader,
+    Who(who): Who,
     body: Bytes,
 ) -> Result<Json<Changes>, Refusal> {
-    let request: ChangesRequest = parse(&body)?;
-    if request.known.len() > MAX_KNOWN {
+    let is_node = matches!(
+        who,
+        Principal::Admin | Principal::Node { .. } | Principal::Volume(_)
+    );
+    if !is_node {
+        return Err(Refusal::forbidden("this token does not allow the API"));
+    }
+    let ChangesRequest { mut known, words } = parse(&body)?;
+    if known.len() > MAX_KNOWN || words.len() > MAX_KNOWN {
         let message = format!("at most {MAX_KNOWN} Models can be asked for in one call");
         return Err(Refusal::bad_request(message));
     }
-    tokio::select! {
-        changes = state.adapters.changed(&request.known, PATIENCE) => Ok(Json(changes)),
-        () = state.shutdown.cancelled() => Ok(Json(Changes::default())),
+    let may = |model: &ModelName| may_read(&state, &who, model, words.get(model));
+    let mut refused: BTreeSet<ModelName> = known.keys().filter(|m| !may(m)).cloned().collect();
+    known.retain(|model, _| !refused.contains(model));
+    // Who is refused hears so at once, with what there is for others.
+    let patience = if refused.is_empty() {
+        PATIENCE
+    } else {
+        Duration::ZERO
+    };
+    let mut changes = tokio::select! {
+        changes = state.adapters.changed(&known, patience) => changes,
+        () = state.shutdown.cancelled() => Changes::default(),
+    };
+    // A right may have gone while the call waited.
+    refused.extend(changes.lists.keys().filter(|m| !may(m)).cloned());
+    changes.lists.retain(|model, _| !refused.contains(model));
+    changes.refused = refused;
+    Ok(Json(changes))
+}
+
+/// Whether who asks may read the list of that Model, by its token or by a word that it shows.
+fn may_read(state: &State, who: &Principal, model: &ModelName, word: Option<&String>) -> bool {
+    match who {
+        Principal::Admin | Principal::Node { reads_all: true } => true,
+        Principal::Volume(granted) => granted.opens_list(model),
+        Principal::Node { reads_all: false } => word
+            .and_then(|word| state.auth.granted(word))
+            .is_some_and(|granted| granted.opens_list(model)),
+        Principal::Namespace { .. } | Principal::Kubernetes(_) => false,
     }
 }
 
@@ -315,7 +404,7 @@ mod tests {
     #[test]
     fn a_repository_that_a_list_names_is_known() {
         let dir = tempfile::tempdir().unwrap();
-        let lists = Lists::open(dir.path(), dir.path().to_owned()).unwrap();
+        let lists = Lists::open(dir.path(), dir.path().to_owned(), Clock::default()).unwrap();
         let id = "ab".repeat(32);
         let list: AdapterList = serde_json::from_value(serde_json::json!({"adapters": [{
             "name": "sql", "scale": 1.0, "repository": format!("mirror/{id}"),

@@ -51,7 +51,7 @@ impl FromRequestParts<Arc<State>> for Reader {
         parts: &mut Parts,
         state: &Arc<State>,
     ) -> Result<Self, Self::Rejection> {
-        let may = |who: &Principal| matches!(who, Principal::Admin | Principal::Node);
+        let may = |who: &Principal| matches!(who, Principal::Admin | Principal::Node { .. });
         require(state, parts, may).await.map(|()| Self)
     }
 }

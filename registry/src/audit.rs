@@ -49,6 +49,9 @@ pub(crate) struct Entry {
     pub(crate) from: Option<String>,
     #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
     pub(crate) reference: Option<String>,
+    /// The handle of a volume that was given a right to read, or lost it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) volume: Option<String>,
     /// The SHA-256 of an LFS object.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) object: Option<String>,
@@ -153,6 +156,7 @@ impl Audit {
             repository = entry.repository,
             from = entry.from,
             reference = entry.reference,
+            volume = entry.volume,
             object = entry.object,
             old = entry.old,
             new = entry.new,
@@ -287,7 +291,8 @@ mod tests {
         let file = dir.path().join("audit/audit.jsonl");
         let mut half = OpenOptions::new().append(true).open(&file).unwrap();
         half.write_all(b"1").unwrap();
-        let refused = Entry::new("push", &Principal::Node, &"git/a/m").refused("no");
+        let refused =
+            Entry::new("push", &Principal::Node { reads_all: false }, &"git/a/m").refused("no");
         Audit::open(dir.path()).unwrap().note(&refused);
         let lines = lines(dir.path());
         assert_eq!(lines.len(), 3);
@@ -325,13 +330,18 @@ mod tests {
     fn many_refusals_do_not_push_out_what_was_done() {
         let dir = tempfile::tempdir().unwrap();
         let audit = Audit::open(dir.path()).unwrap();
-        let refused = Entry::new("push", &Principal::Node, &"git/a/m").refused("no");
+        let refused =
+            Entry::new("push", &Principal::Node { reads_all: false }, &"git/a/m").refused("no");
         for _ in 0..REFUSALS_A_MINUTE + 5 {
             audit.note(&refused);
         }
         assert_eq!(lines(dir.path()).len() as u32, REFUSALS_A_MINUTE);
         audit.note(&Entry::new("push", &Principal::Admin, &"git/a/m"));
-        audit.note(&Entry::new("push", &Principal::Node, &"git/a/m"));
+        audit.note(&Entry::new(
+            "push",
+            &Principal::Node { reads_all: false },
+            &"git/a/m",
+        ));
         let lines = lines(dir.path());
         let last = &lines[lines.len() - 2..];
         assert_eq!(

@@ -19,11 +19,13 @@ mod api;
 mod audit;
 mod auth;
 mod branches;
+mod clock;
 mod collect;
 mod commits;
 mod events;
 mod fork;
 mod git;
+mod grants;
 mod keep;
 mod layout;
 mod let_go;
@@ -50,6 +52,7 @@ pub use auth::{
     CacheTimes, InvalidToken, KubernetesTokens, SecretsError, SigningKey, TokenFiles, WeakKey,
     read_signing_key,
 };
+pub use clock::Clock;
 pub use layout::LayoutError;
 pub use limits::{FetchLimits, GitLimits, Limits};
 pub use names::{InvalidName, Namespace};

@@ -6,8 +6,8 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use hyprstream_contract::repositories::rbac::AUDIENCE;
 use hyprstream_registry::{
-    CacheTimes, FetchLimits, GitLimits, KubernetesTokens, Limits, Namespace, OpenError, Registry,
-    Settings, TokenFiles, read_signing_key,
+    CacheTimes, Clock, FetchLimits, GitLimits, KubernetesTokens, Limits, Namespace, OpenError,
+    Registry, Settings, TokenFiles, read_signing_key,
 };
 use hyprstream_telemetry::{AdminServer, LogFormat, init_logs};
 use tokio::{
@@ -56,12 +56,16 @@ struct ServeArgs {
     /// File with the token that may do everything; at least 16 bytes.
     #[arg(long, env = "HYPRSTREAM_ADMIN_TOKEN_FILE")]
     admin_token_file: PathBuf,
-    /// File with the token that may read every repository; at least 16 bytes.
+    /// File with the token by which one is a node; at least 16 bytes.
     #[arg(long, env = "HYPRSTREAM_NODE_TOKEN_FILE")]
     node_token_file: PathBuf,
     /// File with the key of signed tokens; at least 32 bytes.
     #[arg(long, env = "HYPRSTREAM_SIGNING_KEY_FILE")]
     signing_key_file: PathBuf,
+    /// Lets the token of the nodes read every repository and the lists of adapters, for volumes that
+    /// an earlier release made, which have no words of their own.
+    #[arg(long, env = "HYPRSTREAM_NODE_TOKEN_READS_ALL")]
+    node_token_reads_all: bool,
     /// Takes tokens of the cluster's API server as well, and asks it what they may do.
     #[arg(long, env = "HYPRSTREAM_KUBERNETES_TOKENS")]
     kubernetes_tokens: bool,
@@ -224,6 +228,8 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     });
     let settings = Settings {
         kubernetes,
+        node_token_reads_all: args.node_token_reads_all,
+        clock: Clock::default(),
         root: args.root,
         tokens: TokenFiles {
             admin: args.admin_token_file,

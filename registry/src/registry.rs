@@ -18,9 +18,11 @@ use crate::{
     adapters::Lists,
     audit::Audit,
     auth::{Auth, KubernetesTokens, SecretsError, TokenFiles},
+    clock::Clock,
     collect, commits,
     events::Events,
     git::{GitRunner, repair},
+    grants::Grants,
     layout::{Layout, LayoutError},
     let_go::Promised,
     lfs::parts::{self, Uploads},
@@ -41,6 +43,9 @@ pub struct Settings {
     pub tokens: TokenFiles,
     /// How tokens of the cluster's API server are checked; `None` if they are not taken.
     pub kubernetes: Option<KubernetesTokens>,
+    /// Whether the token of the nodes reads every repository and list, as the volumes of an earlier
+    /// release need it, which have no words.
+    pub node_token_reads_all: bool,
     /// How much clients may ask for.
     pub limits: Limits,
     /// Upstreams that are fetched from although their addresses are not public.
@@ -48,6 +53,8 @@ pub struct Settings {
     /// Mirrors that nobody used for this long are removed, with the objects that belong to no
     /// other repository. `None` keeps everything.
     pub keep: Option<Duration>,
+    /// Tells for how long what adapters' lists named stays open.
+    pub clock: Clock,
 }
 
 /// An open registry.
@@ -102,9 +109,11 @@ impl Registry {
             root,
             tokens,
             kubernetes,
+            node_token_reads_all,
             limits,
             allowed_upstreams,
             keep,
+            clock,
         } = settings;
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -123,9 +132,13 @@ impl Registry {
             .arg("--version")
             .output()
             .map_err(OpenError::Git)?;
-        let auth = Auth::open(tokens, kubernetes).map_err(OpenError::Secrets)?;
-        let metrics = Metrics::new().map_err(OpenError::Metrics)?;
         let layout = Layout::open(&root).map_err(OpenError::Layout)?;
+        let grants = Grants::open(&root, layout.tmp()).map_err(failed(&root.join("grants")))?;
+        let grants = Arc::new(grants);
+        let auth = Auth::open(tokens, kubernetes)
+            .map_err(OpenError::Secrets)?
+            .with_grants(Arc::clone(&grants), node_token_reads_all);
+        let metrics = Metrics::new().map_err(OpenError::Metrics)?;
         collect::clear(&layout);
         for repository in collect::repositories(&layout) {
             let removed = repair(&layout.repository(&repository), ORPHAN_AGE);
@@ -134,11 +147,13 @@ impl Registry {
             }
         }
         let git = GitRunner::new(limits.git, &root, metrics.git_processes.clone());
-        let adapters = Lists::open(&root, layout.tmp()).map_err(failed(&root.join("adapters")))?;
+        let adapters =
+            Lists::open(&root, layout.tmp(), clock).map_err(failed(&root.join("adapters")))?;
         let audit = Audit::open(&root).map_err(failed(&root.join("audit")))?;
         let state = State {
             audit,
             adapters,
+            grants,
             mirrors: Mirrors::new(limits.max_fetches),
             layout,
             auth,

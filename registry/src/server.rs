@@ -13,7 +13,7 @@ use axum::{
     http::{HeaderValue, header},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
-    routing::{any, delete, get, head, post},
+    routing::{any, delete, get, head, post, put},
 };
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -29,7 +29,7 @@ use tower_http::{catch_panic::CatchPanicLayer, decompression::RequestDecompressi
 
 use crate::{
     access::Access,
-    adapters, api, branches, commits, fork, git, keep, lfs, linger, merges, protection,
+    adapters, api, branches, commits, fork, git, grants, keep, lfs, linger, merges, protection,
     refusal::{self, Refusal},
     remove,
     state::State,
@@ -61,6 +61,13 @@ pub(crate) fn router(state: Arc<State>) -> Router {
             get(adapters::get)
                 .put(adapters::put)
                 .delete(adapters::remove),
+        )
+        .route("/grants", get(grants::list))
+        .route(
+            "/grants/{handle}",
+            put(grants::put)
+                .delete(grants::remove)
+                .layer(DefaultBodyLimit::max(grants::MAX_BODY_BYTES)),
         )
         .route("/persistentvolumes", post(volumes::known))
         .route("/forks", post(fork::fork))

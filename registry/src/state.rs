@@ -13,6 +13,7 @@ use crate::{
     auth::Auth,
     events::Events,
     git::GitRunner,
+    grants::Grants,
     layout::Layout,
     let_go::Promised,
     lfs::parts::Uploads,
@@ -35,6 +36,8 @@ pub(crate) struct State {
     pub(crate) mirrors: Mirrors,
     /// Which adapters workers have.
     pub(crate) adapters: Lists,
+    /// What the volumes of nodes open.
+    pub(crate) grants: Arc<Grants>,
     pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
     /// LFS uploads that are under way.

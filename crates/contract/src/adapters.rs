@@ -5,9 +5,11 @@
 //! |---|---|---|---|
 //! | `PUT /api/v1/adapters/NAMESPACE/MODEL` | admin | [`AdapterList`] | 200 [`Stored`], idempotent |
 //! | `DELETE /api/v1/adapters/NAMESPACE/MODEL` | admin | | 204, also if there was none |
-//! | `GET /api/v1/adapters/NAMESPACE/MODEL` | admin, node | | 200 [`AdapterList`]; an empty one if there is none |
+//! | `GET /api/v1/adapters/NAMESPACE/MODEL` | admin, the Model's word | | 200 [`AdapterList`]; an empty one if there is none |
 //! | `GET /api/v1/adapters` | admin | | 200 [`ListedModels`] |
-//! | `POST /api/v1/adapters/changes` | admin, node | [`ChangesRequest`] | 200 [`Changes`], waits up to 30 s for one |
+//! | `POST /api/v1/adapters/changes` | admin, node with words | [`ChangesRequest`] | 200 [`Changes`], waits up to 30 s for one |
+//!
+//! The word of a Model is that of a volume of its adapters ([`crate::grants`]).
 //!
 //! A node shows a list to the workers of its Model as a folder:
 //!
@@ -106,11 +108,23 @@ pub struct ListedModels {
 }
 
 /// Asks for the lists that differ from those that the asker has.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ChangesRequest {
     /// The Models, with the revision that the asker has; empty for none.
     pub known: BTreeMap<ModelName, String>,
+    /// What opens their lists, by Model: a [`crate::grants::Word`] of a volume of the Model's
+    /// adapters.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub words: BTreeMap<ModelName, String>,
+}
+
+impl std::fmt::Debug for ChangesRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChangesRequest")
+            .field("known", &self.known)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The lists that differ; none if nothing changed while the call waited.
@@ -119,6 +133,9 @@ pub struct ChangesRequest {
 pub struct Changes {
     /// By Model.
     pub lists: BTreeMap<ModelName, AdapterList>,
+    /// Models whose lists the asker may not read. While there are any, the answer does not wait.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub refused: BTreeSet<ModelName>,
 }
 
 /// `adapters.json`: what a node shows to the workers of a Model. The node plugin writes it, workers
@@ -274,7 +291,7 @@ impl AdapterEntry {
     }
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         // Writing to a string does not fail.
         let _ = write!(text, "{byte:02x}");
@@ -291,7 +308,7 @@ fn is_plain(path: &str) -> bool {
             .all(|part| !part.is_empty() && part != "." && part != "..")
 }
 
-fn is_repository(text: &str) -> bool {
+pub(crate) fn is_repository(text: &str) -> bool {
     let parts: Vec<&str> = text.split('/').collect();
     let plain = parts.iter().all(|part| {
         !part.is_empty()
@@ -363,9 +380,20 @@ mod tests {
         let model = || "a/m.v2".parse().unwrap();
         let request = ChangesRequest {
             known: BTreeMap::from([(model(), "r".to_owned())]),
+            words: BTreeMap::new(),
         };
+        let shown = ChangesRequest {
+            words: BTreeMap::from([(model(), "hsv_x".to_owned())]),
+            ..request.clone()
+        };
+        assert!(!format!("{shown:?}").contains("hsv_x"));
         let changes = Changes {
             lists: BTreeMap::from([(model(), AdapterList::default())]),
+            refused: BTreeSet::new(),
+        };
+        let refusal = Changes {
+            lists: BTreeMap::new(),
+            refused: BTreeSet::from([model()]),
         };
         let listed = ListedModels {
             models: BTreeSet::from([model()]),
@@ -376,8 +404,16 @@ mod tests {
                 serde_json::json!({"known": {"a/m.v2": "r"}}),
             ),
             (
+                serde_json::to_value(&shown),
+                serde_json::json!({"known": {"a/m.v2": "r"}, "words": {"a/m.v2": "hsv_x"}}),
+            ),
+            (
                 serde_json::to_value(&changes),
                 serde_json::json!({"lists": {"a/m.v2": {"adapters": []}}}),
+            ),
+            (
+                serde_json::to_value(&refusal),
+                serde_json::json!({"lists": {}, "refused": ["a/m.v2"]}),
             ),
             (
                 serde_json::to_value(&listed),

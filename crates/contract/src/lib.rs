@@ -7,6 +7,7 @@
 
 pub mod adapters;
 pub mod commit;
+pub mod grants;
 pub mod header;
 pub mod label;
 pub mod manifest;

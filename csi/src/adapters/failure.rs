@@ -48,6 +48,7 @@ impl From<&Error> for Failure {
         let (reason, is_own, lasts) = match error {
             Error::Fetch(fetch) => match **fetch {
                 FetchError::Unreachable { .. } => ("RegistryUnreachable", false, false),
+                FetchError::Denied { .. } => ("AccessDenied", false, false),
                 FetchError::NotFound { .. } => ("NotFound", true, true),
                 FetchError::Refused { .. } => ("Refused", true, true),
                 FetchError::DiskFull { .. } => ("DiskFull", true, false),

@@ -9,7 +9,8 @@ use std::{
 use hyprstream_contract::adapters::{ChangesRequest, ModelName};
 use tokio::task::AbortHandle;
 
-use super::{Adapters, Followed, Said};
+use super::{Adapters, Followed, Said, Unsaid};
+use crate::fetch::Key;
 
 /// First pause after a call that failed; it doubles.
 const MIN_PAUSE: Duration = Duration::from_millis(200);
@@ -17,6 +18,12 @@ const MIN_PAUSE: Duration = Duration::from_millis(200);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// An answer that says nothing new after less than this is no wait.
 const NO_WAIT: Duration = Duration::from_secs(1);
+
+/// Where nobody is let in, it is tried again after so long.
+const TRY_AGAIN: Duration = Duration::from_secs(30);
+
+/// A Model that is asked for, and by which key.
+type Asked = (Arc<Followed>, Key);
 
 /// The task of a Model, which ends when this is dropped.
 struct Task {
@@ -55,12 +62,18 @@ impl Adapters {
                 self.followed.woken.notified().await;
                 continue;
             }
-            let known = followed
-                .iter()
-                .map(|(model, followed)| (model.clone(), followed.known()));
-            let request = ChangesRequest {
-                known: known.collect(),
-            };
+            let asked = asked(&followed);
+            if asked.is_empty() {
+                // Nobody is let in. A volume may bring another word, or a grant be put right.
+                tokio::select! {
+                    () = tokio::time::sleep(TRY_AGAIN) => {
+                        followed.values().for_each(|followed| followed.access.try_again());
+                    }
+                    () = self.followed.woken.notified() => {}
+                }
+                continue;
+            }
+            let request = request(&asked);
             let begun = Instant::now();
             let answer = tokio::select! {
                 answer = self.lists.changes(request) => answer,
@@ -74,7 +87,12 @@ impl Adapters {
                         self.tell_news();
                         down = false;
                     }
-                    if take(&followed, said) || begun.elapsed() >= NO_WAIT {
+                    judge(&asked, &said);
+                    let asked = asked.into_iter();
+                    let asked = asked
+                        .map(|(model, (followed, _))| (model, followed))
+                        .collect();
+                    if take(&asked, said) || begun.elapsed() >= NO_WAIT {
                         futile = 0;
                         continue;
                     }
@@ -99,6 +117,41 @@ impl Adapters {
     }
 }
 
+/// Those that are asked for, with the key by which they are.
+fn asked(followed: &BTreeMap<ModelName, Arc<Followed>>) -> BTreeMap<ModelName, Asked> {
+    let with_key = |(model, followed): (&ModelName, &Arc<Followed>)| {
+        let key = followed.access.key()?;
+        Some((model.clone(), (Arc::clone(followed), key)))
+    };
+    followed.iter().filter_map(with_key).collect()
+}
+
+fn request(asked: &BTreeMap<ModelName, Asked>) -> ChangesRequest {
+    let mut request = ChangesRequest::default();
+    for (model, (followed, key)) in asked {
+        request.known.insert(model.clone(), followed.known());
+        if let Key::Word(word) = key {
+            let word = word.expose().to_owned();
+            request.words.insert(model.clone(), word);
+        }
+    }
+    request
+}
+
+/// Notes which keys opened what was asked for.
+fn judge(asked: &BTreeMap<ModelName, Asked>, said: &Said) {
+    for (model, (followed, key)) in asked {
+        if matches!(said.get(model), Some(Err(Unsaid::Refused))) {
+            if !followed.access.is_refused() {
+                tracing::warn!(%model, "the registry refuses the key to the list of adapters");
+            }
+            followed.access.refused(key);
+        } else {
+            followed.access.accepted(key);
+        }
+    }
+}
+
 /// Passes on what was said. Returns whether any of it is of use.
 fn take(followed: &BTreeMap<ModelName, Arc<Followed>>, mut said: Said) -> bool {
     let mut something = false;
@@ -108,7 +161,10 @@ fn take(followed: &BTreeMap<ModelName, Arc<Followed>>, mut said: Said) -> bool {
                 followed.adopt(list);
                 something = true;
             }
+            // Which is told once, where it is noted.
+            Some(Err(Unsaid::Refused)) => followed.unsaid(&Unsaid::Refused.to_string()),
             Some(Err(why)) => {
+                let why = why.to_string();
                 tracing::error!(%model, why, "list of adapters");
                 followed.unsaid(&why);
             }
@@ -125,18 +181,13 @@ fn take(followed: &BTreeMap<ModelName, Arc<Followed>>, mut said: Said) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use hyprstream_contract::adapters::AdapterList;
-    use tokio::sync::watch;
-
     use super::*;
+    use hyprstream_contract::adapters::AdapterList;
 
     #[test]
     fn a_model_of_which_nothing_is_said_is_one_whose_list_cannot_be_read() {
         let model: ModelName = "a/m".parse().unwrap();
-        let followed = Arc::new(Followed {
-            model: model.clone(),
-            progress: watch::Sender::default(),
-        });
+        let followed = Arc::new(Followed::new(&model));
         let all = BTreeMap::from([(model.clone(), Arc::clone(&followed))]);
         assert!(!take(&all, Said::new()));
         let why = followed.progress.borrow().why();
@@ -153,7 +204,10 @@ mod tests {
         assert_eq!(followed.known(), AdapterList::default().revision());
         assert!(!take(&all, Said::new()));
         assert!(followed.progress.borrow().unsaid.is_none());
-        assert!(!take(&all, Said::from([(model, Err("bad".into()))])));
+        assert!(!take(
+            &all,
+            Said::from([(model, Err(Unsaid::Wrong("bad".into())))])
+        ));
         assert_eq!(followed.known(), AdapterList::default().revision());
     }
 }

@@ -12,7 +12,21 @@ use crate::registry_api::RegistryApi;
 const TIMEOUT: Duration = Duration::from_secs(45);
 
 /// The lists that differ from what was known, by Model; of one that cannot be used, why.
-pub type Said = BTreeMap<ModelName, Result<AdapterList, String>>;
+pub type Said = BTreeMap<ModelName, Result<AdapterList, Unsaid>>;
+
+/// Why a list cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unsaid {
+    /// It is not what a list is, for people.
+    #[error("{0}")]
+    Wrong(String),
+    /// It is not for who asked.
+    #[error(
+        "the registry does not let this volume read it: its word is not known there, or is another \
+         Model's; while its PersistentVolume is there, the operator puts that right within a minute"
+    )]
+    Refused,
+}
 
 /// Where lists come from. [`RegistryLists`] is the real one.
 #[async_trait]
@@ -32,6 +46,8 @@ pub struct RegistryLists(RegistryApi);
 #[derive(Deserialize)]
 struct Answer {
     lists: BTreeMap<String, serde_json::Value>,
+    #[serde(default)]
+    refused: Vec<String>,
 }
 
 impl RegistryLists {
@@ -67,15 +83,22 @@ fn said(body: &[u8]) -> Result<Said, String> {
             }
         }
     }
+    for model in answer.refused.iter().filter_map(|model| model.parse().ok()) {
+        said.insert(model, Err(Unsaid::Refused));
+    }
     Ok(said)
 }
 
-fn read(list: serde_json::Value) -> Result<AdapterList, String> {
-    let list: AdapterList = serde_json::from_value(list)
-        .map_err(|e| format!("the registry's list cannot be read: {e}"))?;
-    list.check()
-        .map_err(|e| format!("the registry's list cannot be used: {e}"))?;
-    Ok(list)
+fn read(list: serde_json::Value) -> Result<AdapterList, Unsaid> {
+    let wrong = |why| Err(Unsaid::Wrong(why));
+    let list: AdapterList = match serde_json::from_value(list) {
+        Ok(list) => list,
+        Err(error) => return wrong(format!("the registry's list cannot be read: {error}")),
+    };
+    match list.check() {
+        Ok(()) => Ok(list),
+        Err(error) => wrong(format!("the registry's list cannot be used: {error}")),
+    }
 }
 
 #[cfg(test)]
@@ -99,13 +122,15 @@ mod tests {
             "a/newer": {"adapters": [newer]},
             "a/escaping": {"adapters": [escaping]},
             "A/none": {"adapters": []},
-        }});
+        }, "refused": ["a/closed"]});
         let said = super::said(body.to_string().as_bytes()).unwrap();
-        assert_eq!(said.len(), 3);
+        assert_eq!(said.len(), 4);
         let said = |model: &str| &said[&model.parse::<ModelName>().unwrap()];
         assert_eq!(said("a/good").as_ref().unwrap().adapters.len(), 1);
-        assert!(said("a/newer").as_ref().unwrap_err().contains("rank"));
-        assert!(said("a/escaping").as_ref().unwrap_err().contains("../w"));
+        let why = |model: &str| said(model).as_ref().unwrap_err().to_string();
+        assert!(why("a/newer").contains("rank"));
+        assert!(why("a/escaping").contains("../w"));
+        assert_eq!(*said("a/closed"), Err(Unsaid::Refused));
         assert!(super::said(b"<html>").is_err());
     }
 }

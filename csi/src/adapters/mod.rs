@@ -27,12 +27,12 @@ use hyprstream_contract::adapters::{AdapterList, ModelName};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-pub use lists::{Lists, RegistryLists, Said};
+pub use lists::{Lists, RegistryLists, Said, Unsaid};
 
 use self::folder::Folder;
 use crate::{
     error::Error,
-    fetch::{Checkout, Checkouts},
+    fetch::{Access, Checkout, Checkouts, Key},
     gc,
     layout::{CheckoutKey, Layout},
     metrics::Metrics,
@@ -101,7 +101,7 @@ pub struct Following {
 
 #[derive(Default)]
 struct State {
-    staged: HashSet<ModelName>,
+    staged: HashMap<ModelName, Vec<Key>>,
     leases: HashMap<ModelName, usize>,
     followed: BTreeMap<ModelName, Arc<Followed>>,
 }
@@ -109,6 +109,8 @@ struct State {
 /// A Model that is followed.
 struct Followed {
     model: ModelName,
+    /// By what the registry is asked for the list and for what it names.
+    access: Access,
     progress: watch::Sender<Progress>,
 }
 
@@ -174,9 +176,31 @@ impl Adapters {
         }
     }
 
-    /// From now on these Models are followed, and those with a lease.
-    pub fn set_staged(&self, models: HashSet<ModelName>) {
+    /// From now on these Models are followed, by the keys of their volumes, and those with a lease.
+    pub fn set_staged(&self, models: HashMap<ModelName, Vec<Key>>) {
         self.change(|state| state.staged = models);
+    }
+
+    /// A volume of the Model brings a key, by which the registry is asked from now on. Nothing to do
+    /// unless the Model is followed.
+    pub fn offer(&self, model: &ModelName, key: Key) {
+        let followed = self.followed.state.lock().followed.get(model).cloned();
+        let Some(followed) = followed else {
+            return;
+        };
+        let is_news = followed.access.is_refused() || followed.access.key() != Some(key.clone());
+        followed.access.offer(key);
+        if is_news {
+            self.followed.woken.notify_one();
+            self.tell_news();
+        }
+    }
+
+    /// Whether the registry lets none of the Model's volumes read its list.
+    pub(crate) fn is_refused(&self, model: &ModelName) -> bool {
+        let state = self.followed.state.lock();
+        let followed = state.followed.get(model);
+        followed.is_some_and(|followed| followed.access.is_refused())
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
@@ -188,15 +212,15 @@ impl Adapters {
             leases,
             followed,
         } = &mut *state;
-        followed.retain(|model, _| staged.contains(model) || leases.contains_key(model));
+        followed.retain(|model, _| staged.contains_key(model) || leases.contains_key(model));
         let kept = followed.len();
-        for model in staged.iter().chain(leases.keys()) {
-            followed.entry(model.clone()).or_insert_with(|| {
-                Arc::new(Followed {
-                    model: model.clone(),
-                    progress: watch::Sender::default(),
-                })
-            });
+        for model in staged.keys().chain(leases.keys()) {
+            let followed = followed
+                .entry(model.clone())
+                .or_insert_with(|| Arc::new(Followed::new(model)));
+            for key in staged.get(model).into_iter().flatten() {
+                followed.access.hold(key.clone());
+            }
         }
         if before != kept || kept != followed.len() {
             self.followed.woken.notify_one();
@@ -342,6 +366,14 @@ impl Adapters {
 }
 
 impl Followed {
+    fn new(model: &ModelName) -> Self {
+        Self {
+            model: model.clone(),
+            access: Access::default(),
+            progress: watch::Sender::default(),
+        }
+    }
+
     /// The registry said it.
     fn adopt(&self, list: AdapterList) {
         let adopted = Adopted {

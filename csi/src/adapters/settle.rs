@@ -192,7 +192,9 @@ impl Adapters {
     ) -> Result<Vec<(String, Result<(), Failure>)>, Error> {
         let lease = self.checkouts.lease(&unit.key);
         let checkout = loop {
-            let asked = self.checkouts.ensure(&unit.key, &unit.volume, PATIENCE);
+            let asked = self
+                .checkouts
+                .ensure(&unit.key, &unit.volume, &followed.access, PATIENCE);
             match asked.await {
                 Err(Error::Fetching(progress)) => {
                     tracing::info!(model = %followed.model, progress, "adapters are still coming");

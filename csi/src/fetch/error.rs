@@ -18,6 +18,12 @@ pub enum FetchError {
         /// What failed.
         why: String,
     },
+    /// The registry does not let the volume read it; may pass.
+    #[error("the registry does not let the volume read the commit: {why}; retrying")]
+    Denied {
+        /// Why, and what to do.
+        why: String,
+    },
     /// The registry does not have the repository, the commit or an object of it.
     #[error("the registry does not have all of the commit: {why}")]
     NotFound {
@@ -83,10 +89,9 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 fn by_reason(reason: &str, error: &dyn std::error::Error) -> FetchError {
     let why = chain(error);
     match reason {
-        // The node's token is the administrator's matter and may be put right at any time.
-        "HostUnreachable" | "UpstreamError" | "AuthenticationFailed" => {
-            FetchError::Unreachable { why }
-        }
+        "HostUnreachable" | "UpstreamError" => FetchError::Unreachable { why },
+        // A right may be given, or put right, at any time.
+        "AuthenticationFailed" => FetchError::Denied { why },
         "RepositoryNotFound" | "ReferenceNotFound" | "MissingLFSObject" => {
             FetchError::NotFound { why }
         }

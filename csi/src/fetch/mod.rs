@@ -1,5 +1,6 @@
 //! Bringing the files of a commit to this node, once.
 
+mod access;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -17,6 +18,7 @@ use std::{
     },
 };
 
+pub use access::{Access, Key};
 pub use error::FetchError;
 pub(crate) use error::chain;
 pub use flight::{Checkouts, Lease};
@@ -146,6 +148,9 @@ pub struct Progress {
     pub waiting: AtomicBool,
     /// Set to end the fetch.
     pub cancelled: AtomicBool,
+    /// By what the registry is asked: the keys of all who have asked for the fetch, so that it
+    /// outlives the volume that began it.
+    pub access: Access,
 }
 
 impl fmt::Display for Progress {

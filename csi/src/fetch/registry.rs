@@ -15,7 +15,7 @@ use hyprstream_git2db::{
     tree::{self, EntryKind},
 };
 
-use super::{Checkout, FetchError, Missing, Plan, Progress, Source, error::disk_full};
+use super::{Access, Checkout, FetchError, Key, Missing, Plan, Progress, Source, error::disk_full};
 use crate::{
     error::{Error, is_full},
     layout::{CheckoutKey, Layout},
@@ -29,7 +29,8 @@ const DISK_BLOCK_BYTES: u64 = 4 << 10;
 pub struct Registry {
     /// Its URL, without a path.
     pub url: String,
-    /// File with the token of the nodes, read anew for every fetch; none asks without one.
+    /// File with the token of the nodes, read anew for every fetch of a volume without a word; none
+    /// asks without one.
     pub token_file: Option<PathBuf>,
     /// Where everything goes.
     pub layout: Layout,
@@ -49,7 +50,37 @@ impl Registry {
         Ok(())
     }
 
-    fn credentials(&self) -> Result<Credentials, FetchError> {
+    /// What `act` returns by one of the keys: the newest that the registry takes.
+    fn opened<T>(
+        &self,
+        access: &Access,
+        act: impl Fn(&Credentials) -> Result<T, FetchError>,
+    ) -> Result<T, FetchError> {
+        let mut tried: Vec<Key> = Vec::new();
+        let mut denied = String::new();
+        loop {
+            // Anew each time: somebody may have brought another meanwhile.
+            let untried = access.keys().into_iter().find(|key| !tried.contains(key));
+            let Some(key) = untried else {
+                return Err(FetchError::Denied {
+                    why: format!("{denied}; {}", advice(&tried)),
+                });
+            };
+            match act(&self.credentials(&key)?) {
+                Err(FetchError::Denied { why }) => {
+                    access.refused(&key);
+                    denied = why;
+                    tried.push(key);
+                }
+                done => return done,
+            }
+        }
+    }
+
+    fn credentials(&self, key: &Key) -> Result<Credentials, FetchError> {
+        if let Key::Word(word) = key {
+            return Ok(Credentials::Token(word.expose().to_owned()));
+        }
         let Some(path) = &self.token_file else {
             return Ok(Credentials::None);
         };
@@ -85,7 +116,6 @@ impl Source for Registry {
         progress: &Progress,
     ) -> Result<Plan, FetchError> {
         let url = self.remote(&volume.repository)?;
-        let credentials = self.credentials()?;
         let (commit, include) = content(volume)?;
         let root = self.layout.repository(key);
         std::fs::create_dir_all(&root).map_err(|e| {
@@ -98,20 +128,22 @@ impl Source for Registry {
         })?;
         let bare = self.layout.bare(key);
         repo::init_bare(&bare)?;
-        repo::fetch_commit(
-            &bare,
-            &repo::Fetch {
-                url: &url,
-                reference: &Reference::Commit(commit.clone()),
-                commit: &commit,
-                credentials: &credentials,
-                history: repo::History::None,
-            },
-            &Watch { progress },
-        )
-        .map_err(|error| match error {
-            RemoteError::DiskFull { .. } => disk_full(bare.clone()),
-            other => other.into(),
+        self.opened(&progress.access, |credentials| {
+            repo::fetch_commit(
+                &bare,
+                &repo::Fetch {
+                    url: &url,
+                    reference: &Reference::Commit(commit.clone()),
+                    commit: &commit,
+                    credentials,
+                    history: repo::History::None,
+                },
+                &Watch { progress },
+            )
+            .map_err(|error| match error {
+                RemoteError::DiskFull { .. } => disk_full(bare.clone()),
+                other => other.into(),
+            })
         })?;
         let entries = tree::walk(&bare, &commit, &include, &tree::Limits::default())?;
         let pointers = tree::pointers(&entries);
@@ -153,16 +185,15 @@ impl Source for Registry {
     ) -> Result<(), FetchError> {
         // Invariant: a checkout holds only what the registry offers for its own repository. The
         // node's store knows no owners, and a pointer to the object of another is easily written.
-        let options = lfs::Options {
-            shared_store: true,
-            ..lfs::Options::default()
-        };
-        let client = lfs::Client::new(
-            &self.remote(&volume.repository)?,
-            &self.credentials()?,
-            options,
-        )?;
-        let transfer = client.fetch(&plan.pointers, &self.store()?, &Watch { progress })?;
+        let (url, store) = (self.remote(&volume.repository)?, self.store()?);
+        let transfer = self.opened(&progress.access, |credentials| {
+            let options = lfs::Options {
+                shared_store: true,
+                ..lfs::Options::default()
+            };
+            let client = lfs::Client::new(&url, credentials, options)?;
+            Ok(client.fetch(&plan.pointers, &store, &Watch { progress })?)
+        })?;
         self.metrics.fetched_bytes.inc_by(transfer.bytes_moved);
         tracing::info!(
             repository = volume.repository,
@@ -194,6 +225,17 @@ impl Source for Registry {
             "checkout complete"
         );
         Ok(ours(&made))
+    }
+}
+
+/// What helps where the registry takes none of these keys.
+fn advice(tried: &[Key]) -> &'static str {
+    if tried.iter().all(|key| *key == Key::Node) {
+        "the volume has no word of its own, as those that an earlier release made: have its pods made \
+         anew, or start the registry with --node-token-reads-all"
+    } else {
+        "the registry does not know the volume's word, or it opens something else: while the \
+         PersistentVolume is there, the operator puts that right within a minute"
     }
 }
 
@@ -261,5 +303,80 @@ fn ours(found: &checkout::Checkout) -> Checkout {
     Checkout {
         path: found.path.clone(),
         files,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyprstream_contract::grants::Word;
+
+    use super::*;
+
+    fn registry(folder: &std::path::Path) -> Registry {
+        let token_file = folder.join("token");
+        std::fs::write(&token_file, "node-token\n").unwrap();
+        Registry {
+            url: "http://registry".to_owned(),
+            token_file: Some(token_file),
+            layout: Layout::new(folder).unwrap(),
+            metrics: Metrics::new().unwrap(),
+        }
+    }
+
+    fn denied<T>() -> Result<T, FetchError> {
+        let why = "401".to_owned();
+        Err(FetchError::Denied { why })
+    }
+
+    #[test]
+    fn a_fetch_outlives_the_right_of_the_volume_that_began_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let registry = registry(folder.path());
+        let word = |byte| Word::from_bytes([byte; 32]);
+        let token = |byte: u8| Credentials::Token(word(byte).expose().to_owned());
+        let access = Access::of(Key::Word(word(1)));
+        // Another volume joins while the first one's word is refused.
+        let by = registry.opened(&access, |credentials| {
+            access.hold(Key::Word(word(2)));
+            if *credentials == token(1) {
+                return denied();
+            }
+            Ok(credentials.clone())
+        });
+        assert!(by == Ok(token(2)));
+        // Another failure is no reason to try another key.
+        let tries = std::sync::atomic::AtomicUsize::new(0);
+        let failed: Result<(), _> = registry.opened(&access, |_| {
+            tries.fetch_add(1, Ordering::Relaxed);
+            let why = "down".to_owned();
+            Err(FetchError::Unreachable { why })
+        });
+        assert!(matches!(failed, Err(FetchError::Unreachable { .. })));
+        assert_eq!(tries.into_inner(), 1);
+    }
+
+    #[test]
+    fn a_volume_without_a_word_is_read_by_the_token_of_the_node_and_no_other_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let registry = registry(folder.path());
+        let by = registry.opened(&Access::default(), |credentials| Ok(credentials.clone()));
+        assert!(by == Ok(Credentials::Token("node-token".into())));
+        let refused: Result<(), _> = registry.opened(&Access::of(Key::Node), |_| denied());
+        assert!(
+            refused
+                .unwrap_err()
+                .to_string()
+                .contains("no word of its own")
+        );
+        let word = Key::Word(Word::from_bytes([1; 32]));
+        let refused: Result<(), _> = registry.opened(&Access::of(word), |credentials| {
+            assert!(*credentials != Credentials::Token("node-token".into()));
+            denied()
+        });
+        let told = refused.unwrap_err().to_string();
+        assert!(
+            told.contains("does not know the volume's word") && !told.contains("hsv_"),
+            "{told}"
+        );
     }
 }

@@ -13,6 +13,7 @@ use std::{
 
 use hyprstream_contract::{
     adapters::ModelName,
+    grants::Word,
     volume::{VolumeContent, VolumeMode},
 };
 use parking_lot::{Mutex, RwLock};
@@ -24,6 +25,8 @@ use crate::{
     mount::sync_folder,
 };
 
+/// Ending of the name of the file with the word of a volume.
+const WORD: &str = "word";
 /// Ending of the name of an entry that could not be read.
 const DAMAGED: &str = "damaged";
 
@@ -128,6 +131,9 @@ pub struct Journal {
     entries: RwLock<BTreeMap<String, Entry>>,
     /// Handles whose entry on the disk tells of more than there is.
     late: Mutex<BTreeSet<String>>,
+    /// Words of volumes that are followed, by handle. Each lies beside its entry, in a file that only
+    /// we read, and goes with it.
+    words: RwLock<BTreeMap<String, Word>>,
 }
 
 impl Journal {
@@ -139,12 +145,17 @@ impl Journal {
     pub fn open(layout: &Layout) -> Result<Self, Error> {
         let folder = layout.journal();
         let mut entries = BTreeMap::new();
+        let mut found = Vec::new();
         let files = std::fs::read_dir(&folder).map_err(|e| Error::io("read", &folder, e))?;
         for file in files {
             let path = file.map_err(|e| Error::io("read", &folder, e))?.path();
             match path.extension().and_then(|extension| extension.to_str()) {
                 Some("json") => {}
                 Some(DAMAGED) => continue,
+                Some(WORD) => {
+                    found.push(path);
+                    continue;
+                }
                 // Left by a kill between write and rename.
                 _ => {
                     std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
@@ -163,10 +174,12 @@ impl Journal {
                 }
             }
         }
+        let words = read_words(&entries, found)?;
         Ok(Self {
             folder,
             entries: RwLock::new(entries),
             late: Mutex::default(),
+            words: RwLock::new(words),
         })
     }
 
@@ -221,6 +234,36 @@ impl Journal {
         }
     }
 
+    /// The word of a volume, if one is kept.
+    pub fn word(&self, handle: &str) -> Option<Word> {
+        self.words.read().get(handle).cloned()
+    }
+
+    /// Keeps the word of a volume that has an entry, in place of the one before; none forgets that. It
+    /// is on disk when this returns.
+    pub fn keep_word(&self, handle: &str, word: Option<&Word>) -> Result<(), Error> {
+        if self.words.read().get(handle) == word {
+            return Ok(());
+        }
+        let path = self.path(handle).with_extension(WORD);
+        let Some(word) = word else {
+            return self.forget_word(handle);
+        };
+        let kept = write_privately(&path, word.expose().as_bytes());
+        // What a full disk does not take is of use until the program ends.
+        self.words.write().insert(handle.to_owned(), word.clone());
+        kept
+    }
+
+    fn forget_word(&self, handle: &str) -> Result<(), Error> {
+        self.words.write().remove(handle);
+        let path = self.path(handle).with_extension(WORD);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &path, e)),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes the entry of a volume, if there is one.
     pub fn remove(&self, handle: &str) -> Result<(), Error> {
         let path = self.path(handle);
@@ -230,6 +273,7 @@ impl Journal {
             }
             _ => {}
         }
+        self.forget_word(handle)?;
         sync_folder(&self.folder).map_err(|e| Error::io("sync", &self.folder, e))?;
         self.late.lock().remove(handle);
         self.entries.write().remove(handle);
@@ -239,6 +283,28 @@ impl Journal {
     fn path(&self, handle: &str) -> PathBuf {
         self.folder.join(format!("{}.json", handle_hash(handle)))
     }
+}
+
+/// The words in these files, of volumes that have an entry. The others go.
+fn read_words(
+    entries: &BTreeMap<String, Entry>,
+    files: Vec<PathBuf>,
+) -> Result<BTreeMap<String, Word>, Error> {
+    let handles: BTreeMap<String, &String> = entries.keys().map(|h| (handle_hash(h), h)).collect();
+    let mut words = BTreeMap::new();
+    for path in files {
+        let name = path.file_stem().and_then(|name| name.to_str());
+        let handle = name.and_then(|name| handles.get(name));
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        match (handle, text.parse::<Word>()) {
+            (Some(handle), Ok(word)) => {
+                words.insert((*handle).clone(), word);
+            }
+            // Left by a kill, or of no use: the kubelet brings it again.
+            _ => std::fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?,
+        }
+    }
+    Ok(words)
 }
 
 fn now_seconds() -> u64 {
@@ -255,10 +321,33 @@ pub(crate) fn write_durably(path: &Path, content: &[u8]) -> Result<(), Error> {
 
 /// The same by way of the file `new`, which lies in a folder that readers do not see.
 pub(crate) fn write_durably_by(new: &Path, path: &Path, content: &[u8]) -> Result<(), Error> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    write_with(&options, new, path, content)
+}
+
+/// The same as [`write_durably`], for root's eyes alone.
+fn write_privately(path: &Path, content: &[u8]) -> Result<(), Error> {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    let new = path.with_extension("new");
+    // One that is left from a kill has another mode.
+    let _ = std::fs::remove_file(&new);
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    write_with(&options, &new, path, content)
+}
+
+fn write_with(
+    options: &std::fs::OpenOptions,
+    new: &Path,
+    path: &Path,
+    content: &[u8],
+) -> Result<(), Error> {
     use std::io::Write;
 
     let write = || -> io::Result<()> {
-        let mut file = std::fs::File::create(new)?;
+        let mut file = options.open(new)?;
         file.write_all(content)?;
         file.sync_all()?;
         std::fs::rename(new, path)?;
@@ -313,6 +402,40 @@ mod tests {
         let found = again.get("a/../b").unwrap();
         assert_eq!(found.targets, entry("x").targets);
         assert!(found.age() < Duration::from_mins(1), "put stamps the time");
+    }
+
+    #[test]
+    fn a_word_lies_beside_its_entry_for_nobody_else_and_goes_with_it() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let (_folder, layout) = layout();
+        let journal = Journal::open(&layout).unwrap();
+        let word = |byte| Word::from_bytes([byte; 32]);
+        for handle in ["a", "b", "c"] {
+            journal.put(entry(handle)).unwrap();
+            journal.keep_word(handle, Some(&word(1))).unwrap();
+        }
+        journal.keep_word("a", Some(&word(2))).unwrap();
+        journal.keep_word("b", None).unwrap();
+        let file = |handle: &str| {
+            let name = format!("{}.{WORD}", handle_hash(handle));
+            layout.journal().join(name)
+        };
+        let mode = std::fs::metadata(file("a")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let found = std::fs::read_to_string(file("a").with_extension("json")).unwrap();
+        assert!(!found.contains("hsv_"));
+        // A kill before the entry was there, and a file that is none.
+        std::fs::write(file("nobody"), word(3).expose()).unwrap();
+        std::fs::write(file("c"), "half").unwrap();
+
+        let again = Journal::open(&layout).unwrap();
+        assert_eq!(again.word("a"), Some(word(2)));
+        assert_eq!([again.word("b"), again.word("c")], [None, None]);
+        assert!(!file("nobody").exists() && !file("b").exists() && !file("c").exists());
+        assert_eq!(again.all().len(), 3);
+        again.remove("a").unwrap();
+        assert!(again.word("a").is_none() && !file("a").exists());
     }
 
     #[test]

@@ -124,6 +124,8 @@ impl Node for NodeService {
             Health::Good => None,
             Health::MountVanished { .. } => Some(VolumeHealthErrorType::Inaccessible),
             Health::FilesDamaged { .. } => Some(VolumeHealthErrorType::DataLoss),
+            // What is here can be read, and what comes later does not.
+            Health::Refused { .. } => Some(VolumeHealthErrorType::Degraded),
         };
         let health_statuses = status
             .map(|status| VolumeHealthEntry {

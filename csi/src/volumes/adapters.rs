@@ -17,6 +17,7 @@ impl Volumes {
     ) -> Result<(), Error> {
         // From here on the folder stays, until the journal names the Model or we give up.
         let lease = self.adapters.lease(&model);
+        self.adapters.offer(&model, stage.word.clone().into());
         self.adapters.first_list(&model, self.patience).await?;
         let guard = self.locks.take(&stage.handle)?;
         let volumes = Arc::clone(self);
@@ -43,6 +44,7 @@ impl Volumes {
             });
         }
         self.note_stage(stage)?;
+        self.journal.keep_word(&stage.handle, stage.word.as_ref())?;
         self.adapters.touch(model);
         if mounted.as_ref().is_some_and(|mounted| mounted.deleted) {
             // Somebody removed the folder; another is in its place.

@@ -28,6 +28,11 @@ pub enum Health {
         /// The first of them, below the root of the volume.
         path: String,
     },
+    /// The registry does not let the volume read which adapters its Model has.
+    Refused {
+        /// The Model.
+        model: String,
+    },
 }
 
 impl Health {
@@ -37,6 +42,7 @@ impl Health {
             Self::Good => "Good",
             Self::MountVanished { .. } => "MountVanished",
             Self::FilesDamaged { .. } => "FilesDamaged",
+            Self::Refused { .. } => "AccessDenied",
         }
     }
 
@@ -51,6 +57,11 @@ impl Health {
             Self::FilesDamaged { path } => format!(
                 "{path:?} of the checkout was removed or changed on the node's disk: delete the \
                  pods that use it, so that it is fetched anew"
+            ),
+            Self::Refused { model } => format!(
+                "the registry does not let the volume read which adapters {model} has; those that \
+                 are here stay. The kubelet brings its word again within minutes; if that does not \
+                 help, look at the operator's log for the volume's grant"
             ),
         }
     }
@@ -84,7 +95,16 @@ impl Volumes {
         }
         let volume = match entry.content()? {
             VolumeContent::Commit(volume) => volume,
-            VolumeContent::Adapters(_) => return Ok(adapters_health(&staging)),
+            VolumeContent::Adapters(model) => {
+                let health = adapters_health(&staging);
+                let is_refused = health == Health::Good && self.adapters.is_refused(&model);
+                return Ok(if is_refused {
+                    let model = model.to_string();
+                    Health::Refused { model }
+                } else {
+                    health
+                });
+            }
         };
         let key = CheckoutKey::of(&volume)?;
         let Some(checkout) = self.checkouts.open(&key)? else {

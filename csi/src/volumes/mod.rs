@@ -18,6 +18,7 @@ mod tests;
 mod upper;
 
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -34,7 +35,7 @@ pub use upper::Held;
 use crate::{
     adapters::Adapters,
     error::Error,
-    fetch::Checkouts,
+    fetch::{Checkouts, Key},
     journal::{Entry, Journal},
     layout::Layout,
     metrics::Metrics,
@@ -86,7 +87,11 @@ impl Volumes {
     /// Lets the Models be followed whose adapters are on the node.
     pub fn follow(&self) {
         let entries = self.journal.all();
-        let models = entries.iter().filter_map(Entry::adapters).collect();
+        let mut models: HashMap<_, Vec<Key>> = HashMap::new();
+        for (entry, model) in entries.iter().filter_map(|e| Some((e, e.adapters()?))) {
+            let key = self.journal.word(&entry.handle).into();
+            models.entry(model).or_default().push(key);
+        }
         self.adapters.set_staged(models);
     }
 

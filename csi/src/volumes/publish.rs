@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use hyprstream_contract::volume::VolumeContent;
+use hyprstream_contract::{adapters::ModelName, volume::VolumeContent};
 
 use super::{Guard, Publish, Volumes, blocking, gone::note_name, stage::create_folder};
 use crate::{
@@ -66,6 +66,10 @@ impl Volumes {
             self.named.notify_one();
         }
 
+        if let Some(model) = entry.adapters() {
+            self.take_word(publish, &model);
+        }
+
         create_folder(&publish.target)?;
         match self.our_mount(&publish.target)? {
             Some(mounted) if !mounted.is_same(&staged) => {
@@ -74,8 +78,16 @@ impl Volumes {
                 self.unmount_all(&publish.target, true)?;
                 self.bind(publish)?;
             }
+            // The kubelet asks again and again, for the sake of the word.
             Some(_) => {}
-            None => self.bind(publish)?,
+            None => {
+                self.bind(publish)?;
+                tracing::info!(
+                    volume = handle,
+                    target = %publish.target.display(),
+                    "volume published"
+                );
+            }
         }
         // A kill between these two calls is mended by the next call, before the pod starts.
         if self
@@ -87,8 +99,19 @@ impl Volumes {
                 .set_read_only(&publish.target, true)
                 .map_err(|e| Error::io("make read-only", &publish.target, e))?;
         }
-        tracing::info!(volume = handle, target = %publish.target.display(), "volume published");
         Ok(())
+    }
+
+    /// The kubelet brings the word of a volume that is followed: it may be another by now. Whatever
+    /// becomes of it, the pod has its volume.
+    fn take_word(&self, publish: &Publish, model: &ModelName) {
+        let word = publish.word.as_ref();
+        if word.is_some()
+            && let Err(error) = self.journal.keep_word(&publish.handle, word)
+        {
+            tracing::warn!(%model, %error, "the word of a volume is not kept over a restart");
+        }
+        self.adapters.offer(model, publish.word.clone().into());
     }
 
     /// No further pod gets damaged files.

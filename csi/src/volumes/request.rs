@@ -5,7 +5,10 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use hyprstream_contract::volume::{VolumeContent, VolumeMode};
+use hyprstream_contract::{
+    grants::{WORD_KEY, Word},
+    volume::{VolumeContent, VolumeMode},
+};
 
 use crate::{
     error::Error,
@@ -29,6 +32,8 @@ pub struct Stage {
     pub content: VolumeContent,
     /// SELinux label to mount it with.
     pub context: Option<String>,
+    /// What opens it on the registry, if it has a word of its own.
+    pub word: Option<Word>,
 }
 
 /// A checked `NodePublishVolume`.
@@ -44,6 +49,8 @@ pub struct Publish {
     pub read_only: bool,
     /// Whether it must be the only one.
     pub exclusive: bool,
+    /// What opens it on the registry, if the kubelet brings it.
+    pub word: Option<Word>,
 }
 
 impl Stage {
@@ -66,6 +73,7 @@ impl Stage {
             staging,
             content,
             context: capability.context,
+            word: word(&request.secrets)?,
         })
     }
 }
@@ -90,6 +98,7 @@ impl Publish {
             target,
             read_only: request.readonly,
             exclusive: capability.exclusive,
+            word: word(&request.secrets)?,
         })
     }
 }
@@ -124,6 +133,15 @@ fn refuse_inline(context: &HashMap<String, String>) -> Result<(), Error> {
         Some("true") => Err(Error::InlineVolume),
         _ => Ok(()),
     }
+}
+
+/// The word among the secrets of a call. A volume that names no Secret has none.
+fn word(secrets: &HashMap<String, String>) -> Result<Option<Word>, Error> {
+    if secrets.is_empty() {
+        return Ok(None);
+    }
+    let text = secrets.get(WORD_KEY).map_or("", String::as_str);
+    text.parse().map(Some).map_err(Error::Word)
 }
 
 fn is_written(content: &VolumeContent) -> bool {
@@ -262,6 +280,29 @@ mod tests {
             },
             "inline volumes are refused",
         );
+    }
+
+    #[test]
+    fn the_word_of_a_volume_is_read_and_one_that_is_none_is_not_shown() {
+        assert_eq!(Stage::new(request()).unwrap().word, None);
+        let word = Word::from_bytes([7; 32]);
+        let with = |key: &str, text: &str| {
+            let secrets = HashMap::from([(key.to_owned(), text.to_owned())]);
+            Stage::new(NodeStageVolumeRequest {
+                secrets,
+                ..request()
+            })
+        };
+        let stage = with("word", word.expose()).unwrap();
+        assert_eq!(stage.word, Some(word.clone()));
+        assert!(!format!("{stage:?}").contains(word.expose()));
+        for (key, text) in [("word", "planted"), ("token", word.expose()), ("word", "")] {
+            let error = with(key, text).unwrap_err().to_string();
+            assert!(
+                error.contains("has no word") && !error.contains("planted"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use hyprstream_contract::{
 use super::{Guard, Stage, Volumes, blocking};
 use crate::{
     error::Error,
-    fetch::{Checkout, FetchError},
+    fetch::{Access, Checkout, FetchError},
     journal::{Entry, PersistentVolume},
     layer::ensure_layer,
     layout::{CheckoutKey, LayerKey},
@@ -60,7 +60,11 @@ impl Volumes {
         let key = CheckoutKey::of(&volume)?;
         // From here on the checkout stays, until the journal names it or we give up.
         let lease = self.checkouts.lease(&key);
-        let checkout = self.checkouts.ensure(&key, &volume, self.patience).await?;
+        let access = Access::of(stage.word.clone().into());
+        let checkout = self
+            .checkouts
+            .ensure(&key, &volume, &access, self.patience)
+            .await?;
         self.let_go_for(&stage.handle, &volume).await;
         let guard = self.locks.take(&stage.handle)?;
         let volumes = Arc::clone(self);

@@ -11,6 +11,7 @@ mod sharing;
 #[path = "../support/mod.rs"]
 mod support;
 mod trouble;
+mod words;
 mod written;
 
 use std::{

@@ -1,10 +1,12 @@
 //! What the kubelet does: notes, folders and calls.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex},
 };
 
+use hyprstream_contract::grants::Word;
 use hyprstream_csi::proto::csi::{
     NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest,
     NodeUnstageVolumeRequest, VolumeCapability,
@@ -18,6 +20,8 @@ use super::program::Node;
 #[derive(Clone)]
 pub struct Kubelet {
     folder: PathBuf,
+    /// What the Secrets of volumes hold, by handle.
+    words: Arc<Mutex<HashMap<String, Word>>>,
     client: NodeClient<Channel>,
 }
 
@@ -26,8 +30,23 @@ impl Kubelet {
         let channel = node.connect(&node.csi_socket()).await;
         Self {
             folder: node.path("kubelet"),
+            words: Arc::default(),
             client: NodeClient::new(channel),
         }
+    }
+
+    /// Puts a word into the Secret of a volume.
+    pub fn set_word(&self, handle: &str, word: &Word) {
+        let mut words = self.words.lock().unwrap();
+        words.insert(handle.to_owned(), word.clone());
+    }
+
+    fn secrets(&self, handle: &str) -> HashMap<String, String> {
+        let words = self.words.lock().unwrap();
+        let word = words.get(handle).map(|word| word.expose().to_owned());
+        word.map(|word| ("word".to_owned(), word))
+            .into_iter()
+            .collect()
     }
 
     pub fn client(&self) -> NodeClient<Channel> {
@@ -57,6 +76,7 @@ impl Kubelet {
             staging_target_path: text(&staging),
             volume_capability: capability(volume),
             volume_context: volume.clone().into_iter().collect(),
+            secrets: self.secrets(handle),
             ..Default::default()
         };
         self.client()
@@ -94,6 +114,7 @@ impl Kubelet {
             target_path: text(&target),
             volume_capability: capability(&BTreeMap::new()),
             readonly: read_only,
+            secrets: self.secrets(handle),
             ..Default::default()
         };
         self.client()

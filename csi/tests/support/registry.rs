@@ -12,7 +12,9 @@ use hyprstream_contract::{
     VolumeAttributes,
     adapters::{
         AdapterEntry, AdapterList, BaseCommitPolicy, CHANGES_PATH, Changes, ChangesRequest,
+        ModelName,
     },
+    grants::Word,
     persistent_volumes::{KnownVolume, KnownVolumes, VOLUMES_PATH, VolumesRequest},
     volume::{VolumeContent, VolumeMode},
 };
@@ -25,9 +27,9 @@ use super::remote::{
 };
 
 pub const TOKEN: &str = "node-token-of-the-tests";
-const REPOSITORY: &str = "mirror/m1";
+pub const REPOSITORY: &str = "mirror/m1";
 /// A repository of somebody else, who pushes the same commits but has none of the objects.
-const POINTERS_ONLY: &str = "git/other/m";
+pub const POINTERS_ONLY: &str = "git/other/m";
 
 pub struct Registry {
     work: Work,
@@ -37,12 +39,38 @@ pub struct Registry {
     /// PersistentVolumes of the cluster, by name.
     volumes: Arc<Mutex<BTreeMap<String, KnownVolume>>>,
     down: Arc<AtomicBool>,
+    doors: Arc<Mutex<Doors>>,
     /// Object downloads wait while it is locked.
     pub gate: Arc<Mutex<()>>,
     /// Objects whose downloads break off after half of the bytes and then get no further.
     halved: Arc<Mutex<HashSet<String>>>,
     /// Objects whose downloads wait.
     held: Arc<Mutex<HashSet<String>>>,
+}
+
+/// Who is let in.
+struct Doors {
+    node_reads_all: bool,
+    /// What words open: a repository, or `adapters/NAMESPACE/MODEL`.
+    words: BTreeMap<String, String>,
+}
+
+impl Doors {
+    fn opens(&self, header: Option<&str>, repository: &str) -> bool {
+        let is = |token: &str| header == Some(&basic("x-access-token", token));
+        let mut words = self.words.iter();
+        self.node_reads_all && is(TOKEN)
+            || words.any(|(word, opened)| {
+                // No list of these tests names a repository but this one.
+                let is_listed = opened.starts_with("adapters/") && repository == REPOSITORY;
+                is(word) && (opened == repository || is_listed)
+            })
+    }
+
+    fn opens_list(&self, word: Option<&String>, model: &str) -> bool {
+        let opened = word.and_then(|word| self.words.get(word));
+        self.node_reads_all || opened == Some(&format!("adapters/{model}"))
+    }
 }
 
 impl Registry {
@@ -64,7 +92,11 @@ impl Registry {
         let halved = Arc::new(Mutex::new(HashSet::new()));
         let held = Arc::new(Mutex::new(HashSet::new()));
         let (halves, holds) = (halved.clone(), held.clone());
-        let expected = basic("x-access-token", TOKEN);
+        let doors = Arc::new(Mutex::new(Doors {
+            node_reads_all: true,
+            words: BTreeMap::new(),
+        }));
+        let guarded = doors.clone();
         let server = Server::start(move |request| {
             if is_down.load(Ordering::SeqCst) {
                 return Response::new(503);
@@ -98,10 +130,7 @@ impl Registry {
                 if is_volumes {
                     return known_volumes(&request.body, &known);
                 }
-                return changes(&request.body, &kept, &is_down);
-            }
-            if request.header("authorization") != Some(&expected) {
-                return Response::new(401).header("WWW-Authenticate", "Basic realm=\"git\"");
+                return changes(&request.body, &kept, &is_down, &guarded);
             }
             let below = |repository: &str| {
                 let rest = request.path.strip_prefix(&format!("/{repository}.git"));
@@ -112,6 +141,15 @@ impl Registry {
                 (_, Some(rest)) => ("other", rest, &nothing),
                 _ => return Response::new(404),
             };
+            let repository = if name == "origin" {
+                REPOSITORY
+            } else {
+                POINTERS_ONLY
+            };
+            let header = request.header("authorization");
+            if !guarded.lock().unwrap().opens(header, repository) {
+                return Response::new(401).header("WWW-Authenticate", "Basic realm=\"git\"");
+            }
             if rest.starts_with("/info/lfs") {
                 return answer(request, owned);
             }
@@ -126,6 +164,7 @@ impl Registry {
             lists,
             volumes,
             down,
+            doors,
             gate,
             halved,
             held,
@@ -245,6 +284,23 @@ impl Registry {
         self.downloads().contains(&Digest::of(content).to_string())
     }
 
+    /// From now on the nodes' token opens nothing.
+    pub fn close(&self) {
+        self.doors.lock().unwrap().node_reads_all = false;
+    }
+
+    /// Lets a word open a repository, or `adapters/NAMESPACE/MODEL`.
+    pub fn grant(&self, word: &Word, opens: &str) {
+        let mut doors = self.doors.lock().unwrap();
+        doors
+            .words
+            .insert(word.expose().to_owned(), opens.to_owned());
+    }
+
+    pub fn revoke(&self, word: &Word) {
+        self.doors.lock().unwrap().words.remove(word.expose());
+    }
+
     pub fn set_down(&self, down: bool) {
         self.down.store(down, Ordering::SeqCst);
     }
@@ -297,11 +353,20 @@ fn changes(
     body: &[u8],
     lists: &Mutex<BTreeMap<String, AdapterList>>,
     down: &AtomicBool,
+    doors: &Mutex<Doors>,
 ) -> Response {
     let request: ChangesRequest = serde_json::from_slice(body).unwrap();
+    let opens = |model: &ModelName| {
+        let doors = doors.lock().unwrap();
+        doors.opens_list(request.words.get(model), &model.to_string())
+    };
     for _ in 0..6000 {
         let mut changes = Changes::default();
         for (model, known) in &request.known {
+            if !opens(model) {
+                changes.refused.insert(model.clone());
+                continue;
+            }
             let list = lists
                 .lock()
                 .unwrap()
@@ -315,7 +380,7 @@ fn changes(
         if down.load(Ordering::SeqCst) {
             return Response::new(503);
         }
-        if !changes.lists.is_empty() {
+        if !changes.lists.is_empty() || !changes.refused.is_empty() {
             return Response::new(200).body(serde_json::to_vec(&changes).unwrap());
         }
         std::thread::sleep(std::time::Duration::from_millis(5));

@@ -7,6 +7,7 @@ mod bad_commits;
 mod bad_sources;
 mod bystanders;
 mod disks;
+mod grants;
 mod kills;
 mod last_good;
 mod lifecycle;

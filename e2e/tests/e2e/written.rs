@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use hyprstream_e2e::{Cluster, Repository, TinyModel, wait_until};
 
-use crate::{PATIENCE, fresh_seed};
+use crate::{PATIENCE, fresh_seed, grants::grant_by_hand};
 
 /// Of the volume, in bytes.
 const CAPACITY: u64 = 64 << 20;
@@ -94,8 +94,16 @@ fn s17_a_plain_pod_writes_to_a_volume_of_its_capacity_and_no_more() -> Result<()
         cluster,
     };
     let volume = format!("{namespace}-work");
+    let handle = format!("own-{volume}");
+    let word = grant_by_hand(&here.cluster, &handle, &format!("git/{namespace}/tiny"))?;
     here.cluster.apply(&format!(
         r#"
+apiVersion: v1
+kind: Secret
+type: hyprstream.io/volume-word
+metadata: {{name: work-word, namespace: {namespace}}}
+stringData: {{word: {word}}}
+---
 apiVersion: v1
 kind: PersistentVolume
 metadata: {{name: {volume}}}
@@ -107,7 +115,8 @@ spec:
   claimRef: {{namespace: {namespace}, name: work}}
   csi:
     driver: csi.hyprstream.io
-    volumeHandle: {volume}
+    volumeHandle: {handle}
+    nodeStageSecretRef: {{name: work-word, namespace: {namespace}}}
     volumeAttributes:
       hyprstream.io/repository: git/{namespace}/tiny
       hyprstream.io/commit: {commit}

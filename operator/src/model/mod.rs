@@ -36,6 +36,7 @@ use crate::{
     cache::Caches,
     chain,
     controller::{Outcome, Reconcile, Reconciled},
+    grants::Grants,
     kind::{Kind, OwnerLabels, Subject},
     metrics::Metrics,
     policy::Policy,
@@ -76,6 +77,8 @@ pub struct Context {
     pub sources: Arc<Sources>,
     /// Writes objects.
     pub applier: Arc<Applier>,
+    /// Keeps the words of volumes.
+    pub grants: Arc<Grants>,
     /// Writes statuses and events.
     pub statuses: Statuses<Model>,
     /// Asks why volumes are not mounted.

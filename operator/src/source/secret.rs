@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use hyprstream_contract::registry::Credentials;
+use hyprstream_contract::{grants::SECRET_TYPE, registry::Credentials};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{Api, Client, ResourceExt};
 
@@ -83,6 +83,10 @@ pub(super) async fn read(
 
 fn is_marked(secret: &Secret) -> bool {
     let kind = secret.type_.as_deref().unwrap_or_default();
+    // The word of a volume is for the registry alone, whoever marks its Secret.
+    if kind == SECRET_TYPE {
+        return false;
+    }
     kind == MARK || TYPES.contains(&kind) || secret.labels().get(MARK).is_some_and(|v| v == "true")
 }
 
@@ -154,6 +158,8 @@ mod tests {
             ("kubernetes.io/basic-auth", None, true),
             ("kubernetes.io/ssh-auth", None, true),
             ("hyprstream.io/git-credentials", None, true),
+            ("hyprstream.io/volume-word", None, false),
+            ("hyprstream.io/volume-word", Some("true"), false),
         ] {
             let mut secret = Secret {
                 type_: Some(kind.to_owned()),

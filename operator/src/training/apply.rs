@@ -48,7 +48,7 @@ impl Context {
             batch,
         } = desired;
         let owner = plan.owner();
-        let (applier, caches) = (&self.applier, &self.caches);
+        let (applier, caches, grants) = (&self.applier, &self.caches, &self.grants);
         if let Some(Account {
             account,
             role,
@@ -63,9 +63,9 @@ impl Context {
         if existing.batch.is_none() {
             applier.ensure(&owner, config, None).await?;
         }
-        volume::ensure(&self.client, applier, caches, &owner, workspace).await?;
+        volume::ensure(&self.client, applier, caches, grants, &owner, workspace).await?;
         if let Some(dataset) = dataset {
-            volume::ensure(&self.client, applier, caches, &owner, dataset).await?;
+            volume::ensure(&self.client, applier, caches, grants, &owner, dataset).await?;
         }
         match &existing.batch {
             // Kueue would start it, and then be told to stop it.

@@ -47,6 +47,7 @@ use crate::{
     cache::Caches,
     chain,
     controller::{Outcome, Reconcile, Reconciled},
+    grants::Grants,
     kind::{Kind, OwnerLabels, Subject},
     metrics::Metrics,
     model::fetch::mount::Mounts,
@@ -95,6 +96,8 @@ pub struct Context {
     pub sources: Arc<Sources>,
     /// Writes objects.
     pub applier: Arc<Applier>,
+    /// Keeps the words of volumes.
+    pub grants: Arc<Grants>,
     /// Writes statuses and events.
     pub statuses: Statuses<TrainingJob>,
     /// Asks why volumes are not mounted.

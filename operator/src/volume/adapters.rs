@@ -13,7 +13,8 @@ const ADAPTERS: &str = "adapters";
 /// Name of the claim of the adapters of the Model `model`. Where a claim of the name cannot be used,
 /// the name goes on with a dash and a number.
 pub fn adapters_claim_name(model: &str) -> String {
-    format!("{model}-{ADAPTERS}")
+    // Those of earlier releases, whose volumes have no words, are called MODEL-adapters.
+    format!("{model}-granted-{ADAPTERS}")
 }
 
 /// Name of the PersistentVolume of such a claim. With the Model's UID in it: the names of a namespace
@@ -41,6 +42,7 @@ pub fn adapters_volume(
         attributes: VolumeContent::Adapters(model.clone()).to_map(),
         size_bytes: 0,
         writable: false,
+        is_followed: true,
     };
     BoundVolume {
         volume: shape().volume(owner, labels.clone()),

@@ -19,8 +19,9 @@ pub use self::{
     content::{Content, Revision},
 };
 use crate::{
-    apply::{Applier, ApplyError, check_owner},
+    apply::{Applier, ApplyError, check_owner, request_error},
     cache::{Caches, digest},
+    grants::{Grants, Wanted},
     owner::Owner,
 };
 
@@ -51,7 +52,9 @@ pub struct BoundVolume {
 /// cannot be used, the name goes on with a dash and a number.
 pub fn claim_name(owner: &Owner<'_>, content: &Content) -> String {
     let attributes = &content.attributes;
-    let hash = digest(&(owner.uid, attributes.to_map()));
+    // A volume cannot be given a word later: those of earlier releases, which have none, have other
+    // names.
+    let hash = digest(&(owner.uid, attributes.to_map(), "granted"));
     format!(
         "{}-{}-{}",
         owner.name,
@@ -110,6 +113,7 @@ fn shape(new: &NewVolume) -> Shape<'_> {
         attributes: new.content.attributes.to_map(),
         size_bytes,
         writable,
+        is_followed: false,
     }
 }
 
@@ -118,7 +122,7 @@ fn with_commit(mut labels: BTreeMap<String, String>, new: &NewVolume) -> BTreeMa
     labels
 }
 
-/// Makes a volume and its claim for `owner`, if they are not there.
+/// Makes a volume, its claim and its word for `owner`, if they are not there.
 ///
 /// # Errors
 /// See [`ApplyError`].
@@ -126,6 +130,7 @@ pub async fn ensure(
     client: &Client,
     applier: &Applier,
     caches: &Caches,
+    grants: &Grants,
     owner: &Owner<'_>,
     bound: &BoundVolume,
 ) -> Result<(), ApplyError> {
@@ -149,10 +154,15 @@ pub async fn ensure(
     }
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), owner.namespace);
     let name = claim.name_any();
-    match caches.claims.get(Some(owner.namespace), &name) {
+    let meta = match caches.claims.get(Some(owner.namespace), &name) {
         None => {
             let is_ours = |existing: &PersistentVolumeClaim| owner.owns(existing);
-            applier.create(&claims, claim, is_ours).await
+            applier.create(&claims, claim, is_ours).await?;
+            let kind = "PersistentVolumeClaim";
+            let made = claims.get_opt(&name).await;
+            let made = made.map_err(|source| request_error("get", kind, &name, source))?;
+            made.ok_or_else(|| ApplyError::leaving(kind, &name))?
+                .metadata
         }
         Some(existing) => {
             check_owner(owner, existing.as_ref())?;
@@ -162,7 +172,11 @@ pub async fn ensure(
             if phase == Some("Lost") {
                 return Err(ApplyError::leaving("PersistentVolumeClaim", &name));
             }
-            Ok(())
+            existing.metadata.clone()
         }
+    };
+    match Wanted::of(volume) {
+        Some(wanted) => grants.ensure(&wanted, &meta).await,
+        None => Ok(()),
     }
 }

@@ -4,12 +4,13 @@ use hyprstream_contract::volume::DRIVER_NAME;
 use k8s_openapi::{
     api::core::v1::{
         CSIPersistentVolumeSource, ObjectReference, PersistentVolume, PersistentVolumeClaim,
-        PersistentVolumeClaimSpec, PersistentVolumeSpec, VolumeResourceRequirements,
+        PersistentVolumeClaimSpec, PersistentVolumeSpec, SecretReference,
+        VolumeResourceRequirements,
     },
     apimachinery::pkg::api::resource::Quantity,
 };
 
-use crate::owner::Owner;
+use crate::{grants::secret_name, owner::Owner};
 
 const MIB: u64 = 1 << 20;
 
@@ -27,6 +28,9 @@ pub(super) struct Shape<'a> {
     pub(super) size_bytes: u64,
     /// Whether one pod at a time writes to it, rather than many reading it.
     pub(super) writable: bool,
+    /// Whether nodes go on asking the registry while it is mounted, so that its word is brought
+    /// again and again.
+    pub(super) is_followed: bool,
 }
 
 impl Shape<'_> {
@@ -36,6 +40,10 @@ impl Shape<'_> {
         owner: &Owner<'_>,
         labels: BTreeMap<String, String>,
     ) -> PersistentVolume {
+        let word = SecretReference {
+            name: Some(secret_name(self.claim)),
+            namespace: Some(owner.namespace.to_owned()),
+        };
         PersistentVolume {
             metadata: owner.cluster_metadata(self.volume, labels),
             spec: Some(PersistentVolumeSpec {
@@ -53,6 +61,8 @@ impl Shape<'_> {
                     volume_handle: self.handle.to_owned(),
                     read_only: Some(!self.writable),
                     volume_attributes: Some(self.attributes),
+                    node_publish_secret_ref: self.is_followed.then(|| word.clone()),
+                    node_stage_secret_ref: Some(word),
                     ..CSIPersistentVolumeSource::default()
                 }),
                 persistent_volume_reclaim_policy: Some("Retain".to_owned()),

@@ -122,7 +122,7 @@ impl Cluster {
             .collect()
     }
 
-    /// From now on, writes whose path holds `part` are answered with an error.
+    /// From now on, writes whose `METHOD path` holds `part` are answered with an error.
     pub fn refuse(&self, part: &str, answer: Option<(u16, &str)>) {
         let mut state = self.state.lock().unwrap();
         match answer {
@@ -265,7 +265,7 @@ async fn handle(
             && let Some((_, (code, message))) = state
                 .refuse
                 .iter()
-                .find(|(part, _)| uri.path().contains(part.as_str()))
+                .find(|(part, _)| format!("{method} {}", uri.path()).contains(part.as_str()))
         {
             let reason = if *code == 403 { "Forbidden" } else { "Invalid" };
             return failure(*code, reason, message);

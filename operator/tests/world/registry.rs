@@ -11,11 +11,12 @@ use axum::{
     extract::{Path, Query, State},
     http::StatusCode,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use hyprstream_contract::{
     CommitId,
     adapters::{ADAPTERS_PATH, AdapterList, ListedModels, Stored},
+    grants::{GRANTS_PATH, Grant, KeptGrants, is_handle},
     registry::{
         ApiError, Credentials, EVENTS_PATH, EventPage, MIRRORS_PATH, MirrorRequest, MirrorState,
         MirrorStatus, PushEvent, RESOLVE_PATH, ResolveRequest, ResolveResponse,
@@ -59,6 +60,11 @@ struct Inner {
     /// Repositories that were asked for.
     forks: Vec<ForkRequest>,
     refuses_forks: bool,
+    /// What volumes open, by handle.
+    grants: BTreeMap<String, Grant>,
+    /// Each grant that was put.
+    granted: Vec<(String, Grant)>,
+    refuses_grants: bool,
 }
 
 impl FakeRegistry {
@@ -72,6 +78,11 @@ impl FakeRegistry {
             .route(MIRRORS_PATH, post(mirror))
             .route(EVENTS_PATH, get(events))
             .route(FORKS_PATH, post(fork))
+            .route(GRANTS_PATH, get(list_grants))
+            .route(
+                &format!("{GRANTS_PATH}/{{handle}}"),
+                put(put_grant).delete(delete_grant),
+            )
             .route(ADAPTERS_PATH, get(list_lists))
             .route(
                 &format!("{ADAPTERS_PATH}/{{namespace}}/{{model}}"),
@@ -104,6 +115,33 @@ impl FakeRegistry {
         inner
             .mirrors
             .insert(commit.to_owned(), (state, done, error));
+    }
+
+    /// What volumes open, by handle.
+    pub fn grants(&self) -> BTreeMap<String, Grant> {
+        self.state.lock().unwrap().grants.clone()
+    }
+
+    /// Each grant of a volume that was put, in order.
+    pub fn granted(&self, handle: &str) -> Vec<Grant> {
+        let inner = self.state.lock().unwrap();
+        let own = inner.granted.iter().filter(|(of, _)| of == handle);
+        own.map(|(_, grant)| grant.clone()).collect()
+    }
+
+    /// As one that lost its disk.
+    pub fn forget_grants(&self) {
+        self.state.lock().unwrap().grants.clear();
+    }
+
+    /// Keeps a grant that no operator put there.
+    pub fn restore_grant(&self, handle: &str, grant: Grant) {
+        let mut inner = self.state.lock().unwrap();
+        inner.grants.insert(handle.to_owned(), grant);
+    }
+
+    pub fn refuse_grants(&self, refuses: bool) {
+        self.state.lock().unwrap().refuses_grants = refuses;
     }
 
     /// The list of adapters of `NAMESPACE/MODEL`.
@@ -274,6 +312,48 @@ async fn fork(State(registry): State<FakeRegistry>, Json(request): Json<ForkRequ
     };
     inner.forks.push(request);
     Json(fork).into_response()
+}
+
+async fn list_grants(State(registry): State<FakeRegistry>) -> Response {
+    let inner = registry.state.lock().unwrap();
+    if inner.is_down {
+        return StatusCode::BAD_GATEWAY.into_response();
+    }
+    let grants = inner.grants.iter();
+    let grants = grants.map(|(handle, grant)| (handle.clone(), Some(grant.revision())));
+    Json(KeptGrants {
+        grants: grants.collect(),
+    })
+    .into_response()
+}
+
+async fn put_grant(
+    State(registry): State<FakeRegistry>,
+    Path(handle): Path<String>,
+    Json(grant): Json<Grant>,
+) -> StatusCode {
+    let mut inner = registry.state.lock().unwrap();
+    if inner.is_down || inner.refuses_grants {
+        return StatusCode::BAD_GATEWAY;
+    }
+    if !is_handle(&handle) || grant.check().is_err() {
+        return StatusCode::BAD_REQUEST;
+    }
+    inner.granted.push((handle.clone(), grant.clone()));
+    inner.grants.insert(handle, grant);
+    StatusCode::NO_CONTENT
+}
+
+async fn delete_grant(
+    State(registry): State<FakeRegistry>,
+    Path(handle): Path<String>,
+) -> StatusCode {
+    let mut inner = registry.state.lock().unwrap();
+    if inner.is_down || inner.refuses_grants {
+        return StatusCode::BAD_GATEWAY;
+    }
+    inner.grants.remove(&handle);
+    StatusCode::NO_CONTENT
 }
 
 async fn list_lists(State(registry): State<FakeRegistry>) -> Response {

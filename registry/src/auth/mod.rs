@@ -3,11 +3,15 @@
 //! | Token | API | read `git/NS/*` | write `git/NS/*` | read `mirror/*` |
 //! |---|---|---|---|---|
 //! | admin | yes | every NS | every NS | yes |
-//! | node | reads adapter lists, asks for volumes | every NS | no | yes |
+//! | node | asks for volumes, and for adapter lists that it shows words of | no | no | no |
+//! | a volume's word | reads the list of its Model's adapters | what its grant opens | no | what its grant opens |
 //! | signed for NS | no | its NS | its NS, if signed with `write` | no |
 //! | of the API server | by rights | by rights | by rights, ref by ref | no |
 //!
-//! What the first three may is written here as the same verbs that RBAC gives to the last, so that
+//! With `--node-token-reads-all` the node token reads everything. What a word opens is judged in
+//! [`crate::access`], by the grants and lists of the moment.
+//!
+//! What signed tokens and those before may is written here as the same verbs that RBAC gives to the last, so that
 //! everything behind asks one question: [`Auth::allows`].
 //!
 //! Nobody writes mirrors but the registry itself. Nothing is served without a token.
@@ -20,7 +24,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use axum::http::{HeaderMap, header::AUTHORIZATION};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use hyprstream_contract::persistent_volumes::KnownVolume;
+use hyprstream_contract::{grants::Word, persistent_volumes::KnownVolume};
 use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -32,6 +36,7 @@ pub(crate) use verb::Verb;
 
 use self::kubernetes::{Act, Kubernetes, Unavailable};
 use crate::{
+    grants::{Granted, Grants},
     names::{Namespace, Repository},
     refusal::Refusal,
 };
@@ -41,7 +46,7 @@ use crate::{
 pub struct TokenFiles {
     /// File with the token that may do everything.
     pub admin: PathBuf,
-    /// File with the token that may read every repository.
+    /// File with the token by which one is a node.
     pub node: PathBuf,
     /// File with the key of signed tokens.
     pub signing_key: PathBuf,
@@ -52,6 +57,8 @@ pub(crate) struct Auth {
     files: TokenFiles,
     secrets: RwLock<Secrets>,
     kubernetes: Option<Kubernetes>,
+    grants: Option<Arc<Grants>>,
+    node_reads_all: bool,
 }
 
 struct Secrets {
@@ -66,7 +73,12 @@ pub(crate) enum Principal {
     /// The control plane.
     Admin,
     /// A node plugin.
-    Node,
+    Node {
+        /// Whether it reads every repository and list.
+        reads_all: bool,
+    },
+    /// The holder of a volume's word.
+    Volume(Arc<Granted>),
     /// The holder of a signed token.
     Namespace { namespace: Namespace, write: bool },
     /// A user or service account of the cluster.
@@ -116,7 +128,23 @@ impl Auth {
             files,
             secrets,
             kubernetes: kubernetes.map(Kubernetes::new),
+            grants: None,
+            node_reads_all: false,
         })
+    }
+
+    /// Knows the words of volumes as well, and whether the token of the nodes reads everything.
+    pub(crate) fn with_grants(self, grants: Arc<Grants>, node_reads_all: bool) -> Self {
+        Self {
+            grants: Some(grants),
+            node_reads_all,
+            ..self
+        }
+    }
+
+    /// The grant that a volume's word shows now.
+    pub(crate) fn granted(&self, word: &str) -> Option<Arc<Granted>> {
+        self.grants.as_ref()?.find(word)
     }
 
     /// Reads the secrets anew. After a failure the old ones stay in force.
@@ -134,6 +162,11 @@ impl Auth {
         let token = bearer_or_password(headers).ok_or_else(Refusal::unauthorized)?;
         if let Some(principal) = self.own(&token) {
             return Ok(principal);
+        }
+        if Word::is_like(&token) {
+            // Nobody else's business, and of no other meaning.
+            let granted = self.granted(&token).ok_or_else(unknown_word)?;
+            return Ok(Principal::Volume(granted));
         }
         let Some(kubernetes) = &self.kubernetes else {
             return Err(Refusal::unauthorized());
@@ -154,7 +187,9 @@ impl Auth {
             return Some(Principal::Admin);
         }
         if node {
-            return Some(Principal::Node);
+            return Some(Principal::Node {
+                reads_all: self.node_reads_all,
+            });
         }
         match secrets.key.check(token) {
             Ok(claims) => {
@@ -202,7 +237,8 @@ impl Auth {
     ) -> Result<bool, Refusal> {
         match who {
             Principal::Admin => Ok(true),
-            Principal::Node => Ok(verb == Verb::Get),
+            Principal::Node { reads_all } => Ok(*reads_all && verb == Verb::Get),
+            Principal::Volume(_) => Ok(false),
             Principal::Namespace {
                 namespace: own,
                 write,
@@ -316,7 +352,7 @@ impl Principal {
             (Self::Admin, Repository::Pushed { .. }) => true,
             // Nobody writes mirrors. They come back when they are asked for.
             (Self::Admin, Repository::Mirror(_)) => matches!(verb, Verb::Get | Verb::Delete),
-            (Self::Node, _) => verb == Verb::Get,
+            (Self::Node { reads_all }, _) => *reads_all && verb == Verb::Get,
             (
                 Self::Namespace { namespace, write },
                 Repository::Pushed {
@@ -331,7 +367,8 @@ impl Principal {
     pub(crate) fn subject(&self) -> String {
         match self {
             Self::Admin => "admin token".to_owned(),
-            Self::Node => "node token".to_owned(),
+            Self::Node { .. } => "node token".to_owned(),
+            Self::Volume(granted) => format!("volume {}", granted.handle()),
             Self::Namespace { namespace, .. } => format!("token of namespace {namespace}"),
             Self::Kubernetes(user) => user.username.clone(),
         }
@@ -353,6 +390,16 @@ fn signed_for(write: bool, verb: Verb) -> bool {
         Verb::Get => true,
         Verb::Push | Verb::Force | Verb::Create | Verb::Delete => write,
         Verb::Admin => false,
+    }
+}
+
+fn unknown_word() -> Refusal {
+    Refusal {
+        message: "this word of a volume opens nothing (any more): its volume was deleted, or its \
+                  Secret has another word by now; the operator's next sweep puts right what is \
+                  not so"
+            .to_owned(),
+        ..Refusal::unauthorized()
     }
 }
 

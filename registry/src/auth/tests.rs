@@ -39,7 +39,10 @@ async fn tokens_are_taken_as_bearer_and_as_password() {
         Ok(Principal::Admin)
     );
     assert_eq!(auth.principal(&basic(ADMIN)).await, Ok(Principal::Admin));
-    assert_eq!(auth.principal(&basic(NODE)).await, Ok(Principal::Node));
+    assert_eq!(
+        auth.principal(&basic(NODE)).await,
+        Ok(Principal::Node { reads_all: false })
+    );
     for wrong in [
         "",
         "nonsense",
@@ -81,7 +84,13 @@ fn each_principal_reaches_what_is_its_own() {
     let none: &[Verb] = &[];
     let table = [
         (&Principal::Admin, &all[..], &all[..], &[Get, Delete][..]),
-        (&Principal::Node, &[Get][..], &[Get][..], &[Get][..]),
+        (&Principal::Node { reads_all: false }, none, none, none),
+        (
+            &Principal::Node { reads_all: true },
+            &[Get][..],
+            &[Get][..],
+            &[Get][..],
+        ),
         (&reader, &[Get][..], none, none),
         (&writer, &own[..], none, none),
     ];

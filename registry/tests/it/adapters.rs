@@ -71,6 +71,7 @@ fn changes(server: &Server, known: &[(&str, &str)]) -> BTreeMap<ModelName, Adapt
     let known = known.iter();
     let request = ChangesRequest {
         known: known.map(|(m, r)| (name(m), (*r).to_owned())).collect(),
+        words: BTreeMap::new(),
     };
     let body = serde_json::to_vec(&request).unwrap();
     let answer = call("POST", &server.url(CHANGES_PATH), NODE, &[], Some(&body));

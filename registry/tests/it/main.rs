@@ -11,6 +11,7 @@ mod cluster;
 mod commits;
 mod fence;
 mod forks;
+mod grants;
 mod heal;
 mod keep;
 mod listen;

@@ -73,6 +73,7 @@ impl Program {
             .arg(files.node)
             .arg("--signing-key-file")
             .arg(files.signing_key)
+            .arg("--node-token-reads-all")
             .args(["--min-free-bytes", "0", "--min-backoff", "100ms"])
             .args(["--allow-upstream", "127.0.0.0/8"])
             .args(["--admin-listen", "127.0.0.1:0", "--log-format", "json"])

@@ -8,7 +8,7 @@ use std::{
 };
 
 use hyprstream_registry::{
-    AllowedUpstream, KubernetesTokens, Limits, OpenError, Registry, Settings, SigningKey,
+    AllowedUpstream, Clock, KubernetesTokens, Limits, OpenError, Registry, Settings, SigningKey,
     TokenFiles,
 };
 use tempfile::TempDir;
@@ -28,8 +28,25 @@ pub(crate) struct Server {
     limits: Limits,
     allowed: Vec<AllowedUpstream>,
     kubernetes: Option<KubernetesTokens>,
+    nodes: Nodes,
     listening: Listening,
     metrics: prometheus::Registry,
+}
+
+/// What nodes may read. Most tests are of something else, and read by the token of the nodes.
+#[derive(Clone)]
+struct Nodes {
+    read_all: bool,
+    clock: Clock,
+}
+
+impl Default for Nodes {
+    fn default() -> Self {
+        Self {
+            read_all: true,
+            clock: Clock::default(),
+        }
+    }
 }
 
 impl Server {
@@ -52,7 +69,22 @@ impl Server {
             vec!["127.0.0.0/8".parse().unwrap()],
             None,
             ANY,
+            Nodes::default(),
         )
+    }
+
+    /// One whose nodes read what they are granted, by that clock.
+    pub(crate) fn granting(clock: Clock) -> Self {
+        let limits = Limits {
+            min_free_bytes: 0,
+            ..Limits::default()
+        };
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let nodes = Nodes {
+            read_all: false,
+            clock,
+        };
+        Self::open(dir, &limits, Vec::new(), None, ANY, nodes)
     }
 
     /// One that takes tokens of the cluster.
@@ -63,7 +95,7 @@ impl Server {
         };
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let kubernetes = Some(cluster.settings(dir.path()));
-        Self::open(dir, &limits, Vec::new(), kubernetes, ANY)
+        Self::open(dir, &limits, Vec::new(), kubernetes, ANY, Nodes::default())
     }
 
     /// The same, which fetches from what is allowed as well.
@@ -75,7 +107,7 @@ impl Server {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let allowed = allowed.iter().map(|text| text.parse().unwrap()).collect();
         let kubernetes = Some(cluster.settings(dir.path()));
-        Self::open(dir, &limits, allowed, kubernetes, ANY)
+        Self::open(dir, &limits, allowed, kubernetes, ANY, Nodes::default())
     }
 
     /// One that fetches only from what is allowed, which is not this machine.
@@ -86,7 +118,7 @@ impl Server {
         };
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let allowed = allowed.iter().map(|text| text.parse().unwrap()).collect();
-        Self::open(dir, &limits, allowed, None, ANY)
+        Self::open(dir, &limits, allowed, None, ANY, Nodes::default())
     }
 
     /// The same root and port in a new life.
@@ -100,6 +132,7 @@ impl Server {
             allowed,
             kubernetes,
             self.address,
+            self.nodes.clone(),
         )
     }
 
@@ -109,6 +142,7 @@ impl Server {
         allowed: Vec<AllowedUpstream>,
         kubernetes: Option<KubernetesTokens>,
         address: SocketAddr,
+        nodes: Nodes,
     ) -> Self {
         let (kept, cluster) = (allowed.clone(), kubernetes.clone());
         let tokens = token_files(dir.path());
@@ -117,9 +151,11 @@ impl Server {
             root,
             tokens,
             kubernetes,
+            node_token_reads_all: nodes.read_all,
             limits: *limits,
             allowed_upstreams: allowed,
             keep: None,
+            clock: nodes.clock.clone(),
         };
         let start = Instant::now();
         // A process that another test is just starting may hold the lock until it runs its program.
@@ -141,6 +177,7 @@ impl Server {
             limits: *limits,
             allowed: kept,
             kubernetes: cluster,
+            nodes,
             listening,
             metrics,
         }

@@ -165,7 +165,8 @@ fn server_load(server: &Server, index: usize) -> Result<Duration> {
     let since = Instant::now();
     post(server, "load", &request)?;
     let took = since.elapsed();
-    post(server, "unload", &request)?;
+    let name = json!({"lora_name": request["lora_name"]});
+    post(server, "unload", &name)?;
     Ok(took)
 }
 

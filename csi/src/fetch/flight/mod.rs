@@ -16,7 +16,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Checkout, FetchError, Kept, Plan, Progress, Room, Source, wanted::Wanted};
+use super::{Access, Checkout, FetchError, Kept, Plan, Progress, Room, Source, wanted::Wanted};
 use crate::{
     error::Error,
     layout::{CheckoutKey, Layout},
@@ -196,7 +196,8 @@ impl Checkouts {
         }
     }
 
-    /// The checkout, fetched if need be. The fetch goes on when this returns
+    /// The checkout, fetched if need be, by the keys of `access` and of all others that ask for it.
+    /// The fetch goes on when this returns
     /// [`Error::Fetching`] after `patience`, or is dropped.
     ///
     /// Hold a [`Lease`] on it before and for as long as it is used.
@@ -204,9 +205,10 @@ impl Checkouts {
         self: &Arc<Self>,
         key: &CheckoutKey,
         volume: &VolumeAttributes,
+        access: &Access,
         patience: Duration,
     ) -> Result<Arc<Checkout>, Error> {
-        let (progress, mut outcome) = self.join(key, volume);
+        let (progress, mut outcome) = self.join(key, volume, access);
         let waited = tokio::time::timeout(patience, outcome.wait_for(Option::is_some)).await;
         match waited {
             Err(_) => Err(Error::Fetching(progress.to_string())),
@@ -225,15 +227,18 @@ impl Checkouts {
         self: &Arc<Self>,
         key: &CheckoutKey,
         volume: &VolumeAttributes,
+        access: &Access,
     ) -> (Arc<Progress>, watch::Receiver<Outcome>) {
         self.wanted.ask(key);
         let mut flights = self.flights.lock();
         if let Some(flight) = flights.get_mut(key) {
             flight.asked = Instant::now();
+            flight.progress.access.take_up(access);
             // One that is ending for want of callers is waited for; its caller then asks again.
             return (Arc::clone(&flight.progress), flight.outcome.clone());
         }
         let progress = Arc::new(Progress::default());
+        progress.access.take_up(access);
         let (sender, outcome) = watch::channel(None);
         flights.insert(
             key.clone(),

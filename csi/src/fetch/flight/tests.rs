@@ -77,7 +77,11 @@ async fn twenty_callers_share_one_fetch() {
     let callers: Vec<_> = (0..20)
         .map(|_| {
             let (checkouts, key, volume) = (s.checkouts.clone(), s.key.clone(), s.volume.clone());
-            tokio::spawn(async move { checkouts.ensure(&key, &volume, LONG).await })
+            tokio::spawn(async move {
+                checkouts
+                    .ensure(&key, &volume, &Access::default(), LONG)
+                    .await
+            })
         })
         .collect();
     s.go.send(Ok(())).unwrap();
@@ -94,12 +98,20 @@ async fn a_fetch_outlives_the_patience_of_its_caller() {
     while !text.contains("fetched 1.0 MiB of 2.0 MiB") {
         let error = s
             .checkouts
-            .ensure(&s.key, &s.volume, Duration::from_millis(5))
+            .ensure(
+                &s.key,
+                &s.volume,
+                &Access::default(),
+                Duration::from_millis(5),
+            )
             .await;
         text = error.unwrap_err().to_string();
     }
     s.go.send(Ok(())).unwrap();
-    s.checkouts.ensure(&s.key, &s.volume, LONG).await.unwrap();
+    s.checkouts
+        .ensure(&s.key, &s.volume, &Access::default(), LONG)
+        .await
+        .unwrap();
     assert_eq!(s.fake.fetches.load(Ordering::SeqCst), 1);
 }
 
@@ -110,12 +122,15 @@ async fn a_failure_reaches_its_callers_and_the_next_one_tries_again() {
         .unwrap();
     let error = s
         .checkouts
-        .ensure(&s.key, &s.volume, LONG)
+        .ensure(&s.key, &s.volume, &Access::default(), LONG)
         .await
         .unwrap_err();
     assert!(matches!(error, Error::Fetch(_)));
     s.go.send(Ok(())).unwrap();
-    s.checkouts.ensure(&s.key, &s.volume, LONG).await.unwrap();
+    s.checkouts
+        .ensure(&s.key, &s.volume, &Access::default(), LONG)
+        .await
+        .unwrap();
     assert_eq!(s.fake.fetches.load(Ordering::SeqCst), 2);
 }
 
@@ -130,7 +145,10 @@ async fn a_fetch_that_nobody_asks_for_ends() {
     let outcome = outcome.wait_for(Option::is_some).await.unwrap().clone();
     assert_eq!(*outcome.unwrap().unwrap_err(), FetchError::Cancelled);
     s.go.send(Ok(())).unwrap();
-    s.checkouts.ensure(&s.key, &s.volume, LONG).await.unwrap();
+    s.checkouts
+        .ensure(&s.key, &s.volume, &Access::default(), LONG)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

@@ -134,6 +134,7 @@ impl Node {
             staging: self.staging(handle),
             content: VolumeContent::Commit(volume),
             context: None,
+            word: None,
         }
     }
 
@@ -152,6 +153,7 @@ impl Node {
             target: self.target(pod),
             read_only: true,
             exclusive: false,
+            word: None,
         }
     }
 

@@ -13,7 +13,10 @@ use super::{
     fetch::Existing,
     validate::Plan,
 };
-use crate::{apply::ApplyError, volume};
+use crate::{
+    apply::ApplyError,
+    volume::{self, shows_adapters},
+};
 
 impl Context {
     /// Makes the cluster what is desired, then prunes.
@@ -49,9 +52,10 @@ impl Context {
         if let Some(worker_key) = worker_key {
             self.applier.ensure(&owner, worker_key, None).await?;
         }
-        volume::ensure(&self.client, &self.applier, &self.caches, &owner, adapters).await?;
+        let (applier, caches, grants) = (&self.applier, &self.caches, &self.grants);
+        volume::ensure(&self.client, applier, caches, grants, &owner, adapters).await?;
         if let Some(volume) = volume {
-            volume::ensure(&self.client, &self.applier, &self.caches, &owner, volume).await?;
+            volume::ensure(&self.client, applier, caches, grants, &owner, volume).await?;
         }
         if let Some(deployment) = deployment {
             let cached = self.caches.deployments.get(namespace, name);
@@ -105,7 +109,9 @@ impl Context {
         for claim in &existing.claims {
             let name = claim.name_any();
             let is_broken = !existing.is_usable(&name) && !needed.contains(&name);
-            if is_broken || superfluous.contains(&name) {
+            // That of an earlier release, once nothing is made of it any more.
+            let is_former = shows_adapters(claim.as_ref()) && !needed.contains(&name);
+            if is_broken || is_former || superfluous.contains(&name) {
                 self.applier.delete(&api, claim.as_ref()).await?;
             }
         }

@@ -83,20 +83,20 @@ fn the_adapters_of_a_model_have_one_volume_whatever_it_serves() {
     assert_eq!(adapters_volume(&other).volume, volume);
     let made = desired(&plan, None, &Notes::default());
     assert_eq!(made.adapters.volume, volume, "before there is a commit");
-    assert!(made.kept_claims.contains("smollm2-adapters"));
+    assert!(made.kept_claims.contains("smollm2-granted-adapters"));
 }
 
 #[test]
 fn workers_follow_the_adapters_on_another_claim_too() {
     let plan = simple();
     let made = workers_of(&plan);
-    assert_eq!(made.adapters_claim(), Some("smollm2-adapters"));
-    let moved = made.clone().on_adapters_claim("smollm2-adapters-1");
+    assert_eq!(made.adapters_claim(), Some("smollm2-granted-adapters"));
+    let moved = made.clone().on_adapters_claim("smollm2-granted-adapters-1");
     assert_ne!(moved.digest(), made.digest());
     assert_eq!(moved.revision, made.revision);
     // What is rendered for that claim is the same.
     let mut other = plan.clone();
-    other.adapters_claim = "smollm2-adapters-1".into();
+    other.adapters_claim = "smollm2-granted-adapters-1".into();
     assert_eq!(workers_of(&other), moved);
 }
 
