@@ -33,7 +33,15 @@ impl Twins {
             // A commit without a time of its own would be another in each.
             let first = stock(
                 desk,
-                &["commit", "-q", "--amend", "--allow-empty", "-m", "first"],
+                &[
+                    "commit",
+                    "-q",
+                    "--amend",
+                    "--reset-author",
+                    "--allow-empty",
+                    "-m",
+                    "first",
+                ],
             );
             assert!(first);
             for path in &PATHS[..4] {
