@@ -29,7 +29,7 @@ use self::{
 };
 use crate::{
     paths::{Cache, Checkout},
-    proc, programs,
+    programs,
     ui::{Step, say},
 };
 
