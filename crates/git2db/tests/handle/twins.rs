@@ -145,10 +145,8 @@ impl Twins {
             }
             14 if path.starts_with('a') => {
                 let ours = us.tree.rename(path, "moved/a");
-                for desk in [they] {
-                    // git makes no folder for it.
-                    fs::create_dir_all(desk.path("moved")).unwrap();
-                }
+                // git makes no folder for it.
+                fs::create_dir_all(they.path("moved")).unwrap();
                 let done = same("mv", ours.is_ok(), stock(they, &["mv", path, "moved/a"]));
                 let _ = fs::remove_dir(they.path("moved"));
                 done
