@@ -154,7 +154,10 @@ fn remote(text: &str) -> Result<Named, String> {
         None => (&text[..base], None),
     };
     if reference.as_deref() == Some("") {
-        return Err(format!("{text:?} names nothing behind the @"));
+        // The URL is not repeated: a password may stand in it.
+        return Err(
+            "the URL names nothing behind its last @: write a branch, tag or commit".into(),
+        );
     }
     Ok(Named {
         model: Place::Remote {
@@ -250,6 +253,7 @@ mod tests {
         assert!(error("My Model").contains("./My Model"));
         assert!(error("prod/qwen").contains("namespace"));
         assert!(error("https://example.org/m@").contains('@'));
+        assert!(!error("https://u:hunter2@example.org/m@").contains("hunter2"));
         assert!(error("https://example.org/m+a@99").contains("-10 to 10"));
     }
 }

@@ -42,11 +42,11 @@ fn objects(root: &Path, found: &mut Found) {
 }
 
 #[track_caller]
-fn assert_hidden(secrets: &[String], found: &Found) {
+fn assert_hidden(secrets: &[String], found: &[(String, Vec<u8>)]) {
     assert_eq!(told(secrets, found), [""; 0]);
     // What is no secret is found in the same places, in a form too.
     let known = "refs/heads/train/job-1".to_owned();
-    let mut found = found.clone();
+    let mut found = found.to_vec();
     let form = STANDARD.encode(format!("any:{known}!"));
     found.push(("here".to_owned(), form.into_bytes()));
     let told = told(&[known], &found);
@@ -195,7 +195,7 @@ fn no_token_and_no_credential_stands_in_the_log_or_on_the_disk() {
                 let url = program.url(path);
                 let answer = call("POST", &url, ADMIN, &[], Some(body.as_bytes()));
                 let state = answer.json()["state"].clone();
-                assert_eq!(told(&shown, &vec![(path.to_owned(), answer.body)]), [""; 0]);
+                assert_eq!(told(&shown, &[(path.to_owned(), answer.body)]), [""; 0]);
                 if state != json!(MirrorState::Fetching) {
                     break state;
                 }

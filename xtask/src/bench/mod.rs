@@ -30,7 +30,7 @@ use self::{
 };
 use crate::{
     paths::{Cache, Checkout},
-    proc, programs,
+    programs,
     ui::{Step, say},
 };
 

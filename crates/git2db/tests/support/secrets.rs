@@ -54,7 +54,7 @@ fn forms(secret: &str) -> Vec<String> {
 }
 
 /// Where secrets stand.
-pub fn told(secrets: &[impl AsRef<str>], found: &Found) -> Vec<String> {
+pub fn told(secrets: &[impl AsRef<str>], found: &[(String, Vec<u8>)]) -> Vec<String> {
     let mut told = Vec::new();
     for (place, bytes) in found {
         let text = String::from_utf8_lossy(bytes);
