@@ -232,7 +232,8 @@ async fn a_word_is_changed_after_a_month_and_both_hold_for_an_hour() {
     world.wait("the word is another", is_changed).await;
     let new = hash(&world, &secret).unwrap();
     let both = BTreeSet::from([old.clone(), new.clone()]);
-    let holds = |words: &BTreeSet<WordHash>| world.registry.grants()[&handle].words == *words;
+    let registry = world.registry.clone();
+    let holds = |words: &BTreeSet<WordHash>| registry.grants()[&handle].words == *words;
     world.wait("both hold", || holds(&both)).await;
     assert_eq!(
         world.registry.granted(&handle)[2].words,

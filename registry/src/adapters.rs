@@ -113,7 +113,7 @@ impl Lists {
         let revision = list.revision();
         let _one = self.writing.lock();
         let before = self.kept.read().get(owner).cloned();
-        if matches!(before, Some(Kept::List { revision: old, .. }) if old == revision) {
+        if matches!(before, Some(Kept::List { revision: ref old, .. }) if *old == revision) {
             return Ok(revision);
         }
         let path = self.path(owner);

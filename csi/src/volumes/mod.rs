@@ -36,7 +36,7 @@ use crate::{
     adapters::Adapters,
     error::Error,
     fetch::{Checkouts, Key},
-    journal::{Entry, Journal},
+    journal::Journal,
     layout::Layout,
     metrics::Metrics,
     mount::{Mounted, Mounts, mounted_at},

@@ -41,7 +41,7 @@ pub struct Wanted {
 
 /// The words of a Secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Words {
+pub(super) struct Words {
     /// The one in it.
     pub current: WordHash,
     /// The one before, and when it was changed.
@@ -50,7 +50,7 @@ pub struct Words {
 
 /// What is to be done with the Secret of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub(super) enum Step {
     /// There is none: make it.
     Make,
     /// What is in it is no word: put one there.
@@ -89,7 +89,7 @@ impl Wanted {
 
 impl Words {
     /// What the registry is to keep by now.
-    pub fn grant(&self, opens: &Opens, now: Timestamp) -> Grant {
+    pub(super) fn grant(&self, opens: &Opens, now: Timestamp) -> Grant {
         let holds = |(_, since): &&(WordHash, Timestamp)| now.duration_since(*since) < BOTH_HOLD;
         let previous = self.previous.as_ref().filter(holds);
         let words: BTreeSet<WordHash> = previous
@@ -105,7 +105,7 @@ impl Words {
 }
 
 /// What is to be done with a volume's Secret, of which `found` is there.
-pub fn step(found: Option<&Secret>, now: Timestamp) -> Step {
+pub(super) fn step(found: Option<&Secret>, now: Timestamp) -> Step {
     let Some(secret) = found else {
         return Step::Make;
     };
@@ -130,7 +130,7 @@ pub fn step(found: Option<&Secret>, now: Timestamp) -> Step {
 }
 
 /// A Secret with that word, which goes with the claim.
-pub fn secret(wanted: &Wanted, claim: &ObjectMeta, word: &Word) -> Secret {
+pub(super) fn secret(wanted: &Wanted, claim: &ObjectMeta, word: &Word) -> Secret {
     let mut labels = claim.labels.clone().unwrap_or_default();
     labels.insert(SECRET_LABEL.to_owned(), "true".to_owned());
     Secret {
@@ -155,7 +155,12 @@ pub fn secret(wanted: &Wanted, claim: &ObjectMeta, word: &Word) -> Secret {
 
 /// The merge patch that puts another word in the place of `before`, if the Secret is still that
 /// version.
-pub fn change(version: Option<&str>, word: &Word, before: Option<&Words>, now: Timestamp) -> Value {
+pub(super) fn change(
+    version: Option<&str>,
+    word: &Word,
+    before: Option<&Words>,
+    now: Timestamp,
+) -> Value {
     let mut annotations = json!({CHANGED: now.to_string()});
     if let Some(before) = before {
         annotations[PREVIOUS] = json!(before.current.as_str());
@@ -167,7 +172,7 @@ pub fn change(version: Option<&str>, word: &Word, before: Option<&Words>, now: T
 }
 
 /// The words after [`change`].
-pub fn changed(word: &Word, before: Option<&Words>, now: Timestamp) -> Words {
+pub(super) fn changed(word: &Word, before: Option<&Words>, now: Timestamp) -> Words {
     Words {
         current: word.hash(),
         previous: before.map(|before| (before.current.clone(), now)),

@@ -301,8 +301,8 @@ fn a_right_that_goes_while_a_node_waits_shows_nothing_any_more() {
         words: BTreeMap::from([("a/chat".parse().unwrap(), word.expose().to_owned())]),
     };
     let body = serde_json::to_vec(&request).unwrap();
+    let url = bench.server.url(CHANGES_PATH);
     std::thread::scope(|scope| {
-        let url = bench.server.url(CHANGES_PATH);
         let waiting = scope.spawn(|| call("POST", &url, NODE, &[], Some(&body)));
         std::thread::sleep(Duration::from_millis(300));
         assert!(!waiting.is_finished());

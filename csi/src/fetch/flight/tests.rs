@@ -137,7 +137,7 @@ async fn a_failure_reaches_its_callers_and_the_next_one_tries_again() {
 #[tokio::test]
 async fn a_fetch_that_nobody_asks_for_ends() {
     let s = setup_abandoning_after(Duration::from_millis(100));
-    let (progress, mut outcome) = s.checkouts.join(&s.key, &s.volume);
+    let (progress, mut outcome) = s.checkouts.join(&s.key, &s.volume, &Access::default());
     while !progress.cancelled.load(Ordering::Relaxed) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
