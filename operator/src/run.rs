@@ -12,6 +12,7 @@ use anyhow::{Context as _, bail};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use hyprstream_api::{Adapter, Model, TrainingJob};
 use hyprstream_telemetry::AdminServer;
+use hyprstream_tls::Trust;
 use kube::{Api, Client};
 use tokio::{
     net::TcpListener,
@@ -29,6 +30,7 @@ use crate::{
     },
     apply::Applier,
     args::{Images, RunArgs},
+    authority::{self, Keeper},
     cache::{Cache, Caches, forward},
     chain,
     controller::{Controllers, Objects, watch},
@@ -48,6 +50,8 @@ use crate::{
 
 /// The kinds that objects are made for. Nothing is made for an Adapter.
 pub(crate) const OWNERS: &[OwnerLabels] = &[Model::LABELS, TrainingJob::LABELS];
+/// How often the certificates are looked at.
+const CERTIFICATES: Duration = Duration::from_secs(10);
 /// Triggers that may wait.
 const QUEUE: usize = 1024;
 /// How long running reconciliations may take to end.
@@ -70,6 +74,7 @@ async fn lead(args: RunArgs) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("listen on {}", args.admin_listen))?;
     let policy = policy(&args)?;
+    let certificates = certificates(&args)?;
     let namespaces = namespaces(&args.watch_namespaces);
     let readiness = Readiness::default();
     let is_stuck = Arc::new(AtomicBool::new(false));
@@ -106,8 +111,13 @@ async fn lead(args: RunArgs) -> anyhow::Result<()> {
     tracing::info!("leading");
     metrics.leader.set(1);
 
-    let registry = Registry::new(args.registry_url.clone(), args.registry_token_file.clone())
-        .context("make a client of the registry")?;
+    let trust = Trust::shared();
+    let registry = Registry::new(
+        args.registry_url.clone(),
+        args.registry_token_file.clone(),
+        &trust,
+    )
+    .context("make a client of the registry")?;
     let operator = Operator {
         client,
         registry,
@@ -116,6 +126,7 @@ async fn lead(args: RunArgs) -> anyhow::Result<()> {
         policy,
         namespaces,
         rollouts_at_once: args.rollouts_at_once.get(),
+        certificates: certificates.map(|settings| (settings, trust)),
         instance: args.pod_name,
         metrics: metrics.clone(),
         pace: Pace::default(),
@@ -162,6 +173,9 @@ pub struct Operator {
     pub namespaces: Vec<String>,
     /// How many Models change their workers at a time because the operator is another one.
     pub rollouts_at_once: usize,
+    /// The certificates that are kept, and who is told whom to trust; `None` where nothing of ours
+    /// speaks TLS.
+    pub certificates: Option<(authority::Settings, Trust)>,
     /// Name of this process, in events.
     pub instance: String,
     /// Counts.
@@ -209,10 +223,24 @@ impl Operator {
                 return;
             }
         };
+        let mut side = JoinSet::new();
+        let mut published = None;
+        if let Some((settings, trust)) = self.certificates {
+            self.readiness.waits("the certificates are not there yet");
+            let (client, metrics) = (self.client.clone(), self.metrics.clone());
+            let keeper = Keeper::new(settings, client, recorder.clone(), metrics, trust);
+            let mut heard = keeper.published();
+            side.spawn(keeper.run());
+            // Nothing can be asked of the registry before, and nothing said of it to pods.
+            tokio::select! {
+                _ = heard.wait_for(Option::is_some) => {}
+                () = shutdown.cancelled() => return,
+            }
+            published = Some(heard);
+        }
         self.readiness
             .waits("the first lists of objects are not there yet");
 
-        let mut side = JoinSet::new();
         let (volumes, touched) = Cache::start(Api::all(self.client.clone()), &intake, OWNERS);
         let touched = {
             let wake = wake.clone();
@@ -323,6 +351,7 @@ impl Operator {
                 forks: training::fork::Forks::new(self.registry.clone(), trigger.clone()),
                 asker,
                 registry_url: self.registry_url.clone(),
+                published: published.clone(),
             };
             running.spawn(training_jobs.start(watched_jobs, reconciler, &shutdown));
             let reconciler = adapter::Context {
@@ -415,6 +444,29 @@ fn policy(args: &RunArgs) -> anyhow::Result<Policy> {
         insecure_hosts: args.allow_insecure_credentials.clone(),
         keys: MasterKey::open(args.worker_master_key_file.clone())?,
     })
+}
+
+fn certificates(args: &RunArgs) -> anyhow::Result<Option<authority::Settings>> {
+    let names = authority::names(&args.certificate_names);
+    let has_names = !names.hosts.is_empty() || !names.addresses.is_empty();
+    match (args.registry_url.scheme(), has_names) {
+        ("https", false) => bail!(
+            "the registry's URL {} is https: name what its certificate is for with \
+             --certificate-names",
+            args.registry_url
+        ),
+        ("http", true) => bail!(
+            "the registry's URL {} is not https: --certificate-names would be of no use",
+            args.registry_url
+        ),
+        _ => {}
+    }
+    Ok(has_names.then(|| authority::Settings {
+        namespace: args.namespace.clone(),
+        names,
+        overlap: args.trust_overlap,
+        pause: CERTIFICATES,
+    }))
 }
 
 fn namespaces(given: &[String]) -> Vec<String> {

@@ -11,6 +11,7 @@ use std::{
 
 use hyprstream_slots::Slots;
 use hyprstream_telemetry::Probe;
+use hyprstream_tls::{Handshakes, ServerIdentity, TlsError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +47,8 @@ pub struct Settings {
     /// Whether the token of the nodes reads every repository and list, as the volumes of an earlier
     /// release need it, which have no words.
     pub node_token_reads_all: bool,
+    /// By what TLS is served; `None` for plain HTTP.
+    pub tls: Option<Tls>,
     /// How much clients may ask for.
     pub limits: Limits,
     /// Upstreams that are fetched from although their addresses are not public.
@@ -57,9 +60,21 @@ pub struct Settings {
     pub clock: Clock,
 }
 
+/// By what TLS is served.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// File with the certificate (PEM). Read again when it changes.
+    pub certificate: PathBuf,
+    /// File with its key (PEM). Read again when it changes.
+    pub key: PathBuf,
+    /// Whether plain HTTP is served on the same port.
+    pub accepts_plain: bool,
+}
+
 /// An open registry.
 pub struct Registry {
     state: Arc<State>,
+    handshakes: Option<Handshakes>,
     keep: Option<Duration>,
     _lock: File,
 }
@@ -87,6 +102,9 @@ pub enum OpenError {
     /// The secrets cannot be read.
     #[error("cannot read the secrets")]
     Secrets(#[source] SecretsError),
+    /// The certificate cannot be served with.
+    #[error("cannot serve TLS")]
+    Tls(#[source] TlsError),
     /// The metrics cannot be set up.
     #[error("cannot set up the metrics")]
     Metrics(#[source] prometheus::Error),
@@ -97,6 +115,10 @@ pub enum OpenError {
 
 /// A git process that outlived a kill of the registry ends with its pipe, well within this time.
 const ORPHAN_AGE: Duration = Duration::from_secs(5);
+/// Handshakes of TLS that are worked on at the same time.
+const HANDSHAKES: usize = 256;
+/// Longest that one may take.
+const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 const STALE_LOCK_AGE: Duration = Duration::from_hours(1);
 const SECRETS_INTERVAL: Duration = Duration::from_secs(10);
 const UPKEEP_INTERVAL: Duration = Duration::from_mins(10);
@@ -110,6 +132,7 @@ impl Registry {
             tokens,
             kubernetes,
             node_token_reads_all,
+            tls,
             limits,
             allowed_upstreams,
             keep,
@@ -132,6 +155,14 @@ impl Registry {
             .arg("--version")
             .output()
             .map_err(OpenError::Git)?;
+        let handshakes = tls
+            .map(|tls| {
+                let identity = ServerIdentity::open(tls.certificate, tls.key)?;
+                let handshakes = Handshakes::new(&identity, HANDSHAKES, HANDSHAKE_PATIENCE);
+                Ok(handshakes.accepting_plain(tls.accepts_plain))
+            })
+            .transpose()
+            .map_err(OpenError::Tls)?;
         let layout = Layout::open(&root).map_err(OpenError::Layout)?;
         let grants = Grants::open(&root, layout.tmp()).map_err(failed(&root.join("grants")))?;
         let grants = Arc::new(grants);
@@ -173,6 +204,7 @@ impl Registry {
         };
         Ok(Self {
             state: Arc::new(state),
+            handshakes,
             keep,
             _lock: lock,
         })
@@ -214,7 +246,8 @@ impl Registry {
         let plans = tokio::spawn(keep_plans(Arc::clone(&self.state)));
         let rate = self.state.limits.scrub_bytes_per_second;
         let scrub = tokio::spawn(scrub::forever(Arc::clone(&self.state), rate));
-        let served = server::serve(listener, Arc::clone(&self.state), shutdown).await;
+        let state = Arc::clone(&self.state);
+        let served = server::serve(listener, state, self.handshakes, shutdown).await;
         self.state.mirrors.cancel.cancel();
         upkeep.abort();
         secrets.abort();

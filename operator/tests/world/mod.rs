@@ -30,6 +30,7 @@ use hyprstream_operator::{
     run::Operator,
     source::Pace,
 };
+use hyprstream_tls::Trust;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{Client, Config};
 use serde_json::{Value, json};
@@ -95,7 +96,12 @@ impl World {
         std::fs::write(master_key.path(), MASTER_KEY).unwrap();
         let url: http::Uri = cluster.serve().await.parse().unwrap();
         let client = Client::try_from(Config::new(url)).unwrap();
-        let remote = Registry::new(registry.serve().await, token.path().to_owned()).unwrap();
+        let remote = Registry::new(
+            registry.serve().await,
+            token.path().to_owned(),
+            &Trust::nobody(),
+        )
+        .unwrap();
         let fates = Fates::default();
         let workers = Workers::new(registry.clone());
         let kubelet = kubelet::run(cluster.clone(), fates.clone(), workers.clone());
@@ -140,6 +146,7 @@ impl World {
                 keys: MasterKey::open(self.master_key.path().to_owned()).unwrap(),
             },
             namespaces: vec![],
+            certificates: None,
             instance: "test".into(),
             metrics: Metrics::new().unwrap(),
             pace: Pace {

@@ -152,6 +152,7 @@ impl Server {
             tokens,
             kubernetes,
             node_token_reads_all: nodes.read_all,
+            tls: None,
             limits: *limits,
             allowed_upstreams: allowed,
             keep: None,

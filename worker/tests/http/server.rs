@@ -96,7 +96,11 @@ impl Server {
         let task = tokio::spawn(async move {
             run(listener, serving, options, async { drop(stopped.await) }).await
         });
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .tls_backend_preconfigured(hyprstream_tls::Trust::nobody().client_config())
+            .build()
+            .unwrap();
         let server = Self {
             url,
             client,

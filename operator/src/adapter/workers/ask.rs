@@ -88,6 +88,7 @@ impl Asker {
             .connect_timeout(asking.patience)
             .timeout(asking.patience)
             .no_proxy()
+            .tls_backend_preconfigured(hyprstream_tls::Trust::nobody().client_config())
             .redirect(reqwest::redirect::Policy::none())
             .pool_max_idle_per_host(1)
             .build()?;
