@@ -12,6 +12,7 @@ use anyhow::{Context as _, bail};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use hyprstream_api::{Adapter, Model, TrainingJob};
 use hyprstream_telemetry::AdminServer;
+use hyprstream_tls::Trust;
 use kube::{Api, Client};
 use tokio::{
     net::TcpListener,
@@ -35,8 +36,8 @@ use crate::{
     kind::{Kind, OwnerLabels, Subject, Trigger},
     leader::Candidate,
     metrics::Metrics,
-    model::{self, Turns, fetch::mount::Mounts},
-    policy::{MasterKey, Policy},
+    model::{self, Signer, Turns, fetch::mount::Mounts},
+    policy::{MasterKey, Policy, WorkerTls},
     ready::{Readiness, kinds_are_served},
     registry::Registry,
     reporting::{Statuses, events::Recorder, intake::Intake},
@@ -115,6 +116,7 @@ async fn lead(args: RunArgs) -> anyhow::Result<()> {
         policy,
         namespaces,
         rollouts_at_once: args.rollouts_at_once.get(),
+        signer: None,
         instance: args.pod_name,
         metrics: metrics.clone(),
         pace: Pace::default(),
@@ -161,6 +163,9 @@ pub struct Operator {
     pub namespaces: Vec<String>,
     /// How many Models change their workers at a time because the operator is another one.
     pub rollouts_at_once: usize,
+    /// Who signs the certificates of workers, and whose word is taken for workers; `None` where they
+    /// speak no TLS.
+    pub signer: Option<(Signer, Trust)>,
     /// Name of this process, in events.
     pub instance: String,
     /// Counts.
@@ -196,7 +201,10 @@ impl Operator {
         let turns = Arc::new(Turns::new(self.rollouts_at_once));
         let wake = Arc::new(Notify::new());
         let policy = Arc::new(self.policy);
-        let asker = match Asker::new(self.asking, policy.clone()) {
+        let (signer, trust) = self
+            .signer
+            .map_or_else(|| (None, Trust::shared()), |(s, t)| (Some(s), t));
+        let asker = match Asker::new(self.asking, policy.clone(), &trust) {
             Ok(asker) => Arc::new(asker),
             Err(error) => {
                 tracing::error!(error = chain(&error), "cannot make a client of the workers");
@@ -285,6 +293,7 @@ impl Operator {
                 images: self.images.clone(),
                 policy: policy.clone(),
                 turns: turns.clone(),
+                signer: signer.clone(),
             };
             running.spawn(models.start(watched_models, reconciler, &shutdown));
             let asker = match training::ask::Asker::new(trigger.clone(), training::ask::EVERY) {
@@ -405,6 +414,7 @@ fn policy(args: &RunArgs) -> anyhow::Result<Policy> {
     Ok(Policy {
         insecure_hosts: args.allow_insecure_credentials.clone(),
         keys: MasterKey::open(args.worker_master_key_file.clone())?,
+        worker_tls: WorkerTls::Off,
     })
 }
 

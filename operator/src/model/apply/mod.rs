@@ -1,5 +1,6 @@
 //! Makes the cluster what `build` says, and takes away what is old.
 
+mod certificate;
 pub mod prune;
 
 use std::collections::BTreeSet;
@@ -49,6 +50,7 @@ impl Context {
         if let Some(worker_key) = worker_key {
             self.applier.ensure(&owner, worker_key, None).await?;
         }
+        self.certify(plan).await?;
         volume::ensure(&self.client, &self.applier, &self.caches, &owner, adapters).await?;
         if let Some(volume) = volume {
             volume::ensure(&self.client, &self.applier, &self.caches, &owner, volume).await?;
