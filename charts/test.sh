@@ -70,10 +70,36 @@ if grep -q -e 'tokenreviews' -e '--kubernetes-tokens' "$out/without.yaml"; then
     exit 1
 fi
 
+echo "== TLS"
+helm template hyprstream "$chart" --namespace default --set tls.enabled=true > "$out/all.yaml"
+for part in 'port: 443' '--tls-cert=' '--registry-url=https://hyprstream-registry.default.svc"\{0,1\}$' \
+    '--registry-ca-file=' '--certificate-names=hyprstream-registry,' 'secretName: hyprstream-registry-tls'; do
+    if ! grep -q -e "$part" "$out/all.yaml"; then
+        echo "with TLS, $part is missing" >&2
+        exit 1
+    fi
+done
+# A new installation has nobody who speaks as before.
+if grep -q -e '--accept-plain' -e 'registry-url=http:' "$out/all.yaml"; then
+    echo "a new installation speaks plain HTTP" >&2
+    exit 1
+fi
+helm template hyprstream "$chart" --set tls.enabled=true --set tls.acceptPlain=true > "$out/both.yaml"
+if ! grep -q -e '--accept-plain' "$out/both.yaml" || ! grep -q 'appProtocol: https' "$out/both.yaml"; then
+    echo "tls.acceptPlain serves not both" >&2
+    exit 1
+fi
+helm template hyprstream "$chart" --set tls.enabled=false --set gateway.fineTuning.enabled=true \
+    --set gateway.fineTuning.existingSecret=keys > "$out/plain.yaml"
+if grep -q -e 'hyprstream-trust' -e 'tls-cert' -e 'hyprstream-ca' -e 'https://hyprstream' "$out/plain.yaml"; then
+    echo "something of TLS is left without it" >&2
+    exit 1
+fi
+
 echo "== values that must be refused"
 for wrong in gateway.replicas=many gatway.replicas=1 ingress.controller=caddy \
     images.pullPolicy=Sometimes httpRoute.enabled=true csi.stateDir=relative registry.extraArgs[0]=x \
-    registry.allowUpstreams[0]=http://host/ registry.kubernetesTokens.audience= networkPolicy.apiServer[0]=host operator.allowInsecureCredentials[0]=http://host; do
+    registry.allowUpstreams[0]=http://host/ registry.kubernetesTokens.audience= tls.acceptPlain=maybe tls.overlap=soon networkPolicy.apiServer[0]=host operator.allowInsecureCredentials[0]=http://host; do
     if helm template hyprstream "$chart" --set "$wrong" > "$out/refused" 2>&1; then
         echo "--set $wrong was accepted" >&2
         exit 1

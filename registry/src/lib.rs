@@ -53,5 +53,5 @@ pub use auth::{
 pub use layout::LayoutError;
 pub use limits::{FetchLimits, GitLimits, Limits};
 pub use names::{InvalidName, Namespace};
-pub use registry::{OpenError, Registry, Settings};
+pub use registry::{OpenError, Registry, Settings, Tls};
 pub use upstreams::{AllowedUpstream, InvalidUpstream};

@@ -5,11 +5,13 @@ use std::{io::Write, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use hyprstream_contract::repositories::rbac::AUDIENCE;
+use hyprstream_git2db::{RemoteUrl, trust_only};
 use hyprstream_registry::{
     CacheTimes, FetchLimits, GitLimits, KubernetesTokens, Limits, Namespace, OpenError, Registry,
-    Settings, TokenFiles, read_signing_key,
+    Settings, Tls, TokenFiles, read_signing_key,
 };
 use hyprstream_telemetry::{AdminServer, LogFormat, init_logs};
+use hyprstream_tls::Trust;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -46,6 +48,23 @@ struct ServeArgs {
     /// Address of /healthz, /readyz and /metrics.
     #[arg(long, env = "HYPRSTREAM_ADMIN_LISTEN", default_value = "0.0.0.0:9090")]
     admin_listen: SocketAddr,
+    /// File with the certificate (PEM) by which TLS is served at --listen. Read again when it
+    /// changes. Without it, plain HTTP is served there.
+    #[arg(long, env = "HYPRSTREAM_TLS_CERT", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// File with the certificate's key (PEM). Read again when it changes.
+    #[arg(long, env = "HYPRSTREAM_TLS_KEY", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Serves plain HTTP beside TLS on the same port, for clients of before.
+    #[arg(long, env = "HYPRSTREAM_ACCEPT_PLAIN", requires = "tls_cert")]
+    accept_plain: bool,
+    /// URL (https) of this registry in the cluster, under which Models may name it as an upstream;
+    /// it is believed by --ca-file alone.
+    #[arg(long, env = "HYPRSTREAM_OWN_URL", requires = "ca_file")]
+    own_url: Option<RemoteUrl>,
+    /// File with the authorities (PEM) by which --own-url is trusted. Read again when it changes.
+    #[arg(long, env = "HYPRSTREAM_CA_FILE", requires = "own_url")]
+    ca_file: Option<PathBuf>,
     /// Folder of everything that is kept.
     #[arg(
         long,
@@ -222,8 +241,22 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         audience: args.kubernetes_audience,
         cache: CacheTimes::default(),
     });
+    if let Some(url) = &args.own_url {
+        let trust = Trust::of_url(&url.to_string(), args.ca_file.clone())
+            .context("cannot trust --own-url")?;
+        trust_only(url, trust);
+    }
+    let tls = args
+        .tls_cert
+        .zip(args.tls_key)
+        .map(|(certificate, key)| Tls {
+            certificate,
+            key,
+            accepts_plain: args.accept_plain,
+        });
     let settings = Settings {
         kubernetes,
+        tls,
         root: args.root,
         tokens: TokenFiles {
             admin: args.admin_token_file,

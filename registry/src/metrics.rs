@@ -16,6 +16,7 @@ pub(crate) struct Metrics {
     pub(crate) pushes: IntCounterVec,
     pub(crate) requests: IntCounterVec,
     pub(crate) corrupt: IntCounterVec,
+    pub(crate) handshakes: IntCounterVec,
     pub(crate) git_processes: IntGauge,
     pub(crate) free_bytes: IntGauge,
 }
@@ -56,6 +57,13 @@ impl Metrics {
                 Opts::new("hyprstream_registry_requests_total", "HTTP requests"),
                 &["protocol", "code"],
             )?,
+            handshakes: IntCounterVec::new(
+                Opts::new(
+                    "hyprstream_registry_tls_failures_total",
+                    "Connections that came to nothing before a request, by reason",
+                ),
+                &["reason"],
+            )?,
             corrupt: IntCounterVec::new(
                 Opts::new(
                     "hyprstream_registry_corrupt_total",
@@ -73,7 +81,8 @@ impl Metrics {
             )?,
             registry,
         };
-        let all: [Box<dyn Collector>; 10] = [
+        let all: [Box<dyn Collector>; 11] = [
+            Box::new(metrics.handshakes.clone()),
             Box::new(metrics.upstream_downloads.clone()),
             Box::new(metrics.upstream_bytes.clone()),
             Box::new(metrics.lfs_served_bytes.clone()),

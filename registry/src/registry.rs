@@ -11,6 +11,7 @@ use std::{
 
 use hyprstream_slots::Slots;
 use hyprstream_telemetry::Probe;
+use hyprstream_tls::{Handshakes, ServerIdentity, TlsError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +42,8 @@ pub struct Settings {
     pub tokens: TokenFiles,
     /// How tokens of the cluster's API server are checked; `None` if they are not taken.
     pub kubernetes: Option<KubernetesTokens>,
+    /// By what TLS is served; `None` for plain HTTP.
+    pub tls: Option<Tls>,
     /// How much clients may ask for.
     pub limits: Limits,
     /// Upstreams that are fetched from although their addresses are not public.
@@ -50,9 +53,21 @@ pub struct Settings {
     pub keep: Option<Duration>,
 }
 
+/// By what TLS is served.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// File with the certificate (PEM). Read again when it changes.
+    pub certificate: PathBuf,
+    /// File with its key (PEM). Read again when it changes.
+    pub key: PathBuf,
+    /// Whether plain HTTP is served on the same port.
+    pub accepts_plain: bool,
+}
+
 /// An open registry.
 pub struct Registry {
     state: Arc<State>,
+    handshakes: Option<Handshakes>,
     keep: Option<Duration>,
     _lock: File,
 }
@@ -80,6 +95,9 @@ pub enum OpenError {
     /// The secrets cannot be read.
     #[error("cannot read the secrets")]
     Secrets(#[source] SecretsError),
+    /// The certificate cannot be served with.
+    #[error("cannot serve TLS")]
+    Tls(#[source] TlsError),
     /// The metrics cannot be set up.
     #[error("cannot set up the metrics")]
     Metrics(#[source] prometheus::Error),
@@ -90,6 +108,10 @@ pub enum OpenError {
 
 /// A git process that outlived a kill of the registry ends with its pipe, well within this time.
 const ORPHAN_AGE: Duration = Duration::from_secs(5);
+/// Handshakes of TLS that are worked on at the same time.
+const HANDSHAKES: usize = 256;
+/// Longest that one may take.
+const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 const STALE_LOCK_AGE: Duration = Duration::from_hours(1);
 const SECRETS_INTERVAL: Duration = Duration::from_secs(10);
 const UPKEEP_INTERVAL: Duration = Duration::from_mins(10);
@@ -102,6 +124,7 @@ impl Registry {
             root,
             tokens,
             kubernetes,
+            tls,
             limits,
             allowed_upstreams,
             keep,
@@ -124,6 +147,14 @@ impl Registry {
             .output()
             .map_err(OpenError::Git)?;
         let auth = Auth::open(tokens, kubernetes).map_err(OpenError::Secrets)?;
+        let handshakes = tls
+            .map(|tls| {
+                let identity = ServerIdentity::open(tls.certificate, tls.key)?;
+                let handshakes = Handshakes::new(&identity, HANDSHAKES, HANDSHAKE_PATIENCE);
+                Ok(handshakes.accepting_plain(tls.accepts_plain))
+            })
+            .transpose()
+            .map_err(OpenError::Tls)?;
         let metrics = Metrics::new().map_err(OpenError::Metrics)?;
         let layout = Layout::open(&root).map_err(OpenError::Layout)?;
         collect::clear(&layout);
@@ -158,6 +189,7 @@ impl Registry {
         };
         Ok(Self {
             state: Arc::new(state),
+            handshakes,
             keep,
             _lock: lock,
         })
@@ -199,7 +231,8 @@ impl Registry {
         let plans = tokio::spawn(keep_plans(Arc::clone(&self.state)));
         let rate = self.state.limits.scrub_bytes_per_second;
         let scrub = tokio::spawn(scrub::forever(Arc::clone(&self.state), rate));
-        let served = server::serve(listener, Arc::clone(&self.state), shutdown).await;
+        let state = Arc::clone(&self.state);
+        let served = server::serve(listener, state, self.handshakes, shutdown).await;
         self.state.mirrors.cancel.cancel();
         upkeep.abort();
         secrets.abort();

@@ -20,6 +20,7 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
+use hyprstream_tls::{Accepted, HandshakeError, Handshakes};
 use rustix::net::sockopt;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -185,8 +186,29 @@ async fn observe(
 
 /// What serves a connection.
 struct Door {
-    service: TowerToHyperService<Router>,
+    plain: TowerToHyperService<Router>,
+    /// The same for connections with TLS.
+    encrypted: TowerToHyperService<Router>,
     builder: auto::Builder<TokioExecutor>,
+}
+
+impl Door {
+    fn new(router: Router, header_patience: Duration) -> Self {
+        let encrypted = router.clone().layer(middleware::from_fn(came_encrypted));
+        Self {
+            plain: TowerToHyperService::new(router),
+            encrypted: TowerToHyperService::new(encrypted),
+            builder: builder(header_patience),
+        }
+    }
+}
+
+/// What came by TLS came by https, unless a proxy says how its own client came.
+async fn came_encrypted(mut request: Request, next: Next) -> Response {
+    let https = HeaderValue::from_static("https");
+    let headers = request.headers_mut();
+    headers.entry("x-forwarded-proto").or_insert(https);
+    next.run(request).await
 }
 
 fn builder(header_patience: Duration) -> auto::Builder<TokioExecutor> {
@@ -204,6 +226,20 @@ fn builder(header_patience: Duration) -> auto::Builder<TokioExecutor> {
     builder
 }
 
+/// Counts a connection without a request.
+fn refused(state: &State, error: &HandshakeError) {
+    let reason = match error {
+        HandshakeError::TooSlow(_) => "TooSlow",
+        HandshakeError::Failed(_) => "Failed",
+        HandshakeError::Plain => "PlainHTTP",
+    };
+    state.metrics.handshakes.with_label_values(&[reason]).inc();
+    tracing::debug!(
+        error = refusal::chain(error),
+        "a connection came to nothing"
+    );
+}
+
 /// Options of a connection. It works without any of them.
 fn prepare(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
@@ -212,24 +248,23 @@ fn prepare(stream: &TcpStream) {
     let _ = sockopt::set_tcp_user_timeout(stream, PEER_PATIENCE.as_millis() as u32);
 }
 
-/// Serves until `shutdown` ends, then lets requests end for up to 25 seconds.
+/// Serves until `shutdown` ends, by TLS if there are `handshakes`, then lets requests end for up to
+/// 25 seconds.
 pub(crate) async fn serve(
     listener: TcpListener,
     state: Arc<State>,
+    handshakes: Option<Handshakes>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let places = Arc::new(Semaphore::new(state.limits.max_connections));
     let kept_free = Arc::new(Semaphore::new(state.limits.api_connections));
     // `TraceLayer` and the like are left out: every layer costs each chunk of a large object.
     let router = router(Arc::clone(&state));
-    let for_all = Door {
-        service: TowerToHyperService::new(router.clone()),
-        builder: builder(HEADER_PATIENCE),
-    };
-    let for_api = Door {
-        service: TowerToHyperService::new(router.layer(Extension(KeptFree))),
-        builder: builder(KEPT_FREE_PATIENCE),
-    };
+    let for_all = Arc::new(Door::new(router.clone(), HEADER_PATIENCE));
+    let for_api = Arc::new(Door::new(
+        router.layer(Extension(KeptFree)),
+        KEPT_FREE_PATIENCE,
+    ));
     let graceful = GracefulShutdown::new();
     tokio::pin!(shutdown);
     loop {
@@ -254,13 +289,22 @@ pub(crate) async fn serve(
             }
         };
         prepare(&stream);
-        let connection = door
-            .builder
-            .serve_connection(TokioIo::new(stream), door.service.clone());
-        let connection = graceful.watch(connection.into_owned());
+        let (watcher, door) = (graceful.watcher(), Arc::clone(door));
+        let (handshakes, state) = (handshakes.clone(), Arc::clone(&state));
         tokio::spawn(async move {
             let _place = place;
-            if let Err(error) = connection.await {
+            let (stream, service) = match &handshakes {
+                None => (Accepted::Plain(stream), &door.plain),
+                Some(handshakes) => match handshakes.accept(stream).await {
+                    Ok(stream @ Accepted::Tls(_)) => (stream, &door.encrypted),
+                    Ok(stream @ Accepted::Plain(_)) => (stream, &door.plain),
+                    Err(error) => return refused(&state, &error),
+                },
+            };
+            let connection = door
+                .builder
+                .serve_connection(TokioIo::new(stream), service.clone());
+            if let Err(error) = watcher.watch(connection.into_owned()).await {
                 tracing::debug!(error, "a connection ended early");
             }
         });

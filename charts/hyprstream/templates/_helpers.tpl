@@ -50,8 +50,58 @@ app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
 {{- define "hyprstream.registryUrl" -}}
-{{- $port := int .Values.registry.service.port -}}
+{{- $service := .Values.registry.service -}}
+{{- if .Values.tls.enabled -}}
+{{- $port := int $service.tlsPort -}}
+https://hyprstream-registry.{{ .Release.Namespace }}.svc{{ if ne $port 443 }}:{{ $port }}{{ end }}
+{{- else -}}
+{{- $port := int $service.port -}}
 http://hyprstream-registry.{{ .Release.Namespace }}.svc{{ if ne $port 80 }}:{{ $port }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{/* What the registry's certificate is for, separated by commas. */}}
+{{- define "hyprstream.certificateNames" -}}
+{{- $name := "hyprstream-registry" -}}
+{{- $own := list $name (printf "%s.%s" $name .Release.Namespace) (printf "%s.%s.svc" $name .Release.Namespace) (printf "%s.%s.svc.%s" $name .Release.Namespace .Values.tls.clusterDomain) -}}
+{{- /* The end of a port-forward. */ -}}
+{{- $here := list "localhost" "127.0.0.1" "::1" -}}
+{{- concat $own $here .Values.tls.names | join "," -}}
+{{- end }}
+
+{{/*
+Whether the registry serves plain HTTP beside TLS: "true" or nothing. auto: in the upgrade that turns
+TLS on, which the Deployment of before tells, so that parts and pods of before go on.
+*/}}
+{{- define "hyprstream.acceptPlain" -}}
+{{- if .Values.tls.enabled -}}
+{{- if eq (toString .Values.tls.acceptPlain) "true" -}}
+true
+{{- else if eq (toString .Values.tls.acceptPlain) "auto" -}}
+{{- with lookup "apps/v1" "Deployment" .Release.Namespace "hyprstream-registry" -}}
+{{- $args := (first .spec.template.spec.containers).args | default list -}}
+{{- if not (contains "--tls-cert=" (join " " $args)) -}}
+true
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* The volume with the authorities that the operator keeps, its mount, and the flag for the file. */}}
+{{- define "hyprstream.trustVolume" -}}
+{{- if .Values.tls.enabled -}}
+- name: trust
+  configMap:
+    name: hyprstream-trust
+    items:
+      - {key: ca.crt, path: ca.crt}
+{{- end }}
+{{- end }}
+{{- define "hyprstream.trustMount" -}}
+{{- if .Values.tls.enabled -}}
+- {name: trust, mountPath: /etc/hyprstream-trust, readOnly: true}
+{{- end }}
 {{- end }}
 
 {{/* Environment of every program. */}}

@@ -138,6 +138,7 @@ pub mod storage;
 pub mod store;
 pub mod transport;
 pub mod tree;
+mod trusted;
 
 pub use clone::{CloneBuilder, CloneError, Cloned};
 pub use commit::CommitError;
@@ -155,3 +156,4 @@ pub use pace::Pace;
 pub use remote::RemoteError;
 pub use remote_url::{InvalidUrl, RemoteUrl, Scheme};
 pub use repo::RepoError;
+pub use trusted::trust_only;

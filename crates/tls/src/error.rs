@@ -53,6 +53,20 @@ pub enum TlsError {
         /// Why.
         why: String,
     },
+    /// There is a bundle for a URL that needs none.
+    #[error("{url} is not https: leave {bundle} out, or call it by https")]
+    Useless {
+        /// The URL.
+        url: String,
+        /// The bundle's file.
+        bundle: PathBuf,
+    },
+    /// There is no bundle for a URL that needs one.
+    #[error("{url} is https: name the file with the bundle of authorities that it is trusted by")]
+    Missing {
+        /// The URL.
+        url: String,
+    },
     /// A certificate is not one that this name may show.
     #[error("the certificate of {host} is refused")]
     Refused {

@@ -35,7 +35,7 @@ pub use facts::Facts;
 pub use identity::ServerIdentity;
 pub use pem::certificates;
 pub use server::{Accepted, HandshakeError, Handshakes};
-pub use trust::Trust;
+pub use trust::{Trust, system_client_config};
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())

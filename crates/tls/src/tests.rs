@@ -272,6 +272,27 @@ async fn a_client_that_says_nothing_is_given_up() {
 }
 
 #[test]
+fn a_bundle_goes_with_https_and_with_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    publish(
+        folder.path(),
+        "1",
+        &[("ca.crt", &*authority().issued().certificate)],
+    );
+    let bundle = Some(folder.path().join("ca.crt"));
+    assert!(Trust::of_url("https://r", bundle.clone()).is_ok());
+    assert!(Trust::of_url("http://r", None).is_ok());
+    assert!(matches!(
+        Trust::of_url("http://r", bundle),
+        Err(TlsError::Useless { .. })
+    ));
+    assert!(matches!(
+        Trust::of_url("HTTPS://r", None),
+        Err(TlsError::Missing { .. })
+    ));
+}
+
+#[test]
 fn facts_are_what_was_asked_for() {
     let by = authority();
     let now = SystemTime::now();

@@ -12,6 +12,8 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 
+use rustls_platform_verifier::BuilderVerifierExt as _;
+
 use crate::{TlsError, followed::Followed, pem, provider};
 
 /// The authorities whose certificates are believed: those of a bundle, and nobody else.
@@ -46,6 +48,29 @@ impl Trust {
     /// Until then nobody is believed.
     pub fn shared() -> Self {
         Self(Arc::new(Source::Shared(RwLock::new(None))))
+    }
+
+    /// That of a client that calls nobody by https.
+    pub fn nobody() -> Self {
+        Self::shared()
+    }
+
+    /// That of a client of `url`: of the bundle in `bundle` where the URL begins with `https://`,
+    /// of nobody where it does not.
+    ///
+    /// # Errors
+    /// The bundle cannot be read or used, is missing, or would be of no use.
+    pub fn of_url(url: &str, bundle: Option<PathBuf>) -> Result<Self, TlsError> {
+        let is_https = url
+            .get(..8)
+            .is_some_and(|s| s.eq_ignore_ascii_case("https://"));
+        let url = url.to_owned();
+        match bundle {
+            Some(bundle) if is_https => Self::open(bundle),
+            None if !is_https => Ok(Self::nobody()),
+            Some(bundle) => Err(TlsError::Useless { url, bundle }),
+            None => Err(TlsError::Missing { url }),
+        }
     }
 
     /// That of a PEM text, which `subject` names in errors.
@@ -139,6 +164,26 @@ impl Trust {
             _ => unreachable!("a file that nobody else follows yet"),
         }
     }
+}
+
+/// Settings of a client of servers that anybody may run, which the system's authorities vouch for.
+///
+/// # Errors
+/// This machine has no such authorities.
+pub fn system_client_config() -> Result<ClientConfig, TlsError> {
+    let unusable = |error: RustlsError| TlsError::Roots {
+        subject: "this machine's list of authorities".to_owned(),
+        why: error.to_string(),
+    };
+    let builder = ClientConfig::builder_with_provider(provider());
+    let mut config = builder
+        .with_safe_default_protocol_versions()
+        .expect("ring has suites for both versions")
+        .with_platform_verifier()
+        .map_err(unusable)?
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
 }
 
 impl std::fmt::Debug for Trust {

@@ -8,7 +8,7 @@ use hyprstream_git2db::{
     lfs::{
         Guard, Pointer,
         batch::{BatchObject, BatchRequest, BatchResponse, CONTENT_TYPE, Operation},
-        guarded_agent,
+        guarded_agent, tls_config,
     },
 };
 
@@ -27,7 +27,11 @@ pub(super) fn offered(
     let Some(endpoint) = url.lfs_endpoint() else {
         return HashSet::new();
     };
+    let Ok(place) = endpoint.parse() else {
+        return HashSet::new();
+    };
     let config = ureq::Agent::config_builder()
+        .tls_config(tls_config(&place))
         .timeout_global(Some(Duration::from_mins(1)))
         .max_redirects(0)
         .max_redirects_will_error(false)

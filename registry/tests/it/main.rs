@@ -25,6 +25,7 @@ mod secrets;
 mod server;
 mod slow;
 mod slow_sync;
+mod tls;
 mod top_up;
 mod upstream;
 mod volumes;

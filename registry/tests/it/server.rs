@@ -117,6 +117,7 @@ impl Server {
             root,
             tokens,
             kubernetes,
+            tls: None,
             limits: *limits,
             allowed_upstreams: allowed,
             keep: None,

@@ -2,6 +2,7 @@
 
 use std::{
     io::Read as _,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -9,7 +10,7 @@ use base64::Engine as _;
 use ureq::{
     Agent, Body, SendBody,
     http::{Method, Request, Response, header},
-    tls::{RootCerts, TlsConfig},
+    tls::{Certificate, RootCerts, TlsConfig},
 };
 use url::Url;
 
@@ -85,9 +86,8 @@ impl Http {
         options: &Options,
     ) -> Result<Self, LfsError> {
         let setup = |detail: String| LfsError::Setup { detail };
-        let tls = TlsConfig::builder()
-            .root_certs(RootCerts::PlatformVerifier)
-            .build();
+        let endpoint = Url::parse(endpoint).map_err(|e| setup(e.to_string()))?;
+        let tls = tls_config(&endpoint);
         let agent = Agent::config_builder()
             .tls_config(tls)
             .user_agent(concat!("hyprstream/", env!("CARGO_PKG_VERSION")))
@@ -102,7 +102,6 @@ impl Http {
             .max_idle_connections_per_host(options.parallel.max(1))
             .build()
             .new_agent();
-        let endpoint = Url::parse(endpoint).map_err(|e| setup(e.to_string()))?;
         let authorization = credentials.basic().map(|(user, password)| {
             let text = format!("{user}:{password}");
             format!(
@@ -222,6 +221,20 @@ impl Http {
             message,
         }
     }
+}
+
+/// By what a server is believed: the system's authorities, or what [`crate::trust_only`] said. The
+/// objects of such a server lie with it.
+pub fn tls_config(endpoint: &Url) -> TlsConfig {
+    let roots = match crate::trusted::of_endpoint(endpoint) {
+        None => RootCerts::PlatformVerifier,
+        Some(trust) => {
+            let all = trust.certificates();
+            let all = all.iter().map(|one| Certificate::from_der(one).to_owned());
+            RootCerts::Specific(Arc::new(all.collect()))
+        }
+    };
+    TlsConfig::builder().root_certs(roots).build()
 }
 
 /// The whole body of an answer, of at most `limit` bytes.

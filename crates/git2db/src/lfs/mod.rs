@@ -17,6 +17,7 @@ pub(crate) use attributes::{Attributes, track_line};
 pub use client::{Client, Options, Transfer};
 pub use error::LfsError;
 pub use guard::{Guard, guarded_agent};
+pub use http::tls_config;
 pub(crate) use pointer::MAX_POINTER_BYTES;
 pub use pointer::{InvalidPointer, Pointer};
 

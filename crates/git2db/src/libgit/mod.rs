@@ -14,6 +14,7 @@ use std::{
     time::Instant,
 };
 
+use git2::cert::Cert;
 use git2::{
     AutotagOption, CertificateCheckStatus, Cred, CredentialType, ErrorClass, ErrorCode,
     FetchOptions, ProxyOptions, RemoteCallbacks, RemoteRedirect,
@@ -25,6 +26,8 @@ pub(crate) use recreate::recreate;
 pub(crate) use settings::init;
 pub use settings::{Timeouts, set_timeouts};
 pub use stream::guarded;
+
+use hyprstream_tls::Trust;
 
 use crate::{Credentials, Limits, Observer, Progress, RemoteError, RemoteUrl, Scheme, pace::Meter};
 
@@ -117,10 +120,17 @@ impl<'a> Session<'a> {
     pub(crate) fn callbacks(&self) -> RemoteCallbacks<'_> {
         let mut callbacks = RemoteCallbacks::new();
         callbacks.credentials(|url, user, allowed| self.credential(url, user, allowed));
-        callbacks.certificate_check(|_, _| {
+        let trust = crate::trusted::of(self.url);
+        callbacks.certificate_check(move |certificate, host| {
             if let Some(host_keys) = &self.host_keys {
                 // The known hosts have been read by now; let the next connection have its own.
                 host_keys.release();
+            }
+            // A proxy shows a certificate of its own, if any.
+            if let Some(trust) = &trust
+                && host.eq_ignore_ascii_case(self.url.host())
+            {
+                return verdict(trust, certificate, host);
             }
             // The verdict of OpenSSL, or that of the known hosts, stands.
             Ok(CertificateCheckStatus::CertificatePassthrough)
@@ -291,6 +301,24 @@ impl<'a> Session<'a> {
             }
         }
     }
+}
+
+/// Our verdict on the certificate of `host`, with whose key the handshake was signed: OpenSSL sees
+/// to that whatever it thinks of the authority.
+fn verdict(
+    trust: &Trust,
+    certificate: &Cert<'_>,
+    host: &str,
+) -> Result<CertificateCheckStatus, git2::Error> {
+    let refuse = |why: String| git2::Error::new(ErrorCode::Certificate, ErrorClass::Ssl, why);
+    let certificate = certificate
+        .as_x509()
+        .ok_or_else(|| refuse(format!("{host} shows no certificate")))?;
+    trust.verify(certificate.data(), host).map_err(|error| {
+        let cause = std::error::Error::source(&error).map_or(String::new(), ToString::to_string);
+        refuse(format!("{error}: {cause}"))
+    })?;
+    Ok(CertificateCheckStatus::CertificateOk)
 }
 
 /// Proxies as the environment names them.
