@@ -56,6 +56,11 @@ pub struct Args {
     #[arg(long, env = "HYPRSTREAM_REGISTRY_URL")]
     pub registry_url: String,
 
+    /// File with the authorities (PEM) by which a registry with an https URL is trusted, and by
+    /// nobody else. Read again when it changes.
+    #[arg(long, env = "HYPRSTREAM_REGISTRY_CA_FILE")]
+    pub registry_ca_file: Option<PathBuf>,
+
     /// File with the token of the nodes for the registry.
     #[arg(long, env = "HYPRSTREAM_REGISTRY_TOKEN_FILE")]
     pub registry_token_file: Option<PathBuf>,

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use hyprstream_contract::registry::ApiError;
+use hyprstream_tls::Trust;
 use serde::Serialize;
 
 use crate::fetch::chain;
@@ -28,12 +29,14 @@ impl RegistryApi {
     pub(crate) fn new(
         url: &str,
         token_file: Option<PathBuf>,
+        trust: &Trust,
         timeout: Duration,
     ) -> Result<Self, reqwest::Error> {
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(timeout)
             .no_proxy()
+            .tls_backend_preconfigured(trust.client_config())
             .redirect(reqwest::redirect::Policy::none())
             .build()?;
         Ok(Self {

@@ -12,7 +12,9 @@ use std::{
     time::Duration,
 };
 
+use hyprstream_git2db::{RemoteUrl, trust_only};
 use hyprstream_telemetry::AdminServer;
+use hyprstream_tls::{TlsError, Trust};
 use tokio::sync::{Notify, watch};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
@@ -68,6 +70,9 @@ pub enum RunError {
     /// The registry cannot be asked.
     #[error("the HTTP client cannot be set up: {0}")]
     Client(#[from] reqwest::Error),
+    /// Nobody knows whom to believe.
+    #[error("the registry cannot be trusted")]
+    Trust(#[from] TlsError),
     /// A metric is there twice.
     #[error("the metrics cannot be set up: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -200,11 +205,23 @@ pub async fn run(
     end
 }
 
+/// By what the registry is trusted, over git and LFS too.
+fn trust(args: &Args) -> Result<Trust, RunError> {
+    let trust = Trust::of_url(&args.registry_url, args.registry_ca_file.clone())?;
+    // A URL that is none is told of where it is used.
+    if let Ok(url) = RemoteUrl::parse(&args.registry_url) {
+        trust_only(&url, trust.clone());
+    }
+    Ok(trust)
+}
+
 /// Reads the state and brings it in line with what is mounted.
 async fn open(args: &Args, metrics: &Metrics) -> Result<Arc<Volumes>, RunError> {
     let layout = Layout::new(&args.state_dir)?;
-    let lists = RegistryLists::new(&args.registry_url, args.registry_token_file.clone())?;
-    let witness = RegistryWitness::new(&args.registry_url, args.registry_token_file.clone())?;
+    let trust = trust(args)?;
+    let token_file = || args.registry_token_file.clone();
+    let lists = RegistryLists::new(&args.registry_url, token_file(), &trust)?;
+    let witness = RegistryWitness::new(&args.registry_url, token_file(), &trust)?;
     let (kubelet_dir, url, token_file, metrics) = (
         args.kubelet_dir.clone(),
         args.registry_url.clone(),

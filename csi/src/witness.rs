@@ -31,8 +31,12 @@ impl RegistryWitness {
     ///
     /// # Errors
     /// The HTTP client cannot be made.
-    pub fn new(url: &str, token_file: Option<PathBuf>) -> Result<Self, reqwest::Error> {
-        RegistryApi::new(url, token_file, TIMEOUT).map(Self)
+    pub fn new(
+        url: &str,
+        token_file: Option<PathBuf>,
+        trust: &Trust,
+    ) -> Result<Self, reqwest::Error> {
+        RegistryApi::new(url, token_file, trust, TIMEOUT).map(Self)
     }
 }
 

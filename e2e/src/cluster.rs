@@ -3,13 +3,18 @@
 use std::{
     env,
     io::Write,
+    path::PathBuf,
     process::{Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 use crate::{Namespace, Output, run};
 
@@ -25,6 +30,9 @@ pub struct Cluster {
     pub registry: String,
     /// Password for pushes to the registry.
     pub registry_token: String,
+    /// File with the authorities by which the registry is trusted, as git finds it in
+    /// `GIT_SSL_CAINFO`.
+    pub registry_ca: PathBuf,
     /// Namespace of the release.
     pub system: String,
     /// Name of the cluster, for `xtask`.
@@ -48,13 +56,63 @@ impl Cluster {
             ingress: var("HYPRSTREAM_E2E_INGRESS")?,
             registry: var("HYPRSTREAM_E2E_REGISTRY")?,
             registry_token: String::new(),
+            registry_ca: var("GIT_SSL_CAINFO")?.into(),
             system: "hyprstream-system".to_owned(),
             name: var("HYPRSTREAM_E2E_NAME")?,
             kubectl: var("HYPRSTREAM_E2E_KUBECTL")?,
             xtask: var("HYPRSTREAM_E2E_XTASK")?,
         };
         cluster.registry_token = cluster.secret("hyprstream-registry-keys", "admin-token")?;
+        cluster.write_ca()?;
         Ok(cluster)
+    }
+
+    /// Writes the file of [`registry_ca`](Self::registry_ca) as the cluster has it now.
+    pub fn write_ca(&self) -> Result<()> {
+        if !self.registry.starts_with("https://") {
+            return Ok(());
+        }
+        let path = "jsonpath={.data.ca\\.crt}";
+        let get = [
+            "-n",
+            &self.system,
+            "get",
+            "configmap",
+            "hyprstream-trust",
+            "-o",
+            path,
+        ];
+        let bundle = self.kubectl(&get)?;
+        // Whoever reads it meanwhile finds the one or the other.
+        let aside = self.registry_ca.with_extension("tmp");
+        std::fs::write(&aside, bundle)?;
+        std::fs::rename(&aside, &self.registry_ca).context("write the registry's authorities")
+    }
+
+    /// An HTTP client that trusts the registry, and nobody else, with answers of every status.
+    pub fn registry_agent(&self) -> Result<ureq::Agent> {
+        let bundle = if self.registry.starts_with("https://") {
+            std::fs::read(&self.registry_ca).context("read the registry's authorities")?
+        } else {
+            Vec::new()
+        };
+        Ok(Self::agent_that_trusts(&bundle))
+    }
+
+    /// The same by a bundle of authorities (PEM).
+    pub fn agent_that_trusts(bundle: &[u8]) -> ureq::Agent {
+        let roots = parse_pem(bundle).filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+            _ => None,
+        });
+        let roots = RootCerts::Specific(Arc::new(roots.collect()));
+        ureq::Agent::config_builder()
+            .timeout_global(Some(Duration::from_secs(5)))
+            .proxy(None)
+            .http_status_as_error(false)
+            .tls_config(TlsConfig::builder().root_certs(roots).build())
+            .build()
+            .into()
     }
 
     fn secret(&self, name: &str, key: &str) -> Result<String> {
@@ -220,15 +278,11 @@ impl Cluster {
     /// Waits until the registry answers on the host's port. It is on its way from one pod to the
     /// next after whatever restarts it, and what a test pushes then fails.
     pub fn wait_registry(&self, limit: Duration) -> Result<()> {
-        let agent: ureq::Agent = ureq::Agent::config_builder()
-            .timeout_global(Some(Duration::from_secs(5)))
-            .proxy(None)
-            .build()
-            .into();
+        let agent = self.registry_agent()?;
         let url = format!("{}/healthz", self.registry);
         wait_until(limit, || {
-            agent.get(&url).call().context("ask the registry")?;
-            Ok(Some(()))
+            let answer = agent.get(&url).call().context("ask the registry")?;
+            Ok(answer.status().is_success().then_some(()))
         })
     }
 

@@ -30,7 +30,12 @@ async fn main() {
     let folder = tempfile::tempdir().unwrap();
     let token = folder.path().join("token");
     std::fs::write(&token, TOKEN).unwrap();
-    let registry = Registry::new(fakes.url().parse().unwrap(), token).unwrap();
+    let registry = Registry::new(
+        fakes.url().parse().unwrap(),
+        token,
+        &hyprstream_tls::Trust::nobody(),
+    )
+    .unwrap();
     let cluster = kube::Config::new(fakes.url().parse().unwrap());
     let cluster = kube::Client::try_from(cluster).unwrap();
     let keys = [("team-a".to_owned(), KEY.to_owned())];

@@ -128,13 +128,21 @@ pub(crate) struct FineTuningArgs {
         requires_all = ["registry_url", "registry_token_file"]
     )]
     pub(crate) fine_tuning_keys_dir: Option<PathBuf>,
-    /// Where the registry answers, which keeps the files: http://HOST[:PORT].
+    /// Where the registry answers, which keeps the files: https://HOST[:PORT].
     #[arg(
         long,
         env = "HYPRSTREAM_REGISTRY_URL",
         requires = "fine_tuning_keys_dir"
     )]
     pub(crate) registry_url: Option<Url>,
+    /// File with the authorities (PEM) by which a registry with an https URL is trusted, and by
+    /// nobody else. Read again when it changes.
+    #[arg(
+        long,
+        env = "HYPRSTREAM_REGISTRY_CA_FILE",
+        requires = "fine_tuning_keys_dir"
+    )]
+    pub(crate) registry_ca_file: Option<PathBuf>,
     /// File with a token of this gateway's service account for the registry. Read for every call.
     #[arg(
         long,

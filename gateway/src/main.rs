@@ -123,6 +123,7 @@ async fn fine_tuning_api(
         fine_tuning_keys_dir: Some(folder),
         registry_url: Some(url),
         registry_token_file: Some(token),
+        registry_ca_file,
         ..
     } = args
     else {
@@ -134,7 +135,10 @@ async fn fine_tuning_api(
     if keys.is_empty() {
         warn!("there is no key yet: nobody can upload files or fine-tune");
     }
-    let registry = Registry::new(url.clone(), token.clone()).context("reach the registry")?;
+    let trust =
+        Trust::of_url(url.as_str(), registry_ca_file.clone()).context("trust the registry")?;
+    let registry =
+        Registry::new(url.clone(), token.clone(), &trust).context("reach the registry")?;
     let api = Arc::new(FineTuning::new(args.config(), registry, client, keys));
     tokio::spawn(fine_tuning::keys::follow(folder.clone(), Arc::clone(&api)));
     tokio::spawn(fine_tuning::sweep(Arc::clone(&api)));

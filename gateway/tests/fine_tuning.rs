@@ -40,7 +40,12 @@ impl Stage {
         let folder = tempfile::tempdir().unwrap();
         let token = folder.path().join("token");
         std::fs::write(&token, format!("{TOKEN}\n")).unwrap();
-        let registry = Registry::new(fakes.url().parse().unwrap(), token).unwrap();
+        let registry = Registry::new(
+            fakes.url().parse().unwrap(),
+            token,
+            &hyprstream_tls::Trust::nobody(),
+        )
+        .unwrap();
         let cluster = kube::Config::new(fakes.url().parse().unwrap());
         let cluster = kube::Client::try_from(cluster).unwrap();
         let keys = [("team-a", KEY), ("team-b", OTHER)].map(|(n, k)| (n.to_owned(), k.to_owned()));

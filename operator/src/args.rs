@@ -41,9 +41,18 @@ pub struct RunArgs {
     /// Name of this pod, by which it holds the Lease.
     #[arg(long, env = "POD_NAME")]
     pub pod_name: String,
-    /// Where the registry answers, as http://hyprstream-registry.NAMESPACE.svc.
+    /// Where the registry answers, as https://hyprstream-registry.NAMESPACE.svc.
     #[arg(long, env = "HYPRSTREAM_REGISTRY_URL")]
     pub registry_url: url::Url,
+    /// Names and addresses of the registry, separated by commas, that certificates are made for.
+    /// With them, Secrets and a ConfigMap of this namespace are kept by which the registry serves
+    /// TLS and is trusted. Needed where the registry's URL is https.
+    #[arg(long, env = "HYPRSTREAM_CERTIFICATE_NAMES", value_delimiter = ',')]
+    pub certificate_names: Vec<String>,
+    /// How long a new authority is trusted before it signs, such as 1h. Longer than the kubelets
+    /// take to show a changed ConfigMap.
+    #[arg(long, env = "HYPRSTREAM_TRUST_OVERLAP", default_value = "1h", value_parser = duration)]
+    pub trust_overlap: Duration,
     /// File with the registry's admin token. Read again for every request.
     #[arg(long, env = "HYPRSTREAM_REGISTRY_TOKEN_FILE")]
     pub registry_token_file: PathBuf,

@@ -14,6 +14,7 @@
 pub mod adapter;
 pub mod apply;
 pub mod args;
+pub mod authority;
 pub mod cache;
 pub mod cleanup;
 pub mod complaints;

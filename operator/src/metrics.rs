@@ -21,6 +21,8 @@ pub struct Metrics {
     pub training_jobs: IntGaugeVec,
     /// Requests that change something, by kind of object.
     pub writes: IntCounterVec,
+    /// When certificates end, in seconds since 1970, by which.
+    pub certificate_ends: IntGaugeVec,
     /// 1 while this process leads.
     pub leader: IntGauge,
 }
@@ -76,6 +78,14 @@ impl Metrics {
             "hyprstream_operator_leader",
             "1 while this process holds the Lease.",
         )?;
+        let certificate_ends = IntGaugeVec::new(
+            Opts::new(
+                "hyprstream_operator_certificate_end_timestamp_seconds",
+                "When a certificate ends, in seconds since 1970. It is made anew at two thirds of its time.",
+            ),
+            &["certificate"],
+        )?;
+        registry.register(Box::new(certificate_ends.clone()))?;
         registry.register(Box::new(reconcile_seconds.clone()))?;
         registry.register(Box::new(models.clone()))?;
         registry.register(Box::new(adapters.clone()))?;
@@ -90,6 +100,7 @@ impl Metrics {
             adapters,
             training_jobs,
             writes,
+            certificate_ends,
             leader,
         })
     }

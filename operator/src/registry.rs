@@ -10,6 +10,7 @@ use hyprstream_contract::{
     },
     repositories::{FORKS_PATH, Fork, ForkRequest},
 };
+use hyprstream_tls::Trust;
 use serde::{Serialize, de::DeserializeOwned};
 use url::Url;
 
@@ -72,15 +73,16 @@ pub enum RegistryError {
 }
 
 impl Registry {
-    /// A client of the registry at `url`. The token is read from its file for every call, so that
+    /// A client of the registry at `url`, which is believed by `trust` where that is https. The token is read from its file for every call, so that
     /// it may change.
     ///
     /// # Errors
     /// The HTTP client cannot be made.
-    pub fn new(url: Url, token_file: PathBuf) -> Result<Self, RegistryError> {
+    pub fn new(url: Url, token_file: PathBuf, trust: &Trust) -> Result<Self, RegistryError> {
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .no_proxy()
+            .tls_backend_preconfigured(trust.client_config())
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(RegistryError::Client)?;

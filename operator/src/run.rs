@@ -30,6 +30,7 @@ use crate::{
     },
     apply::Applier,
     args::{Images, RunArgs},
+    authority::{self, Keeper},
     cache::{Cache, Caches, forward},
     chain,
     controller::{Controllers, Objects, watch},
@@ -48,6 +49,8 @@ use crate::{
 
 /// The kinds that objects are made for. Nothing is made for an Adapter.
 pub(crate) const OWNERS: &[OwnerLabels] = &[Model::LABELS, TrainingJob::LABELS];
+/// How often the certificates are looked at.
+const CERTIFICATES: Duration = Duration::from_secs(10);
 /// Triggers that may wait.
 const QUEUE: usize = 1024;
 /// How long running reconciliations may take to end.
@@ -70,6 +73,7 @@ async fn lead(args: RunArgs) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("listen on {}", args.admin_listen))?;
     let policy = policy(&args)?;
+    let certificates = certificates(&args)?;
     let namespaces = namespaces(&args.watch_namespaces);
     let readiness = Readiness::default();
     let is_stuck = Arc::new(AtomicBool::new(false));
@@ -106,8 +110,13 @@ async fn lead(args: RunArgs) -> anyhow::Result<()> {
     tracing::info!("leading");
     metrics.leader.set(1);
 
-    let registry = Registry::new(args.registry_url.clone(), args.registry_token_file.clone())
-        .context("make a client of the registry")?;
+    let trust = Trust::shared();
+    let registry = Registry::new(
+        args.registry_url.clone(),
+        args.registry_token_file.clone(),
+        &trust,
+    )
+    .context("make a client of the registry")?;
     let operator = Operator {
         client,
         registry,
@@ -117,6 +126,7 @@ async fn lead(args: RunArgs) -> anyhow::Result<()> {
         namespaces,
         rollouts_at_once: args.rollouts_at_once.get(),
         signer: None,
+        certificates: certificates.map(|settings| (settings, trust)),
         instance: args.pod_name,
         metrics: metrics.clone(),
         pace: Pace::default(),
@@ -166,6 +176,9 @@ pub struct Operator {
     /// Who signs the certificates of workers, and whose word is taken for workers; `None` where they
     /// speak no TLS.
     pub signer: Option<(Signer, Trust)>,
+    /// The certificates that are kept, and who is told whom to trust; `None` where nothing of ours
+    /// speaks TLS.
+    pub certificates: Option<(authority::Settings, Trust)>,
     /// Name of this process, in events.
     pub instance: String,
     /// Counts.
@@ -211,10 +224,24 @@ impl Operator {
                 return;
             }
         };
+        let mut side = JoinSet::new();
+        let mut published = None;
+        if let Some((settings, trust)) = self.certificates {
+            self.readiness.waits("the certificates are not there yet");
+            let (client, metrics) = (self.client.clone(), self.metrics.clone());
+            let keeper = Keeper::new(settings, client, recorder.clone(), metrics, trust);
+            let mut heard = keeper.published();
+            side.spawn(keeper.run());
+            // Nothing can be asked of the registry before, and nothing said of it to pods.
+            tokio::select! {
+                _ = heard.wait_for(Option::is_some) => {}
+                () = shutdown.cancelled() => return,
+            }
+            published = Some(heard);
+        }
         self.readiness
             .waits("the first lists of objects are not there yet");
 
-        let mut side = JoinSet::new();
         let (volumes, touched) = Cache::start(Api::all(self.client.clone()), &intake, OWNERS);
         let touched = {
             let wake = wake.clone();
@@ -324,6 +351,7 @@ impl Operator {
                 forks: training::fork::Forks::new(self.registry.clone(), trigger.clone()),
                 asker,
                 registry_url: self.registry_url.clone(),
+                published: published.clone(),
             };
             running.spawn(training_jobs.start(watched_jobs, reconciler, &shutdown));
             let reconciler = adapter::Context {
@@ -416,6 +444,29 @@ fn policy(args: &RunArgs) -> anyhow::Result<Policy> {
         keys: MasterKey::open(args.worker_master_key_file.clone())?,
         worker_tls: WorkerTls::Off,
     })
+}
+
+fn certificates(args: &RunArgs) -> anyhow::Result<Option<authority::Settings>> {
+    let names = authority::names(&args.certificate_names);
+    let has_names = !names.hosts.is_empty() || !names.addresses.is_empty();
+    match (args.registry_url.scheme(), has_names) {
+        ("https", false) => bail!(
+            "the registry's URL {} is https: name what its certificate is for with \
+             --certificate-names",
+            args.registry_url
+        ),
+        ("http", true) => bail!(
+            "the registry's URL {} is not https: --certificate-names would be of no use",
+            args.registry_url
+        ),
+        _ => {}
+    }
+    Ok(has_names.then(|| authority::Settings {
+        namespace: args.namespace.clone(),
+        names,
+        overlap: args.trust_overlap,
+        pause: CERTIFICATES,
+    }))
 }
 
 fn namespaces(given: &[String]) -> Vec<String> {

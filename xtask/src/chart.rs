@@ -21,6 +21,13 @@ pub(crate) const NAMESPACE: &str = "hyprstream-system";
 /// Secret with the registry's tokens, and the key of the one that may push anywhere.
 pub(crate) const KEYS: (&str, &str) = ("hyprstream-registry-keys", "admin-token");
 
+/// Whether the release's parts speak TLS.
+pub(crate) const TLS: bool = false;
+/// How the registry is called, and at which port of its Service.
+pub(crate) const REGISTRY: (&str, u16) = if TLS { ("https", 443) } else { ("http", 80) };
+/// ConfigMap with the authorities by which the registry is trusted.
+pub(crate) const TRUST: &str = "hyprstream-trust";
+
 /// Secret with the key by which clients fine-tune in the namespace `default`, of the local cluster.
 pub(crate) const FINE_TUNING_KEYS: &str = "hyprstream-fine-tuning-keys";
 
@@ -39,6 +46,8 @@ pub(crate) fn values(images: &ProjectImages, local: bool) -> Value {
     // The tests' private upstream is the registry itself, by its name in the cluster.
     values["operator"]["allowInsecureCredentials"] =
         json!([format!("hyprstream-registry.{NAMESPACE}.svc")]);
+    // So that a test sees a rotation; and nobody of before is left here.
+    values["tls"] = json!({"enabled": TLS, "overlap": "2m", "acceptPlain": "false"});
     if local {
         values["gateway"]["fineTuning"] =
             json!({"enabled": true, "existingSecret": FINE_TUNING_KEYS});
@@ -158,6 +167,26 @@ pub(crate) fn registry_token(target: &Target) -> Result<String> {
             .kubectl()
             .args(["-n", NAMESPACE, "get", "secret", KEYS.0, "-o", &template]),
     )
+}
+
+/// Writes the authorities by which the registry is trusted into a file, and returns its path: for
+/// git and git-lfs in `GIT_SSL_CAINFO`.
+pub(crate) fn registry_ca(target: &Target) -> Result<Option<PathBuf>> {
+    if !TLS {
+        return Ok(None);
+    }
+    let bundle = proc::output(target.kubectl().args([
+        "-n",
+        NAMESPACE,
+        "get",
+        "configmap",
+        TRUST,
+        "-o",
+        "jsonpath={.data.ca\\.crt}",
+    ]))?;
+    let path = target.dir().join("registry-ca.crt");
+    write_atomically(&path, bundle)?;
+    Ok(Some(path))
 }
 
 /// Where the values of the last installation are kept.

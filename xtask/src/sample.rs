@@ -77,16 +77,28 @@ pub(crate) fn adapter_repository(
     })
 }
 
-/// Pushes the repository to the registry at `http://address/git/default/NAME.git`, unless its
+/// How the registry is reached.
+pub(crate) struct Access {
+    /// Its password.
+    pub(crate) token: String,
+    /// File with the authorities by which it is trusted.
+    pub(crate) ca: Option<PathBuf>,
+}
+
+/// Pushes the repository to the registry at `https://address/git/default/NAME.git`, unless its
 /// branch is there already with later commits, and returns the commit that is served then.
 pub(crate) fn push(
     repository: &Path,
     name: &str,
     address: &str,
-    token: &str,
+    access: &Access,
     log: &Path,
 ) -> Result<String> {
-    let url = format!("http://{address}/git/default/{name}.git");
+    let Access { token, ca } = access;
+    let url = format!(
+        "{}://{address}/git/default/{name}.git",
+        crate::chart::REGISTRY.0
+    );
     // In a header, so that neither a command line nor the repository's configuration has it.
     let header = format!(
         "Authorization: Basic {}",
@@ -94,6 +106,9 @@ pub(crate) fn push(
     );
     let with_token = || {
         let mut git = git(repository);
+        if let Some(ca) = ca {
+            git.env("GIT_SSL_CAINFO", ca);
+        }
         git.env("GIT_CONFIG_COUNT", "2")
             .env("GIT_CONFIG_KEY_0", "http.extraHeader")
             .env("GIT_CONFIG_VALUE_0", &header)

@@ -61,7 +61,8 @@ fn one(cache: &Cache, cluster: &Cluster, spec: &crate::cluster::Spec) -> bool {
         spec.api_port
     ));
     say(format_args!(
-        "  registry    http://127.0.0.1:{}",
+        "  registry    {}://127.0.0.1:{}",
+        crate::chart::REGISTRY.0,
         spec.registry_port
     ));
     say(format_args!("  logs        {}", cluster.logs().display()));

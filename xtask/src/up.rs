@@ -214,10 +214,14 @@ impl Up<'_> {
         let repository = sample::repository(self.cache, &weights, &log)?;
         step.done("");
         let step = steps.begin("git push to the registry");
-        let token = chart::registry_token(target)?;
-        let commit = sample::push(&repository, sample::NAME, registry, &token, &log)?;
+        let access = sample::Access {
+            token: chart::registry_token(target)?,
+            ca: chart::registry_ca(target)?,
+        };
+        let commit = sample::push(&repository, sample::NAME, registry, &access, &log)?;
         step.done(&format!(
-            "http://{registry}/git/default/{}.git {}",
+            "{}://{registry}/git/default/{}.git {}",
+            chart::REGISTRY.0,
             sample::NAME,
             &commit[..12]
         ));
@@ -233,9 +237,10 @@ impl Up<'_> {
         }
         let step = steps.begin("git push of an adapter");
         let repository = sample::adapter_repository(self.cache, self.checkout, &log)?;
-        let commit = sample::push(&repository, sample::ADAPTER, registry, &token, &log)?;
+        let commit = sample::push(&repository, sample::ADAPTER, registry, &access, &log)?;
         step.done(&format!(
-            "http://{registry}/git/default/{}.git {}",
+            "{}://{registry}/git/default/{}.git {}",
+            chart::REGISTRY.0,
             sample::ADAPTER,
             &commit[..12]
         ));
@@ -301,9 +306,16 @@ impl Up<'_> {
             say("  kubectl get models");
             self.how_to_ask(&format!("http://127.0.0.1:{}", spec.ingress_port));
             say(format_args!(
-                "\n  The registry takes pushes at http://127.0.0.1:{}/git/NAMESPACE/NAME.git",
+                "\n  The registry takes pushes at {}://127.0.0.1:{}/git/NAMESPACE/NAME.git",
+                chart::REGISTRY.0,
                 spec.registry_port
             ));
+            if chart::TLS {
+                say(format_args!(
+                    "  (export GIT_SSL_CAINFO={})",
+                    cluster.dir().join("registry-ca.crt").display()
+                ));
+            }
             say(format_args!(
                 "  (any user name; password: kubectl -n {} get secret {} -o \
                  go-template='{{{{index .data \"{}\" | base64decode}}}}')",
@@ -375,9 +387,9 @@ impl Up<'_> {
         let target = Target::context(self.checkout, self.cache, context)?;
         self.install(&target, &images, &mut steps, false)?;
         if !self.args.no_sample {
-            let service = |name: &str| Forward::open(&target, chart::NAMESPACE, name, 80);
-            let registry = service("hyprstream-registry")?;
-            let gateway = service("hyprstream-gateway")?;
+            let service = |name: &str, port| Forward::open(&target, chart::NAMESPACE, name, port);
+            let registry = service("hyprstream-registry", chart::REGISTRY.1)?;
+            let gateway = service("hyprstream-gateway", 80)?;
             let address = format!("127.0.0.1:{}", registry.port);
             self.sample(&target, &address, gateway.port, &mut steps)?;
         }

@@ -9,6 +9,7 @@ use hyprstream_git2db::{
     repo::{self, Fetch, History},
     store::ObjectStore,
     tree::{self, Limits},
+    trust_only,
 };
 use serde_json::json;
 
@@ -54,13 +55,18 @@ pub(super) fn push(kubectl: &Kubectl, args: &PushArgs, output: Output) -> Result
     }
     let namespace = kubectl.namespace()?;
     let token = token(kubectl, args, &namespace)?;
-    let forward = Forward::to(kubectl, &kubectl.system_service("registry")?)?;
+    let service = kubectl.system_service("registry")?;
+    let forward = Forward::to(kubectl, &service)?;
+    let scheme = if service.is_https { "https" } else { "http" };
     let url = format!(
-        "http://{}/git/{namespace}/{}.git",
+        "{scheme}://{}/git/{namespace}/{}.git",
         forward.address(),
         args.name
     );
     let url = RemoteUrl::parse(&url).map_err(|error| Failure::usage(chain(&error)))?;
+    if service.is_https {
+        trust_only(&url, kubectl.trust(&service.namespace)?);
+    }
     let pushed = Push {
         url: &url,
         credentials: Credentials::Token(token),

@@ -2,9 +2,11 @@
 
 use std::process::{Command, Stdio};
 
+use hyprstream_contract::registry::{TRUST_CONFIG_MAP, TRUST_KEY};
+use hyprstream_tls::Trust;
 use serde_json::Value;
 
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, chain};
 
 /// The user's `kubectl`, with the context and namespace that were asked for.
 #[derive(Clone, Debug)]
@@ -20,6 +22,8 @@ pub(super) struct Service {
     pub(super) namespace: String,
     pub(super) name: String,
     pub(super) port: u16,
+    /// Whether it speaks TLS there.
+    pub(super) is_https: bool,
 }
 
 impl Kubectl {
@@ -93,6 +97,15 @@ impl Kubectl {
             .map_err(|error| Failure::failed(format!("kubectl printed no JSON: {error}")))
     }
 
+    /// By what the registry of the cluster is trusted, which is installed in `namespace`.
+    pub(super) fn trust(&self, namespace: &str) -> Result<Trust, Failure> {
+        let name = TRUST_CONFIG_MAP;
+        let map = self.json(&["get", "configmap", name, "--namespace", namespace])?;
+        let bundle = map["data"][TRUST_KEY].as_str().unwrap_or_default();
+        let subject = format!("the ConfigMap {namespace}/{name}");
+        Trust::fixed(bundle.as_bytes(), &subject).map_err(|error| Failure::failed(chain(&error)))
+    }
+
     /// The Service of one of hyprstream's own parts.
     pub(super) fn system_service(&self, component: &str) -> Result<Service, Failure> {
         let selector =
@@ -118,12 +131,14 @@ fn service(list: &Value) -> Option<Service> {
     let ports = found["spec"]["ports"].as_array()?;
     let port = ports
         .iter()
-        .find(|port| port["name"] == "http")
+        .find(|port| port["name"] == "https")
+        .or_else(|| ports.iter().find(|port| port["name"] == "http"))
         .or_else(|| ports.first())?;
     Some(Service {
         namespace: found["metadata"]["namespace"].as_str()?.to_owned(),
         name: found["metadata"]["name"].as_str()?.to_owned(),
         port: u16::try_from(port["port"].as_u64()?).ok()?,
+        is_https: port["name"] == "https",
     })
 }
 
@@ -151,6 +166,13 @@ mod tests {
         });
         let found = service(&json!({"items": [item]})).unwrap();
         assert_eq!((found.name.as_str(), found.port), ("gateway", 80));
+        assert!(!found.is_https);
         assert_eq!(service(&json!({"items": []})), None);
+        let item = json!({
+            "metadata": {"namespace": "system", "name": "registry"},
+            "spec": {"ports": [{"name": "http", "port": 80}, {"name": "https", "port": 443}]},
+        });
+        let found = service(&json!({"items": [item]})).unwrap();
+        assert_eq!((found.port, found.is_https), (443, true));
     }
 }

@@ -15,6 +15,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::CommitId;
 
+/// The ConfigMap of the release's namespace with the authorities by which the registry is trusted,
+/// where it speaks TLS.
+pub const TRUST_CONFIG_MAP: &str = "hyprstream-trust";
+/// Its key with the bundle of them, PEM.
+pub const TRUST_KEY: &str = "ca.crt";
 /// Scheme of a source that lies on the registry itself: `hyprstream://NAMESPACE/NAME`. Only
 /// Models of that namespace may name it.
 pub const SCHEME: &str = "hyprstream";

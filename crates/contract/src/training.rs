@@ -32,6 +32,9 @@ pub const OUTPUT_DIR: &str = "/workspace/.training";
 pub const DATASET_DIR: &str = "/dataset";
 /// Where the projected token for the registry is mounted; it is read anew for every call.
 pub const TOKEN_FILE: &str = "/var/run/secrets/hyprstream/registry/token";
+/// The authorities by which the registry is trusted, where it speaks TLS; in a ConfigMap of their
+/// own, which changes while the pod runs.
+pub const CA_FILE: &str = "/etc/hyprstream/trust/ca.crt";
 /// Where the Secret with the pod's own key is mounted; its file is [`crate::worker_key::FILE`].
 pub const KEY_DIR: &str = "/etc/hyprstream/key";
 /// Name of the pod's container.
@@ -129,8 +132,11 @@ pub struct TrainingPod {
     pub name: String,
     /// Its UID.
     pub uid: String,
-    /// Where the registry answers: `http://HOST[:PORT]`.
+    /// Where the registry answers: `http://HOST[:PORT]` or `https://HOST[:PORT]`.
     pub registry: String,
+    /// File with the authorities (PEM) by which a registry with an https URL is trusted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry_ca_file: Option<String>,
     /// The repository that gets the commits: `NAMESPACE/NAME`. It exists, and has the model's commit.
     pub repository: String,
     /// The model.
@@ -411,7 +417,8 @@ mod tests {
     #[test]
     fn what_is_said_survives_the_round_trip() {
         round_trip::<TrainingPod>(&json!({
-            "namespace": "ns", "name": "sql", "uid": "u", "registry": "http://registry",
+            "namespace": "ns", "name": "sql", "uid": "u", "registry": "https://registry",
+            "registryCaFile": "/etc/hyprstream/trust/ca.crt",
             "repository": "ns/m", "adapter": "sql", "keep": 3, "tag": true,
             "model": {"url": "https://example.org/m", "commit": COMMIT},
             "dataset": {"url": "configmap://ns/d"},

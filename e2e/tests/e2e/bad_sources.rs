@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use hyprstream_e2e::{Cluster, Namespace, Repository, TinyModel};
 
 use crate::{PATIENCE, tiny_spec};
@@ -23,8 +23,9 @@ impl Upstream {
         let repository = Repository::new(&cluster, &namespace.name, "private")?;
         TinyModel::new(1).write(&repository)?;
         let commit = repository.publish("first")?;
+        let (scheme, _) = cluster.registry.split_once("://").context("registry URL")?;
         let url = format!(
-            "http://hyprstream-registry.{}.svc/git/{}/private.git",
+            "{scheme}://hyprstream-registry.{}.svc/git/{}/private.git",
             cluster.system, namespace.name
         );
         Ok((

@@ -6,6 +6,7 @@ mod adapters;
 mod bad_commits;
 mod bad_sources;
 mod bystanders;
+mod certificates;
 mod disks;
 mod kills;
 mod last_good;

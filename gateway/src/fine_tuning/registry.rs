@@ -6,6 +6,7 @@ use hyprstream_contract::repositories::{
     BRANCHES_PATH, Branch, BranchPage, COMMITS_PATH, CommitRequest, Committed, FileChange,
     FileContent, MergeRefusal, REFERENCE_MOVED,
 };
+use hyprstream_tls::Trust;
 use reqwest::{Body, RequestBuilder, Response, StatusCode};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::fs::File;
@@ -196,11 +197,12 @@ impl Registry {
     ///
     /// # Errors
     /// The HTTP client cannot be made.
-    pub fn new(url: Url, token_file: PathBuf) -> Result<Self, RegistryError> {
+    pub fn new(url: Url, token_file: PathBuf, trust: &Trust) -> Result<Self, RegistryError> {
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(SILENCE_TIMEOUT)
             .no_proxy()
+            .tls_backend_preconfigured(trust.client_config())
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(RegistryError::Client)?;

@@ -167,7 +167,12 @@ mod tests {
             let app = Router::new().route(RESOLVE_PATH, post(answer));
             tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
             let token = tempfile::NamedTempFile::new().unwrap();
-            let registry = Registry::new(url.parse().unwrap(), token.path().to_owned()).unwrap();
+            let registry = Registry::new(
+                url.parse().unwrap(),
+                token.path().to_owned(),
+                &hyprstream_tls::Trust::nobody(),
+            )
+            .unwrap();
             Self {
                 resolver: Arc::new(Resolver::new(registry, Arc::new(Slots::new(4)))),
                 asked,

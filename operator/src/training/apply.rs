@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{
     Context,
-    build::{Account, Desired},
+    build::{Account, Desired, TRUST},
     fetch::Existing,
     kueue, status,
     validate::Plan,
@@ -25,6 +25,15 @@ use crate::{
 
 /// Seconds that a Job may run which is to end now; the least that there may be.
 const OVER: i64 = 1;
+
+fn mounts_trust(batch: &Job) -> bool {
+    let pod = batch
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.template.spec.as_ref());
+    let volumes = pod.and_then(|pod| pod.volumes.as_ref());
+    volumes.is_some_and(|all| all.iter().any(|volume| volume.name == TRUST))
+}
 
 impl Context {
     /// Makes the cluster what is desired. A Job that is there is not written again but for
@@ -43,6 +52,7 @@ impl Context {
             account,
             key,
             config,
+            trust,
             workspace,
             dataset,
             batch,
@@ -62,6 +72,14 @@ impl Context {
         applier.ensure(&owner, key, None).await?;
         if existing.batch.is_none() {
             applier.ensure(&owner, config, None).await?;
+        }
+        // One that began before there was TLS goes on without.
+        let wants_trust = existing
+            .batch
+            .as_ref()
+            .is_none_or(|batch| mounts_trust(batch));
+        if let Some(trust) = trust.as_ref().filter(|_| wants_trust) {
+            applier.ensure(&owner, trust, None).await?;
         }
         volume::ensure(&self.client, applier, caches, &owner, workspace).await?;
         if let Some(dataset) = dataset {

@@ -66,6 +66,7 @@ impl Asker {
             .connect_timeout(PATIENCE)
             .timeout(PATIENCE)
             .no_proxy()
+            .tls_backend_preconfigured(hyprstream_tls::Trust::nobody().client_config())
             .redirect(reqwest::redirect::Policy::none())
             .build()?;
         Ok(Self {

@@ -44,6 +44,7 @@ use crate::{
     adapter::{apply::Rosters, validate::Base},
     apply::{Applier, ApplyError, Help},
     args::Images,
+    authority::Published,
     cache::Caches,
     chain,
     controller::{Outcome, Reconcile, Reconciled},
@@ -111,6 +112,8 @@ pub struct Context {
     pub asker: Asker,
     /// Where pods reach the registry.
     pub registry_url: String,
+    /// By what pods trust it, where it speaks TLS.
+    pub published: Option<Published>,
 }
 
 impl Reconcile for Context {
@@ -211,10 +214,13 @@ impl Context {
             (Ok(plan), Some((model, dataset)))
                 if before.inputs.is_some() && forked == Forked::There =>
             {
+                let bundle = self.published.as_ref();
+                let bundle = bundle.and_then(|published| published.borrow().clone());
                 let inputs = build::Inputs {
                     model,
                     dataset,
                     registry: &self.registry_url,
+                    bundle: bundle.as_deref(),
                 };
                 match build::desired(plan, &inputs) {
                     Some(desired) => self.apply(plan, &Box::new(desired), &existing).await.err(),

@@ -107,7 +107,12 @@ impl World {
         std::fs::write(master_key.path(), MASTER_KEY).unwrap();
         let url: http::Uri = cluster.serve().await.parse().unwrap();
         let client = Client::try_from(Config::new(url)).unwrap();
-        let remote = Registry::new(registry.serve().await, token.path().to_owned()).unwrap();
+        let remote = Registry::new(
+            registry.serve().await,
+            token.path().to_owned(),
+            &Trust::nobody(),
+        )
+        .unwrap();
         let fates = Fates::default();
         let workers = Workers::new(registry.clone());
         let kubelet = kubelet::run(cluster.clone(), fates.clone(), workers.clone());
@@ -158,6 +163,7 @@ impl World {
             },
             namespaces: vec![],
             signer: Some((self.signer.subscribe(), self.trust.clone())),
+            certificates: None,
             instance: "test".into(),
             metrics: Metrics::new().unwrap(),
             pace: Pace {

@@ -348,7 +348,10 @@ fn reqwest_client() -> Client {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    let client = reqwest::Client::builder().no_proxy().build();
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .tls_backend_preconfigured(hyprstream_tls::Trust::nobody().client_config())
+        .build();
     Client(runtime.unwrap(), client.unwrap())
 }
 

@@ -33,7 +33,7 @@ use crate::proc;
 /// Name and port of the Service that the host's registry port leads to.
 const REGISTRY: (&str, u16) = (
     "hyprstream-registry.hyprstream-system.svc.cluster.local",
-    80,
+    crate::chart::REGISTRY.1,
 );
 
 /// Runs the cluster until it is killed.

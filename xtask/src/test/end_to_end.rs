@@ -129,8 +129,14 @@ impl Suites<'_> {
                 )
                 .env(
                     "HYPRSTREAM_E2E_REGISTRY",
-                    format!("http://127.0.0.1:{}", spec.registry_port),
-                ),
+                    format!(
+                        "{}://127.0.0.1:{}",
+                        crate::chart::REGISTRY.0,
+                        spec.registry_port
+                    ),
+                )
+                // The tests write it, and write it anew when it changes. git and git-lfs read it.
+                .env("GIT_SSL_CAINFO", cluster.dir().join("e2e-ca.crt")),
         )
     }
 

@@ -7,7 +7,7 @@ use hyprstream_contract::{
 };
 use k8s_openapi::api::core::v1::ConfigMap;
 
-use super::{DatasetPlan, Inputs, Plan, config_name, job_file, metadata};
+use super::{DatasetPlan, Inputs, Plan, config_name, job_file, metadata, trust_name};
 
 /// The files that tell a pod what to do.
 pub(super) fn config(plan: &Plan, inputs: &Inputs<'_>) -> ConfigMap {
@@ -33,6 +33,16 @@ pub(super) fn config(plan: &Plan, inputs: &Inputs<'_>) -> ConfigMap {
     }
 }
 
+/// The authorities by which a pod trusts the registry. They change while it runs.
+pub(super) fn trust(plan: &Plan, bundle: &str) -> ConfigMap {
+    let file = training::CA_FILE.rsplit('/').next().unwrap_or_default();
+    ConfigMap {
+        metadata: metadata(plan, &trust_name(plan)),
+        data: Some(BTreeMap::from([(file.to_owned(), bundle.to_owned())])),
+        ..ConfigMap::default()
+    }
+}
+
 fn pod_file(plan: &Plan, inputs: &Inputs<'_>) -> TrainingPod {
     let Plan {
         namespace, name, ..
@@ -50,6 +60,7 @@ fn pod_file(plan: &Plan, inputs: &Inputs<'_>) -> TrainingPod {
         name: name.clone(),
         uid: plan.uid.clone(),
         registry: inputs.registry.trim_end_matches('/').to_owned(),
+        registry_ca_file: inputs.bundle.map(|_| training::CA_FILE.to_owned()),
         repository: plan.full_repository(),
         model: origin(&plan.model.url, Some(inputs.model.commit.clone())),
         dataset,

@@ -21,6 +21,7 @@ use k8s_openapi::{
 use kube::api::ObjectMeta;
 
 pub use account::Account;
+pub(super) use pod::TRUST;
 
 use super::{
     kueue,
@@ -40,6 +41,8 @@ pub struct Desired {
     pub key: Secret,
     /// What it does.
     pub config: ConfigMap,
+    /// By what it trusts the registry, where that speaks TLS.
+    pub trust: Option<ConfigMap>,
     /// The Model's commit, written to.
     pub workspace: BoundVolume,
     /// The dataset, where it lies in git.
@@ -57,6 +60,8 @@ pub struct Inputs<'a> {
     pub dataset: Option<&'a Mirrored>,
     /// Where pods reach the registry.
     pub registry: &'a str,
+    /// By what they trust it (PEM), where it speaks TLS.
+    pub bundle: Option<&'a str>,
 }
 
 /// What there should be. `None` while a dataset in git is not there.
@@ -80,6 +85,7 @@ pub fn desired(plan: &Plan, inputs: &Inputs<'_>) -> Option<Desired> {
     let mounts = pod::Mounts {
         workspace: claim_of(&workspace),
         dataset: dataset.as_ref().map(claim_of),
+        has_trust: inputs.bundle.is_some(),
     };
     Some(Desired {
         account: plan
@@ -89,6 +95,7 @@ pub fn desired(plan: &Plan, inputs: &Inputs<'_>) -> Option<Desired> {
             .then(|| Account::of(plan)),
         key: key(plan),
         config: config::config(plan, inputs),
+        trust: inputs.bundle.map(|bundle| config::trust(plan, bundle)),
         batch: batch(plan, &mounts),
         workspace,
         dataset,
@@ -179,6 +186,10 @@ fn key_name(plan: &Plan) -> String {
 
 fn config_name(plan: &Plan) -> String {
     format!("{}-training", plan.name)
+}
+
+fn trust_name(plan: &Plan) -> String {
+    format!("{}-training-trust", plan.name)
 }
 
 /// Name of the account as which the pod pushes: the job's own, since the registry gives an account

@@ -10,7 +10,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use super::{DatasetPlan, Plan, account_name, config_name, key_name, labels};
+use super::{DatasetPlan, Plan, account_name, config_name, key_name, labels, trust_name};
 use crate::lost_nodes;
 
 /// The user of all our images.
@@ -22,12 +22,17 @@ const TOKEN_SECONDS: i64 = 3600;
 /// The pod runs as a user of its own, and nobody else is in it.
 const KEY_MODE: i32 = 0o444;
 
-/// The claims that a pod mounts.
+/// The volume with the authorities by which the registry is trusted.
+pub(in super::super) const TRUST: &str = "trust";
+
+/// What a pod mounts.
 pub(super) struct Mounts<'a> {
     /// Of the Model's commit.
     pub(super) workspace: &'a str,
     /// Of the dataset, where it lies in git.
     pub(super) dataset: Option<&'a str>,
+    /// Whether there are authorities by which the registry is trusted.
+    pub(super) has_trust: bool,
 }
 
 /// The pod of a job.
@@ -43,7 +48,7 @@ pub(super) fn template(plan: &Plan, mounts: &Mounts<'_>) -> PodTemplateSpec {
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
             restart_policy: Some("Never".to_owned()),
-            containers: vec![container(plan)],
+            containers: vec![container(plan, mounts)],
             node_selector: Some(spec.node_selector.clone()).filter(|s| !s.is_empty()),
             runtime_class_name: spec.runtime_class_name.clone(),
             tolerations: Some(lost_nodes::tolerations(&spec.tolerations)),
@@ -92,7 +97,7 @@ fn volumes(plan: &Plan, mounts: &Mounts<'_>) -> Vec<Volume> {
         path: file_of(training::TOKEN_FILE).to_owned(),
         user: None,
     };
-    vec![
+    let mut volumes = vec![
         claimed("workspace", mounts.workspace, false),
         dataset,
         mapped("config", &config_name(plan)),
@@ -121,7 +126,11 @@ fn volumes(plan: &Plan, mounts: &Mounts<'_>) -> Vec<Volume> {
             empty_dir: Some(EmptyDirVolumeSource::default()),
             ..Volume::default()
         },
-    ]
+    ];
+    if mounts.has_trust {
+        volumes.push(mapped(TRUST, &trust_name(plan)));
+    }
+    volumes
 }
 
 fn folder_of(path: &str) -> &str {
@@ -132,7 +141,7 @@ fn file_of(path: &str) -> &str {
     path.rsplit_once('/').map_or(path, |(_, file)| file)
 }
 
-fn container(plan: &Plan) -> Container {
+fn container(plan: &Plan, mounts: &Mounts<'_>) -> Container {
     let mounted = |name: &str, path: &str, read_only: bool| VolumeMount {
         name: name.to_owned(),
         mount_path: path.to_owned(),
@@ -154,6 +163,17 @@ fn container(plan: &Plan) -> Container {
     args.extend(["--device".to_owned(), device(plan).to_owned()]);
     if let Some(dtype) = dtype {
         args.extend(["--dtype".to_owned(), dtype.to_owned()]);
+    }
+    let mut mounted_there = vec![
+        mounted("workspace", training::WORKSPACE_DIR, false),
+        mounted("dataset", training::DATASET_DIR, true),
+        mounted("config", training::CONFIG_DIR, true),
+        mounted("key", training::KEY_DIR, true),
+        mounted("token", folder_of(training::TOKEN_FILE), true),
+        mounted("tmp", "/tmp", false),
+    ];
+    if mounts.has_trust {
+        mounted_there.push(mounted(TRUST, folder_of(training::CA_FILE), true));
     }
     Container {
         name: training::CONTAINER.to_owned(),
@@ -179,14 +199,7 @@ fn container(plan: &Plan) -> Container {
         termination_message_path: Some(worker::TERMINATION_LOG.to_owned()),
         // The end of the log of a pod that ended without last words.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
-        volume_mounts: Some(vec![
-            mounted("workspace", training::WORKSPACE_DIR, false),
-            mounted("dataset", training::DATASET_DIR, true),
-            mounted("config", training::CONFIG_DIR, true),
-            mounted("key", training::KEY_DIR, true),
-            mounted("token", folder_of(training::TOKEN_FILE), true),
-            mounted("tmp", "/tmp", false),
-        ]),
+        volume_mounts: Some(mounted_there),
         ..Container::default()
     }
 }

@@ -50,6 +50,10 @@ fn plan(spec: &Value) -> Plan {
 }
 
 fn made(plan: &Plan) -> Desired {
+    made_with(plan, None)
+}
+
+fn made_with(plan: &Plan, bundle: Option<&str>) -> Desired {
     let mirrored = |commit: &str, repository: &str| Mirrored {
         commit: commit.parse().unwrap(),
         repository: repository.into(),
@@ -63,8 +67,51 @@ fn made(plan: &Plan) -> Desired {
         model: &model,
         dataset: Some(&data),
         registry: "http://registry.system.svc:80/",
+        bundle,
     };
     desired(plan, &inputs).unwrap()
+}
+
+#[test]
+fn a_pod_of_a_registry_with_tls_has_its_authorities_where_the_pod_file_says() {
+    let plan = plan(&small());
+    let made = made_with(&plan, Some("PEM"));
+    let pod: TrainingPod = serde_json::from_str(&file(&made.config, training::POD_FILE)).unwrap();
+    let path = pod.registry_ca_file.unwrap();
+    let spec = made.batch.spec.unwrap().template.spec.unwrap();
+    let mounts = spec.containers[0].volume_mounts.clone().unwrap();
+    let mount = mounts
+        .iter()
+        .find(|m| path.starts_with(&m.mount_path))
+        .unwrap();
+    let volume = spec
+        .volumes
+        .unwrap()
+        .into_iter()
+        .find(|v| v.name == mount.name)
+        .unwrap();
+    let trust = made.trust.unwrap();
+    assert_eq!(Some(volume.config_map.unwrap().name), trust.metadata.name);
+    let name = path
+        .strip_prefix(&format!("{}/", mount.mount_path))
+        .unwrap();
+    assert_eq!(trust.data.unwrap()[name], "PEM");
+    assert_ne!(trust.immutable, Some(true));
+}
+
+#[test]
+fn a_pod_of_a_registry_without_tls_has_none() {
+    let made = made(&plan(&small()));
+    assert!(made.trust.is_none());
+    let pod: TrainingPod = serde_json::from_str(&file(&made.config, training::POD_FILE)).unwrap();
+    assert_eq!(pod.registry_ca_file, None);
+    let spec = made.batch.spec.unwrap().template.spec.unwrap();
+    assert!(
+        spec.volumes
+            .unwrap()
+            .iter()
+            .all(|volume| volume.name != TRUST)
+    );
 }
 
 fn small() -> Value {

@@ -1,6 +1,6 @@
 //! The registry's API, beside git.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use hyprstream_contract::{
     CommitId,
@@ -10,6 +10,7 @@ use hyprstream_contract::{
     },
 };
 use serde::Serialize;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::{Branch, BranchError, token};
 
@@ -76,7 +77,13 @@ impl Branch {
         path: &str,
         body: &impl Serialize,
     ) -> Result<(u16, String), BranchError> {
+        let roots = self.trust.certificates();
+        let roots = roots
+            .iter()
+            .map(|one| Certificate::from_der(one).to_owned());
+        let roots = RootCerts::Specific(Arc::new(roots.collect()));
         let agent = ureq::Agent::config_builder()
+            .tls_config(TlsConfig::builder().root_certs(roots).build())
             .http_status_as_error(false)
             .max_redirects(0)
             .timeout_connect(Some(CONNECT_TIMEOUT))

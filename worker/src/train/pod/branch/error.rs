@@ -6,6 +6,7 @@ use hyprstream_git2db::{
     CommitError, PushError, RemoteError, RepoError, checkout::CheckoutError, handle::HistoryError,
     lfs::LfsError, store::StoreError, tree::TreeError,
 };
+use hyprstream_tls::TlsError;
 use hyprstream_training::{CheckpointError, PublishError};
 
 /// Something could not be done with a branch.
@@ -21,6 +22,9 @@ pub(in super::super) enum BranchError {
         text: String,
         why: String,
     },
+    /// By what the registry is to be trusted.
+    #[error("the registry cannot be trusted")]
+    Trust(#[source] TlsError),
     /// The token for the registry.
     #[error("the token {} cannot be read", path.display())]
     Token {
@@ -122,7 +126,7 @@ impl BranchError {
             Self::Conflict { .. } => return Kind::Conflict,
             Self::Stopped => return Kind::Stopped,
             // The kubelet brings it.
-            Self::Api { .. } | Self::Token { .. } => return Kind::Unreachable,
+            Self::Api { .. } | Self::Token { .. } | Self::Trust(_) => return Kind::Unreachable,
             Self::Place { .. }
             | Self::Checkpoint { .. }
             | Self::Adapter(_)

@@ -14,8 +14,9 @@ use std::{
 use hyprstream_contract::training::{self, Progress, TrainingPod};
 use hyprstream_git2db::{
     CommitId, Credentials, Include, Limits, Observer, Reference, RemoteUrl, RepositoryHandle,
-    checkout, lfs, remote, repo, store::ObjectStore, tree,
+    checkout, lfs, remote, repo, store::ObjectStore, tree, trust_only,
 };
+use hyprstream_tls::Trust;
 use hyprstream_training::{Written, adopt_checkpoint};
 
 use checkpoint::PROGRESS;
@@ -42,6 +43,8 @@ pub(super) enum Tip {
 pub(super) struct Branch {
     pod: TrainingPod,
     token_file: PathBuf,
+    /// By what the registry is trusted.
+    trust: Trust,
     url: RemoteUrl,
     name: String,
     model: CommitId,
@@ -70,6 +73,9 @@ impl Branch {
         };
         let text = format!("{}/git/{}.git", pod.registry, pod.repository);
         let url = RemoteUrl::parse(&text).map_err(|e| place("the URL", &text, e.to_string()))?;
+        let bundle = pod.registry_ca_file.as_ref().map(PathBuf::from);
+        let trust = Trust::of_url(&pod.registry, bundle).map_err(BranchError::Trust)?;
+        trust_only(&url, trust.clone());
         let commit = pod.model.commit.as_ref().map(ToString::to_string);
         let commit = commit.unwrap_or_default();
         let model: CommitId = commit
@@ -88,6 +94,7 @@ impl Branch {
             exists: false,
             pod,
             token_file,
+            trust,
             url,
             model,
             bare,
