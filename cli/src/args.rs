@@ -76,6 +76,6 @@ mod tests {
         let Command::Serve(args) = args.command else {
             unreachable!("it is serve");
         };
-        assert!(args.worker.address().ip().is_loopback());
+        assert!(args.worker.is_on_loopback());
     }
 }

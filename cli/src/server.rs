@@ -1,22 +1,19 @@
 //! The worker's server inside this program.
 
-use std::net::SocketAddr;
-
 use clap::{ArgMatches, Command, FromArgMatches};
 use hyprstream_openai::Provenance;
 use hyprstream_worker::{
-    ServeArgs,
-    serve::{self, End},
-    server::Identity,
+    ServeArgs, TlsArgs,
+    serve::{self, End, ListenError},
+    server::{Identity, Places},
 };
 use tokio::{
-    net::TcpListener,
     runtime::Runtime,
     sync::{oneshot, watch},
     task::JoinHandle,
 };
 
-use crate::failure::{Context as _, Failure};
+use crate::failure::{Context as _, Failure, chain};
 
 /// The options of the worker's `serve`, with defaults for a terminal in place of a pod's: it
 /// listens on loopback and ends at once.
@@ -95,14 +92,16 @@ impl WorkerOptions {
             .map_err(|why| Failure::usage(format!("--log: {why}")))
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
-        SocketAddr::new(self.0.host, self.0.port)
+    #[cfg(test)]
+    pub(crate) fn is_on_loopback(&self) -> bool {
+        self.0.host.is_loopback()
     }
 
     /// For a server that only this program talks to.
     pub(crate) fn on_any_port(mut self) -> Self {
         self.0.host = std::net::Ipv4Addr::LOCALHOST.into();
         self.0.port = 0;
+        self.0.tls = TlsArgs::default();
         self
     }
 
@@ -121,7 +120,7 @@ impl WorkerOptions {
 #[derive(Debug)]
 pub(crate) struct Server {
     runtime: Option<Runtime>,
-    address: SocketAddr,
+    endpoint: String,
     ready: Option<oneshot::Receiver<()>>,
     stop: watch::Sender<bool>,
     ended: Option<JoinHandle<Result<End, String>>>,
@@ -130,7 +129,6 @@ pub(crate) struct Server {
 impl Server {
     /// Listens, and begins to load.
     pub(crate) fn start(options: WorkerOptions, served: &Served) -> Result<Self, Failure> {
-        let address = options.address();
         let mut args = options.0;
         args.model.model.clone_from(&served.folder);
         let identity = Identity {
@@ -139,11 +137,10 @@ impl Server {
             provenance: served.provenance.clone(),
         };
         let runtime = serve::runtime().context("the server's threads cannot be started")?;
-        let listener = runtime
-            .block_on(TcpListener::bind(address))
-            .context(format_args!("cannot listen on {address}"))
-            .map_err(|failure| failure.hint("choose another port with --port"))?;
-        let address = listener.local_addr().context("no address")?;
+        let listeners = runtime
+            .block_on(serve::listen(&args))
+            .map_err(|error| not_listening(&error))?;
+        let places = listeners.places().context("no address")?;
         let (tell_ready, ready) = oneshot::channel();
         let (stop, mut stopped) = watch::channel(false);
         let ended = runtime.spawn(async move {
@@ -154,13 +151,13 @@ impl Server {
             let ready = move || {
                 let _ = tell_ready.send(());
             };
-            serve::serve(args, identity, listener, stop, ready)
+            serve::serve(args, identity, listeners, stop, ready)
                 .await
                 .map_err(|error| format!("{error:#}"))
         });
         Ok(Self {
             runtime: Some(runtime),
-            address,
+            endpoint: endpoint(places),
             ready: Some(ready),
             stop,
             ended: Some(ended),
@@ -169,7 +166,7 @@ impl Server {
 
     /// Where it answers, with `/v1`.
     pub(crate) fn endpoint(&self) -> String {
-        format!("http://{}/v1", self.address)
+        self.endpoint.clone()
     }
 
     /// Runs a future on the server's threads until it ends or the user interrupts it: `None`.
@@ -230,6 +227,23 @@ impl Server {
 
     pub(crate) fn runtime(&self) -> &Runtime {
         self.runtime.as_ref().expect("it is taken on drop only")
+    }
+}
+
+/// By TLS, where it speaks that.
+fn endpoint(places: Places) -> String {
+    let tls = places.tls.map(|address| format!("https://{address}/v1"));
+    let plain = places.plain.map(|address| format!("http://{address}/v1"));
+    tls.or(plain).unwrap_or_default()
+}
+
+fn not_listening(error: &ListenError) -> Failure {
+    let failure = Failure::failed(chain(error));
+    match error {
+        ListenError::Bind { .. } => failure.hint("choose another port with --port"),
+        ListenError::Certificate(_) => {
+            failure.hint("--tls-cert and --tls-key name a certificate and its key, both in PEM")
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Worker, gateway and client are threads of this process, joined by loopback; the gateway's is its
-//! only one. A second gateway knows many adapters. Every event carries the time at which the worker made it, so that its way to
+//! only one. A second gateway knows many adapters, a third speaks TLS with its worker. Every event carries the time at which the worker made it, so that its way to
 //! the client can be measured.
 
 use std::{
@@ -14,7 +14,7 @@ use std::{
     net::SocketAddr,
     sync::{Arc, OnceLock},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -25,20 +25,25 @@ use futures::{StreamExt, stream};
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use hyprstream_contract::worker_tls;
 use hyprstream_gateway::{
     Config, Gateway, Metrics,
     endpoint::Endpoint,
     rlimit,
     table::{AdapterFacts, Hope, ModelFacts, ModelKey, Reference, Table},
 };
+use hyprstream_tls::{Authority, Names, Trust};
+use rustls::pki_types::{PrivateKeyDer, pem::PemObject};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     runtime::Builder,
     sync::watch,
     task::JoinSet,
     time::{interval, sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 
 #[derive(Clone, Copy, Debug, Parser)]
 struct Args {
@@ -66,12 +71,19 @@ fn main() -> Result<()> {
     let args = Args::parse();
     rlimit::raise_open_files()?;
     epoch();
-    let worker = serve("worker", move |listener| async move {
-        axum::serve(listener, worker(args)).await
+    let worker = serve("worker", move |listener| answer(listener, None, args))?;
+    let (acceptor, trust) = certificate()?;
+    let secure = serve("secure", move |listener| {
+        answer(listener, Some(acceptor), args)
     })?;
-    let gateway = gateway("gateway", table(worker))?;
+    let gateway = gateway("gateway", table(Endpoint::new(worker)))?;
+    let endpoint = Endpoint::secured(secure, &worker_tls::name("default", "m"), &trust);
+    let by_tls = self::gateway("by-tls", table(endpoint))?;
     let adapters = (0..args.adapters).map(|index| Arc::new(adapter(index)));
-    let with_adapters = self::gateway("with-adapters", table(worker).with_adapters(adapters))?;
+    let with_adapters = self::gateway(
+        "with-adapters",
+        table(Endpoint::new(worker)).with_adapters(adapters),
+    )?;
     let name = adapter(args.adapters / 2).served;
     Builder::new_current_thread().enable_all().build()?.block_on(async {
         println!("{} requests one after the other, microseconds:", args.requests);
@@ -79,6 +91,7 @@ fn main() -> Result<()> {
         let ways = [
             ("direct", worker, "m"),
             ("gateway", gateway, "m"),
+            ("gateway, TLS to the worker", by_tls, "m"),
             ("gateway that knows adapters", with_adapters, "m"),
             ("the same, MODEL+ADAPTER", with_adapters, &*stacked),
             ("the same, ADAPTER", with_adapters, &*name),
@@ -97,12 +110,17 @@ fn main() -> Result<()> {
             args.streams, args.events, args.interval
         );
         print_times("direct", at_once(worker, args).await?);
-        let before = cpu_seconds("gateway")?;
-        let began = Instant::now();
-        print_times("gateway", at_once(gateway, args).await?);
-        let used = cpu_seconds("gateway")? - before;
-        let share = 100.0 * used / began.elapsed().as_secs_f64();
-        println!("the gateway's one thread was busy for {share:.0} % of the time");
+        for (what, thread, address) in [
+            ("gateway", "gateway", gateway),
+            ("gateway, TLS to the worker", "by-tls", by_tls),
+        ] {
+            let before = cpu_seconds(thread)?;
+            let began = Instant::now();
+            print_times(what, at_once(address, args).await?);
+            let used = cpu_seconds(thread)? - before;
+            let share = 100.0 * used / began.elapsed().as_secs_f64();
+            println!("its one thread was busy for {share:.0} % of the time");
+        }
         println!("resident memory of this process: {}", resident()?);
         Ok(())
     })
@@ -166,7 +184,62 @@ fn worker(args: Args) -> Router {
         .route("/v1/chat/completions", post(streamed))
 }
 
-fn table(worker: SocketAddr) -> Table {
+/// What a worker shows, and whom its gateway believes.
+fn certificate() -> Result<(TlsAcceptor, Trust)> {
+    let now = SystemTime::now();
+    let day = Duration::from_hours(24);
+    let authority = Authority::generate("load", now, 2 * day)?;
+    let names = Names {
+        hosts: worker_tls::names("default", "m").into_iter().collect(),
+        ..Names::default()
+    };
+    let issued = authority.issue(&names, now, day)?;
+    let chain = hyprstream_tls::certificates(issued.certificate.as_bytes(), "the certificate")?;
+    let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes())?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    let bundle = authority.issued().certificate.as_bytes();
+    let trust = Trust::fixed(bundle, "the authority")?;
+    Ok((TlsAcceptor::from(Arc::new(config)), trust))
+}
+
+/// Serves a worker's answers, in the same way with and without TLS.
+async fn answer(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    args: Args,
+) -> std::io::Result<()> {
+    async fn over<S>(stream: S, router: Router)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let service = TowerToHyperService::new(router);
+        // A client that goes away is none of its matter.
+        let _ = hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
+    }
+    let router = worker(args);
+    loop {
+        let (stream, _) = listener.accept().await?;
+        stream.set_nodelay(true)?;
+        let (tls, router) = (tls.clone(), router.clone());
+        tokio::spawn(async move {
+            match tls {
+                None => over(stream, router).await,
+                Some(tls) => match tls.accept(stream).await {
+                    Ok(stream) => over(stream, router).await,
+                    Err(error) => eprintln!("no handshake: {error}"),
+                },
+            }
+        });
+    }
+}
+
+fn table(worker: Endpoint) -> Table {
     let facts = ModelFacts {
         key: ModelKey::new("default", "m"),
         reference: Reference::Head,
@@ -178,7 +251,7 @@ fn table(worker: SocketAddr) -> Table {
         message: String::new(),
         created: 0,
     };
-    let endpoints = HashMap::from([(facts.key.clone(), vec![Arc::new(Endpoint::new(worker))])]);
+    let endpoints = HashMap::from([(facts.key.clone(), vec![Arc::new(worker)])]);
     Table::new([facts], endpoints, true)
 }
 

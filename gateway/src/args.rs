@@ -104,6 +104,11 @@ pub(crate) struct ServeArgs {
     /// are asked without a key.
     #[arg(long, env = "HYPRSTREAM_WORKER_MASTER_KEY_FILE")]
     pub(crate) worker_master_key_file: Option<PathBuf>,
+    /// File with the certificates of the authorities, in PEM, that workers must have theirs from:
+    /// those that speak TLS are asked so. Without it, workers are asked over plain HTTP. Read again
+    /// when it changes.
+    #[arg(long, env = "HYPRSTREAM_WORKER_CA_FILE")]
+    pub(crate) worker_ca_file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) fine_tuning: FineTuningArgs,
     /// Time for requests in flight to end after SIGTERM, those that wait for a Model included.

@@ -81,6 +81,11 @@ async fn serve(args: ServeArgs) -> Result<()> {
         let file = KeyFile::open(path, &gateway).await?;
         tokio::spawn(file.follow(gateway.clone()));
     }
+    let trust = args
+        .worker_ca_file
+        .map(Trust::open)
+        .transpose()
+        .context("read the authorities of the workers")?;
     let shutdown = on_signal()?;
     let listener = TcpListener::bind(args.listen)
         .await
@@ -99,7 +104,7 @@ async fn serve(args: ServeArgs) -> Result<()> {
 
     let namespaces = args.watch_namespaces;
     let watching =
-        tokio::spawn(async move { watch::run(client, &namespaces, sender, metrics).await });
+        tokio::spawn(async move { watch::run(client, &namespaces, trust, sender, metrics).await });
     let cut = tokio::select! {
         cut = gateway.run(listener, shutdown.cancelled_owned()) => cut.context("serve")?,
         ended = admin => return Err(anyhow!("the admin server ended: {ended:?}")),

@@ -108,7 +108,8 @@ impl Followed {
         let registry = prometheus::Registry::new();
         let metrics = Metrics::new(&registry).unwrap();
         let (sender, tables) = channel::channel(Arc::new(Table::default()));
-        let watching = tokio::spawn(async move { watch::run(client, &[], sender, metrics).await });
+        let watching =
+            tokio::spawn(async move { watch::run(client, &[], None, sender, metrics).await });
         Self {
             tables,
             registry,

@@ -14,8 +14,8 @@ use k8s_openapi::api::{
     apps::v1::{Deployment, DeploymentSpec},
     batch::v1::{Job, JobSpec},
     core::v1::{
-        ConfigMap, PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec, Pod, PodSpec,
-        Secret, Service, ServiceAccount,
+        ConfigMap, Container, PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec, Pod,
+        PodSpec, Secret, Service, ServiceAccount,
     },
     policy::v1::PodDisruptionBudget,
     rbac::v1::{Role, RoleBinding},
@@ -146,7 +146,14 @@ impl Watched for PersistentVolume {
 impl Watched for Pod {
     fn trim(&mut self) {
         if let Some(spec) = self.spec.take() {
+            // What they speak.
+            let ports = |container: Container| Container {
+                name: container.name,
+                ports: container.ports,
+                ..Container::default()
+            };
             self.spec = Some(PodSpec {
+                containers: spec.containers.into_iter().map(ports).collect(),
                 node_name: spec.node_name,
                 termination_grace_period_seconds: spec.termination_grace_period_seconds,
                 volumes: spec.volumes.map(|mut volumes| {

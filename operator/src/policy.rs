@@ -6,6 +6,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use clap::ValueEnum;
 use hyprstream_contract::{WorkerKeys, worker_key::WeakMaster};
 use url::Url;
 
@@ -20,6 +21,21 @@ pub struct Policy {
     pub insecure_hosts: Vec<String>,
     /// The keys of workers.
     pub keys: MasterKey,
+    /// Whether workers speak TLS.
+    pub worker_tls: WorkerTls,
+}
+
+/// Whether workers speak TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum WorkerTls {
+    /// They speak plain HTTP.
+    #[default]
+    Off,
+    /// They speak TLS, and on a port of its own plain HTTP, which gateways of an earlier release
+    /// and clients of a Model's Service ask.
+    Permissive,
+    /// They speak TLS alone.
+    Strict,
 }
 
 impl Policy {

@@ -38,8 +38,8 @@ use crate::{
     kind::{Kind, OwnerLabels, Subject, Trigger},
     leader::Candidate,
     metrics::Metrics,
-    model::{self, Turns, fetch::mount::Mounts},
-    policy::{MasterKey, Policy},
+    model::{self, Signer, Turns, fetch::mount::Mounts},
+    policy::{MasterKey, Policy, WorkerTls},
     ready::{Readiness, kinds_are_served},
     registry::Registry,
     reporting::{Statuses, events::Recorder, intake::Intake},
@@ -126,6 +126,7 @@ async fn lead(args: RunArgs) -> anyhow::Result<()> {
         policy,
         namespaces,
         rollouts_at_once: args.rollouts_at_once.get(),
+        signer: None,
         certificates: certificates.map(|settings| (settings, trust)),
         instance: args.pod_name,
         metrics: metrics.clone(),
@@ -173,6 +174,9 @@ pub struct Operator {
     pub namespaces: Vec<String>,
     /// How many Models change their workers at a time because the operator is another one.
     pub rollouts_at_once: usize,
+    /// Who signs the certificates of workers, and whose word is taken for workers; `None` where they
+    /// speak no TLS.
+    pub signer: Option<(Signer, Trust)>,
     /// The certificates that are kept, and who is told whom to trust; `None` where nothing of ours
     /// speaks TLS.
     pub certificates: Option<(authority::Settings, Trust)>,
@@ -216,7 +220,10 @@ impl Operator {
         let turns = Arc::new(Turns::new(self.rollouts_at_once));
         let wake = Arc::new(Notify::new());
         let policy = Arc::new(self.policy);
-        let asker = match Asker::new(self.asking, policy.clone()) {
+        let (signer, trust) = self
+            .signer
+            .map_or_else(|| (None, Trust::shared()), |(s, t)| (Some(s), t));
+        let asker = match Asker::new(self.asking, policy.clone(), &trust) {
             Ok(asker) => Arc::new(asker),
             Err(error) => {
                 tracing::error!(error = chain(&error), "cannot make a client of the workers");
@@ -320,6 +327,7 @@ impl Operator {
                 images: self.images.clone(),
                 policy: policy.clone(),
                 turns: turns.clone(),
+                signer: signer.clone(),
             };
             running.spawn(models.start(watched_models, reconciler, &shutdown));
             let asker = match training::ask::Asker::new(trigger.clone(), training::ask::EVERY) {
@@ -443,6 +451,7 @@ fn policy(args: &RunArgs) -> anyhow::Result<Policy> {
     Ok(Policy {
         insecure_hosts: args.allow_insecure_credentials.clone(),
         keys: MasterKey::open(args.worker_master_key_file.clone())?,
+        worker_tls: WorkerTls::Off,
     })
 }
 

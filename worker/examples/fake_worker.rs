@@ -4,7 +4,7 @@
 //! ends on SIGTERM. Its flags are those of `serve`; `--model` is not read. Any file is an adapter,
 //! whose answers are others.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::Parser;
@@ -16,13 +16,11 @@ use hyprstream_worker::{
     Args, Command, ServeArgs,
     adapters::{self, Adapters, fake::FakePacker},
     backend,
+    serve::listen,
     server::{App, Identity, ServerOptions, run},
 };
 use serde_json::json;
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Cache blocks of 16 tokens, and the most tokens of prompt and answer.
 const BLOCKS: usize = 4096;
@@ -73,14 +71,14 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let packer = Arc::new(FakePacker::default());
     loaded.adapters = Adapters::new(loaded.engine.clone(), packer, options);
     app.set_ready(loaded);
-    let listener = TcpListener::bind(SocketAddr::new(args.host, args.port)).await?;
-    tracing::info!(address = %listener.local_addr()?, "ready");
+    let listeners = listen(&args).await?;
+    tracing::info!(address = %listeners.places()?, "ready");
     let options = ServerOptions {
         drain_timeout: args.drain_timeout,
         drain_delay: args.drain_delay,
     };
     let mut terminate = signal(SignalKind::terminate())?;
-    run(listener, app, options, async move {
+    run(listeners, app, options, async move {
         terminate.recv().await;
     })
     .await

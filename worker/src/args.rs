@@ -162,6 +162,9 @@ pub struct ServeArgs {
     /// Port to listen on.
     #[arg(long, env = env::PORT, default_value_t = worker::PORT)]
     pub port: u16,
+    /// TLS.
+    #[command(flatten)]
+    pub tls: TlsArgs,
     /// Name by which clients call the model; by default the directory's.
     #[arg(long, env = env::NAME)]
     pub name: Option<String>,
@@ -190,6 +193,22 @@ pub struct ServeArgs {
     /// Logs.
     #[command(flatten)]
     pub logs: LogArgs,
+}
+
+/// Whether a server speaks TLS.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct TlsArgs {
+    /// File with the certificate to show, in PEM, and those between it and its authority. With it
+    /// the server speaks TLS, and plain HTTP no more unless --tls-port is given. Read again when it
+    /// changes.
+    #[arg(long, env = env::TLS_CERT, requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// File with the certificate's key, in PEM.
+    #[arg(long, env = env::TLS_KEY, requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Port for TLS, if --port is to speak plain HTTP beside it.
+    #[arg(long, env = env::TLS_PORT, requires = "tls_cert")]
+    pub tls_port: Option<u16>,
 }
 
 /// How a server answers.

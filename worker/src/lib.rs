@@ -17,6 +17,8 @@ pub mod server;
 pub mod train;
 
 pub use adapters::AdapterArgs;
-pub use args::{ApiArgs, Args, Command, Kernels, LogArgs, ModelArgs, Quantization, ServeArgs};
+pub use args::{
+    ApiArgs, Args, Command, Kernels, LogArgs, ModelArgs, Quantization, ServeArgs, TlsArgs,
+};
 pub use bench::BenchArgs;
 pub use train::TrainArgs;

@@ -6,6 +6,7 @@ use std::{
 
 use anyhow::Context;
 use hyprstream_contract::worker::EXIT_MODEL_REFUSED;
+use hyprstream_tls::{ServerIdentity, TlsError};
 use tokio::{
     net::TcpListener,
     runtime::Runtime,
@@ -15,11 +16,11 @@ use tokio::{
 use tracing::{error, info};
 
 use crate::{
-    ServeArgs,
+    ServeArgs, TlsArgs,
     adapters::{Adapters, Packer},
     backend::{self, LoadFailure, Loaded},
     last_words,
-    server::{self, App, Identity, ServerOptions},
+    server::{self, App, Identity, Listeners, ServerOptions, Tls},
 };
 
 /// Threads that move bytes. The model's own threads are what the processor is for.
@@ -48,13 +49,10 @@ pub fn run(args: ServeArgs) -> ExitCode {
         .context("the runtime cannot be started")
         .and_then(|runtime| {
             let end = runtime.block_on(async {
-                let address = SocketAddr::new(args.host, args.port);
-                let listener = TcpListener::bind(address)
-                    .await
-                    .with_context(|| format!("cannot listen on {address}"))?;
+                let listeners = listen(&args).await?;
                 let (name, namespace) = (args.name.clone(), args.namespace.clone());
                 let identity = Identity::read(&args.model.model, name, namespace)?;
-                serve(args, identity, listener, signals()?, || {}).await
+                serve(args, identity, listeners, signals()?, || {}).await
             });
             // What a thread still computes is of no use to anybody.
             runtime.shutdown_background();
@@ -113,7 +111,53 @@ pub fn signals() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
     })
 }
 
-/// Answers on `listener` at once, loads the model, calls `ready`, and drains after `stop`. What
+/// A server cannot be reached as it was told to be.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The port is taken, or the address is not this machine's.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// The address and port.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is nothing to speak TLS with.
+    #[error("the certificate to show cannot be used")]
+    Certificate(#[source] TlsError),
+}
+
+/// Listens where `args` say, for plain HTTP, TLS, or both.
+///
+/// # Errors
+/// See [`ListenError`].
+pub async fn listen(args: &ServeArgs) -> Result<Listeners, ListenError> {
+    let bind = async |port| {
+        let address = SocketAddr::new(args.host, port);
+        let listener = TcpListener::bind(address).await;
+        listener.map_err(|source| ListenError::Bind { address, source })
+    };
+    let TlsArgs {
+        tls_cert: Some(certificate),
+        tls_key: Some(key),
+        tls_port,
+    } = &args.tls
+    else {
+        return Ok(bind(args.port).await?.into());
+    };
+    let identity =
+        ServerIdentity::open(certificate.clone(), key.clone()).map_err(ListenError::Certificate)?;
+    let (plain, tls) = match tls_port {
+        None => (None, bind(args.port).await?),
+        Some(port) => (Some(bind(args.port).await?), bind(*port).await?),
+    };
+    Ok(Listeners {
+        plain,
+        tls: Some((tls, Tls::new(&identity))),
+    })
+}
+
+/// Answers on `listeners` at once, loads the model, calls `ready`, and drains after `stop`. What
 /// `args` say of name, address and logs is the caller's matter.
 ///
 /// # Errors
@@ -122,19 +166,19 @@ pub fn signals() -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
 pub async fn serve(
     args: ServeArgs,
     identity: Identity,
-    listener: TcpListener,
+    listeners: Listeners,
     stop: impl Future<Output = ()> + Send + 'static,
     ready: impl FnOnce() + Send,
 ) -> anyhow::Result<End> {
     let options = args.api.options().context("the API keys cannot be read")?;
     let app = Arc::new(App::new(identity.clone(), options)?);
-    let address = listener.local_addr().context("no address")?;
+    let places = listeners.places().context("no address")?;
     let options = ServerOptions {
         drain_timeout: args.drain_timeout,
         drain_delay: args.drain_delay,
     };
-    let mut server = Box::pin(server::run(listener, Arc::clone(&app), options, stop));
-    info!(%address, model = %args.model.model.display(), "listening, loading the model");
+    let mut server = Box::pin(server::run(listeners, Arc::clone(&app), options, stop));
+    info!(address = %places, model = %args.model.model.display(), "listening, loading the model");
 
     let started = std::time::Instant::now();
     tokio::select! {

@@ -22,6 +22,7 @@ pub mod volume;
 pub mod worker;
 pub mod worker_adapters;
 pub mod worker_key;
+pub mod worker_tls;
 
 pub use commit::CommitId;
 pub use manifest::Manifest;

@@ -11,6 +11,13 @@ pub const ADAPTERS_DIR: &str = "/adapters";
 pub const PORT: u16 = 8000;
 /// Name of [`PORT`].
 pub const PORT_NAME: &str = "http";
+/// Port on which workers speak TLS, where the installation has it; its name in the pod and the
+/// Service is [`TLS_PORT_NAME`]. A pod that names it speaks TLS there, whatever its release.
+pub const TLS_PORT: u16 = 8443;
+/// Name of [`TLS_PORT`].
+pub const TLS_PORT_NAME: &str = "https";
+/// Where the operator mounts the certificate that a worker shows, see [`crate::worker_tls`].
+pub const TLS_DIR: &str = "/etc/hyprstream-tls";
 /// Name of the worker's container.
 pub const CONTAINER: &str = "worker";
 /// Path that answers 200 while the engine lives.
@@ -31,6 +38,12 @@ pub mod env {
     pub const NAMESPACE: &str = "HYPRSTREAM_NAMESPACE";
     /// Port to listen on (`--port`).
     pub const PORT: &str = "HYPRSTREAM_PORT";
+    /// File with the certificate to show (`--tls-cert`).
+    pub const TLS_CERT: &str = "HYPRSTREAM_TLS_CERT";
+    /// File with its key (`--tls-key`).
+    pub const TLS_KEY: &str = "HYPRSTREAM_TLS_KEY";
+    /// Port for TLS beside one for plain HTTP (`--tls-port`).
+    pub const TLS_PORT: &str = "HYPRSTREAM_TLS_PORT";
     /// `auto`, `cpu`, `cuda` or `cuda:N` (`--device`).
     pub const DEVICE: &str = "HYPRSTREAM_DEVICE";
     /// `auto`, `float32`, `float16` or `bfloat16` (`--dtype`).

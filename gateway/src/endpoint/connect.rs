@@ -14,7 +14,12 @@ use hyper::{
     client::conn::http1::{Builder, SendRequest},
 };
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, task::JoinHandle, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    task::JoinHandle,
+    time::timeout,
+};
 
 use super::Endpoint;
 
@@ -27,7 +32,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Why no answer came from a worker.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
-    /// No connection could be made, so nothing was sent.
+    /// No connection could be made, or not to whom it should be, so nothing was sent.
     #[error("connect to the worker")]
     Connect(#[source] io::Error),
     /// A kept connection turned out to be closed before a byte of an answer came. The worker most
@@ -109,22 +114,20 @@ impl Endpoint {
         let stream = timeout(connect_timeout, TcpStream::connect(self.address))
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        self.connected();
         stream.set_nodelay(true)?;
         rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
         rustix::net::sockopt::set_tcp_keepidle(&stream, KEEPALIVE_IDLE)?;
         rustix::net::sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_INTERVAL)?;
         rustix::net::sockopt::set_tcp_keepcnt(&stream, 3)?;
         rustix::net::sockopt::set_tcp_user_timeout(&stream, UNACKNOWLEDGED.as_millis() as u32)?;
-        let (sender, connection) = Builder::new()
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(io::Error::other)?;
-        // Its error also reaches whoever waits for the answer or reads the body.
-        let driver = tokio::spawn(async move {
-            let _ = connection.await;
-        });
-        Ok(Connection { sender, driver })
+        let connection = match &self.proof {
+            None => over(stream).await,
+            Some(proof) => over(proof.ask(stream).await?).await,
+        };
+        if connection.is_ok() {
+            self.connected();
+        }
+        connection
     }
 
     /// Keeps a connection for the next request. The body that came over it must have ended.
@@ -136,6 +139,20 @@ impl Endpoint {
             tokio::spawn(keep_when_ready(Arc::downgrade(self), connection));
         }
     }
+}
+
+async fn over(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> io::Result<Connection> {
+    let (sender, connection) = Builder::new()
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(io::Error::other)?;
+    // Its error also reaches whoever waits for the answer or reads the body.
+    let driver = tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    Ok(Connection { sender, driver })
 }
 
 async fn keep_when_ready(endpoint: Weak<Endpoint>, mut connection: Connection) {
@@ -151,8 +168,13 @@ fn io_kind(error: &hyper::Error) -> Option<io::ErrorKind> {
 }
 
 fn is_reset(kind: io::ErrorKind) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
-    matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset)
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    // The last is what the end of a connection is to TLS where nobody announced it, as when a
+    // worker is killed.
+    matches!(
+        kind,
+        BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
+    )
 }
 
 fn is_unreachable(kind: io::ErrorKind) -> bool {

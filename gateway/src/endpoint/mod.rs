@@ -3,6 +3,7 @@
 mod connect;
 mod lacking;
 mod pool;
+mod tls;
 
 use std::{
     net::SocketAddr,
@@ -14,11 +15,12 @@ use std::{
 };
 
 use hyprstream_contract::CommitId;
+use hyprstream_tls::Trust;
 use parking_lot::Mutex;
 
 pub use connect::{Connection, SendError};
 
-use self::lacking::Lacking;
+use self::{lacking::Lacking, tls::Proof};
 use crate::table::AdapterFacts;
 
 /// A worker that drains is gone from the endpoints soon; until then it is asked this seldom.
@@ -39,6 +41,8 @@ const BUSY_AVOIDANCE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Endpoint {
     address: SocketAddr,
+    /// What it must show before it is told anything, where it speaks TLS.
+    proof: Option<Proof>,
     in_flight: AtomicUsize,
     fitness: Mutex<Fitness>,
     commit: Mutex<Option<CommitId>>,
@@ -93,11 +97,21 @@ impl Endpoint {
     pub fn new(address: SocketAddr) -> Self {
         Self {
             address,
+            proof: None,
             in_flight: AtomicUsize::new(0),
             fitness: Mutex::default(),
             commit: Mutex::default(),
             lacking: Lacking::default(),
             idle: pool::Pool::default(),
+        }
+    }
+
+    /// A worker that speaks TLS, of which nothing is known but its address and that it must show a
+    /// certificate for `name` of somebody who is believed. Before it has, it is sent nothing.
+    pub fn secured(address: SocketAddr, name: &str, trust: &Trust) -> Self {
+        Self {
+            proof: Some(Proof::new(name, trust)),
+            ..Self::new(address)
         }
     }
 

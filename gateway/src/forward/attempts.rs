@@ -1,9 +1,9 @@
 //! Which worker a request is sent to next, and when to give up.
 
-use std::{sync::Arc, time::Instant};
+use std::{io::ErrorKind, sync::Arc, time::Instant};
 
 use http::StatusCode;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::answer::Flight;
 use crate::{
@@ -119,6 +119,11 @@ impl Attempts {
         sent_at: Instant,
     ) -> Result<&'static str, SendError> {
         match error {
+            SendError::Connect(error) if error.kind() == ErrorKind::InvalidData => {
+                warn!(%error, worker = %endpoint.address(), "a worker is not who it should be");
+                endpoint.failed(sent_at, Instant::now());
+                Ok("tls")
+            }
             SendError::Connect(error) => {
                 debug!(%error, worker = %endpoint.address(), "connect failed");
                 endpoint.failed(sent_at, Instant::now());

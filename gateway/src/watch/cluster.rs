@@ -7,9 +7,13 @@ use std::{
     sync::Arc,
 };
 
-use kube::runtime::watcher::Event;
+use hyprstream_contract::worker_tls;
+use hyprstream_tls::Trust;
 
-use super::facts::SliceFacts;
+use kube::runtime::watcher::Event;
+use tracing::warn;
+
+use super::facts::{SliceFacts, SliceWorker};
 use crate::{
     endpoint::Endpoint,
     table::{AdapterFacts, ModelFacts, ModelKey, Table},
@@ -38,6 +42,10 @@ pub(super) struct Cluster {
     slices: Vec<Mirror<(Arc<str>, String), SliceFacts>>,
     /// The endpoints of the last table, so that a new one keeps their load and connections.
     endpoints: HashMap<Worker, Arc<Endpoint>>,
+    /// By whom workers that speak TLS are known. Without it they are asked where they speak none.
+    trust: Option<Trust>,
+    /// That there are workers which speak nothing else was said.
+    told_of_tls: bool,
 }
 
 /// A worker as it stands in the slices. Another pod at the same address is another worker.
@@ -45,18 +53,29 @@ pub(super) struct Cluster {
 struct Worker {
     model: ModelKey,
     uid: String,
+    place: Place,
+}
+
+/// Where a worker is asked, and how. The better is the smaller: a pod whose ports have just changed
+/// stands in two slices for a moment, and what speaks TLS is not asked in plain HTTP for that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Place {
+    plain: bool,
     address: SocketAddr,
 }
 
 impl Cluster {
-    /// Nothing known yet of `sources` namespaces (or of all, as one).
-    pub(super) fn new(sources: usize) -> Self {
+    /// Nothing known yet of `sources` namespaces (or of all, as one). Workers that speak TLS are
+    /// asked so if there is somebody to know them by.
+    pub(super) fn new(sources: usize, trust: Option<Trust>) -> Self {
         Self {
             models: (0..sources).map(|_| Mirror::default()).collect(),
             adapters: (0..sources).map(|_| Mirror::default()).collect(),
             skip_adapters: false,
             slices: (0..sources).map(|_| Mirror::default()).collect(),
             endpoints: HashMap::new(),
+            trust,
+            told_of_tls: false,
         }
     }
 
@@ -101,31 +120,45 @@ impl Cluster {
     /// The table of this state.
     pub(super) fn table(&mut self) -> Table {
         // A pod stands in a slice for each of its address families; one of them is enough.
-        let mut workers: BTreeMap<(ModelKey, String), SocketAddr> = BTreeMap::new();
+        let mut workers: BTreeMap<(ModelKey, String), Place> = BTreeMap::new();
+        let mut unreached = None;
         for slice in self.slices.iter().flat_map(|mirror| mirror.live.values()) {
-            for (uid, address) in &slice.workers {
-                let identity = if uid.is_empty() {
-                    address.to_string()
+            for worker in &slice.workers {
+                let Some(place) = self.place(worker) else {
+                    unreached = Some(&slice.model);
+                    continue;
+                };
+                let identity = if worker.uid.is_empty() {
+                    place.address.to_string()
                 } else {
-                    uid.clone()
+                    worker.uid.clone()
                 };
                 let chosen = workers
                     .entry((slice.model.clone(), identity))
-                    .or_insert(*address);
-                *chosen = (*chosen).min(*address);
+                    .or_insert(place);
+                *chosen = (*chosen).min(place);
             }
+        }
+        if let Some(model) = unreached
+            && !std::mem::replace(&mut self.told_of_tls, true)
+        {
+            warn!(
+                %model,
+                "workers speak nothing but TLS, for which this gateway lacks --worker-ca-file: \
+                 they get no requests"
+            );
         }
         let mut known = HashMap::with_capacity(workers.len());
         let mut by_model: HashMap<ModelKey, Vec<Arc<Endpoint>>> = HashMap::new();
-        for ((model, uid), address) in workers {
+        for ((model, uid), place) in workers {
             let worker = Worker {
                 model: model.clone(),
                 uid,
-                address,
+                place,
             };
             let endpoint = match self.endpoints.remove(&worker) {
                 Some(endpoint) => endpoint,
-                None => Arc::new(Endpoint::new(address)),
+                None => Arc::new(self.endpoint(&model, place)),
             };
             known.insert(worker, Arc::clone(&endpoint));
             by_model.entry(model).or_default().push(endpoint);
@@ -141,6 +174,25 @@ impl Cluster {
             .flat_map(|mirror| mirror.live.values().cloned());
         let complete = self.knows_the_models() && self.knows_the_adapters();
         Table::new(models, by_model, complete).with_adapters(adapters)
+    }
+
+    /// Where a worker is asked; `None` where that cannot be.
+    fn place(&self, worker: &SliceWorker) -> Option<Place> {
+        let tls = worker.tls.filter(|_| self.trust.is_some());
+        Some(Place {
+            address: SocketAddr::new(worker.address, tls.or(worker.plain)?),
+            plain: tls.is_none(),
+        })
+    }
+
+    fn endpoint(&self, model: &ModelKey, place: Place) -> Endpoint {
+        match &self.trust {
+            Some(trust) if !place.plain => {
+                let name = worker_tls::name(&model.namespace, &model.name);
+                Endpoint::secured(place.address, &name, trust)
+            }
+            _ => Endpoint::new(place.address),
+        }
     }
 }
 
@@ -211,10 +263,19 @@ mod tests {
         }
     }
 
+    fn worker(uid: &str, at: &str, plain: Option<u16>, tls: Option<u16>) -> SliceWorker {
+        SliceWorker {
+            uid: uid.to_owned(),
+            address: at.parse().unwrap(),
+            plain,
+            tls,
+        }
+    }
+
     fn slice(name: &str, workers: &[(&str, &str)]) -> SliceFacts {
         let workers = workers
             .iter()
-            .map(|(uid, at)| ((*uid).to_owned(), at.parse().unwrap()));
+            .map(|(uid, at)| worker(uid, at, Some(8000), None));
         SliceFacts {
             name: name.to_owned(),
             model: ModelKey::new("a", "m"),
@@ -223,7 +284,11 @@ mod tests {
     }
 
     fn started() -> Cluster {
-        let mut cluster = Cluster::new(1);
+        started_with(None)
+    }
+
+    fn started_with(trust: Option<Trust>) -> Cluster {
+        let mut cluster = Cluster::new(1, trust);
         for change in [
             Change::Models(0, Event::Init),
             Change::Models(0, Event::InitApply(facts("m"))),
@@ -231,7 +296,7 @@ mod tests {
             Change::Adapters(0, Event::Init),
             Change::Adapters(0, Event::InitDone),
             Change::Slices(0, Event::Init),
-            Change::Slices(0, Event::InitApply(slice("s", &[("u", "10.0.0.1:8000")]))),
+            Change::Slices(0, Event::InitApply(slice("s", &[("u", "10.0.0.1")]))),
         ] {
             cluster.apply(change);
             assert!(!cluster.table().is_complete());
@@ -253,7 +318,7 @@ mod tests {
     fn an_endpoint_stays_the_same_as_long_as_its_pod_does() {
         let mut cluster = started();
         let before = endpoints(&mut cluster);
-        let more = slice("s", &[("u", "10.0.0.1:8000"), ("v", "10.0.0.2:8000")]);
+        let more = slice("s", &[("u", "10.0.0.1"), ("v", "10.0.0.2")]);
         assert!(cluster.apply(Change::Slices(0, Event::Apply(more.clone()))));
         assert!(
             !cluster.apply(Change::Slices(0, Event::Apply(more))),
@@ -262,7 +327,7 @@ mod tests {
         let after = endpoints(&mut cluster);
         assert_eq!(after.len(), 2);
         assert!(Arc::ptr_eq(&before[0], &after[0]));
-        let replaced = slice("s", &[("w", "10.0.0.1:8000")]);
+        let replaced = slice("s", &[("w", "10.0.0.1")]);
         cluster.apply(Change::Slices(0, Event::Apply(replaced)));
         let last = endpoints(&mut cluster);
         assert_eq!(last.len(), 1);
@@ -275,13 +340,53 @@ mod tests {
     #[test]
     fn slices_are_joined_and_a_pod_with_two_addresses_counts_once() {
         let mut cluster = started();
-        let v6 = slice("s6", &[("u", "[fd00::1]:8000"), ("v", "[fd00::2]:8000")]);
+        let v6 = slice("s6", &[("u", "fd00::1"), ("v", "fd00::2")]);
         cluster.apply(Change::Slices(0, Event::Apply(v6)));
         let found: Vec<_> = endpoints(&mut cluster)
             .iter()
             .map(|e| e.address().to_string())
             .collect();
         assert_eq!(found, ["10.0.0.1:8000", "[fd00::2]:8000"]);
+    }
+
+    #[test]
+    fn workers_that_speak_tls_are_asked_so_by_a_gateway_that_knows_them_by_something() {
+        let slices = |cluster: &mut Cluster| {
+            let of = |name: &str, workers: Vec<SliceWorker>| SliceFacts {
+                workers,
+                ..slice(name, &[])
+            };
+            let plain = [
+                worker("u", "10.0.0.1", Some(8000), None),
+                worker("v", "10.0.0.2", Some(8000), None),
+            ];
+            let both = [worker("u", "10.0.0.1", Some(8000), Some(8443))];
+            let only = [worker("w", "10.0.0.3", None, Some(8443))];
+            for (name, workers) in [
+                ("s", plain.to_vec()),
+                ("t", both.into()),
+                ("w", only.into()),
+            ] {
+                cluster.apply(Change::Slices(0, Event::Apply(of(name, workers))));
+            }
+            let found = endpoints(cluster);
+            let mut found: Vec<_> = found.iter().map(|e| e.address().to_string()).collect();
+            found.sort();
+            found
+        };
+        let mut plain = started();
+        let expected = ["10.0.0.1:8000", "10.0.0.2:8000"];
+        assert_eq!(slices(&mut plain), expected, "one that knows nobody");
+        let mut secure = started_with(Some(Trust::shared()));
+        let before = endpoints(&mut secure);
+        let expected = ["10.0.0.1:8443", "10.0.0.2:8000", "10.0.0.3:8443"];
+        assert_eq!(slices(&mut secure), expected);
+        // The pod of the first has begun to name another port; a request on it ends where it is.
+        assert!(
+            !endpoints(&mut secure)
+                .iter()
+                .any(|e| Arc::ptr_eq(e, &before[0]))
+        );
     }
 
     #[test]
@@ -336,7 +441,7 @@ mod tests {
 
     #[test]
     fn a_cluster_that_shows_no_adapters_is_known_without_them() {
-        let mut cluster = Cluster::new(1);
+        let mut cluster = Cluster::new(1, None);
         assert!(!cluster.waits_for_adapters_only());
         for change in [
             Change::Models(0, Event::Init),
@@ -362,7 +467,7 @@ mod tests {
 
     #[test]
     fn adapters_that_do_not_come_are_not_waited_for() {
-        let mut cluster = Cluster::new(1);
+        let mut cluster = Cluster::new(1, None);
         cluster.apply(Change::Models(0, Event::InitDone));
         cluster.apply(Change::Slices(0, Event::InitDone));
         assert!(cluster.waits_for_adapters_only());

@@ -12,6 +12,7 @@ use futures::{
 };
 use hyprstream_api::{Adapter, Model};
 use hyprstream_contract::label;
+use hyprstream_tls::Trust;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{
     Api, Client,
@@ -50,20 +51,22 @@ const WAIT_FOR_ADAPTERS: Duration = Duration::from_secs(10);
 const LOOK_FOR_ADAPTERS: Duration = Duration::from_secs(2);
 
 /// Keeps `tables` at the state of the cluster, until nobody receives them any more. Without
-/// `namespaces` all are watched. Failures of the API server are logged and tried again; the last
+/// `namespaces` all are watched. With `trust`, workers that speak TLS are asked so. Failures of the API server are logged and tried again; the last
 /// table stays until then.
 pub async fn run(
     client: Client,
     namespaces: &[String],
+    trust: Option<Trust>,
     tables: watch::Sender<Arc<Table>>,
     metrics: Metrics,
 ) {
     let mut changes = watch_all(&client, namespaces, &metrics).ready_chunks(MAX_BATCH);
-    let mut cluster = Cluster::new(if namespaces.is_empty() {
+    let sources = if namespaces.is_empty() {
         1
     } else {
         namespaces.len()
-    });
+    };
+    let mut cluster = Cluster::new(sources, trust);
     let mut skip_adapters_at = None;
     loop {
         let late = async {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hyprstream_api::{Adapter, Checked, Model};
-use hyprstream_contract::adapters::ModelName;
+use hyprstream_contract::{adapters::ModelName, worker};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt, api::ObjectMeta};
 use serde_json::Value;
@@ -117,7 +117,7 @@ impl View {
         let mut ready: Vec<WorkerPod> = pods
             .iter()
             .filter(|pod| is_ready(pod))
-            .map(|pod| worker(pod))
+            .map(|pod| worker_of(pod))
             .collect();
         ready.sort_by(|a, b| a.name.cmp(&b.name));
         ready
@@ -161,7 +161,7 @@ fn is_ready(pod: &Pod) -> bool {
             .any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
-fn worker(pod: &Pod) -> WorkerPod {
+fn worker_of(pod: &Pod) -> WorkerPod {
     let status = pod.status.as_ref();
     let restarts = status
         .and_then(|s| s.container_statuses.as_ref())
@@ -169,10 +169,13 @@ fn worker(pod: &Pod) -> WorkerPod {
         .flatten()
         .map(|c| c.restart_count)
         .sum();
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
     WorkerPod {
         name: pod.name_any(),
         uid: pod.uid().unwrap_or_default(),
         restarts,
         address: status.and_then(|s| s.pod_ip.clone()),
+        tls: ports.any(|port| port.name.as_deref() == Some(worker::TLS_PORT_NAME)),
     }
 }

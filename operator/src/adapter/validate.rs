@@ -160,7 +160,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::policy::MasterKey;
+    use crate::policy::{MasterKey, WorkerTls};
 
     fn adapter(spec: &Value) -> Adapter {
         serde_json::from_value(json!({
@@ -184,6 +184,7 @@ mod tests {
         let policy = Policy {
             insecure_hosts: vec![],
             keys: MasterKey::open(file.path().to_owned()).unwrap(),
+            worker_tls: WorkerTls::Off,
         };
         validate(&adapter(spec), base, &policy)
     }

@@ -12,6 +12,7 @@ use std::{
 
 use hyprstream_api::condition::reason;
 use hyprstream_contract::label;
+use hyprstream_tls::MakeError;
 use k8s_openapi::NamespaceResourceScope;
 use kube::{
     Api, Client, Resource, ResourceExt,
@@ -42,6 +43,18 @@ pub enum ApplyError {
         kind: String,
         /// Its name.
         name: String,
+    },
+    /// There is no authority yet that is trusted everywhere.
+    #[error("nobody may sign certificates for workers yet")]
+    NobodySigns,
+    /// A certificate cannot be made.
+    #[error("make the certificate of Secret {name}")]
+    Certificate {
+        /// Name of the Secret.
+        name: String,
+        /// Why.
+        #[source]
+        source: MakeError,
     },
     /// The namespace is being deleted, and with it soon the owner.
     #[error("the namespace is being deleted")]
@@ -85,9 +98,9 @@ impl ApplyError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NameConflict { .. } => reason::NAME_CONFLICT,
-            Self::Leaving { .. } | Self::NamespaceEnds => reason::PENDING,
+            Self::Leaving { .. } | Self::NamespaceEnds | Self::NobodySigns => reason::PENDING,
             Self::Refused { .. } => reason::INVALID_SPEC,
-            Self::Request { .. } => reason::API_ERROR,
+            Self::Request { .. } | Self::Certificate { .. } => reason::API_ERROR,
         }
     }
 
@@ -95,7 +108,11 @@ impl ApplyError {
     pub fn action(&self) -> Help {
         match self {
             Self::NameConflict { .. } | Self::Refused { .. } => Help::Edit,
-            Self::Leaving { .. } | Self::NamespaceEnds | Self::Request { .. } => Help::Retry,
+            Self::Leaving { .. }
+            | Self::NamespaceEnds
+            | Self::NobodySigns
+            | Self::Certificate { .. }
+            | Self::Request { .. } => Help::Retry,
         }
     }
 

@@ -19,9 +19,11 @@ use hyprstream_api::{
     condition::{READY, reason::API_ERROR},
 };
 use hyprstream_contract::label;
+use hyprstream_tls::Authority;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Client, ResourceExt};
 use prometheus::IntGaugeVec;
+use tokio::sync::watch;
 
 pub use self::turns::Turns;
 use self::{
@@ -67,6 +69,9 @@ impl Kind for Model {
     }
 }
 
+/// Who may sign certificates now, if there is somebody whom all believe.
+pub type Signer = watch::Receiver<Option<Authority>>;
+
 /// Reconciles the Models of a scope.
 pub struct Context {
     /// The API server.
@@ -89,6 +94,8 @@ pub struct Context {
     pub policy: Arc<Policy>,
     /// Whose workers a release may change.
     pub turns: Arc<Turns>,
+    /// Who signs certificates of workers, where they speak TLS.
+    pub signer: Option<Signer>,
 }
 
 impl Reconcile for Context {

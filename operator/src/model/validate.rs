@@ -8,7 +8,7 @@ use kube::{Resource, ResourceExt};
 use crate::{
     args::Images,
     owner::Owner,
-    policy::{Policy, WorkerKey},
+    policy::{Policy, WorkerKey, WorkerTls},
     source::{InvalidSource, SourceKey},
     volume::adapters_claim_name,
 };
@@ -36,6 +36,8 @@ pub struct Plan {
     pub adapters_claim: String,
     /// What workers ask for, once the policy gave it.
     pub worker_key: Option<WorkerKey>,
+    /// Whether they speak TLS, once the policy said it.
+    pub worker_tls: WorkerTls,
     /// The spec.
     pub spec: ModelSpec,
 }
@@ -112,12 +114,13 @@ pub fn validate(model: &Model, images: &Images) -> Result<Plan, Invalid> {
         image: image.to_owned(),
         pull_policy: images.pull_policy.as_str(),
         worker_key: None,
+        worker_tls: WorkerTls::Off,
         spec: spec.clone(),
     })
 }
 
 impl Policy {
-    /// The plan, with the key of its workers.
+    /// The plan, with the key of its workers and what they speak.
     ///
     /// # Errors
     /// It would send credentials where anybody can read them.
@@ -126,6 +129,7 @@ impl Policy {
         let key = self.keys.of(&plan.namespace, &plan.name);
         Ok(Plan {
             worker_key: Some(key),
+            worker_tls: self.worker_tls,
             ..plan
         })
     }

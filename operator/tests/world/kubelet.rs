@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use hyprstream_tls::Issued;
+use k8s_openapi::ByteString;
 use serde_json::{Value, json};
 
 use super::{cluster::Cluster, workers::Workers};
@@ -230,7 +232,9 @@ fn create(cluster: &Cluster, deployment: &Value, number: usize, fate: &Fate, wor
             0,
         ),
     };
-    let address = workers.start(&name, text(&meta["namespace"]), text(&meta["name"]));
+    let (namespace, model) = (text(&meta["namespace"]), text(&meta["name"]));
+    let shown = shown(cluster, template, namespace);
+    let address = workers.start(&name, namespace, model, shown.as_ref());
     let is_scheduled = !matches!(fate, Fate::NoRoom);
     let pod = cluster.put(
         PODS,
@@ -268,6 +272,21 @@ fn create(cluster: &Cluster, deployment: &Value, number: usize, fate: &Fate, wor
             }),
         );
     }
+}
+
+/// What the worker of a template shows, if it speaks TLS: what the Secret that it mounts has.
+fn shown(cluster: &Cluster, template: &Value, namespace: &str) -> Option<Issued> {
+    let volumes = template["spec"]["volumes"].as_array()?;
+    let tls = volumes.iter().find(|volume| volume["name"] == "tls")?;
+    let secret = cluster.get("v1/secrets", namespace, text(&tls["secret"]["secretName"]))?;
+    let field = |name: &str| {
+        let bytes: ByteString = serde_json::from_value(secret["data"][name].clone()).ok()?;
+        String::from_utf8(bytes.0).ok()
+    };
+    Some(Issued {
+        certificate: field("tls.crt")?,
+        key: field("tls.key")?,
+    })
 }
 
 /// The ReplicaSet between is not played, so the pods of a gone Deployment go here.

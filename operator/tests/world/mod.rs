@@ -16,7 +16,7 @@ pub mod workers;
 use std::{
     fmt::Write,
     sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use hyprstream_api::{AdapterStatus, ModelStatus, TrainingJobStatus};
@@ -24,17 +24,17 @@ use hyprstream_operator::{
     adapter::workers::Asking,
     args::{Images, PullPolicy},
     metrics::Metrics,
-    policy::{MasterKey, Policy},
+    policy::{MasterKey, Policy, WorkerTls},
     ready::Readiness,
     registry::Registry,
     run::Operator,
     source::Pace,
 };
-use hyprstream_tls::Trust;
+use hyprstream_tls::{Authority, Trust};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{Client, Config};
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -67,6 +67,12 @@ pub struct World {
     pub image: String,
     /// How many Models a release changes at a time, from the operator's next start on.
     pub rollouts_at_once: usize,
+    /// Whether workers speak TLS, from the operator's next start on.
+    pub worker_tls: WorkerTls,
+    /// Who signs certificates of workers.
+    pub signer: watch::Sender<Option<Authority>>,
+    /// Whom the operator believes.
+    pub trust: Trust,
     client: Client,
     remote: Registry,
     operator: Option<(JoinHandle<()>, CancellationToken)>,
@@ -88,6 +94,11 @@ impl Drop for World {
 impl World {
     /// Everything runs, and there is no Model.
     pub async fn new() -> Self {
+        Self::speaking(WorkerTls::Off).await
+    }
+
+    /// The same where workers speak that.
+    pub async fn speaking(worker_tls: WorkerTls) -> Self {
         let cluster = Cluster::new();
         let registry = FakeRegistry::default();
         let token = tempfile::NamedTempFile::new().unwrap();
@@ -113,6 +124,9 @@ impl World {
             fates,
             image: "worker:1".into(),
             rollouts_at_once: 4,
+            worker_tls,
+            signer: watch::Sender::new(None),
+            trust: Trust::shared(),
             client,
             remote,
             operator: None,
@@ -121,6 +135,7 @@ impl World {
             master_key,
             readiness: Readiness::default(),
         };
+        world.sign_anew();
         world.start();
         world
     }
@@ -144,8 +159,10 @@ impl World {
             policy: Policy {
                 insecure_hosts: vec!["plain.example.org".into()],
                 keys: MasterKey::open(self.master_key.path().to_owned()).unwrap(),
+                worker_tls: self.worker_tls,
             },
             namespaces: vec![],
+            signer: Some((self.signer.subscribe(), self.trust.clone())),
             certificates: None,
             instance: "test".into(),
             metrics: Metrics::new().unwrap(),
@@ -160,6 +177,7 @@ impl World {
             },
             asking: Asking {
                 port: self.workers.port,
+                tls_port: self.workers.tls_port,
                 patience: Duration::from_millis(500),
                 at_first: Duration::from_millis(20),
                 first: Duration::from_millis(500),
@@ -170,6 +188,14 @@ impl World {
         };
         let token = CancellationToken::new();
         self.operator = Some((tokio::spawn(operator.run(token.clone())), token));
+    }
+
+    /// Another authority signs from now on, and is believed alone.
+    pub fn sign_anew(&self) {
+        let life = Duration::from_hours(400 * 24);
+        let new = Authority::generate("test", SystemTime::now(), life).unwrap();
+        self.trust.set(&new.issued().certificate).unwrap();
+        self.signer.send_replace(Some(new));
     }
 
     /// As kill -9 does.

@@ -22,6 +22,9 @@ use hyprstream_contract::{
         LoadState, Origin, Serving, WORKER_ADAPTERS_PATH, WorkerAdapter, WorkerAdapters,
     },
 };
+use hyprstream_tls::Issued;
+use rustls::pki_types::{PrivateKeyDer, pem::PemObject};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{MASTER_KEY, registry::FakeRegistry};
 
@@ -40,6 +43,8 @@ pub struct Workers {
     registry: FakeRegistry,
     /// The port of all of them.
     pub port: u16,
+    /// That of those who speak TLS.
+    pub tls_port: u16,
     /// Each has an address of its own, in a network of the world's own.
     network: u8,
     state: Arc<Mutex<Inner>>,
@@ -71,16 +76,25 @@ impl Workers {
         let number = std::process::id() + WORLDS.fetch_add(1, Ordering::Relaxed);
         let network = u8::try_from(number % 250).unwrap() + 2;
         let first = TcpListener::bind((Ipv4Addr::new(127, network, 255, 1), 0)).unwrap();
+        let second = TcpListener::bind((Ipv4Addr::new(127, network, 255, 1), 0)).unwrap();
         Self {
             registry,
             port: first.local_addr().unwrap().port(),
+            tls_port: second.local_addr().unwrap().port(),
             network,
             state: Arc::default(),
         }
     }
 
-    /// Starts the worker of a pod of a Model; its address.
-    pub fn start(&self, pod: &str, namespace: &str, model: &str) -> Option<String> {
+    /// Starts the worker of a pod of a Model, which speaks TLS if it has something to show; its
+    /// address.
+    pub fn start(
+        &self,
+        pod: &str,
+        namespace: &str,
+        model: &str,
+        shown: Option<&Issued>,
+    ) -> Option<String> {
         let number = {
             let mut state = self.state.lock().unwrap();
             state.count += 1;
@@ -88,7 +102,8 @@ impl Workers {
         };
         let last = |n: u32| u8::try_from(n % 250).unwrap();
         let address = Ipv4Addr::new(127, self.network, last(number / 250), last(number) + 1);
-        let listener = TcpListener::bind(SocketAddr::from((address, self.port))).ok()?;
+        let port = shown.map_or(self.port, |_| self.tls_port);
+        let listener = TcpListener::bind(SocketAddr::from((address, port))).ok()?;
         listener.set_nonblocking(true).unwrap();
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         let worker = Worker {
@@ -99,7 +114,15 @@ impl Workers {
         let app = Router::new()
             .route(WORKER_ADAPTERS_PATH, get(answer))
             .with_state(worker);
-        tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        match shown.map(acceptor) {
+            None => {
+                tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+            }
+            Some(acceptor) => {
+                let listener = Secure { listener, acceptor };
+                tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+            }
+        }
         Some(address.to_string())
     }
 
@@ -140,6 +163,42 @@ impl Workers {
     /// How often without the key of their Model.
     pub fn refused(&self) -> usize {
         self.state.lock().unwrap().refused
+    }
+}
+
+fn acceptor(shown: &Issued) -> TlsAcceptor {
+    let chain = hyprstream_tls::certificates(shown.certificate.as_bytes(), "a worker").unwrap();
+    let key = PrivateKeyDer::from_pem_slice(shown.key.as_bytes()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key);
+    TlsAcceptor::from(Arc::new(config.unwrap()))
+}
+
+/// Takes connections whose client believes what is shown.
+struct Secure {
+    listener: tokio::net::TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl axum::serve::Listener for Secure {
+    type Io = TlsStream<tokio::net::TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let (stream, address) = self.listener.accept().await.unwrap();
+            if let Ok(stream) = self.acceptor.accept(stream).await {
+                return (stream, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
     }
 }
 

@@ -18,9 +18,11 @@ mod respond;
 mod run;
 mod sse;
 mod stack;
+mod tls;
 mod unread;
 
 pub use app::App;
 pub use identity::{Identity, IdentityError};
 pub use options::{ApiKeys, ApiOptions, ReasoningMode, ToolCallParser};
-pub use run::{ServerOptions, run};
+pub use run::{Listeners, Places, ServerOptions, run};
+pub use tls::Tls;

@@ -19,4 +19,5 @@ mod responses;
 mod server;
 mod state;
 mod structured;
+mod tls;
 mod tools;

@@ -1,6 +1,7 @@
 //! A worker on a port of its own.
 
 use std::{
+    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -12,11 +13,12 @@ use hyprstream_engine::{
     fake::{self, FakeBackend, FakeOptions},
 };
 use hyprstream_openai::Provenance;
+use hyprstream_tls::Trust;
 use hyprstream_worker::{
     ModelArgs,
     adapters::{Adapters, Options, fake::FakePacker},
     backend,
-    server::{ApiOptions, App, Identity, ServerOptions, run},
+    server::{ApiOptions, App, Identity, Listeners, ServerOptions, run},
 };
 use reqwest::{Response, StatusCode};
 use serde_json::Value;
@@ -29,6 +31,7 @@ pub(crate) const TEMPLATE: &str = "{% for m in messages %}{{ m.role }}: {{ m.con
 pub(crate) struct Server {
     pub(crate) url: String,
     pub(crate) client: reqwest::Client,
+    address: SocketAddr,
     pub(crate) app: Arc<App>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<std::io::Result<()>>,
@@ -73,6 +76,12 @@ impl Server {
     }
 
     pub(crate) async fn with(setup: Setup) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(listener.into(), setup).await
+    }
+
+    /// The same on these listeners; the client is one for plain HTTP.
+    pub(crate) async fn on(listeners: Listeners, setup: Setup) -> Self {
         let provenance = setup.manifest.then(|| Provenance {
             repository: "https://example.org/m.git".into(),
             reference: Some("main".into()),
@@ -85,8 +94,9 @@ impl Server {
             provenance,
         };
         let app = Arc::new(App::new(identity, setup.api).unwrap());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let places = listeners.places().unwrap();
+        let address = places.plain.or(places.tls).unwrap();
+        let url = format!("http://{address}");
         let (stop, stopped) = oneshot::channel();
         let options = ServerOptions {
             drain_timeout: setup.drain_timeout,
@@ -94,16 +104,13 @@ impl Server {
         };
         let serving = Arc::clone(&app);
         let task = tokio::spawn(async move {
-            run(listener, serving, options, async { drop(stopped.await) }).await
+            run(listeners, serving, options, async { drop(stopped.await) }).await
         });
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .tls_backend_preconfigured(hyprstream_tls::Trust::nobody().client_config())
-            .build()
-            .unwrap();
+        let client = plain_client();
         let server = Self {
             url,
             client,
+            address,
             app,
             stop,
             task,
@@ -117,6 +124,10 @@ impl Server {
             server.load_model(model, setup.max_queue, setup.template, setup.adapters);
         }
         server
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     pub(crate) fn load(&self, fake: FakeOptions, max_queue: usize) {
@@ -249,6 +260,13 @@ impl Server {
     pub(crate) async fn ended(self) {
         self.task.await.unwrap().unwrap();
     }
+}
+
+/// A client for plain HTTP.
+pub(crate) fn plain_client() -> reqwest::Client {
+    let nobody = Trust::shared().client_config();
+    let builder = reqwest::Client::builder().no_proxy();
+    builder.tls_backend_preconfigured(nobody).build().unwrap()
 }
 
 pub(crate) fn parse(text: &str) -> Vec<Value> {

@@ -6,7 +6,7 @@
 
 mod adapter;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use hyprstream_api::condition::{self, reason};
 use hyprstream_contract::{label, worker};
@@ -32,8 +32,22 @@ pub(super) struct SliceFacts {
     pub(super) name: String,
     /// The Model.
     pub(super) model: ModelKey,
-    /// UID of the pod, or nothing for endpoints made by hand, and where it listens.
-    pub(super) workers: Vec<(String, SocketAddr)>,
+    /// Its workers.
+    pub(super) workers: Vec<SliceWorker>,
+}
+
+/// A ready worker as a slice has it. Slices are by pods that name the same ports, so that what one
+/// pod speaks is never taken for what another does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SliceWorker {
+    /// UID of the pod, or nothing for endpoints made by hand.
+    pub(super) uid: String,
+    /// Its address.
+    pub(super) address: IpAddr,
+    /// Where it speaks HTTP.
+    pub(super) plain: Option<u16>,
+    /// Where it speaks it over TLS.
+    pub(super) tls: Option<u16>,
 }
 
 /// The facts of a Model; `None` for an object without a name, which the API server never sends.
@@ -72,14 +86,17 @@ pub(super) fn slice(object: &DynamicObject) -> Option<Facts<SliceFacts>> {
     let model = ModelKey::new(metadata.namespace.as_deref()?, model);
     let mut fields = Fields::of(&object.data);
     let ports: Vec<EndpointPort> = fields.list("/ports");
-    let port = ports.iter().find(|port| {
-        port.name.as_deref() == Some(worker::PORT_NAME)
-            && port
-                .protocol
-                .as_deref()
-                .is_none_or(|protocol| protocol == "TCP")
-    });
-    let port = port.and_then(|port| u16::try_from(port.port?).ok());
+    let named = |name: &str| {
+        let port = ports.iter().find(|port| {
+            port.name.as_deref() == Some(name)
+                && port
+                    .protocol
+                    .as_deref()
+                    .is_none_or(|protocol| protocol == "TCP")
+        });
+        port.and_then(|port| u16::try_from(port.port?).ok())
+    };
+    let (plain, tls) = (named(worker::PORT_NAME), named(worker::TLS_PORT_NAME));
     let endpoints: Vec<Endpoint> = fields.list("/endpoints");
     let ready = endpoints.iter().filter(|endpoint| is_ready(endpoint));
     let workers = ready.filter_map(|endpoint| {
@@ -88,7 +105,13 @@ pub(super) fn slice(object: &DynamicObject) -> Option<Facts<SliceFacts>> {
             .target_ref
             .as_ref()
             .and_then(|target| target.uid.clone());
-        Some((uid.unwrap_or_default(), SocketAddr::new(address, port?)))
+        let worker = SliceWorker {
+            uid: uid.unwrap_or_default(),
+            address,
+            plain,
+            tls,
+        };
+        (plain.is_some() || tls.is_some()).then_some(worker)
     });
     let known = SliceFacts {
         name,
@@ -377,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn only_ready_endpoints_on_the_named_port_are_workers() {
+    fn only_ready_endpoints_on_the_named_ports_are_workers() {
         let endpoints = json!([
             {"addresses": ["10.0.0.1"], "conditions": {"ready": true}, "targetRef": {"uid": "u1"}},
             {"addresses": ["10.0.0.2"], "conditions": {"ready": false}},
@@ -386,9 +409,20 @@ mod tests {
         ]);
         let ports = json!([{"name": "metrics", "port": 9}, {"name": "http", "port": 8000}]);
         let facts = slice_of(&endpoints, &ports).unwrap();
-        let expected = [("u1", "10.0.0.1:8000"), ("", "10.0.0.4:8000")];
-        let expected = expected.map(|(uid, at)| (uid.to_owned(), at.parse().unwrap()));
-        assert_eq!(facts.workers, expected);
+        let expected = |plain, tls| {
+            [("u1", "10.0.0.1"), ("", "10.0.0.4")].map(|(uid, address)| SliceWorker {
+                uid: uid.to_owned(),
+                address: address.parse().unwrap(),
+                plain,
+                tls,
+            })
+        };
+        assert_eq!(facts.workers, expected(Some(8000), None));
+        let ports = json!([{"name": "https", "port": 8443}, {"name": "http", "port": 8000}]);
+        let facts = slice_of(&endpoints, &ports).unwrap();
+        assert_eq!(facts.workers, expected(Some(8000), Some(8443)));
+        let facts = slice_of(&endpoints, &json!([{"name": "https", "port": 8443}])).unwrap();
+        assert_eq!(facts.workers, expected(None, Some(8443)));
         assert!(
             slice_of(&endpoints, &json!([{"name": "x", "port": 1}]))
                 .unwrap()
@@ -405,8 +439,13 @@ mod tests {
             "ports": [{"name": "far", "port": 3_000_000_000_u32}, {"name": "http", "port": 8000}],
         });
         let facts = slice(&serde_json::from_value(object).unwrap()).unwrap();
-        let expected = [(String::new(), "10.0.0.4:8000".parse().unwrap())];
-        assert_eq!(facts.known.workers, expected);
+        let expected = SliceWorker {
+            uid: String::new(),
+            address: "10.0.0.4".parse().unwrap(),
+            plain: Some(8000),
+            tls: None,
+        };
+        assert_eq!(facts.known.workers, [expected]);
         assert_eq!(facts.unread, ["/ports/0", "/endpoints/0"]);
     }
 }

@@ -178,6 +178,7 @@ mod tests {
             uid: name.to_owned(),
             restarts: 0,
             address: None,
+            tls: false,
         }
     }
 

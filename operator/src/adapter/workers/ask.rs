@@ -8,7 +8,10 @@ use hyprstream_contract::{
     adapters::ModelName,
     worker,
     worker_adapters::{WORKER_ADAPTERS_PATH, WorkerAdapters},
+    worker_tls,
 };
+use hyprstream_tls::Trust;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::Semaphore;
 
 use super::WorkerPod;
@@ -24,6 +27,8 @@ const MAX_BYTES: usize = 8 << 20;
 pub struct Asking {
     /// Port of the workers.
     pub port: u16,
+    /// Port of those that speak TLS.
+    pub tls_port: u16,
     /// Longest that an answer may take.
     pub patience: Duration,
     /// How often they are asked just after their list changed.
@@ -40,6 +45,7 @@ impl Default for Asking {
     fn default() -> Self {
         Self {
             port: worker::PORT,
+            tls_port: worker::TLS_PORT,
             patience: Duration::from_secs(2),
             at_first: Duration::from_millis(100),
             first: Duration::from_secs(2),
@@ -79,16 +85,18 @@ pub enum AskError {
 }
 
 impl Asker {
-    /// Asks in that manner.
+    /// Asks in that manner. Workers that speak TLS must show a certificate of somebody whom `trust`
+    /// has, before they are shown the key.
     ///
     /// # Errors
     /// The HTTP client cannot be made.
-    pub fn new(asking: Asking, policy: Arc<Policy>) -> Result<Self, reqwest::Error> {
+    pub fn new(asking: Asking, policy: Arc<Policy>, trust: &Trust) -> Result<Self, reqwest::Error> {
         let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(trust.client_config())
+            .dns_resolver(PodNames)
             .connect_timeout(asking.patience)
             .timeout(asking.patience)
             .no_proxy()
-            .tls_backend_preconfigured(hyprstream_tls::Trust::nobody().client_config())
             .redirect(reqwest::redirect::Policy::none())
             .pool_max_idle_per_host(1)
             .build()?;
@@ -116,11 +124,16 @@ impl Asker {
             .ok_or(AskError::NoAddress)?;
         // Never closed.
         let _slot = self.slots.acquire().await.ok();
-        let place = SocketAddr::new(address, self.asking.port);
+        let place = if pod.tls {
+            let name = worker_tls::pod_name(model.namespace(), model.model(), address);
+            format!("https://{name}:{}", self.asking.tls_port)
+        } else {
+            format!("http://{}", SocketAddr::new(address, self.asking.port))
+        };
         let key = self.policy.keys.shown(model.namespace(), model.model());
         let mut answer = self
             .http
-            .get(format!("http://{place}{WORKER_ADAPTERS_PATH}"))
+            .get(format!("{place}{WORKER_ADAPTERS_PATH}"))
             .bearer_auth(key)
             .send()
             .await
@@ -138,5 +151,22 @@ impl Asker {
             body.extend_from_slice(&part);
         }
         serde_json::from_slice(&body).map_err(|_| AskError::Unreadable)
+    }
+}
+
+/// Knows the names of workers, which nobody else has to: the address is in them.
+struct PodNames;
+
+impl Resolve for PodNames {
+    fn resolve(&self, name: Name) -> Resolving {
+        let found = match worker_tls::pod_address(name.as_str()) {
+            // The port is that of the URL.
+            Some(address) => {
+                let one: Addrs = Box::new(std::iter::once(SocketAddr::new(address, 0)));
+                Ok(one)
+            }
+            None => Err(format!("{} names no worker", name.as_str()).into()),
+        };
+        Box::pin(std::future::ready(found))
     }
 }

@@ -17,4 +17,6 @@ pub struct WorkerPod {
     pub restarts: i32,
     /// Its address, once it has one.
     pub address: Option<String>,
+    /// Whether it speaks TLS.
+    pub tls: bool,
 }

@@ -1,5 +1,6 @@
 //! Makes the cluster what `build` says, and takes away what is old.
 
+mod certificate;
 pub mod prune;
 
 use std::collections::BTreeSet;
@@ -52,6 +53,7 @@ impl Context {
         if let Some(worker_key) = worker_key {
             self.applier.ensure(&owner, worker_key, None).await?;
         }
+        self.certify(plan).await?;
         let (applier, caches, grants) = (&self.applier, &self.caches, &self.grants);
         volume::ensure(&self.client, applier, caches, grants, &owner, adapters).await?;
         if let Some(volume) = volume {

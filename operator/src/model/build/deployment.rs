@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use super::{
     ADAPTERS_VOLUME, ASKED, CLAIM, CONTENT, GOOD, MODEL_VOLUME, Plan, REVISION, Revision, UPGRADE,
-    Workers, key, labels, metadata, selector,
+    Workers, key, labels, metadata, selector, tls,
 };
 use crate::{cache::digest, lost_nodes};
 
@@ -204,6 +204,7 @@ fn bare_template(plan: &Plan, revision: &Revision) -> PodTemplateSpec {
         }),
     };
     key::ask_for_key(plan, &mut template);
+    tls::speak_tls(plan, &mut template);
     template
 }
 

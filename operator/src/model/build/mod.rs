@@ -6,6 +6,7 @@ mod desired;
 mod key;
 mod service;
 pub mod target;
+pub mod tls;
 mod volume;
 mod workers;
 

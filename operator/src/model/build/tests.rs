@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     args::{Images, PullPolicy},
     model::validate::validate,
-    policy::{MasterKey, Policy},
+    policy::{MasterKey, Policy, WorkerTls},
     source::Mirrored,
     volume::BoundVolume,
 };
@@ -130,6 +130,7 @@ fn workers_ask_for_their_key_and_another_key_makes_other_pods() {
         let policy = Policy {
             insecure_hosts: vec![],
             keys,
+            worker_tls: WorkerTls::Off,
         };
         policy.admit(plan.clone()).unwrap()
     };
@@ -159,6 +160,169 @@ fn workers_ask_for_their_key_and_another_key_makes_other_pods() {
     let volume = volumes.iter().find(|v| v.name == "key").unwrap();
     let source = volume.secret.as_ref().unwrap();
     assert_eq!(source.secret_name, secret.metadata.name);
+}
+
+fn speaking(worker_tls: WorkerTls) -> Plan {
+    Plan {
+        worker_tls,
+        ..simple()
+    }
+}
+
+#[test]
+fn workers_speak_tls_beside_plain_http_or_alone() {
+    let of = |worker_tls: WorkerTls| {
+        let plan = speaking(worker_tls);
+        let pod = deployment_of(&plan).spec.template.spec.unwrap();
+        let container = pod.containers[0].clone();
+        let value = |name: &str| {
+            let all = container.env.iter().flatten().filter(|e| e.name == name);
+            all.map(|e| e.value.clone().unwrap())
+                .collect::<Vec<_>>()
+                .join(",")
+        };
+        let ports = container.ports.iter().flatten();
+        let ports: Vec<_> = ports
+            .map(|p| (p.name.clone().unwrap(), p.container_port))
+            .collect();
+        let probe = container.readiness_probe.clone().unwrap().http_get.unwrap();
+        let told = (value("HYPRSTREAM_PORT"), value("HYPRSTREAM_TLS_PORT"));
+        let file = (value("HYPRSTREAM_TLS_CERT"), value("HYPRSTREAM_TLS_KEY"));
+        let volumes = pod.volumes.unwrap().into_iter();
+        let secrets: Vec<_> = volumes.filter_map(|v| v.secret?.secret_name).collect();
+        let has_mount = container
+            .volume_mounts
+            .iter()
+            .flatten()
+            .any(|m| m.mount_path == "/etc/hyprstream-tls");
+        assert_eq!(has_mount, worker_tls != WorkerTls::Off);
+        assert_eq!(
+            container.startup_probe.unwrap().http_get.unwrap().scheme,
+            probe.scheme
+        );
+        assert_eq!(
+            container.liveness_probe.unwrap().http_get.unwrap().scheme,
+            probe.scheme
+        );
+        (ports, told, file, probe.scheme, probe.port, secrets)
+    };
+    let named = |name: &str, port| (name.to_owned(), port);
+    let told = |port: &str, tls: &str| (port.to_owned(), tls.to_owned());
+    let port = |name: &str| IntOrString::String(name.to_owned());
+    let files = told("/etc/hyprstream-tls/tls.crt", "/etc/hyprstream-tls/tls.key");
+    let https = Some("HTTPS".to_owned());
+    let secrets = vec!["smollm2-worker-tls".to_owned()];
+    let off = (
+        vec![named("http", 8000)],
+        told("8000", ""),
+        told("", ""),
+        None,
+        port("http"),
+        vec![],
+    );
+    assert_eq!(of(WorkerTls::Off), off);
+    let permissive = (
+        vec![named("http", 8000), named("https", 8443)],
+        told("8000", "8443"),
+        files.clone(),
+        https.clone(),
+        port("https"),
+        secrets.clone(),
+    );
+    assert_eq!(of(WorkerTls::Permissive), permissive);
+    let strict = (
+        vec![named("https", 8443)],
+        told("8443", ""),
+        files,
+        https,
+        port("https"),
+        secrets,
+    );
+    assert_eq!(of(WorkerTls::Strict), strict);
+}
+
+/// So that a release that brings TLS changes a few Models at a time.
+#[test]
+fn that_workers_speak_tls_is_no_wish_of_the_model() {
+    let (off, strict) = (simple(), speaking(WorkerTls::Strict));
+    assert_eq!(asked(&off, COMMIT), asked(&strict, COMMIT));
+    assert_ne!(workers_of(&off).digest(), workers_of(&strict).digest());
+}
+
+#[test]
+fn a_service_has_a_port_for_each_thing_that_pods_may_speak() {
+    let of = |worker_tls: WorkerTls| {
+        let plan = speaking(worker_tls);
+        let ports = service(&plan, None).spec.unwrap().ports.unwrap();
+        let ports = ports.into_iter().map(|p| {
+            let IntOrString::String(target) = p.target_port.unwrap() else {
+                unreachable!("it is a name");
+            };
+            format!("{}:{}->{target}", p.name.unwrap(), p.port)
+        });
+        (ports.collect::<Vec<_>>().join(" "), url(&plan))
+    };
+    let plain = "http://smollm2.default.svc:8000/v1".to_owned();
+    let both = "http:8000->http https:8443->https".to_owned();
+    assert_eq!(
+        of(WorkerTls::Off),
+        ("http:8000->http".to_owned(), plain.clone())
+    );
+    assert_eq!(of(WorkerTls::Permissive), (both.clone(), plain));
+    // Pods of before may still speak plain HTTP alone.
+    let tls = "https://smollm2.default.svc:8443/v1".to_owned();
+    assert_eq!(of(WorkerTls::Strict), (both, tls));
+}
+
+#[test]
+fn a_certificate_is_made_anew_for_what_it_lacks_and_for_no_other_reason() {
+    use std::time::{Duration, SystemTime};
+
+    use hyprstream_tls::Authority;
+
+    let plan = speaking(WorkerTls::Strict);
+    let now = SystemTime::now();
+    let authority = |name| Authority::generate(name, now, 4 * tls::LIFE).unwrap();
+    let (signer, other) = (authority("one"), authority("two"));
+    let issued = signer.issue(&tls::names(&plan), now, tls::LIFE).unwrap();
+    let secret = tls::secret(&plan, &issued, &signer);
+    let due = |secret: &_, signer: &_, now| tls::due(&plan, secret, signer, now);
+
+    let at = due(&secret, &signer, now).unwrap();
+    let day = Duration::from_hours(24);
+    assert!(
+        at > now + 59 * day && at < now + 61 * day,
+        "two thirds of 90 days"
+    );
+    assert_eq!(due(&secret, &signer, at - day), Ok(at));
+    assert!(due(&secret, &signer, at).is_err());
+    assert_eq!(due(&secret, &other, now), Err("another authority signs"));
+
+    let mut renamed = plan.clone();
+    renamed.name = "other".into();
+    let found = tls::due(&renamed, &secret, &signer, now);
+    assert_eq!(found, Err("it is for other names"));
+
+    let change = |change: &dyn Fn(&mut std::collections::BTreeMap<String, _>)| {
+        let mut secret = secret.clone();
+        change(secret.data.as_mut().unwrap());
+        due(&secret, &signer, now)
+    };
+    assert_eq!(
+        change(&|data| drop(data.remove("tls.key"))),
+        Err("its Secret lacks it")
+    );
+    let garbage = k8s_openapi::ByteString(b"no PEM".to_vec());
+    assert_eq!(
+        change(&|data| drop(data.insert("tls.crt".into(), garbage.clone()))),
+        Err("it cannot be used")
+    );
+    let another = signer.issue(&tls::names(&plan), now, tls::LIFE).unwrap();
+    let key = k8s_openapi::ByteString(another.key.into_bytes());
+    assert_eq!(
+        change(&|data| drop(data.insert("tls.key".into(), key.clone()))),
+        Err("it cannot be used")
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     adapter::validate::Base,
     args::{Images, PullPolicy},
-    policy::{MasterKey, Policy},
+    policy::{MasterKey, Policy, WorkerTls},
     training::validate::{Invalid, validate},
 };
 
@@ -40,6 +40,7 @@ fn planned(spec: &Value, labels: &Value) -> Result<Plan, Invalid> {
     let policy = Policy {
         insecure_hosts: vec![],
         keys: MasterKey::open(file.path().to_owned()).unwrap(),
+        worker_tls: WorkerTls::Off,
     };
     validate(&job, Base::Model(&model), &images, &policy)
 }
