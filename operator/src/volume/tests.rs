@@ -49,6 +49,7 @@ fn a_volume_that_is_written_to_is_for_one_pod_and_has_a_capacity() {
             },
             "csi": {
                 "driver": "csi.hyprstream.io",
+                "nodeStageSecretRef": {"name": format!("{claim}-word"), "namespace": "default"},
                 "readOnly": false,
                 "volumeAttributes": {
                     "hyprstream.io/capacity": "2147483648",

@@ -201,10 +201,11 @@ fn pods(here: &Training, job: &Object) -> Result<usize> {
     let of = ["-n", &job.namespace, "pods", "-l", &selector];
     let list = here.tiny.cluster.get(&of)?;
     let all = list["items"].as_array().into_iter().flatten();
-    let phase = |pod: &&serde_json::Value| pod["status"]["phase"].as_str().unwrap_or_default();
-    Ok(all
-        .filter(|pod| !["Succeeded", "Failed"].contains(&phase(pod)))
-        .count())
+    let has_ended = |pod: &serde_json::Value| {
+        let phase = pod["status"]["phase"].as_str().unwrap_or_default();
+        ["Succeeded", "Failed"].contains(&phase)
+    };
+    Ok(all.filter(|pod| !has_ended(pod)).count())
 }
 
 #[test]
