@@ -122,13 +122,13 @@ async fn an_empty_namespace_gets_all_three_and_whoever_waits_hears_of_the_bundle
         .await;
     let secret = kept.cluster.get(SECRETS, "system", REGISTRY).unwrap();
     assert_eq!(secret["type"], "kubernetes.io/tls");
-    let gauge = |name: &str| {
-        kept.metrics
-            .certificate_ends
-            .with_label_values(&[name])
-            .get()
+    let ends = |kept: &Kept, name: &str| {
+        let gauge = &kept.metrics.certificate_ends;
+        gauge.with_label_values(&[name]).get()
     };
-    assert!(gauge("authority") > gauge("registry") && gauge("registry") > 0);
+    // Told at the look after the last write.
+    kept.until("the figure", |k| ends(k, "registry") > 0).await;
+    assert!(ends(&kept, "authority") > ends(&kept, "registry"));
     let writes = kept.cluster.writes().len();
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(

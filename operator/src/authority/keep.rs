@@ -125,7 +125,8 @@ impl Keeper {
             if is_sound {
                 self.tell(&seen);
             }
-            if let Step::Rest { .. } = step {
+            if let Step::Rest { until } = step {
+                tracing::trace!(?until, "nothing to do for the certificates");
                 return Ok(());
             }
             self.take(step, &seen, found, now).await?;
