@@ -17,6 +17,7 @@ mod rights;
 mod rollout;
 mod serving;
 mod sharing;
+mod tls;
 mod training;
 mod written;
 
