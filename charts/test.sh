@@ -96,10 +96,27 @@ if grep -q -e 'hyprstream-trust' -e 'tls-cert' -e 'hyprstream-ca' -e 'https://hy
     exit 1
 fi
 
+echo "== TLS of workers"
+tls="--set tls.enabled=true --set serviceMonitor.enabled=true"
+helm template hyprstream "$chart" $tls --set tls.workers=auto > "$out/strict.yaml"
+for part in '--worker-tls=strict' '--worker-ca-file=/etc/hyprstream-trust/ca.crt' \
+    'serverName: workers.hyprstream.internal'; do
+    if ! grep -q -e "$part" "$out/strict.yaml"; then
+        echo "with TLS to workers, $part is missing" >&2
+        exit 1
+    fi
+done
+helm template hyprstream "$chart" $tls > "$out/off.yaml"
+if grep -q -e '--worker-ca-file' -e 'serverName: workers' "$out/off.yaml" \
+    || ! grep -q -e '--worker-tls=off' "$out/off.yaml"; then
+    echo "workers speak TLS though nobody asked for it" >&2
+    exit 1
+fi
+
 echo "== values that must be refused"
 for wrong in gateway.replicas=many gatway.replicas=1 ingress.controller=caddy \
     images.pullPolicy=Sometimes httpRoute.enabled=true csi.stateDir=relative registry.extraArgs[0]=x \
-    registry.allowUpstreams[0]=http://host/ registry.kubernetesTokens.audience= tls.acceptPlain=maybe tls.overlap=soon networkPolicy.apiServer[0]=host operator.allowInsecureCredentials[0]=http://host; do
+    registry.allowUpstreams[0]=http://host/ registry.kubernetesTokens.audience= tls.acceptPlain=maybe tls.workers=maybe tls.workers=strict tls.overlap=soon networkPolicy.apiServer[0]=host operator.allowInsecureCredentials[0]=http://host; do
     if helm template hyprstream "$chart" --set "$wrong" > "$out/refused" 2>&1; then
         echo "--set $wrong was accepted" >&2
         exit 1

@@ -6,6 +6,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use hyprstream_api::Device;
 use hyprstream_telemetry::LogFormat;
 
+use crate::policy::WorkerTls;
+
 /// Makes the commits that Models name answer requests.
 #[derive(Debug, Parser)]
 #[command(name = "hyprstream-operator", version)]
@@ -72,6 +74,10 @@ pub struct RunArgs {
     /// Images of the workers.
     #[command(flatten)]
     pub images: Images,
+    /// Whether workers speak TLS: off, permissive (and plain HTTP on another port) or strict. Needs
+    /// --certificate-names, since the certificates are of the same authority.
+    #[arg(long, env = "HYPRSTREAM_WORKER_TLS", value_enum, default_value_t)]
+    pub worker_tls: WorkerTls,
     /// How many Models change their workers at a time because this release or its images make
     /// other ones. What a Model or its source asks for waits for nobody.
     #[arg(long, env = "HYPRSTREAM_ROLLOUTS_AT_ONCE", default_value = "4")]

@@ -174,8 +174,8 @@ pub struct Operator {
     pub namespaces: Vec<String>,
     /// How many Models change their workers at a time because the operator is another one.
     pub rollouts_at_once: usize,
-    /// Who signs the certificates of workers, and whose word is taken for workers; `None` where they
-    /// speak no TLS.
+    /// Who signs the certificates of workers, and whose word is taken for workers; `None` where the
+    /// keeper of [`certificates`](Self::certificates) says it, or workers speak no TLS.
     pub signer: Option<(Signer, Trust)>,
     /// The certificates that are kept, and who is told whom to trust; `None` where nothing of ours
     /// speaks TLS.
@@ -220,9 +220,11 @@ impl Operator {
         let turns = Arc::new(Turns::new(self.rollouts_at_once));
         let wake = Arc::new(Notify::new());
         let policy = Arc::new(self.policy);
-        let (signer, trust) = self
-            .signer
-            .map_or_else(|| (None, Trust::shared()), |(s, t)| (Some(s), t));
+        let (mut signer, trust) = match (self.signer, &self.certificates) {
+            (Some((signer, trust)), _) => (Some(signer), trust),
+            (None, Some((_, trust))) => (None, trust.clone()),
+            (None, None) => (None, Trust::shared()),
+        };
         let asker = match Asker::new(self.asking, policy.clone(), &trust) {
             Ok(asker) => Arc::new(asker),
             Err(error) => {
@@ -237,6 +239,7 @@ impl Operator {
             let (client, metrics) = (self.client.clone(), self.metrics.clone());
             let keeper = Keeper::new(settings, client, recorder.clone(), metrics, trust);
             let mut heard = keeper.published();
+            signer.get_or_insert_with(|| keeper.signer());
             side.spawn(keeper.run());
             // Nothing can be asked of the registry before, and nothing said of it to pods.
             tokio::select! {
@@ -451,7 +454,7 @@ fn policy(args: &RunArgs) -> anyhow::Result<Policy> {
     Ok(Policy {
         insecure_hosts: args.allow_insecure_credentials.clone(),
         keys: MasterKey::open(args.worker_master_key_file.clone())?,
-        worker_tls: WorkerTls::Off,
+        worker_tls: args.worker_tls,
     })
 }
 
@@ -469,6 +472,9 @@ fn certificates(args: &RunArgs) -> anyhow::Result<Option<authority::Settings>> {
             args.registry_url
         ),
         _ => {}
+    }
+    if args.worker_tls != WorkerTls::Off && !has_names {
+        bail!("--worker-tls needs certificates, which are made with --certificate-names");
     }
     Ok(has_names.then(|| authority::Settings {
         namespace: args.namespace.clone(),

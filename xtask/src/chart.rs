@@ -47,7 +47,9 @@ pub(crate) fn values(images: &ProjectImages, local: bool) -> Value {
     values["operator"]["allowInsecureCredentials"] =
         json!([format!("hyprstream-registry.{NAMESPACE}.svc")]);
     // So that a test sees a rotation; and nobody of before is left here.
-    values["tls"] = json!({"enabled": TLS, "overlap": "2m", "acceptPlain": "false"});
+    let workers = if TLS { "strict" } else { "off" };
+    values["tls"] =
+        json!({"enabled": TLS, "overlap": "2m", "acceptPlain": "false", "workers": workers});
     if local {
         values["gateway"]["fineTuning"] =
             json!({"enabled": true, "existingSecret": FINE_TUNING_KEYS});

@@ -88,6 +88,30 @@ true
 {{- end -}}
 {{- end }}
 
+{{/*
+Whether workers speak TLS: off, permissive or strict. auto: strict, but permissive in the upgrade that
+has them speak it, which the operator of before tells, so that gateways of before go on.
+*/}}
+{{- define "hyprstream.workerTls" -}}
+{{- if not .Values.tls.enabled -}}
+{{- if has .Values.tls.workers (list "permissive" "strict") -}}
+{{- fail "tls.workers needs tls.enabled: the certificates of workers are of the same authority" -}}
+{{- end -}}
+off
+{{- else if ne .Values.tls.workers "auto" -}}
+{{ .Values.tls.workers }}
+{{- else -}}
+{{- $mode := "strict" -}}
+{{- with lookup "apps/v1" "Deployment" .Release.Namespace "hyprstream-operator" -}}
+{{- $args := (first .spec.template.spec.containers).args | default list -}}
+{{- if not (regexMatch "--worker-tls=(permissive|strict)" (join " " $args)) -}}
+{{- $mode = "permissive" -}}
+{{- end -}}
+{{- end -}}
+{{ $mode }}
+{{- end -}}
+{{- end }}
+
 {{/* The volume with the authorities that the operator keeps, its mount, and the flag for the file. */}}
 {{- define "hyprstream.trustVolume" -}}
 {{- if .Values.tls.enabled -}}

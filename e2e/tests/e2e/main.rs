@@ -18,6 +18,7 @@ mod rights;
 mod rollout;
 mod serving;
 mod sharing;
+mod tls;
 mod training;
 mod written;
 

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use hyprstream_e2e::{Chat, Cluster, run};
 use serde_json::Value;
 
-use crate::{PATIENCE, Tiny, tiny_spec};
+use crate::{PATIENCE, Tiny, tiny_spec, tls};
 
 #[test]
 fn s01_the_openai_client_streams_paris_and_every_place_names_one_commit() -> Result<()> {
@@ -66,9 +66,14 @@ fn s01_both_ids_are_accepted_and_an_unknown_one_is_not_found() -> Result<()> {
         assert_eq!(answer.completion_tokens, 4);
     }
     // Past the gateway nobody is answered but probes and scrapers.
+    let service = if tls::is_spoken(&solo)? {
+        "https:solo:8443"
+    } else {
+        "solo:8000"
+    };
     for (path, expected) in [("v1/models", false), ("load", false), ("health", true)] {
         let path = format!(
-            "/api/v1/namespaces/{}/services/solo:8000/proxy/{path}",
+            "/api/v1/namespaces/{}/services/{service}/proxy/{path}",
             tiny.namespace.name
         );
         let output = tiny.cluster.try_kubectl(&["get", "--raw", &path])?;

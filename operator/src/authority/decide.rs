@@ -123,6 +123,18 @@ pub(super) fn decide(seen: &Seen, names: &Names, overlap: Duration, now: SystemT
     }
 }
 
+/// Who may sign now, so that everybody believes what is signed.
+pub(super) fn signer(seen: &Seen, overlap: Duration, now: SystemTime) -> Option<&Authority> {
+    let current = seen
+        .current
+        .as_ref()
+        .filter(|a| a.facts().not_after > now)?;
+    let trusted = seen.bundle.iter().find(|t| is_of(t, current))?;
+    let settled = trusted.since.unwrap_or(now) + overlap;
+    // Nobody who could believe another is there where this is alone.
+    (seen.bundle.len() == 1 || settled <= now).then_some(current)
+}
+
 /// When the registry's certificate is to be made anew, or why now.
 fn due(
     seen: &Seen,

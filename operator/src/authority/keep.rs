@@ -16,12 +16,13 @@ use tokio::sync::watch;
 
 use super::{
     AUTHORITY_LIFE, LIFE, Settings,
-    decide::{Seen, Step, decide},
+    decide::{self, Seen, Step, decide},
     objects::{self, AUTHORITY, OPAQUE, REGISTRY, TLS, TRUST},
 };
 use crate::{
     chain,
     metrics::Metrics,
+    model::Signer,
     reporting::events::{Event, Recorder},
 };
 
@@ -57,6 +58,7 @@ pub struct Keeper {
     metrics: Metrics,
     trust: Trust,
     published: watch::Sender<Option<String>>,
+    signer: watch::Sender<Option<Authority>>,
 }
 
 /// The objects as they were found.
@@ -83,12 +85,18 @@ impl Keeper {
             metrics,
             trust,
             published,
+            signer: watch::Sender::new(None),
         }
     }
 
     /// Hears of the bundle.
     pub fn published(&self) -> Published {
         self.published.subscribe()
+    }
+
+    /// Hears of who may sign.
+    pub fn signer(&self) -> Signer {
+        self.signer.subscribe()
     }
 
     /// Looks again and again; never ends by itself.
@@ -124,6 +132,7 @@ impl Keeper {
             let is_sound = !seen.bundle.is_empty() && !matches!(step, Step::Publish { .. });
             if is_sound {
                 self.tell(&seen);
+                self.tell_signer(decide::signer(&seen, self.settings.overlap, now));
             }
             if let Step::Rest { until } = step {
                 tracing::trace!(?until, "nothing to do for the certificates");
@@ -207,6 +216,17 @@ impl Keeper {
                 Ok(())
             }
         }
+    }
+
+    fn tell_signer(&self, signer: Option<&Authority>) {
+        let of = |authority: Option<&Authority>| authority.map(|a| a.issued().clone());
+        self.signer.send_if_modified(|known| {
+            let is_other = of(known.as_ref()) != of(signer);
+            if is_other {
+                *known = signer.cloned();
+            }
+            is_other
+        });
     }
 
     /// Tells who waits for it what there is now.
