@@ -295,17 +295,17 @@ async fn certificates_and_their_authority_change_under_streams() {
     let new = authority();
     let steps: [(&str, &dyn Fn()); 5] = [
         ("another leaf", &|| {
-            *worker.shown.lock() = config(&issue(&old, "a", "m"))
+            *worker.shown.lock() = config(&issue(&old, "a", "m"));
         }),
         ("both authorities", &|| {
-            trusted.set(&trust(&[&new, &old])).unwrap()
+            trusted.set(&trust(&[&new, &old])).unwrap();
         }),
         ("a leaf of the new", &|| {
-            *worker.shown.lock() = config(&issue(&new, "a", "m"))
+            *worker.shown.lock() = config(&issue(&new, "a", "m"));
         }),
         ("the new alone", &|| trusted.set(&trust(&[&new])).unwrap()),
         ("a leaf of that", &|| {
-            *worker.shown.lock() = config(&issue(&new, "a", "m"))
+            *worker.shown.lock() = config(&issue(&new, "a", "m"));
         }),
     ];
     let answered = Arc::new(AtomicUsize::new(0));

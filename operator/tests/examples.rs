@@ -13,7 +13,7 @@ type Example = (String, Value);
 
 /// Objects of our kinds in a text, those in Markdown in fences of their own or behind `<<EOF`.
 fn examples(name: &str, text: &str) -> Vec<Example> {
-    let is_yaml = name.ends_with(".yaml");
+    let is_yaml = Path::new(name).extension() == Some("yaml".as_ref());
     let mut documents = vec![String::new()];
     let mut is_inside = is_yaml;
     for line in text.lines() {

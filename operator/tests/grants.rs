@@ -64,12 +64,11 @@ fn is_granted(world: &World) -> bool {
         }
         let grant = grants.get(csi["volumeHandle"].as_str().unwrap())?;
         let attributes = &csi["volumeAttributes"];
-        let opens = match attributes["hyprstream.io/adapters"].as_str() {
-            Some(model) => Opens::Adapters(model.parse().unwrap()),
-            None => {
-                let repository = attributes["hyprstream.io/repository"].as_str().unwrap();
-                Opens::Repository(repository.to_owned())
-            }
+        let opens = if let Some(model) = attributes["hyprstream.io/adapters"].as_str() {
+            Opens::Adapters(model.parse().unwrap())
+        } else {
+            let repository = attributes["hyprstream.io/repository"].as_str().unwrap();
+            Opens::Repository(repository.to_owned())
         };
         Some(grant.opens == opens && grant.words.contains(&word(&secret)?.hash()))
     };

@@ -67,7 +67,9 @@ impl Adapters {
                 // Nobody is let in. A volume may bring another word, or a grant be put right.
                 tokio::select! {
                     () = tokio::time::sleep(TRY_AGAIN) => {
-                        followed.values().for_each(|followed| followed.access.try_again());
+                        for followed in followed.values() {
+                            followed.access.try_again();
+                        }
                     }
                     () = self.followed.woken.notified() => {}
                 }

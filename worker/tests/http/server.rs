@@ -77,11 +77,11 @@ impl Server {
 
     pub(crate) async fn with(setup: Setup) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        Self::on(listener.into(), setup).await
+        Self::on(listener.into(), setup)
     }
 
     /// The same on these listeners; the client is one for plain HTTP.
-    pub(crate) async fn on(listeners: Listeners, setup: Setup) -> Self {
+    pub(crate) fn on(listeners: Listeners, setup: Setup) -> Self {
         let provenance = setup.manifest.then(|| Provenance {
             repository: "https://example.org/m.git".into(),
             reference: Some("main".into()),

@@ -77,7 +77,7 @@ impl Made {
     }
 
     async fn serve(&self, setup: Setup) -> Server {
-        let mut server = Server::on(self.listen().await, setup).await;
+        let mut server = Server::on(self.listen().await, setup);
         server.client = self.client(&server);
         let name = worker_tls::name("default", "fake");
         server.url = format!("https://{name}:{}", server.address().port());
@@ -139,7 +139,7 @@ async fn an_abandoned_stream_ends_at_the_worker() {
 #[tokio::test]
 async fn who_speaks_plain_http_is_told_so() {
     let made = Made::new();
-    let server = Server::on(made.listen().await, Setup::default()).await;
+    let server = Server::on(made.listen().await, Setup::default());
     let url = format!("http://{}/v1/completions", server.address());
     let plain = plain_client();
     let answer = plain.post(&url).json(&body(1)).send().await.unwrap();

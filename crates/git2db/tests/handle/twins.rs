@@ -188,7 +188,7 @@ impl Twins {
                 let Ok(tip) = us.handle.branch_tip(name) else {
                     return String::new();
                 };
-                let ours = merged(us.tree.merge(&tip, &Merge::new(metadata("Merge"))));
+                let ours = merged(&us.tree.merge(&tip, &Merge::new(metadata("Merge"))));
                 let theirs = stock(they, &["merge", "-q", "-m", "Merge", tip.as_str()]);
                 if !theirs {
                     stock(they, &["merge", "--abort"]);
@@ -270,7 +270,7 @@ fn remote(desk: &Desk) -> RemoteUrl {
 }
 
 /// Also histories that are unrelated, since the first commit was amended, are not merged.
-fn merged<E>(result: Result<Merged, E>) -> bool {
+fn merged<E>(result: &Result<Merged, E>) -> bool {
     !matches!(result, Err(_) | Ok(Merged::Conflicts(_)))
 }
 
