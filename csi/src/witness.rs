@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use hyprstream_contract::persistent_volumes::{KnownVolumes, VOLUMES_PATH, VolumesRequest};
+use hyprstream_tls::Trust;
 use tonic::async_trait;
 
 use crate::registry_api::RegistryApi;

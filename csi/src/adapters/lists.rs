@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use hyprstream_contract::adapters::{AdapterList, CHANGES_PATH, ChangesRequest, ModelName};
+use hyprstream_tls::Trust;
 use serde::Deserialize;
 use tonic::async_trait;
 
