@@ -55,7 +55,8 @@ pub(crate) struct Answer {
 
 impl Client {
     pub(crate) fn new(endpoint: &str, key: Option<String>, model: String) -> Result<Self, Failure> {
-        let tls = system_client_config().map_err(|error| Failure::failed(chain(&error)))?;
+        let tls = hyprstream_tls::system_client_config()
+            .map_err(|error| Failure::failed(chain(&error)))?;
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .build()
