@@ -21,10 +21,17 @@ pub(crate) const NAMESPACE: &str = "hyprstream-system";
 /// Secret with the registry's tokens, and the key of the one that may push anywhere.
 pub(crate) const KEYS: (&str, &str) = ("hyprstream-registry-keys", "admin-token");
 
-/// Whether the release's parts speak TLS.
-pub(crate) const TLS: bool = false;
+/// Whether the release's parts speak TLS: where `HYPRSTREAM_LOCAL_TLS` is `true`. All commands of one
+/// cluster must have it alike.
+pub(crate) fn tls() -> bool {
+    std::env::var("HYPRSTREAM_LOCAL_TLS").is_ok_and(|value| value == "true")
+}
+
 /// How the registry is called, and at which port of its Service.
-pub(crate) const REGISTRY: (&str, u16) = if TLS { ("https", 443) } else { ("http", 80) };
+pub(crate) fn registry() -> (&'static str, u16) {
+    if tls() { ("https", 443) } else { ("http", 80) }
+}
+
 /// ConfigMap with the authorities by which the registry is trusted.
 pub(crate) const TRUST: &str = "hyprstream-trust";
 
@@ -47,9 +54,9 @@ pub(crate) fn values(images: &ProjectImages, local: bool) -> Value {
     values["operator"]["allowInsecureCredentials"] =
         json!([format!("hyprstream-registry.{NAMESPACE}.svc")]);
     // So that a test sees a rotation; and nobody of before is left here.
-    let workers = if TLS { "strict" } else { "off" };
+    let workers = if tls() { "strict" } else { "disabled" };
     values["tls"] =
-        json!({"enabled": TLS, "overlap": "2m", "acceptPlain": "false", "workers": workers});
+        json!({"enabled": tls(), "overlap": "2m", "acceptPlain": "false", "workers": workers});
     if local {
         values["gateway"]["fineTuning"] =
             json!({"enabled": true, "existingSecret": FINE_TUNING_KEYS});
@@ -174,7 +181,7 @@ pub(crate) fn registry_token(target: &Target) -> Result<String> {
 /// Writes the authorities by which the registry is trusted into a file, and returns its path: for
 /// git and git-lfs in `GIT_SSL_CAINFO`.
 pub(crate) fn registry_ca(target: &Target) -> Result<Option<PathBuf>> {
-    if !TLS {
+    if !tls() {
         return Ok(None);
     }
     let bundle = proc::output(target.kubectl().args([

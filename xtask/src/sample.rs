@@ -97,7 +97,7 @@ pub(crate) fn push(
     let Access { token, ca } = access;
     let url = format!(
         "{}://{address}/git/default/{name}.git",
-        crate::chart::REGISTRY.0
+        crate::chart::registry().0
     );
     // In a header, so that neither a command line nor the repository's configuration has it.
     let header = format!(

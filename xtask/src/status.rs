@@ -62,7 +62,7 @@ fn one(cache: &Cache, cluster: &Cluster, spec: &crate::cluster::Spec) -> bool {
     ));
     say(format_args!(
         "  registry    {}://127.0.0.1:{}",
-        crate::chart::REGISTRY.0,
+        crate::chart::registry().0,
         spec.registry_port
     ));
     say(format_args!("  logs        {}", cluster.logs().display()));

@@ -221,7 +221,7 @@ impl Up<'_> {
         let commit = sample::push(&repository, sample::NAME, registry, &access, &log)?;
         step.done(&format!(
             "{}://{registry}/git/default/{}.git {}",
-            chart::REGISTRY.0,
+            chart::registry().0,
             sample::NAME,
             &commit[..12]
         ));
@@ -240,7 +240,7 @@ impl Up<'_> {
         let commit = sample::push(&repository, sample::ADAPTER, registry, &access, &log)?;
         step.done(&format!(
             "{}://{registry}/git/default/{}.git {}",
-            chart::REGISTRY.0,
+            chart::registry().0,
             sample::ADAPTER,
             &commit[..12]
         ));
@@ -307,10 +307,10 @@ impl Up<'_> {
             self.how_to_ask(&format!("http://127.0.0.1:{}", spec.ingress_port));
             say(format_args!(
                 "\n  The registry takes pushes at {}://127.0.0.1:{}/git/NAMESPACE/NAME.git",
-                chart::REGISTRY.0,
+                chart::registry().0,
                 spec.registry_port
             ));
-            if chart::TLS {
+            if chart::tls() {
                 say(format_args!(
                     "  (export GIT_SSL_CAINFO={})",
                     cluster.dir().join("registry-ca.crt").display()
@@ -388,7 +388,7 @@ impl Up<'_> {
         self.install(&target, &images, &mut steps, false)?;
         if !self.args.no_sample {
             let service = |name: &str, port| Forward::open(&target, chart::NAMESPACE, name, port);
-            let registry = service("hyprstream-registry", chart::REGISTRY.1)?;
+            let registry = service("hyprstream-registry", chart::registry().1)?;
             let gateway = service("hyprstream-gateway", 80)?;
             let address = format!("127.0.0.1:{}", registry.port);
             self.sample(&target, &address, gateway.port, &mut steps)?;

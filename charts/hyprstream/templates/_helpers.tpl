@@ -98,6 +98,8 @@ has them speak it, which the operator of before tells, so that gateways of befor
 {{- fail "tls.workers needs tls.enabled: the certificates of workers are of the same authority" -}}
 {{- end -}}
 off
+{{- else if eq .Values.tls.workers "disabled" -}}
+off
 {{- else if ne .Values.tls.workers "auto" -}}
 {{ .Values.tls.workers }}
 {{- else -}}

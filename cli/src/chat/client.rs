@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
-use hyprstream_tls::system_client_config;
 use serde_json::{Value, json};
 
 use super::events::Events;

@@ -30,11 +30,8 @@ use super::{
 };
 use crate::proc;
 
-/// Name and port of the Service that the host's registry port leads to.
-const REGISTRY: (&str, u16) = (
-    "hyprstream-registry.hyprstream-system.svc.cluster.local",
-    crate::chart::REGISTRY.1,
-);
+/// Name of the Service that the host's registry port leads to.
+const REGISTRY: &str = "hyprstream-registry.hyprstream-system.svc.cluster.local";
 
 /// Runs the cluster until it is killed.
 pub(crate) fn supervise(cluster: &Cluster) -> Result<()> {
@@ -398,7 +395,7 @@ fn inside(place: &Namespaces, program: &str, args: &[&str]) -> Result<()> {
 fn registry() -> Option<SocketAddrV4> {
     let server = SocketAddr::from((CONTROL_PLANE_IP, 53));
     Some(SocketAddrV4::new(
-        dns::lookup(server, REGISTRY.0)?,
-        REGISTRY.1,
+        dns::lookup(server, REGISTRY)?,
+        crate::chart::registry().1,
     ))
 }

@@ -143,7 +143,7 @@ impl Suites<'_> {
                     "HYPRSTREAM_E2E_REGISTRY",
                     format!(
                         "{}://127.0.0.1:{}",
-                        crate::chart::REGISTRY.0,
+                        crate::chart::registry().0,
                         spec.registry_port
                     ),
                 )
