@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    fmt::Write as _,
     net::IpAddr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -16,7 +17,7 @@ use time::OffsetDateTime;
 use crate::{Facts, MakeError, TlsError, Trust, pem};
 
 /// Clocks of nodes differ: a certificate counts from this long before it was made.
-const SKEW: Duration = Duration::from_mins(60);
+const SKEW: Duration = Duration::from_hours(1);
 
 /// Whom a certificate is for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,10 +61,11 @@ impl Authority {
     /// It cannot be made.
     pub fn generate(name: &str, now: SystemTime, life: Duration) -> Result<Self, MakeError> {
         let key = new_key()?;
-        let tag: String = key.public_key_raw()[1..9]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let mut tag = String::new();
+        for byte in &key.public_key_raw()[1..9] {
+            // Writing to a String cannot fail.
+            let _ = write!(tag, "{byte:02x}");
+        }
         let mut params = params(now, now + life)?;
         params.distinguished_name = common_name(&format!("{name} {tag}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));

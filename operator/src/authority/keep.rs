@@ -242,20 +242,17 @@ impl Keeper {
 
     /// A line in the log and an event. `wrong` is what was the matter with what was there before.
     async fn say(&self, name: &'static str, what: &str, wrong: Option<String>) {
-        let event = match &wrong {
-            Some(wrong) => {
-                tracing::warn!(
-                    name,
-                    what,
-                    wrong,
-                    "made certificates anew: those that were there could not be used"
-                );
-                Event::warning(REPLACED, "Replace", &format!("{what}; before, {wrong}"))
-            }
-            None => {
-                tracing::info!(name, what, "made certificates");
-                Event::normal(ISSUED, "Issue", what)
-            }
+        let event = if let Some(wrong) = &wrong {
+            tracing::warn!(
+                name,
+                what,
+                wrong,
+                "made certificates anew: those that were there could not be used"
+            );
+            Event::warning(REPLACED, "Replace", &format!("{what}; before, {wrong}"))
+        } else {
+            tracing::info!(name, what, "made certificates");
+            Event::normal(ISSUED, "Issue", what)
         };
         let kind = if name == TRUST { "ConfigMap" } else { "Secret" };
         let about = ObjectReference {

@@ -13,7 +13,7 @@ use super::{
     objects, *,
 };
 
-const OVERLAP: Duration = Duration::from_mins(60);
+const OVERLAP: Duration = Duration::from_hours(1);
 /// How old what a part has may be.
 const LAG: Duration = Duration::from_mins(10);
 const DAY: Duration = Duration::from_hours(24);
@@ -34,7 +34,7 @@ struct World {
 impl World {
     fn new() -> Self {
         Self {
-            now: UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+            now: UNIX_EPOCH + Duration::from_hours(500_000),
             names: names(&[
                 "registry".into(),
                 "registry.ns.svc".into(),
@@ -280,10 +280,11 @@ fn a_bundle_that_somebody_edited_is_written_anew_without_strangers() {
     world.settle();
     let good = world.bundle.clone();
     let stranger = Authority::generate("stranger", world.now, LIFE).unwrap();
-    let mut edits: Vec<fn(&mut String, &str)> = Vec::new();
-    edits.push(|text, stranger| text.push_str(stranger));
-    edits.push(|text, _| text.push_str("nonsense"));
-    edits.push(|text, _| text.clear());
+    let edits: [fn(&mut String, &str); 3] = [
+        String::push_str,
+        |text, _| text.push_str("nonsense"),
+        |text, _| text.clear(),
+    ];
     for edit in edits {
         let data = world.bundle.as_mut().unwrap().data.as_mut().unwrap();
         edit(
