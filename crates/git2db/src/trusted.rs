@@ -62,9 +62,9 @@ mod tests {
             endpoint
         };
         assert!(known("https://trusted.example/other"));
-        assert!(known("https://TRUSTED.example:443/"));
-        assert!(!known("https://trusted.example:444/"));
-        assert!(!known("http://trusted.example:443/"));
-        assert!(!known("https://example/"));
+        assert!(known("https://TRUSTED.example:443/a"));
+        assert!(!known("https://trusted.example:444/a"));
+        assert!(!known("http://trusted.example:443/a"));
+        assert!(!known("https://example/a"));
     }
 }
