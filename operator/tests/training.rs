@@ -25,6 +25,11 @@ const CHILDREN: [&str; 6] = [
 ];
 const LABEL: &str = "hyprstream.io/training-job";
 
+/// How many of a kind a job has: beside its own key there is the word of its volume.
+fn expected(resource: &str) -> usize {
+    if resource == "v1/secrets" { 2 } else { 1 }
+}
+
 /// A Model `m` of which nothing runs, at [`A`] of `hyprstream://ns/m`.
 async fn model() -> World {
     let world = World::new().await;
@@ -99,9 +104,11 @@ async fn a_job_is_pinned_made_and_lets_go_of_its_volumes_when_it_ends() {
     // It is the Model's own.
     assert!(world.registry.forks().is_empty());
     for resource in CHILDREN {
-        // Beside its own key there is the word of its volume.
-        let expected = if resource == "v1/secrets" { 2 } else { 1 };
-        assert_eq!(of_training(&world, resource).len(), expected, "{resource}");
+        assert_eq!(
+            of_training(&world, resource).len(),
+            expected(resource),
+            "{resource}"
+        );
     }
     let role = &of_training(&world, "rbac.authorization.k8s.io/v1/roles")[0];
     assert_eq!(role["rules"][1]["resourceNames"], json!(["m"]));
@@ -291,7 +298,7 @@ async fn a_job_that_somebody_else_made_is_left_alone() {
         .wait("all else is there", || {
             CHILDREN[1..]
                 .iter()
-                .all(|r| of_training(&world, r).len() == 1)
+                .all(|r| of_training(&world, r).len() == expected(r))
         })
         .await;
     world.quiet().await;
