@@ -50,6 +50,10 @@ impl Worktree {
                     plan.insert(from.clone(), at(from)?);
                 }
             }
+            // A file that was taken out of the index and is there again is nobody's but the user's.
+            let is_known =
+                |path: &str| (0..4).any(|stage| index.get_path(Path::new(path), stage).is_some());
+            plan.retain(|path, entry| entry.is_some() || is_known(path));
         } else {
             let lost = lost(&local, &mut plan, &index);
             if !lost.is_empty() {
