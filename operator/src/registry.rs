@@ -76,8 +76,8 @@ pub enum RegistryError {
 }
 
 impl Registry {
-    /// A client of the registry at `url`, which is believed by `trust` where that is https. The token is read from its file for every call, so that
-    /// it may change.
+    /// A client of the registry at `url`, which is believed by `trust` where that is https. The
+    /// token is read from its file for every call, so that it may change.
     ///
     /// # Errors
     /// The HTTP client cannot be made.

@@ -106,8 +106,7 @@ pub(super) fn decide(seen: &Seen, names: &Names, overlap: Duration, now: SystemT
     }
     match due(seen, current, names, now) {
         Ok(at) => until = until.min(at),
-        // Nobody who could believe an older one is there where this is alone.
-        Err(why) if bundle.len() == 1 || settled(current) <= now => {
+        Err(why) if signer(seen, overlap, now).is_some() => {
             return Step::Issue {
                 why,
                 wrong: seen.leaf_wrong.clone(),
