@@ -19,6 +19,18 @@ use crate::server::{Server, Setup, parse, plain_client};
 
 const DAY: Duration = Duration::from_hours(24);
 
+/// A model whose steps take so many milliseconds.
+fn slow(millis: u64) -> Setup {
+    let fake = FakeOptions {
+        step_time: Duration::from_millis(millis),
+        ..FakeOptions::default()
+    };
+    Setup {
+        fake,
+        ..Setup::default()
+    }
+}
+
 /// Certificates as the operator makes them, in a folder as the kubelet does.
 struct Made {
     authority: Authority,
@@ -118,16 +130,7 @@ async fn answers_streams_and_keys_are_those_of_plain_http() {
 #[tokio::test]
 async fn an_abandoned_stream_ends_at_the_worker() {
     let made = Made::new();
-    let fake = FakeOptions {
-        step_time: Duration::from_millis(5),
-        ..FakeOptions::default()
-    };
-    let server = made
-        .serve(Setup {
-            fake,
-            ..Setup::default()
-        })
-        .await;
+    let server = made.serve(slow(5)).await;
     let mut answer = server.post("/v1/completions", &body(10_000)).await;
     assert!(answer.chunk().await.unwrap().is_some());
     let running = "vllm:num_requests_running";
@@ -182,16 +185,7 @@ async fn shown(made: &Made, server: &Server) -> SystemTime {
 #[tokio::test]
 async fn another_certificate_is_shown_without_an_end_of_streams() {
     let made = Made::new();
-    let fake = FakeOptions {
-        step_time: Duration::from_millis(20),
-        ..FakeOptions::default()
-    };
-    let server = made
-        .serve(Setup {
-            fake,
-            ..Setup::default()
-        })
-        .await;
+    let server = made.serve(slow(20)).await;
     let before = shown(&made, &server).await;
     let mut answer = server.post("/v1/completions", &body(400)).await;
     // Certificates count by the second.
