@@ -57,7 +57,7 @@ impl Ours {
     /// The time that a load route takes, median of as many as are loaded, the first left out.
     pub(super) fn adapter_load(&self, models: &Models<'_>, step: &Step) -> Result<Figure> {
         let server = self.with_adapters(models, step, LOADED)?;
-        let times = (0..=LOADED).map(|index| server_load(&server, index % LOADED));
+        let times = (0..=LOADED).map(|index| time_of_load(&server, index % LOADED));
         let times = times.collect::<Result<Vec<_>>>()?;
         server.stop()?;
         let times: Vec<_> = times.iter().skip(1).map(Duration::as_secs_f64).collect();
@@ -91,7 +91,7 @@ impl Ours {
             let loads = scope.spawn(|| {
                 let mut times = Vec::new();
                 while !is_over.load(Relaxed) {
-                    times.push(server_load(&server, times.len() % LOADED)?.as_secs_f64());
+                    times.push(time_of_load(&server, times.len() % LOADED)?.as_secs_f64());
                 }
                 Ok::<_, anyhow::Error>(times)
             });
@@ -160,7 +160,7 @@ fn request(index: usize) -> Value {
 }
 
 /// Loads an adapter, says how long that took, and unloads it.
-fn server_load(server: &Server, index: usize) -> Result<Duration> {
+fn time_of_load(server: &Server, index: usize) -> Result<Duration> {
     let request = request(index);
     let since = Instant::now();
     post(server, "load", &request)?;

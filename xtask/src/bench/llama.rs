@@ -22,11 +22,13 @@ use crate::{
     versions::{LLAMA_CPP, Wheel},
 };
 
+/// The only program that measures and takes adapters.
+const COMPLETION: &str = "llama-completion";
 /// Programs that are built.
 const PROGRAMS: [&str; 4] = [
     "llama-bench",
     "llama-batched-bench",
-    "llama-completion",
+    COMPLETION,
     "llama-quantize",
 ];
 /// What is not built: servers, tests, anything that needs the network.
@@ -106,9 +108,14 @@ impl Llama {
         let threads = self.threads.to_string();
         let run = |program: &str, arguments: &[&str]| {
             let once = || {
-                // llama-completion tells its figures on the standard error.
-                let mut command = super::peer("sh");
-                command.args(["-c", "exec \"$@\" 2>&1", "sh", "timeout"]);
+                // It tells its figures on the standard error.
+                let mut command = if program == COMPLETION {
+                    let mut shell = super::peer("sh");
+                    shell.args(["-c", "exec \"$@\" 2>&1", "sh", "timeout"]);
+                    shell
+                } else {
+                    super::peer("timeout")
+                };
                 command.args(["--kill-after=5", TIME_LIMIT_SECONDS]);
                 command.arg(self.programs.join(program));
                 command.arg("-m").arg(&file).args(["-t", &threads]);
@@ -160,7 +167,7 @@ impl Llama {
                 let arguments = ["--lora", adapter, "-p", &prompt, "-n", &tokens];
                 let more = ["--ignore-eos", "-no-cnv", "--temp", "0", "--perf"];
                 let samples = (0..REPEAT).map(|_| {
-                    let text = run("llama-completion", &[&arguments[..], &more].concat())?;
+                    let text = run(COMPLETION, &[&arguments[..], &more].concat())?;
                     completion_figure(&text)
                 });
                 let samples = samples.collect::<Result<Vec<_>>>()?;

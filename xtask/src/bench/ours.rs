@@ -24,9 +24,6 @@ const REPEAT: &str = "3";
 /// How long a server may take to be ready, and to end.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Our own figure that those with adapters are compared with.
-pub(super) const WITHOUT_ADAPTERS: &str = "without adapters";
-
 /// The worker's program and how it is run.
 pub(super) struct Ours {
     pub(super) program: PathBuf,
@@ -247,7 +244,7 @@ impl Ours {
         let without = ours / figure("ratio")?;
         Ok(Figure {
             ours,
-            other: Some((WITHOUT_ADAPTERS, without)),
+            other: Some(("without adapters", without)),
             report,
             ..Figure::default()
         })

@@ -244,38 +244,38 @@ fn with_adapters(sizes: &Sizes) -> Vec<Row> {
     };
     vec![
         row(
-            "adapter, decode B=1",
+            "adapter decode B=1 cost",
             work(1, decode, 1),
             &[],
             Bar::AtLeast(0.93),
         ),
         row(
-            "adapter, decode B=1, peer",
+            "adapter decode B=1 beside",
             work(1, decode, 1),
             &[Peer::Llama],
             Bar::AtLeast(1.1),
         ),
         row(
-            "adapters, decode B=8",
+            "adapters decode B=8",
             work(8, decode, 8),
             &[],
             Bar::AtLeast(0.9),
         ),
         row(
-            "adapters, decode B=32",
+            "adapters decode B=32",
             work(8, decode, 32),
             &[],
             Bar::AtLeast(0.9),
         ),
         row(
-            "adapter, prefill",
+            "adapter prefill",
             work(1, prefill, 1),
             &[],
             Bar::AtLeast(0.9),
         ),
         row("adapter load", Work::AdapterLoad, &[], Bar::AtMost(1.0)),
         row(
-            "adapter loads, p99 gap",
+            "adapter loads p99 gap",
             Work::AdapterLoads {
                 streams: 8,
                 tokens: 4 * sizes.tokens,
@@ -284,7 +284,7 @@ fn with_adapters(sizes: &Sizes) -> Vec<Row> {
             Bar::AtMost(2.0),
         ),
         row(
-            "adapter crowd, longest wait",
+            "adapter crowd longest wait",
             Work::AdapterCrowd {
                 adapters: sizes.adapters,
                 resident: 8,
