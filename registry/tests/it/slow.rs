@@ -157,8 +157,14 @@ fn an_upstream_that_drips_is_given_up_and_others_get_its_places() {
 #[test]
 fn a_download_of_lfs_objects_that_stalls_is_given_up_and_goes_on_later() {
     let world = world(400_000, 33);
-    world.door.set(Mode::StallAfter(200_000));
-    let registry = Server::with(|limits| limits.fetch = hurried());
+    // So little each time that the next attempts stall as well: a failure is there to be asked about
+    // only until the next one begins.
+    world.door.set(Mode::StallAfter(50_000));
+    let registry = Server::with(|limits| {
+        limits.fetch = hurried();
+        limits.min_backoff = Duration::from_secs(1);
+        limits.max_backoff = Duration::from_secs(1);
+    });
     let source = upstream(&world.door.url("git/a/m.git"), "a", None);
     let error = settle(&registry, &source, &world.commit, &[])
         .error
