@@ -12,7 +12,9 @@ use crate::{
 };
 
 /// Serves a model with the OpenAI API until it is told to stop.
+// The worker's options beside these have a group of that name, too.
 #[derive(Debug, clap::Args)]
+#[group(id = "serve")]
 pub(crate) struct ServeArgs {
     /// NAME[:BRANCH[:COMMIT]], a folder, or URL[@REF], which is cloned if it is not here.
     #[arg(value_name = "REF")]
