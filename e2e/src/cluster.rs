@@ -20,6 +20,8 @@ use crate::{Namespace, Output, run};
 
 /// Seconds for which a container has run whose readiness a new kubelet takes over: ten, and some.
 const SETTLED: i64 = 15;
+/// Starts of a container after its first that another kill may follow without a long wait.
+const WORN: u64 = 1;
 
 /// A running cluster with the chart installed.
 #[derive(Clone, Debug)]
@@ -214,8 +216,11 @@ impl Cluster {
 
     /// Waits until every pod of the release is ready and its containers have run for a while: a
     /// kubelet that starts anew takes those of the last ten seconds for not ready until it has asked
-    /// them, and the ingress has nobody left meanwhile.
+    /// them, and the ingress has nobody left meanwhile. Pods in which something was killed time and
+    /// again are replaced before, since the kubelet lets it wait twice as long each time, for minutes
+    /// in the end.
     pub fn wait_settled(&self, limit: Duration) -> Result<()> {
+        self.replace_worn(limit)?;
         self.wait_whole(limit)?;
         wait_until(limit, || {
             let list = self.get(&["-n", &self.system, "pods"])?;
@@ -235,6 +240,25 @@ impl Cluster {
             };
             Ok(containers.into_iter().all(settled).then_some(()))
         })
+    }
+
+    fn replace_worn(&self, limit: Duration) -> Result<()> {
+        let list = self.get(&["-n", &self.system, "pods"])?;
+        let pods = list["items"].as_array().into_iter().flatten();
+        let worn = pods.filter(|pod| {
+            let statuses = pod["status"]["containerStatuses"].as_array();
+            let mut statuses = statuses.into_iter().flatten();
+            statuses.any(|status| status["restartCount"].as_u64() > Some(WORN))
+        });
+        let worn: Vec<_> = worn
+            .filter_map(|pod| pod["metadata"]["name"].as_str())
+            .collect();
+        if worn.is_empty() {
+            return Ok(());
+        }
+        let timeout = format!("--timeout={}s", limit.as_secs());
+        let delete = ["-n", &self.system, "delete", "pod", &timeout];
+        self.kubectl(&[&delete[..], &worn].concat()).map(drop)
     }
 
     /// Kills every process of a program, as soon as there is one: the kubelet may be about to start
