@@ -53,7 +53,7 @@ const INTERVAL: Duration = Duration::from_secs(30);
 const LIST: Duration = Duration::from_secs(2);
 /// How often the registry is asked for the lists that it keeps.
 const LISTS: Duration = Duration::from_mins(5);
-/// How often the registry is asked for the grants that it keeps, if no volume is gone.
+/// How often the registry is asked for the grants that it keeps, if no volume is gone or new to it.
 const GRANTS: Duration = Duration::from_mins(1);
 /// How long after the end of its grace period a pod is stuck.
 const STUCK: Duration = Duration::from_mins(1);
@@ -142,8 +142,8 @@ impl Sweep {
         }
     }
 
-    /// Compares what the registry lets volumes open with the volumes that there are, now and then and
-    /// when one is gone.
+    /// Compares what the registry lets volumes open with the volumes that there are, now and then,
+    /// when one is gone, and when it has yet to be told of one.
     async fn grants(&self, granted: &mut Granted) {
         let volumes = self.volumes.all();
         let without = volumes.iter().filter(|v| Wanted::of(v).is_none()).count();
@@ -155,7 +155,7 @@ impl Sweep {
             .iter()
             .any(|handle| !handles.contains(handle));
         granted.handles = handles;
-        if is_gone || Instant::now() >= granted.due {
+        if is_gone || self.grants.is_behind() || Instant::now() >= granted.due {
             let pause = if self.grants.sweep(self).await {
                 GRANTS
             } else {

@@ -18,7 +18,10 @@ pub mod sweep;
 use std::{
     collections::{BTreeSet, HashMap},
     io::Read as _,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -53,6 +56,8 @@ use crate::{
 
 /// How long a reconciliation waits for the registry.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A registry that did not answer is not told anything again on behalf of owners for so long.
+const AWAY: Duration = Duration::from_secs(5);
 /// A Secret is not looked at again sooner on behalf of its owner.
 const LOOK: Duration = Duration::from_mins(1);
 /// A Secret is looked at again by the sweep after so long.
@@ -66,6 +71,9 @@ pub struct Grants {
     registry: Registry,
     metrics: Metrics,
     seen: Mutex<HashMap<String, Seen>>,
+    /// When the registry last did not take what it was told, if that was the last time.
+    away: Mutex<Option<Instant>>,
+    behind: AtomicBool,
     /// Held for reading by who tells the registry of a grant, for writing by who takes one away.
     telling: RwLock<()>,
 }
@@ -95,6 +103,8 @@ impl Grants {
             registry,
             metrics,
             seen: Mutex::default(),
+            away: Mutex::default(),
+            behind: AtomicBool::default(),
             telling: RwLock::default(),
         }
     }
@@ -106,18 +116,26 @@ impl Grants {
     /// The Secret cannot be made, see [`ApplyError`]. That the registry does not answer is none: the
     /// sweep tells it.
     pub async fn ensure(&self, wanted: &Wanted, claim: &ObjectMeta) -> Result<(), ApplyError> {
-        let is_known = {
+        let known = {
             let seen = self.seen();
-            let seen = seen.get(&wanted.handle);
-            seen.is_some_and(|seen| {
-                seen.looked.elapsed() < LOOK && seen.told.is_some() && seen.claim == claim.uid
-            })
+            let is_fresh = |seen: &&Seen| seen.looked.elapsed() < LOOK && seen.claim == claim.uid;
+            match seen.get(&wanted.handle).filter(is_fresh) {
+                Some(seen) if seen.told.is_some() => return Ok(()),
+                Some(seen) => Some(seen.words.grant(&wanted.opens, Timestamp::now())),
+                None => None,
+            }
         };
-        if is_known {
+        let grant = match known {
+            Some(grant) => grant,
+            None => self.look(wanted, claim).await?,
+        };
+        if self.is_away() {
+            self.behind.store(true, Ordering::Relaxed);
+            // Each owner in turn would wait for it again.
             return Ok(());
         }
-        let told = self.settle(wanted, claim).await?;
-        if let Err(error) = told {
+        if let Err(error) = self.tell(wanted, &grant).await {
+            self.behind.store(true, Ordering::Relaxed);
             tracing::warn!(
                 error = chain(&error),
                 volume = wanted.handle,
@@ -127,9 +145,15 @@ impl Grants {
         Ok(())
     }
 
+    /// Whether the registry has not been told of a volume since the last sweep began.
+    pub fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::Relaxed)
+    }
+
     /// Compares the registry with the cluster, and puts right what is not so. Returns whether all of
     /// it is right by now.
     pub async fn sweep(&self, cluster: &impl Cluster) -> bool {
+        self.behind.store(false, Ordering::Relaxed);
         // First: what comes after it is not missed, and what goes after it is found next time.
         let kept = match timeout(PATIENCE, self.registry.grants()).await {
             Ok(Ok(kept)) => kept,
@@ -229,10 +253,16 @@ impl Grants {
         wanted: &Wanted,
         claim: &ObjectMeta,
     ) -> Result<Result<(), RegistryError>, ApplyError> {
+        let grant = self.look(wanted, claim).await?;
+        Ok(self.tell(wanted, &grant).await)
+    }
+
+    /// Makes the Secret what it should be, and remembers it. Returns what the registry should know.
+    async fn look(&self, wanted: &Wanted, claim: &ObjectMeta) -> Result<Grant, ApplyError> {
         let words = self.words(wanted, claim).await?;
         let grant = words.grant(&wanted.opens, Timestamp::now());
         self.note(wanted, claim, words);
-        Ok(self.tell(wanted, &grant).await)
+        Ok(grant)
     }
 
     /// The words of the volume's Secret, which is made if it is not there.
@@ -306,7 +336,10 @@ impl Grants {
 
     async fn tell(&self, wanted: &Wanted, grant: &Grant) -> Result<(), RegistryError> {
         let _with_others = self.telling.read().await;
-        self.registry.put_grant(&wanted.handle, grant).await?;
+        let told = self.registry.put_grant(&wanted.handle, grant).await;
+        let is_away = !matches!(told, Ok(()) | Err(RegistryError::Refused(_)));
+        *self.away() = is_away.then(Instant::now);
+        told?;
         if let Some(seen) = self.seen().get_mut(&wanted.handle) {
             seen.told = Some(Instant::now());
         }
@@ -321,6 +354,14 @@ impl Grants {
             told: None,
         };
         self.seen().insert(wanted.handle.clone(), seen);
+    }
+
+    fn is_away(&self) -> bool {
+        self.away().is_some_and(|since| since.elapsed() < AWAY)
+    }
+
+    fn away(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn seen(&self) -> MutexGuard<'_, HashMap<String, Seen>> {
