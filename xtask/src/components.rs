@@ -53,6 +53,7 @@ pub(crate) fn ensure(
     log: &Path,
     step: &Step,
 ) -> Result<()> {
+    sweep(cache);
     let missing = missing(cache, wanted);
     if missing.is_empty() {
         return Ok(());
@@ -98,11 +99,35 @@ pub(crate) fn ensure(
             component.name, component.version
         ));
     }
-    remove_all(&build_cache)?;
-    if let Some(modules) = module_cache {
-        remove_all(&modules)?;
+    discard(cache, [Some(build_cache), module_cache])
+}
+
+/// Folders that are thrown away.
+fn gone(cache: &Cache) -> PathBuf {
+    cache.join("tmp/gone")
+}
+
+/// Throws folders away while other work goes on: a hundred thousand files and more take minutes.
+fn discard(cache: &Cache, folders: [Option<PathBuf>; 2]) -> Result<()> {
+    let gone = gone(cache);
+    for folder in folders.into_iter().flatten().filter(|f| f.exists()) {
+        let name = folder.file_name().context("a folder without a name")?;
+        let to = gone.join(format!("{}-{}", std::process::id(), name.display()));
+        fs::create_dir_all(&gone)
+            .and_then(|()| fs::rename(&folder, to))
+            .with_context(|| format!("cannot put {} away", folder.display()))?;
     }
+    sweep(cache);
     Ok(())
+}
+
+/// Begins to remove what was thrown away. What is left when this process ends is the next one's.
+fn sweep(cache: &Cache) {
+    let gone = gone(cache);
+    if gone.exists() {
+        // Others may be at it, too.
+        std::thread::spawn(move || remove_all(&gone));
+    }
 }
 
 /// A module cache to throw away, when the user has none of their own to share.
