@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use hyprstream_git2db::{RemoteUrl, trust_only};
+use hyprstream_git2db::trust_server;
 use hyprstream_telemetry::AdminServer;
 use hyprstream_tls::{TlsError, Trust};
 use tokio::sync::{Notify, watch};
@@ -209,9 +209,7 @@ pub async fn run(
 fn trust(args: &Args) -> Result<Trust, RunError> {
     let trust = Trust::of_url(&args.registry_url, args.registry_ca_file.clone())?;
     // A URL that is none is told of where it is used.
-    if let Ok(url) = RemoteUrl::parse(&args.registry_url) {
-        trust_only(&url, trust.clone());
-    }
+    let _ = trust_server(&args.registry_url, trust.clone());
     Ok(trust)
 }
 

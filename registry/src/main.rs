@@ -5,7 +5,7 @@ use std::{io::Write, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use hyprstream_contract::repositories::rbac::AUDIENCE;
-use hyprstream_git2db::{RemoteUrl, trust_only};
+use hyprstream_git2db::trust_server;
 use hyprstream_registry::{
     CacheTimes, Clock, FetchLimits, GitLimits, KubernetesTokens, Limits, Namespace, OpenError,
     Registry, Settings, Tls, TokenFiles, read_signing_key,
@@ -61,7 +61,7 @@ struct ServeArgs {
     /// URL (https) of this registry in the cluster, under which Models may name it as an upstream;
     /// it is believed by --ca-file alone.
     #[arg(long, env = "HYPRSTREAM_OWN_URL", requires = "ca_file")]
-    own_url: Option<RemoteUrl>,
+    own_url: Option<String>,
     /// File with the authorities (PEM) by which --own-url is trusted. Read again when it changes.
     #[arg(long, env = "HYPRSTREAM_CA_FILE", requires = "own_url")]
     ca_file: Option<PathBuf>,
@@ -246,9 +246,8 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
         cache: CacheTimes::default(),
     });
     if let Some(url) = &args.own_url {
-        let trust = Trust::of_url(&url.to_string(), args.ca_file.clone())
-            .context("cannot trust --own-url")?;
-        trust_only(url, trust);
+        let trust = Trust::of_url(url, args.ca_file.clone()).context("cannot trust --own-url")?;
+        trust_server(url, trust).with_context(|| format!("--own-url {url:?} is no URL"))?;
     }
     let tls = args
         .tls_cert

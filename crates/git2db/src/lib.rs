@@ -156,4 +156,4 @@ pub use pace::Pace;
 pub use remote::RemoteError;
 pub use remote_url::{InvalidUrl, RemoteUrl, Scheme};
 pub use repo::RepoError;
-pub use trusted::trust_only;
+pub use trusted::{NoServer, trust_only, trust_server};

@@ -16,14 +16,38 @@ static TRUSTED: Mutex<Vec<(Origin, Trust)>> = Mutex::new(Vec::new());
 /// Host and port of an https server.
 type Origin = (String, u16);
 
+/// A text that is no URL of a server. It does not show it, for there may be a password in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is not the URL of a server, such as https://registry.example")]
+pub struct NoServer;
+
 /// From now on, in this whole process, believes the server of `url`, which is an https one, only
 /// by the authorities of `trust`. All others go on being believed by the system's.
 pub fn trust_only(url: &RemoteUrl, trust: Trust) {
     if let Some(origin) = origin(url) {
-        let mut all = TRUSTED.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|(known, _)| *known != origin);
-        all.push((origin, trust));
+        add(origin, trust);
     }
+}
+
+/// As [`trust_only`], for the URL of a server that need not name a repository.
+///
+/// # Errors
+/// `url` is no URL with a host.
+pub fn trust_server(url: &str, trust: Trust) -> Result<(), NoServer> {
+    let url = Url::parse(url).map_err(|_| NoServer)?;
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err(NoServer);
+    }
+    if let Some(origin) = origin_of_endpoint(&url) {
+        add(origin, trust);
+    }
+    Ok(())
+}
+
+fn add(origin: Origin, trust: Trust) {
+    let mut all = TRUSTED.lock().unwrap_or_else(PoisonError::into_inner);
+    all.retain(|(known, _)| *known != origin);
+    all.push((origin, trust));
 }
 
 /// By what the server of `url` is believed, if not by the system's authorities.
@@ -33,8 +57,12 @@ pub(crate) fn of(url: &RemoteUrl) -> Option<Trust> {
 
 /// The same of a URL that is no repository's.
 pub(crate) fn of_endpoint(url: &Url) -> Option<Trust> {
+    find(&origin_of_endpoint(url)?)
+}
+
+fn origin_of_endpoint(url: &Url) -> Option<Origin> {
     let host = url.host_str().filter(|_| url.scheme() == "https")?;
-    find(&(host.to_ascii_lowercase(), url.port_or_known_default()?))
+    Some((host.to_ascii_lowercase(), url.port_or_known_default()?))
 }
 
 fn find(origin: &Origin) -> Option<Trust> {
@@ -66,5 +94,14 @@ mod tests {
         assert!(!known("https://trusted.example:444/a"));
         assert!(!known("http://trusted.example:443/a"));
         assert!(!known("https://example/a"));
+        // A server's own URL, without a repository.
+        let server = |text: &str| trust_server(text, Trust::nobody());
+        assert_eq!(server("https://only.example"), Ok(()));
+        assert!(known("https://only.example/git/a.git"));
+        assert_eq!(server("http://plain.example"), Ok(()));
+        assert!(!known("http://plain.example/git/a.git"));
+        for none in ["", "registry", "unix:/run/x"] {
+            assert_eq!(server(none), Err(NoServer), "{none}");
+        }
     }
 }

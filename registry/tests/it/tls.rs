@@ -43,6 +43,13 @@ fn start(dir: &Path, more: &[&str]) -> Program {
     command
         .env("HYPRSTREAM_TLS_CERT", dir.join("tls.crt"))
         .env("HYPRSTREAM_TLS_KEY", dir.join("tls.key"));
+    let authorities = dir.join("ca.crt");
+    if authorities.exists() {
+        // As the chart does, without a repository.
+        command
+            .env("HYPRSTREAM_OWN_URL", "https://registry.system.svc")
+            .env("HYPRSTREAM_CA_FILE", authorities);
+    }
     for name in more {
         command.env(name, "true");
     }
