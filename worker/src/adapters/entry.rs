@@ -176,11 +176,6 @@ impl Entry {
         matches!(&self.state, LoadState::Failed { reason, .. } if reason == NAME_TAKEN)
     }
 
-    /// Whether it is decided what becomes of its name: it is served, or cannot be.
-    pub(super) fn is_settled(&self) -> bool {
-        self.state != LoadState::Loading || self.serving.is_some()
-    }
-
     /// What is served, if it was loaded from the folder that is wished for.
     pub(super) fn current(&mut self) -> Option<&mut Record> {
         let folder = self.wish.folder.as_ref();

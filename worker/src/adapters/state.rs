@@ -94,21 +94,22 @@ impl State {
         let mut before: Option<(&str, bool)> = None;
         for ((name, origin), entry) in &mut self.entries {
             let earlier = before.take_if(|(other, _)| other == name);
-            let is_settled = earlier.is_some_and(|(_, settled)| settled);
+            // One that is refused or not there yet takes the name from nobody.
+            let is_taken = earlier.is_some_and(|(_, served)| served);
             if *name == self.model {
                 entry.give_way("it is the name of the model itself: give the adapter another one");
-            } else if is_settled {
+            } else if is_taken {
                 entry.give_way(match origin {
                     Origin::Repository => {
                         "an Adapter resource has this name: give one of them another one"
                     }
                     _ => "an Adapter resource, or an adapter of the model's repository, has this name",
                 });
-            } else if earlier.is_none() && entry.gave_way() {
-                // Whoever had the name is gone.
+            } else if entry.gave_way() {
+                // Whoever had the name is gone, or has nothing to serve by it any more.
                 entry.load();
             }
-            before = Some((name, is_settled || entry.is_settled()));
+            before = Some((name, is_taken || entry.serving.is_some()));
         }
         let entries = &self.entries;
         self.awaited.retain(|key| {
