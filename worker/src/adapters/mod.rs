@@ -219,13 +219,16 @@ impl Adapters {
         Self { store: Some(store) }
     }
 
-    /// Nothing once all that the folders listed at first was loaded or has failed.
+    /// Nothing once all that the folders listed at first was loaded or refused. What the node cannot
+    /// have for something that may pass is waited for as long as [`Timing::hindered`].
     ///
     /// # Errors
     /// What is waited for, in words.
     pub fn ready(&self) -> Result<(), String> {
         let store = self.store.as_ref();
-        store.map_or(Ok(()), |store| store.state().ready())
+        store.map_or(Ok(()), |store| {
+            store.state().ready(store.options.timing.hindered)
+        })
     }
 
     /// What it does at the moment.

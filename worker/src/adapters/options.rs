@@ -45,6 +45,9 @@ pub struct Timing {
     pub min_retry: Duration,
     /// Until that is so long.
     pub max_retry: Duration,
+    /// For adapters of the first list that the node cannot have for something that may pass, before
+    /// the worker turns ready without them.
+    pub hindered: Duration,
 }
 
 impl Default for Options {
@@ -79,6 +82,7 @@ impl Default for Timing {
             patience: Duration::from_secs(30),
             min_retry: Duration::from_secs(1),
             max_retry: Duration::from_mins(1),
+            hindered: Duration::from_mins(2),
         }
     }
 }

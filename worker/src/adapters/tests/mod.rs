@@ -76,6 +76,7 @@ impl Rig {
                 patience: Duration::from_secs(10),
                 min_retry: Duration::from_millis(5),
                 max_retry: Duration::from_millis(20),
+                hindered: Duration::from_mins(10),
             },
             ..Options::default()
         };
@@ -236,6 +237,18 @@ pub(super) fn entry(name: &str, folder: &str) -> FolderEntry {
 pub(super) fn pending(name: &str, folder: &str) -> FolderEntry {
     FolderEntry {
         state: AdapterState::Pending,
+        ..entry(name, folder)
+    }
+}
+
+/// An entry that the node could not have.
+pub(super) fn lacking(name: &str, folder: &str, reason: &str, transient: bool) -> FolderEntry {
+    FolderEntry {
+        state: AdapterState::Failed {
+            reason: reason.to_owned(),
+            message: "m".to_owned(),
+            transient,
+        },
         ..entry(name, folder)
     }
 }

@@ -60,14 +60,7 @@ async fn an_adapter_resource_that_is_refused_takes_no_name() {
     rig.adapters.load(request).await.unwrap();
     rig.becomes("sql", "Loaded", Some("repository")).await;
     // One that the worker refuses, and one that the node cannot have.
-    let (reason, message) = ("RegistryUnreachable".to_owned(), "m".to_owned());
-    let lost = |name| FolderEntry {
-        state: AdapterState::Failed {
-            reason: reason.clone(),
-            message: message.clone(),
-        },
-        ..entry(name, "f2")
-    };
+    let lost = |name| lacking(name, "f2", "RegistryUnreachable", true);
     rig.files("f1", "damaged");
     for (revision, sql, tone) in [
         ("r1", entry("sql", "f1"), lost("tone")),
