@@ -137,6 +137,50 @@ async fn the_registry_is_asked_for_what_serves_though_its_branch_has_moved_on() 
 }
 
 #[tokio::test]
+async fn the_registry_is_asked_for_what_serves_though_the_source_is_another() {
+    let world = World::new().await;
+    let (old, new) = ("https://old.example.org/m", "https://new.example.org/m");
+    // Of the tokens, as the API server has them.
+    for (url, commit, token, data) in [(old, A, "old", "b2xk"), (new, B, "new", "bmV3")] {
+        world.registry.set_head(url, Ok(commit));
+        world.registry.want_token(url, token);
+        world.cluster.put(
+            "v1/secrets",
+            json!({"apiVersion": "v1", "kind": "Secret", 
+                "data": {"token": data},
+                "type": "hyprstream.io/git-credentials",
+                "metadata": {"name": token, "namespace": "ns"}}),
+        );
+    }
+    let mut spec = tight();
+    spec["source"]["interval"] = json!("1s");
+    spec["source"]["url"] = json!(old);
+    spec["source"]["secretRef"] = json!({"name": "old"});
+    world.apply_model("m", &spec);
+    world.settled("m", A).await;
+    world.fate(B, crashes());
+    world.edit("m", |m| {
+        m["spec"]["source"]["url"] = json!(new);
+        m["spec"]["source"]["secretRef"] = json!({"name": "new"});
+    });
+    world.reason("m", STALLED, "CrashLoop").await;
+    world
+        .wait("A serves again", || world.status("m").is_true(READY))
+        .await;
+    let goes_on = async || {
+        let before = world.registry.asked_for(A);
+        let again = || world.registry.asked_for(A) >= before + 2;
+        world.wait("A is asked for again and again", again).await;
+    };
+    goes_on().await;
+    // A source that cannot be had changes nothing of that.
+    world.cluster.delete("v1/secrets", "ns", "new");
+    world.reason("m", SOURCE_RESOLVED, "SecretNotFound").await;
+    goes_on().await;
+    assert_eq!(world.status("m").commit.as_deref(), Some(A));
+}
+
+#[tokio::test]
 async fn a_spec_that_does_not_load_goes_back_to_what_the_workers_were_made_of() {
     let mut world = World::new().await;
     world.registry.push("ns", "m", A);

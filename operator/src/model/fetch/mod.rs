@@ -101,6 +101,7 @@ impl Existing {
             let attributes = content.attributes;
             let one = Serving {
                 url: attributes.source,
+                secret: content.secret,
                 commit: attributes.commit,
                 include: attributes.include,
             };
