@@ -17,6 +17,11 @@ use crate::model::build::REVISION;
 
 /// From how many restarts on a worker that ends without saying why counts as failed.
 const CRASHES: i32 = 3;
+/// Reason of containers that the node cannot start.
+const CANNOT_START: &str = "ContainerCannotStart";
+/// Reasons of ends of containers that never began: the runtime, or what it asks about a GPU, could
+/// not start them. containerd and CRI-O say the first, Docker the second.
+const NEVER_BEGAN: [&str; 2] = ["StartError", "ContainerCannotRun"];
 /// How long a pod may wait for its volume before the kubelet's events are looked at.
 const MOUNT_PATIENCE: Duration = Duration::from_secs(4);
 
@@ -165,6 +170,12 @@ fn look_at(census: &mut Census, pod: &Pod, since: Timestamp, now: Timestamp) {
 
 /// Why a container does not start, if the kubelet says so: a reason and a message.
 pub fn cannot_start(status: &ContainerStatus) -> Option<(&'static str, String)> {
+    let runs = status.state.as_ref().is_some_and(|s| s.running.is_some());
+    if let Some(end) = last_end(status).filter(|end| !runs && !has_begun(end)) {
+        let said = end.message.as_deref().unwrap_or_default().trim();
+        let message = format!("the node cannot start the container of a worker: {said}");
+        return Some((CANNOT_START, message));
+    }
     let waiting = status.state.as_ref()?.waiting.as_ref()?;
     let why = waiting.reason.as_deref()?;
     let image = status.image.as_str();
@@ -183,7 +194,7 @@ pub fn cannot_start(status: &ContainerStatus) -> Option<(&'static str, String)> 
     let reason = if why.contains("Image") {
         reason::IMAGE_PULL_FAILED
     } else {
-        "ContainerCannotStart"
+        CANNOT_START
     };
     Some((reason, message))
 }
@@ -234,13 +245,25 @@ fn obituary(ended: &ContainerStateTerminated) -> (String, String) {
     )
 }
 
-/// The last end of a worker.
+/// The end of a worker, if that is how its container ended last.
 fn ended(status: &ContainerStatus) -> Option<&ContainerStateTerminated> {
+    last_end(status).filter(|end| has_begun(end))
+}
+
+/// How the container ended last.
+fn last_end(status: &ContainerStatus) -> Option<&ContainerStateTerminated> {
     let states = [&status.state, &status.last_state];
     states
         .into_iter()
         .flatten()
         .find_map(|s| s.terminated.as_ref())
+}
+
+/// Whether there was anything that could end: a runtime that cannot start a container says nothing
+/// of what is in it.
+fn has_begun(end: &ContainerStateTerminated) -> bool {
+    let reason = end.reason.as_deref();
+    !reason.is_some_and(|reason| NEVER_BEGAN.contains(&reason))
 }
 
 /// Since when workers of a pod run or ran that is not ready since `unready`, as far back as is
@@ -250,6 +273,7 @@ fn begun(pod: &Pod, unready: Timestamp) -> Option<Timestamp> {
     let states = [&status.last_state, &status.state];
     states.into_iter().flatten().find_map(|state| {
         let begun = match (&state.terminated, &state.running) {
+            (Some(end), _) if !has_begun(end) => return None,
             (Some(ended), _) => &ended.started_at,
             (None, Some(running)) => &running.started_at,
             (None, None) => return None,

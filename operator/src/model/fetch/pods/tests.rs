@@ -189,6 +189,35 @@ fn what_the_cluster_owes_a_pod_is_never_the_end_of_an_attempt() {
 }
 
 #[test]
+fn a_container_that_a_node_cannot_start_says_nothing_of_the_commit() {
+    let said = "failed to create containerd task: nvidia-container-cli: driver not loaded";
+    for why in ["StartError", "ContainerCannotRun"] {
+        let end = json!({"exitCode": 128, "reason": why, "message": said,
+            "startedAt": time(0), "finishedAt": time(NOW - 60)});
+        for state in [
+            json!({"state": {"terminated": end}, "restarts": 9}),
+            json!({"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "restarts": 9,
+                "last": {"terminated": end}}),
+        ] {
+            let census = of(&[pod(5000, false, &state)]);
+            let problem = census.problem.unwrap();
+            assert_eq!(problem.reason, "ContainerCannotStart", "{why}");
+            assert!(problem.message.contains(said), "{}", problem.message);
+            assert!(!problem.is_final && !census.mounted, "{why}");
+        }
+        // Once it runs, its time begins, and the next crash is its own.
+        let begun = json!({"state": {"running": {"startedAt": time(NOW - 1)}}, "restarts": 4,
+            "last": {"terminated": end}});
+        let census = of(&[pod(5000, false, &begun)]);
+        assert_eq!(census.problem, None);
+        assert_eq!(
+            census.look_again,
+            Some(DEADLINE.saturating_sub(Duration::from_secs(1)))
+        );
+    }
+}
+
+#[test]
 fn the_deadline_begins_when_a_worker_does() {
     let since = |age: i64| json!({"state": {"running": {"startedAt": time(NOW - age)}}});
     let young = of(&[pod(5000, false, &since(599))]);
