@@ -29,7 +29,7 @@ pub use adapter::{
 pub use checked::{Checked, DecodeError};
 pub use model::{
     Device, Download, Dtype, Engine, FailedCommit, Model, ModelAdapters, ModelSpec, ModelStatus,
-    Quantization, Rollout, Storage,
+    NoRoom, Quantization, Rollout, Storage,
 };
 pub use source::{LocalSecretRef, Source, SourceRef};
 pub use training_job::{

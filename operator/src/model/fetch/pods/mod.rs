@@ -17,6 +17,10 @@ use crate::model::build::REVISION;
 
 /// From how many restarts on a worker that ends without saying why counts as failed.
 const CRASHES: i32 = 3;
+/// How long a pod may find no node before it counts as one that will find none, and which part of
+/// the deadline at most: a cluster that grows needs time for it, and a pod that ends too.
+const ROOM_PATIENCE: Duration = Duration::from_mins(2);
+const ROOM_PART: u32 = 4;
 /// Reason of containers that the node cannot start.
 const CANNOT_START: &str = "ContainerCannotStart";
 /// Reasons of ends of containers that never began: the runtime, or what it asks about a GPU, could
@@ -44,6 +48,8 @@ pub struct Census {
     pub waiting_for_volume: Option<String>,
     /// The worst that befell pods of the revision.
     pub problem: Option<WorkerProblem>,
+    /// A pod of the revision has found no node for so long that it will hardly find one.
+    pub lacks_room: bool,
     /// When to look again, if nothing happens before.
     pub look_again: Option<Duration>,
 }
@@ -95,6 +101,7 @@ pub fn census(pods: &[Arc<Pod>], revision: &str, deadline: Duration, now: Timest
         }
         let since = unready_from(pod).unwrap_or(now);
         look_at(&mut census, pod, since, now);
+        look_for_room(&mut census, pod, deadline, now);
         if let Some(since) = begun(pod, since) {
             unready_since = Some(unready_since.map_or(since, |t| t.min(since)));
         }
@@ -165,6 +172,23 @@ fn look_at(census: &mut Census, pod: &Pod, since: Timestamp, now: Timestamp) {
         let (reason, message) = obituary(ended);
         let is_final = ended.exit_code == EXIT_MODEL_REFUSED || status.restart_count >= CRASHES;
         worsen(census, &reason, message, is_final);
+    }
+}
+
+fn look_for_room(census: &mut Census, pod: &Pod, deadline: Duration, now: Timestamp) {
+    // Claims are bound a moment after they are made.
+    let is_homeless = unschedulable(pod).is_some_and(|why| !why.contains("unbound immediate"));
+    let since = condition(pod, "PodScheduled").and_then(|c| c.last_transition_time.as_ref());
+    let since = since.or(pod.metadata.creation_timestamp.as_ref());
+    let Some(since) = since.filter(|_| is_homeless) else {
+        return;
+    };
+    let patience = ROOM_PATIENCE.min(deadline / ROOM_PART);
+    let left = patience.saturating_sub(elapsed(since.0, now));
+    if left.is_zero() {
+        census.lacks_room = true;
+    } else {
+        census.look_again = Some(census.look_again.map_or(left, |at| at.min(left)));
     }
 }
 

@@ -134,6 +134,31 @@ fn a_pod_that_no_node_takes_says_why() {
 }
 
 #[test]
+fn a_pod_that_finds_no_node_for_long_lacks_room() {
+    let homeless = |age: i64, message: &str| {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "p", "creationTimestamp": time(NOW - 500),
+                "labels": {"hyprstream.io/revision": "r"}},
+            "status": {"phase": "Pending", "conditions": [{
+                "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+                "lastTransitionTime": time(NOW - age), "message": message,
+            }]},
+        }))
+        .unwrap();
+        of(&[pod.into()])
+    };
+    let full = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.";
+    let young = homeless(119, full);
+    assert!(!young.lacks_room);
+    assert_eq!(young.look_again, Some(Duration::from_secs(1)));
+    assert!(homeless(120, full).lacks_room);
+    // That passes by itself.
+    let unbound = homeless(400, "pod has unbound immediate PersistentVolumeClaims");
+    assert!(!unbound.lacks_room);
+    assert!(!of(&[pod(5000, false, &running())]).lacks_room);
+}
+
+#[test]
 fn the_deadline_counts_from_the_last_progress() {
     let slow = of(&[pod(599, false, &running())]);
     assert_eq!(slow.problem, None);
