@@ -63,6 +63,11 @@ pub mod exit {
     pub const UNAVAILABLE: u8 = 74;
     /// A signal ended it, with a checkpoint that is pushed: sysexits' EX_TEMPFAIL. Does not count.
     pub const SUSPENDED: u8 = 75;
+    /// The node's runtime could not start the container (containerd). Does not count.
+    pub const NOT_STARTED: u8 = 128;
+    /// Somebody killed it (SIGKILL): the kernel for its memory, a node that gave it up, a person.
+    /// Does not count; the operator gives up a job that is killed again and again.
+    pub const KILLED: u8 = 137;
 }
 
 /// The branch of a job.

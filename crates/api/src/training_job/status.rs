@@ -115,6 +115,9 @@ pub struct TrainingCheckpointStatus {
     pub step: i64,
     /// Its commit.
     pub commit: String,
+    /// When it was heard of first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<Time>,
 }
 
 /// What a gate measured.

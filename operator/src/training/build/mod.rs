@@ -140,7 +140,7 @@ fn batch(plan: &Plan, mounts: &pod::Mounts<'_>) -> Job {
 /// What the cluster does to a pod is not the job's, and what is wrong for good is not tried again.
 /// The first rule that fits counts.
 fn failure_policy() -> PodFailurePolicy {
-    let ignore = |codes: Vec<u8>| rule("Ignore", codes);
+    use training::exit::{KILLED, NOT_STARTED, REFUSED, SUSPENDED, UNAVAILABLE};
     let disruption = PodFailurePolicyRule {
         action: "Ignore".to_owned(),
         on_pod_conditions: Some(vec![PodFailurePolicyOnPodConditionsPattern {
@@ -152,8 +152,8 @@ fn failure_policy() -> PodFailurePolicy {
     PodFailurePolicy {
         rules: vec![
             disruption,
-            ignore(vec![training::exit::UNAVAILABLE, training::exit::SUSPENDED]),
-            rule("FailJob", vec![training::exit::REFUSED]),
+            rule("Ignore", vec![UNAVAILABLE, SUSPENDED, NOT_STARTED, KILLED]),
+            rule("FailJob", vec![REFUSED]),
         ],
     }
 }

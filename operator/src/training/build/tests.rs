@@ -282,7 +282,7 @@ fn a_job_is_one_pod_and_only_its_own_failures_count() {
     let actions: Vec<_> = rules.iter().map(|rule| rule.action.as_str()).collect();
     assert_eq!(actions, ["Ignore", "Ignore", "FailJob"]);
     let codes = rules[1].on_exit_codes.as_ref().unwrap();
-    assert_eq!(codes.values, [74, 75]);
+    assert_eq!(codes.values, [74, 75, 128, 137]);
 }
 
 #[test]
