@@ -49,16 +49,19 @@ fn plan(spec: &Value) -> Plan {
     planned(spec, &json!({})).unwrap()
 }
 
+fn mirrored(commit: &str, repository: &str) -> Mirrored {
+    Mirrored {
+        commit: commit.parse().unwrap(),
+        repository: repository.into(),
+        size_bytes: 270 << 20,
+    }
+}
+
 fn made(plan: &Plan) -> Desired {
     made_with(plan, None)
 }
 
 fn made_with(plan: &Plan, bundle: Option<&str>) -> Desired {
-    let mirrored = |commit: &str, repository: &str| Mirrored {
-        commit: commit.parse().unwrap(),
-        repository: repository.into(),
-        size_bytes: 270 << 20,
-    };
     let (model, data) = (
         mirrored(MODEL_COMMIT, "mirror/1"),
         mirrored(DATA_COMMIT, "mirror/2"),
@@ -308,6 +311,23 @@ fn the_workspace_is_written_to_and_has_the_room_that_is_asked_for() {
     assert_eq!(capacity(&asked), (1_u64 << 30).to_string());
     let estimated: u64 = capacity(&made(&plan(&small()))).parse().unwrap();
     assert!(estimated > 128 << 20, "{estimated}");
+    // Of its records, as many bytes again as they have, twice.
+    let plan = plan(&small());
+    let sized = |size_bytes: u64| -> u64 {
+        let data = Mirrored {
+            size_bytes,
+            ..mirrored(DATA_COMMIT, "mirror/2")
+        };
+        let model = mirrored(MODEL_COMMIT, "mirror/1");
+        let inputs = Inputs {
+            model: &model,
+            dataset: Some(&data),
+            registry: "http://registry",
+            bundle: None,
+        };
+        capacity(&desired(&plan, &inputs).unwrap()).parse().unwrap()
+    };
+    assert_eq!(sized(10 << 30), sized(0) + (20 << 30));
 }
 
 #[test]
