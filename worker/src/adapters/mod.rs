@@ -23,7 +23,7 @@ mod tests;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use hyprstream_contract::worker_adapters::WorkerAdapters;
+use hyprstream_contract::{model_ref::MAX_STACK, worker_adapters::WorkerAdapters};
 use hyprstream_engine::{Adapter, EngineHandle};
 use hyprstream_models::adapter::AdapterDigest;
 use prometheus::Histogram;
@@ -229,6 +229,12 @@ impl Adapters {
         store.map_or(Ok(()), |store| {
             store.state().ready(store.options.timing.hindered)
         })
+    }
+
+    /// Most adapters that one request may name.
+    pub fn max_stacked(&self) -> usize {
+        let store = self.store.as_ref();
+        store.map_or(MAX_STACK, |store| store.options.limits.stacked)
     }
 
     /// What it does at the moment.

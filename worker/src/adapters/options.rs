@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use hyprstream_contract::adapters::MAX_ADAPTERS;
+use hyprstream_contract::{adapters::MAX_ADAPTERS, model_ref::MAX_STACK};
 
 /// What a store of adapters is told.
 #[derive(Clone, Debug)]
@@ -32,6 +32,8 @@ pub struct Limits {
     pub resident: usize,
     /// Largest rank.
     pub rank: usize,
+    /// Most that one request may name.
+    pub stacked: usize,
 }
 
 /// How long a store waits.
@@ -65,12 +67,13 @@ impl Default for Options {
 }
 
 impl Default for Limits {
-    /// 1 GiB, 2,048 adapters, rank 512.
+    /// 1 GiB, 2,048 adapters, rank 512, 8 for one request.
     fn default() -> Self {
         Self {
             memory_bytes: 1 << 30,
             resident: MAX_ADAPTERS,
             rank: 512,
+            stacked: MAX_STACK,
         }
     }
 }

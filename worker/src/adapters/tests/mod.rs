@@ -283,6 +283,6 @@ pub(super) fn limits(memory_bytes: u64, resident: usize) -> Limits {
     Limits {
         memory_bytes,
         resident,
-        rank: 512,
+        ..Limits::default()
     }
 }
