@@ -36,8 +36,8 @@ pub use training_job::{
     AdapterType, Baseline, ClaimSource, ConfigMapSource, CurvePoint, Dataset, Gate, GateMetric,
     GateVerdict, LearningRateSchedule, LossOn, Objective, OnSuccess, TrainingCheckpoint,
     TrainingCheckpointStatus, TrainingData, TrainingEval, TrainingInputs, TrainingJob,
-    TrainingJobSpec, TrainingJobStatus, TrainingMethod, TrainingMetric, TrainingModelRef,
-    TrainingOutput, TrainingOutputStatus, TrainingResources,
+    TrainingJobSpec, TrainingJobStatus, TrainingLastKnownGood, TrainingMethod, TrainingMetric,
+    TrainingModelRef, TrainingOutput, TrainingOutputStatus, TrainingResources,
 };
 
 /// All CustomResourceDefinitions.

@@ -20,7 +20,7 @@ pub use output::{OnSuccess, TrainingCheckpoint, TrainingOutput};
 pub use resources::TrainingResources;
 pub use status::{
     CurvePoint, GateVerdict, TrainingCheckpointStatus, TrainingInputs, TrainingJobStatus,
-    TrainingMetric, TrainingOutputStatus,
+    TrainingLastKnownGood, TrainingMetric, TrainingOutputStatus,
 };
 
 use crate::{Device, Dtype, SourceRef};

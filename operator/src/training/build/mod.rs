@@ -240,4 +240,4 @@ fn metadata(plan: &Plan, name: &str) -> ObjectMeta {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::training) mod tests;

@@ -1,4 +1,4 @@
-use hyprstream_api::{Model, TrainingJob};
+use hyprstream_api::{Model, TrainingJob, TrainingLastKnownGood};
 use hyprstream_contract::{
     registry::Reference::Commit, training::TrainingPod, training_defaults as default,
 };
@@ -47,6 +47,11 @@ fn planned(spec: &Value, labels: &Value) -> Result<Plan, Invalid> {
 
 fn plan(spec: &Value) -> Plan {
     planned(spec, &json!({})).unwrap()
+}
+
+/// The plan of a job with this spec, whose Model is `m`.
+pub(in crate::training) fn plan_of(spec: &Value) -> Plan {
+    plan(spec)
 }
 
 fn mirrored(commit: &str, repository: &str) -> Mirrored {
@@ -418,8 +423,20 @@ fn what_is_pinned_does_not_move() {
         dataset_commit: Some(DATA_COMMIT.into()),
         dataset_digest: None,
         repository: "ns/first".into(),
+        last_known_good: Some(TrainingLastKnownGood {
+            repository: "ns/first".into(),
+            commit: DATA_COMMIT.into(),
+            path: "adapters/01_sql.safetensors".into(),
+        }),
     };
     let plan = plan(&small()).pinned(Some(&inputs));
+    let made = made(&plan);
+    let pod: TrainingPod = serde_json::from_str(&file(&made.config, training::POD_FILE)).unwrap();
+    let good = pod.last_known_good.unwrap();
+    assert_eq!(good.commit.to_string(), DATA_COMMIT);
+    assert_eq!(good.repository, "ns/first");
+    assert_eq!(good.weights, "adapters/01_sql.safetensors");
+    assert_eq!(good.config, "adapters/01_sql.config.json");
     assert_eq!(plan.model.reference, Commit(MODEL_COMMIT.parse().unwrap()));
     let dataset = plan.dataset_source().unwrap();
     assert_eq!(dataset.reference, Commit(DATA_COMMIT.parse().unwrap()));
