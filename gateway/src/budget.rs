@@ -4,10 +4,19 @@
 //! all Models of a namespace together three times what is still free: alone, a Model gets up to
 //! two thirds and a namespace up to three quarters of the budget, and the more of them ask, the
 //! less each gets. Nobody has to say who will ask.
+//!
+//! A request whose body is still coming names no Model yet. What it has counts against nobody, and
+//! makes way for whoever needs it: first that of the request which has sent nothing for longest, so
+//! that clients which begin bodies and do not end them keep no others out.
 
-use std::{collections::HashMap, hash::Hash, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::Hash,
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use crate::table::ModelKey;
 
@@ -28,11 +37,26 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Used {
-    /// Invariant: at most the total, and at least the sum over the Models, which is that over the
-    /// namespaces.
-    sum: u64,
+    /// What Models have: the sum over the Models, which is that over the namespaces.
+    ///
+    /// Invariant: together with what nobody's parts have at most the total.
+    owned: u64,
+    /// The sum of `unread`.
+    unowned: u64,
+    /// The parts of requests of which the Model is not known, that which grew last at the end.
+    unread: BTreeMap<u64, Unread>,
+    /// Greater than all keys of `unread` so far.
+    clock: u64,
     namespaces: HashMap<Arc<str>, u64>,
     models: HashMap<ModelKey, u64>,
+}
+
+/// A part that is nobody's yet.
+#[derive(Debug)]
+struct Unread {
+    amount: u64,
+    /// Cancelled when it has to make way.
+    gives_way: CancellationToken,
 }
 
 /// Why nothing is left for a request.
@@ -49,7 +73,14 @@ pub(crate) enum Exhausted {
 pub(crate) struct Share {
     budget: Budget,
     amount: u64,
-    owner: Option<ModelKey>,
+    owner: Owner,
+}
+
+#[derive(Debug)]
+enum Owner {
+    /// Its key in [`Used::unread`], where it is missing once it made way.
+    Nobody(u64),
+    Model(ModelKey),
 }
 
 impl Budget {
@@ -60,17 +91,27 @@ impl Budget {
         }))
     }
 
-    /// A part for a request of which the Model is not known yet.
-    pub(crate) fn take(&self, amount: usize) -> Result<Share, Exhausted> {
-        self.share(None, amount)
+    /// A part for a request of which the Model is not known yet. Once `gives_way` is cancelled
+    /// others have it, and the request is to end.
+    pub(crate) fn take(
+        &self,
+        amount: usize,
+        gives_way: &CancellationToken,
+    ) -> Result<Share, Exhausted> {
+        let unread = Unread {
+            amount: 0,
+            gives_way: gives_way.clone(),
+        };
+        let key = self.0.used.lock().begin(unread);
+        self.share(Owner::Nobody(key), amount)
     }
 
     /// A part for a request to that Model.
     pub(crate) fn take_for(&self, owner: &ModelKey, amount: usize) -> Result<Share, Exhausted> {
-        self.share(Some(owner.clone()), amount)
+        self.share(Owner::Model(owner.clone()), amount)
     }
 
-    fn share(&self, owner: Option<ModelKey>, amount: usize) -> Result<Share, Exhausted> {
+    fn share(&self, owner: Owner, amount: usize) -> Result<Share, Exhausted> {
         let mut share = Share {
             budget: self.clone(),
             amount: 0,
@@ -82,35 +123,50 @@ impl Budget {
 }
 
 impl Share {
-    /// Takes more for the same request. On failure it stays what it was.
+    /// Takes more for the same request, which makes others give way that have sent nothing for
+    /// longer. On failure it stays what it was, unless it had to make way itself.
     pub(crate) fn grow(&mut self, more: usize) -> Result<(), Exhausted> {
         let more = more as u64;
         let Inner { total, used } = &*self.budget.0;
         let mut used = used.lock();
-        let free = total - used.sum;
-        if more > free {
-            return Err(Exhausted::Whole);
+        match &mut self.owner {
+            Owner::Nobody(key) => {
+                let Some(unread) = used.end(*key) else {
+                    return Err(Exhausted::Whole);
+                };
+                // The others alone may make way for it, and from now on it grew last.
+                let made = used.make_room(total.saturating_sub(unread.amount), more);
+                let grown = if made.is_ok() { more } else { 0 };
+                *key = used.begin(Unread {
+                    amount: unread.amount + grown,
+                    ..unread
+                });
+                made?;
+            }
+            Owner::Model(owner) => {
+                used.check(owner, more, total - used.owned)?;
+                used.make_room(*total, more)?;
+                used.add(owner, more);
+            }
         }
-        if let Some(owner) = &self.owner {
-            used.check(owner, more, free)?;
-            used.add(owner, more);
-        }
-        used.sum += more;
         self.amount += more;
         Ok(())
     }
 
     /// Makes it that Model's. On failure it stays nobody's.
     pub(crate) fn assign(&mut self, owner: &ModelKey) -> Result<(), Exhausted> {
-        if self.owner.is_some() {
+        let Owner::Nobody(key) = self.owner else {
             return Ok(());
-        }
+        };
         let Inner { total, used } = &*self.budget.0;
         let mut used = used.lock();
-        let free = total - used.sum + self.amount;
-        used.check(owner, self.amount, free)?;
+        if !used.unread.contains_key(&key) {
+            return Err(Exhausted::Whole);
+        }
+        used.check(owner, self.amount, total - used.owned)?;
+        used.end(key);
         used.add(owner, self.amount);
-        self.owner = Some(owner.clone());
+        self.owner = Owner::Model(owner.clone());
         Ok(())
     }
 }
@@ -118,15 +174,50 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         let mut used = self.budget.0.used.lock();
-        used.sum -= self.amount;
-        if let Some(owner) = &self.owner {
-            subtract(&mut used.namespaces, &owner.namespace, self.amount);
-            subtract(&mut used.models, owner, self.amount);
+        match &self.owner {
+            Owner::Nobody(key) => {
+                used.end(*key);
+            }
+            Owner::Model(owner) => {
+                used.owned -= self.amount;
+                subtract(&mut used.namespaces, &owner.namespace, self.amount);
+                subtract(&mut used.models, owner, self.amount);
+            }
         }
     }
 }
 
 impl Used {
+    /// Counts a part that is nobody's, as that which grew last. Returns its key.
+    fn begin(&mut self, unread: Unread) -> u64 {
+        self.clock += 1;
+        self.unowned += unread.amount;
+        self.unread.insert(self.clock, unread);
+        self.clock
+    }
+
+    /// Counts it no longer. `None` if it made way.
+    fn end(&mut self, key: u64) -> Option<Unread> {
+        let unread = self.unread.remove(&key)?;
+        self.unowned -= unread.amount;
+        Some(unread)
+    }
+
+    /// Sees to it that `more` of `total` is free.
+    fn make_room(&mut self, total: u64, more: u64) -> Result<(), Exhausted> {
+        if self.owned.saturating_add(more) > total {
+            // Nobody who could make way has so much.
+            return Err(Exhausted::Whole);
+        }
+        while self.owned + self.unowned + more > total {
+            let (_, idlest) = self.unread.pop_first().ok_or(Exhausted::Whole)?;
+            self.unowned -= idlest.amount;
+            idlest.gives_way.cancel();
+        }
+        Ok(())
+    }
+
+    /// Whether a Model may have `more`, where `free` is what no Model has.
     fn check(&self, owner: &ModelKey, more: u64, free: u64) -> Result<(), Exhausted> {
         let of_model = self.models.get(owner).copied().unwrap_or(0);
         let of_namespace = self.namespaces.get(&owner.namespace).copied().unwrap_or(0);
@@ -139,6 +230,7 @@ impl Used {
     }
 
     fn add(&mut self, owner: &ModelKey, more: u64) {
+        self.owned += more;
         if more > 0 {
             *self
                 .namespaces
@@ -187,7 +279,7 @@ mod tests {
         drop((first, second, other));
         let used = budget.0.used.lock();
         assert_eq!(
-            (used.sum, used.models.len(), used.namespaces.len()),
+            (used.owned, used.models.len(), used.namespaces.len()),
             (0, 0, 0)
         );
     }
@@ -195,18 +287,51 @@ mod tests {
     #[test]
     fn a_part_becomes_a_models_once_the_model_is_known() {
         let budget = Budget::new(9);
-        let key = ModelKey::new("n", "a");
-        let mut parts: Vec<_> = (0..9).map(|_| budget.take(1).unwrap()).collect();
-        assert_eq!(budget.take(1).unwrap_err(), Exhausted::Whole);
-        assert!(parts[0].assign(&key).is_ok());
-        assert!(parts[1].assign(&key).is_ok());
+        let (key, kept) = (ModelKey::new("n", "a"), CancellationToken::new());
+        let mut parts: Vec<_> = (0..9).map(|_| budget.take(1, &kept).unwrap()).collect();
+        let (mine, others) = parts.split_at_mut(6);
+        for part in mine {
+            assert!(part.assign(&key).is_ok(), "what is nobody's counts as free");
+        }
         assert_eq!(
-            parts[2].assign(&key),
+            others[0].assign(&key),
             Err(Exhausted::Share),
-            "everything else is taken, by whomever"
+            "it has two thirds"
         );
-        parts.truncate(3);
-        assert!(parts[2].assign(&key).is_ok());
+        assert!(others[0].assign(&ModelKey::new("other", "a")).is_ok());
+        assert!(!kept.is_cancelled());
+        drop(parts);
+        let used = budget.0.used.lock();
+        assert_eq!((used.owned, used.unowned, used.unread.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn who_has_sent_nothing_for_longest_makes_way() {
+        let budget = Budget::new(10);
+        let tokens: Vec<_> = (0..3).map(|_| CancellationToken::new()).collect();
+        let mut parts: Vec<_> = tokens
+            .iter()
+            .map(|token| budget.take(3, token).unwrap())
+            .collect();
+        let gone = || tokens.iter().map(CancellationToken::is_cancelled);
+        parts[0].grow(1).unwrap();
+        assert!(gone().eq([false; 3]), "there was room");
+        let model = ModelKey::new("n", "a");
+        let answer = budget.take_for(&model, 2).unwrap();
+        assert!(gone().eq([false, true, false]));
+        assert_eq!(parts[1].grow(0), Err(Exhausted::Whole));
+        assert_eq!(parts[1].assign(&model), Err(Exhausted::Whole));
+        let more = budget.take(2, &tokens[1]).unwrap();
+        assert!(gone().eq([false, true, true]));
+        assert_eq!(
+            parts[0].grow(5),
+            Err(Exhausted::Whole),
+            "it does not make way for itself, and no other would do"
+        );
+        assert!(parts[0].grow(0).is_ok() && parts[0].assign(&model).is_ok());
+        drop((parts, answer, more));
+        let used = budget.0.used.lock();
+        assert_eq!((used.owned, used.unowned, used.unread.len()), (0, 0, 0));
     }
 
     proptest! {
@@ -221,7 +346,24 @@ mod tests {
                 .collect();
             prop_assert!(budget.take_for(&ModelKey::new("new", "new"), 1).is_ok());
             drop(taken);
-            prop_assert_eq!(budget.0.used.lock().sum, 0);
+            prop_assert_eq!(budget.0.used.lock().owned, 0);
+        }
+
+        #[test]
+        fn clients_that_do_not_end_their_bodies_keep_nobody_out(
+            sizes in proptest::collection::vec(1usize..=16, 0..400),
+        ) {
+            let budget = Budget::new(100);
+            let stalled = CancellationToken::new();
+            let parts: Vec<_> = sizes.iter().map(|size| budget.take(*size, &stalled)).collect();
+            let token = CancellationToken::new();
+            let mut part = budget.take(1, &token).unwrap();
+            prop_assert!(part.grow(9).is_ok() && part.assign(&ModelKey::new("n", "a")).is_ok());
+            prop_assert!(budget.take_for(&ModelKey::new("n", "b"), 10).is_ok());
+            prop_assert!(!token.is_cancelled());
+            drop((parts, part));
+            let used = budget.0.used.lock();
+            prop_assert_eq!((used.owned, used.unowned, used.unread.len()), (0, 0, 0));
         }
     }
 }

@@ -60,6 +60,12 @@ pub enum GatewayError {
     /// Too many requests or bytes at the same time.
     #[error("the gateway is at its limit of {0}; try again later")]
     Overloaded(&'static str),
+    /// Others needed what the request had while its body was still coming.
+    #[error(
+        "the body came too slowly while others needed the gateway's memory and places; try again \
+         later"
+    )]
+    BodyGaveWay,
     /// The Model or its namespace has as much as it may have while others could ask.
     #[error("the model or its namespace has its share of the gateway's {0}; try again later")]
     Contended(&'static str),
@@ -151,6 +157,7 @@ impl GatewayError {
             Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooManyHeld | Self::Contended(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Overloaded(_)
+            | Self::BodyGaveWay
             | Self::Unavailable { .. }
             | Self::HoldTimeout { .. }
             | Self::AdapterTimeout { .. }
@@ -173,7 +180,7 @@ impl GatewayError {
             Self::Resolve(_) => "model_not_found",
             Self::NoRoute { .. } => "unknown_url",
             Self::WrongMethod { .. } => "method_not_allowed",
-            Self::Overloaded(_) => "overloaded",
+            Self::Overloaded(_) | Self::BodyGaveWay => "overloaded",
             Self::TooManyHeld | Self::Contended(_) => "rate_limit_exceeded",
             Self::Unavailable { .. } => "model_unavailable",
             Self::HoldTimeout { .. } => "model_not_ready",
@@ -208,9 +215,11 @@ impl GatewayError {
 
     fn retry_after_seconds(&self) -> Option<u32> {
         match self {
-            Self::Overloaded(_) | Self::Contended(_) | Self::Starting | Self::ShuttingDown => {
-                Some(1)
-            }
+            Self::Overloaded(_)
+            | Self::BodyGaveWay
+            | Self::Contended(_)
+            | Self::Starting
+            | Self::ShuttingDown => Some(1),
             Self::TooManyHeld | Self::HoldTimeout { .. } | Self::AdapterTimeout { .. } => Some(10),
             Self::Unavailable { .. } => Some(60),
             _ => None,

@@ -474,7 +474,7 @@ async fn events_and_checkpoints_are_what_the_cluster_says() {
             "inputs": {"modelCommit": "c", "repository": "team-a/m"},
             "conditions": [{"type": "Running", "status": "True", "reason": "Training",
                             "message": "It trains", "lastTransitionTime": "2026-01-01T00:05:00Z"}],
-            "step": 20, "steps": 30, "checkpoint": {"step": 10, "commit": "aaaa"},
+            "step": 20, "steps": 30, "checkpoint": {"step": 10, "commit": "aaaa", "time": "2026-01-01T00:04:00Z"},
             "curve": [{"step": 10, "loss": "1.5", "evalLoss": "1.75"}],
         });
     });
@@ -509,8 +509,9 @@ async fn events_and_checkpoints_are_what_the_cluster_says() {
     );
     assert_eq!(
         checkpoint["metrics"],
-        json!({"step": 10.0, "train_loss": 1.5, "full_valid_loss": 1.75})
+        json!({"step": 10.0, "train_loss": 1.5, "valid_loss": 1.75, "full_valid_loss": 1.75})
     );
+    assert_eq!(checkpoint["created_at"], 1_767_225_840);
     stage.fakes.edit(|job| {
         let at = "2026-01-01T00:09:00Z";
         let condition = |kind: &str| {

@@ -284,6 +284,45 @@ async fn bodies_beyond_the_memory_for_them_are_refused() {
 }
 
 #[tokio::test]
+async fn clients_that_do_not_end_their_bodies_keep_no_others_out() {
+    let worker = Worker::saying("ok").await;
+    for config in [
+        Config {
+            max_buffered_bytes: 16 << 20,
+            ..Config::default()
+        },
+        Config {
+            max_requests: 17,
+            ..Config::default()
+        },
+    ] {
+        let models = table(vec![(facts("a", "m"), vec![&worker.endpoint])]);
+        let gateway = Running::start(config, models).await;
+        let mut stalled = Vec::new();
+        for _ in 0..20 {
+            let mut client = TcpStream::connect(gateway.address).await.unwrap();
+            let length = 1 << 20;
+            let head =
+                format!("POST {CHAT} HTTP/1.1\r\nhost: g\r\ncontent-length: {length}\r\n\r\n");
+            let begun = [head.as_bytes(), &vec![b' '; length - 1]].concat();
+            client.write_all(&begun).await.unwrap();
+            // Others go on all the while.
+            assert_eq!(gateway.post(CHAT, BODY).await.status, 200);
+            stalled.push(client);
+        }
+        for _ in 0..20 {
+            let large = format!(r#"{{"model":"m","x":"{}"}}"#, "x".repeat(1 << 20));
+            assert_eq!(gateway.post(CHAT, large).await.status, 200);
+        }
+        // Those that stalled first had to go, and hear why.
+        let first = Answer::read(stalled.remove(0)).await;
+        let (status, code, message) = first.error();
+        assert_eq!((status, code.as_str()), (503, "overloaded"), "{message}");
+        assert!(first.head.contains("retry-after: "), "{}", first.head);
+    }
+}
+
+#[tokio::test]
 async fn a_shutdown_finishes_streams_and_cuts_off_what_takes_too_long() {
     let (finish, finished) = tokio::sync::watch::channel(false);
     let worker = Worker::start(move |_| {

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use hyprstream_api::{Adapter, Checked, Model};
+use hyprstream_api::{Adapter, Checked, Model, TrainingJob};
 use kube::{Client, api::ListParams};
 use tokio::time::sleep;
 
@@ -54,6 +54,7 @@ impl Readiness {
 pub async fn kinds_are_served(client: &Client, namespaces: &[String], readiness: &Readiness) {
     is_served::<Model>(client, namespaces, readiness).await;
     is_served::<Adapter>(client, namespaces, readiness).await;
+    is_served::<TrainingJob>(client, namespaces, readiness).await;
     readiness.is_there();
 }
 

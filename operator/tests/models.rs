@@ -15,7 +15,7 @@ use hyprstream_contract::registry::MirrorState;
 use hyprstream_operator::ready::{Readiness, kinds_are_served};
 use serde_json::json;
 use world::{
-    A, B, C, MASTER_KEY, MODELS, URL, World,
+    A, ADAPTERS, B, C, MASTER_KEY, MODELS, TRAININGS, URL, World,
     kubelet::{CLAIMS, DEPLOYMENTS, Fate, PODS, VOLUMES},
     registry::{SILENT, refusal},
     spec,
@@ -481,23 +481,25 @@ async fn it_is_ready_once_the_kinds_are_served_and_everything_is_listed() {
         .wait("all is listed", || world.readiness.check().is_ok())
         .await;
     world.kill_operator();
-    world.cluster.hide(Some(MODELS));
-    world.readiness = Readiness::default();
-    let namespaces = [];
-    let client = world.client();
-    let served = kinds_are_served(&client, &namespaces, &world.readiness);
-    let missing = world.wait("the CRD is missed", || {
-        world
-            .readiness
-            .check()
-            .is_err_and(|why| why.contains("CRD models.hyprstream.io is not installed"))
-    });
-    let checked = async {
-        missing.await;
-        world.cluster.hide(None);
-    };
-    futures::join!(served, checked);
-    assert_eq!(world.readiness.check(), Ok(()));
+    for kind in [MODELS, ADAPTERS, TRAININGS] {
+        world.cluster.hide(Some(kind));
+        world.readiness = Readiness::default();
+        let namespaces = [];
+        let client = world.client();
+        let served = kinds_are_served(&client, &namespaces, &world.readiness);
+        let plural = kind.rsplit('/').next().unwrap();
+        let expected = format!("CRD {plural}.hyprstream.io is not installed");
+        let missing = world.wait("the CRD is missed", || {
+            let checked = world.readiness.check();
+            checked.is_err_and(|why| why.contains(&expected))
+        });
+        let checked = async {
+            missing.await;
+            world.cluster.hide(None);
+        };
+        futures::join!(served, checked);
+        assert_eq!(world.readiness.check(), Ok(()));
+    }
 }
 
 #[tokio::test]

@@ -137,6 +137,109 @@ async fn the_registry_is_asked_for_what_serves_though_its_branch_has_moved_on() 
 }
 
 #[tokio::test]
+async fn the_registry_is_asked_for_what_serves_though_the_source_is_another() {
+    let world = World::new().await;
+    let (old, new) = ("https://old.example.org/m", "https://new.example.org/m");
+    // Of the tokens, as the API server has them.
+    for (url, commit, token, data) in [(old, A, "old", "b2xk"), (new, B, "new", "bmV3")] {
+        world.registry.set_head(url, Ok(commit));
+        world.registry.want_token(url, token);
+        world.cluster.put(
+            "v1/secrets",
+            json!({"apiVersion": "v1", "kind": "Secret", 
+                "data": {"token": data},
+                "type": "hyprstream.io/git-credentials",
+                "metadata": {"name": token, "namespace": "ns"}}),
+        );
+    }
+    let mut spec = tight();
+    spec["source"]["interval"] = json!("1s");
+    spec["source"]["url"] = json!(old);
+    spec["source"]["secretRef"] = json!({"name": "old"});
+    world.apply_model("m", &spec);
+    world.settled("m", A).await;
+    world.fate(B, crashes());
+    world.edit("m", |m| {
+        m["spec"]["source"]["url"] = json!(new);
+        m["spec"]["source"]["secretRef"] = json!({"name": "new"});
+    });
+    world.reason("m", STALLED, "CrashLoop").await;
+    world
+        .wait("A serves again", || world.status("m").is_true(READY))
+        .await;
+    let goes_on = async || {
+        let before = world.registry.asked_for(A);
+        let again = || world.registry.asked_for(A) >= before + 2;
+        world.wait("A is asked for again and again", again).await;
+    };
+    goes_on().await;
+    // A source that cannot be had changes nothing of that.
+    world.cluster.delete("v1/secrets", "ns", "new");
+    world.reason("m", SOURCE_RESOLVED, "SecretNotFound").await;
+    goes_on().await;
+    assert_eq!(world.status("m").commit.as_deref(), Some(A));
+}
+
+#[tokio::test]
+async fn workers_that_find_no_room_beside_the_old_take_their_place_where_others_serve() {
+    let world = World::new().await;
+    world.fate("worker:1", Fate::RoomFor(3));
+    let model = |name: &str, replicas: u32| {
+        let url = format!("hyprstream://ns/{name}");
+        let mut spec = spec();
+        spec["source"]["url"] = json!(url);
+        spec["replicas"] = json!(replicas);
+        // A quarter of it is how long a pod may look for a node.
+        spec["rollout"]["progressDeadlineSeconds"] = json!(10);
+        world.registry.push("ns", name, A);
+        world.apply_model(name, &spec);
+    };
+    model("three", 3);
+    world.settled("three", A).await;
+    let strategy = |name: &str| {
+        let deployment = world.cluster.get(DEPLOYMENTS, "ns", name).unwrap();
+        let bounds = &deployment["spec"]["strategy"]["rollingUpdate"];
+        let replacing = &deployment["metadata"]["annotations"]["hyprstream.io/replacing"];
+        let surge = (bounds["maxSurge"].clone(), bounds["maxUnavailable"].clone());
+        (surge == (json!(0), json!(1)), replacing.is_string())
+    };
+    assert_eq!(strategy("three"), (false, false));
+    world.registry.push("ns", "three", B);
+    world
+        .wait("they are replaced one by one", || {
+            let status = world.status("three");
+            assert!(status.is_true(READY) && status.ready_replicas >= 2);
+            strategy("three") == (true, true)
+        })
+        .await;
+    world.settled("three", B).await;
+    world
+        .wait("the spec's bounds hold again", || {
+            strategy("three") == (false, false)
+        })
+        .await;
+
+    // A single worker serves on, unless it may go.
+    world.fate("worker:1", Fate::RoomFor(1));
+    model("one", 1);
+    world.settled("one", A).await;
+    world.registry.push("ns", "one", B);
+    world
+        .wait("it says what would help", || {
+            let status = world.status("one");
+            let message = &status.condition(PROGRESSING).unwrap().message;
+            status.is_true(READY) && message.contains("rollout.noRoom: Replace")
+        })
+        .await;
+    world.reason("one", WORKERS_READY, "Unschedulable").await;
+    world.quiet().await;
+    assert_eq!(world.status("one").commit.as_deref(), Some(A));
+    assert_eq!(strategy("one"), (false, false));
+    world.edit("one", |m| m["spec"]["rollout"]["noRoom"] = json!("Replace"));
+    world.settled("one", B).await;
+}
+
+#[tokio::test]
 async fn a_spec_that_does_not_load_goes_back_to_what_the_workers_were_made_of() {
     let mut world = World::new().await;
     world.registry.push("ns", "m", A);

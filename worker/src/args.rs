@@ -326,9 +326,21 @@ mod tests {
             "--max-model-len",
             "--max-adapters",
             "--max-adapter-rank",
+            "--max-stacked-adapters",
         ] {
             let args = ["hyprstream-worker", "serve", "--model", "/m", flag, "0"];
             assert!(Args::try_parse_from(args).is_err(), "{flag}");
         }
+    }
+
+    #[test]
+    fn no_more_adapters_are_stacked_than_can_be_named() {
+        let parse = |most: &str| {
+            let flag = "--max-stacked-adapters";
+            Args::try_parse_from(["hyprstream-worker", "serve", "--model", "/m", flag, most])
+        };
+        assert!(parse("8").is_ok());
+        let error = parse("9").unwrap_err().to_string();
+        assert!(error.contains("8 is the most"), "{error}");
     }
 }

@@ -29,15 +29,15 @@ pub use adapter::{
 pub use checked::{Checked, DecodeError};
 pub use model::{
     Device, Download, Dtype, Engine, FailedCommit, Model, ModelAdapters, ModelSpec, ModelStatus,
-    Quantization, Rollout, Storage,
+    NoRoom, Quantization, Rollout, Storage,
 };
 pub use source::{LocalSecretRef, Source, SourceRef};
 pub use training_job::{
     AdapterType, Baseline, ClaimSource, ConfigMapSource, CurvePoint, Dataset, Gate, GateMetric,
     GateVerdict, LearningRateSchedule, LossOn, Objective, OnSuccess, TrainingCheckpoint,
     TrainingCheckpointStatus, TrainingData, TrainingEval, TrainingInputs, TrainingJob,
-    TrainingJobSpec, TrainingJobStatus, TrainingMethod, TrainingMetric, TrainingModelRef,
-    TrainingOutput, TrainingOutputStatus, TrainingResources,
+    TrainingJobSpec, TrainingJobStatus, TrainingLastKnownGood, TrainingMethod, TrainingMetric,
+    TrainingModelRef, TrainingOutput, TrainingOutputStatus, TrainingResources,
 };
 
 /// All CustomResourceDefinitions.

@@ -189,6 +189,10 @@ pub enum AdapterState {
         reason: String,
         /// For people: what is wrong and what to do.
         message: String,
+        /// Whether it may pass without anybody changing the adapter: the registry, the network or
+        /// the node's disk is to blame. `false` from a node that does not tell.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        transient: bool,
     },
 }
 
@@ -437,6 +441,7 @@ mod tests {
         #[test]
         fn what_a_node_shows_survives_the_round_trip(
             reason in "[A-Z][a-z]{1,20}", message in ".{0,60}", scale in -10.0f32..=10.0,
+            transient: bool,
         ) {
             let state = |state| FolderEntry {
                 name: "sql".into(),
@@ -452,7 +457,7 @@ mod tests {
                 adapters: vec![
                     state(AdapterState::Ready),
                     state(AdapterState::Pending),
-                    state(AdapterState::Failed { reason, message }),
+                    state(AdapterState::Failed { reason, message, transient }),
                 ],
             };
             let text = serde_json::to_string(&folder).unwrap();
@@ -474,6 +479,7 @@ mod tests {
                 state: AdapterState::Failed {
                     reason: "NotFound".into(),
                     message: "m".into(),
+                    transient: false,
                 },
             }],
         };
@@ -486,6 +492,18 @@ mod tests {
         assert_eq!(serde_json::to_value(&folder).unwrap(), expected);
         let ready = serde_json::to_value(AdapterState::Ready).unwrap();
         assert_eq!(ready, serde_json::json!({"state": "ready"}));
+        let passing = serde_json::json!({
+            "state": "failed", "reason": "DiskFull", "message": "m", "transient": true,
+        });
+        let read: AdapterState = serde_json::from_value(passing.clone()).unwrap();
+        assert!(matches!(
+            &read,
+            AdapterState::Failed {
+                transient: true,
+                ..
+            }
+        ));
+        assert_eq!(serde_json::to_value(read).unwrap(), passing);
     }
 
     #[test]

@@ -63,6 +63,11 @@ pub mod exit {
     pub const UNAVAILABLE: u8 = 74;
     /// A signal ended it, with a checkpoint that is pushed: sysexits' EX_TEMPFAIL. Does not count.
     pub const SUSPENDED: u8 = 75;
+    /// The node's runtime could not start the container (containerd). Does not count.
+    pub const NOT_STARTED: u8 = 128;
+    /// Somebody killed it (SIGKILL): the kernel for its memory, a node that gave it up, a person.
+    /// Does not count; the operator gives up a job that is killed again and again.
+    pub const KILLED: u8 = 137;
 }
 
 /// The branch of a job.
@@ -155,6 +160,24 @@ pub struct TrainingPod {
     /// The branch that takes the adapter up when the gates are passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub merge_into: Option<String>,
+    /// What was served by the adapter's name when the job began, if [`Baseline::LastKnownGood`] is
+    /// to be measured from that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_known_good: Option<LastKnownGood>,
+}
+
+/// An adapter that is served: two files of a commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LastKnownGood {
+    /// Its repository: `NAMESPACE/NAME`, or the URL of one that is not on the registry.
+    pub repository: String,
+    /// The commit.
+    pub commit: CommitId,
+    /// Path of its tensors.
+    pub weights: String,
+    /// Path of its configuration.
+    pub config: String,
 }
 
 /// Where something comes from.
@@ -223,7 +246,8 @@ pub enum Baseline {
     Value,
     /// From the model without the adapter.
     Base,
-    /// From the adapter of the same name in the model's commit, or the model where there is none.
+    /// From the adapter that is served by the same name ([`TrainingPod::last_known_good`]), else that
+    /// of the name in the model's commit, or the model where there is none.
     LastKnownGood,
 }
 

@@ -13,7 +13,7 @@ use crate::{
 pub const MAX_ADAPTERS: usize = 8;
 /// Largest scale of an adapter, and as a negative number the smallest.
 pub const MAX_ADAPTER_SCALE: f64 = 10.0;
-/// Code of the errors of requests with more adapters than [`MAX_ADAPTERS`].
+/// Code of the errors of requests with more adapters than [`MAX_ADAPTERS`], or than a server takes.
 pub const TOO_MANY_ADAPTERS: &str = "too_many_adapters";
 /// Longest name of an adapter in bytes.
 const MAX_NAME_BYTES: usize = 63;
@@ -32,7 +32,7 @@ pub struct AdapterRequest {
 /// The field `adapters`.
 pub(crate) fn read(fields: &mut Fields) -> Result<Vec<AdapterRequest>, ApiError> {
     if fields.entries("adapters") > MAX_ADAPTERS {
-        return Err(too_many("adapters"));
+        return Err(too_many("adapters", MAX_ADAPTERS));
     }
     let read = fields.each("adapters", MAX_ADAPTERS, |adapter| {
         let scale = adapter.number("scale", -MAX_ADAPTER_SCALE..=MAX_ADAPTER_SCALE)?;
@@ -44,10 +44,9 @@ pub(crate) fn read(fields: &mut Fields) -> Result<Vec<AdapterRequest>, ApiError>
     Ok(read.unwrap_or_default())
 }
 
-/// The 400 for more than [`MAX_ADAPTERS`] adapters, which the field `param` names.
-pub fn too_many(param: &str) -> ApiError {
-    ApiError::invalid(param, format!("more than {MAX_ADAPTERS} adapters"))
-        .with_code(TOO_MANY_ADAPTERS)
+/// The 400 for more than `most` adapters, which the field `param` names.
+pub fn too_many(param: &str, most: usize) -> ApiError {
+    ApiError::invalid(param, format!("more than {most} adapters")).with_code(TOO_MANY_ADAPTERS)
 }
 
 fn name(fields: &mut Fields, field: &str) -> Result<String, ApiError> {

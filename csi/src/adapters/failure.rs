@@ -39,6 +39,7 @@ impl Failure {
         AdapterState::Failed {
             reason: self.reason.to_owned(),
             message: self.message.clone(),
+            transient: !self.lasts,
         }
     }
 }

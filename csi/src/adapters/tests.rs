@@ -275,6 +275,7 @@ async fn the_first_list_is_waited_for_and_the_files_are_not() {
     let content = life.until(&[("sql", "RegistryUnreachable")]).await;
     let told = serde_json::to_string(&content).unwrap();
     assert!(told.contains("gone; retrying"), "{told}");
+    assert!(told.contains(r#""transient":true"#), "{told}");
     life.files.bad.lock().clear();
     life.until(&[("sql", "ready")]).await;
     let found = std::fs::read_to_string(life.weights(&entry("sql", '1'))).unwrap();
@@ -332,6 +333,7 @@ async fn adapters_of_one_commit_share_a_checkout_and_a_bad_one_keeps_no_other_ba
         told.contains("it is bad") && told.contains("absent.json"),
         "{told}"
     );
+    assert!(!told.contains("transient"), "{told}");
     life.files.bad.lock().clear();
     let states = states.map(|(name, state)| (name, if name == "c" { "ready" } else { state }));
     life.until(&states).await;

@@ -63,7 +63,9 @@ async fn until_ready(folder: &Path, name: &str) {
 async fn until_failed(folder: &Path, name: &str) -> (String, String) {
     let failed = |state: &AdapterState| matches!(state, AdapterState::Failed { .. });
     match until(folder, name, failed).await {
-        AdapterState::Failed { reason, message } => (reason, message),
+        AdapterState::Failed {
+            reason, message, ..
+        } => (reason, message),
         other => panic!("{other:?}"),
     }
 }

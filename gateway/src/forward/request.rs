@@ -46,7 +46,8 @@ pub(super) fn check_head(headers: &HeaderMap, limit_bytes: usize) -> Result<(), 
     Ok(())
 }
 
-/// Reads a body within the limits of size, time and memory; `claims` grow by what it takes.
+/// Reads a body within the limits of size, time and memory; `claims` grow by what it takes. It makes
+/// way for others when it stalls while they need what it has.
 pub(super) async fn read(
     mut body: Body,
     state: &State,
@@ -58,9 +59,12 @@ pub(super) async fn read(
     let mut first = Bytes::new();
     let mut joined = BytesMut::new();
     loop {
-        let frame = timeout_at(deadline, body.frame())
-            .await
-            .map_err(|_| GatewayError::BodyTimeout(limit_time))?;
+        let frame = tokio::select! {
+            biased;
+            () = claims.gives_way.cancelled() => return Err(GatewayError::BodyGaveWay),
+            frame = timeout_at(deadline, body.frame()) => frame,
+        };
+        let frame = frame.map_err(|_| GatewayError::BodyTimeout(limit_time))?;
         let Some(frame) = frame else { break };
         let Ok(data) = frame.map_err(GatewayError::BodyBroken)?.into_data() else {
             continue;

@@ -73,10 +73,16 @@ impl State {
         }
     }
 
-    /// A place for one more request, held until its answer has ended.
+    /// A place for one more request, held until its answer has ended, or until it makes way for
+    /// others while its body is still coming.
     pub(super) fn admit(&self) -> Result<Claims, GatewayError> {
-        match self.requests.take(1) {
-            Ok(place) => Ok(Claims { place, body: None }),
+        let gives_way = CancellationToken::new();
+        match self.requests.take(1, &gives_way) {
+            Ok(place) => Ok(Claims {
+                place,
+                body: None,
+                gives_way,
+            }),
             Err(_) => Err(GatewayError::Overloaded(REQUESTS)),
         }
     }
@@ -119,6 +125,8 @@ pub(super) struct Claims {
     pub(super) place: Share,
     /// The bytes of its body, which may have to be sent again.
     pub(super) body: Option<Share>,
+    /// Cancelled when others need them before it is known which Model they are for.
+    pub(super) gives_way: CancellationToken,
 }
 
 impl Claims {
@@ -126,17 +134,29 @@ impl Claims {
     pub(super) fn grow(&mut self, state: &State, more: usize) -> Result<(), GatewayError> {
         let grown = match &mut self.body {
             Some(body) => body.grow(more),
-            none => state.memory.take(more).map(|share| *none = Some(share)),
+            none => {
+                let taken = state.memory.take(more, &self.gives_way);
+                taken.map(|share| *none = Some(share))
+            }
         };
-        grown.map_err(|_| GatewayError::Overloaded(MEMORY))
+        grown.map_err(|_| GatewayError::Overloaded(MEMORY))?;
+        // It has not stalled.
+        let place = self.place.grow(0);
+        place.map_err(|_| GatewayError::BodyGaveWay)
     }
 
     /// Counts them for the Model that the request turned out to name.
     pub(super) fn assign(&mut self, model: &ModelKey) -> Result<(), GatewayError> {
+        let refused = |what| {
+            move |why| match why {
+                Exhausted::Whole => GatewayError::BodyGaveWay,
+                Exhausted::Share => GatewayError::Contended(what),
+            }
+        };
         let place = self.place.assign(model);
-        place.map_err(|_| GatewayError::Contended(REQUESTS))?;
+        place.map_err(refused(REQUESTS))?;
         let body = self.body.as_mut().map_or(Ok(()), |body| body.assign(model));
-        body.map_err(|_| GatewayError::Contended(MEMORY))
+        body.map_err(refused(MEMORY))
     }
 }
 

@@ -198,6 +198,7 @@ impl Context {
             failed: course.failed.clone(),
             is_rolled_back: course.is_rolled_back,
             is_waiting: course.waits.is_some(),
+            is_replacing: course.notes.is_replacing,
             census: &census,
             mount_problem: mount_problem.as_deref(),
             pods_refused: pods_refused.as_deref(),

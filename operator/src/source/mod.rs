@@ -94,6 +94,8 @@ pub struct Mirrored {
 pub struct Serving {
     /// URL that it came from.
     pub url: String,
+    /// Name of the Secret with credentials for it.
+    pub secret: Option<String>,
     /// The commit.
     pub commit: CommitId,
     /// Globs of its files.
@@ -257,7 +259,7 @@ impl Sources {
 
     /// From now on the registry is asked for these commits too, at the interval of the source that
     /// the object with `uid` was last observed with, so that it does not let them go. Those of
-    /// another URL are passed over.
+    /// another URL are asked for with the Secret that they came with.
     pub fn keep(&self, uid: &str, serving: Vec<Serving>) {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = entries.get(uid) {

@@ -130,18 +130,22 @@ impl Task {
 
     /// Resolves by an answer to a question that went out at `since` or later, and mirrors.
     async fn attempt(&self, since: Instant) -> Result<Outcome, Failure> {
-        let mut version = None;
-        let credentials = match &self.key.secret {
-            None => None,
-            Some(name) => {
-                let found = secret::read(&self.shared.client, &self.key.namespace, name)
-                    .await
-                    .map_err(|error| secret_failure(&error))?;
-                version = Some(found.version);
-                Some(found.credentials)
-            }
+        let found = match &self.key.secret {
+            None => Ok(None),
+            Some(name) => secret::read(&self.shared.client, &self.key.namespace, name)
+                .await
+                .map(Some),
         };
-        self.attempt_with(credentials, since)
+        let (upstream, version) = match found {
+            Ok(found) => {
+                let (credentials, version) = found.map(|f| (f.credentials, f.version)).unzip();
+                (Ok(self.upstream(&self.key.url, credentials)), version)
+            }
+            Err(error) => (Err(secret_failure(&error)), None),
+        };
+        // What serves is not to go because what is wanted cannot be had.
+        self.keep_serving(upstream.as_ref().ok()).await;
+        self.attempt_with(upstream?, since)
             .await
             .map_err(|(problem, fleeting)| Failure {
                 problem,
@@ -152,23 +156,25 @@ impl Task {
 
     async fn attempt_with(
         &self,
-        credentials: Option<Credentials>,
+        upstream: Upstream,
         since: Instant,
     ) -> Result<Outcome, (Problem, bool)> {
-        let upstream = Upstream {
-            url: self.key.url.clone(),
-            namespace: self.key.namespace.clone(),
-            credentials,
-        };
-        self.keep_serving(&upstream).await;
         let commit = self.resolve(&upstream, since).await?;
         self.mirror(upstream, commit).await
     }
 
+    fn upstream(&self, url: &str, credentials: Option<Credentials>) -> Upstream {
+        Upstream {
+            url: url.to_owned(),
+            namespace: self.key.namespace.clone(),
+            credentials,
+        }
+    }
+
     /// Asks the registry for what workers are made of, if the interval is over, so that it does not
     /// take it for unused while the source has moved on or fails. What it answers changes nothing:
-    /// the workers have what they have.
-    async fn keep_serving(&self, upstream: &Upstream) {
+    /// the workers have what they have. `upstream` is the source's own, if its Secret is there.
+    async fn keep_serving(&self, upstream: Option<&Upstream>) {
         let latest = {
             let findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
             findings.latest.clone()
@@ -176,7 +182,7 @@ impl Task {
         let serving: Vec<Serving> = {
             let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
             let is_other =
-                |s: &&Serving| s.url == self.key.url && Some(&s.commit) != latest.as_ref();
+                |s: &&Serving| s.url != self.key.url || Some(&s.commit) != latest.as_ref();
             serving.iter().filter(is_other).cloned().collect()
         };
         let is_due = {
@@ -193,15 +199,18 @@ impl Task {
         if !is_due {
             return;
         }
-        for Serving {
-            commit, include, ..
-        } in serving
-        {
+        for serving in serving {
+            let upstream = if serving.url == self.key.url {
+                upstream.cloned()
+            } else {
+                self.former_upstream(&serving).await
+            };
+            let Some(upstream) = upstream else { continue };
             let request = MirrorRequest {
-                upstream: upstream.clone(),
-                reference: Reference::Commit(commit.clone()),
-                commit,
-                include,
+                upstream,
+                reference: Reference::Commit(serving.commit.clone()),
+                commit: serving.commit,
+                include: serving.include,
             };
             let _slot = self.slot().await;
             let commit = &request.commit;
@@ -214,6 +223,28 @@ impl Task {
                 }
             }
         }
+    }
+
+    /// That of what serves and came from another URL than the source names now. `None` where its
+    /// Secret cannot be had.
+    async fn former_upstream(&self, serving: &Serving) -> Option<Upstream> {
+        // Whether it may have credentials without TLS was said of the source that was admitted last.
+        let is_safe = !serving.url.starts_with("http://");
+        let Some(name) = serving.secret.as_ref().filter(|_| is_safe) else {
+            return Some(self.upstream(&serving.url, None));
+        };
+        let found = secret::read(&self.shared.client, &self.key.namespace, name).await;
+        found
+            .inspect_err(|error| {
+                let (url, error) = (&serving.url, chain(error));
+                tracing::warn!(
+                    url,
+                    error,
+                    "cannot ask for what serves, which the registry may drop"
+                );
+            })
+            .ok()
+            .map(|found| self.upstream(&serving.url, Some(found.credentials)))
     }
 
     /// A place for a question to the registry, of which each namespace has its share.

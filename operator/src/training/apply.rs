@@ -2,7 +2,10 @@
 
 use hyprstream_api::{TrainingJob, TrainingJobStatus};
 use k8s_openapi::{
-    api::{batch::v1::Job, core::v1::PersistentVolumeClaim},
+    api::{
+        batch::v1::Job,
+        core::v1::{PersistentVolumeClaim, Volume},
+    },
     jiff::Timestamp,
 };
 use kube::{
@@ -27,12 +30,18 @@ use crate::{
 const OVER: i64 = 1;
 
 fn mounts_trust(batch: &Job) -> bool {
-    let pod = batch
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.template.spec.as_ref());
-    let volumes = pod.and_then(|pod| pod.volumes.as_ref());
-    volumes.is_some_and(|all| all.iter().any(|volume| volume.name == TRUST))
+    volumes(batch).any(|volume| volume.name == TRUST)
+}
+
+fn mounts_claim(batch: &Job, name: &str) -> bool {
+    let mut claims = volumes(batch).filter_map(|v| v.persistent_volume_claim.as_ref());
+    claims.any(|claim| claim.claim_name == name)
+}
+
+fn volumes(batch: &Job) -> impl Iterator<Item = &Volume> {
+    let spec = batch.spec.iter();
+    let pods = spec.filter_map(|spec| spec.template.spec.as_ref());
+    pods.flat_map(|pod| pod.volumes.iter().flatten())
 }
 
 impl Context {
@@ -81,9 +90,12 @@ impl Context {
         if let Some(trust) = trust.as_ref().filter(|_| wants_trust) {
             applier.ensure(&owner, trust, None).await?;
         }
-        volume::ensure(&self.client, applier, caches, grants, &owner, workspace).await?;
-        if let Some(dataset) = dataset {
-            volume::ensure(&self.client, applier, caches, grants, &owner, dataset).await?;
+        for bound in [Some(workspace), dataset.as_ref()].into_iter().flatten() {
+            // Another release may reckon with another size, and a Job keeps to what it mounts.
+            let is_mounted = |batch| mounts_claim(batch, &bound.claim.name_any());
+            if existing.batch.as_deref().is_none_or(is_mounted) {
+                volume::ensure(&self.client, applier, caches, grants, &owner, bound).await?;
+            }
         }
         match &existing.batch {
             // Kueue would start it, and then be told to stop it.

@@ -9,6 +9,7 @@
 
 mod apply;
 pub mod ask;
+mod baseline;
 pub mod build;
 pub mod fetch;
 pub mod fork;
@@ -33,6 +34,7 @@ use prometheus::IntGaugeVec;
 
 use self::{
     ask::{Asker, TrainerPod},
+    baseline::last_known_good,
     fetch::Existing,
     fork::{Forked, Forks},
     publish::{PublishError, publish},
@@ -193,7 +195,16 @@ impl Context {
             },
             |plan| self.known(plan, &subject, job),
         );
-        let inputs = plan.as_ref().ok().and_then(|plan| pinned(plan, &known));
+        let mut inputs = plan.as_ref().ok().and_then(|plan| pinned(plan, &known));
+        let mut unasked = None;
+        if let (Ok(plan), None, Some(pinned)) = (&plan, &before.inputs, &mut inputs) {
+            match last_known_good(&self.client, plan).await {
+                Ok(good) => pinned.last_known_good = good,
+                Err(error) => unasked = Some(error),
+            }
+        }
+        // Nothing is pinned that is half known.
+        let inputs = inputs.filter(|_| unasked.is_none());
         let forked = match (&plan, known.mirrored(), &before.inputs) {
             (Ok(plan), Some((model, _)), Some(_)) => {
                 let request = fork(plan, model);
@@ -233,7 +244,7 @@ impl Context {
             // One that runs goes on, and stops when it should, whatever became of its inputs.
             _ => self.stop_or_go_on(job, &existing).await.err(),
         };
-        let error = error.or(given_up);
+        let error = error.or(given_up).or(unasked);
         match &error {
             None => {}
             Some(ApplyError::NamespaceEnds) => {
@@ -418,6 +429,7 @@ fn pinned(plan: &Plan, known: &Known) -> Option<TrainingInputs> {
         dataset_commit: dataset.map(|dataset| dataset.commit.to_string()),
         dataset_digest: None,
         repository: plan.full_repository(),
+        last_known_good: None,
     })
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use hyprstream_api::{
     AdapterType, Dataset, Device, Model, Source, SourceRef, TrainingInputs, TrainingJob,
-    TrainingJobSpec, condition,
+    TrainingJobSpec, TrainingLastKnownGood, condition,
 };
 use hyprstream_contract::{registry::Reference, training, volume::MIN_CAPACITY_BYTES};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -49,6 +49,8 @@ pub struct Plan {
     pub pull_policy: &'static str,
     /// What the pod's server asks for.
     pub key: WorkerKey,
+    /// What was served by its name when the job began, if a gate is measured from that.
+    pub last_known_good: Option<TrainingLastKnownGood>,
     /// The day on which the job was made, for templates that write one.
     pub date: String,
     /// The labels of Kueue, which starts it if one names a queue.
@@ -103,6 +105,7 @@ impl Plan {
         if let Some((_, name)) = inputs.repository.split_once('/') {
             name.clone_into(&mut self.repository);
         }
+        self.last_known_good.clone_from(&inputs.last_known_good);
         self
     }
 }
@@ -228,6 +231,7 @@ pub fn validate(
         repository: repository.unwrap_or(model_name).to_owned(),
         adapter: job.adapter_name().to_owned(),
         key: policy.keys.of(&namespace, &training::key_name(&name)),
+        last_known_good: None,
         date: created.0.strftime("%Y-%m-%d").to_string(),
         kueue: kueue::labels(job.labels()),
         image: image.to_owned(),

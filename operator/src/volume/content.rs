@@ -26,6 +26,9 @@ pub struct Content {
     pub attributes: VolumeAttributes,
     /// Size, as far as known.
     pub size_bytes: u64,
+    /// Name of the Secret with credentials for its source, so that the registry can be asked for it
+    /// when its owner names another source by then.
+    pub secret: Option<String>,
 }
 
 impl Content {
@@ -44,6 +47,7 @@ impl Content {
                 mode: VolumeMode::ReadOnly,
             },
             size_bytes: mirrored.size_bytes,
+            secret: source.secret.clone(),
         }
     }
 
@@ -63,6 +67,9 @@ impl Content {
 struct ContentText {
     attributes: BTreeMap<String, String>,
     size_bytes: u64,
+    /// Of what an earlier release noted, nothing is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    secret: Option<String>,
 }
 
 impl From<Content> for ContentText {
@@ -70,6 +77,7 @@ impl From<Content> for ContentText {
         Self {
             attributes: content.attributes.to_map(),
             size_bytes: content.size_bytes,
+            secret: content.secret,
         }
     }
 }
@@ -81,6 +89,7 @@ impl TryFrom<ContentText> for Content {
         Ok(Self {
             attributes: VolumeAttributes::from_map(&text.attributes)?,
             size_bytes: text.size_bytes,
+            secret: text.secret,
         })
     }
 }

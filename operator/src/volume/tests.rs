@@ -19,6 +19,7 @@ fn content() -> Content {
             mode: VolumeMode::ReadOnly,
         },
         size_bytes: 500 << 20,
+        secret: None,
     }
 }
 

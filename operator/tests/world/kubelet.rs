@@ -31,6 +31,8 @@ pub enum Fate {
     MountFails(String),
     /// No node has room for them.
     NoRoom,
+    /// The nodes have room for so many, old ones included. Those that find it become ready.
+    RoomFor(usize),
     /// Their image cannot be pulled.
     NoImage,
     /// A quota forbids them.
@@ -102,7 +104,8 @@ fn bind(cluster: &Cluster) {
     }
 }
 
-/// A rolling update in coarse steps: all new workers beside the old, or with maxSurge 0 after them.
+/// A rolling update in coarse steps: all new workers beside the old, or with maxSurge 0 in their
+/// place, as many at a time as may be missing.
 fn roll(
     cluster: &Cluster,
     deployment: &Value,
@@ -126,23 +129,33 @@ fn roll(
     if new.len() > wanted {
         new[wanted..].iter().for_each(|p| remove(p));
     }
-    let surges = deployment["spec"]["strategy"]["rollingUpdate"]["maxSurge"] != 0;
-    if ready >= wanted || !surges {
-        for pod in &old {
-            remove(pod);
+    let bounds = &deployment["spec"]["strategy"]["rollingUpdate"];
+    let surges = bounds["maxSurge"] != 0;
+    let missing = bounds["maxUnavailable"].as_u64().unwrap_or(0) as usize;
+    // Old workers that never became ready go first, as the ReplicaSets have it.
+    let (mut kept, idle): (Vec<&Value>, Vec<&Value>) = old.iter().copied().partition(is_ready);
+    idle.into_iter().for_each(&remove);
+    while !kept.is_empty() && ready + kept.len() > wanted - missing.min(wanted) {
+        if surges && ready < wanted {
+            break;
         }
-    } else {
-        // Old workers that never became ready go first, as the ReplicaSets have it.
-        old.iter()
-            .copied()
-            .filter(|p| !is_ready(p))
-            .for_each(remove);
+        kept.pop().into_iter().for_each(&remove);
     }
-    let mut is_refused = false;
+    let is_placed = |p: &&Value| p["status"]["conditions"][1]["status"] == "True";
+    let placed = kept.len() + new.iter().copied().filter(is_placed).count();
+    let (mut room, mut is_refused) = (placed, false);
     for index in 0..wanted {
-        let fate = fate_of(cluster, deployment, fates, index);
+        let fate = match fate_of(cluster, deployment, fates, index) {
+            Fate::RoomFor(most) if new.get(index).is_some_and(is_placed) || room < most => {
+                room += usize::from(!new.get(index).is_some_and(is_placed));
+                Fate::Ready
+            }
+            Fate::RoomFor(_) => Fate::NoRoom,
+            fate => fate,
+        };
         match new.get(index) {
             None if matches!(fate, Fate::NoQuota) => is_refused = true,
+            None if !surges && kept.len() + index >= wanted => {}
             None => {
                 *count += 1;
                 create(cluster, deployment, *count, &fate, workers);
@@ -221,7 +234,7 @@ fn create(cluster: &Cluster, deployment: &Value, number: usize, fate: &Fate, wor
             json!({"terminated": {"exitCode": code, "message": message}}),
             *restarts,
         ),
-        Fate::MountFails(_) | Fate::NoRoom => (
+        Fate::MountFails(_) | Fate::NoRoom | Fate::RoomFor(_) => (
             json!({"waiting": {"reason": "ContainerCreating"}}),
             json!({}),
             0,
@@ -252,7 +265,7 @@ fn create(cluster: &Cluster, deployment: &Value, number: usize, fate: &Fate, wor
                 "conditions": [
                     {"type": "Ready", "status": ready, "lastTransitionTime": now},
                     {"type": "PodScheduled", "status": if is_scheduled { "True" } else { "False" },
-                        "message": "0/1 nodes are available"},
+                        "message": "0/1 nodes are available", "lastTransitionTime": now},
                 ],
                 "containerStatuses": [{
                     "name": "worker", "image": "w", "imageID": "", "ready": ready == "True",

@@ -19,7 +19,7 @@ use hyprstream_contract::{
     grants::{GRANTS_PATH, Grant, KeptGrants, is_handle},
     registry::{
         ApiError, Credentials, EVENTS_PATH, EventPage, MIRRORS_PATH, MirrorRequest, MirrorState,
-        MirrorStatus, PushEvent, RESOLVE_PATH, ResolveRequest, ResolveResponse,
+        MirrorStatus, PushEvent, RESOLVE_PATH, ResolveRequest, ResolveResponse, Upstream,
     },
     repositories::{FORKS_PATH, Fork, ForkRequest},
 };
@@ -51,7 +51,7 @@ struct Inner {
     /// As `resolves`, with those that are never answered.
     asked: usize,
     is_down: bool,
-    /// The commits of which a mirror was asked for, one for each question.
+    /// The commits of which a mirror was asked for with what the URL wants, one for each question.
     mirrored: Vec<CommitId>,
     /// The lists of adapters, by `NAMESPACE/MODEL`.
     lists: BTreeMap<String, AdapterList>,
@@ -65,6 +65,22 @@ struct Inner {
     /// Each grant that was put.
     granted: Vec<(String, Grant)>,
     refuses_grants: bool,
+}
+
+impl Inner {
+    /// The answer to who has not the token that the URL wants.
+    fn refuse(&self, upstream: &Upstream) -> Option<Response> {
+        let token = self.tokens.get(&upstream.url)?;
+        if upstream.credentials == Some(Credentials::Token(token.clone())) {
+            return None;
+        }
+        let error = refusal(
+            "AuthenticationFailed",
+            "the upstream wants other credentials",
+            false,
+        );
+        Some((StatusCode::UNAUTHORIZED, Json(error)).into_response())
+    }
 }
 
 impl FakeRegistry {
@@ -245,18 +261,10 @@ async fn resolve(
     if inner.is_down {
         return StatusCode::BAD_GATEWAY.into_response();
     }
-    let url = &request.upstream.url;
-    if let Some(token) = inner.tokens.get(url)
-        && request.upstream.credentials != Some(Credentials::Token(token.clone()))
-    {
-        let error = refusal(
-            "AuthenticationFailed",
-            "the upstream wants other credentials",
-            false,
-        );
-        return (StatusCode::UNAUTHORIZED, Json(error)).into_response();
+    if let Some(refused) = inner.refuse(&request.upstream) {
+        return refused;
     }
-    match inner.heads.get(url) {
+    match inner.heads.get(&request.upstream.url) {
         Some(Ok(commit)) => Json(ResolveResponse {
             commit: commit.clone(),
         })
@@ -277,6 +285,9 @@ async fn mirror(
         let mut inner = registry.state.lock().unwrap();
         if inner.is_down {
             return StatusCode::BAD_GATEWAY.into_response();
+        }
+        if let Some(refused) = inner.refuse(&request.upstream) {
+            return refused;
         }
         inner.mirrored.push(request.commit.clone());
     }

@@ -84,10 +84,20 @@ fn follow(entry: &mut Entry, listed: &FolderEntry, same: bool, commit: Option<&s
         base_commit(policy, record.revision.as_deref(), commit)
     });
     match (&listed.state, verdict) {
-        (AdapterState::Failed { reason, message }, _) => entry.rest(LoadState::Failed {
-            reason: reason.clone(),
-            message: message.clone(),
-        }),
+        (
+            AdapterState::Failed {
+                reason,
+                message,
+                transient,
+            },
+            _,
+        ) => {
+            entry.rest(LoadState::Failed {
+                reason: reason.clone(),
+                message: message.clone(),
+            });
+            entry.is_hindered = *transient;
+        }
         // It is in memory, whatever the node does with its files.
         (_, Some(Ok(warning))) => {
             entry.warning = warning;

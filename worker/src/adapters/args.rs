@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::ArgAction;
-use hyprstream_contract::{adapters::MAX_ADAPTERS, worker::env};
+use hyprstream_contract::{adapters::MAX_ADAPTERS, model_ref::MAX_STACK, worker::env};
 use hyprstream_engine::ModelSpec;
 use hyprstream_models::available_bytes;
 
@@ -38,6 +38,18 @@ pub struct AdapterArgs {
     /// Largest rank of an adapter.
     #[arg(long, env = env::MAX_ADAPTER_RANK, default_value = "512", value_parser = at_least_one)]
     pub max_adapter_rank: usize,
+    /// Most adapters that one request may name, up to 8.
+    #[arg(long, env = "HYPRSTREAM_MAX_STACKED_ADAPTERS", default_value_t = MAX_STACK, value_parser = stack_size)]
+    pub max_stacked_adapters: usize,
+}
+
+/// From one to what names of models can say.
+fn stack_size(text: &str) -> Result<usize, String> {
+    let size = at_least_one(text)?;
+    if size > MAX_STACK {
+        return Err(format!("{MAX_STACK} is the most"));
+    }
+    Ok(size)
 }
 
 impl AdapterArgs {
@@ -70,6 +82,7 @@ impl AdapterArgs {
                 memory_bytes: self.adapter_memory_bytes.unwrap_or_else(by_default),
                 resident: self.max_adapters,
                 rank: self.max_adapter_rank,
+                stacked: self.max_stacked_adapters,
             },
             ..Options::default()
         }

@@ -39,6 +39,8 @@ pub(super) struct Entry {
     pub(super) wish: Wish,
     pub(super) state: LoadState,
     pub(super) job: Job,
+    /// Whether its node cannot have its files for something that may pass.
+    pub(super) is_hindered: bool,
     /// Which attempt a result must be of to count.
     pub(super) attempt: u64,
     /// Failed attempts at the same wish, one after the other.
@@ -111,6 +113,7 @@ impl Entry {
             wish,
             state: LoadState::Loading,
             job: Job::Nothing,
+            is_hindered: false,
             attempt: 0,
             failures: 0,
             serving: None,
@@ -122,6 +125,7 @@ impl Entry {
     pub(super) fn load(&mut self) {
         self.state = LoadState::Loading;
         self.job = Job::Due;
+        self.is_hindered = false;
         self.attempt += 1;
         self.failures = 0;
     }
@@ -130,6 +134,7 @@ impl Entry {
     pub(super) fn rest(&mut self, state: LoadState) {
         self.state = state;
         self.job = Job::Nothing;
+        self.is_hindered = false;
         self.attempt += 1;
         self.failures = 0;
     }
@@ -174,11 +179,6 @@ impl Entry {
     /// Whether it had to give way.
     pub(super) fn gave_way(&self) -> bool {
         matches!(&self.state, LoadState::Failed { reason, .. } if reason == NAME_TAKEN)
-    }
-
-    /// Whether it is decided what becomes of its name: it is served, or cannot be.
-    pub(super) fn is_settled(&self) -> bool {
-        self.state != LoadState::Loading || self.serving.is_some()
     }
 
     /// What is served, if it was loaded from the folder that is wished for.

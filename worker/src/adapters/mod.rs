@@ -23,7 +23,7 @@ mod tests;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use hyprstream_contract::worker_adapters::WorkerAdapters;
+use hyprstream_contract::{model_ref::MAX_STACK, worker_adapters::WorkerAdapters};
 use hyprstream_engine::{Adapter, EngineHandle};
 use hyprstream_models::adapter::AdapterDigest;
 use prometheus::Histogram;
@@ -219,13 +219,22 @@ impl Adapters {
         Self { store: Some(store) }
     }
 
-    /// Nothing once all that the folders listed at first was loaded or has failed.
+    /// Nothing once all that the folders listed at first was loaded or refused. What the node cannot
+    /// have for something that may pass is waited for as long as [`Timing::hindered`].
     ///
     /// # Errors
     /// What is waited for, in words.
     pub fn ready(&self) -> Result<(), String> {
         let store = self.store.as_ref();
-        store.map_or(Ok(()), |store| store.state().ready())
+        store.map_or(Ok(()), |store| {
+            store.state().ready(store.options.timing.hindered)
+        })
+    }
+
+    /// Most adapters that one request may name.
+    pub fn max_stacked(&self) -> usize {
+        let store = self.store.as_ref();
+        store.map_or(MAX_STACK, |store| store.options.limits.stacked)
     }
 
     /// What it does at the moment.

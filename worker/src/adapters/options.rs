@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use hyprstream_contract::adapters::MAX_ADAPTERS;
+use hyprstream_contract::{adapters::MAX_ADAPTERS, model_ref::MAX_STACK};
 
 /// What a store of adapters is told.
 #[derive(Clone, Debug)]
@@ -32,6 +32,8 @@ pub struct Limits {
     pub resident: usize,
     /// Largest rank.
     pub rank: usize,
+    /// Most that one request may name.
+    pub stacked: usize,
 }
 
 /// How long a store waits.
@@ -45,6 +47,9 @@ pub struct Timing {
     pub min_retry: Duration,
     /// Until that is so long.
     pub max_retry: Duration,
+    /// For adapters of the first list that the node cannot have for something that may pass, before
+    /// the worker turns ready without them.
+    pub hindered: Duration,
 }
 
 impl Default for Options {
@@ -62,12 +67,13 @@ impl Default for Options {
 }
 
 impl Default for Limits {
-    /// 1 GiB, 2,048 adapters, rank 512.
+    /// 1 GiB, 2,048 adapters, rank 512, 8 for one request.
     fn default() -> Self {
         Self {
             memory_bytes: 1 << 30,
             resident: MAX_ADAPTERS,
             rank: 512,
+            stacked: MAX_STACK,
         }
     }
 }
@@ -79,6 +85,7 @@ impl Default for Timing {
             patience: Duration::from_secs(30),
             min_retry: Duration::from_secs(1),
             max_retry: Duration::from_mins(1),
+            hindered: Duration::from_mins(2),
         }
     }
 }

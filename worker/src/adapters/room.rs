@@ -161,7 +161,7 @@ mod tests {
         let ledger = Arc::new(Ledger::new(Limits {
             memory_bytes: 10,
             resident: 2,
-            rank: 8,
+            ..Limits::default()
         }));
         let amount = |bytes, adapters| Amount { bytes, adapters };
         let none = Amount::default();

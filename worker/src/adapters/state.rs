@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use hyprstream_contract::worker_adapters::{LoadState, Origin};
@@ -32,8 +33,10 @@ pub(super) struct State {
     pub(super) commit: Option<String>,
     /// Origins whose first list has not been seen yet.
     pub(super) unseen: BTreeSet<Origin>,
-    /// Those of the first lists that are neither loaded nor failed.
+    /// Those of the first lists that are neither loaded nor refused.
     awaited: BTreeSet<Key>,
+    /// When the first list of the folder that is followed was there.
+    followed_since: Option<Instant>,
     /// Counts uses and records.
     clock: u64,
 }
@@ -84,6 +87,9 @@ impl State {
         if self.unseen.remove(&origin) {
             let keys = self.entries.keys().filter(|key| key.1 == origin);
             self.awaited.extend(keys.cloned());
+            if origin == Origin::Followed {
+                self.followed_since = Some(Instant::now());
+            }
         }
         self.settle();
     }
@@ -94,46 +100,72 @@ impl State {
         let mut before: Option<(&str, bool)> = None;
         for ((name, origin), entry) in &mut self.entries {
             let earlier = before.take_if(|(other, _)| other == name);
-            let is_settled = earlier.is_some_and(|(_, settled)| settled);
+            // One that is refused or not there yet takes the name from nobody.
+            let is_taken = earlier.is_some_and(|(_, served)| served);
             if *name == self.model {
                 entry.give_way("it is the name of the model itself: give the adapter another one");
-            } else if is_settled {
+            } else if is_taken {
                 entry.give_way(match origin {
                     Origin::Repository => {
                         "an Adapter resource has this name: give one of them another one"
                     }
                     _ => "an Adapter resource, or an adapter of the model's repository, has this name",
                 });
-            } else if earlier.is_none() && entry.gave_way() {
-                // Whoever had the name is gone.
+            } else if entry.gave_way() {
+                // Whoever had the name is gone, or has nothing to serve by it any more.
                 entry.load();
             }
-            before = Some((name, is_settled || entry.is_settled()));
+            before = Some((name, is_taken || entry.serving.is_some()));
         }
         let entries = &self.entries;
         self.awaited.retain(|key| {
             let entry = entries.get(key);
-            entry.is_some_and(|entry| entry.state == LoadState::Loading)
+            entry.is_some_and(|entry| entry.state == LoadState::Loading || entry.is_hindered)
         });
     }
 
-    /// Nothing, or what is waited for before the first request.
-    pub(super) fn ready(&self) -> Result<(), String> {
+    /// Nothing, or what is waited for before the first request. What the node cannot have for
+    /// something that may pass is waited for so long, counted from the first list.
+    pub(super) fn ready(&mut self, hindered_patience: Duration) -> Result<(), String> {
         if self.unseen.contains(&Origin::Followed) {
             return Err("the list of adapters is not there yet".to_owned());
         }
         if !self.unseen.is_empty() {
             return Err("the adapters of the model's repository are not listed yet".to_owned());
         }
-        match self.awaited.first() {
-            None => Ok(()),
-            Some((name, _)) => {
-                let count = self.awaited.len();
-                Err(format!(
-                    "adapters are being loaded: {name:?} is the first of {count}"
-                ))
-            }
+        let waited = self.followed_since.map(|since| since.elapsed());
+        if waited.is_some_and(|waited| waited >= hindered_patience) {
+            self.give_hindered_up();
         }
+        let Some(key) = self.awaited.first() else {
+            return Ok(());
+        };
+        let (name, count) = (&key.0, self.awaited.len());
+        match self.entries.get(key).map(|entry| &entry.state) {
+            Some(LoadState::Failed { reason, message }) => Err(format!(
+                "adapters cannot be had for now: {name:?} is the first of {count} ({reason}: \
+                 {message})"
+            )),
+            _ => Err(format!(
+                "adapters are being loaded: {name:?} is the first of {count}"
+            )),
+        }
+    }
+
+    /// Waits no longer for those that cannot be had for now.
+    fn give_hindered_up(&mut self) {
+        let entries = &self.entries;
+        self.awaited.retain(|key| {
+            let Some(entry) = entries.get(key).filter(|entry| entry.is_hindered) else {
+                return true;
+            };
+            tracing::warn!(
+                adapter = key.0,
+                state = ?entry.state,
+                "turning ready without an adapter that cannot be had for now; it is loaded when it can"
+            );
+            false
+        });
     }
 
     /// The next load to be done, which is under way from here on; or when to ask again.

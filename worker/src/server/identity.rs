@@ -97,7 +97,7 @@ impl Identity {
         let (base, adapters) = model.split_once('+').unwrap_or((model, ""));
         self.check(base)?;
         if adapters.split('+').count() > MAX_STACK {
-            return Err(too_many("model"));
+            return Err(too_many("model", MAX_STACK));
         }
         // It is this model, so that what is wrong comes behind its name.
         let invalid = |error: InvalidModelRef| ApiError::invalid("model", error);

@@ -50,7 +50,8 @@ impl Asked {
     /// the adapters are too many, one is named twice or its scale is none.
     pub(super) fn of(app: &App, model: &str, field: &[AdapterRequest]) -> Result<Self, ApiError> {
         let adapters = app.adapters()?;
-        read(&app.identity, |name| adapters.serves(name), model, field)
+        let serves = |name: &str| adapters.serves(name);
+        read(&app.identity, serves, adapters.max_stacked(), model, field)
     }
 
     /// Nothing if all of them are served.
@@ -150,6 +151,7 @@ impl Stack {
 fn read(
     identity: &Identity,
     serves: impl Fn(&str) -> bool,
+    most: usize,
     model: &str,
     field: &[AdapterRequest],
 ) -> Result<Asked, ApiError> {
@@ -175,8 +177,9 @@ fn read(
         name: adapter.name.clone(),
         scale: adapter.scale,
     }));
-    if wanted.len() > MAX_STACK {
-        return Err(too_many("adapters"));
+    if wanted.len() > most {
+        let param = if in_model > most { "model" } else { "adapters" };
+        return Err(too_many(param, most));
     }
     for (at, Wanted { name, .. }) in wanted.iter().enumerate() {
         if wanted[..at].iter().any(|before| before.name == *name) {
@@ -192,6 +195,14 @@ mod tests {
     use super::*;
 
     fn asked(model: &str, field: &[(&str, Option<f32>)]) -> Result<Asked, ApiError> {
+        asked_of(MAX_STACK, model, field)
+    }
+
+    fn asked_of(
+        most: usize,
+        model: &str,
+        field: &[(&str, Option<f32>)],
+    ) -> Result<Asked, ApiError> {
         let identity = Identity {
             name: "m".to_owned(),
             namespace: Some("ns".to_owned()),
@@ -202,7 +213,7 @@ mod tests {
             scale: *scale,
         });
         let serves = |name: &str| ["sql", "Tone_1.b", "m"].contains(&name);
-        read(&identity, serves, model, &field.collect::<Vec<_>>())
+        read(&identity, serves, most, model, &field.collect::<Vec<_>>())
     }
 
     #[track_caller]
@@ -277,5 +288,22 @@ mod tests {
         let many = refused("m+1+2+3+4+5+6+7+8", &[("9", None)], 400, "adapters");
         assert_eq!(many.code.as_deref(), Some("too_many_adapters"));
         asked("m+1+2+3+4+5+6+7", &[("8", None)]).unwrap();
+    }
+
+    #[test]
+    fn a_worker_may_take_fewer() {
+        asked_of(2, "m+sql", &[("x", None)]).unwrap();
+        asked_of(1, "sql", &[]).unwrap();
+        for (most, model, field, param) in [
+            (2, "m+sql", &[("x", None), ("y", None)][..], "adapters"),
+            (1, "m+sql+x", &[], "model"),
+            (1, "sql", &[("x", None)], "adapters"),
+        ] {
+            let error = asked_of(most, model, field).unwrap_err();
+            assert_eq!(error.param.as_deref(), Some(param), "{model}");
+            assert_eq!(error.code.as_deref(), Some("too_many_adapters"));
+            let expected = format!("more than {most} adapters");
+            assert!(error.to_string().contains(&expected), "{error}");
+        }
     }
 }

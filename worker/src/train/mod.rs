@@ -121,6 +121,7 @@ fn train(
             prepared,
             gates: &gates::gates_of(job),
             name: &name.to_string_lossy(),
+            good: Ok(None),
             learner,
             values: &finished.values,
             adapter: &job.output.join("adapter"),

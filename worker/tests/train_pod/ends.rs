@@ -341,6 +341,40 @@ fn what_two_jobs_add_merges_and_what_both_sides_changed_is_left_on_the_branch() 
     is_chain(&place.log("sql"));
 }
 
+#[test]
+fn a_gate_is_measured_from_the_adapter_that_is_served_by_the_name() {
+    let place = Place::new();
+    let first = place.pod("first", UID, |_, _| {}).ends(DONE);
+    let output = &first["output"];
+    let path = output["path"].as_str().unwrap();
+    let judged = |name: &str, repository: &str| {
+        let data = place.path("data.jsonl");
+        let pod = place.pod(name, UID, |_, pod| {
+            pod["adapter"] = json!("first");
+            pod["gates"] = json!([{"metric": "EvalLoss", "max": 0.0, "baseline": "LastKnownGood",
+                "path": data, "maxRecords": 8, "maxTokens": 8}]);
+            pod["lastKnownGood"] = json!({"repository": repository, "commit": output["commit"],
+                "weights": path, "config": path.replace(".safetensors", ".config.json")});
+        });
+        let gate = pod.ends(DONE)["gates"][1].clone();
+        (
+            gate["passed"].as_bool().unwrap(),
+            gate["message"].as_str().unwrap().to_owned(),
+        )
+    };
+    // What learnt the same is as good, which the base is not.
+    let (passed, message) = judged("second", REPOSITORY);
+    assert!(
+        passed && message.contains("the last known good's"),
+        "{message}"
+    );
+    let (passed, message) = judged("third", "ns/elsewhere");
+    assert!(
+        !passed && message.contains("ns/elsewhere") && message.contains("output.repository"),
+        "{message}"
+    );
+}
+
 /// A client without a runtime of its own.
 struct Client(tokio::runtime::Runtime, reqwest::Client);
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use adapters::ModelAdapters;
 pub use engine::{Device, Dtype, Engine, Quantization};
-pub use rollout::Rollout;
+pub use rollout::{NoRoom, Rollout};
 pub use status::{Download, FailedCommit, ModelStatus};
 
 use crate::Source;

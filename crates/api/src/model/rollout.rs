@@ -1,5 +1,6 @@
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How a new commit or spec replaces the workers of the old one.
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 )]
 pub struct Rollout {
     /// How many workers may run above replicas, as a number or a percentage. 0 with
-    /// maxUnavailable 1 where there is no second GPU to start on.
+    /// maxUnavailable 1 where there is never a second GPU to start on; see also noRoom.
     #[serde(default = "one")]
     // An explicit null would be stored as null and could not be read back, nor could a number of
     // more than 32 bits.
@@ -27,6 +28,24 @@ pub struct Rollout {
     #[serde(default = "default_deadline")]
     #[schemars(range(min = 10, max = 86400))]
     pub progress_deadline_seconds: i32,
+    /// What happens where no node has room for the workers that maxSurge allows above replicas, and
+    /// maxUnavailable allows none to be missing.
+    #[serde(default)]
+    pub no_room: NoRoom,
+}
+
+/// What becomes of a rollout whose new workers find no room beside the old.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum NoRoom {
+    /// The old workers go one by one to make room, where others serve meanwhile: with replicas of 2
+    /// and more. A single worker serves on, and the new one waits for room.
+    #[default]
+    KeepServing,
+    /// The old workers go one by one to make room, also the last one: requests wait until the new
+    /// one is ready.
+    Replace,
+    /// The new workers wait for room as long as an old one serves.
+    Wait,
 }
 
 impl Default for Rollout {
@@ -35,6 +54,7 @@ impl Default for Rollout {
             max_surge: one(),
             max_unavailable: zero(),
             progress_deadline_seconds: default_deadline(),
+            no_room: NoRoom::default(),
         }
     }
 }

@@ -25,8 +25,9 @@ pub struct Gate {
     #[x_kube(validation = Rule::new(r"self.matches('^-?[0-9]{1,9}(\\.[0-9]{1,9})?$')").message("min must be a decimal number, such as \"0.9\""))]
     pub min: Option<String>,
     /// What max and min are measured from: nothing (Value), the model without the adapter (Base), or
-    /// the adapter of the same name in the Model's commit, the model itself where there is none
-    /// (LastKnownGood).
+    /// the adapter that answered by the same name when the job began (LastKnownGood): with
+    /// onSuccess CreateAdapter that of the Adapter of the name, else that of the name in the Model's
+    /// commit, the model itself where there is none.
     #[serde(default)]
     pub baseline: Baseline,
     /// A file of the dataset's repository, ConfigMap or claim. Without it, what eval holds back.

@@ -20,7 +20,7 @@ pub use output::{OnSuccess, TrainingCheckpoint, TrainingOutput};
 pub use resources::TrainingResources;
 pub use status::{
     CurvePoint, GateVerdict, TrainingCheckpointStatus, TrainingInputs, TrainingJobStatus,
-    TrainingMetric, TrainingOutputStatus,
+    TrainingLastKnownGood, TrainingMetric, TrainingOutputStatus,
 };
 
 use crate::{Device, Dtype, SourceRef};
@@ -136,7 +136,8 @@ pub struct TrainingJobSpec {
     #[serde(default)]
     pub suspend: bool,
     /// How often the pod may fail by itself before the job does. What the cluster does to it
-    /// (evictions, preemptions, lost nodes) does not count.
+    /// (evictions, preemptions, lost nodes) and kills do not count, but of kills for want of memory so
+    /// many without a new checkpoint.
     #[serde(default = "two")]
     #[schemars(range(min = 0, max = 100))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("backoffLimit cannot be changed: make another TrainingJob"))]

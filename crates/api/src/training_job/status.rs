@@ -82,6 +82,22 @@ pub struct TrainingInputs {
     pub dataset_digest: Option<String>,
     /// The repository that gets the commits: NAMESPACE/NAME.
     pub repository: String,
+    /// The adapter that was served by the name of the output when the job began, where a gate with
+    /// the baseline LastKnownGood is measured from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_known_good: Option<TrainingLastKnownGood>,
+}
+
+/// An adapter that is served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TrainingLastKnownGood {
+    /// Its repository: NAMESPACE/NAME, or the URL of one that is not on the registry.
+    pub repository: String,
+    /// Its commit.
+    pub commit: String,
+    /// Where it lies there, as in the source of an Adapter.
+    pub path: String,
 }
 
 /// A figure.
@@ -115,6 +131,9 @@ pub struct TrainingCheckpointStatus {
     pub step: i64,
     /// Its commit.
     pub commit: String,
+    /// When it was heard of first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<Time>,
 }
 
 /// What a gate measured.

@@ -74,7 +74,6 @@ fn read(
         }
         "reasoning" => {
             fields.take("summary", || json!({"type": "array"}));
-            fields.refuse("encrypted_content", "is not supported by this server")?;
             if fields.has("content") {
                 *thoughts = Some(text(fields, "content")?);
             }
@@ -183,10 +182,7 @@ fn schema() -> Value {
     );
     let call = own(json!({"call_id": string, "name": string, "arguments": string}));
     let output = own(json!({"call_id": string, "output": text}));
-    let thoughts = own(
-        json!({"summary": {"type": ["array", "null"]}, "content": text,
-        "encrypted_content": {"type": "null"}}),
-    );
+    let thoughts = own(json!({"summary": {"type": ["array", "null"]}, "content": text}));
     let items = json!([
         object(None, message, &["role", "content"]),
         object(

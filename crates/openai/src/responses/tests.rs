@@ -85,13 +85,17 @@ fn what_a_client_added_to_past_items_is_read_over_and_named() {
         {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}",
             "namespace": "n", "created_by": null},
         {"type": "function_call_output", "call_id": "c", "output": "7"},
+        {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAA"},
         {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "b",
             "annotations": [{"type": "url_citation"}], "logprobs": [{"token": "b"}]}]},
     ]}))
     .unwrap();
     assert_eq!(
         request.ignored.header().as_deref(),
-        Some("input.content.x, input.y, input.namespace, input.content.annotations")
+        Some(
+            "input.content.x, input.y, input.namespace, input.encrypted_content, \
+             input.content.annotations"
+        )
     );
 }
 

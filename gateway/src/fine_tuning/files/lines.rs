@@ -9,14 +9,7 @@ use serde::{
 
 /// Longest line. It is the most of a file that is in memory.
 const MAX_LINE_BYTES: usize = 8 << 20;
-const ROLES: [&str; 6] = [
-    "system",
-    "developer",
-    "user",
-    "assistant",
-    "tool",
-    "function",
-];
+const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
 /// What the lines of a file are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,6 +140,8 @@ struct Record {
     input: Option<Input>,
     preferred_output: Option<Vec<Message>>,
     non_preferred_output: Option<Vec<Message>>,
+    functions: Option<IgnoredAny>,
+    function_call: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -192,6 +187,17 @@ impl<'de> Deserialize<'de> for Message {
 
 impl Record {
     fn form(&self) -> Result<Form, String> {
+        // As the trainer does.
+        for (old, there) in [
+            ("functions", &self.functions),
+            ("function_call", &self.function_call),
+        ] {
+            if there.is_some() {
+                return Err(format!(
+                    "{old} is not understood: write tools and tool_calls"
+                ));
+            }
+        }
         let preference = (
             &self.input,
             &self.preferred_output,
@@ -290,6 +296,16 @@ mod tests {
                 "{\"messages\":[{\"role\":\"user\"}]}".to_owned(),
                 1,
                 "assistant",
+            ),
+            (
+                "{\"messages\":[{\"role\":\"function\"}]}".to_owned(),
+                1,
+                "none of system, developer, user, assistant, tool",
+            ),
+            (
+                CHAT.replace("\"tools\"", "\"functions\""),
+                1,
+                "write tools and tool_calls",
             ),
             ("{\"input\":[[]]}".to_owned(), 1, "sequence"),
             ("{\"input\":{\"messages\":[]}}".to_owned(), 1, "needs all"),

@@ -16,11 +16,13 @@ pub(super) fn checkpoints(job: &TrainingJob, shown: &Job) -> Vec<Checkpoint> {
         step: status.steps.or(status.step).unwrap_or(0),
         commit: &output.commit,
         model: shown.fine_tuned_model.as_deref(),
+        heard: None,
     });
     let last = status.checkpoint.as_ref().map(|checkpoint| Kept {
         step: checkpoint.step,
         commit: &checkpoint.commit,
         model: None,
+        heard: checkpoint.time.as_ref().map(|time| time.0.as_second()),
     });
     let last = last.filter(|last| {
         output
@@ -36,6 +38,8 @@ struct Kept<'a> {
     commit: &'a str,
     /// What serves it, if something does.
     model: Option<&'a str>,
+    /// When it was heard of, in seconds since 1970, if that is told.
+    heard: Option<i64>,
 }
 
 impl Kept<'_> {
@@ -51,7 +55,7 @@ impl Kept<'_> {
         Checkpoint {
             id: ids::of("ftckpt_", &[&job.uid().unwrap_or_default(), self.commit]),
             object: "fine_tuning.job.checkpoint".to_owned(),
-            created_at: told_at(job, status),
+            created_at: self.heard.unwrap_or_else(|| told_at(job, status)),
             fine_tuned_model_checkpoint: self.model.map_or_else(lies, str::to_owned),
             fine_tuning_job_id: job.name_any(),
             metrics: self.metrics(status),
@@ -65,13 +69,17 @@ impl Kept<'_> {
         let point = status.curve.iter().find(|point| point.step == self.step);
         let is_latest = status.step == Some(self.step);
         let latest = |name| is_latest.then(|| view::figure(status, name)).flatten();
+        let valid_loss = latest("evalLoss").or_else(|| number(point?.eval_loss.as_ref()?));
+        let valid_accuracy = latest("evalAccuracy");
+        // All that is held back is looked at each time, and never a part of it.
         CheckpointMetrics {
             step: self.step as f64,
             train_loss: latest("loss").or_else(|| number(&point?.loss)),
             train_mean_token_accuracy: latest("accuracy"),
-            full_valid_loss: latest("evalLoss").or_else(|| number(point?.eval_loss.as_ref()?)),
-            full_valid_mean_token_accuracy: latest("evalAccuracy"),
-            ..CheckpointMetrics::default()
+            valid_loss,
+            valid_mean_token_accuracy: valid_accuracy,
+            full_valid_loss: valid_loss,
+            full_valid_mean_token_accuracy: valid_accuracy,
         }
     }
 }

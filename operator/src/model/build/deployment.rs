@@ -20,8 +20,8 @@ use k8s_openapi::{
 use serde::Serialize;
 
 use super::{
-    ADAPTERS_VOLUME, ASKED, CLAIM, CONTENT, GOOD, MODEL_VOLUME, Plan, REVISION, Revision, UPGRADE,
-    Workers, key, labels, metadata, selector, tls,
+    ADAPTERS_VOLUME, ASKED, CLAIM, CONTENT, GOOD, MODEL_VOLUME, Plan, REPLACING, REVISION,
+    Revision, UPGRADE, Workers, key, labels, metadata, selector, tls,
 };
 use crate::{cache::digest, lost_nodes};
 
@@ -44,11 +44,18 @@ pub struct Notes {
     pub asked: Option<String>,
     /// Another release of the operator is the cause of these pods.
     pub is_upgrade: bool,
+    /// These pods take the place of others one by one, for want of room.
+    pub is_replacing: bool,
 }
 
 /// The Deployment of a Model's workers. It has the Model's name.
 pub fn deployment(plan: &Plan, workers: &Workers, notes: &Notes) -> Deployment {
     let rollout = &plan.spec.rollout;
+    let (max_surge, max_unavailable) = if notes.is_replacing {
+        (IntOrString::Int(0), IntOrString::Int(1))
+    } else {
+        (rollout.max_surge.clone(), rollout.max_unavailable.clone())
+    };
     let revision = &workers.revision;
     let mut meta = metadata(plan, &plan.name);
     meta.labels.get_or_insert_default().extend([
@@ -67,8 +74,8 @@ pub fn deployment(plan: &Plan, workers: &Workers, notes: &Notes) -> Deployment {
             strategy: Some(DeploymentStrategy {
                 type_: Some("RollingUpdate".to_owned()),
                 rolling_update: Some(RollingUpdateDeployment {
-                    max_surge: Some(rollout.max_surge.clone()),
-                    max_unavailable: Some(rollout.max_unavailable.clone()),
+                    max_surge: Some(max_surge),
+                    max_unavailable: Some(max_unavailable),
                 }),
             }),
             progress_deadline_seconds: Some(rollout.progress_deadline_seconds),
@@ -82,13 +89,14 @@ pub fn deployment(plan: &Plan, workers: &Workers, notes: &Notes) -> Deployment {
 
 fn annotations(workers: &Workers, notes: &Notes) -> BTreeMap<String, String> {
     let claim = Some(workers.revision.claim.clone());
-    let upgrade = notes.is_upgrade.then(|| workers.digest().to_owned());
+    let digest = || workers.digest().to_owned();
     [
         (CLAIM, claim),
         (CONTENT, workers.content.as_ref().map(json)),
         (GOOD, notes.good.as_ref().map(json)),
         (ASKED, notes.asked.clone()),
-        (UPGRADE, upgrade),
+        (UPGRADE, notes.is_upgrade.then(digest)),
+        (REPLACING, notes.is_replacing.then(digest)),
     ]
     .into_iter()
     .filter_map(|(name, value)| Some((name.to_owned(), value?)))

@@ -43,6 +43,9 @@ pub const ASKED: &str = "hyprstream.io/asked";
 /// Annotation on a Deployment: the revision that another release of the operator, and not the
 /// Model, is the cause of.
 pub const UPGRADE: &str = "hyprstream.io/upgrade";
+/// Annotation on a Deployment: the revision whose workers take the place of others one by one, since
+/// no node has room for them beside those.
+pub const REPLACING: &str = "hyprstream.io/replacing";
 /// Value of `app.kubernetes.io/name` on everything that belongs to workers.
 pub const WORKER: &str = "hyprstream-worker";
 /// Name of the volume in a pod that mounts the claim.

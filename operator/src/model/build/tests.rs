@@ -456,6 +456,7 @@ fn what_workers_are_made_of_survives_as_text() {
     let notes = Notes {
         good: Some(made.clone()),
         is_upgrade: true,
+        is_replacing: false,
         ..Notes::default()
     };
     let annotations = deployment(&plan, &made, &notes)

@@ -14,7 +14,7 @@ use k8s_openapi::api::{
 use kube::{ResourceExt, api::ObjectMeta};
 
 use super::{
-    build::{ASKED, CLAIM, CONTENT, GOOD, REVISION, UPGRADE, Workers},
+    build::{ASKED, CLAIM, CONTENT, GOOD, REPLACING, REVISION, UPGRADE, Workers},
     validate::Plan,
 };
 use crate::{
@@ -101,6 +101,7 @@ impl Existing {
             let attributes = content.attributes;
             let one = Serving {
                 url: attributes.source,
+                secret: content.secret,
                 commit: attributes.commit,
                 include: attributes.include,
             };
@@ -119,6 +120,11 @@ impl Existing {
     /// The revision that another release of the operator was the cause of.
     pub fn upgrade(&self) -> Option<&str> {
         self.note(UPGRADE)
+    }
+
+    /// The revision whose workers take the place of others, for want of room.
+    pub fn replacing(&self) -> Option<&str> {
+        self.note(REPLACING)
     }
 
     fn note(&self, name: &str) -> Option<&str> {

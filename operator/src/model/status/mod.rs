@@ -35,6 +35,8 @@ pub struct Observed<'a> {
     pub is_rolled_back: bool,
     /// A release's change of the workers waits for other Models.
     pub is_waiting: bool,
+    /// The target's workers take the place of others one by one, for want of room.
+    pub is_replacing: bool,
     /// The pods.
     pub census: &'a Census,
     /// Why the volume is not mounted, as the kubelet says.

@@ -228,6 +228,22 @@ pub(super) fn progressing(observed: &Observed<'_>, stalled: &State, is_complete:
     match target {
         None => yes(reason::PENDING, "the source is being looked up"),
         Some(_) if is_complete => no(reason::UP_TO_DATE, "nothing is left to do"),
+        Some(target) if observed.is_replacing => yes(
+            reason::ROLLING_OUT,
+            format!(
+                "workers of commit {} take the place of the others one by one, since no node has \
+                 room for them beside those",
+                target.commit
+            ),
+        ),
+        Some(target) if observed.census.lacks_room && observed.census.ready > 0 => yes(
+            reason::ROLLING_OUT,
+            format!(
+                "workers of commit {} wait for room beside the others, which serve on; with \
+                 rollout.noRoom: Replace those would go to make it",
+                target.commit
+            ),
+        ),
         Some(target) => yes(
             reason::ROLLING_OUT,
             format!("workers of commit {} are starting", target.commit),

@@ -20,6 +20,7 @@ struct Case {
     failed: Option<FailedCommit>,
     is_rolled_back: bool,
     is_waiting: bool,
+    is_replacing: bool,
     census: Census,
     mount_problem: Option<String>,
     apply_error: Option<ApplyError>,
@@ -59,6 +60,7 @@ impl Case {
             failed: None,
             is_rolled_back: false,
             is_waiting: false,
+            is_replacing: false,
             census: Census {
                 replicas: 1,
                 ready: 1,
@@ -103,6 +105,7 @@ impl Case {
             failed: self.failed.clone(),
             is_rolled_back: self.is_rolled_back,
             is_waiting: self.is_waiting,
+            is_replacing: self.is_replacing,
             census: &self.census,
             mount_problem: self.mount_problem.as_deref(),
             is_bound: true,
@@ -400,4 +403,23 @@ fn what_befalls_a_worker_later_is_told_without_giving_the_commit_up() {
     let status = case.status();
     assert_eq!(status.commit.as_deref(), Some(NEW));
     assert_eq!(status.condition(READY).unwrap().reason, "OutOfMemory");
+}
+
+#[test]
+fn a_rollout_without_room_says_what_becomes_of_it() {
+    let message = |change: fn(&mut Case)| {
+        let mut case = Case::rolling();
+        case.census.lacks_room = true;
+        change(&mut case);
+        let status = case.status();
+        let progressing = status.condition(PROGRESSING).unwrap();
+        assert_eq!(progressing.reason, "RollingOut");
+        progressing.message.clone()
+    };
+    let waits = message(|_| ());
+    assert!(waits.contains("rollout.noRoom: Replace"), "{waits}");
+    let replaces = message(|case| case.is_replacing = true);
+    assert!(replaces.contains("one by one"), "{replaces}");
+    let alone = message(|case| (case.census.ready, case.census.serving) = (0, [].into()));
+    assert!(alone.contains("are starting"), "{alone}");
 }

@@ -1,11 +1,13 @@
 use std::collections::BTreeMap;
 
-use hyprstream_api::{Baseline, Gate, GateMetric};
+use hyprstream_api::{Baseline, Gate, GateMetric, TrainingLastKnownGood};
 use hyprstream_contract::{
     CommitId,
-    training::{self, Origin, TrainingPod},
+    training::{self, LastKnownGood, Origin, TrainingPod},
 };
 use k8s_openapi::api::core::v1::ConfigMap;
+
+use crate::adapter::build::Files;
 
 use super::{DatasetPlan, Inputs, Plan, config_name, job_file, metadata, trust_name};
 
@@ -69,7 +71,19 @@ fn pod_file(plan: &Plan, inputs: &Inputs<'_>) -> TrainingPod {
         tag: plan.spec.checkpoint.tag,
         gates: plan.spec.gates.iter().map(gate).collect(),
         merge_into: plan.spec.output.into.clone(),
+        last_known_good: plan.last_known_good.as_ref().and_then(last_known_good),
     }
+}
+
+fn last_known_good(good: &TrainingLastKnownGood) -> Option<LastKnownGood> {
+    let Files { weights, config } = Files::of(&good.path);
+    Some(LastKnownGood {
+        repository: good.repository.clone(),
+        // It came out of the status of an Adapter, or was checked by its schema.
+        commit: good.commit.parse().ok()?,
+        weights,
+        config,
+    })
 }
 
 fn origin(url: &str, commit: Option<CommitId>) -> Origin {

@@ -66,7 +66,7 @@ pub struct Inputs<'a> {
 
 /// What there should be. `None` while a dataset in git is not there.
 pub fn desired(plan: &Plan, inputs: &Inputs<'_>) -> Option<Desired> {
-    let workspace = Content::of(&plan.model, inputs.model).written(capacity(plan, inputs.model));
+    let workspace = Content::of(&plan.model, inputs.model).written(capacity(plan, inputs));
     let dataset = match &plan.dataset {
         DatasetPlan::Git(source) => Some(Content::of(source, inputs.dataset?)),
         DatasetPlan::ConfigMap(_) | DatasetPlan::Claim(_) => None,
@@ -140,7 +140,7 @@ fn batch(plan: &Plan, mounts: &pod::Mounts<'_>) -> Job {
 /// What the cluster does to a pod is not the job's, and what is wrong for good is not tried again.
 /// The first rule that fits counts.
 fn failure_policy() -> PodFailurePolicy {
-    let ignore = |codes: Vec<u8>| rule("Ignore", codes);
+    use training::exit::{KILLED, NOT_STARTED, REFUSED, SUSPENDED, UNAVAILABLE};
     let disruption = PodFailurePolicyRule {
         action: "Ignore".to_owned(),
         on_pod_conditions: Some(vec![PodFailurePolicyOnPodConditionsPattern {
@@ -152,8 +152,8 @@ fn failure_policy() -> PodFailurePolicy {
     PodFailurePolicy {
         rules: vec![
             disruption,
-            ignore(vec![training::exit::UNAVAILABLE, training::exit::SUSPENDED]),
-            rule("FailJob", vec![training::exit::REFUSED]),
+            rule("Ignore", vec![UNAVAILABLE, SUSPENDED, NOT_STARTED, KILLED]),
+            rule("FailJob", vec![REFUSED]),
         ],
     }
 }
@@ -204,17 +204,21 @@ pub fn account_name(plan: &Plan) -> String {
 ///
 /// An adapter of rank r on all linear maps has about `r / 256` of the model's bytes in f32 for the
 /// shapes that are served, and a checkpoint has three numbers of each (the value and AdamW's two
-/// means); a commit has it once more, in the store. Data is prepared into 4 bytes a token.
-fn capacity(plan: &Plan, model: &Mirrored) -> u64 {
+/// means); a commit has it once more, in the store. Data is prepared into 4 bytes a token, which is
+/// about what a text takes itself, and up to twice that of languages with more tokens; what lies in no
+/// repository has no size that is known.
+fn capacity(plan: &Plan, inputs: &Inputs<'_>) -> u64 {
     const LEAST: u64 = 128 << 20;
     const DATA: u64 = 128 << 20;
     if let Some(bytes) = plan.spec.resources.storage_bytes() {
         return bytes.max(MIN_CAPACITY_BYTES);
     }
     let rank = u64::from(job_file::rank(&plan.spec.method));
-    let checkpoint = model.size_bytes / 256 * rank * 3;
+    let checkpoint = inputs.model.size_bytes / 256 * rank * 3;
+    let dataset = inputs.dataset.map_or(0, |dataset| dataset.size_bytes);
+    let data = DATA.saturating_add(dataset.saturating_mul(2));
     let kept = u64::from(plan.spec.checkpoint.keep.unsigned_abs()) + 2;
-    LEAST.max(checkpoint.saturating_mul(2 * kept).saturating_add(DATA))
+    LEAST.max(checkpoint.saturating_mul(2 * kept).saturating_add(data))
 }
 
 /// Labels on everything that is made for a job.
@@ -236,4 +240,4 @@ fn metadata(plan: &Plan, name: &str) -> ObjectMeta {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::training) mod tests;

@@ -1,4 +1,4 @@
-use hyprstream_api::{Model, TrainingJob};
+use hyprstream_api::{Model, TrainingJob, TrainingLastKnownGood};
 use hyprstream_contract::{
     registry::Reference::Commit, training::TrainingPod, training_defaults as default,
 };
@@ -49,16 +49,24 @@ fn plan(spec: &Value) -> Plan {
     planned(spec, &json!({})).unwrap()
 }
 
+/// The plan of a job with this spec, whose Model is `m`.
+pub(in crate::training) fn plan_of(spec: &Value) -> Plan {
+    plan(spec)
+}
+
+fn mirrored(commit: &str, repository: &str) -> Mirrored {
+    Mirrored {
+        commit: commit.parse().unwrap(),
+        repository: repository.into(),
+        size_bytes: 270 << 20,
+    }
+}
+
 fn made(plan: &Plan) -> Desired {
     made_with(plan, None)
 }
 
 fn made_with(plan: &Plan, bundle: Option<&str>) -> Desired {
-    let mirrored = |commit: &str, repository: &str| Mirrored {
-        commit: commit.parse().unwrap(),
-        repository: repository.into(),
-        size_bytes: 270 << 20,
-    };
     let (model, data) = (
         mirrored(MODEL_COMMIT, "mirror/1"),
         mirrored(DATA_COMMIT, "mirror/2"),
@@ -282,7 +290,7 @@ fn a_job_is_one_pod_and_only_its_own_failures_count() {
     let actions: Vec<_> = rules.iter().map(|rule| rule.action.as_str()).collect();
     assert_eq!(actions, ["Ignore", "Ignore", "FailJob"]);
     let codes = rules[1].on_exit_codes.as_ref().unwrap();
-    assert_eq!(codes.values, [74, 75]);
+    assert_eq!(codes.values, [74, 75, 128, 137]);
 }
 
 #[test]
@@ -308,6 +316,23 @@ fn the_workspace_is_written_to_and_has_the_room_that_is_asked_for() {
     assert_eq!(capacity(&asked), (1_u64 << 30).to_string());
     let estimated: u64 = capacity(&made(&plan(&small()))).parse().unwrap();
     assert!(estimated > 128 << 20, "{estimated}");
+    // Of its records, as many bytes again as they have, twice.
+    let plan = plan(&small());
+    let sized = |size_bytes: u64| -> u64 {
+        let data = Mirrored {
+            size_bytes,
+            ..mirrored(DATA_COMMIT, "mirror/2")
+        };
+        let model = mirrored(MODEL_COMMIT, "mirror/1");
+        let inputs = Inputs {
+            model: &model,
+            dataset: Some(&data),
+            registry: "http://registry",
+            bundle: None,
+        };
+        capacity(&desired(&plan, &inputs).unwrap()).parse().unwrap()
+    };
+    assert_eq!(sized(10 << 30), sized(0) + (20 << 30));
 }
 
 #[test]
@@ -398,8 +423,20 @@ fn what_is_pinned_does_not_move() {
         dataset_commit: Some(DATA_COMMIT.into()),
         dataset_digest: None,
         repository: "ns/first".into(),
+        last_known_good: Some(TrainingLastKnownGood {
+            repository: "ns/first".into(),
+            commit: DATA_COMMIT.into(),
+            path: "adapters/01_sql.safetensors".into(),
+        }),
     };
     let plan = plan(&small()).pinned(Some(&inputs));
+    let made = made(&plan);
+    let pod: TrainingPod = serde_json::from_str(&file(&made.config, training::POD_FILE)).unwrap();
+    let good = pod.last_known_good.unwrap();
+    assert_eq!(good.commit.to_string(), DATA_COMMIT);
+    assert_eq!(good.repository, "ns/first");
+    assert_eq!(good.weights, "adapters/01_sql.safetensors");
+    assert_eq!(good.config, "adapters/01_sql.config.json");
     assert_eq!(plan.model.reference, Commit(MODEL_COMMIT.parse().unwrap()));
     let dataset = plan.dataset_source().unwrap();
     assert_eq!(dataset.reference, Commit(DATA_COMMIT.parse().unwrap()));

@@ -3,6 +3,7 @@
 mod disk;
 mod events;
 mod figures;
+mod kills;
 mod pod;
 mod states;
 
@@ -123,7 +124,7 @@ pub fn status(observed: &Observed<'_>) -> TrainingJobStatus {
         conditions: conditions.collect(),
         ..(*before).clone()
     };
-    told(&mut after, observed.progress, words.as_ref());
+    told(&mut after, observed.progress, words.as_ref(), *now);
     after.start_time = before.start_time.clone().or_else(|| {
         let began = observed.pods.iter().filter_map(|pod| pod::began(pod)).min();
         began.map(Time)
@@ -141,7 +142,12 @@ pub fn status(observed: &Observed<'_>) -> TrainingJobStatus {
 
 /// What pods said of their progress: the one that runs, else the last that ended. What was known stays
 /// where neither says more.
-fn told(after: &mut TrainingJobStatus, progress: Option<&Progress>, words: Option<&LastWords>) {
+fn told(
+    after: &mut TrainingJobStatus,
+    progress: Option<&Progress>,
+    words: Option<&LastWords>,
+    now: Timestamp,
+) {
     let (step, steps, metrics, digest, checkpoint) = match (progress, words) {
         (Some(p), _) => (
             p.step,
@@ -174,9 +180,16 @@ fn told(after: &mut TrainingJobStatus, progress: Option<&Progress>, words: Optio
         inputs.dataset_digest.get_or_insert_with(|| digest.clone());
     }
     if let Some(checkpoint) = checkpoint {
+        let commit = checkpoint.commit.to_string();
+        let known = after
+            .checkpoint
+            .take()
+            .filter(|known| known.commit == commit);
+        let heard = || Timestamp::from_second(now.as_second()).unwrap_or(now);
         after.checkpoint = Some(TrainingCheckpointStatus {
             step: whole(checkpoint.step),
-            commit: checkpoint.commit.to_string(),
+            commit,
+            time: known.map_or_else(|| Some(Time(heard())), |known| known.time),
         });
     }
     if let Some(progress) = progress {

@@ -1,13 +1,16 @@
 //! What the pod of a job is doing, as the kubelet says.
 
 use hyprstream_api::condition::reason;
-use hyprstream_contract::training::{CONTAINER, LastWords};
+use hyprstream_contract::training::{CONTAINER, LastWords, exit};
 use k8s_openapi::{
     api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod},
     jiff::Timestamp,
 };
 
 use crate::model::fetch::pods::{cannot_start, unschedulable};
+
+/// The reason of an end for want of memory.
+const OOM_KILLED: &str = "OOMKilled";
 
 /// Where a pod is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,10 +74,34 @@ pub(super) fn last_words(pod: &Pod) -> Option<LastWords> {
     })
 }
 
+/// How a process ended that said nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// It was killed, then.
+    Killed {
+        at: Option<Timestamp>,
+        is_out_of_memory: bool,
+    },
+    /// In another way.
+    Other,
+}
+
+/// How its process ended; `None` if that is not known, as of a pod that was evicted.
+pub(super) fn end(pod: &Pod) -> Option<End> {
+    let ended = ended(pod)?;
+    if ended.exit_code != i32::from(exit::KILLED) || last_words(pod).is_some() {
+        return Some(End::Other);
+    }
+    Some(End::Killed {
+        at: ended.finished_at.as_ref().map(|time| time.0),
+        is_out_of_memory: ended.reason.as_deref() == Some(OOM_KILLED),
+    })
+}
+
 /// Reason and message of a pod that ended and said nothing that is understood.
 pub(super) fn obituary(pod: &Pod) -> Option<(String, String)> {
     let ended = ended(pod)?;
-    if ended.reason.as_deref() == Some("OOMKilled") {
+    if ended.reason.as_deref() == Some(OOM_KILLED) {
         return Some((
             "OutOfMemory".to_owned(),
             "the pod needed more memory than it may have and was killed: raise \

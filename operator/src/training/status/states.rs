@@ -8,6 +8,7 @@ use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 
 use super::{
     Observed, batch_is, disk,
+    kills::Kills,
     pod::{Stage, last_words, obituary, stage},
 };
 use crate::{
@@ -233,6 +234,12 @@ fn place(observed: &Observed<'_>, words: Option<&LastWords>, source: &State) -> 
         if disk::in_a_row(observed.pods) >= disk::MOST {
             return full(words);
         }
+        let checkpoint = observed.before.checkpoint.as_ref();
+        let heard = checkpoint.and_then(|known| known.time.as_ref());
+        let kills = Kills::of(observed.pods, heard.map(|time| time.0));
+        if kills.are_too_many(observed.job.spec.backoff_limit) {
+            return killed(observed.pods, kills);
+        }
         return match observed.pods.last() {
             Some(pod) => restart(pod, words),
             None => Place::Pending(
@@ -374,6 +381,13 @@ fn full(words: Option<&LastWords>) -> Place {
         disk::MOST
     );
     Place::Failed(training::reason::DISK_FULL.to_owned(), message)
+}
+
+/// It is given up, as one whose disk is too small.
+fn killed(pods: &[Arc<Pod>], kills: Kills) -> Place {
+    let last = pods.iter().rev().find_map(|pod| obituary(pod));
+    let (reason, said) = last.unwrap_or_else(|| ("PodFailed".to_owned(), "it is gone".to_owned()));
+    Place::Failed(reason, format!("{} {}", sentence(&said), kills.verdict()))
 }
 
 fn leaves(pod: &Pod) -> String {

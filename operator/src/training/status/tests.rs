@@ -312,6 +312,92 @@ fn a_full_disk_is_not_given_up_while_it_gets_on_or_for_what_came_between() {
     check(&case.status(), RUNNING, ("True", "Preparing"));
 }
 
+/// Pods that were killed at these seconds, and whether for their memory.
+fn killed_at(kills: &[(i64, bool)]) -> Case {
+    kills.iter().fold(Case::new(), |case, (second, is_oom)| {
+        let reason = if *is_oom { "OOMKilled" } else { "Error" };
+        let at = Timestamp::from_second(*second).unwrap().to_string();
+        let end = json!({"exitCode": 137, "reason": reason, "finishedAt": at});
+        case.pod("Failed", &json!({"terminated": end}))
+    })
+}
+
+/// The same with a checkpoint that was heard of at that second.
+fn with_checkpoint(mut case: Case, second: i64) -> Case {
+    case.before.checkpoint = Some(TrainingCheckpointStatus {
+        step: 3,
+        commit: COMMIT.to_owned(),
+        time: Some(Time(Timestamp::from_second(second).unwrap())),
+    });
+    case
+}
+
+#[test]
+fn a_job_that_is_killed_for_its_memory_again_and_again_is_given_up() {
+    let twice = killed_at(&[(1, true), (2, true)]).status();
+    check(&twice, RUNNING, ("False", "Restarting"));
+    let case = killed_at(&[(1, true), (2, true), (3, true)]);
+    let status = case.status();
+    check(&status, FAILED, ("True", "OutOfMemory"));
+    let message = status.message.unwrap();
+    for part in ["spec.resources.limits.memory", "3 pods in a row"] {
+        assert!(message.contains(part), "{message}");
+    }
+    // It got on in between, or somebody says how often it may.
+    let case = with_checkpoint(case, 1);
+    check(&case.status(), RUNNING, ("False", "Restarting"));
+    let mut case = killed_at(&[(1, true), (2, true), (3, true)]);
+    case.job.spec.backoff_limit = 3;
+    check(&case.status(), RUNNING, ("False", "Restarting"));
+}
+
+#[test]
+fn a_job_that_others_kill_goes_on_unless_it_never_gets_on() {
+    let kills = |count: i64| -> Vec<_> { (1..=count).map(|n| (n, false)).collect() };
+    check(
+        &killed_at(&kills(5)).status(),
+        RUNNING,
+        ("False", "Restarting"),
+    );
+    let status = killed_at(&kills(6)).status();
+    check(&status, FAILED, ("True", "PodFailed"));
+    let message = status.message.unwrap();
+    assert!(message.contains("signal 9"), "{message}");
+    let case = with_checkpoint(killed_at(&kills(9)), 4);
+    check(&case.status(), RUNNING, ("False", "Restarting"));
+    // What fails in another way is counted by the Job, and begins anew.
+    let mut case = killed_at(&kills(5)).ended(1, &words(said::INTERNAL_ERROR, &json!([])));
+    case.pods.extend(killed_at(&kills(1)).pods);
+    check(&case.status(), RUNNING, ("False", "Restarting"));
+    // A pod that is evicted says nothing of the job, and one that runs may get on.
+    let mut pods = killed_at(&kills(5));
+    let evicted = json!({"metadata": {"name": "p", "uid": "p"}, "status": {"phase": "Failed",
+        "conditions": [{"type": "DisruptionTarget", "status": "True"}],
+        "containerStatuses": [{"name": "trainer", "image": "i", "imageID": "", "ready": false,
+            "restartCount": 0, "state": {"terminated": {"exitCode": 137}}}]}});
+    pods.pods
+        .push(Arc::new(serde_json::from_value(evicted).unwrap()));
+    check(&pods.status(), RUNNING, ("False", "Restarting"));
+    let runs = killed_at(&kills(9)).pod("Running", &json!({"running": {}}));
+    check(&runs.status(), RUNNING, ("True", "Preparing"));
+}
+
+#[test]
+fn a_checkpoint_has_the_time_when_it_was_heard_of_first() {
+    let mut case = with_checkpoint(Case::new().pod("Running", &json!({"running": {}})), 7);
+    let mut heard = |commit: &str| {
+        case.progress = Some(Progress {
+            checkpoint: serde_json::from_value(json!({"step": 3, "commit": commit})).unwrap(),
+            ..Progress::default()
+        });
+        let known = case.status().checkpoint.unwrap();
+        assert_eq!(known.commit, commit);
+        known.time.unwrap().0.as_second()
+    };
+    assert_eq!(heard(COMMIT), 7);
+    assert_eq!(heard(&COMMIT.replace('0', "1")), 0);
+}
+
 #[test]
 fn a_job_that_kueue_holds_is_queued_and_one_that_somebody_else_holds_is_suspended() {
     let batch = |labels: &Value, annotations: &Value| -> Option<Job> {

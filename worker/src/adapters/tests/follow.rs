@@ -85,8 +85,10 @@ async fn an_older_one_serves_while_the_new_one_is_not_there() {
     let told = rig.becomes("a", "Loading", Some("one")).await;
     assert_eq!(told.folder.as_deref(), Some("f2"));
     assert!(told.scale == 1.0, "that of the older one");
-    let (reason, message) = ("NotFound".to_owned(), "m".to_owned());
-    rig.list("r3", vec![with(AdapterState::Failed { reason, message })]);
+    rig.list(
+        "r3",
+        vec![with(lacking("a", "f2", "NotFound", false).state)],
+    );
     rig.becomes("a", "NotFound", Some("one")).await;
     rig.files("f2", "damaged");
     rig.list("r4", vec![with(AdapterState::Ready)]);
@@ -96,7 +98,7 @@ async fn an_older_one_serves_while_the_new_one_is_not_there() {
 }
 
 #[tokio::test]
-async fn it_is_ready_when_all_of_the_first_list_is_loaded_or_failed() {
+async fn it_is_ready_when_all_of_the_first_list_is_loaded_or_refused() {
     let rig = Rig::following();
     let why = rig.adapters.ready().unwrap_err();
     assert!(why.contains("not there yet"), "{why}");
@@ -104,11 +106,7 @@ async fn it_is_ready_when_all_of_the_first_list_is_loaded_or_failed() {
     rig.files("f1", "one");
     rig.files("f2", "damaged");
     rig.files("f3", "three");
-    let (reason, message) = ("NotFound".to_owned(), "m".to_owned());
-    let lost = FolderEntry {
-        state: AdapterState::Failed { reason, message },
-        ..entry("d", "f4")
-    };
+    let lost = lacking("d", "f4", "NotFound", false);
     let list = |c| vec![entry("a", "f1"), entry("b", "f2"), c, lost.clone()];
     rig.list("r1", list(pending("c", "f3")));
     rig.becomes("a", "Loaded", Some("one")).await;
@@ -124,6 +122,54 @@ async fn it_is_ready_when_all_of_the_first_list_is_loaded_or_failed() {
     rig.list("r3", more);
     rig.becomes("e", "Loading", None).await;
     rig.ready().await;
+}
+
+#[tokio::test]
+async fn what_a_node_lacks_for_now_is_waited_for() {
+    let rig = Rig::following();
+    rig.files("f1", "one");
+    let list = |b| vec![entry("a", "f1"), b];
+    rig.list("r1", list(lacking("b", "f2", "RegistryUnreachable", true)));
+    rig.becomes("a", "Loaded", Some("one")).await;
+    rig.becomes("b", "RegistryUnreachable", None).await;
+    let why = rig.adapters.ready().unwrap_err();
+    for part in ["\"b\"", "RegistryUnreachable: m", "first of 1"] {
+        assert!(why.contains(part), "{why}");
+    }
+    rig.list("r1", list(pending("b", "f2")));
+    rig.becomes("b", "Loading", None).await;
+    assert!(rig.adapters.ready().is_err());
+    rig.files("f2", "two");
+    rig.list("r1", list(entry("b", "f2")));
+    rig.becomes("b", "Loaded", Some("two")).await;
+    rig.ready().await;
+    // Only the first list is waited for.
+    rig.list("r2", list(lacking("b", "f3", "DiskFull", true)));
+    rig.becomes("b", "DiskFull", Some("two")).await;
+    rig.ready().await;
+}
+
+#[tokio::test]
+async fn what_a_node_lacks_for_long_is_waited_for_no_longer() {
+    let rig = Rig::new(
+        |_| {},
+        |root, options| {
+            options.follow = Some(root.join("followed"));
+            options.timing.hindered = Duration::ZERO;
+        },
+    );
+    rig.list(
+        "r1",
+        vec![lacking("a", "f1", "DiskFull", true), pending("b", "f2")],
+    );
+    rig.becomes("a", "DiskFull", None).await;
+    let why = rig.adapters.ready().unwrap_err();
+    assert!(why.contains("\"b\" is the first of 1"), "{why}");
+    rig.list("r1", vec![lacking("a", "f1", "DiskFull", true)]);
+    rig.ready().await;
+    rig.files("f1", "one");
+    rig.list("r1", vec![entry("a", "f1")]);
+    rig.becomes("a", "Loaded", Some("one")).await;
 }
 
 #[tokio::test]

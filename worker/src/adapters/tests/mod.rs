@@ -76,6 +76,7 @@ impl Rig {
                 patience: Duration::from_secs(10),
                 min_retry: Duration::from_millis(5),
                 max_retry: Duration::from_millis(20),
+                hindered: Duration::from_mins(10),
             },
             ..Options::default()
         };
@@ -240,6 +241,18 @@ pub(super) fn pending(name: &str, folder: &str) -> FolderEntry {
     }
 }
 
+/// An entry that the node could not have.
+pub(super) fn lacking(name: &str, folder: &str, reason: &str, transient: bool) -> FolderEntry {
+    FolderEntry {
+        state: AdapterState::Failed {
+            reason: reason.to_owned(),
+            message: "m".to_owned(),
+            transient,
+        },
+        ..entry(name, folder)
+    }
+}
+
 /// `Loading`, `Loaded`, or why it failed.
 pub(super) fn reason(told: &WorkerAdapter) -> &str {
     match &told.state {
@@ -270,6 +283,6 @@ pub(super) fn limits(memory_bytes: u64, resident: usize) -> Limits {
     Limits {
         memory_bytes,
         resident,
-        rank: 512,
+        ..Limits::default()
     }
 }

@@ -53,6 +53,43 @@ async fn an_adapter_resource_takes_the_name_and_gives_it_back() {
 }
 
 #[tokio::test]
+async fn an_adapter_resource_that_is_refused_takes_no_name() {
+    let rig = with_both(&[("01_sql", "repository")]);
+    write_adapter(&rig.path("mine"), "mine", "{}");
+    let request = super::request::load("tone", "mine");
+    rig.adapters.load(request).await.unwrap();
+    rig.becomes("sql", "Loaded", Some("repository")).await;
+    // One that the worker refuses, and one that the node cannot have.
+    let lost = |name| lacking(name, "f2", "RegistryUnreachable", true);
+    rig.files("f1", "damaged");
+    for (revision, sql, tone) in [
+        ("r1", entry("sql", "f1"), lost("tone")),
+        ("r2", lost("sql"), entry("tone", "f1")),
+    ] {
+        let expected = [&sql, &tone].map(|entry| match entry.state {
+            AdapterState::Ready => "DamagedFile",
+            _ => "RegistryUnreachable",
+        });
+        rig.list(revision, vec![sql, tone]);
+        rig.becomes("sql", expected[0], None).await;
+        rig.becomes("tone", expected[1], None).await;
+        for (name, origin, content) in [
+            ("sql", Origin::Repository, "repository"),
+            ("tone", Origin::Request, "mine"),
+        ] {
+            let told = rig.told_of(name, origin).unwrap();
+            assert_eq!(told.state, LoadState::Loaded, "{revision} {name}");
+            let taken = rig.take(name).await.unwrap();
+            assert!(rig.answers(&taken, content).await, "{revision} {name}");
+        }
+    }
+    rig.files("f1", "whole");
+    rig.becomes("tone", "Loaded", Some("whole")).await;
+    let other = rig.told_of("tone", Origin::Request).unwrap();
+    assert!(super::reason(&other) == "NameTaken" && other.serving.is_none());
+}
+
+#[tokio::test]
 async fn the_name_of_the_model_is_refused() {
     let rig = with_both(&[("01_model", "one")]);
     rig.becomes("model", "NameTaken", None).await;

@@ -39,6 +39,8 @@ pub(crate) struct Judging<'a> {
     pub(crate) gates: &'a [Gate],
     /// The adapter's name, by which the last known good is found in the model's folder.
     pub(crate) name: &'a str,
+    /// The folder of the last known good if it lies elsewhere, or why it cannot be had.
+    pub(crate) good: Result<Option<&'a Path>, &'a str>,
     /// What trained it. It is dropped before the engine is opened, so that the weights are never in
     /// memory twice.
     pub(crate) learner: Box<dyn Learner>,
@@ -81,6 +83,7 @@ pub(crate) fn judge(judging: Judging<'_>) -> Result<Vec<Verdict>, Cancelled> {
         prepared,
         gates,
         name,
+        good,
         learner,
         values,
         adapter,
@@ -114,6 +117,7 @@ pub(crate) fn judge(judging: Judging<'_>) -> Result<Vec<Verdict>, Cancelled> {
         job,
         prepared,
         name,
+        good,
         served: &served,
         tell,
     };
@@ -131,6 +135,7 @@ struct Bench<'a> {
     job: &'a Job,
     prepared: &'a Prepared,
     name: &'a str,
+    good: Result<Option<&'a Path>, &'a str>,
     served: &'a Served<'a>,
     tell: &'a dyn Fn(&str),
 }
@@ -175,6 +180,10 @@ impl Bench<'_> {
 
     fn last_known_good(&self) -> Result<Option<With>, Halt> {
         let failed = |error: &dyn std::error::Error| Halt::Failed(super::anyhow_chain(error));
+        if let Some(folder) = self.good.map_err(|why| Halt::Failed(why.to_owned()))? {
+            let files = AdapterFiles::find(folder).map_err(|error| failed(&error))?;
+            return Ok(Some(self.served.attach(&files).map_err(Halt::Failed)?));
+        }
         let listed = AdapterFiles::list(&self.job.model).map_err(|error| failed(&error))?;
         let Some(found) = listed.into_iter().find(|listed| listed.name == self.name) else {
             return Ok(None);

@@ -85,6 +85,15 @@ pub(super) fn run(args: &TrainArgs, file: &Path) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// What was trained, and what it is judged with.
+struct Trained<'a> {
+    prepared: &'a Prepared,
+    learner: Box<dyn Learner>,
+    finished: &'a Finished,
+    /// The folder of the last known good adapter, or why it cannot be had.
+    good: Result<Option<PathBuf>, String>,
+}
+
 /// What all parts of the work need.
 struct Place<'a> {
     args: &'a TrainArgs,
@@ -189,6 +198,7 @@ impl Place<'_> {
             .choice
             .load(&self.job.model, prepared.parameters.clone())?;
         let mut learner = loaded.learner;
+        let good = self.good(&branch);
         if self.stop.is_told() {
             return Ok(End::Suspended("no step was begun".to_owned()));
         }
@@ -224,7 +234,13 @@ impl Place<'_> {
         }
         match outcome {
             Ok(Outcome::Complete(finished)) => {
-                self.publish(pusher, &from, &prepared, learner, &finished)
+                let trained = Trained {
+                    prepared: &prepared,
+                    learner,
+                    finished: &finished,
+                    good,
+                };
+                self.publish(pusher, &from, trained)
             }
             Ok(Outcome::Suspended(state) | Outcome::Cancelled(state)) => {
                 self.board.cursor(&state.cursor);
@@ -237,6 +253,32 @@ impl Place<'_> {
                 Err(error.into())
             }
         }
+    }
+
+    /// The folder of the adapter that is served by the name, if the gates are measured from it, or
+    /// why it cannot be had, which a gate says.
+    fn good(&self, branch: &Branch) -> Result<Option<PathBuf>, String> {
+        let Some(good) = &self.pod.last_known_good else {
+            return Ok(None);
+        };
+        if good.repository != self.pod.repository {
+            return Err(format!(
+                "the adapter {} that is served lies in {}, and this job reads {} alone: let it write \
+                 there (output.repository)",
+                self.pod.adapter, good.repository, self.pod.repository
+            ));
+        }
+        let folder = self.job.output.join("last-known-good");
+        let brought = self.patience().until(|| branch.bring(good, &folder));
+        self.board.clear("registry");
+        brought.map(|()| Some(folder)).map_err(|error| {
+            let why = chain(&error);
+            warn!(commit = %good.commit, why, "the last known good adapter cannot be had");
+            format!(
+                "the adapter {} that is served cannot be had: {why}",
+                self.pod.adapter
+            )
+        })
     }
 
     /// Sees to it that the newest checkpoint lies where the trainer looks for it. Returns the step
@@ -275,10 +317,14 @@ impl Place<'_> {
         &self,
         pusher: Pusher,
         from: &Provenance,
-        prepared: &Prepared,
-        learner: Box<dyn Learner>,
-        finished: &Finished,
+        trained: Trained<'_>,
     ) -> Result<End, PodError> {
+        let Trained {
+            prepared,
+            learner,
+            finished,
+            good,
+        } = trained;
         self.board.cursor(&finished.cursor);
         self.board.phase(Phase::Judging);
         let (files, digest) = prepared.publish(finished)?;
@@ -287,6 +333,7 @@ impl Place<'_> {
             prepared,
             gates: &self.pod.gates,
             name: &self.pod.adapter,
+            good: good.as_ref().map(Option::as_deref).map_err(String::as_str),
             learner,
             values: &finished.values,
             adapter: files.tensors.parent().unwrap_or(&self.job.output),

@@ -5,8 +5,8 @@ pub mod decide;
 
 use std::time::{Duration, Instant};
 
-use hyprstream_api::{FailedCommit, Model, ModelStatus};
-use k8s_openapi::jiff::Timestamp;
+use hyprstream_api::{FailedCommit, Model, ModelStatus, NoRoom};
+use k8s_openapi::{apimachinery::pkg::util::intstr::IntOrString, jiff::Timestamp};
 
 use self::decide::{Candidate, Choice, Decision, Situation, decide};
 use crate::{
@@ -112,10 +112,12 @@ impl Scene<'_> {
         // Once all are ready the change is done: what befalls them later holds nobody up.
         let is_proven = made.is_some() && made == good.as_ref().map(Workers::digest);
         let is_noted = made.is_some() && made == self.existing.upgrade();
+        let is_replacing = made.is_some_and(|made| !is_proven && self.is_replacing(plan, made));
         Course {
             is_rolled_back: failed.is_some() && made != digest.as_deref(),
             notes: Notes {
                 is_upgrade: is_upgrade || is_noted && !is_proven,
+                is_replacing,
                 good,
                 asked,
             },
@@ -123,6 +125,24 @@ impl Scene<'_> {
             target,
             waits,
         }
+    }
+
+    /// The workers of that digest find no room beside others, some of which go to make it: so it
+    /// stays to the end of the rollout, or the next of them would wait for room again.
+    fn is_replacing(&self, plan: &Plan, digest: &str) -> bool {
+        if !keeps_all(plan) {
+            return false;
+        }
+        let census = self.count(digest);
+        let may = census.ready == 0
+            || match plan.spec.rollout.no_room {
+                NoRoom::Wait => false,
+                // Kubernetes lets no more than one be missing.
+                NoRoom::KeepServing => plan.spec.replicas > 1,
+                NoRoom::Replace => true,
+            };
+        let has_begun = self.existing.replacing() == Some(digest);
+        may && (has_begun || census.lacks_room && census.replicas > census.updated)
     }
 
     fn wish(&self, plan: &Plan, current: Option<&Workers>) -> Option<Wish> {
@@ -278,4 +298,18 @@ impl Scene<'_> {
         let deadline = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
         census(&self.existing.pods, revision, deadline, self.now)
     }
+}
+
+/// Whether no worker may be missing during a rollout, so that new ones need room beside the old.
+fn keeps_all(plan: &Plan) -> bool {
+    let rollout = &plan.spec.rollout;
+    let hundredths = |bound: &IntOrString| match bound {
+        IntOrString::Int(workers) => i64::from(*workers) * 100,
+        IntOrString::String(text) => {
+            let percent = text.trim_end_matches('%').parse::<i64>().unwrap_or(0);
+            percent * i64::from(plan.spec.replicas)
+        }
+    };
+    // Kubernetes rounds the first up and the second down.
+    hundredths(&rollout.max_surge) > 0 && hundredths(&rollout.max_unavailable) < 100
 }

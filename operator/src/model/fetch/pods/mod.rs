@@ -17,6 +17,15 @@ use crate::model::build::REVISION;
 
 /// From how many restarts on a worker that ends without saying why counts as failed.
 const CRASHES: i32 = 3;
+/// How long a pod may find no node before it counts as one that will find none, and which part of
+/// the deadline at most: a cluster that grows needs time for it, and a pod that ends too.
+const ROOM_PATIENCE: Duration = Duration::from_mins(2);
+const ROOM_PART: u32 = 4;
+/// Reason of containers that the node cannot start.
+const CANNOT_START: &str = "ContainerCannotStart";
+/// Reasons of ends of containers that never began: the runtime, or what it asks about a GPU, could
+/// not start them. containerd and CRI-O say the first, Docker the second.
+const NEVER_BEGAN: [&str; 2] = ["StartError", "ContainerCannotRun"];
 /// How long a pod may wait for its volume before the kubelet's events are looked at.
 const MOUNT_PATIENCE: Duration = Duration::from_secs(4);
 
@@ -39,6 +48,8 @@ pub struct Census {
     pub waiting_for_volume: Option<String>,
     /// The worst that befell pods of the revision.
     pub problem: Option<WorkerProblem>,
+    /// A pod of the revision has found no node for so long that it will hardly find one.
+    pub lacks_room: bool,
     /// When to look again, if nothing happens before.
     pub look_again: Option<Duration>,
 }
@@ -90,6 +101,7 @@ pub fn census(pods: &[Arc<Pod>], revision: &str, deadline: Duration, now: Timest
         }
         let since = unready_from(pod).unwrap_or(now);
         look_at(&mut census, pod, since, now);
+        look_for_room(&mut census, pod, deadline, now);
         if let Some(since) = begun(pod, since) {
             unready_since = Some(unready_since.map_or(since, |t| t.min(since)));
         }
@@ -163,8 +175,31 @@ fn look_at(census: &mut Census, pod: &Pod, since: Timestamp, now: Timestamp) {
     }
 }
 
+fn look_for_room(census: &mut Census, pod: &Pod, deadline: Duration, now: Timestamp) {
+    // Claims are bound a moment after they are made.
+    let is_homeless = unschedulable(pod).is_some_and(|why| !why.contains("unbound immediate"));
+    let since = condition(pod, "PodScheduled").and_then(|c| c.last_transition_time.as_ref());
+    let since = since.or(pod.metadata.creation_timestamp.as_ref());
+    let Some(since) = since.filter(|_| is_homeless) else {
+        return;
+    };
+    let patience = ROOM_PATIENCE.min(deadline / ROOM_PART);
+    let left = patience.saturating_sub(elapsed(since.0, now));
+    if left.is_zero() {
+        census.lacks_room = true;
+    } else {
+        census.look_again = Some(census.look_again.map_or(left, |at| at.min(left)));
+    }
+}
+
 /// Why a container does not start, if the kubelet says so: a reason and a message.
 pub fn cannot_start(status: &ContainerStatus) -> Option<(&'static str, String)> {
+    let runs = status.state.as_ref().is_some_and(|s| s.running.is_some());
+    if let Some(end) = last_end(status).filter(|end| !runs && !has_begun(end)) {
+        let said = end.message.as_deref().unwrap_or_default().trim();
+        let message = format!("the node cannot start the container of a worker: {said}");
+        return Some((CANNOT_START, message));
+    }
     let waiting = status.state.as_ref()?.waiting.as_ref()?;
     let why = waiting.reason.as_deref()?;
     let image = status.image.as_str();
@@ -183,7 +218,7 @@ pub fn cannot_start(status: &ContainerStatus) -> Option<(&'static str, String)> 
     let reason = if why.contains("Image") {
         reason::IMAGE_PULL_FAILED
     } else {
-        "ContainerCannotStart"
+        CANNOT_START
     };
     Some((reason, message))
 }
@@ -234,13 +269,25 @@ fn obituary(ended: &ContainerStateTerminated) -> (String, String) {
     )
 }
 
-/// The last end of a worker.
+/// The end of a worker, if that is how its container ended last.
 fn ended(status: &ContainerStatus) -> Option<&ContainerStateTerminated> {
+    last_end(status).filter(|end| has_begun(end))
+}
+
+/// How the container ended last.
+fn last_end(status: &ContainerStatus) -> Option<&ContainerStateTerminated> {
     let states = [&status.state, &status.last_state];
     states
         .into_iter()
         .flatten()
         .find_map(|s| s.terminated.as_ref())
+}
+
+/// Whether there was anything that could end: a runtime that cannot start a container says nothing
+/// of what is in it.
+fn has_begun(end: &ContainerStateTerminated) -> bool {
+    let reason = end.reason.as_deref();
+    !reason.is_some_and(|reason| NEVER_BEGAN.contains(&reason))
 }
 
 /// Since when workers of a pod run or ran that is not ready since `unready`, as far back as is
@@ -250,6 +297,7 @@ fn begun(pod: &Pod, unready: Timestamp) -> Option<Timestamp> {
     let states = [&status.last_state, &status.state];
     states.into_iter().flatten().find_map(|state| {
         let begun = match (&state.terminated, &state.running) {
+            (Some(end), _) if !has_begun(end) => return None,
             (Some(ended), _) => &ended.started_at,
             (None, Some(running)) => &running.started_at,
             (None, None) => return None,

@@ -134,6 +134,31 @@ fn a_pod_that_no_node_takes_says_why() {
 }
 
 #[test]
+fn a_pod_that_finds_no_node_for_long_lacks_room() {
+    let homeless = |age: i64, message: &str| {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "p", "creationTimestamp": time(NOW - 500),
+                "labels": {"hyprstream.io/revision": "r"}},
+            "status": {"phase": "Pending", "conditions": [{
+                "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+                "lastTransitionTime": time(NOW - age), "message": message,
+            }]},
+        }))
+        .unwrap();
+        of(&[pod.into()])
+    };
+    let full = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.";
+    let young = homeless(119, full);
+    assert!(!young.lacks_room);
+    assert_eq!(young.look_again, Some(Duration::from_secs(1)));
+    assert!(homeless(120, full).lacks_room);
+    // That passes by itself.
+    let unbound = homeless(400, "pod has unbound immediate PersistentVolumeClaims");
+    assert!(!unbound.lacks_room);
+    assert!(!of(&[pod(5000, false, &running())]).lacks_room);
+}
+
+#[test]
 fn the_deadline_counts_from_the_last_progress() {
     let slow = of(&[pod(599, false, &running())]);
     assert_eq!(slow.problem, None);
@@ -186,6 +211,35 @@ fn what_the_cluster_owes_a_pod_is_never_the_end_of_an_attempt() {
         (problem.reason.as_str(), problem.is_final),
         ("Unschedulable", false)
     );
+}
+
+#[test]
+fn a_container_that_a_node_cannot_start_says_nothing_of_the_commit() {
+    let said = "failed to create containerd task: nvidia-container-cli: driver not loaded";
+    for why in ["StartError", "ContainerCannotRun"] {
+        let end = json!({"exitCode": 128, "reason": why, "message": said,
+            "startedAt": time(0), "finishedAt": time(NOW - 60)});
+        for state in [
+            json!({"state": {"terminated": end}, "restarts": 9}),
+            json!({"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "restarts": 9,
+                "last": {"terminated": end}}),
+        ] {
+            let census = of(&[pod(5000, false, &state)]);
+            let problem = census.problem.unwrap();
+            assert_eq!(problem.reason, "ContainerCannotStart", "{why}");
+            assert!(problem.message.contains(said), "{}", problem.message);
+            assert!(!problem.is_final && !census.mounted, "{why}");
+        }
+        // Once it runs, its time begins, and the next crash is its own.
+        let begun = json!({"state": {"running": {"startedAt": time(NOW - 1)}}, "restarts": 4,
+            "last": {"terminated": end}});
+        let census = of(&[pod(5000, false, &begun)]);
+        assert_eq!(census.problem, None);
+        assert_eq!(
+            census.look_again,
+            Some(DEADLINE.saturating_sub(Duration::from_secs(1)))
+        );
+    }
 }
 
 #[test]

@@ -183,6 +183,31 @@ fn the_last_known_good_is_the_adapter_of_the_name_or_else_the_base() {
 }
 
 #[test]
+fn the_last_known_good_is_what_is_served_where_that_is_said() {
+    let rig = Rig::new();
+    let gate = Gate {
+        max: Some(0.0),
+        baseline: Baseline::LastKnownGood,
+        ..gate(Metric::EvalLoss)
+    };
+    let (control, adapter) = (Control::default(), rig.path("out/adapter"));
+    let served = rig.copy("served");
+    let verdict = |good| {
+        let gates = [gate.clone()];
+        let judging = Judging {
+            good,
+            ..rig.judging(&gates, &control, &|_| {}, &adapter)
+        };
+        judge(judging).unwrap().remove(1)
+    };
+    let found = verdict(Ok(Some(served.as_path())));
+    assert_eq!(found.value, found.baseline);
+    assert!(found.passed, "{}", found.message);
+    let lost = verdict(Err("it lies elsewhere"));
+    assert!(!lost.passed && lost.message.contains("it lies elsewhere"));
+}
+
+#[test]
 fn the_perplexity_of_a_text_is_that_of_its_windows() {
     let rig = Rig::new();
     let text = "abcdefgh".repeat(9);

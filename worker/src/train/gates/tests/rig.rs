@@ -155,6 +155,7 @@ impl Rig {
             prepared: &self.prepared,
             gates,
             name: NAME,
+            good: Ok(None),
             learner: self.learner(),
             values: &self.values,
             adapter,

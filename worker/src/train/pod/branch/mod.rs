@@ -11,7 +11,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hyprstream_contract::training::{self, Progress, TrainingPod};
+use hyprstream_contract::{
+    adapters::{CONFIG_FILE, WEIGHTS_FILE},
+    training::{self, LastKnownGood, Progress, TrainingPod},
+};
 use hyprstream_git2db::{
     CommitId, Credentials, Include, Limits, Observer, Reference, RemoteUrl, RepositoryHandle,
     checkout, lfs, remote, repo, store::ObjectStore, tree, trust_only,
@@ -164,6 +167,27 @@ impl Branch {
             })?;
         self.clear()?;
         Ok(written)
+    }
+
+    /// Brings the two files of an adapter of the branch's repository into `folder`.
+    pub(super) fn bring(&self, good: &LastKnownGood, folder: &Path) -> Result<(), BranchError> {
+        let text = good.commit.to_string();
+        let commit: CommitId = text.parse().map_err(|_| BranchError::Place {
+            what: "the commit of the last known good adapter",
+            text: text.clone(),
+            why: "name one".to_owned(),
+        })?;
+        let reference = Reference::Commit(commit.clone());
+        self.fetch(&commit, &reference, &self.credentials()?)?;
+        let globs = [&good.weights, &good.config].map(|path| Include::literal(path));
+        let files = self.files(&commit, &globs, &())?;
+        fs::create_dir_all(folder).map_err(io("made", folder))?;
+        for (path, name) in [(&good.weights, WEIGHTS_FILE), (&good.config, CONFIG_FILE)] {
+            let from = files.path.join(path);
+            // Copied, since what is checked out belongs to the store.
+            fs::copy(&from, folder.join(name)).map_err(io("copied", &from))?;
+        }
+        self.clear()
     }
 
     /// How far the job was at the checkpoint of a commit, if that says so.

@@ -1,6 +1,8 @@
 //! Reading a request's body.
 
-use std::{sync::Arc, time::Duration};
+mod room;
+
+use std::time::Duration;
 
 use axum::{
     body::Body,
@@ -9,10 +11,9 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyprstream_openai::{ApiError, ErrorKind};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
+
+use self::room::{Part, Room};
 
 /// Longest time for a body to come in whole.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -23,14 +24,14 @@ const MAX_BYTES_AT_ONCE: usize = 256 << 20;
 #[derive(Clone, Debug)]
 pub(super) struct Bodies {
     limit: usize,
-    room: Arc<Semaphore>,
+    room: Room,
 }
 
 /// A body in memory, and its share of the memory for bodies.
 #[derive(Debug)]
 pub(super) struct Whole {
     bytes: Bytes,
-    _share: Option<OwnedSemaphorePermit>,
+    _part: Part,
 }
 
 impl std::ops::Deref for Whole {
@@ -46,7 +47,7 @@ impl Bodies {
     pub(super) fn new(limit: usize) -> Self {
         Self {
             limit,
-            room: Arc::new(Semaphore::new(MAX_BYTES_AT_ONCE)),
+            room: Room::new(MAX_BYTES_AT_ONCE),
         }
     }
 
@@ -54,7 +55,8 @@ impl Bodies {
     ///
     /// # Errors
     /// 415 when it is not declared as JSON, 413 when it is too long, 408 when it takes too long,
-    /// 400 when it breaks off, 503 when there is no memory for it.
+    /// 400 when it breaks off, 503 when there is no memory for it, or it stalls while others need
+    /// that.
     pub(super) async fn json(&self, request: Request<Body>) -> Result<Whole, ApiError> {
         if !is_json(request.headers()) {
             return Err(ApiError::new(
@@ -65,10 +67,14 @@ impl Bodies {
         let deadline = Instant::now() + READ_TIMEOUT;
         let mut body = request.into_body();
         let mut bytes = BytesMut::new();
-        let mut share: Option<OwnedSemaphorePermit> = None;
+        let mut part = self.room.begin();
         loop {
-            let frame = timeout_at(deadline, body.frame())
-                .await
+            let frame = tokio::select! {
+                biased;
+                () = part.gives_way() => return Err(no_room()),
+                frame = timeout_at(deadline, body.frame()) => frame,
+            };
+            let frame = frame
                 .map_err(|_| ApiError::new(ErrorKind::Timeout, "the body took too long to come"))?;
             let Some(frame) = frame else { break };
             let frame =
@@ -80,25 +86,25 @@ impl Bodies {
                 let why = format!("the body is longer than {} bytes", self.limit);
                 return Err(ApiError::new(ErrorKind::TooLarge, why).with_code("request_too_large"));
             }
-            // A frame is far smaller than 4 GiB.
-            let more = Arc::clone(&self.room)
-                .try_acquire_many_owned(data.len() as u32)
-                .map_err(|_| {
-                    ApiError::new(ErrorKind::Unavailable, "too many bodies are being read")
-                        .with_code("overloaded")
-                        .with_retry_after(Duration::from_secs(1))
-                })?;
-            match &mut share {
-                Some(share) => share.merge(more),
-                None => share = Some(more),
+            if !part.grow(data.len()) {
+                return Err(no_room());
             }
             bytes.extend_from_slice(&data);
         }
+        if !part.complete() {
+            return Err(no_room());
+        }
         Ok(Whole {
             bytes: bytes.freeze(),
-            _share: share,
+            _part: part,
         })
     }
+}
+
+fn no_room() -> ApiError {
+    ApiError::new(ErrorKind::Unavailable, "too many bodies are being read")
+        .with_code("overloaded")
+        .with_retry_after(Duration::from_secs(1))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
