@@ -10,7 +10,7 @@ use std::{io::IsTerminal, process::ExitCode, thread};
 
 use anyhow::Context;
 use hyprstream_contract::training::Verdict;
-use hyprstream_training::{Control, Job, Outcome, Prepared, Report, Subset, prepare};
+use hyprstream_training::{Around, Control, Job, Outcome, Prepared, Report, Subset, prepare};
 use serde_json::json;
 use tracing::{debug, info, warn};
 
@@ -71,7 +71,7 @@ pub fn run(args: &TrainArgs) -> ExitCode {
 fn read(args: &TrainArgs) -> anyhow::Result<(LearnerChoice, Job, Prepared)> {
     let choice = args.learner()?;
     let job = Job::read(&args.job)?;
-    let prepared = prepare(&job)?;
+    let prepared = prepare(&job, &Around::default())?;
     Ok((choice, job, prepared))
 }
 
@@ -211,6 +211,19 @@ fn of_data(report: &Report, what: &'static str) {
         digest = report.digest,
         "read"
     );
+    if !report.left_out.is_empty() {
+        let files = report.left_out.join(", ");
+        info!(
+            what,
+            files, "files are left out, which the job names for something else"
+        );
+    }
+    if report.is_shared {
+        warn!(
+            what,
+            "the file is learnt from and judged by: a loss of it says little"
+        );
+    }
     if report.bad > 0 {
         let first = report.first_bad();
         warn!(what, bad = report.bad, first, "records are left out");

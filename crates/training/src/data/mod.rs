@@ -1,5 +1,6 @@
 //! From files to samples.
 
+mod files;
 mod lines;
 #[cfg(feature = "parquet")]
 mod parquet;
@@ -13,6 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use files::is_pattern;
 pub use report::{BadRecord, Report};
 
 use crate::{
@@ -91,8 +93,10 @@ pub enum DataError {
 /// What is read, and where it is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
-    /// A file, or a folder of files.
+    /// A file, a folder of files, or a pattern of their names ([`is_pattern`]).
     pub path: &'a Path,
+    /// What is for something else: files that these paths name are left out of a folder or pattern.
+    pub apart: &'a [PathBuf],
     /// What it is for: pairs or not.
     pub method: Method,
     /// Part of its records that may be bad.
@@ -115,6 +119,7 @@ pub fn read(source: Source<'_>, renderer: &Renderer<'_>) -> Result<(Samples, Rep
         path: source.scratch.to_owned(),
         source: error,
     };
+    let chosen = files::chosen(source.path, source.apart)?;
     let mut reading = Reading {
         renderer,
         method: source.method,
@@ -123,9 +128,11 @@ pub fn read(source: Source<'_>, renderer: &Renderer<'_>) -> Result<(Samples, Rep
         scratch: source.scratch,
         report: Report::default(),
     };
-    let digest = lines::read(source.path, |at, line| reading.take(at, line))?;
+    let digest = lines::read(&chosen, |at, line| reading.take(at, line))?;
     let mut report = reading.report;
     report.digest = digest;
+    report.left_out = chosen.left_out;
+    report.is_shared = chosen.is_shared;
     let samples = reading.writer.finish().map_err(scratch)?;
     report.samples = samples.len() as u64;
     report.tokens = samples.tokens();

@@ -35,6 +35,11 @@ pub struct Report {
     pub endless: u64,
     /// Columns that say nothing here.
     pub ignored: BTreeSet<String>,
+    /// Files of the folder or pattern that were not read, because the job names them for something
+    /// else: it is judged by them, or learns from them.
+    pub left_out: Vec<String>,
+    /// Whether the file is learnt from and judged by.
+    pub is_shared: bool,
 }
 
 /// A record that could not be used.

@@ -31,6 +31,7 @@ fn read_path(
     let renderer = Renderer::new(&files, 300, Loss::Assistant, 200, &Map::new(), None).unwrap();
     let source = Source {
         path,
+        apart: &[],
         method,
         max_bad,
         scratch,

@@ -70,7 +70,8 @@ pub enum Method {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DataSpec {
-    /// A file (`.jsonl`, `.jsonl.gz`, `.parquet`), or a folder of such.
+    /// A file (`.jsonl`, `.jsonl.gz`, `.parquet`), a folder of such, or a pattern of their names
+    /// (`data/train-*`). Of a folder or pattern, files that eval or gates name are left out.
     pub path: PathBuf,
     /// Which tokens count; those of the assistant's turns.
     #[serde(default)]
@@ -190,7 +191,7 @@ pub struct EvalSpec {
     /// Number of records that are held back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub records: Option<usize>,
-    /// Data of its own, in one of the forms of the job's.
+    /// Data of its own, in one of the forms of the job's: a file, a folder or a pattern.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
     /// Steps between two evaluations; without it there is one at the end of every epoch.

@@ -29,6 +29,14 @@ use crate::{
     },
 };
 
+/// What a job begins beside.
+#[derive(Clone, Debug, Default)]
+pub struct Around {
+    /// Data that its adapter is judged by and that the job itself does not name, as those of gates
+    /// that stand elsewhere: files, folders or patterns, from which nothing is learnt.
+    pub judged_by: Vec<PathBuf>,
+}
+
 /// A job whose model and data were read.
 #[derive(Debug)]
 pub struct Prepared {
@@ -128,11 +136,12 @@ pub enum PublishError {
 }
 
 /// Reads the model and the data of a job, and finds where its run begins: at its last checkpoint
-/// that is whole, or at the beginning.
+/// that is whole, or at the beginning. A folder or pattern of data leaves out the files that the job
+/// names for eval and gates.
 ///
 /// # Errors
 /// [`PrepareError`], with the field or the record that is wrong.
-pub fn prepare(job: &Job) -> Result<Prepared, PrepareError> {
+pub fn prepare(job: &Job, around: &Around) -> Result<Prepared, PrepareError> {
     job.check()?;
     make(&job.output).map_err(|source| PrepareError::Output {
         path: job.output.clone(),
@@ -147,15 +156,16 @@ pub fn prepare(job: &Job) -> Result<Prepared, PrepareError> {
     let files = ModelFiles::load(&job.model)?;
     let recipe = recipe(job);
     let (parameters, values) = adapter(job, &config)?;
-    let (samples, report) = samples(job, &config, &files, &job.data.path)?;
+    let judged_by = judged_by(job, around);
+    let (samples, report) = samples(job, &config, &files, &job.data.path, &judged_by)?;
     let samples = Arc::new(samples);
     let (train, eval, eval_report) = match &job.eval {
         None => (Subset::all(samples), None, None),
         Some(EvalSpec {
             path: Some(path), ..
         }) => {
-            let (held, report) =
-                self::samples(job, &config, &files, path).map_err(|e| match e {
+            let (held, report) = self::samples(job, &config, &files, path, learnt_from(job))
+                .map_err(|e| match e {
                     PrepareError::Data(error) => PrepareError::Eval(error),
                     other => other,
                 })?;
@@ -288,6 +298,7 @@ impl Prepared {
 
 /// The samples of other data than the job's, in one of its forms: rendered for its model by its rules,
 /// but that these tokens count. Records that are bad are counted in the report, and refuse nothing.
+/// A folder or pattern leaves out the file that the job learns from.
 ///
 /// # Errors
 /// [`PrepareError`]: also when no sample is left.
@@ -303,7 +314,7 @@ pub fn samples_at(
     job.method = method;
     job.data.loss = loss;
     job.data.max_bad = 1.0;
-    let (samples, report) = samples(&job, &config, &files, path)?;
+    let (samples, report) = samples(&job, &config, &files, path, learnt_from(&job))?;
     Ok((Subset::all(Arc::new(samples)), report))
 }
 
@@ -363,6 +374,26 @@ fn adapter(job: &Job, config: &DecoderConfig) -> Result<(Parameters, Vec<f32>), 
     Ok((parameters, values))
 }
 
+/// All data that the adapter is judged by.
+fn judged_by(job: &Job, around: &Around) -> Vec<PathBuf> {
+    let eval = job.eval.iter().filter_map(|eval| eval.path.clone());
+    let gates = job.gates.iter().filter_map(|gate| gate.path.clone());
+    let others = around.judged_by.iter().cloned();
+    eval.chain(gates).chain(others).collect()
+}
+
+/// What judges leave out of folders and patterns of their own: the file that the job names. Of two
+/// folders, what is learnt from gives way.
+fn learnt_from(job: &Job) -> &[PathBuf] {
+    let path = &job.data.path;
+    let is_one = path.is_file();
+    if is_one {
+        std::slice::from_ref(path)
+    } else {
+        &[]
+    }
+}
+
 fn weights(config: &DecoderConfig, model: &Path) -> Result<Weights, LoadError> {
     Weights::take(config, Checkpoint::open(model)?)
 }
@@ -372,6 +403,7 @@ fn samples(
     config: &DecoderConfig,
     files: &ModelFiles,
     path: &Path,
+    apart: &[PathBuf],
 ) -> Result<(Samples, Report), PrepareError> {
     let data = &job.data;
     let renderer = Renderer::new(
@@ -384,6 +416,7 @@ fn samples(
     )?;
     let source = Source {
         path,
+        apart,
         method: job.method,
         max_bad: data.max_bad,
         scratch: &job.output,

@@ -81,6 +81,10 @@ impl Place {
     }
 }
 
+fn prepare(job: &Job) -> Result<Prepared, PrepareError> {
+    super::prepare(job, &Around::default())
+}
+
 fn finish(prepared: &Prepared) -> Finished {
     let mut learner = Puller(prepared.parameters.clone());
     let outcome = prepared.train(&mut learner, &mut NoObserver, &Control::default());
@@ -207,4 +211,49 @@ fn what_does_not_fit_the_model_or_the_data_is_refused_with_its_field() {
         prepare(&job),
         Err(PrepareError::Data(DataError::Read { .. }))
     ));
+}
+
+#[test]
+fn data_of_a_folder_leave_out_what_eval_and_gates_name() {
+    let place = Place::new("qwen3");
+    let at = place.folder.path();
+    let data = at.join("data");
+    fs::create_dir(&data).unwrap();
+    let records = |name: &str, count: usize, token: u32| {
+        let line = format!("{{\"input_ids\":[{token},2,1]}}\n");
+        fs::write(data.join(name), line.repeat(count)).unwrap();
+    };
+    records("train.jsonl", 5, 3);
+    records("valid.jsonl", 3, 4);
+    records("checks.jsonl", 2, 5);
+    let shown = data.display();
+    let more = format!(
+        "adapter: {{rank: 4}}\neval: {{path: {shown}/valid.jsonl}}\n\
+         gates: [{{metric: exactMatch, min: 1, path: {shown}/checks.jsonl}}]\n"
+    );
+    let mut job = place.job(&more);
+    job.data.path.clone_from(&data);
+    let prepared = prepare(&job).unwrap();
+    assert_eq!(prepared.train.len(), 5);
+    assert_eq!(prepared.report.left_out, ["checks.jsonl", "valid.jsonl"]);
+    assert_eq!(prepared.eval.as_ref().map(Subset::len), Some(3));
+    // As in a pod, whose gates stand elsewhere.
+    job.gates.clear();
+    let around = Around {
+        judged_by: vec![data.join("ch*")],
+    };
+    let prepared = super::prepare(&job, &around).unwrap();
+    assert_eq!(prepared.report.left_out, ["checks.jsonl", "valid.jsonl"]);
+    // And the other way round: a folder to be judged by, beside a file to learn from.
+    job.data.path = data.join("train.jsonl");
+    job.eval.as_mut().unwrap().path = Some(data.join("*"));
+    let prepared = prepare(&job).unwrap();
+    assert_eq!(
+        (
+            prepared.train.len(),
+            prepared.eval.as_ref().map(Subset::len)
+        ),
+        (5, Some(5))
+    );
+    assert_eq!(prepared.eval_report.unwrap().left_out, ["train.jsonl"]);
 }

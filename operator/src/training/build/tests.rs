@@ -323,6 +323,16 @@ fn only_the_files_that_are_read_are_fetched_of_a_dataset() {
 }
 
 #[test]
+fn a_pattern_fetches_what_the_trainer_reads_for_it() {
+    let mut spec = full();
+    spec["dataset"]["path"] = json!("da[t]a/train-*.parquet");
+    let plan = planned(&spec, &json!({})).unwrap();
+    let include = &plan.dataset_source().unwrap().include;
+    let glob = "da[[]t[]]a/train-*.parquet".to_owned();
+    assert!(include.contains(&glob), "{include:?}");
+}
+
+#[test]
 fn what_can_never_work_is_refused() {
     let refused = |change: &dyn Fn(&mut Value)| {
         let mut spec = full();

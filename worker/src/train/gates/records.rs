@@ -64,6 +64,10 @@ fn unread(path: &str, error: &PrepareError) -> Halt {
 
 fn notes(report: &Report) -> Vec<String> {
     let mut notes = Vec::new();
+    if !report.left_out.is_empty() {
+        let files = report.left_out.join(", ");
+        notes.push(format!("{files} is left out, which is learnt from"));
+    }
     if report.bad > 0 {
         let (bad, all, first) = (report.bad, report.records, report.first_bad());
         notes.push(format!("{bad} of {all} records are bad ({first})"));

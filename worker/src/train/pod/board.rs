@@ -112,6 +112,15 @@ impl Board {
         known.set("badRecords", report.bad as f64);
         known.set("truncatedSamples", report.truncated as f64);
         drop(known);
+        if !report.left_out.is_empty() {
+            let files = report.left_out.join(", ");
+            let text = format!("nothing is learnt from {files}, which eval or gates name");
+            self.note("files", text);
+        }
+        if report.is_shared {
+            let text = "the dataset's file is learnt from and judged by: its figures say little";
+            self.note("files", text.to_owned());
+        }
         if report.bad > 0 {
             let (bad, first) = (report.bad, report.first_bad());
             self.note("records", format!("{bad} records are left out, as {first}"));
