@@ -377,6 +377,8 @@ pub mod reason {
     pub const INVALID_DATASET: &str = "InvalidDataset";
     /// The dataset is not the one that the job began with.
     pub const DATASET_CHANGED: &str = "DatasetChanged";
+    /// The model, or the adapter to go on from, is not the one that the job began with.
+    pub const MODEL_CHANGED: &str = "ModelChanged";
     /// Steps in a row were not finite.
     pub const DIVERGED: &str = "Diverged";
     /// Memory does not suffice for one sample.

@@ -49,6 +49,6 @@ pub use rows::Rows;
 pub use samples::{Sample, Samples, SamplesWriter, Subset, Unit};
 pub use schedule::{Decay, Schedule};
 pub use trainer::{
-    Best, Control, Cursor, EvalRecipe, Event, Finished, Length, NoObserver, Observer, Outcome,
-    Progress, Recipe, Run, State, TrainError, train,
+    Best, Control, Cursor, EvalRecipe, Event, Finished, Inputs, Length, NoObserver, Observer,
+    Outcome, Progress, Recipe, Run, State, TrainError, train,
 };

@@ -32,6 +32,10 @@ pub const EXIT_REFUSED: u8 = 2;
 /// How it ends when the adapter is written, but does not show what the job's gates ask for.
 pub const EXIT_GATES: u8 = 3;
 
+/// What people should know of a checkpoint that says little.
+const TRUSTED: &str = "the checkpoint is of a release that did not write down its model, the adapter \
+                       it went on from and its eval data: they are taken for those of before";
+
 /// How a job ended.
 enum End {
     /// The adapter is written.
@@ -188,6 +192,9 @@ fn tell(prepared: &Prepared) {
     for (path, error) in &prepared.passed_over {
         let error = anyhow_chain(error);
         warn!(path = %path.display(), error, "a checkpoint is passed over");
+    }
+    if prepared.is_taken_on_trust() {
+        warn!("{}", TRUSTED);
     }
     if let Some(resumed) = &prepared.resumed {
         info!(step = resumed.step, path = %resumed.path.display(), "goes on from a checkpoint");

@@ -27,6 +27,11 @@ fn state(step: u64) -> State {
         cursor: Cursor {
             recipe: "recipe".to_owned(),
             data: "digest".to_owned(),
+            inputs: Some(crate::Inputs {
+                model: "model".to_owned(),
+                from: None,
+                eval: Some("eval".to_owned()),
+            }),
             learner: Some("cpu float32".to_owned()),
             epoch: 2,
             offset: 3,

@@ -14,6 +14,7 @@ use hyprstream_models::{
     Checkpoint, DecoderConfig, LoadError, Weights,
     adapter::{Adapter, AdapterDigest, AdapterError, AdapterFiles, AdapterLimits, BaseName},
 };
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     checkpoint::{CheckpointError, Checkpoints, Written},
@@ -63,6 +64,10 @@ pub struct Prepared {
     checkpoints: Checkpoints,
     base: BaseName,
     model: PathBuf,
+    /// What identifies it.
+    model_digest: String,
+    /// What identifies the adapter that it goes on from.
+    from_digest: Option<String>,
     output: PathBuf,
 }
 
@@ -155,7 +160,12 @@ pub fn prepare(job: &Job, around: &Around) -> Result<Prepared, PrepareError> {
     }
     let files = ModelFiles::load(&job.model)?;
     let recipe = recipe(job);
-    let (parameters, values) = adapter(job, &config)?;
+    let model_digest = model_digest(&job.model)?;
+    let Start {
+        parameters,
+        values,
+        digest: from_digest,
+    } = adapter(job, &config)?;
     let judged_by = judged_by(job, around);
     let (samples, report) = samples(job, &config, &files, &job.data.path, &judged_by)?;
     let samples = Arc::new(samples);
@@ -212,6 +222,8 @@ pub fn prepare(job: &Job, around: &Around) -> Result<Prepared, PrepareError> {
         checkpoints,
         base,
         model: job.model.clone(),
+        model_digest,
+        from_digest,
         output: job.output.clone(),
     })
 }
@@ -230,6 +242,8 @@ impl Prepared {
         train(Run {
             recipe: &self.recipe,
             learner,
+            model: &self.model_digest,
+            from: self.from_digest.as_deref(),
             train: &self.train,
             eval: self.eval.as_ref(),
             state: self.state.clone(),
@@ -282,6 +296,13 @@ impl Prepared {
         };
         let read = Adapter::read(files, &self.config, &weights, limits);
         Ok(read.map_err(PublishError::Adapter)?.digest())
+    }
+
+    /// Whether the checkpoint that the run goes on from is too old to say of which model, adapter to
+    /// go on from and eval data it is, so that those are taken for the ones of before.
+    #[must_use]
+    pub fn is_taken_on_trust(&self) -> bool {
+        self.resumed.is_some() && self.state.cursor.inputs.is_none()
     }
 
     /// Where the run begins.
@@ -349,14 +370,39 @@ fn recipe(job: &Job) -> Recipe {
     }
 }
 
+/// What identifies a model: SHA-256 of its configuration and of [`Checkpoint::fingerprint`], in
+/// hexadecimal. Its tokenizer and template stand in the digest of the samples.
+fn model_digest(model: &Path) -> Result<String, LoadError> {
+    let path = model.join("config.json");
+    let mut hash = Sha256::new();
+    let config = fs::read(&path);
+    hash.update(config.map_err(|source| LoadError::Read { path, source })?);
+    hash.update(Checkpoint::open(model)?.fingerprint());
+    Ok(hex::encode(hash.finalize()))
+}
+
+/// What a run begins with.
+struct Start {
+    parameters: Parameters,
+    values: Vec<f32>,
+    /// Of the adapter that it goes on from.
+    digest: Option<String>,
+}
+
 /// Layout and first values of the adapter.
-fn adapter(job: &Job, config: &DecoderConfig) -> Result<(Parameters, Vec<f32>), PrepareError> {
+fn adapter(job: &Job, config: &DecoderConfig) -> Result<Start, PrepareError> {
     let spec = &job.adapter;
     if let Some(from) = &spec.from {
         let files = AdapterFiles::find(from).map_err(PrepareError::From)?;
         let weights = weights(config, &job.model)?;
         let adapter = Adapter::read(&files, config, &weights, AdapterLimits::default());
-        return Ok(layout::of_adapter(&adapter.map_err(PrepareError::From)?));
+        let adapter = adapter.map_err(PrepareError::From)?;
+        let (parameters, values) = layout::of_adapter(&adapter);
+        return Ok(Start {
+            parameters,
+            values,
+            digest: Some(adapter.digest().to_string()),
+        });
     }
     let lora = Lora {
         rank: job.rank(),
@@ -371,7 +417,11 @@ fn adapter(job: &Job, config: &DecoderConfig) -> Result<(Parameters, Vec<f32>), 
         let weights = weights.as_ref().expect("only DoRA asks for lengths");
         site.lengths(weights)
     });
-    Ok((parameters, values))
+    Ok(Start {
+        parameters,
+        values,
+        digest: None,
+    })
 }
 
 /// All data that the adapter is judged by.

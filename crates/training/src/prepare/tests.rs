@@ -257,3 +257,50 @@ fn data_of_a_folder_leave_out_what_eval_and_gates_name() {
     );
     assert_eq!(prepared.eval_report.unwrap().left_out, ["train.jsonl"]);
 }
+
+#[test]
+fn a_job_does_not_go_on_with_another_model_or_adapter_to_begin_with() {
+    let place = Place::new("qwen3");
+    let at = place.folder.path();
+    let first =
+        prepare(&place.job("adapter: {rank: 4}\ntraining: {steps: 3, batch: 4}\n")).unwrap();
+    let finished = finish(&first);
+    let files = first.publish(&finished).unwrap().0;
+    let more = |output: &str| {
+        let from = files.tensors.display();
+        let job = place.job(&format!(
+            "adapter: {{from: {from}}}\ntraining: {{steps: 3, batch: 4}}\n"
+        ));
+        Job {
+            output: at.join(output),
+            ..job
+        }
+    };
+    let told = |job: &Job| {
+        let prepared = prepare(job).unwrap();
+        let mut learner = Puller(prepared.parameters.clone());
+        let error = prepared.train(&mut learner, &mut NoObserver, &Control::default());
+        error.unwrap_err().to_string()
+    };
+    let job = more("next");
+    finish(&prepare(&job).unwrap());
+    // The same form with other numbers.
+    let mut values = finished.values.clone();
+    values[0] += 1.0;
+    first
+        .publish(&Finished {
+            values,
+            ..finished.clone()
+        })
+        .unwrap();
+    assert!(told(&job).contains("went on from the adapter"));
+    // One number of one tensor of the model.
+    first.publish(&finished).unwrap();
+    finish(&prepare(&job).unwrap());
+    let weights = job.model.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let last = bytes.len() - 2;
+    bytes[last] ^= 1;
+    fs::write(&weights, bytes).unwrap();
+    assert!(told(&job).contains("trained on the model"));
+}

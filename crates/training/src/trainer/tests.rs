@@ -90,6 +90,8 @@ struct Case {
     train: Subset,
     eval: Option<Subset>,
     learner: Bigram,
+    model: &'static str,
+    from: Option<&'static str>,
     told: Told,
 }
 
@@ -103,6 +105,8 @@ impl Case {
             train: Subset::all(samples(30, unit)),
             eval: None,
             learner: Bigram::new(),
+            model: "model",
+            from: None,
             told: Told::default(),
             recipe,
         }
@@ -122,6 +126,8 @@ impl Case {
         train(Run {
             recipe: &self.recipe,
             learner: &mut self.learner,
+            model: self.model,
+            from: self.from,
             train: &self.train,
             eval: self.eval.as_ref(),
             state,
@@ -403,4 +409,84 @@ fn a_state_that_another_learner_computed_is_refused_by_name_and_one_of_nobody_is
     // As checkpoints are that were written before it was recorded.
     state.cursor.learner = None;
     case.run_from(state, None).unwrap();
+}
+
+#[test]
+fn a_state_of_another_model_start_or_eval_is_refused_by_name_and_an_old_one_is_taken() {
+    let judged = || {
+        let (train, eval) = Subset::split(&samples(30, Unit::One), |_| 6, 1).unwrap();
+        let mut case = Case::new(recipe());
+        (case.train, case.eval) = (train, Some(eval));
+        case
+    };
+    let mut case = judged();
+    case.told.suspend_at = Some(2);
+    let fresh = case.fresh();
+    let Outcome::Suspended(mut state) = case.run_from(fresh, None).unwrap() else {
+        panic!("it was to be suspended")
+    };
+    let check = |change: fn(&mut Case), expected: &str| {
+        let mut case = judged();
+        change(&mut case);
+        let told = case.run_from(state.clone(), None).unwrap_err().to_string();
+        assert!(told.contains(expected), "{told}");
+    };
+    check(
+        |case| case.model = "other",
+        "trained on the model model, but this one is other",
+    );
+    check(
+        |case| case.from = Some("adapter"),
+        "went on from the adapter none, but adapter.from is adapter",
+    );
+    check(|case| case.eval = None, "but eval has none");
+    judged().run_from(state.clone(), None).unwrap();
+    // As checkpoints are that were written before it was recorded: with what Rust says of a recipe.
+    state.cursor.inputs = None;
+    let recipe = Recipe {
+        checkpoint_every: 0,
+        ..recipe()
+    };
+    state.cursor.recipe = hex::encode(Sha256::digest(format!("{recipe:?}")));
+    let mut case = judged();
+    case.told.suspend_at = Some(3);
+    let Outcome::Suspended(resumed) = case.run_from(state.clone(), None).unwrap() else {
+        panic!("it was to be suspended")
+    };
+    assert_eq!(resumed.cursor.recipe, recipe.digest());
+    assert_eq!(resumed.cursor.inputs.unwrap().model, "model");
+    state.cursor.recipe = hex::encode(Sha256::digest("another"));
+    let error = judged().run_from(state, None).unwrap_err();
+    assert!(matches!(error, TrainError::OtherRecipe), "{error}");
+}
+
+#[test]
+fn a_recipe_has_one_text_for_all_releases() {
+    let recipe = Recipe {
+        packed: Some(512),
+        eval: EvalRecipe {
+            every: Some(20),
+            patience: Some(3),
+            ..EvalRecipe::default()
+        },
+        ..recipe()
+    };
+    // It stands in checkpoints: a change of it refuses all that there are.
+    assert_eq!(
+        recipe.text(),
+        "method sft\nbeta 0.1\nepochs 3\nbatch 4\nmicro_batch_tokens 64\nlearning_rate 0.05\n\
+         warmup 0.1\ndecay cosine\nadamw 0.9 0.999 0.00000001 0\nclip 1\ndropout 0\nseed 3\n\
+         max_bad_steps 2\neval_min_gain 0\neval_keep_best false\npacked 512\neval_every 20\n\
+         eval_patience 3"
+    );
+    let rarer = Recipe {
+        checkpoint_every: 7,
+        ..recipe.clone()
+    };
+    assert_eq!(rarer.digest(), recipe.digest());
+    let other = Recipe {
+        packed: None,
+        ..recipe.clone()
+    };
+    assert_ne!(other.digest(), recipe.digest());
 }

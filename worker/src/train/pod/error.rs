@@ -149,7 +149,12 @@ fn of_train(error: &TrainError) -> (&'static str, u8) {
         TrainError::OtherLayout { .. }
         | TrainError::OtherRecipe
         | TrainError::OtherLearner { .. } => (reason::INVALID_JOB, exit::REFUSED),
-        TrainError::OtherData { .. } => (reason::DATASET_CHANGED, exit::REFUSED),
+        TrainError::OtherData { .. } | TrainError::OtherEval { .. } => {
+            (reason::DATASET_CHANGED, exit::REFUSED)
+        }
+        TrainError::OtherModel { .. } | TrainError::OtherStart { .. } => {
+            (reason::MODEL_CHANGED, exit::REFUSED)
+        }
         TrainError::TooLong { .. } | TrainError::Learner(LearnError::OutOfMemory { .. }) => {
             (reason::OUT_OF_MEMORY, exit::REFUSED)
         }
@@ -214,6 +219,11 @@ mod tests {
             ("Diverged", 2),
         );
         check(TrainError::NoSamples, ("InvalidDataset", 2));
+        let (found, expected) = ("a".to_owned(), "b".to_owned());
+        check(
+            TrainError::OtherModel { found, expected },
+            ("ModelChanged", 2),
+        );
         check(
             TrainError::TooLong {
                 tokens: 1,

@@ -181,6 +181,9 @@ impl Place<'_> {
                 format!("{} is passed over: {why}", path.display()),
             );
         }
+        if prepared.is_taken_on_trust() {
+            self.board.note("trust", super::TRUSTED.to_owned());
+        }
         prepared.set_base(self.base());
         self.board.read(&prepared.report);
         self.board.cursor(prepared.cursor());
