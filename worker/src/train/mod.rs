@@ -10,7 +10,9 @@ use std::{io::IsTerminal, process::ExitCode, thread};
 
 use anyhow::Context;
 use hyprstream_contract::training::Verdict;
-use hyprstream_training::{Around, Control, Job, Outcome, Prepared, Report, Subset, prepare};
+use hyprstream_training::{
+    Around, Control, Job, Outcome, PrepareError, Prepared, Report, Subset, prepare,
+};
 use serde_json::json;
 use tracing::{debug, info, warn};
 
@@ -51,14 +53,23 @@ pub fn run(args: &TrainArgs) -> ExitCode {
     if let Some(file) = &args.pod.pod {
         return pod::run(args, file);
     }
-    let (choice, job, prepared) = match read(args) {
+    let control = Control::default();
+    if let Err(error) = end_by_signal(control.clone()) {
+        eprintln!("error: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    let (choice, job, prepared) = match read(args, &control) {
         Ok(read) => read,
         Err(error) => {
+            if let Some(PrepareError::Ended) = error.downcast_ref() {
+                warn!("ended before all data were read: the same command begins anew");
+                return ExitCode::from(EXIT_SUSPENDED);
+            }
             eprintln!("error: {error:#}");
             return ExitCode::from(EXIT_REFUSED);
         }
     };
-    match train(args, &choice, &job, &prepared) {
+    match train(args, &choice, &job, &prepared, &control) {
         Ok(End::Complete) => ExitCode::SUCCESS,
         Ok(End::Failed) => ExitCode::from(EXIT_GATES),
         Ok(End::Suspended) => ExitCode::from(EXIT_SUSPENDED),
@@ -72,10 +83,14 @@ pub fn run(args: &TrainArgs) -> ExitCode {
     }
 }
 
-fn read(args: &TrainArgs) -> anyhow::Result<(LearnerChoice, Job, Prepared)> {
+fn read(args: &TrainArgs, control: &Control) -> anyhow::Result<(LearnerChoice, Job, Prepared)> {
     let choice = args.learner()?;
     let job = Job::read(&args.job)?;
-    let prepared = prepare(&job, &Around::default())?;
+    let around = Around {
+        control: control.clone(),
+        ..Around::default()
+    };
+    let prepared = prepare(&job, &around)?;
     Ok((choice, job, prepared))
 }
 
@@ -84,16 +99,15 @@ fn train(
     choice: &LearnerChoice,
     job: &Job,
     prepared: &Prepared,
+    control: &Control,
 ) -> anyhow::Result<End> {
     tell(prepared);
     let loaded = choice.load(&job.model, prepared.parameters.clone())?;
     let mut learner = loaded.learner;
     let computed_by = learner.name();
     info!(computed_by, "computes");
-    let control = Control::default();
-    end_by_signal(control.clone())?;
     let mut teller = Teller::new(std::io::stderr().is_terminal());
-    let outcome = prepared.train(learner.as_mut(), &mut teller, &control);
+    let outcome = prepared.train(learner.as_mut(), &mut teller, control);
     teller.finish();
     let finished = match outcome? {
         Outcome::Complete(finished) => finished,
@@ -129,7 +143,7 @@ fn train(
             values: &finished.values,
             adapter: &job.output.join("adapter"),
             args,
-            control: &control,
+            control,
             tell: &|how_far| debug!(how_far, "judges"),
         });
         let Ok(verdicts) = judged else {
@@ -283,7 +297,7 @@ fn end_by_signal(control: Control) -> anyhow::Result<()> {
         .name("signals".to_owned())
         .spawn(move || {
             runtime.block_on(signals);
-            info!("ends after this step, with a checkpoint");
+            info!("ends as soon as it can, with a checkpoint");
             control.suspend();
         })
         .map(drop)

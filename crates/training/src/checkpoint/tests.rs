@@ -41,6 +41,7 @@ fn state(step: u64) -> State {
             bad_in_a_row: 0,
             tokens: 100,
             micro_batch_tokens: 64,
+            unjudged: false,
             best: Some(crate::Best {
                 step: 1,
                 loss: 0.1 + 0.2,

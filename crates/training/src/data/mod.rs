@@ -21,6 +21,7 @@ use crate::{
     job::Method,
     render::{Renderer, Unrendered},
     samples::{Samples, SamplesWriter, Unit},
+    trainer::Control,
 };
 use record::{Shape, UNDERSTOOD};
 
@@ -79,6 +80,9 @@ pub enum DataError {
         /// What was seen.
         report: Box<Report>,
     },
+    /// Somebody wished an end before all was read.
+    #[error("ended before all data were read")]
+    Ended,
     /// The samples cannot be kept.
     #[error("samples cannot be written into {}", path.display())]
     Scratch {
@@ -103,6 +107,8 @@ pub struct Source<'a> {
     pub max_bad: f64,
     /// A folder with room for four bytes for each token.
     pub scratch: &'a Path,
+    /// Ends it from another thread.
+    pub control: &'a Control,
 }
 
 /// The samples of a data set. Records are read one after another, and tokens go to disk: memory
@@ -128,7 +134,12 @@ pub fn read(source: Source<'_>, renderer: &Renderer<'_>) -> Result<(Samples, Rep
         scratch: source.scratch,
         report: Report::default(),
     };
-    let digest = lines::read(&chosen, |at, line| reading.take(at, line))?;
+    let digest = lines::read(&chosen, |at, line| {
+        if source.control.is_ended() {
+            return Err(DataError::Ended);
+        }
+        reading.take(at, line)
+    })?;
     let mut report = reading.report;
     report.digest = digest;
     report.left_out = chosen.left_out;

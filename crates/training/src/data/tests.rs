@@ -35,6 +35,7 @@ fn read_path(
         method,
         max_bad,
         scratch,
+        control: &Control::default(),
     };
     read(source, &renderer)
 }

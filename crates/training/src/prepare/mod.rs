@@ -36,6 +36,8 @@ pub struct Around {
     /// Data that its adapter is judged by and that the job itself does not name, as those of gates
     /// that stand elsewhere: files, folders or patterns, from which nothing is learnt.
     pub judged_by: Vec<PathBuf>,
+    /// Ends the reading of data from another thread.
+    pub control: Control,
 }
 
 /// A job whose model and data were read.
@@ -104,6 +106,9 @@ pub enum PrepareError {
     /// The data cannot be learnt from.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// Somebody wished an end before the run could begin.
+    #[error("ended before the data were read")]
+    Ended,
     /// The data it is judged by cannot be used.
     #[error("eval.path: the data cannot be used")]
     Eval(#[source] DataError),
@@ -167,18 +172,21 @@ pub fn prepare(job: &Job, around: &Around) -> Result<Prepared, PrepareError> {
         digest: from_digest,
     } = adapter(job, &config)?;
     let judged_by = judged_by(job, around);
-    let (samples, report) = samples(job, &config, &files, &job.data.path, &judged_by)?;
+    let control = &around.control;
+    let (samples, report) = samples(job, &config, &files, &job.data.path, &judged_by, control)?;
     let samples = Arc::new(samples);
     let (train, eval, eval_report) = match &job.eval {
         None => (Subset::all(samples), None, None),
         Some(EvalSpec {
             path: Some(path), ..
         }) => {
-            let (held, report) = self::samples(job, &config, &files, path, learnt_from(job))
-                .map_err(|e| match e {
-                    PrepareError::Data(error) => PrepareError::Eval(error),
-                    other => other,
-                })?;
+            let (held, report) =
+                self::samples(job, &config, &files, path, learnt_from(job), control).map_err(
+                    |e| match e {
+                        PrepareError::Data(error) => PrepareError::Eval(error),
+                        other => other,
+                    },
+                )?;
             let held = Subset::all(Arc::new(held));
             (Subset::all(samples), Some(held), Some(report))
         }
@@ -322,12 +330,13 @@ impl Prepared {
 /// A folder or pattern leaves out the file that the job learns from.
 ///
 /// # Errors
-/// [`PrepareError`]: also when no sample is left.
+/// [`PrepareError`]: also when no sample is left, or `control` ends it.
 pub fn samples_at(
     job: &Job,
     path: &Path,
     method: Method,
     loss: Loss,
+    control: &Control,
 ) -> Result<(Subset, Report), PrepareError> {
     let (config, _) = DecoderConfig::read(&job.model)?;
     let files = ModelFiles::load(&job.model)?;
@@ -335,7 +344,8 @@ pub fn samples_at(
     job.method = method;
     job.data.loss = loss;
     job.data.max_bad = 1.0;
-    let (samples, report) = samples(&job, &config, &files, path, learnt_from(&job))?;
+    let apart = learnt_from(&job);
+    let (samples, report) = samples(&job, &config, &files, path, apart, control)?;
     Ok((Subset::all(Arc::new(samples)), report))
 }
 
@@ -454,6 +464,7 @@ fn samples(
     files: &ModelFiles,
     path: &Path,
     apart: &[PathBuf],
+    control: &Control,
 ) -> Result<(Samples, Report), PrepareError> {
     let data = &job.data;
     let renderer = Renderer::new(
@@ -470,8 +481,12 @@ fn samples(
         method: job.method,
         max_bad: data.max_bad,
         scratch: &job.output,
+        control,
     };
-    Ok(data::read(source, &renderer)?)
+    data::read(source, &renderer).map_err(|error| match error {
+        DataError::Ended => PrepareError::Ended,
+        error => error.into(),
+    })
 }
 
 fn split(

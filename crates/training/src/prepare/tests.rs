@@ -241,6 +241,7 @@ fn data_of_a_folder_leave_out_what_eval_and_gates_name() {
     job.gates.clear();
     let around = Around {
         judged_by: vec![data.join("ch*")],
+        ..Around::default()
     };
     let prepared = super::prepare(&job, &around).unwrap();
     assert_eq!(prepared.report.left_out, ["checks.jsonl", "valid.jsonl"]);
@@ -303,4 +304,13 @@ fn a_job_does_not_go_on_with_another_model_or_adapter_to_begin_with() {
     bytes[last] ^= 1;
     fs::write(&weights, bytes).unwrap();
     assert!(told(&job).contains("trained on the model"));
+}
+
+#[test]
+fn data_that_are_being_read_are_left_when_somebody_wishes_it() {
+    let place = Place::new("qwen3");
+    let around = Around::default();
+    around.control.suspend();
+    let error = super::prepare(&place.job("adapter: {rank: 4}\n"), &around).unwrap_err();
+    assert!(matches!(error, PrepareError::Ended), "{error}");
 }

@@ -327,13 +327,14 @@ impl<'a> Trainer<'a> {
     }
 
     fn run(mut self) -> Result<Outcome, TrainError> {
-        let mut stopped_early = self.out_of_patience();
-        while self.run.state.cursor.step < self.schedule.total && !stopped_early {
-            self.next_epoch();
-            self.step()?;
-            if self.is_eval_due() {
-                self.evaluate()?;
-                stopped_early = self.out_of_patience();
+        // What a run before this one left.
+        self.judge()?;
+        while !self.is_over() {
+            if !self.run.state.cursor.unjudged {
+                self.next_epoch();
+                self.step()?;
+                self.run.state.cursor.unjudged = self.is_eval_due();
+                self.judge()?;
             }
             let step = self.run.state.cursor.step;
             let wish = self.run.control.wish();
@@ -341,7 +342,7 @@ impl<'a> Trainer<'a> {
                 self.save()?;
             }
             self.hear();
-            if let Some(wish) = wish.filter(|_| step < self.schedule.total) {
+            if let Some(wish) = wish.filter(|_| !self.is_over()) {
                 self.settle()?;
                 let state = self.run.state;
                 return Ok(match wish {
@@ -356,7 +357,7 @@ impl<'a> Trainer<'a> {
         Ok(Outcome::Complete(Finished {
             values,
             step,
-            stopped_early,
+            stopped_early: self.out_of_patience(),
             cursor: self.run.state.cursor,
         }))
     }
@@ -468,8 +469,18 @@ impl<'a> Trainer<'a> {
             }
     }
 
-    fn evaluate(&mut self) -> Result<(), TrainError> {
-        let Some(eval) = self.run.eval else {
+    /// Whether all steps are done and judged, or no evaluation was better for long.
+    fn is_over(&self) -> bool {
+        let cursor = &self.run.state.cursor;
+        let is_last = cursor.step >= self.schedule.total;
+        !cursor.unjudged && (is_last || self.out_of_patience())
+    }
+
+    /// Judges the last step if that is still to do, unless somebody wishes an end before all of it is
+    /// done: nothing of it is kept then.
+    fn judge(&mut self) -> Result<(), TrainError> {
+        let Some(eval) = self.run.eval.filter(|_| self.run.state.cursor.unjudged) else {
+            self.run.state.cursor.unjudged = false;
             return Ok(());
         };
         let recipe = self.run.recipe;
@@ -480,14 +491,25 @@ impl<'a> Trainer<'a> {
             limit: &mut state.cursor.micro_batch_tokens,
         };
         let policy = Policy::Adapter(&state.values);
+        let control = self.run.control;
         let found = match recipe.method {
-            Method::Sft => evaluate::sft(&mut computer, eval, policy)?,
+            Method::Sft => evaluate::sft(&mut computer, eval, policy, control)?,
             Method::Dpo => {
                 let reference = self.run.reference.map_or(Policy::Base, Policy::Adapter);
-                evaluate::dpo(&mut computer, eval, policy, reference, recipe.beta)?
+                evaluate::dpo(
+                    &mut computer,
+                    eval,
+                    [policy, reference],
+                    recipe.beta,
+                    control,
+                )?
             }
         };
+        let Some(found) = found else {
+            return Ok(());
+        };
         let cursor = &mut state.cursor;
+        cursor.unjudged = false;
         // A loss that is no number is better than none.
         let better = found.loss.is_finite()
             && cursor

@@ -50,6 +50,9 @@ pub struct Cursor {
     pub tokens: u64,
     /// Most tokens that are computed at once: it may have been halved.
     pub micro_batch_tokens: usize,
+    /// Whether the evaluation that is due after the last step is still to do.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unjudged: bool,
     /// The best evaluation.
     pub best: Option<Best>,
     /// Evaluations since.
@@ -103,6 +106,7 @@ impl State {
                 bad_in_a_row: 0,
                 tokens: 0,
                 micro_batch_tokens: recipe.micro_batch_tokens,
+                unjudged: false,
                 best: None,
                 without_gain: 0,
             },

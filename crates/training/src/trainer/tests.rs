@@ -231,6 +231,81 @@ fn so_does_dpo() {
     resumes_everywhere(&recipe, false);
 }
 
+/// Ends the run during every part of every evaluation in turn: nothing more is computed then, and what
+/// goes on from there comes to the same bits.
+#[track_caller]
+fn ends_within_every_evaluation(recipe: &Recipe) {
+    let unit = match recipe.method {
+        Method::Sft => Unit::One,
+        Method::Dpo => Unit::Pair,
+    };
+    let case = || {
+        let mut case = Case::new(recipe.clone());
+        let (train, eval) = Subset::split(&samples(12, unit), |_| 6, 1).unwrap();
+        (case.train, case.eval) = (train, Some(eval));
+        case
+    };
+    let mut undisturbed = case();
+    let whole = undisturbed.finish();
+    let mut left = 0;
+    for at in 1..=undisturbed.learner.scored {
+        let folder = tempfile::tempdir().unwrap();
+        let store = checkpoints(folder.path(), 2);
+        let mut before = case();
+        before.learner.ends = Some((at, before.told.control.clone()));
+        let state = before.fresh();
+        let state = match before.run_from(state, Some(&store)).unwrap() {
+            Outcome::Suspended(state) => state,
+            Outcome::Complete(finished) => {
+                assert_eq!((at, &finished), (undisturbed.learner.scored, &whole));
+                continue;
+            }
+            other => panic!("{other:?}"),
+        };
+        let latest = checkpoints(folder.path(), 2).latest().unwrap();
+        assert_eq!(latest.found.unwrap().1, state);
+        if state.cursor.unjudged {
+            left += 1;
+            // Pairs are scored by steps too, which are ended by nothing.
+            if recipe.method == Method::Sft {
+                assert_eq!(before.learner.scored, at);
+            }
+        }
+        let mut after = case();
+        let Outcome::Complete(resumed) = after.run_from(state, None).unwrap() else {
+            panic!("not complete");
+        };
+        assert_eq!(resumed, whole, "ended during part {at}");
+    }
+    assert!(left > whole.cursor.step, "{left} evaluations were left");
+}
+
+#[test]
+fn a_run_ends_within_an_evaluation_and_goes_on_to_the_same_bits() {
+    ends_within_every_evaluation(&Recipe {
+        micro_batch_tokens: 12,
+        length: Length::Epochs(4),
+        learning_rate: 0.3,
+        eval: EvalRecipe {
+            every: Some(1),
+            keep_best: true,
+            patience: Some(3),
+            ..EvalRecipe::default()
+        },
+        ..recipe()
+    });
+}
+
+#[test]
+fn so_does_one_with_pairs() {
+    ends_within_every_evaluation(&Recipe {
+        method: Method::Dpo,
+        micro_batch_tokens: 24,
+        length: Length::Epochs(2),
+        ..recipe()
+    });
+}
+
 #[test]
 fn a_batch_is_the_same_in_whatever_parts_it_is_computed() {
     let whole = Case::new(Recipe {

@@ -115,6 +115,7 @@ pub(crate) fn judge(judging: Judging<'_>) -> Result<Vec<Verdict>, Cancelled> {
         prepared,
         name,
         served: &served,
+        control,
         tell,
     };
     for gate in gates {
@@ -132,6 +133,7 @@ struct Bench<'a> {
     prepared: &'a Prepared,
     name: &'a str,
     served: &'a Served<'a>,
+    control: &'a Control,
     tell: &'a dyn Fn(&str),
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use hyprstream_contract::training::Gate;
 use hyprstream_training::{Loss, Method, PrepareError, Report, Sample, Subset, samples_at};
 
-use super::{Bench, Halt};
+use super::{Bench, Cancelled, Halt};
 
 /// Samples, and what people should know of them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -36,8 +36,11 @@ impl Records {
                 notes: Vec::new(),
             });
         };
-        let read = samples_at(bench.job, Path::new(path), method, loss);
-        let (subset, report) = read.map_err(|error| unread(path, &error))?;
+        let read = samples_at(bench.job, Path::new(path), method, loss, bench.control);
+        let (subset, report) = read.map_err(|error| match error {
+            PrepareError::Ended => Cancelled.into(),
+            error => unread(path, &error),
+        })?;
         Ok(Self {
             samples: preferred(&subset, most)?,
             notes: notes(&report),

@@ -133,10 +133,12 @@ fn of_prepare(error: &PrepareError) -> (&'static str, u8) {
         PrepareError::Model(error) if error.is_final() => (reason::INVALID_MODEL, exit::REFUSED),
         PrepareError::Files(_) => (reason::INVALID_MODEL, exit::REFUSED),
         PrepareError::Data(error) | PrepareError::Eval(error) => match error {
-            DataError::Scratch { .. } => (reason::INTERNAL_ERROR, exit::FAILED),
+            DataError::Scratch { .. } | DataError::Ended => (reason::INTERNAL_ERROR, exit::FAILED),
             _ => (reason::INVALID_DATASET, exit::REFUSED),
         },
         PrepareError::Checkpoint(error) => of_checkpoint(error),
+        // The pod ends by itself then.
+        PrepareError::Ended => (reason::SUSPENDED, exit::SUSPENDED),
         PrepareError::Model(_) | PrepareError::Output { .. } => {
             (reason::INTERNAL_ERROR, exit::FAILED)
         }

@@ -28,7 +28,7 @@ use hyprstream_contract::training::{Checkpoint, Phase, TrainingPod, exit, reason
 use hyprstream_git2db::{CommitId, Digest};
 use hyprstream_models::adapter::BaseName;
 use hyprstream_training::{
-    Around, Event, Finished, Job, JobError, Learner, Observer, Outcome, Prepared,
+    Around, Event, Finished, Job, JobError, Learner, Observer, Outcome, PrepareError, Prepared,
     newest_checkpoint, prepare,
 };
 use tracing::{error, info, warn};
@@ -171,8 +171,15 @@ impl Place<'_> {
         let (pushed, began_with) = self.resume(&branch, tip)?;
         let around = Around {
             judged_by: self.gate_paths().collect(),
+            control: self.stop.control.clone(),
         };
-        let mut prepared = prepare(self.job, &around)?;
+        let mut prepared = match prepare(self.job, &around) {
+            Err(PrepareError::Ended) => {
+                let why = "stopped while the data were read; no step was begun";
+                return Ok(End::Suspended(why.to_owned()));
+            }
+            prepared => prepared?,
+        };
         super::tell(&prepared);
         for (path, error) in &prepared.passed_over {
             let why = chain(error);
