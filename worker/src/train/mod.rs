@@ -263,6 +263,9 @@ fn of_data(report: &Report, what: &'static str) {
             endless, "answers end without a token by which serving would stop"
         );
     }
+    if let Some(advice) = report.joined_advice() {
+        warn!(what, joined = report.joined, "{advice}");
+    }
     if !report.ignored.is_empty() {
         let columns = report
             .ignored

@@ -207,6 +207,7 @@ impl Reading<'_> {
                 self.report.truncated += rendered.truncated;
                 self.report.cut_away += rendered.cut_away;
                 self.report.endless += rendered.endless;
+                self.report.joined += u64::from(rendered.is_joined);
                 for unit in rendered.units {
                     let written = self.writer.push(number, &unit);
                     written.map_err(|source| DataError::Scratch {

@@ -125,6 +125,24 @@ fn forms_that_do_not_fit_are_refused_with_what_to_do() {
 }
 
 #[test]
+fn texts_that_are_joined_past_a_template_are_told_of() {
+    let text = r#"{"prompt":"a","completion":"b"}"#;
+    let lists = r#"{"prompt":[{"role":"user","content":"a"}],"completion":[{"role":"assistant","content":"b"}]}"#;
+    let pair = r#"{"prompt":"a","chosen":"b","rejected":"c"}"#;
+    for (line, template, method, expected) in [
+        (text, Some("llama3"), Method::Sft, 1),
+        (pair, Some("llama3"), Method::Dpo, 1),
+        (text, None, Method::Sft, 0),
+        (lists, Some("llama3"), Method::Sft, 0),
+        (r#"{"text":"a"}"#, Some("llama3"), Method::Sft, 0),
+    ] {
+        let (_, report) = read_bytes(line.as_bytes(), template, method, 0.0).unwrap();
+        assert_eq!(report.joined, expected, "{line}");
+        assert_eq!(report.joined_advice().is_some(), expected > 0);
+    }
+}
+
+#[test]
 fn bad_lines_are_counted_and_named_and_too_many_fail() {
     let mut lines = vec![CHAT.to_owned(); 20];
     lines[3] = "{broken".to_owned();

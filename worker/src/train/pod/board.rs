@@ -121,6 +121,9 @@ impl Board {
             let text = "the dataset's file is learnt from and judged by: its figures say little";
             self.note("files", text.to_owned());
         }
+        if let Some(advice) = report.joined_advice() {
+            self.note("texts", advice.to_owned());
+        }
         if report.bad > 0 {
             let (bad, first) = (report.bad, report.first_bad());
             self.note("records", format!("{bad} records are left out, as {first}"));
