@@ -262,7 +262,8 @@ pub struct Progress {
     pub remaining_seconds: Option<u64>,
     /// The latest figures by name, as the status of a TrainingJob has them: loss, accuracy, evalLoss,
     /// evalAccuracy, learningRate, gradientNorm, tokensPerSecond, tokens, skippedSteps, records,
-    /// samples, badRecords, truncatedSamples. Only finite numbers.
+    /// samples, badRecords, truncatedSamples, cutAwaySamples, endlessAnswers. Only finite
+    /// numbers.
     #[serde(default)]
     pub metrics: std::collections::BTreeMap<String, f64>,
     /// At most [`MAX_CURVE`] points, evenly spread over what is done.

@@ -81,7 +81,8 @@ pub struct TrainingData {
     /// never see each other.
     #[serde(default)]
     pub packing: bool,
-    /// Part of the records that may be bad before the job fails, a decimal number from 0 to 1.
+    /// Part of the records that may be bad, and of the samples whose answer may lie wholly beyond
+    /// maxLength, before the job fails; a decimal number from 0 to 1.
     #[serde(default = "max_bad")]
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(validation = Rule::new(r"self.matches('^(0(\\.[0-9]{1,9})?|1(\\.0{1,9})?)$')").message("maxBadRecords must be a decimal number from 0 to 1, such as \"0.01\""))]

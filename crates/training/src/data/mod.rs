@@ -74,6 +74,12 @@ pub enum DataError {
         /// What was seen.
         report: Box<Report>,
     },
+    /// More samples have nothing to learn within the maximal length than may be.
+    #[error("of {} of {} samples nothing that counts is within data.maxLength, more than data.maxBad allows: raise data.maxLength, or data.maxBad to go on without them", report.cut_away, report.samples + report.cut_away)]
+    TooManyCut {
+        /// What was seen.
+        report: Box<Report>,
+    },
     /// Nothing is left to learn from.
     #[error("no sample is left of {} records, of which {} are bad and {} have their answer beyond data.maxLength: {}", report.records, report.bad, report.cut_away, report.first_bad())]
     Empty {
@@ -103,7 +109,8 @@ pub struct Source<'a> {
     pub apart: &'a [PathBuf],
     /// What it is for: pairs or not.
     pub method: Method,
-    /// Part of its records that may be bad.
+    /// Part of its records that may be bad, and of its samples that may have nothing that counts
+    /// within the maximal length.
     pub max_bad: f64,
     /// A folder with room for four bytes for each token.
     pub scratch: &'a Path,
@@ -155,6 +162,12 @@ pub fn read(source: Source<'_>, renderer: &Renderer<'_>) -> Result<(Samples, Rep
     }
     if samples.is_empty() {
         return Err(DataError::Empty {
+            report: Box::new(report),
+        });
+    }
+    let all = report.samples + report.cut_away;
+    if report.cut_away as f64 > source.max_bad * all as f64 {
+        return Err(DataError::TooManyCut {
             report: Box::new(report),
         });
     }

@@ -165,6 +165,19 @@ fn bad_lines_are_counted_and_named_and_too_many_fail() {
 }
 
 #[test]
+fn samples_of_which_nothing_is_left_fail_where_there_are_too_many() {
+    let long = format!(r#"{{"prompt":"{}","completion":"b"}}"#, "a".repeat(300));
+    let cut = r#"{"prompt":"a","completion":"b"}"#;
+    let text = format!("{long}\n{}", [cut; 9].join("\n"));
+    let (samples, report) = read_bytes(text.as_bytes(), None, Method::Sft, 0.1).unwrap();
+    assert_eq!((samples.len(), report.cut_away), (9, 1));
+    let error = read_bytes(text.as_bytes(), None, Method::Sft, 0.09).unwrap_err();
+    let told = error.to_string();
+    assert!(told.contains("of 1 of 10 samples nothing"), "{told}");
+    assert!(told.contains("raise data.maxLength"), "{told}");
+}
+
+#[test]
 fn a_packed_file_gives_the_same_samples_and_digests_are_of_the_files() {
     let text = format!("{CHAT}\n{CHAT}\n");
     let (plain, report) = read_bytes(text.as_bytes(), Some("llama3"), Method::Sft, 0.0).unwrap();

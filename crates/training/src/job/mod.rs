@@ -83,7 +83,8 @@ pub struct DataSpec {
     /// Samples never see each other in either case, and nothing is ever padded.
     #[serde(default)]
     pub packing: bool,
-    /// Part of the records that may be bad; 0.01. The job fails when there are more.
+    /// Part of the records that may be bad, and of the samples whose answer may lie wholly beyond
+    /// `maxLength`; 0.01. The job fails when there are more.
     #[serde(default = "max_bad")]
     pub max_bad: f64,
     /// The day that a chat template which writes the date writes, as in `2026-11-29`. Such a template

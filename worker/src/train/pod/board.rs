@@ -111,6 +111,8 @@ impl Board {
         known.set("samples", report.samples as f64);
         known.set("badRecords", report.bad as f64);
         known.set("truncatedSamples", report.truncated as f64);
+        known.set("cutAwaySamples", report.cut_away as f64);
+        known.set("endlessAnswers", report.endless as f64);
         drop(known);
         if !report.left_out.is_empty() {
             let files = report.left_out.join(", ");
@@ -135,6 +137,13 @@ impl Board {
                  left to learn"
             );
             self.note("samples", text);
+        }
+        if report.endless > 0 {
+            let text = format!(
+                "{} answers end without a token by which serving would stop",
+                report.endless
+            );
+            self.note("endless", text);
         }
     }
 
