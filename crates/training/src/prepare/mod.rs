@@ -407,7 +407,7 @@ fn adapter(job: &Job, config: &DecoderConfig) -> Result<Start, PrepareError> {
         let weights = weights(config, &job.model)?;
         let adapter = Adapter::read(&files, config, &weights, AdapterLimits::default());
         let adapter = adapter.map_err(PrepareError::From)?;
-        let (parameters, values) = layout::of_adapter(&adapter);
+        let (parameters, values) = layout::of_adapter(&adapter, config)?;
         return Ok(Start {
             parameters,
             values,

@@ -314,3 +314,34 @@ fn data_that_are_being_read_are_left_when_somebody_wishes_it() {
     let error = super::prepare(&place.job("adapter: {rank: 4}\n"), &around).unwrap_err();
     assert!(matches!(error, PrepareError::Ended), "{error}");
 }
+
+#[test]
+fn an_adapter_on_both_of_one_weight_is_not_gone_on_from() {
+    let place = Place::new("tied");
+    let with = |target: &str| {
+        let targets = format!("targets: [q_proj, {target}]");
+        prepare(&place.job(&format!("adapter: {{rank: 4, {targets}}}\n"))).unwrap()
+    };
+    let of = |prepared: &Prepared| {
+        let base = BaseName::default();
+        let (parameters, values) = (&prepared.parameters, &prepared.state.values);
+        layout::adapter(parameters, values, &prepared.config, base)
+    };
+    let (embedding, head) = (with("embed_tokens"), with("lm_head"));
+    let (embedding, head) = (of(&embedding), of(&head));
+    let both = embedding
+        .parts()
+        .chain(head.parts().filter(|(site, _)| *site == Site::Head));
+    let both = both.map(|(site, part)| (site, part.clone())).collect();
+    let (config, _) = DecoderConfig::read(&place.job("").model).unwrap();
+    let both = hyprstream_models::adapter::Adapter::new(&config, both, BaseName::default());
+    let folder = place.folder.path().join("both");
+    fs::create_dir(&folder).unwrap();
+    let files = AdapterFiles {
+        tensors: folder.join("adapter_model.safetensors"),
+        config: folder.join("adapter_config.json"),
+    };
+    both.write(&files, &config).unwrap();
+    let more = format!("adapter: {{from: {}}}", folder.display());
+    place.refused(&more, "adapter.from: it changes embed_tokens and lm_head");
+}
