@@ -149,8 +149,9 @@ pub struct TrainingSpec {
     /// Rows of one update: samples, or with `packing` rows of `maxLength` tokens; 16. For `dpo`
     /// pairs.
     pub batch: usize,
-    /// Most tokens that are computed at once; a larger batch is computed in parts, to the same
-    /// result. 2048, or `maxLength` if that is more. Halved where memory does not suffice.
+    /// Most tokens that are computed at once; a larger batch is computed in parts, whose gradients
+    /// are added up: results differ by the order of sums, so that a job goes on with the number that
+    /// it began with. 2048, or `maxLength` if that is more. Halved where memory does not suffice.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub micro_batch_tokens: Option<usize>,
     /// The highest learning rate; 2e-4, for `dpo` 1e-5.

@@ -165,7 +165,7 @@ impl Board {
             Event::Halved { tokens, message } => {
                 let text = format!(
                     "memory does not suffice ({message}): at most {tokens} tokens are computed at \
-                     once, to the same result"
+                     once, and results differ by the order of sums"
                 );
                 self.note("memory", text);
             }
