@@ -31,7 +31,8 @@ pub use pod::PodArgs;
 pub const EXIT_SUSPENDED: u8 = 75;
 /// How it ends when the job, the model or the data are wrong: the same command fails again.
 pub const EXIT_REFUSED: u8 = 2;
-/// How it ends when the adapter is written, but does not show what the job's gates ask for.
+/// How it ends when the adapter is written, but does not show what the job's gates ask for, or is not
+/// served as it was trained.
 pub const EXIT_GATES: u8 = 3;
 
 /// What people should know of a checkpoint that says little.
@@ -130,27 +131,22 @@ fn train(
         skipped = finished.cursor.skipped,
         "the adapter is written"
     );
-    let verdicts = if job.gates.is_empty() {
-        Vec::new()
-    } else {
-        let name = job.output.file_name().unwrap_or_default();
-        let judged = gates::judge(Judging {
-            job,
-            prepared,
-            gates: &gates::gates_of(job),
-            name: &name.to_string_lossy(),
-            learner,
-            values: &finished.values,
-            adapter: &job.output.join("adapter"),
-            args,
-            control,
-            tell: &|how_far| debug!(how_far, "judges"),
-        });
-        let Ok(verdicts) = judged else {
-            warn!("ended before all gates were measured: the same command measures them anew");
-            return Ok(End::Suspended);
-        };
-        verdicts
+    let name = job.output.file_name().unwrap_or_default();
+    let judged = gates::judge(Judging {
+        job,
+        prepared,
+        gates: &gates::gates_of(job),
+        name: &name.to_string_lossy(),
+        learner,
+        values: &finished.values,
+        adapter: &job.output.join("adapter"),
+        args,
+        control,
+        tell: &|how_far| debug!(how_far, "judges"),
+    });
+    let Ok(verdicts) = judged else {
+        warn!("ended before all was measured: the same command measures it anew");
+        return Ok(End::Suspended);
     };
     tell_verdicts(&verdicts);
     if args.json {
