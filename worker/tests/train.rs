@@ -95,6 +95,11 @@ fn a_job_that_is_killed_and_suspended_makes_the_same_adapter_bit_for_bit() {
     let undisturbed = whole.complete();
     assert_eq!(undisturbed["step"], 8);
     assert!(undisturbed["loss"].as_f64().unwrap() < 4.0, "{undisturbed}");
+    // Asked for or not.
+    let verdicts = undisturbed["gates"].as_array().unwrap();
+    assert_eq!(verdicts.len(), 1, "{undisturbed}");
+    assert_eq!(verdicts[0]["metric"], "ServingParity");
+    assert_eq!(verdicts[0]["passed"], true);
 
     let job = Job::new(|_| {});
     let mut killed = job.until(2);

@@ -286,7 +286,8 @@ pub struct Progress {
     pub remaining_seconds: Option<u64>,
     /// The latest figures by name, as the status of a TrainingJob has them: loss, accuracy, evalLoss,
     /// evalAccuracy, learningRate, gradientNorm, tokensPerSecond, tokens, skippedSteps, records,
-    /// samples, badRecords, truncatedSamples. Only finite numbers.
+    /// samples, badRecords, truncatedSamples, cutAwaySamples, endlessAnswers. Only finite
+    /// numbers.
     #[serde(default)]
     pub metrics: std::collections::BTreeMap<String, f64>,
     /// At most [`MAX_CURVE`] points, evenly spread over what is done.
@@ -401,6 +402,8 @@ pub mod reason {
     pub const INVALID_DATASET: &str = "InvalidDataset";
     /// The dataset is not the one that the job began with.
     pub const DATASET_CHANGED: &str = "DatasetChanged";
+    /// The model, or the adapter to go on from, is not the one that the job began with.
+    pub const MODEL_CHANGED: &str = "ModelChanged";
     /// Steps in a row were not finite.
     pub const DIVERGED: &str = "Diverged";
     /// Memory does not suffice for one sample.

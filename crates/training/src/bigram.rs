@@ -9,8 +9,8 @@ use hyprstream_models::{
 };
 
 use crate::{
-    Batch, Checkpoints, Dropout, LearnError, Learner, Lora, Parameters, PartValues, Policy, Score,
-    Targets,
+    Batch, Checkpoints, Control, Dropout, LearnError, Learner, Lora, Parameters, PartValues,
+    Policy, Score, Targets,
     random::{Purpose, Sequence},
 };
 
@@ -27,6 +27,10 @@ pub(crate) struct Bigram {
     pub(crate) bad: Vec<u64>,
     pub(crate) calls: u64,
     pub(crate) name: &'static str,
+    /// Calls of `score`.
+    pub(crate) scored: u64,
+    /// The call of `score` during which somebody wishes an end.
+    pub(crate) ends: Option<(u64, Control)>,
 }
 
 pub(crate) fn config() -> DecoderConfig {
@@ -83,6 +87,8 @@ impl Bigram {
             bad: Vec::new(),
             calls: 0,
             name: "bigram float32",
+            scored: 0,
+            ends: None,
         }
     }
 
@@ -192,6 +198,10 @@ impl Learner for Bigram {
 
     fn score(&mut self, batch: &Batch, policy: Policy<'_>) -> Result<Vec<Score>, LearnError> {
         self.fits(batch)?;
+        self.scored += 1;
+        if let Some((_, control)) = self.ends.as_ref().filter(|ends| ends.0 == self.scored) {
+            control.suspend();
+        }
         let part = self.parameters.parts[0].clone();
         let of = match policy {
             Policy::Base => None,

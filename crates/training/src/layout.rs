@@ -90,6 +90,12 @@ pub enum LayoutError {
          drift apart: remove embed_tokens or lm_head"
     )]
     TiedTwice,
+    /// So does an adapter to go on from.
+    #[error(
+        "adapter.from: it changes embed_tokens and lm_head, which are one weight in this model, so \
+         that they drift apart: go on from one that changes one of them"
+    )]
+    TiedFrom,
     /// More rows than the smaller side of a map.
     #[error("adapter.rank: {rank} is more than {site} has room for: set it to {most} or less")]
     Rank {
@@ -267,7 +273,17 @@ pub fn adapter(
 }
 
 /// Layout and values of an adapter that is there already.
-pub fn of_adapter(adapter: &Adapter) -> (Parameters, Vec<f32>) {
+///
+/// # Errors
+/// [`LayoutError::TiedFrom`].
+pub fn of_adapter(
+    adapter: &Adapter,
+    config: &DecoderConfig,
+) -> Result<(Parameters, Vec<f32>), LayoutError> {
+    let changes = |site| adapter.get(site).is_some();
+    if config.tied_head && changes(Site::Embedding) && changes(Site::Head) {
+        return Err(LayoutError::TiedFrom);
+    }
     let mut values = Vec::new();
     let mut take = |numbers: &[f32]| {
         values.extend_from_slice(numbers);
@@ -292,5 +308,5 @@ pub fn of_adapter(adapter: &Adapter) -> (Parameters, Vec<f32>) {
         });
     }
     let len = values.len();
-    (Parameters { parts, len }, values)
+    Ok((Parameters { parts, len }, values))
 }

@@ -32,7 +32,7 @@ pub use checkpoint::{
     CheckpointError, CheckpointWriter, Checkpoints, Cost, Latest, Written,
     adopt as adopt_checkpoint, newest as newest_checkpoint,
 };
-pub use data::{BadRecord, DataError, Report, Source, read};
+pub use data::{BadRecord, DataError, Report, Source, is_pattern, read};
 pub use job::{
     AdapterSpec, CheckpointSpec, DataSpec, EvalSpec, GateBaseline, GateMetric, GateSpec, Job,
     JobError, Loss, Method, TrainingSpec,
@@ -42,13 +42,13 @@ pub use learner::{
     Batch, Dropout, LearnError, Learner, Parameters, Part, PartValues, Policy, Score, Segment,
 };
 pub use optimiser::{AdamW, Moments, clip, norm};
-pub use prepare::{PrepareError, Prepared, PublishError, prepare, samples_at};
+pub use prepare::{Around, PrepareError, Prepared, PublishError, prepare, samples_at};
 pub use random::philox;
 pub use render::{Renderer, RendererError};
 pub use rows::Rows;
 pub use samples::{Sample, Samples, SamplesWriter, Subset, Unit};
 pub use schedule::{Decay, Schedule};
 pub use trainer::{
-    Best, Control, Cursor, EvalRecipe, Event, Finished, Length, NoObserver, Observer, Outcome,
-    Progress, Recipe, Run, State, TrainError, train,
+    Best, Control, Cursor, EvalRecipe, Event, Finished, Inputs, Length, NoObserver, Observer,
+    Outcome, Progress, Recipe, Run, State, TrainError, train,
 };

@@ -333,7 +333,7 @@ fn dataset(namespace: &str, spec: &TrainingJobSpec) -> Result<DatasetPlan, Inval
     }
 }
 
-/// Globs of the files that a job reads: each path, be it a file or a folder.
+/// Globs of the files that a job reads: each path, be it a file, a folder or a pattern.
 fn included(spec: &TrainingJobSpec) -> Vec<String> {
     let gates = spec.gates.iter().filter_map(|gate| gate.path.as_ref());
     let paths = [Some(&spec.dataset.path), spec.eval.path.as_ref()];
@@ -342,7 +342,7 @@ fn included(spec: &TrainingJobSpec) -> Vec<String> {
         if path == "." {
             return Vec::new();
         }
-        let glob = literal(path);
+        let glob = of_path(path);
         for glob in [format!("{glob}/**"), glob] {
             if !globs.contains(&glob) {
                 globs.push(glob);
@@ -350,4 +350,21 @@ fn included(spec: &TrainingJobSpec) -> Vec<String> {
         }
     }
     globs
+}
+
+/// As the trainer reads a path: `*` and `?` in the last of its names are those of a pattern, all else
+/// is what it is.
+fn of_path(path: &str) -> String {
+    let (folder, name) = match path.rsplit_once('/') {
+        Some((folder, name)) => (format!("{}/", literal(folder)), name),
+        None => (String::new(), path),
+    };
+    let name: String = name
+        .chars()
+        .map(|c| match c {
+            '*' | '?' => c.to_string(),
+            c => literal(c.encode_utf8(&mut [0; 4])),
+        })
+        .collect();
+    folder + &name
 }

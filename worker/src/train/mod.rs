@@ -10,7 +10,9 @@ use std::{io::IsTerminal, process::ExitCode, thread};
 
 use anyhow::Context;
 use hyprstream_contract::training::Verdict;
-use hyprstream_training::{Control, Job, Outcome, Prepared, Report, Subset, prepare};
+use hyprstream_training::{
+    Around, Control, Job, Outcome, PrepareError, Prepared, Report, Subset, prepare,
+};
 use serde_json::json;
 use tracing::{debug, info, warn};
 
@@ -29,8 +31,13 @@ pub use pod::PodArgs;
 pub const EXIT_SUSPENDED: u8 = 75;
 /// How it ends when the job, the model or the data are wrong: the same command fails again.
 pub const EXIT_REFUSED: u8 = 2;
-/// How it ends when the adapter is written, but does not show what the job's gates ask for.
+/// How it ends when the adapter is written, but does not show what the job's gates ask for, or is not
+/// served as it was trained.
 pub const EXIT_GATES: u8 = 3;
+
+/// What people should know of a checkpoint that says little.
+const TRUSTED: &str = "the checkpoint is of a release that did not write down its model, the adapter \
+                       it went on from and its eval data: they are taken for those of before";
 
 /// How a job ended.
 enum End {
@@ -47,14 +54,23 @@ pub fn run(args: &TrainArgs) -> ExitCode {
     if let Some(file) = &args.pod.pod {
         return pod::run(args, file);
     }
-    let (choice, job, prepared) = match read(args) {
+    let control = Control::default();
+    if let Err(error) = end_by_signal(control.clone()) {
+        eprintln!("error: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    let (choice, job, prepared) = match read(args, &control) {
         Ok(read) => read,
         Err(error) => {
+            if let Some(PrepareError::Ended) = error.downcast_ref() {
+                warn!("ended before all data were read: the same command begins anew");
+                return ExitCode::from(EXIT_SUSPENDED);
+            }
             eprintln!("error: {error:#}");
             return ExitCode::from(EXIT_REFUSED);
         }
     };
-    match train(args, &choice, &job, &prepared) {
+    match train(args, &choice, &job, &prepared, &control) {
         Ok(End::Complete) => ExitCode::SUCCESS,
         Ok(End::Failed) => ExitCode::from(EXIT_GATES),
         Ok(End::Suspended) => ExitCode::from(EXIT_SUSPENDED),
@@ -68,10 +84,14 @@ pub fn run(args: &TrainArgs) -> ExitCode {
     }
 }
 
-fn read(args: &TrainArgs) -> anyhow::Result<(LearnerChoice, Job, Prepared)> {
+fn read(args: &TrainArgs, control: &Control) -> anyhow::Result<(LearnerChoice, Job, Prepared)> {
     let choice = args.learner()?;
     let job = Job::read(&args.job)?;
-    let prepared = prepare(&job)?;
+    let around = Around {
+        control: control.clone(),
+        ..Around::default()
+    };
+    let prepared = prepare(&job, &around)?;
     Ok((choice, job, prepared))
 }
 
@@ -80,16 +100,15 @@ fn train(
     choice: &LearnerChoice,
     job: &Job,
     prepared: &Prepared,
+    control: &Control,
 ) -> anyhow::Result<End> {
     tell(prepared);
     let loaded = choice.load(&job.model, prepared.parameters.clone())?;
     let mut learner = loaded.learner;
     let computed_by = learner.name();
     info!(computed_by, "computes");
-    let control = Control::default();
-    end_by_signal(control.clone())?;
     let mut teller = Teller::new(std::io::stderr().is_terminal());
-    let outcome = prepared.train(learner.as_mut(), &mut teller, &control);
+    let outcome = prepared.train(learner.as_mut(), &mut teller, control);
     teller.finish();
     let finished = match outcome? {
         Outcome::Complete(finished) => finished,
@@ -112,28 +131,23 @@ fn train(
         skipped = finished.cursor.skipped,
         "the adapter is written"
     );
-    let verdicts = if job.gates.is_empty() {
-        Vec::new()
-    } else {
-        let name = job.output.file_name().unwrap_or_default();
-        let judged = gates::judge(Judging {
-            job,
-            prepared,
-            gates: &gates::gates_of(job),
-            name: &name.to_string_lossy(),
-            good: Ok(None),
-            learner,
-            values: &finished.values,
-            adapter: &job.output.join("adapter"),
-            args,
-            control: &control,
-            tell: &|how_far| debug!(how_far, "judges"),
-        });
-        let Ok(verdicts) = judged else {
-            warn!("ended before all gates were measured: the same command measures them anew");
-            return Ok(End::Suspended);
-        };
-        verdicts
+    let name = job.output.file_name().unwrap_or_default();
+    let judged = gates::judge(Judging {
+        job,
+        prepared,
+        gates: &gates::gates_of(job),
+        name: &name.to_string_lossy(),
+        good: Ok(None),
+        learner,
+        values: &finished.values,
+        adapter: &job.output.join("adapter"),
+        args,
+        control,
+        tell: &|how_far| debug!(how_far, "judges"),
+    });
+    let Ok(verdicts) = judged else {
+        warn!("ended before all was measured: the same command measures it anew");
+        return Ok(End::Suspended);
     };
     tell_verdicts(&verdicts);
     if args.json {
@@ -190,6 +204,9 @@ fn tell(prepared: &Prepared) {
         let error = anyhow_chain(error);
         warn!(path = %path.display(), error, "a checkpoint is passed over");
     }
+    if prepared.is_taken_on_trust() {
+        warn!("{}", TRUSTED);
+    }
     if let Some(resumed) = &prepared.resumed {
         info!(step = resumed.step, path = %resumed.path.display(), "goes on from a checkpoint");
     }
@@ -212,6 +229,19 @@ fn of_data(report: &Report, what: &'static str) {
         digest = report.digest,
         "read"
     );
+    if !report.left_out.is_empty() {
+        let files = report.left_out.join(", ");
+        info!(
+            what,
+            files, "files are left out, which the job names for something else"
+        );
+    }
+    if report.is_shared {
+        warn!(
+            what,
+            "the file is learnt from and judged by: a loss of it says little"
+        );
+    }
     if report.bad > 0 {
         let first = report.first_bad();
         warn!(what, bad = report.bad, first, "records are left out");
@@ -229,6 +259,9 @@ fn of_data(report: &Report, what: &'static str) {
             what,
             endless, "answers end without a token by which serving would stop"
         );
+    }
+    if let Some(advice) = report.joined_advice() {
+        warn!(what, joined = report.joined, "{advice}");
     }
     if !report.ignored.is_empty() {
         let columns = report
@@ -264,7 +297,7 @@ fn end_by_signal(control: Control) -> anyhow::Result<()> {
         .name("signals".to_owned())
         .spawn(move || {
             runtime.block_on(signals);
-            info!("ends after this step, with a checkpoint");
+            info!("ends as soon as it can, with a checkpoint");
             control.suspend();
         })
         .map(drop)

@@ -36,7 +36,9 @@ pub struct Dataset {
     /// A claim of the namespace, which is only read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub persistent_volume_claim: Option<ClaimSource>,
-    /// The file of records (.jsonl, .jsonl.gz, .parquet), or a folder of such; "." is the root.
+    /// The file of records (.jsonl, .jsonl.gz, .parquet), a folder of such, or a pattern of their names
+    /// (data/train-*); "." is the root. Of a folder or pattern, files that eval or gates name are left
+    /// out, and a folder whose files are called train-, test- or the like is refused.
     #[schemars(length(min = 1, max = 900))]
     #[x_kube(
         validation = Rule::new(r"self == '.' || self.split('/').all(p, p != '' && p != '.' && p != '..')").message("path must be a path below the root, without '.' and '..'"),
@@ -79,7 +81,8 @@ pub struct TrainingData {
     /// never see each other.
     #[serde(default)]
     pub packing: bool,
-    /// Part of the records that may be bad before the job fails, a decimal number from 0 to 1.
+    /// Part of the records that may be bad, and of the samples whose answer may lie wholly beyond
+    /// maxLength, before the job fails; a decimal number from 0 to 1.
     #[serde(default = "max_bad")]
     #[schemars(length(min = 1, max = 16))]
     #[x_kube(validation = Rule::new(r"self.matches('^(0(\\.[0-9]{1,9})?|1(\\.0{1,9})?)$')").message("maxBadRecords must be a decimal number from 0 to 1, such as \"0.01\""))]
@@ -132,7 +135,7 @@ pub struct TrainingEval {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000_000))]
     pub records: Option<i32>,
-    /// A file of the dataset's repository, ConfigMap or claim.
+    /// A file, folder or pattern of the dataset's repository, ConfigMap or claim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 900))]
     #[x_kube(

@@ -30,7 +30,8 @@ pub struct Gate {
     /// commit, the model itself where there is none.
     #[serde(default)]
     pub baseline: Baseline,
-    /// A file of the dataset's repository, ConfigMap or claim. Without it, what eval holds back.
+    /// A file, folder or pattern of the dataset's repository, ConfigMap or claim. Without it, what eval
+    /// holds back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 900))]
     #[x_kube(

@@ -65,7 +65,9 @@ pub struct TrainingMethod {
     #[serde(default = "batch_size")]
     #[schemars(range(min = 1, max = 65536))]
     pub batch_size: i32,
-    /// Most tokens that are computed at once; changes memory and speed, no result. Without it 2048.
+    /// Most tokens that are computed at once; changes memory and speed, and results by no more than
+    /// the order of sums. Without it 2048, or maxLength if that is more. Halved where memory does not
+    /// suffice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 16_777_216))]
     pub micro_batch_tokens: Option<i32>,

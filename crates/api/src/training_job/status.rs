@@ -36,7 +36,7 @@ pub struct TrainingJobStatus {
     pub estimated_remaining_seconds: Option<i64>,
     /// The latest figures: loss, accuracy, evalLoss, evalAccuracy, learningRate, gradientNorm,
     /// tokensPerSecond, tokens, skippedSteps, and of the data records, samples, badRecords,
-    /// truncatedSamples.
+    /// truncatedSamples, cutAwaySamples, endlessAnswers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub metrics: Vec<TrainingMetric>,

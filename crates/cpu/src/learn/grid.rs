@@ -47,6 +47,16 @@ impl Grid {
         self.data.at_least(rows * self.stride)
     }
 
+    /// Bytes that it takes.
+    pub(super) fn bytes(&self) -> u64 {
+        size_of_val(&*self.data) as u64
+    }
+
+    /// Bytes that it takes with room for so many rows.
+    pub(super) fn bytes_with(&self, rows: usize) -> u64 {
+        self.bytes().max(4 * rows as u64 * self.stride as u64)
+    }
+
     /// All of it.
     pub(super) fn view(&mut self) -> View {
         View {

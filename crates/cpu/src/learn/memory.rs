@@ -102,6 +102,23 @@ impl Kept {
         })
     }
 
+    /// Bytes that it takes with room for so many rows.
+    fn bytes_with(&self, rows: usize, sandwich: bool) -> u64 {
+        let after = if sandwich { rows } else { 0 };
+        [
+            (&self.qkv, rows),
+            (&self.attended, rows),
+            (&self.first, after),
+            (&self.middle, rows),
+            (&self.gate_up, rows),
+            (&self.second, after),
+            (&self.narrow, rows),
+        ]
+        .into_iter()
+        .map(|(grid, rows)| grid.bytes_with(rows))
+        .sum()
+    }
+
     fn at_least(&mut self, rows: usize, sandwich: bool) -> io::Result<()> {
         let after = if sandwich { rows } else { 0 };
         self.qkv.at_least(rows)?;
@@ -123,6 +140,35 @@ impl Kept {
             second: self.second.view(),
             narrow: self.narrow.view(),
         }
+    }
+}
+
+/// What a batch is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Need {
+    pub(super) rows: usize,
+    /// Rows that the head sees at a time.
+    pub(super) head: usize,
+    pub(super) layers: usize,
+    /// Whether there is a way back.
+    pub(super) back: bool,
+    pub(super) drops: bool,
+}
+
+impl Need {
+    /// Inputs of layers that are there at once. Without a way back, each layer's and the next one's.
+    fn inputs(self) -> usize {
+        if self.back { self.layers + 1 } else { 2 }
+    }
+
+    /// Layers' activations that are there at once, where so many layers keep theirs: one more serves
+    /// all others.
+    fn sets(self, own: usize) -> usize {
+        if own == self.layers { own } else { own + 1 }
+    }
+
+    fn back_rows(self) -> usize {
+        if self.back { self.rows } else { 0 }
     }
 }
 
@@ -165,9 +211,8 @@ pub(super) struct HeadAt {
 #[derive(Clone)]
 pub(super) struct At {
     pub(super) x: Vec<View>,
-    /// One for each of the last `own` layers, and the last one for all others.
+    /// One for each of the last layers that keep theirs, and the last one for all others.
     pub(super) kept: Vec<KeptAt>,
-    pub(super) own: usize,
     pub(super) normed: View,
     /// What down takes, and the derivative by it.
     pub(super) inner: View,
@@ -207,32 +252,114 @@ impl Memory {
         })
     }
 
-    /// Makes room for `rows` rows, of which the head sees `head` at a time. Without a way back, two
-    /// inputs and one layer's activations are enough; with it, as many layers keep theirs as fit
-    /// into `bytes`.
-    pub(super) fn at(
-        &mut self,
-        rows: usize,
-        head: usize,
-        layers: usize,
-        back: Option<u64>,
-        dropout: bool,
-    ) -> io::Result<At> {
+    /// Bytes of all that there is.
+    pub(super) fn bytes(&self) -> u64 {
+        let kept = self.kept.iter();
+        let kept: u64 = kept.map(|kept| kept.bytes_with(0, false)).sum();
+        kept + self.others(0, 0, 0, 0)
+    }
+
+    /// Bytes that it takes, but for what layers keep, with room for so many rows.
+    fn others(&self, rows: usize, head: usize, back_rows: usize, dropped: usize) -> u64 {
+        let x: u64 = self.x.iter().map(|x| x.bytes_with(rows)).sum();
+        let grids = [
+            (&self.normed, rows),
+            (&self.inner, rows),
+            (&self.y, rows),
+            (&self.turned, rows),
+            (&self.dx, back_rows),
+            (&self.d_attended, back_rows),
+            (&self.d_pairs, back_rows),
+            (&self.d_narrow, back_rows),
+            (&self.dropped, dropped),
+            (&self.head.hidden, head),
+            (&self.head.d_hidden, head),
+            (&self.head.logits, head),
+        ];
+        let grids = grids.into_iter().map(|(grid, rows)| grid.bytes_with(rows));
+        let flipped = (size_of_val(&*self.flipped)).max(self.flipped_len(back_rows) * 4) as u64;
+        x + grids.sum::<u64>() + flipped
+    }
+
+    fn flipped_len(&self, back_rows: usize) -> usize {
+        self.widths.narrow * if back_rows == 0 { 0 } else { stride(back_rows) }
+    }
+
+    /// Bytes that it takes after [`Self::at`].
+    fn bytes_after(&self, need: Need, own: usize) -> u64 {
         let widths = self.widths;
+        let Need { rows, head, .. } = need;
+        let dropped = if need.drops { rows } else { 0 };
+        let more = need.inputs().saturating_sub(self.x.len());
+        let x = (more * rows * stride(widths.hidden) * 4) as u64;
+        let others = self.others(rows, head, need.back_rows(), dropped) + x;
+        let sets = need.sets(own);
+        // Without a way back what there is stays.
+        let unused = if need.back {
+            0
+        } else {
+            self.kept.len().saturating_sub(sets)
+        };
+        let (unused, used) = self.kept.split_at(unused);
+        let new = sets.saturating_sub(used.len());
         let each = (rows * widths.kept_bytes()) as u64;
-        let (mut inputs, mut own, mut back_rows) = (2, 0, 0);
-        if let Some(bytes) = back {
-            let fit = usize::try_from(bytes / each.max(1)).unwrap_or(usize::MAX);
+        let unused = unused.iter().map(|kept| kept.bytes_with(0, false));
+        let used = used.iter().take(sets);
+        let used = used.map(|kept| kept.bytes_with(rows, widths.sandwich));
+        others + unused.sum::<u64>() + used.sum::<u64>() + new as u64 * each
+    }
+
+    /// How many layers keep their activations: as many as fit into `kept_bytes` and into `free` bytes
+    /// beside what there is.
+    ///
+    /// # Errors
+    /// Not even one that serves all layers fits.
+    pub(super) fn fit(&self, need: Need, kept_bytes: u64, free: u64) -> io::Result<usize> {
+        let layers = need.layers;
+        let mut own = 0;
+        if need.back {
+            let each = (need.rows * self.widths.kept_bytes()) as u64;
+            let fit = usize::try_from(kept_bytes / each.max(1)).unwrap_or(usize::MAX);
             // One that is for others serves the last of them as well as its own would.
-            own = if fit + 1 >= layers { layers } else { fit };
-            (inputs, back_rows) = (layers + 1, rows);
-            self.kept
-                .truncate(if own == layers { own } else { own + 1 });
+            own = if fit.saturating_add(1) >= layers {
+                layers
+            } else {
+                fit
+            };
+        }
+        let has = self.bytes();
+        loop {
+            let more = self.bytes_after(need, own).saturating_sub(has);
+            if more <= free {
+                return Ok(own);
+            }
+            if own == 0 {
+                let (rows, more, free) = (need.rows, more >> 20, free >> 20);
+                return Err(io::Error::new(
+                    io::ErrorKind::OutOfMemory,
+                    format!("{rows} tokens at once need {more} MiB more, and {free} MiB are left"),
+                ));
+            }
+            // All layers but one need as much as all.
+            own = if own == layers {
+                own.saturating_sub(2)
+            } else {
+                own - 1
+            };
+        }
+    }
+
+    /// Makes room for a batch of which so many of the last layers keep their activations.
+    pub(super) fn at(&mut self, need: Need, own: usize) -> io::Result<At> {
+        let widths = self.widths;
+        let Need { rows, head, .. } = need;
+        let (inputs, sets, back_rows) = (need.inputs(), need.sets(own), need.back_rows());
+        if need.back {
+            self.kept.truncate(sets);
         }
         while self.x.len() < inputs {
             self.x.push(Grid::new(widths.hidden)?);
         }
-        let sets = if own == layers { own } else { own + 1 };
         while self.kept.len() < sets {
             self.kept.push(Kept::new(&widths)?);
         }
@@ -260,15 +387,14 @@ impl Memory {
         ] {
             grid.at_least(back_rows)?;
         }
-        self.dropped.at_least(if dropout { rows } else { 0 })?;
-        self.flipped.at_least(widths.narrow * stride(back_rows))?;
+        self.dropped.at_least(if need.drops { rows } else { 0 })?;
+        self.flipped.at_least(self.flipped_len(back_rows))?;
         self.head.hidden.at_least(head)?;
         self.head.d_hidden.at_least(head)?;
         self.head.logits.at_least(head)?;
         Ok(At {
             x: self.x.iter_mut().map(Grid::view).collect(),
             kept: self.kept.iter_mut().map(Kept::at).collect(),
-            own,
             normed: self.normed.view(),
             inner: self.inner.view(),
             y: self.y.view(),

@@ -29,7 +29,9 @@ use std::{
     path::Path,
 };
 
-use hyprstream_models::{Checkpoint, DType, DecoderConfig, LoadError, Weights as StoredWeights};
+use hyprstream_models::{
+    Checkpoint, DType, DecoderConfig, LoadError, Weights as StoredWeights, available_bytes,
+};
 use hyprstream_training::{Batch, Dropout, LearnError, Learner, Parameters, Policy, Score};
 
 use crate::{
@@ -46,9 +48,16 @@ pub use check::LearnLoadError;
 use check::{check, rounds};
 use crew::Crew;
 use group::{Group, Panels};
-use memory::{Memory, Widths};
+use memory::{Memory, Need, Widths};
 use rows::Rows;
 use step::{Angles, Gradient, Step};
+
+/// Left to what else the process does, such as the threads' space for attention.
+const OTHERS_BYTES: u64 = 64 << 20;
+/// Left for each number of the adapter: the gradient and the optimiser's two averages, which are
+/// untouched memory before the first step, its factors as the kernels take them, and what a checkpoint
+/// takes while it is written.
+const BYTES_PER_PARAMETER: u64 = 4 + 8 + 8 + 36;
 
 /// How a learner is to be loaded.
 #[derive(Clone, Debug)]
@@ -66,8 +75,12 @@ pub struct LearnOptions {
     pub threads: Option<usize>,
     /// Bytes of activations that are kept for the way back. Layers for which there is no room compute
     /// theirs twice, with the same result to the bit, one after the other in the room of one layer
-    /// more. Beside them the inputs of all layers are kept.
+    /// more. Beside them the inputs of all layers are kept. Less is kept where memory is short.
     pub kept_bytes: u64,
+    /// Bytes that all activations together may take. `None` is what the machine and the limit of the
+    /// cgroup leave, looked up before each batch. A batch that needs more is refused before anything of
+    /// it is computed, since the kernel ends processes whose memory it has promised and does not have.
+    pub memory_bytes: Option<u64>,
 }
 
 impl Default for LearnOptions {
@@ -79,6 +92,7 @@ impl Default for LearnOptions {
             kernels: None,
             threads: None,
             kept_bytes: 3 << 29,
+            memory_bytes: None,
         }
     }
 }
@@ -94,6 +108,7 @@ pub struct CpuLearner {
     angles: Angles,
     panels: Panels,
     kept_bytes: u64,
+    memory_bytes: Option<u64>,
 }
 
 impl CpuLearner {
@@ -132,7 +147,7 @@ impl CpuLearner {
         let ops = Ops::of(kernels);
         let packed = pack(config, &stored, precision, &[], &ops, &mut pool).map_err(model)?;
         let crew = Crew::new(&ops, rounds, pool);
-        let learner = crew.and_then(|crew| Self::new(packed, parameters, crew, options.kept_bytes));
+        let learner = crew.and_then(|crew| Self::new(packed, parameters, crew, options));
         learner.map_err(|error| {
             model(LoadError::OutOfMemory(format!(
                 "there is no memory for activations: {error}"
@@ -140,7 +155,12 @@ impl CpuLearner {
         })
     }
 
-    fn new(model: Model, parameters: Parameters, crew: Crew, kept_bytes: u64) -> io::Result<Self> {
+    fn new(
+        model: Model,
+        parameters: Parameters,
+        crew: Crew,
+        options: &LearnOptions,
+    ) -> io::Result<Self> {
         let groups = group::groups(&parameters, &model.config, model.columns);
         let widths = Widths::of(&model, &groups);
         Ok(Self {
@@ -152,7 +172,8 @@ impl CpuLearner {
             parameters,
             groups,
             widths,
-            kept_bytes,
+            kept_bytes: options.kept_bytes,
+            memory_bytes: options.memory_bytes,
         })
     }
 
@@ -200,6 +221,19 @@ impl CpuLearner {
         })
     }
 
+    /// Bytes that the activations of so many rows may take beside those that they have.
+    fn free_bytes(&self, rows: usize) -> u64 {
+        match self.memory_bytes {
+            Some(all) => all.saturating_sub(self.memory.bytes()),
+            None => available_bytes().map_or(u64::MAX, |free| {
+                let adapter = BYTES_PER_PARAMETER * self.parameters.len as u64;
+                // Rows that are rounded for a product, the widest of them.
+                let rounded = 4 * rows as u64 * self.widths.up as u64;
+                free.saturating_sub(OTHERS_BYTES + adapter + rounded)
+            }),
+        }
+    }
+
     fn compute(
         &mut self,
         rows: &Rows,
@@ -211,15 +245,18 @@ impl CpuLearner {
         let vocab = self.model.config.vocab_size;
         let drops = dropout.probability > 0.0;
         let back = gradient.is_some();
-        let at = self.memory.at(
-            rows.len(),
-            head::rows_at_once(vocab).min(rows.targets.len()),
+        let need = Need {
+            rows: rows.len(),
+            head: head::rows_at_once(vocab).min(rows.targets.len()),
             layers,
-            back.then_some(self.kept_bytes),
+            back,
             drops,
-        )?;
+        };
+        let free = self.free_bytes(rows.len());
+        let own = self.memory.fit(need, self.kept_bytes, free)?;
+        let at = self.memory.at(need, own)?;
         self.angles.at_least(rows.longest, &self.model);
-        let (inputs, kept, own) = (at.x.clone(), at.kept.clone(), at.own);
+        let (inputs, kept) = (at.x.clone(), at.kept.clone());
         let mut step = Step {
             model: &self.model,
             crew: &mut self.crew,

@@ -266,6 +266,65 @@ fn neither_memory_nor_threads_change_a_bit() {
 }
 
 #[test]
+fn a_batch_without_memory_is_refused_before_it_is_begun_and_with_little_computes_more_and_the_same()
+{
+    let tiny = Tiny::read("qwen2");
+    let (config, _) = DecoderConfig::read(tiny.dir()).unwrap();
+    let parameters = parameters(&config, &Linear::ALL, 4, false);
+    let (batch, values) = (batch(tiny.tokens()), values(&parameters, 1));
+    let parts = batch.segments.iter().map(|segment| Batch {
+        segments: vec![segment.clone()],
+    });
+    let parts: Vec<Batch> = parts.collect();
+    let with = |memory_bytes| {
+        let options = LearnOptions {
+            memory_bytes,
+            ..in_f32(Kernels::best())
+        };
+        learner(tiny.dir(), &parameters, &options)
+    };
+    let mut roomy = with(Some(u64::MAX));
+    let whole = gradient(&mut roomy, &batch, &values, Dropout::NONE);
+    let alone: Vec<_> = parts
+        .iter()
+        .map(|part| gradient(&mut roomy, part, &values, Dropout::NONE))
+        .collect();
+    // Refused altogether, in parts alone, and not.
+    let mut seen = [0; 3];
+    for kib in std::iter::successors(Some(16), |kib| Some(kib + kib / 8)).take_while(|k| *k < 4096)
+    {
+        let mut learner = with(Some(kib << 10));
+        let mut sum = vec![0.0; values.len()];
+        let found = learner.accumulate(&batch, &values, Dropout::NONE, &mut sum);
+        match found {
+            Ok(_) => {
+                let found = gradient(&mut learner, &batch, &values, Dropout::NONE);
+                assert!(found == whole, "{kib} KiB");
+                seen[2] += 1;
+                continue;
+            }
+            Err(LearnError::OutOfMemory { tokens, message }) => {
+                assert_eq!(tokens, batch.tokens());
+                assert!(message.contains("tokens at once need"), "{message}");
+                assert!(sum.iter().all(|g| *g == 0.0), "nothing was computed");
+            }
+            Err(other) => panic!("{other}"),
+        }
+        let scores = parts.iter().zip(&alone).filter(|(part, expected)| {
+            let mut sum = vec![0.0; values.len()];
+            let fits = learner.accumulate(part, &values, Dropout::NONE, &mut sum);
+            assert!(fits.is_err() || sum == expected.1, "{kib} KiB");
+            fits.is_ok()
+        });
+        seen[usize::from(scores.count() == parts.len())] += 1;
+    }
+    assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
+    // What looks itself how much there is finds enough for so little.
+    let found = gradient(&mut with(None), &batch, &values, Dropout::NONE);
+    assert!(found == whole);
+}
+
+#[test]
 fn packed_is_as_unpacked() {
     let dtypes = [DType::Float32, DType::BFloat16];
     for (name, dtype) in ["mistral", "gemma3"]

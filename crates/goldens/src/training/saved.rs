@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use hyprstream_engine::{AdapterId, Backend, PackedAdapter};
 use hyprstream_models::adapter::{Adapter, AdapterFiles};
 use hyprstream_training::{
-    Batch, Control, Job, Learner, NoObserver, Outcome, Parameters, Policy, Segment, prepare,
+    Around, Batch, Control, Job, Learner, NoObserver, Outcome, Parameters, Policy, Segment, prepare,
 };
 use serde_json::{Value, json};
 
@@ -68,7 +68,7 @@ impl Saved {
             "adapter": adapter,
             "training": {"steps": 40, "batch": 4, "learningRate": 0.01},
         });
-        let prepared = prepare(&Job::parse(&job.to_string()).unwrap()).unwrap();
+        let prepared = prepare(&Job::parse(&job.to_string()).unwrap(), &Around::default()).unwrap();
         let mut learner = load(&dir, prepared.parameters.clone());
         let control = Control::default();
         let outcome = prepared.train(learner.as_mut(), &mut NoObserver, &control);

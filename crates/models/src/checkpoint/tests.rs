@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use safetensors::{Dtype, tensor::TensorView};
 
@@ -169,4 +169,46 @@ fn tensors_that_are_missing_left_over_or_of_another_shape_are_named() {
     );
     let left = checkpoint.finish().unwrap_err().to_string();
     assert!(left.contains(r#""b""#), "{left}");
+}
+
+#[test]
+fn a_fingerprint_tells_weights_apart_and_files_do_not_change_it() {
+    let of = |files: &[(&str, &[u8])]| {
+        Checkpoint::open(folder(files).path())
+            .unwrap()
+            .fingerprint()
+    };
+    let one = of(&[(SINGLE, &weights(&["a", "b"]))]);
+    let mut second = weights(&["", "b"]);
+    // "b" is the second of its file, so that it has the numbers that it has beside "a".
+    second = {
+        let dir = folder(&[(SINGLE, &second)]);
+        let mut checkpoint = Checkpoint::open(dir.path()).unwrap();
+        let b = checkpoint.take("b", &[2, 3]).unwrap();
+        let view = TensorView::new(Dtype::F32, vec![2, 3], b.bytes()).unwrap();
+        safetensors::serialize([("b", view)], None).unwrap()
+    };
+    let index = r#"{"weight_map":{"a":"1.safetensors","b":"2.safetensors"}}"#.as_bytes();
+    let two = of(&[
+        (INDEX, index),
+        ("1.safetensors", &weights(&["a"])),
+        ("2.safetensors", &second),
+    ]);
+    assert_eq!(two, one);
+    assert_ne!(of(&[(SINGLE, &weights(&["a", "c"]))]), one);
+
+    // Of a large tensor, its ends and all that is as wide as what lies between two pieces.
+    let header = r#"{"x":{"dtype":"U8","shape":[1048576],"data_offsets":[0,1048576]}}"#;
+    let header = header.replace("U8", "F32").replace("[1048576]", "[262144]");
+    let large = |changed: Range<usize>| {
+        let mut bytes = with_header(&header, 1 << 20);
+        let data = bytes.len() - (1 << 20);
+        bytes[data..][changed].fill(1);
+        of(&[(SINGLE, &bytes)])
+    };
+    let zeros = large(0..0);
+    let wide = (1 << 20) / (PIECES - 1);
+    for changed in [0..1, (1 << 20) - 1..1 << 20, 300_000..300_000 + wide] {
+        assert_ne!(large(changed.clone()), zeros, "{changed:?}");
+    }
 }

@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use super::{ASIDE, CheckpointError, Written, all, manifest::Manifest, of, path, write::CURSOR};
+use super::{CheckpointError, OLD, Written, all, manifest::Manifest, of, path, write::CURSOR};
 use crate::trainer::Cursor;
 
 /// The newest checkpoint in `folder` whose files are what was written, of whatever run; `None` if
@@ -46,7 +46,7 @@ pub fn adopt(from: &Path, folder: &Path) -> Result<Written, CheckpointError> {
         path: path(folder, cursor.step),
     };
     if written.path.exists() {
-        let old = folder.join(format!("{ASIDE}old-{}", written.step));
+        let old = folder.join(format!("{OLD}{}", written.step));
         fs::rename(&written.path, &old).map_err(of("moved", &written.path))?;
         fs::remove_dir_all(&old).map_err(of("deleted", &old))?;
     }

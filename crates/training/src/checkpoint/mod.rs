@@ -7,6 +7,8 @@
 //! over for the one before.
 
 mod carry;
+#[cfg(test)]
+mod kills;
 mod manifest;
 mod read;
 #[cfg(test)]
@@ -105,11 +107,13 @@ pub enum CheckpointError {
 const PREFIX: &str = "step-";
 /// Begins the names of folders that are being written or deleted.
 const ASIDE: &str = ".aside-";
+/// Begins those of checkpoints that were taken away, with their step behind it.
+const OLD: &str = ".aside-old-";
 
 impl Checkpoints {
     /// The checkpoints in `folder`, which is made where it is missing, of adapters of this layout
     /// for the model of this configuration. `keep` newest ones are kept. Remains of a process that
-    /// was killed are deleted.
+    /// was killed are deleted, but that one which it took away and had no other for yet is put back.
     ///
     /// # Errors
     /// [`CheckpointError::Io`].
@@ -123,8 +127,7 @@ impl Checkpoints {
         fs::create_dir_all(folder).map_err(of("made", folder))?;
         for name in names(folder)? {
             if name.starts_with(ASIDE) {
-                let path = folder.join(name);
-                fs::remove_dir_all(&path).map_err(of("deleted", &path))?;
+                write::clear(folder, &name)?;
             }
         }
         Ok(Self {

@@ -27,6 +27,11 @@ fn state(step: u64) -> State {
         cursor: Cursor {
             recipe: "recipe".to_owned(),
             data: "digest".to_owned(),
+            inputs: Some(crate::Inputs {
+                model: "model".to_owned(),
+                from: None,
+                eval: Some("eval".to_owned()),
+            }),
             learner: Some("cpu float32".to_owned()),
             epoch: 2,
             offset: 3,
@@ -36,6 +41,7 @@ fn state(step: u64) -> State {
             bad_in_a_row: 0,
             tokens: 100,
             micro_batch_tokens: 64,
+            unjudged: false,
             best: Some(crate::Best {
                 step: 1,
                 loss: 0.1 + 0.2,

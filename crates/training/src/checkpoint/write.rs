@@ -10,10 +10,12 @@ use std::{
 use hyprstream_models::adapter::AdapterFiles;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
+#[cfg(test)]
+use super::kills::point;
 use super::{
-    ASIDE, CheckpointError, Checkpoints, Written,
+    ASIDE, CheckpointError, Checkpoints, OLD, Written,
     manifest::{MANIFEST, Manifest},
-    of,
+    of, path,
 };
 use crate::{layout, trainer::State};
 
@@ -25,6 +27,10 @@ pub(super) const VALUES: &str = "values";
 pub(super) const FIRST: &str = "first";
 pub(super) const SECOND: &str = "second";
 pub(super) const BEST: &str = "best";
+
+/// Where tests kill the process.
+#[cfg(not(test))]
+fn point() {}
 
 pub(super) fn write(to: &Checkpoints, state: &State) -> Result<Written, CheckpointError> {
     if let Some(index) = state.values.iter().position(|value| !value.is_finite()) {
@@ -51,6 +57,7 @@ fn fill(to: &Checkpoints, state: &State, aside: &Path) -> Result<(), CheckpointE
         fs::remove_dir_all(aside).map_err(of("deleted", aside))?;
     }
     fs::create_dir(aside).map_err(of("made", aside))?;
+    point();
     let files = AdapterFiles {
         tensors: aside.join(TENSORS),
         config: aside.join(CONFIG),
@@ -59,13 +66,18 @@ fn fill(to: &Checkpoints, state: &State, aside: &Path) -> Result<(), CheckpointE
     adapter
         .write(&files, &to.config)
         .map_err(CheckpointError::Adapter)?;
+    point();
     check_adapter(&files.tensors, state.values.len())?;
     let store = |name: &str, bytes: &[u8]| {
         let path = aside.join(name);
         let stored = File::create(&path).and_then(|mut file| {
-            file.write_all(bytes)?;
+            let (first, rest) = bytes.split_at(bytes.len() / 2);
+            file.write_all(first)?;
+            point();
+            file.write_all(rest)?;
             file.sync_all()
         });
+        point();
         stored.map_err(of("written", &path))
     };
     store(STATE, &numbers(state))?;
@@ -130,23 +142,42 @@ fn check_adapter(path: &Path, least: usize) -> Result<(), CheckpointError> {
 fn rename(to: &Checkpoints, aside: &Path, written: &Written) -> Result<(), CheckpointError> {
     let path = &written.path;
     if path.exists() {
-        let old = to.folder.join(format!("{ASIDE}old-{}", written.step));
+        let old = to.folder.join(format!("{OLD}{}", written.step));
         fs::rename(path, &old).map_err(of("moved", path))?;
+        point();
         fs::rename(aside, path).map_err(of("renamed", aside))?;
+        point();
         fs::remove_dir_all(&old).map_err(of("deleted", &old))?;
     } else {
         fs::rename(aside, path).map_err(of("renamed", aside))?;
     }
+    point();
     sync(&to.folder)
+}
+
+/// Deletes the folder of this name, which a process left aside that was killed, or puts it back where
+/// it is a whole checkpoint that had been taken away for another of its step which is not there.
+pub(super) fn clear(folder: &Path, name: &str) -> Result<(), CheckpointError> {
+    let aside = folder.join(name);
+    let step = name.strip_prefix(OLD).and_then(|step| step.parse().ok());
+    let place = step.map(|step| path(folder, step));
+    match place {
+        Some(place) if !place.exists() && Manifest::check(&aside).is_ok() => {
+            fs::rename(&aside, &place).map_err(of("moved", &aside))
+        }
+        _ => fs::remove_dir_all(&aside).map_err(of("deleted", &aside)),
+    }
 }
 
 /// Deletes the oldest.
 fn prune(to: &Checkpoints) -> Result<(), CheckpointError> {
     for old in to.all()?.into_iter().skip(to.keep) {
         // Another name first, so that none is there in half.
-        let aside = to.folder.join(format!("{ASIDE}old-{}", old.step));
+        let aside = to.folder.join(format!("{OLD}{}", old.step));
         fs::rename(&old.path, &aside).map_err(of("moved", &old.path))?;
+        point();
         fs::remove_dir_all(&aside).map_err(of("deleted", &aside))?;
+        point();
     }
     Ok(())
 }

@@ -1,68 +1,39 @@
 //! Records out of files, one after another.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, BufRead, BufReader, Read},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use flate2::bufread::MultiGzDecoder;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::{At, DataError, Line};
+use super::{At, DataError, Line, files::Chosen};
 
 /// Longest line. A longer one is bad.
 const MAX_LINE: u64 = 64 << 20;
-/// What names of files of a folder end with.
-const ENDINGS: [&str; 4] = [".jsonl", ".jsonl.gz", ".ndjson", ".parquet"];
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const PARQUET: &[u8] = b"PAR1";
 const POINTER: &[u8] = b"version https://git-lfs";
 
-/// Gives `take` every record of the file or folder at `path`, and returns the digest of it: that of
-/// the file, or that of the names and digests of all files, a line each.
+/// Gives `take` every record of these files, and returns the digest of them: that of the file, or
+/// that of the names and digests of all files, a line each.
 pub(super) fn read(
-    path: &Path,
+    from: &Chosen,
     mut take: impl FnMut(At<'_>, Line) -> Result<(), DataError>,
 ) -> Result<String, DataError> {
-    let metadata = fs::metadata(path).map_err(reading(path))?;
-    if !metadata.is_dir() {
+    if let ([path], true) = (from.files.as_slice(), from.is_one) {
         return file(path, &mut take);
     }
-    let files = files(path)?;
-    if files.is_empty() {
-        return Err(DataError::File {
-            path: path.to_owned(),
-            why: format!(
-                "it holds no file whose name ends with {}",
-                ENDINGS.join(", ")
-            ),
-        });
-    }
     let mut hash = Sha256::new();
-    for path in files {
-        let digest = file(&path, &mut take)?;
+    for path in &from.files {
+        let digest = file(path, &mut take)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         hash.update(format!("{digest}  {name}\n"));
     }
     Ok(hex::encode(hash.finalize()))
-}
-
-/// The files of a folder by name.
-fn files(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder).map_err(reading(folder))? {
-        let path = entry.map_err(reading(folder))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        // Names with a dot before them are links and leftovers of mounts (ConfigMaps).
-        let is_data = ENDINGS.iter().any(|ending| name.ends_with(ending));
-        if is_data && !name.starts_with('.') {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
 }
 
 fn file(

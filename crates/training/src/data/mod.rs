@@ -1,5 +1,6 @@
 //! From files to samples.
 
+mod files;
 mod lines;
 #[cfg(feature = "parquet")]
 mod parquet;
@@ -13,12 +14,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use files::is_pattern;
 pub use report::{BadRecord, Report};
 
 use crate::{
     job::Method,
     render::{Renderer, Unrendered},
     samples::{Samples, SamplesWriter, Unit},
+    trainer::Control,
 };
 use record::{Shape, UNDERSTOOD};
 
@@ -71,12 +74,21 @@ pub enum DataError {
         /// What was seen.
         report: Box<Report>,
     },
+    /// More samples have nothing to learn within the maximal length than may be.
+    #[error("of {} of {} samples nothing that counts is within data.maxLength, more than data.maxBad allows: raise data.maxLength, or data.maxBad to go on without them", report.cut_away, report.samples + report.cut_away)]
+    TooManyCut {
+        /// What was seen.
+        report: Box<Report>,
+    },
     /// Nothing is left to learn from.
     #[error("no sample is left of {} records, of which {} are bad and {} have their answer beyond data.maxLength: {}", report.records, report.bad, report.cut_away, report.first_bad())]
     Empty {
         /// What was seen.
         report: Box<Report>,
     },
+    /// Somebody wished an end before all was read.
+    #[error("ended before all data were read")]
+    Ended,
     /// The samples cannot be kept.
     #[error("samples cannot be written into {}", path.display())]
     Scratch {
@@ -91,14 +103,19 @@ pub enum DataError {
 /// What is read, and where it is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
-    /// A file, or a folder of files.
+    /// A file, a folder of files, or a pattern of their names ([`is_pattern`]).
     pub path: &'a Path,
+    /// What is for something else: files that these paths name are left out of a folder or pattern.
+    pub apart: &'a [PathBuf],
     /// What it is for: pairs or not.
     pub method: Method,
-    /// Part of its records that may be bad.
+    /// Part of its records that may be bad, and of its samples that may have nothing that counts
+    /// within the maximal length.
     pub max_bad: f64,
     /// A folder with room for four bytes for each token.
     pub scratch: &'a Path,
+    /// Ends it from another thread.
+    pub control: &'a Control,
 }
 
 /// The samples of a data set. Records are read one after another, and tokens go to disk: memory
@@ -115,6 +132,7 @@ pub fn read(source: Source<'_>, renderer: &Renderer<'_>) -> Result<(Samples, Rep
         path: source.scratch.to_owned(),
         source: error,
     };
+    let chosen = files::chosen(source.path, source.apart)?;
     let mut reading = Reading {
         renderer,
         method: source.method,
@@ -123,9 +141,16 @@ pub fn read(source: Source<'_>, renderer: &Renderer<'_>) -> Result<(Samples, Rep
         scratch: source.scratch,
         report: Report::default(),
     };
-    let digest = lines::read(source.path, |at, line| reading.take(at, line))?;
+    let digest = lines::read(&chosen, |at, line| {
+        if source.control.is_ended() {
+            return Err(DataError::Ended);
+        }
+        reading.take(at, line)
+    })?;
     let mut report = reading.report;
     report.digest = digest;
+    report.left_out = chosen.left_out;
+    report.is_shared = chosen.is_shared;
     let samples = reading.writer.finish().map_err(scratch)?;
     report.samples = samples.len() as u64;
     report.tokens = samples.tokens();
@@ -137,6 +162,12 @@ pub fn read(source: Source<'_>, renderer: &Renderer<'_>) -> Result<(Samples, Rep
     }
     if samples.is_empty() {
         return Err(DataError::Empty {
+            report: Box::new(report),
+        });
+    }
+    let all = report.samples + report.cut_away;
+    if report.cut_away as f64 > source.max_bad * all as f64 {
+        return Err(DataError::TooManyCut {
             report: Box::new(report),
         });
     }
@@ -189,6 +220,7 @@ impl Reading<'_> {
                 self.report.truncated += rendered.truncated;
                 self.report.cut_away += rendered.cut_away;
                 self.report.endless += rendered.endless;
+                self.report.joined += u64::from(rendered.is_joined);
                 for unit in rendered.units {
                     let written = self.writer.push(number, &unit);
                     written.map_err(|source| DataError::Scratch {

@@ -33,8 +33,16 @@ pub struct Report {
     pub cut_away: u64,
     /// Answers that end without a token by which serving would stop.
     pub endless: u64,
+    /// Records whose prompt and answer are texts, which were joined as they are though the model has
+    /// a chat template, through which it will be asked.
+    pub joined: u64,
     /// Columns that say nothing here.
     pub ignored: BTreeSet<String>,
+    /// Files of the folder or pattern that were not read, because the job names them for something
+    /// else: it is judged by them, or learns from them.
+    pub left_out: Vec<String>,
+    /// Whether the file is learnt from and judged by.
+    pub is_shared: bool,
 }
 
 /// A record that could not be used.
@@ -66,6 +74,16 @@ impl Report {
                 self.ignored.insert(name.to_owned());
             }
         }
+    }
+
+    /// What to do about [`Self::joined`], if anything.
+    #[must_use]
+    pub fn joined_advice(&self) -> Option<&'static str> {
+        (self.joined > 0).then_some(
+            "prompt and answer of a record are texts, which are joined as they are, without the \
+             chat template of the model: what is asked through the template learns little of it; \
+             write messages, or lists of messages for prompt and answer",
+        )
     }
 
     /// The first bad records in words.

@@ -31,9 +31,11 @@ fn read_path(
     let renderer = Renderer::new(&files, 300, Loss::Assistant, 200, &Map::new(), None).unwrap();
     let source = Source {
         path,
+        apart: &[],
         method,
         max_bad,
         scratch,
+        control: &Control::default(),
     };
     read(source, &renderer)
 }
@@ -123,6 +125,24 @@ fn forms_that_do_not_fit_are_refused_with_what_to_do() {
 }
 
 #[test]
+fn texts_that_are_joined_past_a_template_are_told_of() {
+    let text = r#"{"prompt":"a","completion":"b"}"#;
+    let lists = r#"{"prompt":[{"role":"user","content":"a"}],"completion":[{"role":"assistant","content":"b"}]}"#;
+    let pair = r#"{"prompt":"a","chosen":"b","rejected":"c"}"#;
+    for (line, template, method, expected) in [
+        (text, Some("llama3"), Method::Sft, 1),
+        (pair, Some("llama3"), Method::Dpo, 1),
+        (text, None, Method::Sft, 0),
+        (lists, Some("llama3"), Method::Sft, 0),
+        (r#"{"text":"a"}"#, Some("llama3"), Method::Sft, 0),
+    ] {
+        let (_, report) = read_bytes(line.as_bytes(), template, method, 0.0).unwrap();
+        assert_eq!(report.joined, expected, "{line}");
+        assert_eq!(report.joined_advice().is_some(), expected > 0);
+    }
+}
+
+#[test]
 fn bad_lines_are_counted_and_named_and_too_many_fail() {
     let mut lines = vec![CHAT.to_owned(); 20];
     lines[3] = "{broken".to_owned();
@@ -142,6 +162,19 @@ fn bad_lines_are_counted_and_named_and_too_many_fail() {
         shown.contains("3 of 19") && shown.contains("data.jsonl:4: it is no JSON"),
         "{shown}"
     );
+}
+
+#[test]
+fn samples_of_which_nothing_is_left_fail_where_there_are_too_many() {
+    let long = format!(r#"{{"prompt":"{}","completion":"b"}}"#, "a".repeat(300));
+    let cut = r#"{"prompt":"a","completion":"b"}"#;
+    let text = format!("{long}\n{}", [cut; 9].join("\n"));
+    let (samples, report) = read_bytes(text.as_bytes(), None, Method::Sft, 0.1).unwrap();
+    assert_eq!((samples.len(), report.cut_away), (9, 1));
+    let error = read_bytes(text.as_bytes(), None, Method::Sft, 0.09).unwrap_err();
+    let told = error.to_string();
+    assert!(told.contains("of 1 of 10 samples nothing"), "{told}");
+    assert!(told.contains("raise data.maxLength"), "{told}");
 }
 
 #[test]

@@ -70,7 +70,8 @@ pub enum Method {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DataSpec {
-    /// A file (`.jsonl`, `.jsonl.gz`, `.parquet`), or a folder of such.
+    /// A file (`.jsonl`, `.jsonl.gz`, `.parquet`), a folder of such, or a pattern of their names
+    /// (`data/train-*`). Of a folder or pattern, files that eval or gates name are left out.
     pub path: PathBuf,
     /// Which tokens count; those of the assistant's turns.
     #[serde(default)]
@@ -82,7 +83,8 @@ pub struct DataSpec {
     /// Samples never see each other in either case, and nothing is ever padded.
     #[serde(default)]
     pub packing: bool,
-    /// Part of the records that may be bad; 0.01. The job fails when there are more.
+    /// Part of the records that may be bad, and of the samples whose answer may lie wholly beyond
+    /// `maxLength`; 0.01. The job fails when there are more.
     #[serde(default = "max_bad")]
     pub max_bad: f64,
     /// The day that a chat template which writes the date writes, as in `2026-11-29`. Such a template
@@ -147,8 +149,9 @@ pub struct TrainingSpec {
     /// Rows of one update: samples, or with `packing` rows of `maxLength` tokens; 16. For `dpo`
     /// pairs.
     pub batch: usize,
-    /// Most tokens that are computed at once; a larger batch is computed in parts, to the same
-    /// result. 2048, or `maxLength` if that is more. Halved where memory does not suffice.
+    /// Most tokens that are computed at once; a larger batch is computed in parts, whose gradients
+    /// are added up: results differ by the order of sums, so that a job goes on with the number that
+    /// it began with. 2048, or `maxLength` if that is more. Halved where memory does not suffice.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub micro_batch_tokens: Option<usize>,
     /// The highest learning rate; 2e-4, for `dpo` 1e-5.
@@ -190,7 +193,7 @@ pub struct EvalSpec {
     /// Number of records that are held back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub records: Option<usize>,
-    /// Data of its own, in one of the forms of the job's.
+    /// Data of its own, in one of the forms of the job's: a file, a folder or a pattern.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
     /// Steps between two evaluations; without it there is one at the end of every epoch.

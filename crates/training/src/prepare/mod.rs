@@ -14,6 +14,7 @@ use hyprstream_models::{
     Checkpoint, DecoderConfig, LoadError, Weights,
     adapter::{Adapter, AdapterDigest, AdapterError, AdapterFiles, AdapterLimits, BaseName},
 };
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     checkpoint::{CheckpointError, Checkpoints, Written},
@@ -28,6 +29,16 @@ use crate::{
         TrainError, train,
     },
 };
+
+/// What a job begins beside.
+#[derive(Clone, Debug, Default)]
+pub struct Around {
+    /// Data that its adapter is judged by and that the job itself does not name, as those of gates
+    /// that stand elsewhere: files, folders or patterns, from which nothing is learnt.
+    pub judged_by: Vec<PathBuf>,
+    /// Ends the reading of data from another thread.
+    pub control: Control,
+}
 
 /// A job whose model and data were read.
 #[derive(Debug)]
@@ -55,6 +66,10 @@ pub struct Prepared {
     checkpoints: Checkpoints,
     base: BaseName,
     model: PathBuf,
+    /// What identifies it.
+    model_digest: String,
+    /// What identifies the adapter that it goes on from.
+    from_digest: Option<String>,
     output: PathBuf,
 }
 
@@ -91,6 +106,9 @@ pub enum PrepareError {
     /// The data cannot be learnt from.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// Somebody wished an end before the run could begin.
+    #[error("ended before the data were read")]
+    Ended,
     /// The data it is judged by cannot be used.
     #[error("eval.path: the data cannot be used")]
     Eval(#[source] DataError),
@@ -128,11 +146,12 @@ pub enum PublishError {
 }
 
 /// Reads the model and the data of a job, and finds where its run begins: at its last checkpoint
-/// that is whole, or at the beginning.
+/// that is whole, or at the beginning. A folder or pattern of data leaves out the files that the job
+/// names for eval and gates.
 ///
 /// # Errors
 /// [`PrepareError`], with the field or the record that is wrong.
-pub fn prepare(job: &Job) -> Result<Prepared, PrepareError> {
+pub fn prepare(job: &Job, around: &Around) -> Result<Prepared, PrepareError> {
     job.check()?;
     make(&job.output).map_err(|source| PrepareError::Output {
         path: job.output.clone(),
@@ -146,8 +165,15 @@ pub fn prepare(job: &Job) -> Result<Prepared, PrepareError> {
     }
     let files = ModelFiles::load(&job.model)?;
     let recipe = recipe(job);
-    let (parameters, values) = adapter(job, &config)?;
-    let (samples, report) = samples(job, &config, &files, &job.data.path)?;
+    let model_digest = model_digest(&job.model)?;
+    let Start {
+        parameters,
+        values,
+        digest: from_digest,
+    } = adapter(job, &config)?;
+    let judged_by = judged_by(job, around);
+    let control = &around.control;
+    let (samples, report) = samples(job, &config, &files, &job.data.path, &judged_by, control)?;
     let samples = Arc::new(samples);
     let (train, eval, eval_report) = match &job.eval {
         None => (Subset::all(samples), None, None),
@@ -155,10 +181,12 @@ pub fn prepare(job: &Job) -> Result<Prepared, PrepareError> {
             path: Some(path), ..
         }) => {
             let (held, report) =
-                self::samples(job, &config, &files, path).map_err(|e| match e {
-                    PrepareError::Data(error) => PrepareError::Eval(error),
-                    other => other,
-                })?;
+                self::samples(job, &config, &files, path, learnt_from(job), control).map_err(
+                    |e| match e {
+                        PrepareError::Data(error) => PrepareError::Eval(error),
+                        other => other,
+                    },
+                )?;
             let held = Subset::all(Arc::new(held));
             (Subset::all(samples), Some(held), Some(report))
         }
@@ -202,6 +230,8 @@ pub fn prepare(job: &Job) -> Result<Prepared, PrepareError> {
         checkpoints,
         base,
         model: job.model.clone(),
+        model_digest,
+        from_digest,
         output: job.output.clone(),
     })
 }
@@ -220,6 +250,8 @@ impl Prepared {
         train(Run {
             recipe: &self.recipe,
             learner,
+            model: &self.model_digest,
+            from: self.from_digest.as_deref(),
             train: &self.train,
             eval: self.eval.as_ref(),
             state: self.state.clone(),
@@ -274,6 +306,13 @@ impl Prepared {
         Ok(read.map_err(PublishError::Adapter)?.digest())
     }
 
+    /// Whether the checkpoint that the run goes on from is too old to say of which model, adapter to
+    /// go on from and eval data it is, so that those are taken for the ones of before.
+    #[must_use]
+    pub fn is_taken_on_trust(&self) -> bool {
+        self.resumed.is_some() && self.state.cursor.inputs.is_none()
+    }
+
     /// Where the run begins.
     #[must_use]
     pub fn cursor(&self) -> &Cursor {
@@ -288,14 +327,16 @@ impl Prepared {
 
 /// The samples of other data than the job's, in one of its forms: rendered for its model by its rules,
 /// but that these tokens count. Records that are bad are counted in the report, and refuse nothing.
+/// A folder or pattern leaves out the file that the job learns from.
 ///
 /// # Errors
-/// [`PrepareError`]: also when no sample is left.
+/// [`PrepareError`]: also when no sample is left, or `control` ends it.
 pub fn samples_at(
     job: &Job,
     path: &Path,
     method: Method,
     loss: Loss,
+    control: &Control,
 ) -> Result<(Subset, Report), PrepareError> {
     let (config, _) = DecoderConfig::read(&job.model)?;
     let files = ModelFiles::load(&job.model)?;
@@ -303,7 +344,8 @@ pub fn samples_at(
     job.method = method;
     job.data.loss = loss;
     job.data.max_bad = 1.0;
-    let (samples, report) = samples(&job, &config, &files, path)?;
+    let apart = learnt_from(&job);
+    let (samples, report) = samples(&job, &config, &files, path, apart, control)?;
     Ok((Subset::all(Arc::new(samples)), report))
 }
 
@@ -338,14 +380,39 @@ fn recipe(job: &Job) -> Recipe {
     }
 }
 
+/// What identifies a model: SHA-256 of its configuration and of [`Checkpoint::fingerprint`], in
+/// hexadecimal. Its tokenizer and template stand in the digest of the samples.
+fn model_digest(model: &Path) -> Result<String, LoadError> {
+    let path = model.join("config.json");
+    let mut hash = Sha256::new();
+    let config = fs::read(&path);
+    hash.update(config.map_err(|source| LoadError::Read { path, source })?);
+    hash.update(Checkpoint::open(model)?.fingerprint());
+    Ok(hex::encode(hash.finalize()))
+}
+
+/// What a run begins with.
+struct Start {
+    parameters: Parameters,
+    values: Vec<f32>,
+    /// Of the adapter that it goes on from.
+    digest: Option<String>,
+}
+
 /// Layout and first values of the adapter.
-fn adapter(job: &Job, config: &DecoderConfig) -> Result<(Parameters, Vec<f32>), PrepareError> {
+fn adapter(job: &Job, config: &DecoderConfig) -> Result<Start, PrepareError> {
     let spec = &job.adapter;
     if let Some(from) = &spec.from {
         let files = AdapterFiles::find(from).map_err(PrepareError::From)?;
         let weights = weights(config, &job.model)?;
         let adapter = Adapter::read(&files, config, &weights, AdapterLimits::default());
-        return Ok(layout::of_adapter(&adapter.map_err(PrepareError::From)?));
+        let adapter = adapter.map_err(PrepareError::From)?;
+        let (parameters, values) = layout::of_adapter(&adapter, config)?;
+        return Ok(Start {
+            parameters,
+            values,
+            digest: Some(adapter.digest().to_string()),
+        });
     }
     let lora = Lora {
         rank: job.rank(),
@@ -360,7 +427,31 @@ fn adapter(job: &Job, config: &DecoderConfig) -> Result<(Parameters, Vec<f32>), 
         let weights = weights.as_ref().expect("only DoRA asks for lengths");
         site.lengths(weights)
     });
-    Ok((parameters, values))
+    Ok(Start {
+        parameters,
+        values,
+        digest: None,
+    })
+}
+
+/// All data that the adapter is judged by.
+fn judged_by(job: &Job, around: &Around) -> Vec<PathBuf> {
+    let eval = job.eval.iter().filter_map(|eval| eval.path.clone());
+    let gates = job.gates.iter().filter_map(|gate| gate.path.clone());
+    let others = around.judged_by.iter().cloned();
+    eval.chain(gates).chain(others).collect()
+}
+
+/// What judges leave out of folders and patterns of their own: the file that the job names. Of two
+/// folders, what is learnt from gives way.
+fn learnt_from(job: &Job) -> &[PathBuf] {
+    let path = &job.data.path;
+    let is_one = path.is_file();
+    if is_one {
+        std::slice::from_ref(path)
+    } else {
+        &[]
+    }
 }
 
 fn weights(config: &DecoderConfig, model: &Path) -> Result<Weights, LoadError> {
@@ -372,6 +463,8 @@ fn samples(
     config: &DecoderConfig,
     files: &ModelFiles,
     path: &Path,
+    apart: &[PathBuf],
+    control: &Control,
 ) -> Result<(Samples, Report), PrepareError> {
     let data = &job.data;
     let renderer = Renderer::new(
@@ -384,11 +477,16 @@ fn samples(
     )?;
     let source = Source {
         path,
+        apart,
         method: job.method,
         max_bad: data.max_bad,
         scratch: &job.output,
+        control,
     };
-    Ok(data::read(source, &renderer)?)
+    data::read(source, &renderer).map_err(|error| match error {
+        DataError::Ended => PrepareError::Ended,
+        error => error.into(),
+    })
 }
 
 fn split(

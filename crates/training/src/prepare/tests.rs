@@ -81,6 +81,10 @@ impl Place {
     }
 }
 
+fn prepare(job: &Job) -> Result<Prepared, PrepareError> {
+    super::prepare(job, &Around::default())
+}
+
 fn finish(prepared: &Prepared) -> Finished {
     let mut learner = Puller(prepared.parameters.clone());
     let outcome = prepared.train(&mut learner, &mut NoObserver, &Control::default());
@@ -207,4 +211,137 @@ fn what_does_not_fit_the_model_or_the_data_is_refused_with_its_field() {
         prepare(&job),
         Err(PrepareError::Data(DataError::Read { .. }))
     ));
+}
+
+#[test]
+fn data_of_a_folder_leave_out_what_eval_and_gates_name() {
+    let place = Place::new("qwen3");
+    let at = place.folder.path();
+    let data = at.join("data");
+    fs::create_dir(&data).unwrap();
+    let records = |name: &str, count: usize, token: u32| {
+        let line = format!("{{\"input_ids\":[{token},2,1]}}\n");
+        fs::write(data.join(name), line.repeat(count)).unwrap();
+    };
+    records("train.jsonl", 5, 3);
+    records("valid.jsonl", 3, 4);
+    records("checks.jsonl", 2, 5);
+    let shown = data.display();
+    let more = format!(
+        "adapter: {{rank: 4}}\neval: {{path: {shown}/valid.jsonl}}\n\
+         gates: [{{metric: exactMatch, min: 1, path: {shown}/checks.jsonl}}]\n"
+    );
+    let mut job = place.job(&more);
+    job.data.path.clone_from(&data);
+    let prepared = prepare(&job).unwrap();
+    assert_eq!(prepared.train.len(), 5);
+    assert_eq!(prepared.report.left_out, ["checks.jsonl", "valid.jsonl"]);
+    assert_eq!(prepared.eval.as_ref().map(Subset::len), Some(3));
+    // As in a pod, whose gates stand elsewhere.
+    job.gates.clear();
+    let around = Around {
+        judged_by: vec![data.join("ch*")],
+        ..Around::default()
+    };
+    let prepared = super::prepare(&job, &around).unwrap();
+    assert_eq!(prepared.report.left_out, ["checks.jsonl", "valid.jsonl"]);
+    // And the other way round: a folder to be judged by, beside a file to learn from.
+    job.data.path = data.join("train.jsonl");
+    job.eval.as_mut().unwrap().path = Some(data.join("*"));
+    let prepared = prepare(&job).unwrap();
+    assert_eq!(
+        (
+            prepared.train.len(),
+            prepared.eval.as_ref().map(Subset::len)
+        ),
+        (5, Some(5))
+    );
+    assert_eq!(prepared.eval_report.unwrap().left_out, ["train.jsonl"]);
+}
+
+#[test]
+fn a_job_does_not_go_on_with_another_model_or_adapter_to_begin_with() {
+    let place = Place::new("qwen3");
+    let at = place.folder.path();
+    let first =
+        prepare(&place.job("adapter: {rank: 4}\ntraining: {steps: 3, batch: 4}\n")).unwrap();
+    let finished = finish(&first);
+    let files = first.publish(&finished).unwrap().0;
+    let more = |output: &str| {
+        let from = files.tensors.display();
+        let job = place.job(&format!(
+            "adapter: {{from: {from}}}\ntraining: {{steps: 3, batch: 4}}\n"
+        ));
+        Job {
+            output: at.join(output),
+            ..job
+        }
+    };
+    let told = |job: &Job| {
+        let prepared = prepare(job).unwrap();
+        let mut learner = Puller(prepared.parameters.clone());
+        let error = prepared.train(&mut learner, &mut NoObserver, &Control::default());
+        error.unwrap_err().to_string()
+    };
+    let job = more("next");
+    finish(&prepare(&job).unwrap());
+    // The same form with other numbers.
+    let mut values = finished.values.clone();
+    values[0] += 1.0;
+    first
+        .publish(&Finished {
+            values,
+            ..finished.clone()
+        })
+        .unwrap();
+    assert!(told(&job).contains("went on from the adapter"));
+    // One number of one tensor of the model.
+    first.publish(&finished).unwrap();
+    finish(&prepare(&job).unwrap());
+    let weights = job.model.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let last = bytes.len() - 2;
+    bytes[last] ^= 1;
+    fs::write(&weights, bytes).unwrap();
+    assert!(told(&job).contains("trained on the model"));
+}
+
+#[test]
+fn data_that_are_being_read_are_left_when_somebody_wishes_it() {
+    let place = Place::new("qwen3");
+    let around = Around::default();
+    around.control.suspend();
+    let error = super::prepare(&place.job("adapter: {rank: 4}\n"), &around).unwrap_err();
+    assert!(matches!(error, PrepareError::Ended), "{error}");
+}
+
+#[test]
+fn an_adapter_on_both_of_one_weight_is_not_gone_on_from() {
+    let place = Place::new("tied");
+    let with = |target: &str| {
+        let targets = format!("targets: [q_proj, {target}]");
+        prepare(&place.job(&format!("adapter: {{rank: 4, {targets}}}\n"))).unwrap()
+    };
+    let of = |prepared: &Prepared| {
+        let base = BaseName::default();
+        let (parameters, values) = (&prepared.parameters, &prepared.state.values);
+        layout::adapter(parameters, values, &prepared.config, base)
+    };
+    let (embedding, head) = (with("embed_tokens"), with("lm_head"));
+    let (embedding, head) = (of(&embedding), of(&head));
+    let both = embedding
+        .parts()
+        .chain(head.parts().filter(|(site, _)| *site == Site::Head));
+    let both = both.map(|(site, part)| (site, part.clone())).collect();
+    let (config, _) = DecoderConfig::read(&place.job("").model).unwrap();
+    let both = hyprstream_models::adapter::Adapter::new(&config, both, BaseName::default());
+    let folder = place.folder.path().join("both");
+    fs::create_dir(&folder).unwrap();
+    let files = AdapterFiles {
+        tensors: folder.join("adapter_model.safetensors"),
+        config: folder.join("adapter_config.json"),
+    };
+    both.write(&files, &config).unwrap();
+    let more = format!("adapter: {{from: {}}}", folder.display());
+    place.refused(&more, "adapter.from: it changes embed_tokens and lm_head");
 }

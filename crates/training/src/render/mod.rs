@@ -74,6 +74,8 @@ pub(crate) struct Rendered {
     pub(crate) cut_away: u64,
     /// Answers that nothing ends.
     pub(crate) endless: u64,
+    /// Whether prompt and answer are texts that were joined without the template that there is.
+    pub(crate) is_joined: bool,
 }
 
 /// Nothing comes of a record.
@@ -163,7 +165,14 @@ impl<'a> Renderer<'a> {
 
     /// The samples of a record.
     pub(crate) fn units(&self, record: Record) -> Result<Rendered, Unrendered> {
-        let mut rendered = Rendered::default();
+        let is_text = matches!(
+            record,
+            Record::Completion { .. } | Record::Pair(Answers::Texts { .. })
+        );
+        let mut rendered = Rendered {
+            is_joined: is_text && self.files.template.is_some(),
+            ..Rendered::default()
+        };
         match record {
             Record::Pair(answers) => {
                 let pair = self.pair(answers)?;

@@ -41,6 +41,36 @@ pub enum TrainError {
         /// Digest of the samples.
         expected: String,
     },
+    /// The state is of a run on another model.
+    #[error(
+        "the checkpoint was trained on the model {found}, but this one is {expected}: train into another folder, or on the model of before"
+    )]
+    OtherModel {
+        /// Digest of the state.
+        found: String,
+        /// Digest of the model.
+        expected: String,
+    },
+    /// The state is of a run that began with another adapter.
+    #[error(
+        "the checkpoint went on from the adapter {found}, but adapter.from is {expected}: train into another folder, or from the adapter of before"
+    )]
+    OtherStart {
+        /// Digest of the state, or none.
+        found: String,
+        /// Digest of the adapter, or none.
+        expected: String,
+    },
+    /// The state is of a run that was judged by other data.
+    #[error(
+        "the checkpoint was judged by the samples {found}, but eval has {expected}: train into another folder, or with the eval of before"
+    )]
+    OtherEval {
+        /// Digest of the state, or none.
+        found: String,
+        /// Digest of the samples, or none.
+        expected: String,
+    },
     /// The state was computed by something else.
     #[error(
         "the checkpoint was computed by {found}, but here {expected} computes: go on with the \
@@ -104,6 +134,9 @@ impl TrainError {
             Self::OtherLayout { .. }
             | Self::OtherRecipe
             | Self::OtherData { .. }
+            | Self::OtherModel { .. }
+            | Self::OtherStart { .. }
+            | Self::OtherEval { .. }
             | Self::OtherLearner { .. } => "CheckpointMismatch",
             Self::Sample { .. } => "DiskFailed",
             Self::TooLong { .. } => "OutOfMemory",

@@ -1,7 +1,10 @@
 //! What an adapter is worth on data that it does not learn from.
 
-use super::{TrainError, dpo, micro::Computer, step};
-use crate::{learner::Policy, samples::Subset};
+use super::{Control, TrainError, dpo, micro::Computer, step};
+use crate::{
+    learner::{Policy, Score, Segment},
+    samples::Subset,
+};
 
 /// Units that are read at once.
 const UNITS: usize = 64;
@@ -14,38 +17,69 @@ pub(super) struct Judgement {
     pub(super) accuracy: f64,
 }
 
+/// How good it is, or `None` where `control` ended it.
 pub(super) fn sft(
     computer: &mut Computer<'_>,
     data: &Subset,
     policy: Policy<'_>,
-) -> Result<Judgement, TrainError> {
+    control: &Control,
+) -> Result<Option<Judgement>, TrainError> {
     let mut scores = Vec::new();
     for units in units(data) {
-        scores.extend(computer.score(&step::segments(data, &units)?, policy)?);
+        let Some(some) = score(computer, &step::segments(data, &units)?, policy, control)? else {
+            return Ok(None);
+        };
+        scores.extend(some);
     }
     let (loss, accuracy) = step::mean(&scores);
-    Ok(Judgement { loss, accuracy })
+    Ok(Some(Judgement { loss, accuracy }))
 }
 
+/// The same of pairs, beside the reference.
 pub(super) fn dpo(
     computer: &mut Computer<'_>,
     data: &Subset,
-    policy: Policy<'_>,
-    reference: Policy<'_>,
+    [policy, reference]: [Policy<'_>; 2],
     beta: f64,
-) -> Result<Judgement, TrainError> {
+    control: &Control,
+) -> Result<Option<Judgement>, TrainError> {
     let mut pairs = Vec::new();
     for units in units(data) {
         let segments = step::segments(data, &units)?;
-        let now = computer.score(&segments, policy)?;
-        let before = computer.score(&segments, reference)?;
+        let now = score(computer, &segments, policy, control)?;
+        let before = score(computer, &segments, reference, control)?;
+        let (Some(now), Some(before)) = (now, before) else {
+            return Ok(None);
+        };
         pairs.extend(dpo::pairs(&now, &before, beta));
     }
     let count = pairs.len() as f64;
-    Ok(Judgement {
+    Ok(Some(Judgement {
         loss: pairs.iter().map(|pair| pair.loss).sum::<f64>() / count,
         accuracy: pairs.iter().filter(|pair| pair.margin > 0.0).count() as f64 / count,
-    })
+    }))
+}
+
+/// The scores of `segments`, or `None` where `control` ended it.
+///
+/// What is computed at once is what [`Computer::score`] would compute at once of all of them, so that
+/// looking for the end between changes no bit.
+fn score(
+    computer: &mut Computer<'_>,
+    segments: &[Segment],
+    policy: Policy<'_>,
+    control: &Control,
+) -> Result<Option<Vec<Score>>, TrainError> {
+    let mut scores = Vec::with_capacity(segments.len());
+    while scores.len() < segments.len() {
+        if control.is_ended() {
+            return Ok(None);
+        }
+        let rest = &segments[scores.len()..];
+        let first = computer.first(rest);
+        scores.extend(computer.score(&rest[..first], policy)?);
+    }
+    Ok(Some(scores))
 }
 
 /// All units, a few at a time.

@@ -14,6 +14,11 @@ pub(super) struct Computer<'a> {
 }
 
 impl Computer<'_> {
+    /// How many of `segments` are computed at once first.
+    pub(super) fn first(&self, segments: &[Segment]) -> usize {
+        count(segments, *self.limit)
+    }
+
     /// The scores of `segments`, in their order.
     pub(super) fn score(
         &mut self,
@@ -103,16 +108,20 @@ fn checked(scores: Vec<Score>, segments: &[Segment]) -> Result<Vec<Score>, Train
 fn batches(segments: &[Segment], limit: usize) -> impl Iterator<Item = Batch> {
     let mut rest = segments;
     std::iter::from_fn(move || {
-        let mut tokens = 0;
-        let fits = rest.iter().take_while(|segment| {
-            tokens += segment.tokens.len();
-            tokens <= limit
-        });
-        let count = fits.count().max(1).min(rest.len());
-        let (batch, after) = rest.split_at(count);
+        let (batch, after) = rest.split_at(count(rest, limit));
         rest = after;
         (!batch.is_empty()).then(|| Batch {
             segments: batch.to_vec(),
         })
     })
+}
+
+/// How many of `segments` fit into `limit` tokens, but at least one if there is one.
+fn count(segments: &[Segment], limit: usize) -> usize {
+    let mut tokens = 0;
+    let fits = segments.iter().take_while(|segment| {
+        tokens += segment.tokens.len();
+        tokens <= limit
+    });
+    fits.count().max(1).min(segments.len())
 }

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 pub use error::TrainError;
 pub use observe::{Control, Event, NoObserver, Observer, Progress};
-pub use state::{Best, Cursor, State};
+pub use state::{Best, Cursor, Inputs, State};
 
 use sha2::{Digest as _, Sha256};
 
@@ -68,18 +68,103 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// SHA-256 of all that the result depends on, in hexadecimal.
+    /// SHA-256 of all that the result depends on, in hexadecimal, behind the version of its text.
     #[must_use]
     pub fn digest(&self) -> String {
-        let all = Self {
-            // When states are saved changes none.
+        format!("{VERSION}{}", hex::encode(Sha256::digest(self.text())))
+    }
+
+    /// Whether `digest` is that of this recipe, by today's text or by that of checkpoints which are
+    /// older than it: the words of Rust's `Debug`.
+    pub(crate) fn has(&self, digest: &str) -> bool {
+        if digest.starts_with(VERSION) {
+            return digest == self.digest();
+        }
+        let before = Self {
             checkpoint_every: 0,
             ..self.clone()
         };
-        // Its numbers are written so that each has one spelling.
-        hex::encode(Sha256::digest(format!("{all:?}").as_bytes()))
+        digest == hex::encode(Sha256::digest(format!("{before:?}")))
+    }
+
+    /// All that the result depends on, a line each.
+    ///
+    /// Invariant: what a recipe of before comes to never changes. A field that is added writes nothing
+    /// where it is what was done before it was there, and a name here stays when that of the field
+    /// goes.
+    fn text(&self) -> String {
+        // Without `..`, so that no field is forgotten.
+        let Self {
+            method,
+            beta,
+            length,
+            batch,
+            packed,
+            micro_batch_tokens,
+            learning_rate,
+            warmup,
+            decay,
+            optimiser,
+            dropout,
+            seed,
+            max_bad_steps,
+            eval,
+            // When states are saved changes none.
+            checkpoint_every: _,
+        } = self;
+        let AdamW {
+            beta1,
+            beta2,
+            epsilon,
+            weight_decay,
+            clip,
+        } = optimiser;
+        let EvalRecipe {
+            every,
+            patience,
+            min_gain,
+            keep_best,
+        } = eval;
+        let method = match method {
+            Method::Sft => "sft",
+            Method::Dpo => "dpo",
+        };
+        let (length, count) = match length {
+            Length::Epochs(epochs) => ("epochs", u64::from(*epochs)),
+            Length::Steps(steps) => ("steps", *steps),
+        };
+        let decay = match decay {
+            Decay::Cosine => "cosine",
+            Decay::Linear => "linear",
+            Decay::Constant => "constant",
+        };
+        // Of a number the shortest text that names it, so that each has one spelling.
+        let mut lines = vec![
+            format!("method {method}"),
+            format!("beta {beta}"),
+            format!("{length} {count}"),
+            format!("batch {batch}"),
+            format!("micro_batch_tokens {micro_batch_tokens}"),
+            format!("learning_rate {learning_rate}"),
+            format!("warmup {warmup}"),
+            format!("decay {decay}"),
+            format!("adamw {beta1} {beta2} {epsilon} {weight_decay}"),
+            format!("clip {clip}"),
+            format!("dropout {dropout}"),
+            format!("seed {seed}"),
+            format!("max_bad_steps {max_bad_steps}"),
+            format!("eval_min_gain {min_gain}"),
+            format!("eval_keep_best {keep_best}"),
+        ];
+        lines.extend(packed.map(|tokens| format!("packed {tokens}")));
+        lines.extend(every.map(|steps| format!("eval_every {steps}")));
+        lines.extend(patience.map(|most| format!("eval_patience {most}")));
+        lines.join("\n")
     }
 }
+
+/// Begins digests of a recipe's [`Recipe::text`].
+const VERSION: &str = "1:";
 
 /// When a run ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +194,10 @@ pub struct Run<'a> {
     pub recipe: &'a Recipe,
     /// What computes.
     pub learner: &'a mut dyn Learner,
+    /// What identifies the model's weights.
+    pub model: &'a str,
+    /// What identifies the adapter that the run begins with; `None` for a new one.
+    pub from: Option<&'a str>,
     /// What is learnt from. Not empty.
     pub train: &'a Subset,
     /// What it is judged by; may be `None`.
@@ -195,8 +284,17 @@ impl<'a> Trainer<'a> {
             });
         }
         let learner = run.learner.name();
-        run.state.check(recipe, run.train, &learner)?;
-        run.state.cursor.learner = Some(learner);
+        let eval = run.eval.map(Subset::digest);
+        let inputs = Inputs {
+            model: run.model.to_owned(),
+            from: run.from.map(str::to_owned),
+            eval,
+        };
+        run.state.check(recipe, run.train, &inputs, &learner)?;
+        let cursor = &mut run.state.cursor;
+        cursor.recipe = recipe.digest();
+        cursor.inputs = Some(inputs);
+        cursor.learner = Some(learner);
         let lengths = run.train.lengths();
         let rows_of = |epoch| Rows::of_epoch(&lengths, recipe.packed, recipe.seed, epoch);
         let total = match recipe.length {
@@ -229,13 +327,14 @@ impl<'a> Trainer<'a> {
     }
 
     fn run(mut self) -> Result<Outcome, TrainError> {
-        let mut stopped_early = self.out_of_patience();
-        while self.run.state.cursor.step < self.schedule.total && !stopped_early {
-            self.next_epoch();
-            self.step()?;
-            if self.is_eval_due() {
-                self.evaluate()?;
-                stopped_early = self.out_of_patience();
+        // What a run before this one left.
+        self.judge()?;
+        while !self.is_over() {
+            if !self.run.state.cursor.unjudged {
+                self.next_epoch();
+                self.step()?;
+                self.run.state.cursor.unjudged = self.is_eval_due();
+                self.judge()?;
             }
             let step = self.run.state.cursor.step;
             let wish = self.run.control.wish();
@@ -243,7 +342,7 @@ impl<'a> Trainer<'a> {
                 self.save()?;
             }
             self.hear();
-            if let Some(wish) = wish.filter(|_| step < self.schedule.total) {
+            if let Some(wish) = wish.filter(|_| !self.is_over()) {
                 self.settle()?;
                 let state = self.run.state;
                 return Ok(match wish {
@@ -258,7 +357,7 @@ impl<'a> Trainer<'a> {
         Ok(Outcome::Complete(Finished {
             values,
             step,
-            stopped_early,
+            stopped_early: self.out_of_patience(),
             cursor: self.run.state.cursor,
         }))
     }
@@ -370,8 +469,18 @@ impl<'a> Trainer<'a> {
             }
     }
 
-    fn evaluate(&mut self) -> Result<(), TrainError> {
-        let Some(eval) = self.run.eval else {
+    /// Whether all steps are done and judged, or no evaluation was better for long.
+    fn is_over(&self) -> bool {
+        let cursor = &self.run.state.cursor;
+        let is_last = cursor.step >= self.schedule.total;
+        !cursor.unjudged && (is_last || self.out_of_patience())
+    }
+
+    /// Judges the last step if that is still to do, unless somebody wishes an end before all of it is
+    /// done: nothing of it is kept then.
+    fn judge(&mut self) -> Result<(), TrainError> {
+        let Some(eval) = self.run.eval.filter(|_| self.run.state.cursor.unjudged) else {
+            self.run.state.cursor.unjudged = false;
             return Ok(());
         };
         let recipe = self.run.recipe;
@@ -382,14 +491,25 @@ impl<'a> Trainer<'a> {
             limit: &mut state.cursor.micro_batch_tokens,
         };
         let policy = Policy::Adapter(&state.values);
+        let control = self.run.control;
         let found = match recipe.method {
-            Method::Sft => evaluate::sft(&mut computer, eval, policy)?,
+            Method::Sft => evaluate::sft(&mut computer, eval, policy, control)?,
             Method::Dpo => {
                 let reference = self.run.reference.map_or(Policy::Base, Policy::Adapter);
-                evaluate::dpo(&mut computer, eval, policy, reference, recipe.beta)?
+                evaluate::dpo(
+                    &mut computer,
+                    eval,
+                    [policy, reference],
+                    recipe.beta,
+                    control,
+                )?
             }
         };
+        let Some(found) = found else {
+            return Ok(());
+        };
         let cursor = &mut state.cursor;
+        cursor.unjudged = false;
         // A loss that is no number is better than none.
         let better = found.loss.is_finite()
             && cursor

@@ -39,7 +39,8 @@ pub enum Event<'a> {
         /// As it was.
         norm: f64,
     },
-    /// Memory did not suffice; the step is computed again in smaller parts, to the same result.
+    /// Memory did not suffice; the step is computed again in smaller parts, to a result that differs
+    /// by the order of sums.
     Halved {
         /// Most tokens at once from now on.
         tokens: usize,

@@ -26,6 +26,10 @@ pub struct Cursor {
     pub recipe: String,
     /// Digest of what is learnt from.
     pub data: String,
+    /// What else it begins with. `None` before the first step, and in checkpoints that are older than
+    /// this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<Inputs>,
     /// [`Learner::name`](crate::Learner::name) of what computed its steps. `None` before the first,
     /// and in checkpoints that are older than this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -46,10 +50,27 @@ pub struct Cursor {
     pub tokens: u64,
     /// Most tokens that are computed at once: it may have been halved.
     pub micro_batch_tokens: usize,
+    /// Whether the evaluation that is due after the last step is still to do.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unjudged: bool,
     /// The best evaluation.
     pub best: Option<Best>,
     /// Evaluations since.
     pub without_gain: u32,
+}
+
+/// What a run begins with beside its recipe and what it learns from, by digests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Inputs {
+    /// The model's weights and configuration.
+    pub model: String,
+    /// The adapter that it goes on from, which is the reference of `dpo` too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// What it is judged by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval: Option<String>,
 }
 
 /// The best evaluation of a run.
@@ -75,6 +96,7 @@ impl State {
             cursor: Cursor {
                 recipe: recipe.digest(),
                 data: train.digest(),
+                inputs: None,
                 learner: None,
                 epoch: 0,
                 offset: 0,
@@ -84,6 +106,7 @@ impl State {
                 bad_in_a_row: 0,
                 tokens: 0,
                 micro_batch_tokens: recipe.micro_batch_tokens,
+                unjudged: false,
                 best: None,
                 without_gain: 0,
             },
@@ -111,14 +134,19 @@ impl State {
         copy
     }
 
-    /// Whether it is of a run of this recipe on these samples, which this learner computed.
+    /// Whether it is of a run of this recipe on these samples and with these inputs, which this learner
+    /// computed. What an old one does not say is not compared.
     pub(super) fn check(
         &self,
         recipe: &Recipe,
         train: &Subset,
+        inputs: &Inputs,
         learner: &str,
     ) -> Result<(), TrainError> {
-        if self.cursor.recipe != recipe.digest() {
+        if let Some(found) = &self.cursor.inputs {
+            found.check(inputs)?;
+        }
+        if !recipe.has(&self.cursor.recipe) {
             return Err(TrainError::OtherRecipe);
         }
         let expected = train.digest();
@@ -137,6 +165,32 @@ impl State {
             return Err(TrainError::OtherLearner {
                 found: found.clone(),
                 expected: learner.to_owned(),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Inputs {
+    /// Whether these, of a checkpoint, are what there is.
+    fn check(&self, expected: &Self) -> Result<(), TrainError> {
+        if self.model != expected.model {
+            return Err(TrainError::OtherModel {
+                found: self.model.clone(),
+                expected: expected.model.clone(),
+            });
+        }
+        let named = |digest: &Option<String>| digest.clone().unwrap_or_else(|| "none".to_owned());
+        if self.from != expected.from {
+            return Err(TrainError::OtherStart {
+                found: named(&self.from),
+                expected: named(&expected.from),
+            });
+        }
+        if self.eval != expected.eval {
+            return Err(TrainError::OtherEval {
+                found: named(&self.eval),
+                expected: named(&expected.eval),
             });
         }
         Ok(())

@@ -90,6 +90,8 @@ struct Case {
     train: Subset,
     eval: Option<Subset>,
     learner: Bigram,
+    model: &'static str,
+    from: Option<&'static str>,
     told: Told,
 }
 
@@ -103,6 +105,8 @@ impl Case {
             train: Subset::all(samples(30, unit)),
             eval: None,
             learner: Bigram::new(),
+            model: "model",
+            from: None,
             told: Told::default(),
             recipe,
         }
@@ -122,6 +126,8 @@ impl Case {
         train(Run {
             recipe: &self.recipe,
             learner: &mut self.learner,
+            model: self.model,
+            from: self.from,
             train: &self.train,
             eval: self.eval.as_ref(),
             state,
@@ -223,6 +229,81 @@ fn so_does_dpo() {
         ..recipe()
     };
     resumes_everywhere(&recipe, false);
+}
+
+/// Ends the run during every part of every evaluation in turn: nothing more is computed then, and what
+/// goes on from there comes to the same bits.
+#[track_caller]
+fn ends_within_every_evaluation(recipe: &Recipe) {
+    let unit = match recipe.method {
+        Method::Sft => Unit::One,
+        Method::Dpo => Unit::Pair,
+    };
+    let case = || {
+        let mut case = Case::new(recipe.clone());
+        let (train, eval) = Subset::split(&samples(12, unit), |_| 6, 1).unwrap();
+        (case.train, case.eval) = (train, Some(eval));
+        case
+    };
+    let mut undisturbed = case();
+    let whole = undisturbed.finish();
+    let mut left = 0;
+    for at in 1..=undisturbed.learner.scored {
+        let folder = tempfile::tempdir().unwrap();
+        let store = checkpoints(folder.path(), 2);
+        let mut before = case();
+        before.learner.ends = Some((at, before.told.control.clone()));
+        let state = before.fresh();
+        let state = match before.run_from(state, Some(&store)).unwrap() {
+            Outcome::Suspended(state) => state,
+            Outcome::Complete(finished) => {
+                assert_eq!((at, &finished), (undisturbed.learner.scored, &whole));
+                continue;
+            }
+            other => panic!("{other:?}"),
+        };
+        let latest = checkpoints(folder.path(), 2).latest().unwrap();
+        assert_eq!(latest.found.unwrap().1, state);
+        if state.cursor.unjudged {
+            left += 1;
+            // Pairs are scored by steps too, which are ended by nothing.
+            if recipe.method == Method::Sft {
+                assert_eq!(before.learner.scored, at);
+            }
+        }
+        let mut after = case();
+        let Outcome::Complete(resumed) = after.run_from(state, None).unwrap() else {
+            panic!("not complete");
+        };
+        assert_eq!(resumed, whole, "ended during part {at}");
+    }
+    assert!(left > whole.cursor.step, "{left} evaluations were left");
+}
+
+#[test]
+fn a_run_ends_within_an_evaluation_and_goes_on_to_the_same_bits() {
+    ends_within_every_evaluation(&Recipe {
+        micro_batch_tokens: 12,
+        length: Length::Epochs(4),
+        learning_rate: 0.3,
+        eval: EvalRecipe {
+            every: Some(1),
+            keep_best: true,
+            patience: Some(3),
+            ..EvalRecipe::default()
+        },
+        ..recipe()
+    });
+}
+
+#[test]
+fn so_does_one_with_pairs() {
+    ends_within_every_evaluation(&Recipe {
+        method: Method::Dpo,
+        micro_batch_tokens: 24,
+        length: Length::Epochs(2),
+        ..recipe()
+    });
 }
 
 #[test]
@@ -403,4 +484,84 @@ fn a_state_that_another_learner_computed_is_refused_by_name_and_one_of_nobody_is
     // As checkpoints are that were written before it was recorded.
     state.cursor.learner = None;
     case.run_from(state, None).unwrap();
+}
+
+#[test]
+fn a_state_of_another_model_start_or_eval_is_refused_by_name_and_an_old_one_is_taken() {
+    let judged = || {
+        let (train, eval) = Subset::split(&samples(30, Unit::One), |_| 6, 1).unwrap();
+        let mut case = Case::new(recipe());
+        (case.train, case.eval) = (train, Some(eval));
+        case
+    };
+    let mut case = judged();
+    case.told.suspend_at = Some(2);
+    let fresh = case.fresh();
+    let Outcome::Suspended(mut state) = case.run_from(fresh, None).unwrap() else {
+        panic!("it was to be suspended")
+    };
+    let check = |change: fn(&mut Case), expected: &str| {
+        let mut case = judged();
+        change(&mut case);
+        let told = case.run_from(state.clone(), None).unwrap_err().to_string();
+        assert!(told.contains(expected), "{told}");
+    };
+    check(
+        |case| case.model = "other",
+        "trained on the model model, but this one is other",
+    );
+    check(
+        |case| case.from = Some("adapter"),
+        "went on from the adapter none, but adapter.from is adapter",
+    );
+    check(|case| case.eval = None, "but eval has none");
+    judged().run_from(state.clone(), None).unwrap();
+    // As checkpoints are that were written before it was recorded: with what Rust says of a recipe.
+    state.cursor.inputs = None;
+    let recipe = Recipe {
+        checkpoint_every: 0,
+        ..recipe()
+    };
+    state.cursor.recipe = hex::encode(Sha256::digest(format!("{recipe:?}")));
+    let mut case = judged();
+    case.told.suspend_at = Some(3);
+    let Outcome::Suspended(resumed) = case.run_from(state.clone(), None).unwrap() else {
+        panic!("it was to be suspended")
+    };
+    assert_eq!(resumed.cursor.recipe, recipe.digest());
+    assert_eq!(resumed.cursor.inputs.unwrap().model, "model");
+    state.cursor.recipe = hex::encode(Sha256::digest("another"));
+    let error = judged().run_from(state, None).unwrap_err();
+    assert!(matches!(error, TrainError::OtherRecipe), "{error}");
+}
+
+#[test]
+fn a_recipe_has_one_text_for_all_releases() {
+    let recipe = Recipe {
+        packed: Some(512),
+        eval: EvalRecipe {
+            every: Some(20),
+            patience: Some(3),
+            ..EvalRecipe::default()
+        },
+        ..recipe()
+    };
+    // It stands in checkpoints: a change of it refuses all that there are.
+    assert_eq!(
+        recipe.text(),
+        "method sft\nbeta 0.1\nepochs 3\nbatch 4\nmicro_batch_tokens 64\nlearning_rate 0.05\n\
+         warmup 0.1\ndecay cosine\nadamw 0.9 0.999 0.00000001 0\nclip 1\ndropout 0\nseed 3\n\
+         max_bad_steps 2\neval_min_gain 0\neval_keep_best false\npacked 512\neval_every 20\n\
+         eval_patience 3"
+    );
+    let rarer = Recipe {
+        checkpoint_every: 7,
+        ..recipe.clone()
+    };
+    assert_eq!(rarer.digest(), recipe.digest());
+    let other = Recipe {
+        packed: None,
+        ..recipe.clone()
+    };
+    assert_ne!(other.digest(), recipe.digest());
 }

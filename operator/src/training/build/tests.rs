@@ -348,6 +348,43 @@ fn only_the_files_that_are_read_are_fetched_of_a_dataset() {
 }
 
 #[test]
+fn a_dataset_of_a_claim_is_mounted_read_only_and_nothing_is_fetched_for_it() {
+    let mut spec = small();
+    spec["dataset"] = json!({"persistentVolumeClaim": {"claimName": "chats"}, "path": "a/*.jsonl"});
+    let plan = planned(&spec, &json!({})).unwrap();
+    assert!(plan.dataset_source().is_none());
+    let made = made(&plan);
+    let pod = made.batch.spec.unwrap().template.spec.unwrap();
+    let mounts = pod.containers[0].volume_mounts.as_ref().unwrap();
+    let mount = mounts
+        .iter()
+        .find(|m| m.mount_path == training::DATASET_DIR);
+    let mount = mount.unwrap();
+    assert_eq!(mount.read_only, Some(true));
+    let volumes = pod.volumes.unwrap();
+    let volume = volumes.iter().find(|v| v.name == mount.name).unwrap();
+    let claim = volume.persistent_volume_claim.as_ref().unwrap();
+    assert_eq!(
+        (claim.claim_name.as_str(), claim.read_only),
+        ("chats", Some(true))
+    );
+    let job = file(&made.config, training::JOB_FILE);
+    let job = hyprstream_training::Job::parse(&job).unwrap();
+    let path = format!("{}/a/*.jsonl", training::DATASET_DIR);
+    assert_eq!(job.data.path.to_str(), Some(path.as_str()));
+}
+
+#[test]
+fn a_pattern_fetches_what_the_trainer_reads_for_it() {
+    let mut spec = full();
+    spec["dataset"]["path"] = json!("da[t]a/train-*.parquet");
+    let plan = planned(&spec, &json!({})).unwrap();
+    let include = &plan.dataset_source().unwrap().include;
+    let glob = "da[[]t[]]a/train-*.parquet".to_owned();
+    assert!(include.contains(&glob), "{include:?}");
+}
+
+#[test]
 fn what_can_never_work_is_refused() {
     let refused = |change: &dyn Fn(&mut Value)| {
         let mut spec = full();

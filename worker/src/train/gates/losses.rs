@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use hyprstream_contract::training::{Gate, Metric};
-use hyprstream_training::{Loss as Counts, Method, Sample};
+use hyprstream_training::{Loss as Counts, Method, Sample, is_pattern};
 
 use super::{
     Bench, Halt,
@@ -61,7 +61,8 @@ pub(super) fn figure(
 fn all_tokens(bench: &Bench<'_>, gate: &Gate) -> Result<Records, Halt> {
     let text = gate.path.as_deref().map(Path::new).filter(|path| {
         let name = path.to_string_lossy();
-        !path.is_dir() && !RECORDS.iter().any(|ending| name.ends_with(ending))
+        let is_one = path.is_file() || !path.is_dir() && !is_pattern(path);
+        is_one && !RECORDS.iter().any(|ending| name.ends_with(ending))
     });
     if let Some(path) = text {
         return windows(bench, gate, path);

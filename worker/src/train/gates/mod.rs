@@ -119,6 +119,7 @@ pub(crate) fn judge(judging: Judging<'_>) -> Result<Vec<Verdict>, Cancelled> {
         name,
         good,
         served: &served,
+        control,
         tell,
     };
     for gate in gates {
@@ -137,6 +138,7 @@ struct Bench<'a> {
     name: &'a str,
     good: Result<Option<&'a Path>, &'a str>,
     served: &'a Served<'a>,
+    control: &'a Control,
     tell: &'a dyn Fn(&str),
 }
 

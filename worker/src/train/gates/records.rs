@@ -5,7 +5,7 @@ use std::path::Path;
 use hyprstream_contract::training::Gate;
 use hyprstream_training::{Loss, Method, PrepareError, Report, Sample, Subset, samples_at};
 
-use super::{Bench, Halt};
+use super::{Bench, Cancelled, Halt};
 
 /// Samples, and what people should know of them.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -36,8 +36,11 @@ impl Records {
                 notes: Vec::new(),
             });
         };
-        let read = samples_at(bench.job, Path::new(path), method, loss);
-        let (subset, report) = read.map_err(|error| unread(path, &error))?;
+        let read = samples_at(bench.job, Path::new(path), method, loss, bench.control);
+        let (subset, report) = read.map_err(|error| match error {
+            PrepareError::Ended => Cancelled.into(),
+            error => unread(path, &error),
+        })?;
         Ok(Self {
             samples: preferred(&subset, most)?,
             notes: notes(&report),
@@ -64,6 +67,10 @@ fn unread(path: &str, error: &PrepareError) -> Halt {
 
 fn notes(report: &Report) -> Vec<String> {
     let mut notes = Vec::new();
+    if !report.left_out.is_empty() {
+        let files = report.left_out.join(", ");
+        notes.push(format!("{files} is left out, which is learnt from"));
+    }
     if report.bad > 0 {
         let (bad, all, first) = (report.bad, report.records, report.first_bad());
         notes.push(format!("{bad} of {all} records are bad ({first})"));

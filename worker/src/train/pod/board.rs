@@ -111,7 +111,21 @@ impl Board {
         known.set("samples", report.samples as f64);
         known.set("badRecords", report.bad as f64);
         known.set("truncatedSamples", report.truncated as f64);
+        known.set("cutAwaySamples", report.cut_away as f64);
+        known.set("endlessAnswers", report.endless as f64);
         drop(known);
+        if !report.left_out.is_empty() {
+            let files = report.left_out.join(", ");
+            let text = format!("nothing is learnt from {files}, which eval or gates name");
+            self.note("files", text);
+        }
+        if report.is_shared {
+            let text = "the dataset's file is learnt from and judged by: its figures say little";
+            self.note("files", text.to_owned());
+        }
+        if let Some(advice) = report.joined_advice() {
+            self.note("texts", advice.to_owned());
+        }
         if report.bad > 0 {
             let (bad, first) = (report.bad, report.first_bad());
             self.note("records", format!("{bad} records are left out, as {first}"));
@@ -123,6 +137,13 @@ impl Board {
                  left to learn"
             );
             self.note("samples", text);
+        }
+        if report.endless > 0 {
+            let text = format!(
+                "{} answers end without a token by which serving would stop",
+                report.endless
+            );
+            self.note("endless", text);
         }
     }
 
@@ -144,7 +165,7 @@ impl Board {
             Event::Halved { tokens, message } => {
                 let text = format!(
                     "memory does not suffice ({message}): at most {tokens} tokens are computed at \
-                     once, to the same result"
+                     once, and results differ by the order of sums"
                 );
                 self.note("memory", text);
             }

@@ -133,10 +133,12 @@ fn of_prepare(error: &PrepareError) -> (&'static str, u8) {
         PrepareError::Model(error) if error.is_final() => (reason::INVALID_MODEL, exit::REFUSED),
         PrepareError::Files(_) => (reason::INVALID_MODEL, exit::REFUSED),
         PrepareError::Data(error) | PrepareError::Eval(error) => match error {
-            DataError::Scratch { .. } => (reason::INTERNAL_ERROR, exit::FAILED),
+            DataError::Scratch { .. } | DataError::Ended => (reason::INTERNAL_ERROR, exit::FAILED),
             _ => (reason::INVALID_DATASET, exit::REFUSED),
         },
         PrepareError::Checkpoint(error) => of_checkpoint(error),
+        // The pod ends by itself then.
+        PrepareError::Ended => (reason::SUSPENDED, exit::SUSPENDED),
         PrepareError::Model(_) | PrepareError::Output { .. } => {
             (reason::INTERNAL_ERROR, exit::FAILED)
         }
@@ -149,7 +151,12 @@ fn of_train(error: &TrainError) -> (&'static str, u8) {
         TrainError::OtherLayout { .. }
         | TrainError::OtherRecipe
         | TrainError::OtherLearner { .. } => (reason::INVALID_JOB, exit::REFUSED),
-        TrainError::OtherData { .. } => (reason::DATASET_CHANGED, exit::REFUSED),
+        TrainError::OtherData { .. } | TrainError::OtherEval { .. } => {
+            (reason::DATASET_CHANGED, exit::REFUSED)
+        }
+        TrainError::OtherModel { .. } | TrainError::OtherStart { .. } => {
+            (reason::MODEL_CHANGED, exit::REFUSED)
+        }
         TrainError::TooLong { .. } | TrainError::Learner(LearnError::OutOfMemory { .. }) => {
             (reason::OUT_OF_MEMORY, exit::REFUSED)
         }
@@ -214,6 +221,11 @@ mod tests {
             ("Diverged", 2),
         );
         check(TrainError::NoSamples, ("InvalidDataset", 2));
+        let (found, expected) = ("a".to_owned(), "b".to_owned());
+        check(
+            TrainError::OtherModel { found, expected },
+            ("ModelChanged", 2),
+        );
         check(
             TrainError::TooLong {
                 tokens: 1,

@@ -28,8 +28,8 @@ use hyprstream_contract::training::{Checkpoint, Phase, TrainingPod, exit, reason
 use hyprstream_git2db::{CommitId, Digest};
 use hyprstream_models::adapter::BaseName;
 use hyprstream_training::{
-    Event, Finished, Job, JobError, Learner, Observer, Outcome, Prepared, newest_checkpoint,
-    prepare,
+    Around, Event, Finished, Job, JobError, Learner, Observer, Outcome, PrepareError, Prepared,
+    newest_checkpoint, prepare,
 };
 use tracing::{error, info, warn};
 
@@ -178,7 +178,17 @@ impl Place<'_> {
     /// Trains from where the branch is, or from what lies here if that is later.
     fn train(&self, branch: Branch, tip: &Tip) -> Result<End, PodError> {
         let (pushed, began_with) = self.resume(&branch, tip)?;
-        let mut prepared = prepare(self.job)?;
+        let around = Around {
+            judged_by: self.gate_paths().collect(),
+            control: self.stop.control.clone(),
+        };
+        let mut prepared = match prepare(self.job, &around) {
+            Err(PrepareError::Ended) => {
+                let why = "stopped while the data were read; no step was begun";
+                return Ok(End::Suspended(why.to_owned()));
+            }
+            prepared => prepared?,
+        };
         super::tell(&prepared);
         for (path, error) in &prepared.passed_over {
             let why = chain(error);
@@ -186,6 +196,9 @@ impl Place<'_> {
                 "checkpoint",
                 format!("{} is passed over: {why}", path.display()),
             );
+        }
+        if prepared.is_taken_on_trust() {
+            self.board.note("trust", super::TRUSTED.to_owned());
         }
         prepared.set_base(self.base());
         self.board.read(&prepared.report);
@@ -415,6 +428,12 @@ impl Place<'_> {
                 words.step
             ),
         })
+    }
+
+    /// The data of the gates, from which nothing is learnt.
+    fn gate_paths(&self) -> impl Iterator<Item = PathBuf> {
+        let paths = self.pod.gates.iter().filter_map(|gate| gate.path.as_ref());
+        paths.map(PathBuf::from)
     }
 
     /// What the adapter says it was trained on.

@@ -70,7 +70,7 @@ pub(super) fn start(args: &PodArgs, board: Arc<Board>, stop: Stop) -> Result<(),
                 }
             });
             runtime.block_on(signals);
-            info!("ends after this step, with a checkpoint");
+            info!("ends as soon as it can, with a checkpoint");
             stop.tell();
             // Who asks is answered until the end.
             runtime.block_on(std::future::pending::<()>());

@@ -2,7 +2,7 @@
 
 use clap::Parser as _;
 #[cfg(feature = "torch")]
-use hyprstream_training::{NoObserver, TrainError, prepare};
+use hyprstream_training::{Around, NoObserver, TrainError, prepare};
 #[cfg(feature = "torch")]
 use serde_json::json;
 
@@ -67,7 +67,7 @@ fn libtorch_trains_what_the_cpus_learner_refuses_and_judges_it_with_itself() {
         "adapter": {"from": rig.path("out/adapter")},
         "training": {"steps": 2, "batch": 4},
     });
-    rig.prepared = prepare(&Job::parse(&job.to_string()).unwrap()).unwrap();
+    rig.prepared = prepare(&Job::parse(&job.to_string()).unwrap(), &Around::default()).unwrap();
     let control = Control::default();
     let mut learner = rig.learner();
     let outcome = rig
@@ -88,7 +88,7 @@ fn libtorch_trains_what_the_cpus_learner_refuses_and_judges_it_with_itself() {
 #[test]
 fn what_one_learner_began_no_other_goes_on_with() {
     let mut rig = Rig::with(|_| {}, &ATEN);
-    rig.prepared = prepare(&rig.job).unwrap();
+    rig.prepared = prepare(&rig.job, &Around::default()).unwrap();
     assert!(rig.prepared.resumed.is_some());
     rig.args.kernels = crate::Kernels::Auto;
     let (mut learner, control) = (rig.learner(), Control::default());

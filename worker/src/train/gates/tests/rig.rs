@@ -7,7 +7,7 @@ use std::{
 
 use clap::Parser as _;
 use hyprstream_goldens::Tiny;
-use hyprstream_training::{NoObserver, Outcome, prepare};
+use hyprstream_training::{Around, NoObserver, Outcome, prepare};
 use serde_json::{Map, Value, json};
 
 use super::super::*;
@@ -97,7 +97,7 @@ impl Rig {
         });
         change(&mut job);
         let job = Job::parse(&job.to_string()).unwrap();
-        let prepared = prepare(&job).unwrap();
+        let prepared = prepare(&job, &Around::default()).unwrap();
         let parsed = [
             "hyprstream-worker",
             "train",
