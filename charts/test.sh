@@ -113,10 +113,85 @@ if grep -q -e '--worker-ca-file' -e 'serverName: workers' "$out/off.yaml" \
     exit 1
 fi
 
+# Has to have each of the lines, in the document of that kind and name.
+holds() {
+    kind=$1 name=$2 file=$3
+    shift 3
+    awk -v RS='---\n' -v kind="kind: $kind\n" -v name="  name: $name\n" \
+        'index($0, kind) && index($0, name)' "$file" > "$out/one"
+    for line; do
+        if ! grep -q -x -e " *$line" "$out/one"; then
+            echo "$kind $name has no line $line" >&2
+            exit 1
+        fi
+    done
+}
+
+echo "== the gateway behind an Ingress"
+helm template hyprstream "$chart" --set ingress.className=contour > "$out/contour.yaml"
+holds Ingress hyprstream-gateway "$out/contour.yaml" \
+    'projectcontour.io/response-timeout: infinity' \
+    'projectcontour.io/retry-on: connect-failure,refused-stream,reset-before-request' \
+    'projectcontour.io/num-retries: "10"'
+holds Service hyprstream-gateway "$out/contour.yaml" 'projectcontour.io/max-retries: "16384"' \
+    'projectcontour.io/max-requests: "16384"' 'projectcontour.io/max-connections: "16384"' \
+    'projectcontour.io/max-pending-requests: "16384"'
+helm template hyprstream "$chart" --set ingress.className=nginx > "$out/nginx.yaml"
+holds Ingress hyprstream-gateway "$out/nginx.yaml" \
+    'nginx.ingress.kubernetes.io/proxy-buffering: "off"' \
+    'nginx.ingress.kubernetes.io/proxy-body-size: 16m'
+
+echo "== the registry behind an Ingress"
+if awk -v RS='---\n' \
+    '/kind: Ingress\n/ && /  name: hyprstream-registry\n/ {found = 1} END {exit !found}' "$out/nginx.yaml"; then
+    echo "the registry has an Ingress though nobody asked for it" >&2
+    exit 1
+fi
+outside="--set registry.ingress.enabled=true --set registry.ingress.host=git.example.org"
+for tls in false true; do
+    for class in nginx contour; do
+        helm template hyprstream "$chart" $outside --set tls.enabled=$tls \
+            --set registry.ingress.className=$class > "$out/$class-$tls.yaml"
+        holds Ingress hyprstream-registry "$out/$class-$tls.yaml" "ingressClassName: \"$class\"" \
+            '- path: "/git"' 'host: "git.example.org"'
+    done
+    port=http
+    if [ $tls = true ]; then port=https; fi
+    holds Ingress hyprstream-registry "$out/contour-$tls.yaml" \
+        'projectcontour.io/response-timeout: infinity' "port: {name: $port}"
+    holds Ingress hyprstream-registry "$out/nginx-$tls.yaml" "port: {name: $port}" \
+        'nginx.ingress.kubernetes.io/proxy-body-size: "0"' \
+        'nginx.ingress.kubernetes.io/proxy-buffering: "off"' \
+        'nginx.ingress.kubernetes.io/proxy-request-buffering: "off"' \
+        'nginx.ingress.kubernetes.io/proxy-read-timeout: "3600"' \
+        'nginx.ingress.kubernetes.io/proxy-send-timeout: "3600"'
+    holds Service hyprstream-registry "$out/nginx-$tls.yaml" "- name: $port"
+done
+holds Ingress hyprstream-registry "$out/nginx-true.yaml" \
+    'nginx.ingress.kubernetes.io/backend-protocol: HTTPS'
+holds Service hyprstream-registry "$out/contour-true.yaml" \
+    'projectcontour.io/upstream-protocol.tls: 443,https'
+if grep -q -e 'backend-protocol' "$out/nginx-false.yaml" \
+    || grep -q -e 'upstream-protocol' "$out/contour-false.yaml" "$out/nginx-true.yaml"; then
+    echo "an ingress would speak TLS to who speaks none" >&2
+    exit 1
+fi
+traefik="$outside --set registry.ingress.className=traefik --set tls.enabled=true"
+if helm template hyprstream "$chart" $traefik > "$out/refused" 2>&1; then
+    echo "Traefik would have to believe a certificate that it does not know" >&2
+    exit 1
+fi
+transport='traefik\.ingress\.kubernetes\.io/service\.serverstransport'
+helm template hyprstream "$chart" $traefik \
+    --set "registry.service.annotations.$transport=default-registry@kubernetescrd" > "$out/traefik.yaml"
+holds Service hyprstream-registry "$out/traefik.yaml" \
+    'traefik.ingress.kubernetes.io/service.serversscheme: https' \
+    'traefik.ingress.kubernetes.io/service.serverstransport: default-registry@kubernetescrd'
+
 echo "== values that must be refused"
 for wrong in gateway.replicas=many gatway.replicas=1 ingress.controller=caddy \
     images.pullPolicy=Sometimes httpRoute.enabled=true csi.stateDir=relative registry.extraArgs[0]=x \
-    registry.allowUpstreams[0]=http://host/ registry.kubernetesTokens.audience= tls.acceptPlain=maybe tls.workers=maybe tls.workers=strict tls.overlap=soon networkPolicy.apiServer[0]=host operator.allowInsecureCredentials[0]=http://host; do
+    registry.allowUpstreams[0]=http://host/ registry.kubernetesTokens.audience= tls.acceptPlain=maybe registry.ingress.controller=caddy registry.ingress.paths[0]=git tls.workers=maybe tls.workers=strict tls.overlap=soon networkPolicy.apiServer[0]=host operator.allowInsecureCredentials[0]=http://host; do
     if helm template hyprstream "$chart" --set "$wrong" > "$out/refused" 2>&1; then
         echo "--set $wrong was accepted" >&2
         exit 1

@@ -257,7 +257,11 @@ impl Operator {
             touched.inspect(move |_| wake.notify_one())
         };
         side.spawn(forward(touched, trigger.clone()));
-        side.spawn(follow_pushes(self.registry.clone(), sources.clone()));
+        side.spawn(follow_pushes(
+            self.registry.clone(),
+            sources.clone(),
+            recorder.clone(),
+        ));
 
         let scopes: Vec<Option<String>> = if self.namespaces.is_empty() {
             vec![None]

@@ -18,6 +18,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use hyprstream_contract::registry::{Change, ChangeKind};
 use parking_lot::Mutex;
 use serde::Serialize;
 
@@ -125,6 +126,27 @@ impl Entry {
         self.result = Outcome::Refused;
         self.reason = Some(reason.into());
         self
+    }
+
+    /// The same as followers of the repository are told, whose default branch is `head`.
+    pub(crate) fn change(&self, head: Option<&str>) -> Change {
+        let kind = match self.action {
+            "push" => ChangeKind::Push,
+            "commit" => ChangeKind::Commit,
+            "merge" => ChangeKind::Merge,
+            "fork" => ChangeKind::Fork,
+            "delete" => ChangeKind::Delete,
+            _ => ChangeKind::Other,
+        };
+        Change {
+            kind,
+            subject: self.subject.clone(),
+            reference: self.reference.clone(),
+            is_default: self.reference.is_some() && self.reference.as_deref() == head,
+            old: self.old.clone(),
+            new: self.new.clone(),
+            bytes: self.bytes,
+        }
     }
 }
 

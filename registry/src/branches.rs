@@ -24,7 +24,6 @@ use crate::{
     commits::of_repository,
     git,
     keep::{self, Refs},
-    names::Repository,
     refusal::Refusal,
     state::{State, blocking},
 };
@@ -150,13 +149,11 @@ pub(crate) async fn delete(
     let delete = ["update-ref", "-d", &name, &tip];
     let deleted = state.git.run(&path, &delete).await;
     deleted.map_err(|error| failed(&error))?;
-    if let Repository::Pushed { namespace, name } = &repository {
-        state.events.push(namespace.as_str(), name.as_str());
-    }
     let mut entry = access.entry("delete");
     (entry.reference, entry.old) = (Some(name), Some(tip));
     entry.objects = (objects > 0).then_some(objects);
     state.audit.note(&entry);
+    state.announce(&repository, &[entry]);
     tracing::info!(%repository, branch, objects, bytes, "deleted a branch");
     Ok(StatusCode::NO_CONTENT)
 }

@@ -70,11 +70,11 @@ pub(crate) async fn commit(
     let request: CommitRequest = parse(&body)?;
     validate(&request).map_err(Refusal::bad_request)?;
     let access = Access::named(&request.repository, principal)?;
-    let Repository::Pushed { namespace, name } = &access.repository else {
+    if matches!(access.repository, Repository::Mirror(_)) {
         return Err(Refusal::bad_request(
             "mirrors are read-only; fork this one, or push to its upstream",
         ));
-    };
+    }
     access.writable(&state).await?;
     let reference = format!("refs/heads/{}", request.branch);
     if let Some(why) = git::forbids_forward(&state, &access, &reference).await? {
@@ -124,10 +124,10 @@ pub(crate) async fn commit(
     {
         tracing::warn!(repository = %access.repository, %error, "HEAD could not be set after a commit");
     }
-    state.events.push(namespace.as_str(), name.as_str());
     entry.old = Some(before.map_or_else(|| "0".repeat(40), |before| before.to_string()));
     entry.new = Some(after.to_string());
     state.audit.note(&entry);
+    state.announce(&access.repository, &[entry]);
     tracing::info!(repository = %access.repository, changes = request.changes.len(), "commit");
     let commit = after
         .as_str()

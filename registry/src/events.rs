@@ -1,11 +1,11 @@
-//! What was pushed lately.
+//! What was pushed lately, or changed otherwise.
 
 use std::{
     collections::VecDeque,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use hyprstream_contract::registry::{EventPage, PushEvent};
+use hyprstream_contract::registry::{Change, EventPage, PushEvent};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -33,18 +33,25 @@ impl Events {
         }
     }
 
-    /// Notes a push.
-    pub(crate) fn push(&self, namespace: &str, name: &str) {
+    /// Notes that a repository changed, an event for each change that is known.
+    pub(crate) fn push(&self, namespace: &str, name: &str, changes: Vec<Change>) {
+        let mut changes: Vec<_> = changes.into_iter().map(Some).collect();
+        if changes.is_empty() {
+            changes.push(None);
+        }
         let mut ring = self.ring.lock();
-        let sequence = *self.last.borrow() + 1;
-        let (namespace, name) = (namespace.to_owned(), name.to_owned());
-        ring.push_back(PushEvent {
-            sequence,
-            namespace,
-            name,
-        });
-        if ring.len() > KEPT {
-            ring.pop_front();
+        let mut sequence = *self.last.borrow();
+        for change in changes {
+            sequence += 1;
+            ring.push_back(PushEvent {
+                sequence,
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+                change,
+            });
+            if ring.len() > KEPT {
+                ring.pop_front();
+            }
         }
         self.last.send_replace(sequence);
     }
@@ -87,6 +94,8 @@ impl Events {
 mod tests {
     use std::sync::Arc;
 
+    use hyprstream_contract::registry::ChangeKind;
+
     use super::*;
 
     const SOON: Duration = Duration::from_secs(20);
@@ -96,8 +105,8 @@ mod tests {
         let events = Arc::new(Events::new());
         let start = events.after(0, SOON).await;
         assert!(start.reset && start.events.is_empty());
-        events.push("a", "m");
-        events.push("a", "n");
+        events.push("a", "m", Vec::new());
+        events.push("a", "n", Vec::new());
         let page = events.after(start.last, SOON).await;
         let names: Vec<_> = page.events.iter().map(|e| e.name.as_str()).collect();
         assert_eq!((names, page.reset), (vec!["m", "n"], false));
@@ -109,6 +118,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn each_ref_of_a_push_is_an_event() {
+        let events = Events::new();
+        let start = events.after(0, SOON).await;
+        let change = |reference: &str| Change {
+            kind: ChangeKind::Push,
+            subject: "alice".to_owned(),
+            reference: Some(reference.to_owned()),
+            is_default: false,
+            old: None,
+            new: None,
+            bytes: None,
+        };
+        let both = vec![change("refs/heads/a"), change("refs/heads/b")];
+        events.push("a", "m", both.clone());
+        let page = events.after(start.last, SOON).await;
+        let changes: Vec<_> = page.events.into_iter().filter_map(|e| e.change).collect();
+        assert_eq!((changes, page.last), (both, start.last + 2));
+    }
+
+    #[tokio::test]
     async fn a_waiting_reader_is_woken_by_a_push() {
         let events = Arc::new(Events::new());
         let last = events.after(0, SOON).await.last;
@@ -117,7 +146,7 @@ mod tests {
             async move { events.after(last, SOON).await }
         });
         tokio::task::yield_now().await;
-        events.push("a", "m");
+        events.push("a", "m", Vec::new());
         assert_eq!(waiting.await.unwrap().events.len(), 1);
     }
 
@@ -126,7 +155,7 @@ mod tests {
         let events = Events::new();
         let last = events.after(0, SOON).await.last;
         for _ in 0..=KEPT {
-            events.push("a", "m");
+            events.push("a", "m", Vec::new());
         }
         assert!(events.after(last, SOON).await.reset);
         assert!(!events.after(last + 1, SOON).await.reset);

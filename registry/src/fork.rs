@@ -79,13 +79,13 @@ pub(crate) async fn fork(
             }
             made => Some(made?),
         };
-        if let (Some(_), Repository::Pushed { namespace, name }) = (&made, &target.repository) {
-            state.events.push(namespace.as_str(), name.as_str());
-        }
     }
     let mut entry = target.entry("fork");
     entry.from = Some(from.to_string());
     entry.new = commit.as_ref().map(ToString::to_string);
+    if made.is_some() {
+        state.announce(&target.repository, std::slice::from_ref(&entry));
+    }
     let answer = match (made, &commit) {
         (Some(made), _) => made,
         (None, Some(commit)) => top_up::top_up(&state, &from, &target, commit).await?,

@@ -133,14 +133,14 @@ pub struct GitLimits {
 }
 
 impl Default for GitLimits {
-    /// 32 processes, 5 minutes, 1 KiB/s, 30 minutes of work, 8 GiB of memory, packs of 2 GiB.
+    /// 32 processes, 5 minutes, 1 KiB/s, 30 minutes of work, 512 MiB of memory, packs of 2 GiB.
     fn default() -> Self {
         Self {
             processes: 32,
             idle: Duration::from_mins(5),
             least_bytes_per_second: 1 << 10,
             work: Duration::from_mins(30),
-            push_memory_bytes: 8 << 30,
+            push_memory_bytes: 512 << 20,
             max_push_bytes: 2 << 30,
         }
     }

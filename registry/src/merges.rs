@@ -49,11 +49,11 @@ pub(crate) async fn merge(
         ));
     }
     let access = Access::named(&request.repository, principal)?;
-    let Repository::Pushed { namespace, name } = &access.repository else {
+    if matches!(access.repository, Repository::Mirror(_)) {
         return Err(Refusal::bad_request(
             "mirrors are read-only; fork this one, or push to its upstream",
         ));
-    };
+    }
     access.readable(&state).await?;
     let into = format!("refs/heads/{}", request.into);
     if let Some(why) = git::forbids_forward(&state, &access, &into).await? {
@@ -111,10 +111,10 @@ pub(crate) async fn merge(
         is_commit,
     } = merged;
     if before != after {
-        state.events.push(namespace.as_str(), name.as_str());
         entry.old = Some(before.to_string());
         entry.new = Some(after.to_string());
         state.audit.note(&entry);
+        state.announce(&access.repository, &[entry]);
         tracing::info!(repository = %access.repository, "merge");
     }
     let kind = match (is_commit, before == after) {

@@ -7,7 +7,6 @@ use axum::{extract::State as AxumState, http::StatusCode};
 use crate::{
     access::Access,
     collect,
-    names::Repository,
     refusal::Refusal,
     state::{State, blocking},
 };
@@ -25,6 +24,7 @@ pub(crate) async fn remove(
     }
     let removing = Arc::clone(&state);
     let entry = access.entry("delete");
+    let announced = entry.clone();
     let there = blocking(move || {
         let there = collect::remove(&removing, &repository);
         if matches!(there, Ok(true)) {
@@ -32,9 +32,7 @@ pub(crate) async fn remove(
                 tracing::warn!(%error, "objects without a repository are not collected");
             }
             tracing::info!(%repository, "removed a repository");
-            if let Repository::Pushed { namespace, name } = &repository {
-                removing.events.push(namespace.as_str(), name.as_str());
-            }
+            removing.announce(&repository, &[announced]);
         }
         there
     })

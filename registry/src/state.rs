@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     adapters::Lists,
-    audit::Audit,
+    audit::{Audit, Entry},
     auth::Auth,
     events::Events,
     git::GitRunner,
@@ -95,6 +95,18 @@ impl State {
         let (state, repository) = (Arc::clone(self), repository.clone());
         let made = blocking(move || state.layout.create(&repository)).await?;
         made.map_err(|error| Refusal::internal("making the repository", &error))
+    }
+
+    /// Tells who follows a repository that was pushed what was done to it, as the audit log has it.
+    pub(crate) fn announce(&self, repository: &Repository, done: &[Entry]) {
+        let Repository::Pushed { namespace, name } = repository else {
+            return;
+        };
+        let head = std::fs::read_to_string(self.layout.repository(repository).join("HEAD")).ok();
+        let head = head.as_deref().and_then(|text| text.strip_prefix("ref: "));
+        let head = head.map(str::trim);
+        let changes = done.iter().map(|entry| entry.change(head)).collect();
+        self.events.push(namespace.as_str(), name.as_str(), changes);
     }
 
     /// Notes that a mirror is in use, for the sake of the collector.

@@ -151,8 +151,7 @@ fn is_within(address: IpAddr, base: IpAddr, bits: u8) -> bool {
     }
 }
 
-/// The IPv4 address that an IPv6 address stands for: mapped, translated by NAT64, or tunnelled
-/// by 6to4.
+/// The IPv4 address that an IPv6 address stands for: mapped, or translated by NAT64.
 fn plain(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else {
         return address;
@@ -164,7 +163,6 @@ fn plain(address: IpAddr) -> IpAddr {
         [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
             inner(high, low)
         }
-        [0x2002, high, low, ..] => inner(high, low),
         _ => address,
     }
 }
@@ -176,7 +174,8 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
-/// Whether IANA gives the address to the public internet.
+/// Whether IANA gives the address to the public internet. The chart's NetworkPolicy has the same
+/// list.
 /// <https://www.iana.org/assignments/iana-ipv4-special-registry>
 fn is_public(address: IpAddr) -> bool {
     match address {
@@ -200,9 +199,10 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 }
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
-    // All that is given out lies in 2000::/3; of it, 2001::/23 and 2001:db8::/32 are special.
+    // All that is given out lies in 2000::/3; of it, 2001::/23, 2001:db8::/32 and 2002::/16 are
+    // special. The last is 6to4, which leads to whatever IPv4 address stands in it.
     let [a, b, ..] = address.segments();
-    a & 0xe000 == 0x2000 && !(a == 0x2001 && (b < 0x200 || b == 0xdb8))
+    a & 0xe000 == 0x2000 && !(a == 0x2001 && (b < 0x200 || b == 0xdb8)) && a != 0x2002
 }
 
 #[cfg(test)]
@@ -240,6 +240,8 @@ mod tests {
             "::ffff:10.0.0.1",
             "64:ff9b::a9fe:a9fe",
             "2002:a9fe:a9fe::1",
+            "2002:101:101::1",
+            "2001:db8::1",
         ] {
             check(&[], "h", address, false);
         }
@@ -261,6 +263,60 @@ mod tests {
         // A name alone never opens the keys of the machine.
         check(&["git.corp"], "git.corp", "169.254.169.254", false);
         check(&["169.254.0.0/16"], "h", "169.254.169.254", true);
+    }
+
+    /// Networks and what of each is left out, as the chart's NetworkPolicy lets the registry reach.
+    fn policy() -> Vec<(AllowedUpstream, Vec<AllowedUpstream>)> {
+        let text = include_str!("../../charts/hyprstream/templates/networkpolicy.yaml");
+        let (_, text) = text.split_once("# Upstreams: the internet").unwrap();
+        let (text, _) = text.split_once(".Values.registry.allowUpstreams").unwrap();
+        let networks = |text: &str| -> Vec<AllowedUpstream> {
+            let words = text.split([' ', ',', '[', ']', '"', '\n']);
+            let networks = words.filter(|word| word.contains('/'));
+            networks.map(|word| word.parse().unwrap()).collect()
+        };
+        let blocks = text.split("cidr:").skip(1).map(|block| {
+            let (within, except) = block.split_once("except:").unwrap();
+            (networks(within).remove(0), networks(except))
+        });
+        blocks.collect()
+    }
+
+    /// What the policy does with an address; a mapped one is never on the wire.
+    fn policy_allows(policy: &[(AllowedUpstream, Vec<AllowedUpstream>)], address: IpAddr) -> bool {
+        let within = |network: &AllowedUpstream| match network {
+            AllowedUpstream::Network { base, bits } => is_within(address, *base, *bits),
+            _ => false,
+        };
+        policy
+            .iter()
+            .any(|(network, except)| within(network) && !except.iter().any(within))
+    }
+
+    #[test]
+    fn the_chart_lets_the_registry_reach_what_it_calls_unasked_and_nothing_else() {
+        let policy = policy();
+        assert_eq!(policy.len(), 3, "{policy:?}");
+        let fence = Upstreams::default();
+        let check = |address: IpAddr| {
+            let allowed = policy_allows(&policy, address);
+            assert_eq!(allowed, fence.allows("h", address), "{address}");
+        };
+        // No special network of IPv4 is smaller than 256 addresses.
+        for high in 0..1_u32 << 24 {
+            for low in [0, 255] {
+                let inner = high << 8 | low;
+                check(Ipv4Addr::from_bits(inner).into());
+                check(Ipv6Addr::from_bits(0x0064_ff9b << 96 | u128::from(inner)).into());
+            }
+        }
+        for first in 0..=u16::MAX {
+            for rest in [0, 1, 0x01ff, 0x0200, 0xff9b, u16::MAX] {
+                check(Ipv6Addr::new(first, rest, 0, 0, 0, 0, 0, 1).into());
+                check(Ipv6Addr::new(first, rest, 1, 0, 0, 0, 0x0101, 0x0101).into());
+            }
+            check(Ipv6Addr::new(0x2001, first, 0, 0, 0, 0, 0, 1).into());
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 """litellm, through which many agents talk: answers, its classes of exceptions, history sent back."""
 import json
+import pathlib
 
 import httpx
 import litellm
@@ -75,18 +76,54 @@ def test_errors_are_the_exceptions_that_callers_expect(more, kind, code):
     assert caught.value.code == code
 
 
-@pytest.mark.parametrize("status, code, kind", [
-    (401, "invalid_api_key", litellm.AuthenticationError),
-    (413, "request_too_large", litellm.APIError),
-    (429, "rate_limit_exceeded", litellm.RateLimitError),
-    (503, "overloaded", litellm.ServiceUnavailableError),
-    (500, "generation_failed", litellm.InternalServerError),
-])
-def test_errors_that_a_suite_cannot_provoke_are_told_apart_by_status_and_code(status, code, kind):
-    # The worker's bodies, from a transport in its place.
-    body = {"error": {"message": "m", "type": "t", "param": None, "code": code}}
+def answering(status, body):
+    """A client whose server answers with this, whatever it is asked."""
     transport = httpx.MockTransport(lambda request: httpx.Response(status, json=body))
-    answering = openai.OpenAI(base_url=URL + "/v1", api_key="none", max_retries=0,
-                           http_client=httpx.Client(transport=transport))
+    return openai.OpenAI(base_url=URL + "/v1", api_key="none", max_retries=0,
+                         http_client=httpx.Client(transport=transport))
+
+
+@pytest.mark.parametrize("status, family, code, kind", [
+    (401, "authentication_error", "invalid_api_key", litellm.AuthenticationError),
+    (413, "invalid_request_error", "request_too_large", litellm.BadRequestError),
+    (429, "rate_limit_error", "rate_limit_exceeded", litellm.RateLimitError),
+    (503, "service_unavailable_error", "overloaded", litellm.ServiceUnavailableError),
+    (500, "server_error", "generation_failed", litellm.InternalServerError),
+])
+def test_errors_that_a_suite_cannot_provoke_are_told_apart_by_status_and_code(status, family, code, kind):
+    # The worker's bodies, from a transport in its place; the class goes by the type too.
+    body = {"error": {"message": "m", "type": family, "param": None, "code": code}}
     with pytest.raises(kind):
-        ask(client=answering)
+        ask(client=answering(status, body))
+
+
+# What a gateway sends, as its own tests provoke and record it (gateway/tests/recorded.rs).
+RECORDED = json.loads((pathlib.Path(__file__).parent / "recorded/gateway.json").read_text())
+EXPECTED = {
+    "invalid_value": litellm.BadRequestError,
+    "model_not_found": litellm.NotFoundError,
+    "model_not_ready": litellm.ServiceUnavailableError,
+    "model_unavailable": litellm.ServiceUnavailableError,
+    "overloaded": litellm.ServiceUnavailableError,
+    "rate_limit_exceeded": litellm.RateLimitError,
+    "request_too_large": litellm.BadRequestError,
+    "starting": litellm.ServiceUnavailableError,
+    "worker_lost": litellm.BadGatewayError,
+    "worker_refused": litellm.BadGatewayError,
+    "worker_timeout": litellm.Timeout,
+}
+
+
+def test_every_error_of_a_gateway_has_its_class():
+    assert RECORDED.keys() == EXPECTED.keys()
+
+
+@pytest.mark.parametrize("code", EXPECTED)
+def test_errors_of_a_gateway_are_the_exceptions_that_callers_expect(code):
+    recorded = RECORDED[code]
+    with pytest.raises(EXPECTED[code]) as caught:
+        ask(client=answering(recorded["status"], recorded["body"]))
+    assert recorded["body"]["error"]["message"] in str(caught.value)
+    with pytest.raises(openai.APIStatusError) as caught:
+        answering(recorded["status"], recorded["body"]).chat.completions.create(model=MODEL, messages=PARIS)
+    assert caught.value.code == code

@@ -208,7 +208,7 @@ pub mod reason {
     pub const INTERNAL: &str = "InternalError";
 }
 
-/// A repository on the registry changed by a push.
+/// A repository on the registry changed, by a push or otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PushEvent {
@@ -218,6 +218,69 @@ pub struct PushEvent {
     pub namespace: String,
     /// Name of the repository.
     pub name: String,
+    /// What changed, where the registry says so: one of before this member does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<Change>,
+}
+
+/// What changed in a repository, and who did it, as the audit log has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Change {
+    /// What was done.
+    pub kind: ChangeKind,
+    /// Who did it.
+    pub subject: String,
+    /// The ref that changed, in full; none if it was the repository as a whole.
+    #[serde(rename = "ref", default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// Whether `reference` is the repository's default branch.
+    #[serde(default)]
+    pub is_default: bool,
+    /// The commit that `reference` named before; zeros if it was not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old: Option<String>,
+    /// The commit that it names now; zeros if it is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new: Option<String>,
+    /// Bytes that came for it, LFS not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+}
+
+/// What was done to a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ChangeKind {
+    /// Git pushed a ref.
+    Push,
+    /// A commit was made over the API.
+    Commit,
+    /// A branch took up another over the API.
+    Merge,
+    /// The repository was made of another.
+    Fork,
+    /// The repository, or a branch over the API, was deleted.
+    Delete,
+    /// Something that this version has no name for.
+    #[serde(other)]
+    Other,
+}
+
+impl Change {
+    /// Whether what `followed` names changed by it.
+    #[must_use]
+    pub fn concerns(&self, followed: &Reference) -> bool {
+        let Some(reference) = &self.reference else {
+            return true;
+        };
+        match followed {
+            Reference::Head => self.is_default,
+            Reference::Branch(name) => reference.strip_prefix("refs/heads/") == Some(name),
+            Reference::Tag(name) => reference.strip_prefix("refs/tags/") == Some(name),
+            Reference::Commit(_) => false,
+        }
+    }
 }
 
 /// Events after the number asked for.
@@ -235,6 +298,48 @@ pub struct EventPage {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn events_are_read_from_registries_of_before_and_of_later() {
+        let read = |text: &str| serde_json::from_str::<PushEvent>(text).unwrap();
+        let before = read(r#"{"sequence":1,"namespace":"a","name":"m"}"#);
+        assert_eq!(before.change, None);
+        let later = read(
+            r#"{"sequence":1,"namespace":"a","name":"m","more":1,
+                "change":{"kind":"rebase","subject":"alice","ref":"refs/heads/x","more":2}}"#,
+        );
+        let change = later.change.unwrap();
+        assert_eq!(
+            (change.kind, change.reference.as_deref()),
+            (ChangeKind::Other, Some("refs/heads/x"))
+        );
+    }
+
+    #[test]
+    fn a_change_concerns_who_follows_its_ref() {
+        #[track_caller]
+        fn check(reference: Option<&str>, is_default: bool, followed: &Reference, expected: bool) {
+            let change = Change {
+                kind: ChangeKind::Push,
+                subject: "alice".into(),
+                reference: reference.map(str::to_owned),
+                is_default,
+                old: None,
+                new: None,
+                bytes: None,
+            };
+            assert_eq!(change.concerns(followed), expected);
+        }
+        let branch = |name: &str| Reference::Branch(name.into());
+        let tag = Reference::Tag("v1".into());
+        check(Some("refs/heads/main"), true, &Reference::Head, true);
+        check(Some("refs/heads/x"), false, &Reference::Head, false);
+        check(Some("refs/heads/x/y"), false, &branch("x/y"), true);
+        check(Some("refs/heads/x"), false, &branch("x/y"), false);
+        check(Some("refs/tags/v1"), false, &tag, true);
+        check(Some("refs/heads/v1"), false, &tag, false);
+        check(None, false, &tag, true);
+    }
 
     #[test]
     fn requests_survive_the_round_trip_and_hide_credentials() {

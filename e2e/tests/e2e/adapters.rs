@@ -9,16 +9,16 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use hyprstream_e2e::{
     Chat, Cluster, Load, Namespace, Object, Repository, TinyAdapter, run, wait_until,
 };
 use serde_json::{Value, json};
 
-use crate::{PATIENCE, Tiny, fresh_seed};
+use crate::{PATIENCE, Tiny, forward::Worker, fresh_seed};
 
 /// A tiny model, and a repository `adapters` beside it.
 pub(crate) struct Tuned {
@@ -80,14 +80,45 @@ pub(crate) fn wait_loaded(adapter: &Object, commit: &str, workers: u64) -> Resul
     .with_context(|| format!("{} on {workers} workers of {commit}: {last}", adapter.id()))
 }
 
+/// Log-probabilities that differ by no more are of the same arithmetic: what is a half in one product
+/// may be two quarters in two.
+const NEAR: f64 = 0.05;
+/// And those that differ by more are not.
+const FAR: f64 = 0.2;
+
+/// The largest distance between what two answers give to the same token, among the likeliest of each
+/// place up to the first where they chose differently.
+fn distance(one: &Value, other: &Value) -> Result<f64> {
+    let places = |answer: &Value| answer["likely"].as_array().cloned().context("no tokens");
+    let mut largest: f64 = 0.0;
+    for (one, other) in places(one)?.iter().zip(&places(other)?) {
+        let likely = one["top"].as_object().context("no likely tokens")?;
+        for (token, logprob) in likely {
+            if let (Some(one), Some(other)) = (logprob.as_f64(), other["top"][token].as_f64()) {
+                largest = largest.max((one - other).abs());
+            }
+        }
+        if one["token"] != other["token"] {
+            break;
+        }
+    }
+    Ok(largest)
+}
+
 #[test]
 fn s11_the_openai_client_gets_what_peft_computes_by_every_name_in_one_batch() -> Result<()> {
     let cluster = Cluster::from_env()?;
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/samples/sql");
     let repository = Repository::new(&cluster, "default", "sql-e2e")?;
-    for file in ["adapter_model.safetensors", "adapter_config.json"] {
-        repository.write(file, &fs::read(sample.join(file))?)?;
-    }
+    let weights = fs::read(sample.join("adapter_model.safetensors"))?;
+    let mut config: Value = serde_json::from_slice(&fs::read(sample.join("adapter_config.json"))?)?;
+    repository.write("adapter_model.safetensors", &weights)?;
+    repository.write("adapter_config.json", config.to_string().as_bytes())?;
+    // PEFT's other way to halve it.
+    let alpha = config["lora_alpha"].as_u64().context("lora_alpha")?;
+    config["lora_alpha"] = json!(alpha / 2);
+    repository.write("half/adapter_model.safetensors", &weights)?;
+    repository.write("half/adapter_config.json", config.to_string().as_bytes())?;
     let commit = repository.publish("from PEFT")?;
     cluster.kubectl(&[
         "wait",
@@ -95,15 +126,18 @@ fn s11_the_openai_client_gets_what_peft_computes_by_every_name_in_one_batch() ->
         "model/smollm2",
         "--timeout=180s",
     ])?;
-    let spec = spec(&repository.url, "smollm2", ".");
-    cluster.apply(&format!(
-        "apiVersion: hyprstream.io/v1alpha1\nkind: Adapter\n\
-         metadata: {{name: sql-e2e, namespace: default}}\nspec:\n{spec}"
-    ))?;
+    for (name, path) in [("sql-e2e", "."), ("half-e2e", "half")] {
+        let spec = spec(&repository.url, "smollm2", path);
+        cluster.apply(&format!(
+            "apiVersion: hyprstream.io/v1alpha1\nkind: Adapter\n\
+             metadata: {{name: {name}, namespace: default}}\nspec:\n{spec}"
+        ))?;
+    }
     let told = cluster.kubectl(&[
         "wait",
         "--for=condition=Ready",
         "adapter/sql-e2e",
+        "adapter/half-e2e",
         "--timeout=60s",
     ]);
     let status = cluster.get(&["adapter", "sql-e2e"])?["status"].take();
@@ -118,7 +152,9 @@ fn s11_the_openai_client_gets_what_peft_computes_by_every_name_in_one_batch() ->
     let question = expected["question"].as_str().context("the question")?;
     let tokens = expected["max_tokens"].to_string();
     let mut client = Command::new(python);
-    client.args([script, &base, "smollm2", "sql-e2e", question, &tokens]);
+    client.args([
+        script, &base, "smollm2", "sql-e2e", "half-e2e", question, &tokens,
+    ]);
     let seen: Value = serde_json::from_str(&run(&mut client)?)?;
     let answers = &expected["answers"];
     let digest = status["digest"].as_str().context("a digest")?;
@@ -140,9 +176,26 @@ fn s11_the_openai_client_gets_what_peft_computes_by_every_name_in_one_batch() ->
         let header = scale.map(|scale| format!("sql-e2e={digest}@{scale}"));
         assert_eq!(got["adapters"].as_str(), header.as_deref(), "{model}");
     }
+    // The texts are the same for the whole of it and for a half: how likely the model takes what it
+    // says, and what it might have said, tells the scale.
+    let whole = &seen["answers"]["smollm2+sql-e2e"];
+    let half = &seen["answers"]["smollm2+half-e2e"];
+    for (model, like, unlike) in [
+        ("sql-e2e", whole, half),
+        ("smollm2+sql-e2e@0.5", half, whole),
+        ("field", half, whole),
+        ("smollm2+sql-e2e@0.25+half-e2e@0.5", half, whole),
+        ("smollm2+half-e2e@2", whole, half),
+        ("smollm2+sql-e2e@0", &seen["answers"]["smollm2"], half),
+    ] {
+        let got = &seen["answers"][model];
+        let (near, far) = (distance(got, like)?, distance(got, unlike)?);
+        assert!(near <= NEAR && far >= FAR, "{model}: {near}, {far}: {seen}");
+    }
     let listed = &seen["listed"];
     assert_eq!(listed["parent"], "smollm2", "{listed}");
 
+    cluster.kubectl(&["delete", "adapter", "half-e2e"])?;
     cluster.kubectl(&["delete", "adapter", "sql-e2e"])?;
     let gone = Chat::new(&cluster.ingress, "smollm2+sql-e2e", "hello", 4);
     wait_until(PATIENCE, || {
@@ -185,11 +238,26 @@ fn s11_a_hundred_adapters_are_on_three_workers_and_a_new_worker_has_them_before_
     );
     let load = Load::start(4, &tuned.ask("+a7+a93@0.5"));
     wait_until(PATIENCE, || Ok((load.report().total() >= 40).then_some(())))?;
-    let victim = tuned.tiny.model.pods()?[0]["metadata"]["name"].clone();
-    let victim = victim.as_str().context("a pod")?;
-    tuned
-        .cluster()
-        .kubectl(&["-n", &tuned.namespace().name, "delete", "pod", victim])?;
+    let pods = || -> Result<BTreeSet<String>> {
+        let pods = tuned.tiny.model.pods()?;
+        let names = pods.iter().map(|pod| pod["metadata"]["name"].as_str());
+        names
+            .map(|name| Ok(name.context("a pod's name")?.to_owned()))
+            .collect()
+    };
+    let old = pods()?;
+    let victim = old.first().context("a pod")?;
+    let namespace = tuned.namespace().name.as_str();
+    // Whoever waits until it is gone sees the new one when it is ready already.
+    let delete = ["-n", namespace, "delete", "pod", victim, "--wait=false"];
+    tuned.cluster().kubectl(&delete)?;
+    let new = wait_until(PATIENCE, || Ok(pods()?.difference(&old).next().cloned()))?;
+    let listed = listed_when_ready(&tuned.tiny, &new)?;
+    let lacking: Vec<_> = names
+        .iter()
+        .filter(|name| !listed.contains(*name))
+        .collect();
+    assert_eq!(lacking, Vec::<&String>::new(), "of the new worker");
     wait_until(PATIENCE, || {
         Ok((tuned.tiny.model.get()?["status"]["readyReplicas"] == 3).then_some(()))
     })?;
@@ -204,6 +272,34 @@ fn s11_a_hundred_adapters_are_on_three_workers_and_a_new_worker_has_them_before_
         wait_loaded(&tuned.namespace().adapter(name), &commit, 3)?;
     }
     Ok(())
+}
+
+/// The models that a new worker lists when it first says that it is ready. The gateway would not
+/// show it: it asks another worker for what one lacks.
+fn listed_when_ready(tiny: &Tiny, pod: &str) -> Result<BTreeSet<String>> {
+    let begun = Instant::now();
+    let mut way = None;
+    while begun.elapsed() < PATIENCE {
+        // A way to a container that does not listen yet ends with the first connection.
+        let Some(worker) = way.take().or_else(|| Worker::of(tiny, pod).ok()) else {
+            std::thread::sleep(Duration::from_millis(100));
+            continue;
+        };
+        let Ok((status, _)) = worker.get("/ready") else {
+            continue;
+        };
+        if status == 200 {
+            let (status, body) = worker.get("/v1/models")?;
+            ensure!(status == 200, "{status}: {body}");
+            let list: Value = serde_json::from_str(&body)?;
+            let models = list["data"].as_array().context("no list")?;
+            let ids = models.iter().filter_map(|model| model["id"].as_str());
+            return Ok(ids.map(str::to_owned).collect());
+        }
+        way = Some(worker);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    bail!("{pod} did not turn ready")
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod bad_sources;
 mod bystanders;
 mod certificates;
 mod disks;
+mod forward;
 mod grants;
 mod kills;
 mod last_good;

@@ -1,9 +1,8 @@
 //! TLS between the gateway and workers.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
-    process::{Child, ChildStdout, Stdio},
+    io::{Read, Write},
+    net::TcpStream,
     sync::Arc,
     time::Duration,
 };
@@ -13,12 +12,13 @@ use hyprstream_e2e::{Chat, Load, Model, wait_until};
 use hyprstream_tls::Trust;
 use rustls::{ClientConnection, pki_types::CertificateDer};
 
-use crate::{PATIENCE, Tiny};
+use crate::{PATIENCE, Tiny, forward::Forward};
 
 /// The kubelet looks at a pod's Secrets every minute and a half at most, and is told late of one that
 /// was deleted.
 const KUBELET: Duration = Duration::from_mins(5);
-const PORT: u16 = 8443;
+/// Where workers speak TLS.
+pub(crate) const PORT: u16 = 8443;
 
 /// Whether workers speak TLS and nothing else here, as their Model's URL says.
 pub(crate) fn is_spoken(model: &Model) -> Result<bool> {
@@ -26,45 +26,8 @@ pub(crate) fn is_spoken(model: &Model) -> Result<bool> {
     Ok(url.as_str().context("no URL")?.starts_with("https://"))
 }
 
-/// A way to a port of a pod.
-struct Forward {
-    child: Child,
-    address: SocketAddr,
-    /// Where kubectl tells of each connection; it would end where nobody could hear it.
-    _told: BufReader<ChildStdout>,
-}
-
-impl Forward {
-    fn to(tiny: &Tiny, pod: &str, port: u16) -> Result<Self> {
-        let port = format!(":{port}");
-        let mut child = tiny
-            .cluster
-            .kubectl_command(&["-n", &tiny.namespace.name, "port-forward", pod, &port])
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("start kubectl port-forward")?;
-        let mut line = String::new();
-        let mut told = BufReader::new(child.stdout.take().context("stdout")?);
-        told.read_line(&mut line)?;
-        // Forwarding from 127.0.0.1:40000 -> 8443
-        let address = line.split_whitespace().nth(2).context("no address")?;
-        Ok(Self {
-            address: address.parse().with_context(|| format!("read {line:?}"))?,
-            child,
-            _told: told,
-        })
-    }
-}
-
-impl Drop for Forward {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// The Secret with the certificate of the workers.
-fn secret(tiny: &Tiny, key: &str) -> Result<String> {
+pub(crate) fn secret(tiny: &Tiny, key: &str) -> Result<String> {
     let template = format!("go-template={{{{index .data {key:?} | base64decode}}}}");
     let namespace = tiny.namespace.name.as_str();
     let arguments = ["-n", namespace, "get", "secret", "tiny-worker-tls", "-o"];

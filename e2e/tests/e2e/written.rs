@@ -1,9 +1,18 @@
 //! Volumes that a pod writes to, with a plain pod and nothing of the operator's.
 
-use std::time::Duration;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use hyprstream_e2e::{Cluster, Repository, TinyModel, wait_until};
+use hyprstream_git2db::{
+    Include,
+    commit::{self, Author, Upper, stage_upper},
+    store::ObjectStore,
+};
 
 use crate::{PATIENCE, fresh_seed, grants::grant_by_hand};
 
@@ -68,6 +77,60 @@ spec:
     fn run(&self, pod: &str, script: &str) -> Result<String> {
         self.kubectl(&["exec", pod, "--", "sh", "-c", script])
     }
+}
+
+/// The upper in which a file has this content, as the node plugin sees it: its disk is mounted in the
+/// plugin's namespace alone.
+fn upper_with(file: &str, content: &str) -> Result<PathBuf> {
+    for process in fs::read_dir("/proc").context("list processes")? {
+        let volumes = process?.path().join("root/var/lib/hyprstream/volumes");
+        // Not a process, or one that has no volumes.
+        let Ok(volumes) = fs::read_dir(volumes) else {
+            continue;
+        };
+        for volume in volumes.flatten() {
+            let upper = volume.path().join("disk/upper");
+            if fs::read_to_string(upper.join(file)).is_ok_and(|found| found.trim() == content) {
+                return Ok(upper);
+            }
+        }
+    }
+    anyhow::bail!("no node plugin has a volume with {content:?} in {file}")
+}
+
+/// Commits what is in the upper on the commit below it, with git2db, and requires that just these
+/// files changed, as `git diff --name-status` says it.
+fn require_committed(
+    work: &Repository,
+    base: &str,
+    folder: &Path,
+    expected: &[&str],
+) -> Result<()> {
+    let place = tempfile::tempdir()?;
+    let bare = place.path().join("bare");
+    let bare_text = bare.to_str().context("a path")?;
+    work.git(&["clone", "--quiet", "--bare", ".", bare_text])?;
+    let store = ObjectStore::open(&place.path().join("store"))?;
+    let base_commit = base.parse()?;
+    let upper = Upper {
+        folder,
+        base: &base_commit,
+        include: &Include::all(),
+        user_attributes: false,
+    };
+    let staged = stage_upper(&bare, &upper, &store)?;
+    let author = Author {
+        name: "e2e".to_owned(),
+        email: "e2e@example.org".to_owned(),
+    };
+    let made = commit::commit(&bare, "main", &staged, &author, "what a pod wrote")?;
+    let made = made.to_string();
+    let git = |args: &[&str]| work.git(&[&["--git-dir", bare_text], args].concat());
+    assert_eq!(git(&["rev-parse", &format!("{made}^")])?, base);
+    let changed = git(&["diff", "--name-status", "--no-renames", base, &made])?;
+    assert_eq!(changed.lines().collect::<Vec<_>>(), expected);
+    assert_eq!(git(&["show", &format!("{made}:config.json")])?, "changed");
+    git(&["fsck", "--strict", "--no-dangling"]).map(drop)
 }
 
 #[test]
@@ -143,8 +206,11 @@ spec:
     here.wait_running("first")?;
     let full = here.run(
         "first",
-        "echo new > /m/new.txt; dd if=/dev/zero of=/m/big bs=1M count=200 2>&1 || true; \
-         ls -l /m/big",
+        &format!(
+            "echo {namespace} > /m/new.txt; rm /m/generation_config.json; \
+             mv /m/tokenizer.json /m/moved.json; dd if=/dev/zero of=/m/big bs=1M count=200 2>&1 || \
+             true; ls -l /m/big"
+        ),
     )?;
     ensure!(full.contains("No space left on device"), "{full}");
     // What is in the way of nobody: the same file again, and smaller ones.
@@ -164,8 +230,21 @@ spec:
     here.pod("third", Some(&node), "true")?;
     here.wait_running("third")?;
     let read = here.run("third", "cat /m/new.txt /m/small /m/config.json")?;
-    assert_eq!(read.trim(), "new\nfits\nchanged");
+    assert_eq!(read.trim(), format!("{namespace}\nfits\nchanged"));
     here.run("third", "test -s /m/model.safetensors && test ! -e /m/big")?;
+
+    // Nobody writes to it now, and it is there for as long as the pod has it.
+    here.run("third", "sync")?;
+    let upper = upper_with("new.txt", &namespace)?;
+    let changed = [
+        "M\tconfig.json",
+        "D\tgeneration_config.json",
+        "A\tmoved.json",
+        "A\tnew.txt",
+        "A\tsmall",
+        "D\ttokenizer.json",
+    ];
+    require_committed(&repository, &commit, &upper, &changed)?;
     here.kubectl(&["delete", "pod", "third", "--wait=true"])?;
     here.kubectl(&["delete", "pvc", "work"])?;
     here.cluster.kubectl(&["delete", "pv", &volume])?;

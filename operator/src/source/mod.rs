@@ -19,6 +19,7 @@
 //! Findings live in memory. After a restart every reference is resolved once more, and until then
 //! a reconciliation keeps to what the cluster holds.
 
+mod pushes;
 mod resolve;
 mod secret;
 mod spec;
@@ -30,17 +31,21 @@ use std::{
     time::Duration,
 };
 
-use hyprstream_contract::{CommitId, registry::Reference};
+use hyprstream_api::Model;
+use hyprstream_contract::{
+    CommitId,
+    registry::{Change, Reference},
+};
 use hyprstream_slots::Slots;
-use kube::Client;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{Client, Resource as _};
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use self::resolve::Resolver;
-pub use self::spec::InvalidSource;
+pub use self::{pushes::follow_pushes, spec::InvalidSource};
 use crate::{
-    chain,
     kind::{Subject, Trigger},
     registry::Registry,
 };
@@ -173,6 +178,7 @@ struct Shared {
 
 struct Entry {
     key: SourceKey,
+    subject: Subject,
     token: Option<String>,
     wake: Arc<Notify>,
     findings: Arc<Mutex<Findings>>,
@@ -247,6 +253,7 @@ impl Sources {
             uid.to_owned(),
             Entry {
                 key: key.clone(),
+                subject: subject.clone(),
                 token,
                 wake,
                 findings,
@@ -291,6 +298,27 @@ impl Sources {
         entries.retain(|uid, _| keep(uid));
     }
 
+    /// The objects that follow what changed in a repository of the registry.
+    pub fn concerned(&self, repository: (&str, &str), change: &Change) -> Vec<ObjectReference> {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let follows = |entry: &Entry| {
+            own_repository(&entry.key.url) == Some(repository)
+                && change.concerns(&entry.key.reference)
+        };
+        entries
+            .iter()
+            .filter(|(_, entry)| follows(entry))
+            .map(|(uid, entry)| ObjectReference {
+                api_version: Some(Model::api_version(&()).into_owned()),
+                kind: Some(entry.subject.kind.to_owned()),
+                namespace: Some(entry.subject.namespace.clone()),
+                name: Some(entry.subject.name.clone()),
+                uid: Some(uid.clone()),
+                ..ObjectReference::default()
+            })
+            .collect()
+    }
+
     /// Resolves at once what follows a repository of the registry; `None` for all of them.
     pub fn pushed(&self, repository: Option<(&str, &str)>) {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
@@ -310,42 +338,6 @@ pub fn own_repository(url: &str) -> Option<(&str, &str)> {
     let (namespace, name) = url.strip_prefix("hyprstream://")?.split_once('/')?;
     let name = name.trim_end_matches('/');
     Some((namespace, name.strip_suffix(".git").unwrap_or(name)))
-}
-
-/// Tells `sources` of every push to the registry. Never ends by itself.
-pub async fn follow_pushes(registry: Registry, sources: Arc<Sources>) {
-    let mut after = 0;
-    let mut first = true;
-    let mut pause = Duration::from_secs(1);
-    loop {
-        match registry.events(after).await {
-            Ok(page) => {
-                pause = Duration::from_secs(1);
-                after = page.last;
-                // What the tasks resolved before the first answer may be older than its events.
-                if page.reset || first {
-                    sources.pushed(None);
-                }
-                first = false;
-                for event in &page.events {
-                    tracing::debug!(
-                        namespace = event.namespace,
-                        repository = event.name,
-                        "pushed to the registry"
-                    );
-                    sources.pushed(Some((&event.namespace, &event.name)));
-                }
-            }
-            Err(error) => {
-                tracing::warn!(
-                    error = chain(&error),
-                    "cannot follow pushes to the registry"
-                );
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(15));
-            }
-        }
-    }
 }
 
 #[cfg(test)]

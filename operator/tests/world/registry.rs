@@ -18,8 +18,9 @@ use hyprstream_contract::{
     adapters::{ADAPTERS_PATH, AdapterList, ListedModels, Stored},
     grants::{GRANTS_PATH, Grant, KeptGrants, is_handle},
     registry::{
-        ApiError, Credentials, EVENTS_PATH, EventPage, MIRRORS_PATH, MirrorRequest, MirrorState,
-        MirrorStatus, PushEvent, RESOLVE_PATH, ResolveRequest, ResolveResponse, Upstream,
+        ApiError, Change, Credentials, EVENTS_PATH, EventPage, MIRRORS_PATH, MirrorRequest,
+        MirrorState, MirrorStatus, PushEvent, RESOLVE_PATH, ResolveRequest, ResolveResponse,
+        Upstream,
     },
     repositories::{FORKS_PATH, Fork, ForkRequest},
 };
@@ -232,6 +233,24 @@ impl FakeRegistry {
             sequence,
             namespace: namespace.to_owned(),
             name: name.to_owned(),
+            change: None,
+        });
+        drop(inner);
+        self.pushed.notify_waiters();
+    }
+
+    /// A change of `hyprstream://namespace/name` of which the registry says who made it.
+    pub fn change(&self, namespace: &str, name: &str, change: Change) {
+        if let Some(commit) = &change.new {
+            self.set_head(&format!("hyprstream://{namespace}/{name}"), Ok(commit));
+        }
+        let mut inner = self.state.lock().unwrap();
+        let sequence = inner.events.len() as u64 + 1;
+        inner.events.push(PushEvent {
+            sequence,
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            change: Some(change),
         });
         drop(inner);
         self.pushed.notify_waiters();

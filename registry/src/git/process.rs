@@ -228,6 +228,12 @@ impl GitRunner {
             Command::new("git")
         };
         let mut command = self.command(git, request.protocol, request.is_mirror);
+        if program == Program::ReceivePack {
+            // What is mapped of packs counts too.
+            for setting in ["core.packedGitWindowSize=32m", "core.packedGitLimit=128m"] {
+                command.args(["-c", setting]);
+            }
+        }
         command
             .args(arguments)
             .arg(request.repository)
@@ -281,14 +287,17 @@ impl GitRunner {
         }
     }
 
-    /// Git with a bound on its memory: what a pack says of itself may be anything. Only the shell
-    /// can set it without unsafe code.
+    /// Git with a bound on its memory: what a pack says of itself may be anything, and a delta of a
+    /// few bytes may say that it makes gigabytes. Only the shell can set it without unsafe code. Where
+    /// memory runs out all the same, the kernel is to take this process and not the registry.
     fn limited(&self) -> Command {
         let mut command = Command::new("sh");
         let kib = self.limits.push_memory_bytes >> 10;
         command
             .arg("-c")
-            .arg(format!("ulimit -v {kib}; exec git \"$@\""))
+            .arg(format!(
+                "echo 1000 2>/dev/null > /proc/self/oom_score_adj; ulimit -v {kib}; exec git \"$@\""
+            ))
             .arg("git");
         command
     }

@@ -17,9 +17,7 @@ use super::{
     judge::Verdict,
     process::{Finisher, Outcome},
 };
-use crate::{
-    access::Access, audit, limits::GitLimits, names::Repository, refusal::Refusal, state::State,
-};
+use crate::{access::Access, audit, limits::GitLimits, refusal::Refusal, state::State};
 
 /// Waits for other pushes to the repository. What it returns announces this one, keeps the
 /// repository in order, and takes away what a refused push has left.
@@ -54,12 +52,10 @@ pub(super) async fn finisher(
             }
             drop_quarantine(&path);
             let after = Contents::of(&state.git, &path).await;
-            note(&state, &access, &commands, after.as_ref(), &outcome);
+            let done = note(&state, &access, &commands, after.as_ref(), &outcome);
             let removed = before.and_then(|before| Some(before.drop_refused(&after?)));
             // Some refs may have moved even if the push as a whole failed.
-            if let Repository::Pushed { namespace, name } = &repository {
-                state.events.push(namespace.as_str(), name.as_str());
-            }
+            state.announce(&repository, &done);
             tracing::info!(%repository, result, ?removed, "push");
         }
         .boxed()
@@ -104,14 +100,15 @@ pub(super) async fn pass_over(body: Body, limits: &GitLimits) -> Result<(), Refu
 }
 
 /// Tells the audit log what became of each ref that git was asked to change. What the refs name
-/// now counts, whatever git had time to say.
+/// now counts, whatever git had time to say. Returns what was done.
 fn note(
     state: &State,
     access: &Access,
     commands: &[Command],
     after: Option<&Contents>,
     outcome: &Outcome,
-) {
+) -> Vec<audit::Entry> {
+    let mut all_done = Vec::new();
     let refs = after.map(Contents::names).unwrap_or_default();
     let said: HashMap<_, _> = outcome.report.results().iter().cloned().collect();
     for command in commands {
@@ -126,7 +123,11 @@ fn note(
             entry.reason = said.get(&command.name).cloned().flatten();
         }
         state.audit.note(&entry);
+        if done {
+            all_done.push(entry);
+        }
     }
+    all_done
 }
 
 fn of(mut entry: audit::Entry, command: &Command) -> audit::Entry {

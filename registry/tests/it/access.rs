@@ -3,7 +3,8 @@
 use std::os::unix::fs::MetadataExt;
 
 use hyprstream_contract::registry::{
-    EVENTS_PATH, EventPage, MirrorState, RESOLVE_PATH, Reference, ResolveRequest, reason,
+    ChangeKind, EVENTS_PATH, EventPage, MirrorState, RESOLVE_PATH, Reference, ResolveRequest,
+    reason,
 };
 
 use crate::{
@@ -362,6 +363,16 @@ fn a_push_is_announced_to_those_who_wait() {
             (events[0].namespace.as_str(), events[0].name.as_str()),
             ("a", "m")
         );
+        let change = events[0].change.as_ref().unwrap();
+        assert_eq!(
+            (change.kind, change.subject.as_str(), change.is_default),
+            (ChangeKind::Push, "admin token", true)
+        );
+        assert_eq!(change.reference.as_deref(), Some("refs/heads/main"));
+        assert_eq!(change.old.as_deref(), Some("0".repeat(40).as_str()));
+        let tip = work.git("a", &["rev-parse", "main"]);
+        assert_eq!(change.new.as_deref(), Some(tip.trim()));
+        assert!(change.bytes.unwrap() > 0);
     });
     let server = server.restart();
     let url = server.url(&format!("{EVENTS_PATH}?after={}", first.last + 1));

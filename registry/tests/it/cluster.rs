@@ -1,9 +1,10 @@
 //! A stand-in for the API server: tokens, and what whoever holds them may do.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
+    path::{Path as FilePath, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use axum::{
@@ -14,13 +15,15 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use hyprstream_registry::{CacheTimes, KubernetesTokens};
+use hyprstream_tls::{Accepted, Authority, Handshakes, Names, ServerIdentity};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
-use crate::listen::Listening;
+use crate::listen::{ANY, Listening};
 
 /// The token by which the registry asks.
-const OWN: &str = "token-of-the-registry";
+pub(crate) const OWN: &str = "token-of-the-registry";
 
 #[derive(Default)]
 struct Book {
@@ -72,6 +75,46 @@ impl Cluster {
         }
     }
 
+    /// The same over TLS, as the program itself asks it.
+    pub(crate) fn over_tls(&self, dir: &FilePath) -> Secure {
+        let life = Duration::from_hours(24);
+        let authority = Authority::generate("test", SystemTime::now(), life).unwrap();
+        let names = Names {
+            hosts: BTreeSet::from(["localhost".to_owned()]),
+            addresses: BTreeSet::new(),
+        };
+        let issued = authority
+            .issue(&names, SystemTime::now(), life / 2)
+            .unwrap();
+        let file = |name: &str, text: &str| {
+            std::fs::write(dir.join(name), text).unwrap();
+            dir.join(name)
+        };
+        let certificate = file("cluster.crt", &issued.certificate);
+        let key = file("cluster.key", &issued.key);
+        let ca_file = file("cluster-ca.crt", &authority.issued().certificate);
+        let token_file = file("own-token", OWN);
+        let plain = self.listening.address;
+        let listening = Listening::start(ANY, move |listener, stop| async move {
+            let identity = ServerIdentity::open(certificate, key).unwrap();
+            let shakes = Arc::new(Handshakes::new(&identity, 64, Duration::from_secs(10)));
+            while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+                let (stream, shakes) = (accepted.unwrap().0, Arc::clone(&shakes));
+                tokio::spawn(async move {
+                    if let Ok(Accepted::Tls(mut stream)) = shakes.accept(stream).await {
+                        let mut to = TcpStream::connect(plain).await.unwrap();
+                        let _ = tokio::io::copy_bidirectional(&mut stream, &mut to).await;
+                    }
+                });
+            }
+        });
+        Secure {
+            listening,
+            token_file,
+            ca_file,
+        }
+    }
+
     /// A token of the service account, in namespace `team-a`.
     pub(crate) fn account(&self, name: &str) -> Holder<'_> {
         self.user(&format!("system:serviceaccount:team-a:{name}"))
@@ -110,6 +153,21 @@ impl Cluster {
     /// How many tokens it was asked about.
     pub(crate) fn token_reviews(&self) -> usize {
         self.book.lock().reviews
+    }
+}
+
+/// A [`Cluster`] behind TLS, while this lasts.
+pub(crate) struct Secure {
+    listening: Listening,
+    /// What the registry shows it.
+    pub(crate) token_file: PathBuf,
+    /// By whom the registry trusts it.
+    pub(crate) ca_file: PathBuf,
+}
+
+impl Secure {
+    pub(crate) fn port(&self) -> u16 {
+        self.listening.address.port()
     }
 }
 

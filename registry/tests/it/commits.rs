@@ -358,6 +358,12 @@ fn models_that_follow_the_branch_hear_of_a_commit() {
     let first = made(&commit(&server, ADMIN, "main", &changes, &json!({})));
     let heard = events(last);
     assert_eq!(heard["events"][0]["name"], "files", "{heard}");
+    assert_eq!(heard["events"][0]["change"]["kind"], "commit", "{heard}");
+    assert_eq!(
+        heard["events"][0]["change"]["new"],
+        first.as_str(),
+        "{heard}"
+    );
     let source = upstream("hyprstream://team-a/files", "team-a", None);
     let status = ask(&server.address, &source, &first, &[]);
     assert_eq!(status.state, MirrorState::Ready, "{status:?}");

@@ -13,6 +13,7 @@ mod fence;
 mod forks;
 mod grants;
 mod heal;
+mod hostile;
 mod keep;
 mod listen;
 mod merges;

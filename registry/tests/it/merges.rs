@@ -99,7 +99,17 @@ fn two_sides_are_merged_into_a_commit_that_git_likes() {
     assert_eq!(merged["kind"], "merged", "{merged}");
     assert_eq!(merged["commit"], setup.main());
     // Models of the repository hear of it.
-    assert_eq!(page(&before)["events"][0]["name"], "m");
+    let heard = page(&before)["events"][0].clone();
+    assert_eq!(heard["name"], "m");
+    let change = &heard["change"];
+    assert_eq!(
+        (&change["kind"], &change["subject"], &change["isDefault"]),
+        (&json!("merge"), &json!("alice"), &json!(true))
+    );
+    assert_eq!(
+        (&change["old"], &change["new"]),
+        (&json!(ours), &merged["commit"])
+    );
     let url = setup.server.git_url(&alice.token, "git/team-a/m.git");
     setup.work.git("", &["clone", "-q", &url, "b"]);
     setup.work.git("b", &["fsck", "--strict"]);

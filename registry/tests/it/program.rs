@@ -11,7 +11,10 @@ use std::{
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use crate::server::{ADMIN, token_files};
+use crate::{
+    cluster::Secure,
+    server::{ADMIN, token_files},
+};
 
 /// The program itself, which can be killed.
 pub(crate) struct Program {
@@ -31,10 +34,27 @@ impl Program {
 
     /// Starts it with a log of all that it can say.
     pub(crate) fn start_talking(dir: &Path) -> Self {
+        Self::run(Self::talking(), dir, 0)
+    }
+
+    /// The same with the tokens of a cluster, which listens at `secure` with TLS and has left its
+    /// files in `dir`.
+    pub(crate) fn start_talking_in_cluster(dir: &Path, secure: &Secure) -> Self {
+        let mut command = Self::talking();
+        command
+            .env("HYPRSTREAM_KUBERNETES_TOKENS", "true")
+            .env("KUBERNETES_SERVICE_HOST", "localhost")
+            .env("KUBERNETES_SERVICE_PORT", secure.port().to_string())
+            .env("HYPRSTREAM_KUBERNETES_TOKEN_FILE", &secure.token_file)
+            .env("HYPRSTREAM_KUBERNETES_CA_FILE", &secure.ca_file);
+        Self::run(command, dir, 0)
+    }
+
+    fn talking() -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hyprstream-registry"));
         let filter = "debug,hyprstream_registry=trace,hyprstream_git2db=trace";
         command.env("HYPRSTREAM_LOG", filter);
-        Self::run(command, dir, 0)
+        command
     }
 
     /// What it has said since it serves.

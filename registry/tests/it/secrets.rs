@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::{Workspace, call, noise, oid},
-    cluster::{Cluster, jwt},
+    cluster::{Cluster, OWN, jwt},
     planted::{Found, Watch, files, told},
     program::Program,
     server::{ADMIN, NODE, Server, token},
@@ -235,9 +235,11 @@ fn no_token_and_no_credential_stands_in_the_log_or_on_the_disk() {
 }
 
 #[test]
-fn no_token_of_the_cluster_stands_on_the_disk() {
-    let cluster = Cluster::start();
-    let (server, work) = (Server::in_cluster(&cluster), Workspace::new());
+fn no_token_of_the_cluster_stands_in_the_log_or_on_the_disk() {
+    let (cluster, dir) = (Cluster::start(), tempfile::tempdir().unwrap());
+    let secure = cluster.over_tls(dir.path());
+    let program = Program::start_talking_in_cluster(dir.path(), &secure);
+    let (root, work) = (dir.path().join("root"), Workspace::new());
     let rights = ["get", "push", "force", "admin", "create", "delete"]
         .map(|verb| format!("{verb} repositories team-a *"));
     let rights: Vec<_> = rights.iter().map(String::as_str).collect();
@@ -251,11 +253,21 @@ fn no_token_of_the_cluster_stands_on_the_disk() {
         .may(&["get repositories team-a m"]);
     let unknown = jwt("nobody-that-is-known", "hyprstream");
     let others = [&*job.token, &*reader.token, &*unknown];
-    let mut found = use_it(&server.address.to_string(), &owner.token, &others, &work);
-    files(&server.root(), &mut found);
-    objects(&server.root(), &mut found);
-    let secrets = [&owner.token, &job.token, &reader.token, &unknown].map(Clone::clone);
+    let watch = Watch::over(program.child.id());
+    let mut found = use_it(&program.address.to_string(), &owner.token, &others, &work);
+    let lines: Vec<String> = watch.end().into_iter().collect();
+    found.push(("command lines".to_owned(), lines.join("\n").into_bytes()));
+    found.push(("the log".to_owned(), program.log().into_bytes()));
+    files(&root, &mut found);
+    objects(&root, &mut found);
+    let mut secrets = [&owner.token, &job.token, &reader.token, &unknown]
+        .map(Clone::clone)
+        .to_vec();
+    // By which the registry itself asks.
+    secrets.push(OWN.to_owned());
     assert_hidden(&secrets, &found);
-    let audit = std::fs::read_to_string(server.root().join("audit/audit.jsonl")).unwrap();
-    assert!(audit.contains("system:serviceaccount:team-a:owner-of-all-this"));
+    let audit = std::fs::read_to_string(root.join("audit/audit.jsonl")).unwrap();
+    for said in [audit, program.log()] {
+        assert!(said.contains("system:serviceaccount:team-a:owner-of-all-this"));
+    }
 }

@@ -4,7 +4,10 @@ use std::{
     fs,
     path::Path,
     process::{Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use hyprstream_git2db::{
@@ -24,6 +27,8 @@ use crate::{
 };
 
 const FILES: usize = 5;
+/// Most bytes of an answer's head.
+const HEAD_BYTES: u64 = 256;
 
 pub(crate) fn measure(plan: &Plan) -> Vec<Row> {
     let origin = plan.folder.join("origin");
@@ -34,16 +39,21 @@ pub(crate) fn measure(plan: &Plan) -> Vec<Row> {
     );
     git(&origin, &["init", "-q", "-b", "main", "work"]);
     let objects = Arc::default();
+    // What the server sent, heads of answers counted as if they were long.
+    let sent: Arc<AtomicU64> = Arc::default();
     let server = Server::start({
-        let (objects, root) = (Arc::clone(&objects), origin.clone());
+        let (objects, root, sent) = (Arc::clone(&objects), origin.clone(), Arc::clone(&sent));
         move |request| {
             let path = request.path.as_str();
             let is_lfs = path.ends_with("/objects/batch") || path.starts_with("/obj/");
-            if is_lfs {
+            let response = if is_lfs {
                 answer(request, &objects)
             } else {
                 backend(&root, request)
-            }
+            };
+            let bytes = response.body.len() as u64 + HEAD_BYTES;
+            sent.fetch_add(bytes, Ordering::Relaxed);
+            response
         }
     });
     let url = server.url("/model.git");
@@ -58,52 +68,70 @@ pub(crate) fn measure(plan: &Plan) -> Vec<Row> {
     }
     commit(&work);
     let kept = plan.folder.join("kept");
+    let fetched = |side: &str, round: &str| {
+        let folder = kept.join(side);
+        sent.store(0, Ordering::Relaxed);
+        let taken = run(&[side, folder.to_str().unwrap(), &url, round]);
+        (taken, sent.load(Ordering::Relaxed))
+    };
     let (mut ours, mut theirs) = (vec![], vec![]);
+    let mut came = [0, 0];
     for _ in 0..plan.rounds {
-        for (side, taken) in [("git", &mut theirs), ("ours", &mut ours)] {
+        for (side, taken, at) in [("git", &mut theirs, 1), ("ours", &mut ours, 0)] {
             let folder = kept.join(side);
             if folder.exists() {
                 forget(side, &folder);
             }
             fs::create_dir_all(&folder).unwrap();
             rustix::fs::sync();
-            taken.push(run(&[side, folder.to_str().unwrap(), &url, "1"]));
+            let (one, bytes) = fetched(side, "1");
+            taken.push(one);
+            came[at] = bytes.max(came[at]);
         }
     }
     let size = |side: &str| disk_bytes(&kept.join(side));
     let first = [size("ours"), size("git")];
     put(&work, 0, 99, plan.weight_bytes, &objects);
     commit(&work);
-    let next =
-        ["ours", "git"].map(|side| run(&[side, kept.join(side).to_str().unwrap(), &url, "2"]));
+    let next = ["ours", "git"].map(|side| fetched(side, "2"));
     let second = [size("ours"), size("git")];
     forget("ours", &kept.join("ours"));
 
     let times = |taken: &[Taken]| taken.iter().map(|taken| taken.seconds).collect();
+    let changed = plan.weight_bytes as f64;
+    let content = changed * FILES as f64;
     let most = |taken: &[Taken]| taken.iter().map(|taken| taken.memory_bytes).max().unwrap();
     let written = |taken: &[Taken]| taken.iter().map(|taken| taken.written_bytes).max().unwrap();
     let total = (FILES * plan.weight_bytes) >> 20;
     let what = format!("clone and checkout of {total} MiB in {FILES} LFS files");
     vec![
-        seconds(&what, times(&ours), times(&theirs)),
-        mebibytes("its peak memory", most(&ours), most(&theirs)),
-        mebibytes("bytes that it wrote", written(&ours), written(&theirs)),
-        mebibytes("disk after it", first[0], first[1]),
+        seconds(&what, times(&ours), times(&theirs)).at_most_of_git(0.25),
+        mebibytes("its peak memory", most(&ours), most(&theirs))
+            .at_most(f64::from(20 << 20), "20 MiB"),
+        mebibytes("bytes that it fetched", came[0], came[1])
+            .at_most(1.02 * content, "1.02 times the content"),
+        mebibytes("bytes that it wrote", written(&ours), written(&theirs))
+            .at_most(1.05 * content, "1.05 times the content"),
+        mebibytes("disk after it", first[0], first[1])
+            .at_most(1.05 * content, "1.05 times the content"),
         seconds(
             "the next commit, one file changed",
-            times(&next[..1]),
-            times(&next[1..]),
+            vec![next[0].0.seconds],
+            vec![next[1].0.seconds],
         ),
+        mebibytes("bytes that it fetched", next[0].1, next[1].1)
+            .at_most(1.02 * changed, "1.02 times the file"),
         mebibytes(
             "bytes that it wrote",
-            next[0].written_bytes,
-            next[1].written_bytes,
+            next[0].0.written_bytes,
+            next[1].0.written_bytes,
         ),
         mebibytes(
             "disk that it took",
             second[0] - first[0],
             second[1] - first[1],
-        ),
+        )
+        .at_most(1.02 * changed, "1.02 times the file"),
     ]
 }
 

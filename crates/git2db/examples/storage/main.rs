@@ -22,6 +22,37 @@ pub(crate) struct Row {
     pub ours: String,
     pub git: String,
     pub ratio: Option<f64>,
+    /// Ours, in seconds or bytes.
+    pub value: f64,
+    /// Where there is one.
+    pub goal: Option<Goal>,
+}
+
+/// What a figure must not be above.
+pub(crate) struct Goal {
+    /// As it is printed.
+    text: String,
+    is_met: bool,
+}
+
+impl Row {
+    /// The same with a goal for ours / theirs.
+    pub(crate) fn at_most_of_git(mut self, ratio: f64) -> Self {
+        self.goal = Some(Goal {
+            text: format!("{ratio} of git's"),
+            is_met: self.ratio.is_some_and(|found| found <= ratio),
+        });
+        self
+    }
+
+    /// The same with a goal for ours, in seconds or bytes; `text` says it.
+    pub(crate) fn at_most(mut self, limit: f64, text: &str) -> Self {
+        self.goal = Some(Goal {
+            text: text.to_owned(),
+            is_met: self.value <= limit,
+        });
+        self
+    }
 }
 
 /// What is measured how often, and where.
@@ -60,7 +91,8 @@ fn main() {
         weight_bytes: if quick { 1 << 20 } else { 100 << 20 },
         registry: registry.map(|path| Path::new(path).canonicalize().unwrap()),
     };
-    println!("| What | Ours | git and git-lfs | Ours / theirs |\n|---|---|---|---|");
+    println!("| What | Ours | git and git-lfs | Ours / theirs | Goal |\n|---|---|---|---|---|");
+    let (mut goals, mut met) = (0, 0);
     let parts: [(&str, Measure); 4] = [
         ("small", small::measure),
         ("worktrees", worktrees::measure),
@@ -75,11 +107,26 @@ fn main() {
             let ratio = row
                 .ratio
                 .map_or_else(String::new, |ratio| format!("{ratio:.2}"));
-            println!("| {} | {} | {} | {ratio} |", row.what, row.ours, row.git);
+            let verdict = row.goal.map_or_else(String::new, |goal| {
+                goals += 1;
+                met += usize::from(goal.is_met);
+                let verdict = if goal.is_met { "met" } else { "**missed**" };
+                format!("{}: {verdict}", goal.text)
+            });
+            println!(
+                "| {} | {} | {} | {ratio} | {verdict} |",
+                row.what, row.ours, row.git
+            );
         }
     }
     let load = std::fs::read_to_string("/proc/loadavg").unwrap();
-    println!("\nLoad at the end: {}", load.trim());
+    if quick {
+        println!("\nThe goals are for the sizes of a run without --quick.");
+    }
+    println!(
+        "\n{met} of {goals} goals met. Load at the end: {}",
+        load.trim()
+    );
 }
 
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
@@ -95,6 +142,8 @@ pub(crate) fn seconds(what: &str, ours: Vec<f64>, git: Vec<f64>) -> Row {
         ours: format!("{ours:.2} s"),
         git: format!("{git:.2} s"),
         ratio: Some(ours / git),
+        value: ours,
+        goal: None,
     }
 }
 
@@ -106,6 +155,8 @@ pub(crate) fn mebibytes(what: &str, ours: u64, git: u64) -> Row {
         ours: text(ours),
         git: text(git),
         ratio: Some(ours as f64 / git as f64),
+        value: ours as f64,
+        goal: None,
     }
 }
 

@@ -73,12 +73,14 @@ pub(crate) fn measure(plan: &Plan) -> Vec<Row> {
             "push of a 20 MB adapter to a fork",
             times(our_push),
             times(git_push),
-        ),
+        )
+        .at_most_of_git(0.5),
         seconds(
             "with its commit before",
             both(our_commit, our_push),
             both(git_commit, git_push),
-        ),
+        )
+        .at_most_of_git(0.5),
         mebibytes("peak memory of the push", most(our_push), most(git_push)),
     ]
 }

@@ -51,7 +51,8 @@ pub(crate) fn measure(plan: &Plan) -> Vec<Row> {
             &format!("checkout of {files} small files, verified and synced"),
             ours,
             theirs.clone(),
-        ),
+        )
+        .at_most_of_git(2.5),
         seconds("the same, contents in the store already", again, theirs),
     ]
 }

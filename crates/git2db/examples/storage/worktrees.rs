@@ -93,14 +93,18 @@ pub(crate) fn measure(plan: &Plan) -> Vec<Row> {
             "one of 100 worktrees by overlay2, 20 files of 100 kB",
             ours_seconds,
             git_seconds,
-        ),
+        )
+        .at_most(0.01, "10 ms"),
         milliseconds("`git status` in one", ours_status, git_status),
-        crate::mebibytes("disk of all 100, in blocks", ours, theirs),
+        crate::mebibytes("disk of all 100, in blocks", ours, theirs)
+            .at_most(f64::from(1 << 20), "1 MiB"),
         Row {
             what: "bytes in their files, each inode once".to_owned(),
             ours: format!("{:.0} KiB", ours_content as f64 / 1024.0),
             git: format!("{:.0} KiB", theirs_content as f64 / 1024.0),
             ratio: Some(ours_content as f64 / theirs_content as f64),
+            value: ours_content as f64,
+            goal: None,
         },
     ]
 }
