@@ -6,6 +6,7 @@ mod error;
 mod files;
 mod fill;
 mod large;
+mod odd;
 mod stage;
 mod status;
 mod switch;

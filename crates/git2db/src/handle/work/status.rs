@@ -27,7 +27,8 @@ impl Default for StatusOptions {
 /// A file that is not as it was committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileStatus {
-    /// Where it lies.
+    /// Where it lies. What is not UTF-8 is replaced: a file with such a name is shown, and refused
+    /// where it would have to be staged or written.
     pub path: String,
     /// What it is.
     pub state: State,
