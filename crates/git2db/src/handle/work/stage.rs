@@ -5,7 +5,9 @@ use std::{collections::BTreeSet, fs, io::Write as _, path::Path};
 use git2::{Delta, DiffOptions, ErrorCode, Index, IndexEntry, IndexTime, Repository, Tree};
 
 use super::{
-    State, StatusOptions, WorktreeError, io_error, is_within, large, named, normal,
+    State, StatusOptions, WorktreeError,
+    ignore::Ignore,
+    io_error, is_within, large, named, normal,
     odd::{self, refuse_replaced},
 };
 use crate::{
@@ -101,8 +103,9 @@ impl Worktree {
         if is_known {
             return Ok(());
         }
-        if fs::symlink_metadata(self.place(path)).is_ok() {
-            let ignored = repo.status_should_ignore(Path::new(path));
+        if let Ok(found) = fs::symlink_metadata(self.place(path)) {
+            let ignored = Ignore::of(self.path(), repo, index)
+                .and_then(|rules| rules.is_ignored_anywhere(path, found.is_dir()));
             if ignored.map_err(|e| self.fail(e))? {
                 let path = path.to_owned();
                 return Err(WorktreeError::Ignored { path });
