@@ -119,7 +119,6 @@ pub(crate) fn once(state: &State, bytes_per_second: u64) -> usize {
         if name <= last {
             continue;
         }
-        note_position(&position, &name);
         let path = state.layout.repository(&repository);
         if state.mirrors.is_busy(&repository) || collect::changed_within(&path, SETTLED) {
             continue;
@@ -131,6 +130,7 @@ pub(crate) fn once(state: &State, bytes_per_second: u64) -> usize {
         } else {
             let _ = fs::remove_file(note(&path));
         }
+        note_position(&position, &name);
     }
     let _ = fs::remove_file(position);
     tracing::info!(bad, took = ?pace.began.elapsed(), "read everything that is kept");
