@@ -173,25 +173,22 @@ fn host_key(path: &Path) -> (&'static str, HostKey) {
         file.string();
         let mut key = Reader(file.string());
         key.u64();
-        match key.string() {
-            b"ssh-ed25519" => {
-                let public = key.string();
-                let seed = &key.string()[..32];
-                let pair = Ed25519KeyPair::from_seed_and_public_key(seed, public).unwrap();
-                ("ssh-ed25519", Private::Ed25519(pair))
-            }
-            _ => {
-                key.string();
-                let public = key.string();
-                let secret = fixed(key.string());
-                let pair = EcdsaKeyPair::from_private_key_and_public_key(
-                    &ECDSA_P256_SHA256_FIXED_SIGNING,
-                    &secret,
-                    public,
-                    &SystemRandom::new(),
-                );
-                ("ecdsa-sha2-nistp256", Private::Ecdsa(pair.unwrap()))
-            }
+        if key.string() == b"ssh-ed25519" {
+            let public = key.string();
+            let seed = &key.string()[..32];
+            let pair = Ed25519KeyPair::from_seed_and_public_key(seed, public).unwrap();
+            ("ssh-ed25519", Private::Ed25519(pair))
+        } else {
+            key.string();
+            let public = key.string();
+            let secret = fixed(key.string());
+            let pair = EcdsaKeyPair::from_private_key_and_public_key(
+                &ECDSA_P256_SHA256_FIXED_SIGNING,
+                &secret,
+                public,
+                &SystemRandom::new(),
+            );
+            ("ecdsa-sha2-nistp256", Private::Ecdsa(pair.unwrap()))
         }
     };
     let public = public(path);

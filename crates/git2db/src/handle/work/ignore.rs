@@ -99,11 +99,7 @@ impl<'a> Ignore<'a> {
     }
 
     /// Whether the path is ignored, or lies below a folder that is; before any folder was entered.
-    pub(super) fn is_ignored_anywhere(
-        mut self,
-        path: &str,
-        is_folder: bool,
-    ) -> Result<bool, Error> {
+    pub(super) fn ignores(mut self, path: &str, is_folder: bool) -> Result<bool, Error> {
         self.enter(b"")?;
         for (slash, _) in path.match_indices('/') {
             if self.is_ignored(&path.as_bytes()[..slash], true) {

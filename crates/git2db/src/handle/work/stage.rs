@@ -105,7 +105,7 @@ impl Worktree {
         }
         if let Ok(found) = fs::symlink_metadata(self.place(path)) {
             let ignored = Ignore::of(self.path(), repo, index)
-                .and_then(|rules| rules.is_ignored_anywhere(path, found.is_dir()));
+                .and_then(|rules| rules.ignores(path, found.is_dir()));
             if ignored.map_err(|e| self.fail(e))? {
                 let path = path.to_owned();
                 return Err(WorktreeError::Ignored { path });
