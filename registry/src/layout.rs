@@ -30,6 +30,7 @@
 //! protection/<namespace>.json   which refs of its repositories are protected
 //! <repository>.git/hyprstream/protection.json
 //!                             which refs of one repository are
+//! scrub                       where reading everything again is; there only during a reading
 //! collect-objects             note that contents without a repository are to be removed
 //! tmp/  trash/                being made, being removed
 //! ```
@@ -205,6 +206,11 @@ impl Layout {
     pub(crate) fn let_go(&self, repository: &Repository, oid: &Digest) -> PathBuf {
         let folder = self.repository(repository).join("hyprstream/let-go");
         folder.join(oid.as_str())
+    }
+
+    /// What notes how far reading everything again has come.
+    pub(crate) fn scrub_position(&self) -> PathBuf {
+        self.root.join("scrub")
     }
 
     /// Where the repository's own name of an object lies, whether or not it is there. Only what

@@ -53,8 +53,11 @@ pub struct FetchLimits {
     pub first_byte: Duration,
     /// Longest that an upstream may take to send its git objects, which cannot be continued.
     pub pack_deadline: Duration,
-    /// After this time a fetch of LFS objects gives its place to those that wait, and goes on later.
+    /// After this time a fetch gives its place to those that wait: of LFS objects, which go on
+    /// later, and of a pack that comes slower than `turn_bytes_per_second`.
     pub turn: Duration,
+    /// Fewest bytes a second, on average, of a pack that has had its turn while others wait.
+    pub turn_bytes_per_second: u64,
     /// A fetch that nobody has asked for in this time is ended. The operator asks every second.
     pub lease: Duration,
 }
@@ -75,8 +78,8 @@ impl FetchLimits {
 }
 
 impl Default for FetchLimits {
-    /// 8 KiB/s over 2 minutes; 5 minutes to begin, 30 for a pack; turns of 5 minutes; 3 minutes
-    /// without anybody asking.
+    /// 8 KiB/s over 2 minutes; 5 minutes to begin, 30 for a pack; turns of 5 minutes, after which a
+    /// pack has to come at 1 MiB/s while others wait; 3 minutes without anybody asking.
     fn default() -> Self {
         Self {
             least_bytes_per_second: 8 << 10,
@@ -84,6 +87,7 @@ impl Default for FetchLimits {
             first_byte: Duration::from_mins(5),
             pack_deadline: Duration::from_mins(30),
             turn: Duration::from_mins(5),
+            turn_bytes_per_second: 1 << 20,
             lease: Duration::from_mins(3),
         }
     }

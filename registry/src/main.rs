@@ -157,6 +157,10 @@ struct ServeArgs {
     /// Time after which a fetch gives its place to those that wait, and goes on later.
     #[arg(long, env = "HYPRSTREAM_FETCH_TURN", default_value = "5m", value_parser = humantime::parse_duration)]
     fetch_turn: Duration,
+    /// Fewest bytes a second of git objects that have come for --fetch-turn while others wait.
+    /// They cannot be continued, and are fetched anew.
+    #[arg(long, env = "HYPRSTREAM_FETCH_TURN_MIN_RATE", default_value_t = FetchLimits::default().turn_bytes_per_second)]
+    fetch_turn_min_rate: u64,
     /// Time after which a fetch is ended that nobody asks for any more.
     #[arg(long, env = "HYPRSTREAM_FETCH_LEASE", default_value = "3m", value_parser = humantime::parse_duration)]
     fetch_lease: Duration,
@@ -287,6 +291,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<()> {
                 rate_window: args.fetch_rate_window,
                 pack_deadline: args.fetch_pack_deadline,
                 turn: args.fetch_turn,
+                turn_bytes_per_second: args.fetch_turn_min_rate,
                 lease: args.fetch_lease,
                 ..defaults.fetch
             },

@@ -18,12 +18,16 @@ use std::{
 
 use hyprstream_git2db::Digest;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::oneshot;
 
 use crate::{collect, names::Repository, state::State};
 
 const CHUNK_BYTES: usize = 1 << 18;
 /// Between the end of one reading and the beginning of the next.
 const REST: Duration = Duration::from_hours(24);
+/// What stands before a repository's name in the position: more than any digit, since they are read
+/// after all objects.
+const BEHIND_OBJECTS: &str = "~";
 /// After this time a repository in which something is missing is read once more.
 const READ_AGAIN_AFTER: Duration = Duration::from_mins(10);
 /// Objects of which it is remembered that they were read and good.
@@ -36,29 +40,56 @@ pub(crate) async fn forever(state: Arc<State>, bytes_per_second: u64) {
     if bytes_per_second == 0 {
         return;
     }
+    let pass = move || {
+        once(&state, bytes_per_second);
+    };
+    repeat(pass, REST).await;
+}
+
+/// Runs `pass` on a thread of its own, again and again, with `rest` after the end of each.
+async fn repeat(pass: impl Fn() + Clone + Send + 'static, rest: Duration) {
     loop {
-        let scrubbing = Arc::clone(&state);
-        let pass = std::thread::Builder::new()
-            .name("scrub".to_owned())
-            .spawn(move || once(&scrubbing, bytes_per_second));
-        if let Err(error) = pass {
-            tracing::warn!(%error, "the scrub could not be started");
+        let pass = pass.clone();
+        // It is dropped with the thread's work, also where that panics.
+        let (at_work, ended) = oneshot::channel::<()>();
+        let thread = std::thread::Builder::new().name("scrub".to_owned());
+        let begun = thread.spawn(move || {
+            let _at_work = at_work;
+            pass();
+        });
+        match begun {
+            Ok(_) => drop(ended.await),
+            Err(error) => tracing::warn!(%error, "the scrub could not be started"),
         }
-        tokio::time::sleep(REST).await;
+        tokio::time::sleep(rest).await;
     }
 }
 
-/// Reads everything once. Returns how much was bad.
+/// Reads everything once, from where the last reading was ended by the end of the process, if it
+/// was. Returns how much was bad.
 pub(crate) fn once(state: &State, bytes_per_second: u64) -> usize {
+    let position = state.layout.scrub_position();
+    let last = fs::read_to_string(&position).unwrap_or_default();
     let mut pace = Pace {
         began: Instant::now(),
         bytes: 0,
         bytes_per_second,
     };
     let mut bad = 0;
-    for oid in objects(&state.layout.store().root().join("objects")) {
+    let oids = state.layout.store().oids().unwrap_or_else(|error| {
+        let error = crate::refusal::chain(&error);
+        tracing::error!(
+            error,
+            "the store could not be listed: none of its objects is read"
+        );
+        Vec::new()
+    });
+    for oid in oids {
         if state.shutdown.is_cancelled() {
             return bad;
+        }
+        if oid.as_str() <= last.as_str() {
+            continue;
         }
         let path = state.layout.store().path(&oid);
         match digest(&path, &mut |read| pace.wait(read)) {
@@ -74,10 +105,19 @@ pub(crate) fn once(state: &State, bytes_per_second: u64) -> usize {
                 bad += 1;
             }
         }
+        note_position(&position, oid.as_str());
     }
-    for repository in collect::repositories(&state.layout) {
+    let mut repositories: Vec<_> = collect::repositories(&state.layout)
+        .into_iter()
+        .map(|repository| (format!("{BEHIND_OBJECTS}{repository}"), repository))
+        .collect();
+    repositories.sort_by(|a, b| a.0.cmp(&b.0));
+    for (name, repository) in repositories {
         if state.shutdown.is_cancelled() {
             return bad;
+        }
+        if name <= last {
+            continue;
         }
         let path = state.layout.repository(&repository);
         if state.mirrors.is_busy(&repository) || collect::changed_within(&path, SETTLED) {
@@ -90,9 +130,18 @@ pub(crate) fn once(state: &State, bytes_per_second: u64) -> usize {
         } else {
             let _ = fs::remove_file(note(&path));
         }
+        note_position(&position, &name);
     }
+    let _ = fs::remove_file(position);
     tracing::info!(bad, took = ?pace.began.elapsed(), "read everything that is kept");
     bad
+}
+
+/// Where a reading is. Without it, on a full disk say, the next one begins a little earlier.
+fn note_position(position: &Path, text: &str) {
+    if let Err(error) = fs::write(position, text) {
+        tracing::debug!(%error, "the position of the scrub could not be noted");
+    }
 }
 
 /// Reads an object of which something else was expected, in the background and once.
@@ -290,18 +339,6 @@ fn pack_bytes(repository: &Path) -> u64 {
         .sum()
 }
 
-/// The objects of a store, folder by folder.
-fn objects(folder: &Path) -> impl Iterator<Item = Digest> {
-    let below = |folder: PathBuf| {
-        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-        entries.map(|entry| entry.path())
-    };
-    below(folder.to_owned())
-        .flat_map(below)
-        .flat_map(below)
-        .filter_map(|path| path.file_name()?.to_str()?.parse().ok())
-}
-
 struct Pace {
     began: Instant,
     bytes: u64,
@@ -316,5 +353,37 @@ impl Pace {
         if early > Duration::from_millis(20) {
             std::thread::sleep(early);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reading_never_runs_beside_another() {
+        let (begun, running) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let pass = {
+            let (begun, running) = (Arc::clone(&begun), Arc::clone(&running));
+            move || {
+                let beside = running.fetch_add(1, Ordering::SeqCst);
+                assert_eq!(beside, 0, "another one is not done");
+                std::thread::sleep(Duration::from_millis(20));
+                running.fetch_sub(1, Ordering::SeqCst);
+                begun.fetch_add(1, Ordering::SeqCst);
+            }
+        };
+        let repeated = tokio::spawn(repeat(pass, Duration::from_millis(1)));
+        let until = Instant::now() + Duration::from_secs(30);
+        while begun.load(Ordering::SeqCst) < 3 {
+            assert!(
+                Instant::now() < until,
+                "the readings do not come one after another"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        repeated.abort();
     }
 }

@@ -134,6 +134,14 @@ impl RemoteUrl {
         &self.0.text
     }
 
+    /// The canonical form with another host.
+    pub(crate) fn with_host(&self, host: &str) -> String {
+        let before = self.as_str().find("://").map_or(0, |at| at + 3);
+        let before = before + self.user().map_or(0, |user| user.len() + 1);
+        let (before, after) = self.as_str().split_at(before);
+        format!("{before}{host}{}", &after[self.host().len()..])
+    }
+
     /// How it is reached.
     pub fn scheme(&self) -> Scheme {
         self.0.scheme
@@ -311,6 +319,21 @@ mod tests {
         assert_eq!(url.as_str(), canonical);
         assert_eq!(RemoteUrl::parse(canonical).unwrap(), url);
         url
+    }
+
+    #[test]
+    fn a_host_is_replaced_and_nothing_else() {
+        for (text, expected) in [
+            ("ssh://git@host:2222/a/host", "ssh://git@other:2222/a/host"),
+            ("ssh://host/a", "ssh://other/a"),
+            ("ssh://host@host/a", "ssh://host@other/a"),
+            ("ssh://git@[::1]:2222/a", "ssh://git@other:2222/a"),
+            ("git@host:a/b", "git@other:a/b"),
+            ("host:a", "other:a"),
+        ] {
+            let url = RemoteUrl::parse(text).unwrap();
+            assert_eq!(url.with_host("other"), expected);
+        }
     }
 
     #[test]

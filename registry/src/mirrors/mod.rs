@@ -468,7 +468,9 @@ async fn attempt_until_done(
         match end {
             End::Abandoned => return None,
             End::Turn => again = true,
-            End::Slow | End::Late => return end.failure(&state.limits.fetch).map(Err),
+            End::Slow | End::Late | End::Crowded => {
+                return end.failure(&state.limits.fetch).map(Err);
+            }
         }
     }
 }

@@ -42,6 +42,8 @@ pub(super) enum End {
     Late,
     /// Others wait; it goes on later.
     Turn,
+    /// Others wait for the place of a pack that comes slowly.
+    Crowded,
 }
 
 /// One attempt at a job.
@@ -131,6 +133,13 @@ impl Run {
             if stage == Stage::Objects && began.elapsed() >= limits.turn && wanted() {
                 return End::Turn;
             }
+            // A pack cannot be continued, so that one which comes well may go on.
+            let took = self.git_began.lock().elapsed();
+            let is_slow = (self.pack.load(Ordering::Relaxed) as f64)
+                < took.as_secs_f64() * limits.turn_bytes_per_second as f64;
+            if stage == Stage::Pack && took >= limits.turn && is_slow && wanted() {
+                return End::Crowded;
+            }
         }
     }
 }
@@ -169,6 +178,12 @@ impl End {
                 "the upstream sends less than {} bytes a second; what came is kept, and the \
                  registry tries again",
                 limits.least_bytes_per_second
+            ),
+            Self::Crowded => format!(
+                "others wait for the place, and the upstream has sent its git objects for {} with \
+                 less than {} bytes a second: the registry tries again",
+                humantime::format_duration(limits.turn),
+                limits.turn_bytes_per_second
             ),
             Self::Late => format!(
                 "the upstream did not send its git objects within {}: keep large files in LFS, \

@@ -80,6 +80,33 @@ fn a_mirrored_object_that_went_bad_is_fetched_again() {
 }
 
 #[test]
+fn reading_goes_on_where_a_restart_ended_it_and_begins_anew_after_its_end() {
+    let (work, server) = (Workspace::new(), Server::start());
+    let url = server.git_url(&token("a", true), "git/a/m.git");
+    let mut oids: Vec<String> = (61..64).map(|seed| oid(&noise(50_000, seed))).collect();
+    oids.sort();
+    for (name, seed) in [("a", 61), ("b", 62), ("c", 63)] {
+        work.model(name, 50_000, seed);
+        work.git(name, &["push", "-q", &url, &format!("main:{name}")]);
+    }
+    let position = server.root().join("scrub");
+    let is_bad = |server: &Server, oid: &str| server.root().join("quarantine").join(oid).exists();
+    soon("the first reading does not end", || !position.exists());
+    damage(&stored(&server, &oids[0]), false);
+    damage(&stored(&server, &oids[2]), false);
+    std::fs::write(&position, &oids[1]).unwrap();
+    let server = server.restart();
+    soon("it does not end", || !position.exists());
+    assert!(is_bad(&server, &oids[2]), "what had not been read is read");
+    assert!(
+        !is_bad(&server, &oids[0]),
+        "what had been read is not read again"
+    );
+    let server = server.restart();
+    soon("it was not found", || is_bad(&server, &oids[0]));
+}
+
+#[test]
 fn a_pushed_object_that_went_bad_is_noticed_at_use_and_its_push_is_named() {
     // Nothing reads in the background.
     let (server, work) = (

@@ -224,6 +224,38 @@ fn a_fetch_that_has_had_its_turn_lets_others_go_first_and_goes_on() {
 }
 
 #[test]
+fn a_pack_that_drips_gives_its_place_to_those_that_wait() {
+    let (work, origin) = (Workspace::new(), Server::start());
+    work.model("a", 1000, 38);
+    std::fs::write(work.path("a/noise.txt"), noise(400_000, 39)).unwrap();
+    let commit = work.commit("a");
+    let url = origin.git_url(ADMIN, "git/a/m.git");
+    work.git("a", &["push", "-q", &url, "main"]);
+    let (slow, quick) = (Door::open(origin.address, true), world(50_000, 40));
+    slow.set(Mode::DripPack);
+    // It is fast enough for the least rate, and would end after more than a minute.
+    let registry = Server::with(|limits| {
+        limits.max_fetches = 1;
+        limits.fetch.least_bytes_per_second = 1;
+        limits.fetch.turn = Duration::from_secs(1);
+        // So that the failure is still there when it is asked for.
+        limits.min_backoff = Duration::from_secs(20);
+        limits.max_backoff = Duration::from_secs(20);
+    });
+    let slow_source = upstream(&slow.url("git/a/m.git"), "a", None);
+    let quick_source = upstream(&quick.door.url("git/a/m.git"), "b", None);
+    let status = ask(&registry.address, &slow_source, &commit, &[]);
+    assert_eq!(status.state, MirrorState::Fetching, "{status:?}");
+    ready(&registry, &quick_source, &quick.commit, &[]);
+    let error = settle(&registry, &slow_source, &commit, &[]).error.unwrap();
+    assert_eq!(error.reason, reason::UPSTREAM_ERROR);
+    let told = "others wait for the place";
+    assert!(error.retriable && error.message.contains(told), "{error}");
+    slow.set(Mode::Pass);
+    ready(&registry, &slow_source, &commit, &[]);
+}
+
+#[test]
 fn an_upload_that_drips_is_ended_and_holds_nobody_up() {
     use std::io::{Read, Write};
     let server = Server::with(|limits| {

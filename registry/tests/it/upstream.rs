@@ -37,6 +37,8 @@ pub(crate) enum Mode {
     StallAfter(usize),
     /// Gives a little every 50 ms.
     Drip,
+    /// Gives so little of a pack every 50 ms that it takes for ever.
+    DripPack,
     /// Lets batch answers lead to another address.
     LeadTo(SocketAddr),
     /// Says that the object is not there, but offers it.
@@ -153,11 +155,29 @@ async fn pass(State(shared): State<Arc<Shared>>, mut request: Request) -> Respon
         return StatusCode::BAD_GATEWAY.into_response();
     };
     let response = response.map(Body::new);
+    if mode == Mode::DripPack && path.ends_with("/git-upload-pack") {
+        return drip(response, 200);
+    }
     if is_object && response.status().is_success() {
         object(&shared, response, mode)
     } else {
         response
     }
+}
+
+/// Gives so many bytes every 50 ms.
+fn drip(response: Response, size: usize) -> Response {
+    let (parts, body) = response.into_parts();
+    let pieces = body.into_data_stream().flat_map(move |chunk| {
+        let chunk: Bytes = chunk.unwrap();
+        let pieces: Vec<_> = chunk.chunks(size).map(Bytes::copy_from_slice).collect();
+        futures::stream::iter(pieces)
+    });
+    let slow = pieces.then(|piece| async move {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        Ok::<_, std::convert::Infallible>(piece)
+    });
+    Response::from_parts(parts, Body::from_stream(slow))
 }
 
 fn object(shared: &Arc<Shared>, response: Response, mode: Mode) -> Response {
@@ -172,16 +192,10 @@ fn object(shared: &Arc<Shared>, response: Response, mode: Mode) -> Response {
         })
     });
     if mode == Mode::Drip {
-        let pieces = counted.flat_map(|chunk| {
-            let chunk: Bytes = chunk.unwrap();
-            let pieces: Vec<_> = chunk.chunks(10_000).map(Bytes::copy_from_slice).collect();
-            futures::stream::iter(pieces)
-        });
-        let slow = pieces.then(|piece| async move {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            Ok::<_, std::convert::Infallible>(piece)
-        });
-        return Response::from_parts(parts, Body::from_stream(slow));
+        return drip(
+            Response::from_parts(parts, Body::from_stream(counted)),
+            10_000,
+        );
     }
     let Mode::StallAfter(limit) = mode else {
         return Response::from_parts(parts, Body::from_stream(counted));

@@ -52,5 +52,6 @@ unsafe extern "C" {
         priority: c_int,
     ) -> c_int;
     pub(super) fn git_filter_source_repo(source: *const Source) -> *mut git_repository;
+    pub(super) fn git_filter_source_path(source: *const Source) -> *const c_char;
     pub(super) fn git_filter_source_mode(source: *const Source) -> c_int;
 }

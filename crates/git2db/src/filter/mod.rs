@@ -32,7 +32,10 @@ use std::{
 use libgit2_sys::git_writestream;
 use stream::Stream;
 
-use crate::store::{ObjectStore, StoreError};
+use crate::{
+    lfs::is_lfs_in_worktree,
+    store::{ObjectStore, StoreError},
+};
 
 /// Stores by the common folder of their repository, which all its worktrees share.
 static STORES: RwLock<Option<HashMap<PathBuf, ObjectStore>>> = RwLock::new(None);
@@ -46,6 +49,8 @@ thread_local! {
 enum FilterError {
     /// The store failed.
     Store(StoreError),
+    /// Whether the filter is to act cannot be told.
+    Attributes(git2::Error),
     /// What stands behind the filter failed, and set libgit2's error.
     Next,
 }
@@ -81,15 +86,23 @@ fn canonical(path: &Path) -> PathBuf {
 
 /// The error code for libgit2, whose last error says why.
 fn fail(error: FilterError) -> c_int {
-    if let FilterError::Store(error) = error {
-        let text = CString::new(error.to_string()).unwrap_or_default();
-        // SAFETY: libgit2 copies the C string.
-        unsafe {
-            libgit2_sys::git_error_set_str(libgit2_sys::GIT_ERROR_FILTER as c_int, text.as_ptr())
-        };
-        FAILED.set(Some(error));
+    match error {
+        FilterError::Store(error) => {
+            tell(&error.to_string());
+            FAILED.set(Some(error));
+        }
+        FilterError::Attributes(error) => tell(error.message()),
+        FilterError::Next => {}
     }
     -1
+}
+
+fn tell(text: &str) {
+    let text = CString::new(text).unwrap_or_default();
+    // SAFETY: libgit2 copies the C string.
+    unsafe {
+        libgit2_sys::git_error_set_str(libgit2_sys::GIT_ERROR_FILTER as c_int, text.as_ptr())
+    };
 }
 
 fn register() {
@@ -98,7 +111,8 @@ fn register() {
         crate::libgit::init();
         let filter = Box::leak(Box::new(ffi::Filter {
             version: ffi::VERSION,
-            attributes: c"filter=lfs".as_ptr(),
+            // None, for which libgit2 would look itself: it reads attributes otherwise than git.
+            attributes: ptr::null(),
             initialize: None,
             shutdown: None,
             check: Some(check),
@@ -123,13 +137,31 @@ fn store_for(source: *const ffi::Source) -> Option<ObjectStore> {
         if repo.is_null() {
             return None;
         }
-        let common = libgit2_sys::git_repository_commondir(repo);
-        if common.is_null() {
-            return None;
-        }
-        CStr::from_ptr(common)
+        text(libgit2_sys::git_repository_commondir(repo))?
     };
-    store_of(Path::new(OsStr::from_bytes(common.to_bytes())))
+    store_of(Path::new(common))
+}
+
+/// Whether the file is one of LFS; never outside a worktree, where it would have no attributes.
+fn is_lfs(source: *const ffi::Source) -> Result<bool, git2::Error> {
+    // SAFETY: as above.
+    let found = unsafe {
+        let repo = ffi::git_filter_source_repo(source);
+        let root = text(libgit2_sys::git_repository_workdir(repo));
+        root.zip(text(ffi::git_filter_source_path(source)))
+    };
+    found.map_or(Ok(false), |(root, path)| {
+        is_lfs_in_worktree(Path::new(root), &path.to_string_lossy())
+    })
+}
+
+/// # Safety
+///
+/// `text` is null or a C string that lives as long as the result is used.
+unsafe fn text<'a>(text: *const c_char) -> Option<&'a OsStr> {
+    // SAFETY: see above.
+    let text = (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) })?;
+    Some(OsStr::from_bytes(text.to_bytes()))
 }
 
 extern "C" fn check(
@@ -138,9 +170,13 @@ extern "C" fn check(
     source: *const ffi::Source,
     _: *mut *const c_char,
 ) -> c_int {
-    match store_for(source) {
-        Some(_) => 0,
-        None => ffi::PASSTHROUGH,
+    if store_for(source).is_none() {
+        return ffi::PASSTHROUGH;
+    }
+    match is_lfs(source) {
+        Ok(true) => 0,
+        Ok(false) => ffi::PASSTHROUGH,
+        Err(error) => fail(FilterError::Attributes(error)),
     }
 }
 

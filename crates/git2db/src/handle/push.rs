@@ -126,7 +126,7 @@ impl RepositoryHandle {
                     None => format!(":{}", r.name),
                 })
                 .collect();
-            repo.remote_anonymous(url.as_str())
+            repo.remote_anonymous(&session.address())
                 .and_then(|mut remote| remote.push(&specs, Some(&mut options)))
         };
         if let Some(error) = objected.into_inner() {

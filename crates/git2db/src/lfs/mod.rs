@@ -13,7 +13,7 @@ mod upload;
 mod work;
 
 pub use attributes::TooCostly;
-pub(crate) use attributes::{Attributes, track_line};
+pub(crate) use attributes::{Attributes, is_lfs_in_worktree, track_line};
 pub use client::{Client, Options, Transfer};
 pub use error::LfsError;
 pub use guard::{Guard, guarded_agent};

@@ -8,6 +8,7 @@ mod ssh;
 mod stream;
 
 use std::{
+    borrow::Cow,
     cell::{Cell, RefCell},
     path::Path,
     rc::Rc,
@@ -63,10 +64,11 @@ enum Ended {
     Cancelled,
     DiskFull,
     Refused(String),
+    NotTrusted(String),
 }
 
 impl<'a> Session<'a> {
-    /// Prepares a connection. Over ssh this waits for other connections that are being made.
+    /// Prepares a connection, which waits for nobody.
     pub(crate) fn new(
         url: &'a RemoteUrl,
         credentials: &'a Credentials,
@@ -95,6 +97,10 @@ impl<'a> Session<'a> {
             _ => None,
         };
         let meter = Rc::new(RefCell::new(Meter::new(limits.pace)));
+        let stand_in = host_keys.as_ref().map(|keys| stream::StandIn {
+            name: keys.stand_in().to_owned(),
+            host: url.host().to_owned(),
+        });
         let session = Self {
             url,
             credentials,
@@ -105,7 +111,7 @@ impl<'a> Session<'a> {
             ended: RefCell::new(None),
             checked_bytes: Cell::new(0),
             last_call: Cell::new((Instant::now(), 0)),
-            _watched: stream::Watched::by(&meter),
+            _watched: stream::Watched::by(&meter, stand_in),
             meter,
             host_keys,
         };
@@ -116,6 +122,14 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// What libgit2 connects to: the URL, in which over ssh another name stands for the host.
+    pub(crate) fn address(&self) -> Cow<'a, str> {
+        match &self.host_keys {
+            Some(keys) => Cow::Owned(self.url.with_host(keys.stand_in())),
+            None => Cow::Borrowed(self.url.as_str()),
+        }
+    }
+
     /// The callbacks for this connection.
     pub(crate) fn callbacks(&self) -> RemoteCallbacks<'_> {
         let mut callbacks = RemoteCallbacks::new();
@@ -123,8 +137,15 @@ impl<'a> Session<'a> {
         let trust = crate::trusted::of(self.url);
         callbacks.certificate_check(move |certificate, host| {
             if let Some(host_keys) = &self.host_keys {
-                // The known hosts have been read by now; let the next connection have its own.
-                host_keys.release();
+                return match host_keys.verdict(certificate) {
+                    Ok(()) => Ok(CertificateCheckStatus::CertificateOk),
+                    Err(why) => {
+                        let error = git2::Error::new(ErrorCode::Certificate, ErrorClass::Ssh, &why);
+                        // libgit2 has words of its own for it.
+                        self.end(Ended::NotTrusted(why));
+                        Err(error)
+                    }
+                };
             }
             // A proxy shows a certificate of its own, if any.
             if let Some(trust) = &trust
@@ -132,7 +153,7 @@ impl<'a> Session<'a> {
             {
                 return verdict(trust, certificate, host);
             }
-            // The verdict of OpenSSL, or that of the known hosts, stands.
+            // The verdict of OpenSSL stands.
             Ok(CertificateCheckStatus::CertificatePassthrough)
         });
         callbacks.transfer_progress(|stats| {
@@ -191,6 +212,10 @@ impl<'a> Session<'a> {
             Some(Ended::Refused(detail)) => {
                 let detail = detail.clone();
                 return Some(RemoteError::Refused { url, detail });
+            }
+            Some(Ended::NotTrusted(detail)) => {
+                let (host, detail) = (self.url.host().to_owned(), detail.clone());
+                return Some(RemoteError::HostNotTrusted { host, detail });
             }
             None => {}
         }

@@ -80,7 +80,21 @@ struct Owned {
     guard: Option<Guard>,
 }
 
+/// A name that libgit2 calls, and the host that it stands for.
+pub(super) struct StandIn {
+    pub(super) name: String,
+    pub(super) host: String,
+}
+
+impl StandIn {
+    fn of(&self, called: &CStr) -> Option<CString> {
+        let is_it = called.to_bytes() == self.name.as_bytes();
+        is_it.then(|| CString::new(self.host.as_str()).ok())?
+    }
+}
+
 thread_local! {
+    static STAND_IN: RefCell<Option<StandIn>> = const { RefCell::new(None) };
     static CURRENT: RefCell<Option<Rc<RefCell<Meter>>>> = const { RefCell::new(None) };
     static GUARD: RefCell<Option<Guard>> = const { RefCell::new(None) };
 }
@@ -100,21 +114,26 @@ pub fn guarded<T>(guard: Guard, work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Streams that this thread makes are watched by a meter until the value is dropped.
+/// Streams that this thread makes are watched by a meter, and go to the host that is meant, until
+/// the value is dropped.
 pub(super) struct Watched {
     before: Option<Rc<RefCell<Meter>>>,
+    stood_in: Option<StandIn>,
 }
 
 impl Watched {
-    pub(super) fn by(meter: &Rc<RefCell<Meter>>) -> Self {
-        let before = CURRENT.with(|current| current.replace(Some(meter.clone())));
-        Self { before }
+    pub(super) fn by(meter: &Rc<RefCell<Meter>>, stand_in: Option<StandIn>) -> Self {
+        Self {
+            before: CURRENT.with(|current| current.replace(Some(meter.clone()))),
+            stood_in: STAND_IN.with(|current| current.replace(stand_in)),
+        }
     }
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
         CURRENT.with(|current| current.replace(self.before.take()));
+        STAND_IN.with(|current| current.replace(self.stood_in.take()));
     }
 }
 
@@ -137,12 +156,9 @@ unsafe extern "C" fn init(
     port: *const c_char,
 ) -> c_int {
     // SAFETY: libgit2 gives two C strings and a place for the result.
-    let (host, port) = unsafe {
-        (
-            CStr::from_ptr(host).to_owned(),
-            CStr::from_ptr(port).to_owned(),
-        )
-    };
+    let (called, port) = unsafe { (CStr::from_ptr(host), CStr::from_ptr(port).to_owned()) };
+    let meant = STAND_IN.with(|current| current.borrow().as_ref()?.of(called));
+    let host = meant.unwrap_or_else(|| called.to_owned());
     let timeouts = settings::timeouts();
     let mut stream = Box::new(Stream {
         parent: GitStream {

@@ -76,7 +76,7 @@ pub fn list_within(
     let session = Session::new(url, credentials, observer, limits, None)?;
     let repo = no_redirects().map_err(|e| remote_error(url, &e))?;
     let mut remote = repo
-        .remote_anonymous(url.as_str())
+        .remote_anonymous(&session.address())
         .map_err(|e| remote_error(url, &e))?;
     let connection = remote
         .connect_auth(Direction::Fetch, Some(session.callbacks()), Some(proxy()))

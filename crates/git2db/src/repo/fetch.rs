@@ -218,7 +218,7 @@ pub(crate) fn download(
     let session = Session::new(url, credentials, observer, wanted.limits, Some(path))?;
     let failed = |error: git2::Error| session.error(&error);
     remote::follow_no_redirects(repo).map_err(|e| local(super::access(repo.path())(e)))?;
-    let mut remote = repo.remote_anonymous(url.as_str()).map_err(failed)?;
+    let mut remote = repo.remote_anonymous(&session.address()).map_err(failed)?;
     let mut connection = remote
         .connect_auth(Direction::Fetch, Some(session.callbacks()), Some(proxy()))
         .map_err(failed)?;

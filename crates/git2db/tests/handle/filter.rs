@@ -3,7 +3,7 @@
 use std::{fs, io::Read as _, os::unix::fs::PermissionsExt as _};
 
 use hyprstream_git2db::{
-    Digest,
+    CommitId, Digest,
     handle::{Reset, State, StatusOptions, Target, WorktreeError},
     lfs::Pointer,
     store::ObjectStore,
@@ -380,4 +380,51 @@ fn repositories_that_have_no_store_are_left_alone() {
     let staged = command(&plain).args(["show", ":a.bin"]).output().unwrap();
     assert_eq!(staged.stdout, b"content");
     assert!(store.oids().unwrap().is_empty());
+}
+
+#[test]
+fn quoted_patterns_and_lines_that_git_ignores_count_for_us_as_for_git() {
+    let desk = Desk::with_lfs();
+    let attributes = "\"my model.bin\" filter=lfs diff=lfs merge=lfs -text\n!*.neg filter=lfs\n";
+    desk.write(".gitattributes", attributes);
+    let content = large(4, 400_000);
+    desk.write("my model.bin", &content);
+    desk.write("plain.txt", "plain");
+    let first = desk.commit("Add");
+    let show = |commit: &CommitId, path: &str| {
+        git(desk.handle.path(), &["show", &format!("{commit}:{path}")]) + "\n"
+    };
+    let pointer = pointer(&content).to_string();
+    assert_eq!(show(&first, "my model.bin"), pointer);
+    assert_eq!(show(&first, "plain.txt"), "plain\n");
+    let touch = || {
+        let file = fs::File::options()
+            .append(true)
+            .open(desk.path("my model.bin"));
+        let then = std::time::SystemTime::now() - std::time::Duration::from_mins(1);
+        file.unwrap().set_modified(then).unwrap();
+    };
+    touch();
+    assert_eq!(desk.tree.status(StatusOptions::default()).unwrap(), []);
+    desk.write("plain.txt", "other");
+    touch();
+    let second = desk.commit("More");
+    assert_eq!(show(&second, "my model.bin"), pointer);
+    desk.check_clean();
+    fs::remove_file(desk.path("my model.bin")).unwrap();
+    desk.tree.restore(&["my model.bin"], None).unwrap();
+    assert!(desk.read("my model.bin") == content);
+    desk.check_clean();
+    // What only this repository says, and what it says instead.
+    let info = desk.handle.path().join("info");
+    fs::create_dir_all(&info).unwrap();
+    fs::write(
+        info.join("attributes"),
+        "*.own filter=lfs\n\"my model.bin\" -filter\n",
+    )
+    .unwrap();
+    desk.write("a.own", "of my own");
+    let third = desk.commit("Own");
+    assert!(show(&third, "a.own").starts_with("version https://git-lfs"));
+    desk.check_objects();
 }

@@ -13,6 +13,7 @@ mod support;
 mod desk;
 mod filter;
 mod history;
+mod ignore;
 mod merge;
 mod refs;
 mod sign;

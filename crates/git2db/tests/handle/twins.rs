@@ -243,6 +243,58 @@ impl Twins {
                 let words = ["fetch", "-q", "--prune", "--no-tags", "../remote.git", spec];
                 same("fetch", ours.is_ok(), stock(they, &words))
             }
+            25 => {
+                let spec = format!("refs/heads/{name}:refs/heads/elsewhere");
+                let refs = [PushRef::parse(&spec)];
+                let ours = us.handle.push(&remote(us), &refs, &Credentials::None, &());
+                let theirs = stock(they, &["push", "-q", "../remote.git", &spec]);
+                same("push to another name", ours.is_ok(), theirs)
+            }
+            26 | 27 => {
+                let tag = format!("t{}", line % 4);
+                let mut refs = vec![PushRef::tag(&tag)];
+                let full = format!("refs/tags/{tag}");
+                let mut words = vec!["push", "-q", "--atomic", "../remote.git", &full];
+                if act == 27 {
+                    refs.push(PushRef::branch(name));
+                    words.push(name);
+                }
+                let ours = us.handle.push(&remote(us), &refs, &Credentials::None, &());
+                same("push a tag", ours.is_ok(), stock(they, &words))
+            }
+            28 if name != "main" => {
+                let full = format!("refs/heads/{name}");
+                if refs(us, "remote.git").contains(&full) {
+                    let refs = [PushRef::delete(&full)];
+                    let ours = us.handle.push(&remote(us), &refs, &Credentials::None, &());
+                    let theirs = stock(they, &["push", "-q", "../remote.git", &format!(":{full}")]);
+                    return same("push to delete", ours.is_ok(), theirs);
+                }
+                String::new()
+            }
+            29 if name != "main" => {
+                let moved = us.handle.branch_tip("moved").is_ok();
+                let (from, to) = if moved {
+                    ("moved", name)
+                } else {
+                    (name, "moved")
+                };
+                let ours = us.handle.rename_branch(from, to, false);
+                let theirs = stock(they, &["branch", "-q", "-m", from, to]);
+                same("branch -m", ours.is_ok(), theirs)
+            }
+            30 if name != "main" => {
+                let (upstream, words) = if line % 3 == 0 {
+                    (None, vec!["branch", "-q", "--unset-upstream", name])
+                } else {
+                    (Some("main"), vec!["branch", "-q", "-u", "main", name])
+                };
+                if upstream.is_none() && !refs(us, "bare.git").contains(&format!("{name} main")) {
+                    return String::new();
+                }
+                let ours = us.handle.set_upstream(name, upstream);
+                same("branch -u", ours.is_ok(), stock(they, &words))
+            }
             _ => String::new(),
         }
     }
@@ -288,26 +340,26 @@ fn one_parent(desk: &Desk, commit: &CommitId) -> bool {
     desk.handle.commit_info(commit).unwrap().parents.len() == 1
 }
 
+/// The refs of a twin's repository, which stock git finds whole, with their upstreams.
+fn refs(desk: &Desk, name: &str) -> String {
+    let bare = desk.dir.path().join(name);
+    git(&bare, &["fsck", "--strict", "--no-dangling"]);
+    let format = "--format=%(objectname) %(refname) %(upstream:short)";
+    git(&bare, &["for-each-ref", format])
+}
+
 /// What stock git finds in a twin, which it finds whole.
 fn state(desk: &Desk) -> [String; 5] {
     desk.check_objects();
-    let refs = |name: &str| {
-        let bare = desk.dir.path().join(name);
-        git(&bare, &["fsck", "--strict", "--no-dangling"]);
-        git(
-            &bare,
-            &["for-each-ref", "--format=%(refname) %(objectname)"],
-        )
-    };
-    let all = refs("bare.git");
+    let all = refs(desk, "bare.git");
     let all: Vec<&str> = all
         .lines()
-        .filter(|line| !line.starts_with("refs/hyprstream/"))
+        .filter(|line| !line.contains(" refs/hyprstream/"))
         .collect();
     let head = fs::read_to_string(desk.dir.path().join("bare.git/worktrees/work/HEAD"));
     [
         all.join("\n"),
-        refs("remote.git"),
+        refs(desk, "remote.git"),
         desk.git(&["status", "--porcelain=v2", "-uall"]),
         head.unwrap(),
         desk.git(&["ls-files", "--stage"]),
@@ -320,7 +372,7 @@ proptest! {
     #[test]
     fn what_we_do_and_what_git_does_are_the_same_and_each_goes_on_with_the_other(
         steps in proptest::collection::vec(
-            (0..2_usize, 0..25_u8, 0..PATHS.len(), 0..BRANCHES.len(), 0..24_usize),
+            (0..2_usize, 0..31_u8, 0..PATHS.len(), 0..BRANCHES.len(), 0..24_usize),
             12..36,
         ),
     ) {

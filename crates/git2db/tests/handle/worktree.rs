@@ -1,8 +1,12 @@
 //! Staging, committing, switching and going back, with stock git between.
 
-use std::{fs, os::unix::fs::symlink};
+use std::{
+    ffi::OsStr,
+    fs,
+    os::unix::{ffi::OsStrExt as _, fs::symlink},
+};
 
-use hyprstream_git2db::handle::{Reset, Target, WorktreeError};
+use hyprstream_git2db::handle::{Merge, Reset, Target, WorktreeError};
 
 use crate::{
     desk::{Desk, metadata},
@@ -330,4 +334,58 @@ fn nothing_is_written_while_another_program_holds_the_index() {
     fs::remove_file(&lock).unwrap();
     desk.commit("Then");
     desk.check_clean();
+}
+
+#[test]
+fn a_name_that_is_not_utf8_is_refused_and_nothing_changes() {
+    let desk = Desk::new();
+    desk.write("a", "1");
+    let main = desk.commit("Main");
+    let odd = desk.tree.path().join(OsStr::from_bytes(b"caf\xe9.txt"));
+    desk.git(&["switch", "-q", "-c", "odd"]);
+    fs::write(&odd, "content").unwrap();
+    check(desk.tree.add_all(), "RefusedContent");
+    assert_eq!(desk.git(&["diff", "--cached", "--name-only"]), "");
+    desk.git(&["add", "-A"]);
+    desk.git(&["commit", "-q", "-m", "Odd"]);
+    let tip = desk.head();
+    desk.git(&["switch", "-q", "main"]);
+
+    check(
+        desk.tree.switch(Target::Branch("odd"), false),
+        "RefusedContent",
+    );
+    check(
+        desk.tree.switch(Target::Branch("odd"), true),
+        "RefusedContent",
+    );
+    check(desk.tree.reset(&tip, Reset::Hard), "RefusedContent");
+    let error = desk
+        .tree
+        .merge(&tip, &Merge::new(metadata("Merge")))
+        .unwrap_err();
+    assert!(error.to_string().contains("caf\\xe9.txt"), "{error}");
+    assert_eq!(desk.head(), main);
+    assert_eq!(desk.git(&["rev-parse", "--abbrev-ref", "HEAD"]), "main");
+    desk.check_clean();
+
+    // Where git has put it, what is not about it goes on, and it is not lost.
+    desk.git(&["switch", "-q", "odd"]);
+    check(
+        desk.tree.switch(Target::Branch("main"), false),
+        "RefusedContent",
+    );
+    desk.write("a", "2");
+    let next = desk.commit("Beside it");
+    desk.check_clean();
+    fs::write(&odd, "changed").unwrap();
+    check(desk.tree.reset(&next, Reset::Hard), "RefusedContent");
+    check(desk.tree.restore(&["."], None), "RefusedContent");
+    check(desk.tree.remove(&["."], false, true), "RefusedContent");
+    check(desk.tree.add_all(), "RefusedContent");
+    desk.git(&["add", "-A"]);
+    desk.tree.unstage(None).unwrap();
+    assert_eq!(desk.git(&["diff", "--cached", "--name-only"]), "");
+    assert_eq!(fs::read(&odd).unwrap(), b"changed");
+    assert_eq!(desk.head(), next);
 }

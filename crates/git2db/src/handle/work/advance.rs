@@ -9,7 +9,9 @@ use std::{
 use git2::{Commit, DiffOptions, ErrorCode, Index, ObjectType, Oid, Repository, Tree};
 
 use super::{
-    Change, FileStatus, State, StatusOptions, WorktreeError, io_error, named, stage::forget,
+    Change, FileStatus, State, StatusOptions, WorktreeError, io_error, named,
+    odd::{refuse_replaced, utf8},
+    stage::{forget, is_known},
 };
 use crate::{Worktree, commit::ATTRIBUTES, filter, libgit, store::StoreError};
 
@@ -35,12 +37,17 @@ impl Worktree {
         })?;
         let head = self.head_tree(repo)?;
         let tree = target.tree().map_err(|e| self.fail(e))?;
-        let mut plan = changes(repo, head.as_ref(), &tree).map_err(|e| self.fail(e))?;
+        let mut plan = self.changes(repo, head.as_ref(), &tree)?;
         let mut index = repo.index().map_err(|e| self.fail(e))?;
         self.refresh(repo, &mut index)?;
         if force {
             let at = |path: &str| find(&tree, path).map_err(|e| self.fail(e));
             for file in local.iter().filter(|file| is_tracked(file)) {
+                let in_head = |path: &str| {
+                    let found = head.as_ref().map(|tree| find(tree, path));
+                    found.is_some_and(|found| found.is_ok_and(|found| found.is_some()))
+                };
+                refuse_replaced(&file.path, |path| is_known(&index, path) || in_head(path))?;
                 plan.insert(file.path.clone(), at(&file.path)?);
                 if let State::Tracked {
                     staged: Some(Change::Renamed { from }),
@@ -51,9 +58,7 @@ impl Worktree {
                 }
             }
             // A file that was taken out of the index and is there again is nobody's but the user's.
-            let is_known =
-                |path: &str| (0..4).any(|stage| index.get_path(Path::new(path), stage).is_some());
-            plan.retain(|path, entry| entry.is_some() || is_known(path));
+            plan.retain(|path, entry| entry.is_some() || is_known(&index, path));
         } else {
             let lost = lost(&local, &mut plan, &index);
             if !lost.is_empty() {
@@ -72,10 +77,36 @@ impl Worktree {
     ) -> Result<(), WorktreeError> {
         let tree = to.tree().map_err(|e| self.fail(e))?;
         let old = from.tree().map_err(|e| self.fail(e))?;
-        let plan = changes(repo, Some(&old), &tree).map_err(|e| self.fail(e))?;
+        let plan = self.changes(repo, Some(&old), &tree)?;
         let mut index = repo.index().map_err(|e| self.fail(e))?;
         self.refresh(repo, &mut index)?;
         self.write(repo, &mut index, &tree, &plan)
+    }
+
+    /// What is written to come from one tree to another.
+    ///
+    /// # Errors
+    /// A name among it is not UTF-8.
+    fn changes(
+        &self,
+        repo: &Repository,
+        from: Option<&Tree<'_>>,
+        to: &Tree<'_>,
+    ) -> Result<Plan, WorktreeError> {
+        let mut options = DiffOptions::new();
+        options.include_typechange(true);
+        let mut plan = Plan::new();
+        for delta in repo
+            .diff_tree_to_tree(from, Some(to), Some(&mut options))
+            .map_err(|e| self.fail(e))?
+            .deltas()
+        {
+            let (old, new) = (delta.old_file(), delta.new_file());
+            let path = new.path_bytes().or(old.path_bytes()).unwrap_or_default();
+            let version = (!new.id().is_zero()).then(|| (new.id(), u32::from(new.mode())));
+            plan.insert(utf8(path)?.to_owned(), version);
+        }
+        Ok(plan)
     }
 
     /// Lets the files at `plan` be those of `tree`, and the index too.
@@ -89,7 +120,7 @@ impl Worktree {
         // Old files go first: libgit2 would read them to see whether they changed.
         for path in plan.keys().rev() {
             self.remove_file(path)?;
-            forget(index, path).map_err(|e| self.fail(e))?;
+            forget(index, path.as_bytes()).map_err(|e| self.fail(e))?;
         }
         index.write().map_err(|e| self.fail(e))?;
         // Attributes first: they decide how the other files are written.
@@ -158,23 +189,6 @@ impl Worktree {
         }
         Ok(())
     }
-}
-
-/// What is written to come from one tree to another.
-fn changes(repo: &Repository, from: Option<&Tree<'_>>, to: &Tree<'_>) -> Result<Plan, git2::Error> {
-    let mut options = DiffOptions::new();
-    options.include_typechange(true);
-    let mut plan = Plan::new();
-    for delta in repo
-        .diff_tree_to_tree(from, Some(to), Some(&mut options))?
-        .deltas()
-    {
-        let (old, new) = (delta.old_file(), delta.new_file());
-        let path = new.path_bytes().or(old.path_bytes()).unwrap_or_default();
-        let version = (!new.id().is_zero()).then(|| (new.id(), u32::from(new.mode())));
-        plan.insert(String::from_utf8_lossy(path).into_owned(), version);
-    }
-    Ok(plan)
 }
 
 /// The file at a path of a tree.

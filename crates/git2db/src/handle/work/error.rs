@@ -46,6 +46,12 @@ pub enum WorktreeError {
         /// The path.
         path: String,
     },
+    /// A file that would have to be written, removed or staged has a name that cannot be said here.
+    #[error("the name \"{path}\" is not UTF-8: rename the file with git, or let git do this")]
+    NotUtf8 {
+        /// The path, with its odd bytes escaped or replaced.
+        path: String,
+    },
     /// Changes that nobody committed would be lost.
     #[error("changes of {paths:?} would be lost: commit them, put them aside, or use force")]
     LocalChanges {
@@ -104,7 +110,7 @@ impl WorktreeError {
             Self::History(error) => error.reason(),
             Self::Ref(error) => error.reason(),
             Self::NoPath { .. } => "FileNotFound",
-            Self::Ignored { .. } => "RefusedContent",
+            Self::Ignored { .. } | Self::NotUtf8 { .. } => "RefusedContent",
             Self::Exists { .. } => "FileExists",
             Self::LocalChanges { .. } => "LocalChanges",
             Self::Conflicted { .. } | Self::Unfinished { .. } => "Conflict",

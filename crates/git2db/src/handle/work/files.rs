@@ -8,6 +8,7 @@ use super::{
     State, StatusOptions, WorktreeError,
     advance::find,
     io_error, is_within, large, named, normal,
+    odd::{lossy, utf8},
     stage::{forget, no_path, refused},
 };
 use crate::{CommitId, Worktree, commit::check_path};
@@ -55,12 +56,13 @@ impl Worktree {
             let wanted = normal(wanted).ok_or_else(|| no_path(wanted))?;
             let mut known = false;
             let committed = files_of(&tree).map_err(|e| self.fail(e))?;
-            let staged = index.iter().map(|entry| lossy(&entry.path));
+            let staged = index.iter().map(|entry| entry.path);
             for path in committed.into_iter().chain(staged) {
-                if !is_within(&path, wanted) {
+                if !is_within(&lossy(&path), wanted) {
                     continue;
                 }
                 known = true;
+                let path = utf8(&path)?.to_owned();
                 let version = find(&tree, &path).map_err(|e| self.fail(e))?;
                 let entry = index.get_path(Path::new(&path), 0);
                 let same = entry.map(|entry| (entry.id, entry.mode)) == version;
@@ -90,8 +92,11 @@ impl Worktree {
         for wanted in paths {
             let wanted = normal(wanted).ok_or_else(|| no_path(wanted))?;
             let before = chosen.len();
-            let known = index.iter().map(|entry| lossy(&entry.path));
-            chosen.extend(known.filter(|path| is_within(path, wanted)));
+            for entry in index.iter() {
+                if is_within(&lossy(&entry.path), wanted) {
+                    chosen.push(utf8(&entry.path)?.to_owned());
+                }
+            }
             if chosen.len() == before {
                 return Err(no_path(wanted));
             }
@@ -122,7 +127,7 @@ impl Worktree {
             if !keep {
                 self.remove_file(path)?;
             }
-            forget(&mut index, path).map_err(|e| self.fail(e))?;
+            forget(&mut index, path.as_bytes()).map_err(|e| self.fail(e))?;
         }
         index.write().map_err(|e| self.fail(e))?;
         self.settle()
@@ -165,7 +170,7 @@ impl Worktree {
         fs::rename(self.place(from), &target).map_err(|e| io_error("rename to", &target, e))?;
         for mut entry in moved {
             let rest = entry.path[from.len()..].to_vec();
-            forget(&mut index, &lossy(&entry.path)).map_err(|e| self.fail(e))?;
+            forget(&mut index, &entry.path).map_err(|e| self.fail(e))?;
             entry.path = [to.as_bytes(), &rest].concat();
             index.add(&entry).map_err(|e| self.fail(e))?;
         }
@@ -186,17 +191,13 @@ fn large_again(worktree: &Worktree) -> Result<(), WorktreeError> {
 }
 
 /// Paths of all files of a tree.
-fn files_of(tree: &git2::Tree<'_>) -> Result<Vec<String>, git2::Error> {
+fn files_of(tree: &git2::Tree<'_>) -> Result<Vec<Vec<u8>>, git2::Error> {
     let mut files = Vec::new();
     tree.walk(git2::TreeWalkMode::PreOrder, |folder, entry| {
         if entry.kind() != Some(git2::ObjectType::Tree) {
-            files.push(format!("{folder}{}", lossy(entry.name_bytes())));
+            files.push([folder.as_bytes(), entry.name_bytes()].concat());
         }
         git2::TreeWalkResult::Ok
     })?;
     Ok(files)
-}
-
-fn lossy(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).into_owned()
 }

@@ -20,14 +20,14 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use git2::{AttrCheckFlags, ErrorCode, Index, IndexEntry, IndexTime, ObjectType, Oid, Repository};
+use git2::{ErrorCode, Index, IndexEntry, IndexTime, ObjectType, Oid, Repository};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, utimensat};
 use sha2::{Digest as _, Sha256};
 
 use super::{WorktreeError, io_error};
 use crate::{
     Digest, Worktree,
-    lfs::{InvalidPointer, MAX_POINTER_BYTES, Pointer},
+    lfs::{InvalidPointer, MAX_POINTER_BYTES, Pointer, is_lfs_in_worktree},
     store,
 };
 
@@ -240,8 +240,8 @@ fn set_past(path: &Path) -> std::io::Result<()> {
 
 /// Whether attributes of the worktree give the file to LFS.
 pub(super) fn is_lfs(repo: &Repository, path: &str) -> Result<bool, git2::Error> {
-    let filter = repo.get_attr(Path::new(path), "filter", AttrCheckFlags::FILE_THEN_INDEX)?;
-    Ok(filter == Some("lfs"))
+    repo.workdir()
+        .map_or(Ok(false), |root| is_lfs_in_worktree(root, path))
 }
 
 /// The pointer that a blob holds.

@@ -5,10 +5,13 @@ mod commit;
 mod error;
 mod files;
 mod fill;
+mod ignore;
 mod large;
+mod odd;
 mod stage;
 mod status;
 mod switch;
+mod untracked;
 
 use std::path::{Component, Path, PathBuf};
 

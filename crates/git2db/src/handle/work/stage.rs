@@ -4,7 +4,12 @@ use std::{collections::BTreeSet, fs, io::Write as _, path::Path};
 
 use git2::{Delta, DiffOptions, ErrorCode, Index, IndexEntry, IndexTime, Repository, Tree};
 
-use super::{State, StatusOptions, WorktreeError, io_error, is_within, large, named, normal};
+use super::{
+    State, StatusOptions, WorktreeError,
+    ignore::Ignore,
+    io_error, is_within, large, named, normal,
+    odd::{self, refuse_replaced},
+};
 use crate::{
     Worktree,
     commit::{ATTRIBUTES, CommitError, check_path, is_large},
@@ -61,8 +66,11 @@ impl Worktree {
             chosen.insert(ATTRIBUTES.to_owned());
         }
         let (there, gone): (Vec<_>, Vec<_>) = chosen.iter().partition(|path| self.is_there(path));
+        for path in &gone {
+            refuse_replaced(path, |path| is_known(&index, path))?;
+        }
         for path in gone {
-            forget(&mut index, path).map_err(|e| self.fail(e))?;
+            forget(&mut index, path.as_bytes()).map_err(|e| self.fail(e))?;
         }
         for path in there {
             check_path(path).map_err(WorktreeError::Commit)?;
@@ -95,8 +103,9 @@ impl Worktree {
         if is_known {
             return Ok(());
         }
-        if fs::symlink_metadata(self.place(path)).is_ok() {
-            let ignored = repo.status_should_ignore(Path::new(path));
+        if let Ok(found) = fs::symlink_metadata(self.place(path)) {
+            let ignored = Ignore::of(self.path(), repo, index)
+                .and_then(|rules| rules.ignores(path, found.is_dir()));
             if ignored.map_err(|e| self.fail(e))? {
                 let path = path.to_owned();
                 return Err(WorktreeError::Ignored { path });
@@ -201,18 +210,17 @@ fn take_back(
         changes.push((bytes, was));
     }
     for (bytes, was) in changes {
-        let path = String::from_utf8_lossy(&bytes).into_owned();
         // Of a conflict, all three versions go.
         let committed = match (was, tree) {
             (Some(was), _) => Some(was),
-            (None, Some(tree)) => match tree.get_path(Path::new(&path)) {
+            (None, Some(tree)) => match tree.get_path(odd::path(&bytes)) {
                 Ok(entry) => Some((entry.id(), entry.filemode() as u32)),
                 Err(error) if error.code() == ErrorCode::NotFound => None,
                 Err(error) => return Err(error),
             },
             (None, None) => None,
         };
-        forget(index, &path)?;
+        forget(index, &bytes)?;
         if let Some((id, mode)) = committed {
             index.add(&entry(bytes, id, mode))?;
         }
@@ -239,14 +247,19 @@ fn entry(path: Vec<u8>, id: git2::Oid, mode: u32) -> IndexEntry {
 }
 
 /// Takes a path out of the index, with all versions of a conflict.
-pub(super) fn forget(index: &mut Index, path: &str) -> Result<(), git2::Error> {
+pub(super) fn forget(index: &mut Index, path: &[u8]) -> Result<(), git2::Error> {
     for stage in 0..=3 {
-        match index.remove(Path::new(path), stage) {
+        match index.remove(odd::path(path), stage) {
             Err(error) if error.code() != ErrorCode::NotFound => return Err(error),
             _ => {}
         }
     }
     Ok(())
+}
+
+/// Whether the index has the path, or versions of a conflict.
+pub(super) fn is_known(index: &Index, path: &str) -> bool {
+    (0..4).any(|stage| index.get_path(Path::new(path), stage).is_some())
 }
 
 pub(super) fn refused(path: &str, why: &str) -> WorktreeError {

@@ -27,7 +27,8 @@ impl Default for StatusOptions {
 /// A file that is not as it was committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileStatus {
-    /// Where it lies.
+    /// Where it lies. What is not UTF-8 is replaced: a file with such a name is shown, and refused
+    /// where it would have to be staged or written.
     pub path: String,
     /// What it is.
     pub state: State,
@@ -127,10 +128,8 @@ impl Worktree {
         let mut wanted = git2::StatusOptions::new();
         wanted
             .show(StatusShow::IndexAndWorkdir)
-            .include_untracked(options.untracked)
-            .recurse_untracked_dirs(options.untracked)
-            .include_ignored(options.ignored)
-            .recurse_ignored_dirs(options.ignored)
+            .include_untracked(false)
+            .include_ignored(false)
             .renames_head_to_index(true)
             .exclude_submodules(true)
             .no_refresh(true);
@@ -151,27 +150,24 @@ impl Worktree {
                 _ => delta.new_file(),
             };
             let path = text(file.path_bytes());
-            let state = if status.is_ignored() {
-                State::Ignored
-            } else if status.is_wt_new() {
-                // Taken out of the index, and there all the same: two things, as for git.
-                if let Some(staged) = staged.as_ref().and_then(change) {
-                    found.push(FileStatus {
-                        path: path.clone(),
-                        state: State::Tracked {
-                            staged: Some(staged),
-                            unstaged: None,
-                        },
-                    });
-                }
-                State::Untracked
-            } else {
-                State::Tracked {
-                    staged: staged.as_ref().and_then(change),
-                    unstaged: unstaged.as_ref().and_then(change),
-                }
+            let state = State::Tracked {
+                staged: staged.as_ref().and_then(change),
+                unstaged: unstaged.as_ref().and_then(change),
             };
             found.push(FileStatus { path, state });
+        }
+        // A file that was taken out of the index and is there all the same is two things, as for
+        // git.
+        if options.untracked || options.ignored {
+            let others = self.others(repo, index, options.ignored)?;
+            let file = |path: Vec<u8>, state| FileStatus {
+                path: text(Some(&path)),
+                state,
+            };
+            let untracked = others.untracked.into_iter().filter(|_| options.untracked);
+            found.extend(untracked.map(|path| file(path, State::Untracked)));
+            let ignored = others.ignored.into_iter();
+            found.extend(ignored.map(|path| file(path, State::Ignored)));
         }
         found.sort_by(|a, b| a.path.cmp(&b.path));
         unsplit(&mut found);

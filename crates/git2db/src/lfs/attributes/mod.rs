@@ -8,6 +8,7 @@
 
 #[cfg(test)]
 mod tests;
+mod worktree;
 
 use std::{
     cell::Cell,
@@ -17,7 +18,10 @@ use std::{
 use bstr::{BStr, ByteSlice as _};
 use gix_attributes::{StateRef, parse::Kind};
 use gix_glob::{Pattern, pattern::Mode, wildmatch};
+pub(crate) use worktree::is_lfs as is_lfs_in_worktree;
 
+/// The file of a folder that holds its rules.
+const ATTRIBUTES: &str = ".gitattributes";
 /// Lines of this length and longer are ignored, as by git.
 pub(crate) const MAX_LINE_BYTES: usize = 2048;
 /// Most `*` in one pattern. The library gives up beyond 64, which would be a silent "no".
@@ -32,6 +36,9 @@ const MAX_STEPS: u64 = 1 << 29;
 pub(crate) struct Attributes {
     /// By folder (empty for the root); the last rule first.
     files: HashMap<String, Vec<Rule>>,
+    /// Rules that stand before those of all files, and after them.
+    first: Vec<Rule>,
+    last: Vec<Rule>,
     /// What macros set; the last definition holds.
     macros: HashMap<String, Vec<Assignment>>,
     steps: Cell<u64>,
@@ -78,6 +85,25 @@ impl Attributes {
     /// Takes in the `.gitattributes` of `folder`; the root's (`""`) may define macros. A line that
     /// git cannot read is ignored here as there.
     pub(crate) fn add(&mut self, folder: &str, content: &[u8]) -> Result<(), TooCostly> {
+        let rules = self.read(folder.is_empty(), content)?;
+        self.files.insert(folder.to_owned(), rules);
+        Ok(())
+    }
+
+    /// Takes in rules that stand before those of all files, and may define macros.
+    fn add_first(&mut self, content: &[u8]) -> Result<(), TooCostly> {
+        self.first = self.read(true, content)?;
+        Ok(())
+    }
+
+    /// Takes in rules that stand after those of all files, and may define macros.
+    fn add_last(&mut self, content: &[u8]) -> Result<(), TooCostly> {
+        self.last = self.read(true, content)?;
+        Ok(())
+    }
+
+    /// The rules of a file, the last first.
+    fn read(&mut self, has_macros: bool, content: &[u8]) -> Result<Vec<Rule>, TooCostly> {
         let mut rules = Vec::new();
         // Line by line, so that one that is too long is left out before it is read.
         let text = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
@@ -102,7 +128,7 @@ impl Attributes {
                 continue;
             };
             match kind {
-                Kind::Macro(name) if folder.is_empty() => {
+                Kind::Macro(name) if has_macros => {
                     self.macros.insert(name.as_str().to_owned(), assignments);
                 }
                 Kind::Macro(_) => {}
@@ -119,38 +145,61 @@ impl Attributes {
             }
         }
         rules.reverse();
-        self.files.insert(folder.to_owned(), rules);
-        Ok(())
+        Ok(rules)
+    }
+
+    /// Lets what was spent so far not count.
+    fn begin(&self) {
+        self.steps.set(0);
     }
 
     /// Whether the file at `path` has `filter=lfs`.
     pub(crate) fn is_lfs(&self, path: &str) -> Result<bool, TooCostly> {
         let mut decided = HashSet::new();
+        if let Some(filter) = self.filter(&self.first, path, &mut decided)? {
+            return Ok(filter == State::Lfs);
+        }
         let mut folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
         loop {
             let below = match folder.len() {
                 0 => path,
                 len => &path[len + 1..],
             };
-            for rule in self.files.get(folder).into_iter().flatten() {
-                // Without wildcards it fails at its first byte, mostly.
-                let bytes = match rule.pattern.first_wildcard_pos {
-                    Some(_) => 1 + below.len() as u64,
-                    None => 1,
-                };
-                self.spend(rule.cost * bytes)?;
-                if !rule.matches(below.as_bytes().as_bstr()) {
-                    continue;
-                }
-                if let Some(filter) = self.fill(&rule.assignments, &mut decided) {
-                    return Ok(filter == State::Lfs);
-                }
+            if let Some(rules) = self.files.get(folder)
+                && let Some(filter) = self.filter(rules, below, &mut decided)?
+            {
+                return Ok(filter == State::Lfs);
             }
             if folder.is_empty() {
-                return Ok(false);
+                let filter = self.filter(&self.last, path, &mut decided)?;
+                return Ok(filter == Some(State::Lfs));
             }
             folder = folder.rsplit_once('/').map_or("", |(above, _)| above);
         }
+    }
+
+    /// What the rules of one file say of `path`, which begins where the file lies.
+    fn filter<'a>(
+        &'a self,
+        rules: &'a [Rule],
+        path: &str,
+        decided: &mut HashSet<&'a str>,
+    ) -> Result<Option<State>, TooCostly> {
+        for rule in rules {
+            // Without wildcards it fails at its first byte, mostly.
+            let bytes = match rule.pattern.first_wildcard_pos {
+                Some(_) => 1 + path.len() as u64,
+                None => 1,
+            };
+            self.spend(rule.cost * bytes)?;
+            if !rule.matches(path.as_bytes().as_bstr()) {
+                continue;
+            }
+            if let Some(filter) = self.fill(&rule.assignments, decided) {
+                return Ok(Some(filter));
+            }
+        }
+        Ok(None)
     }
 
     /// Decides what is undecided, the last assignment first, and follows macros that are set. The

@@ -160,21 +160,23 @@ fn macros_that_name_each_other_end() {
 
 /// What `git check-attr` says of `paths`.
 fn by_git(root: &Path, files: &[(String, String)], paths: &[String]) -> Vec<bool> {
+    lay(root, files);
+    ask(root, paths)
+}
+
+/// Writes the attributes of folders.
+fn lay(root: &Path, files: &[(String, String)]) {
     let _ = fs::remove_dir_all(root.join("w"));
     for (folder, content) in files {
         let folder = root.join("w").join(folder);
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join(".gitattributes"), content).unwrap();
     }
-    let mut child = Command::new("git")
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("HOME", root)
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_ATTR_NOSYSTEM", "1")
-        .env("GIT_DIR", root.join("g"))
-        .env("GIT_WORK_TREE", root.join("w"))
-        .current_dir(root.join("w"))
+}
+
+/// What `git check-attr` says of `paths` in the worktree `w` of the repository `g` below `root`.
+fn ask(root: &Path, paths: &[String]) -> Vec<bool> {
+    let mut child = git(root)
         .args(["check-attr", "-z", "--stdin", "filter"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -193,6 +195,20 @@ fn by_git(root: &Path, files: &[(String, String)], paths: &[String]) -> Vec<bool
     let fields: Vec<&str> = text.split_terminator('\0').collect();
     assert_eq!(fields.len(), paths.len() * 3);
     fields.chunks(3).map(|field| field[2] == "lfs").collect()
+}
+
+fn git(root: &Path) -> Command {
+    let mut command = Command::new("git");
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("HOME", root)
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_ATTR_NOSYSTEM", "1")
+        .env("GIT_DIR", root.join("g"))
+        .env("GIT_WORK_TREE", root.join("w"))
+        .current_dir(root.join("w"));
+    command
 }
 
 /// A repository to ask git in.
@@ -331,6 +347,50 @@ proptest! {
         }
         for (path, expected) in paths.iter().zip(expected) {
             prop_assert_eq!(ours.is_lfs(path), Ok(expected), "{:?} by {:?}", path, files);
+        }
+    }
+
+    #[test]
+    fn every_answer_for_a_worktree_is_that_of_git(
+        root in file(),
+        nested in proptest::collection::vec((path(), file()), 0..3),
+        [info, configured] in [file(), file()],
+        is_staged in proptest::collection::vec(any::<bool>(), 4),
+        paths in proptest::collection::vec(path(), 20),
+    ) {
+        let mut files = vec![(String::new(), root)];
+        files.extend(nested);
+        files.sort_by(|a, b| a.0.cmp(&b.0));
+        files.dedup_by(|a, b| a.0 == b.0);
+        let dir = asked();
+        // Written, staged, and some of them deleted again.
+        lay(dir.path(), &files);
+        let run = |args: &[&str]| assert!(git(dir.path()).args(args).status().unwrap().success());
+        run(&["config", "core.bare", "false"]);
+        run(&["config", "core.worktree", dir.path().join("w").to_str().unwrap()]);
+        run(&["config", "core.attributesFile", dir.path().join("more").to_str().unwrap()]);
+        run(&["-c", "core.safecrlf=false", "add", "--all"]);
+        let git_file = format!("gitdir: {}\n", dir.path().join("g").display());
+        fs::write(dir.path().join("w/.git"), git_file).unwrap();
+        for (at, (folder, _)) in files.iter().enumerate() {
+            if is_staged[at] {
+                fs::remove_file(dir.path().join("w").join(folder).join(".gitattributes")).unwrap();
+            }
+        }
+        fs::create_dir_all(dir.path().join("g/info")).unwrap();
+        fs::write(dir.path().join("more"), &configured).unwrap();
+        let shown = (&files, &is_staged, &info, &configured);
+        // Without `info/attributes` first: what was read is not believed when there is more.
+        for has_info in [false, true] {
+            if has_info {
+                fs::write(dir.path().join("g/info/attributes"), &info).unwrap();
+            } else {
+                let _ = fs::remove_file(dir.path().join("g/info/attributes"));
+            }
+            for (path, expected) in paths.iter().zip(ask(dir.path(), &paths)) {
+                let ours = worktree::is_lfs(&dir.path().join("w"), path).unwrap();
+                prop_assert_eq!(ours, expected, "{:?} {} {:?}", path, has_info, shown);
+            }
         }
     }
 }
