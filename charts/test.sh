@@ -71,7 +71,7 @@ if grep -q -e 'tokenreviews' -e '--kubernetes-tokens' "$out/without.yaml"; then
 fi
 
 echo "== TLS"
-helm template hyprstream "$chart" --namespace default --set tls.enabled=true > "$out/all.yaml"
+helm template hyprstream "$chart" --namespace default > "$out/all.yaml"
 for part in 'port: 443' '--tls-cert=' '--registry-url=https://hyprstream-registry.default.svc"\{0,1\}$' \
     '--registry-ca-file=' '--certificate-names=hyprstream-registry,' 'secretName: hyprstream-registry-tls'; do
     if ! grep -q -e "$part" "$out/all.yaml"; then
@@ -106,7 +106,7 @@ for part in '--worker-tls=strict' '--worker-ca-file=/etc/hyprstream-trust/ca.crt
         exit 1
     fi
 done
-helm template hyprstream "$chart" $tls > "$out/off.yaml"
+helm template hyprstream "$chart" $tls --set tls.workers=disabled > "$out/off.yaml"
 if grep -q -e '--worker-ca-file' -e 'serverName: workers' "$out/off.yaml" \
     || ! grep -q -e '--worker-tls=off' "$out/off.yaml"; then
     echo "workers speak TLS though nobody asked for it" >&2

@@ -21,10 +21,10 @@ pub(crate) const NAMESPACE: &str = "hyprstream-system";
 /// Secret with the registry's tokens, and the key of the one that may push anywhere.
 pub(crate) const KEYS: (&str, &str) = ("hyprstream-registry-keys", "admin-token");
 
-/// Whether the release's parts speak TLS: where `HYPRSTREAM_LOCAL_TLS` is `true`. All commands of one
-/// cluster must have it alike.
+/// Whether the release's parts speak TLS, as the chart has it: unless `HYPRSTREAM_LOCAL_TLS` is
+/// `false`. All commands of one cluster must have it alike.
 pub(crate) fn tls() -> bool {
-    std::env::var("HYPRSTREAM_LOCAL_TLS").is_ok_and(|value| value == "true")
+    std::env::var("HYPRSTREAM_LOCAL_TLS").map_or(true, |value| value != "false")
 }
 
 /// How the registry is called, and at which port of its Service.

@@ -21,7 +21,6 @@ const REFRESH: Duration = Duration::from_secs(10);
 const ROTATION: Duration = Duration::from_mins(8);
 
 #[test]
-#[ignore = "a cluster with TLS: HYPRSTREAM_LOCAL_TLS=true cargo xtask test --e2e --soak s10"]
 fn s10_the_registry_refuses_plain_http_and_says_what_it_speaks() -> Result<()> {
     let cluster = Cluster::from_env()?;
     cluster.wait_registry(PATIENCE)?;
@@ -38,7 +37,7 @@ fn s10_the_registry_refuses_plain_http_and_says_what_it_speaks() -> Result<()> {
 }
 
 #[test]
-#[ignore = "a cluster with TLS: HYPRSTREAM_LOCAL_TLS=true cargo xtask test --e2e --soak s10"]
+#[ignore = "takes minutes: cargo xtask test --e2e --soak s10"]
 fn s10_certificates_and_their_authority_are_lost_and_no_request_fails() -> Result<()> {
     let tiny = Tiny::serve("rotation")?;
     let cluster = &tiny.cluster;

@@ -71,7 +71,7 @@ fn pods(tiny: &Tiny) -> Result<Vec<String>> {
 }
 
 #[test]
-#[ignore = "a cluster with TLS: HYPRSTREAM_LOCAL_TLS=true cargo xtask test --e2e --soak s01"]
+#[ignore = "takes minutes: cargo xtask test --e2e --soak s01"]
 fn s01_a_worker_shows_another_certificate_under_streams_and_no_request_fails() -> Result<()> {
     let tiny = Tiny::serve("tls")?;
     ensure!(
@@ -113,7 +113,6 @@ fn s01_a_worker_shows_another_certificate_under_streams_and_no_request_fails() -
 }
 
 #[test]
-#[ignore = "a cluster with TLS: HYPRSTREAM_LOCAL_TLS=true cargo xtask test --e2e --soak s01"]
 fn s01_a_worker_tells_who_speaks_plain_http_to_its_port_for_tls() -> Result<()> {
     let tiny = Tiny::serve("plain")?;
     ensure!(
