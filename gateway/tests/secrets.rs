@@ -10,6 +10,7 @@ mod fakes;
 mod planted;
 
 use std::{
+    fmt::Write as _,
     fs::{self, File},
     net::{SocketAddr, TcpListener},
     path::Path,
@@ -158,10 +159,12 @@ async fn send(
     headers: &[(&str, &str)],
     body: &str,
 ) -> Answer {
-    let headers: String = headers
+    let headers = headers
         .iter()
-        .map(|(name, value)| format!("{name}: {value}\r\n"))
-        .collect();
+        .fold(String::new(), |mut text, (name, value)| {
+            write!(text, "{name}: {value}\r\n").unwrap();
+            text
+        });
     let length = body.len();
     let request = format!(
         "{method} {path} HTTP/1.1\r\nhost: g\r\nconnection: close\r\n{headers}\
@@ -287,10 +290,7 @@ async fn no_key_and_no_prompt_is_logged_told_or_seen_on_a_command_line() {
     found.push(("the log".to_owned(), log.clone().into_bytes()));
 
     // The key was shown to the worker, and the client's own was not.
-    let key = WorkerKeys::new(MASTER)
-        .unwrap()
-        .of("team-a", "m")
-        .to_string();
+    let key = WorkerKeys::new(MASTER).unwrap().of("team-a", "m");
     assert_eq!(*shown.lock(), [format!("Bearer {key}")]);
     let secrets = [MASTER, CLIENT, WRONG, BEARER, PROMPT, FILE, TOKEN, &key];
     assert_eq!(told(&secrets, &found), [""; 0]);
