@@ -191,7 +191,7 @@ holds Service hyprstream-registry "$out/traefik.yaml" \
 echo "== values that must be refused"
 for wrong in gateway.replicas=many gatway.replicas=1 ingress.controller=caddy \
     images.pullPolicy=Sometimes httpRoute.enabled=true csi.stateDir=relative registry.extraArgs[0]=x \
-    registry.allowUpstreams[0]=http://host/ registry.kubernetesTokens.audience= tls.acceptPlain=maybe registry.ingress.controller=caddy registry.ingress.paths[0]=git tls.workers=maybe tls.workers=strict tls.overlap=soon networkPolicy.apiServer[0]=host operator.allowInsecureCredentials[0]=http://host; do
+    registry.allowUpstreams[0]=http://host/ registry.kubernetesTokens.audience= tls.acceptPlain=maybe registry.ingress.controller=caddy registry.ingress.paths[0]=git tls.workers=maybe tls.enabled=false,tls.workers=strict tls.overlap=soon networkPolicy.apiServer[0]=host operator.allowInsecureCredentials[0]=http://host; do
     if helm template hyprstream "$chart" --set "$wrong" > "$out/refused" 2>&1; then
         echo "--set $wrong was accepted" >&2
         exit 1
