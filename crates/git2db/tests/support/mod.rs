@@ -6,9 +6,7 @@ pub mod git;
 pub mod http;
 pub mod lfs;
 pub mod secrets;
-pub mod ssh;
 
 pub use git::{GitServer, Work};
 pub use http::{Request, Response, Server};
 pub use lfs::LfsServer;
-pub use ssh::SshServer;

@@ -1,11 +1,14 @@
 //! Private repositories over ssh, against a server of our own on the loopback interface.
 #![allow(
     missing_docs,
+    unreachable_pub,
     clippy::unwrap_used,
     clippy::panic,
     clippy::cloned_ref_to_slice_refs
 )]
 
+mod server;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::{
@@ -23,7 +26,8 @@ use hyprstream_git2db::{
     repo::{self, Fetch, History},
     store::ObjectStore,
 };
-use support::{SshServer, Work};
+use server::SshServer;
+use support::Work;
 
 fn repository() -> (Work, PathBuf) {
     let work = Work::new();
