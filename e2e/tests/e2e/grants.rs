@@ -15,12 +15,7 @@ const OPERATOR: &str = "deployment/hyprstream-operator";
 
 /// Status of the registry's answer to who wants to fetch a repository by a token.
 fn asked(cluster: &Cluster, token: &str, repository: &str) -> Result<u16> {
-    let agent: ureq::Agent = ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .timeout_global(Some(Duration::from_secs(20)))
-        .proxy(None)
-        .build()
-        .into();
+    let agent = cluster.registry_agent()?;
     let url = format!(
         "{}/git/{repository}.git/info/refs?service=git-upload-pack",
         cluster.registry
@@ -68,8 +63,8 @@ pub(crate) fn grant_by_hand(cluster: &Cluster, handle: &str, repository: &str) -
     let digest = Sha256::digest(word.as_bytes());
     let hash = digest.iter().map(|byte| format!("{byte:02x}"));
     let hash = hash.collect::<String>();
-    let agent: ureq::Agent = ureq::Agent::config_builder().proxy(None).build().into();
-    agent
+    let answer = cluster
+        .registry_agent()?
         .put(format!("{}/api/v1/grants/{handle}", cluster.registry))
         .header(
             "authorization",
@@ -77,6 +72,10 @@ pub(crate) fn grant_by_hand(cluster: &Cluster, handle: &str, repository: &str) -
         )
         .send(json!({"words": [hash], "opens": {"repository": repository}}).to_string())
         .context("put a grant")?;
+    ensure!(
+        answer.status().is_success(),
+        "the registry takes no grant: {answer:?}"
+    );
     Ok(word)
 }
 
