@@ -58,6 +58,7 @@ fn main() {
             kernels,
             threads: Some(threads),
             kept_bytes,
+            memory_bytes: None,
         },
         parameters: all_linear(&config, rank),
         vocabulary: config.vocab_size as u32,
