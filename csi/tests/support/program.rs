@@ -155,9 +155,17 @@ impl Program {
     /// Asks the admin port; returns status line, headers and body as they came.
     pub async fn get(&self, path: &str) -> String {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.admin))
-            .await
-            .unwrap();
+        // It serves its sockets before this.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut stream = loop {
+            match tokio::net::TcpStream::connect(("127.0.0.1", self.admin)).await {
+                Err(error) if Instant::now() < deadline => {
+                    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                connected => break connected.unwrap(),
+            }
+        };
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut text = String::new();

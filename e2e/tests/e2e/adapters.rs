@@ -80,11 +80,11 @@ pub(crate) fn wait_loaded(adapter: &Object, commit: &str, workers: u64) -> Resul
     .with_context(|| format!("{} on {workers} workers of {commit}: {last}", adapter.id()))
 }
 
-/// Log-probabilities that differ by no more are of the same arithmetic: what is a half in one product
-/// may be two quarters in two.
-const NEAR: f64 = 0.05;
-/// And those that differ by more are not.
-const FAR: f64 = 0.2;
+/// Log-probabilities that differ by no more are of the same sums: what is a half in one product may be
+/// two quarters in two, which are rounded apart (0.2 was seen).
+const NEAR: f64 = 0.5;
+/// And those that differ by so much are not (4.3 was seen).
+const FAR: f64 = 1.0;
 
 /// The largest distance between what two answers give to the same token, among the likeliest of each
 /// place up to the first where they chose differently.
