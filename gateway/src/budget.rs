@@ -144,6 +144,7 @@ impl Share {
                 made?;
             }
             Owner::Model(owner) => {
+                used.fits(*total, more)?;
                 used.check(owner, more, total - used.owned)?;
                 used.make_room(*total, more)?;
                 used.add(owner, more);
@@ -203,12 +204,17 @@ impl Used {
         Some(unread)
     }
 
-    /// Sees to it that `more` of `total` is free.
-    fn make_room(&mut self, total: u64, more: u64) -> Result<(), Exhausted> {
+    /// Whether those who could make way have so much.
+    fn fits(&self, total: u64, more: u64) -> Result<(), Exhausted> {
         if self.owned.saturating_add(more) > total {
-            // Nobody who could make way has so much.
             return Err(Exhausted::Whole);
         }
+        Ok(())
+    }
+
+    /// Sees to it that `more` of `total` is free.
+    fn make_room(&mut self, total: u64, more: u64) -> Result<(), Exhausted> {
+        self.fits(total, more)?;
         while self.owned + self.unowned + more > total {
             let (_, idlest) = self.unread.pop_first().ok_or(Exhausted::Whole)?;
             self.unowned -= idlest.amount;

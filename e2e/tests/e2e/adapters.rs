@@ -87,7 +87,8 @@ const NEAR: f64 = 0.5;
 const FAR: f64 = 1.0;
 
 /// The largest distance between what two answers give to the same token, among the likeliest of each
-/// place up to the first where they chose differently.
+/// place up to the first where they chose differently; infinite where what one chose is not among the
+/// other's likeliest.
 fn distance(one: &Value, other: &Value) -> Result<f64> {
     let places = |answer: &Value| answer["likely"].as_array().cloned().context("no tokens");
     let mut largest: f64 = 0.0;
@@ -99,6 +100,10 @@ fn distance(one: &Value, other: &Value) -> Result<f64> {
             }
         }
         if one["token"] != other["token"] {
+            let chosen = one["token"].as_str().context("no token")?;
+            if other["top"][chosen].is_null() {
+                return Ok(f64::INFINITY);
+            }
             break;
         }
     }
