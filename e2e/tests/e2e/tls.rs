@@ -71,7 +71,6 @@ fn pods(tiny: &Tiny) -> Result<Vec<String>> {
 }
 
 #[test]
-#[ignore = "takes minutes: cargo xtask test --e2e --soak s01"]
 fn s01_a_worker_shows_another_certificate_under_streams_and_no_request_fails() -> Result<()> {
     let tiny = Tiny::serve("tls")?;
     ensure!(
