@@ -1,8 +1,8 @@
 //! The project's own images.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
 use super::{Image, Recipe, build};
 use crate::{
@@ -74,6 +74,12 @@ pub(crate) fn cuda(
 ) -> Result<Image> {
     let _lock = cache.lock("project-images")?;
     let bin = programs.staged(cache, "worker-cuda", WORKER)?;
+    let program = fs::read(bin.join(WORKER[0])).context("cannot read the worker")?;
+    // Every build of this checkout puts its worker in the same place.
+    let library = b"libtorch_cpu.so\0";
+    if !program.windows(library.len()).any(|part| part == library) {
+        bail!("another build took the place of the worker with libtorch: run this again alone");
+    }
     build(
         checkout,
         cache,
