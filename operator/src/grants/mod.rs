@@ -129,19 +129,18 @@ impl Grants {
             Some(grant) => grant,
             None => self.look(wanted, claim).await?,
         };
-        if self.is_away() {
-            self.behind.store(true, Ordering::Relaxed);
-            // Each owner in turn would wait for it again.
-            return Ok(());
-        }
-        if let Err(error) = self.tell(wanted, &grant).await {
-            self.behind.store(true, Ordering::Relaxed);
+        // While it is away each owner in turn would wait for it again.
+        if !self.is_away() {
+            let Err(error) = self.tell(wanted, &grant).await else {
+                return Ok(());
+            };
             tracing::warn!(
                 error = chain(&error),
                 volume = wanted.handle,
                 "the registry is told later what the volume opens"
             );
         }
+        self.behind.store(true, Ordering::Relaxed);
         Ok(())
     }
 

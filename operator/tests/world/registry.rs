@@ -224,19 +224,10 @@ impl FakeRegistry {
         self.state.lock().unwrap().resolves
     }
 
-    /// A push to `hyprstream://namespace/name`.
+    /// A push to `hyprstream://namespace/name`, of which the registry does not say who made it.
     pub fn push(&self, namespace: &str, name: &str, commit: &str) {
         self.set_head(&format!("hyprstream://{namespace}/{name}"), Ok(commit));
-        let mut inner = self.state.lock().unwrap();
-        let sequence = inner.events.len() as u64 + 1;
-        inner.events.push(PushEvent {
-            sequence,
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            change: None,
-        });
-        drop(inner);
-        self.pushed.notify_waiters();
+        self.tell(namespace, name, None);
     }
 
     /// A change of `hyprstream://namespace/name` of which the registry says who made it.
@@ -244,13 +235,17 @@ impl FakeRegistry {
         if let Some(commit) = &change.new {
             self.set_head(&format!("hyprstream://{namespace}/{name}"), Ok(commit));
         }
+        self.tell(namespace, name, Some(change));
+    }
+
+    fn tell(&self, namespace: &str, name: &str, change: Option<Change>) {
         let mut inner = self.state.lock().unwrap();
         let sequence = inner.events.len() as u64 + 1;
         inner.events.push(PushEvent {
             sequence,
             namespace: namespace.to_owned(),
             name: name.to_owned(),
-            change: Some(change),
+            change,
         });
         drop(inner);
         self.pushed.notify_waiters();
